@@ -1,0 +1,102 @@
+"""Transfer learning on images that decides by measuring, and proves what it claims.
+
+    import finetune
+
+    result = finetune.run("imgs", strategy="head-only")
+    finetune.load(result.folder).predict("new/")
+
+Importing this costs nothing: torch is imported with the first call.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+from finetune.errors import (
+    BackboneError,
+    CheckpointError,
+    DataError,
+    ExportError,
+    FindingsError,
+    FinetuneError,
+    Interrupted,
+    RecipeError,
+    ResourceError,
+    TrainingError,
+)
+from finetune.settings import Recipe
+
+if TYPE_CHECKING:
+    from finetune.data.sample import write_sample
+    from finetune.workflow.environment import doctor
+    from finetune.workflow.evaluate import Evaluation, evaluate
+    from finetune.workflow.export import Export, export
+    from finetune.workflow.plan import Plan, plan
+    from finetune.workflow.predict import Classifier, Prediction, load
+    from finetune.workflow.run import RunResult, resume, run
+
+__all__ = [
+    "BackboneError",
+    "CheckpointError",
+    "Classifier",
+    "DataError",
+    "Evaluation",
+    "Export",
+    "ExportError",
+    "FindingsError",
+    "FinetuneError",
+    "Interrupted",
+    "Plan",
+    "Prediction",
+    "Recipe",
+    "RecipeError",
+    "ResourceError",
+    "RunResult",
+    "TrainingError",
+    "__version__",
+    "doctor",
+    "evaluate",
+    "export",
+    "load",
+    "plan",
+    "resume",
+    "run",
+    "write_sample",
+]
+
+try:
+    __version__ = _version("finetune")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "0"
+
+_LATER = {
+    "Classifier": "finetune.workflow.predict",
+    "Evaluation": "finetune.workflow.evaluate",
+    "Export": "finetune.workflow.export",
+    "Plan": "finetune.workflow.plan",
+    "Prediction": "finetune.workflow.predict",
+    "RunResult": "finetune.workflow.run",
+    "doctor": "finetune.workflow.environment",
+    "evaluate": "finetune.workflow.evaluate",
+    "export": "finetune.workflow.export",
+    "load": "finetune.workflow.predict",
+    "plan": "finetune.workflow.plan",
+    "resume": "finetune.workflow.run",
+    "run": "finetune.workflow.run",
+    "write_sample": "finetune.data.sample",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'finetune' has no attribute {name!r}")
+    value = getattr(import_module(_LATER[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,108 @@
+"""timm's folder of a model: config.json and model.safetensors, read and written.
+
+`timm.create_model("local-dir:FOLDER", pretrained=True)` loads what `write` leaves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from finetune.errors import BackboneError
+from finetune.types import Preprocessing
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class FolderConfig:
+    """What a config.json says: the architecture, its arguments, its data config, its class names."""
+
+    architecture: str
+    model_args: dict[str, Any]
+    pretrained_cfg: dict[str, Any]
+    classes: tuple[str, ...] = ()
+    probe_at: str | None = None
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a path is a timm folder."""
+    return path.is_dir() and (path / CONFIG).is_file()
+
+
+def read_config(folder: Path) -> FolderConfig:
+    """Yield what the config.json of a timm folder says.
+
+    Raises:
+        BackboneError: there is none, it is not JSON, or it names no architecture.
+    """
+    try:
+        raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = raw.get("pretrained_cfg", raw)
+        classes = raw.get("label_names") or config.get("label_names") or ()
+        return FolderConfig(
+            architecture=str(raw["architecture"]),
+            model_args=dict(raw.get("model_args", {})),
+            pretrained_cfg={**config, "num_classes": raw.get("num_classes", config.get("num_classes"))},
+            classes=tuple(classes) if isinstance(classes, list) else (),
+            probe_at=raw.get("probe_at"),
+        )
+    except FileNotFoundError:
+        raise BackboneError(
+            f"{folder} is no timm folder: it has no {CONFIG}",
+            hint="A timm folder holds config.json and model.safetensors.",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BackboneError(f"{folder / CONFIG} cannot be used: {error!r}") from error
+
+
+def write(
+    model: nn.Module,
+    folder: Path,
+    *,
+    architecture: str,
+    model_args: dict[str, Any],
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    pretrained_cfg: dict[str, Any],
+    probe_at: str | None = None,
+) -> None:
+    """Write a model as a timm folder, with its class names and its data config.
+
+    A `StagedClassifier` names its layer group as `probe_at`; timm itself cannot load that one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = ("first_conv", "classifier", "license", "pool_size", "fixed_input_size", "tag")
+    config = {
+        "architecture": architecture,
+        "num_classes": len(classes),
+        "label_names": list(classes),
+        "model_args": model_args,
+        "pretrained_cfg": {
+            **{key: pretrained_cfg[key] for key in kept if pretrained_cfg.get(key) is not None},
+            "num_classes": len(classes),
+            "custom_load": False,
+            "input_size": [3, *preprocessing.image_size],
+            "interpolation": preprocessing.interpolation,
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "crop_pct": preprocessing.crop_pct,
+            "crop_mode": preprocessing.crop_mode,
+        },
+    }
+    if probe_at is not None:
+        config["probe_at"] = probe_at
+    (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
+    save_file(plain_tensors(model), folder / WEIGHTS)
+
+
+def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Yield a model's state as tensors that share no memory, as safetensors wants them."""
+    return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in model.state_dict().items()}

@@ -1,0 +1,122 @@
+"""Making a freeze plan true: what has a gradient, what stands in eval mode, what is re-initialised.
+
+A frozen group is frozen whole: no gradient, batch-norm statistics fixed *and* used for normalising,
+dropout and stochastic depth off. That holds whatever `train()` is called on the model meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+from finetune.errors import RecipeError
+from finetune.types import FreezePlan, LayerGroup
+
+
+def check_plan(plan: FreezePlan, groups: Sequence[LayerGroup]) -> None:
+    """See that a plan names every layer group exactly once, in order, and trains at least one.
+
+    Raises:
+        RecipeError: it does not.
+    """
+    planned, there = [item.group for item in plan.groups], [group.name for group in groups]
+    if planned != there:
+        raise RecipeError(f"the freeze plan covers {planned}, the network has {there}")
+    if not plan.trained:
+        raise RecipeError("the freeze plan trains nothing")
+
+
+@contextmanager
+def freezing(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -> Iterator[None]:
+    """Hold a model to a freeze plan inside the block; afterwards every parameter has a gradient again.
+
+    A hook before every forward pass puts what is frozen into eval mode, so a `model.train()` inside
+    the block does no harm.
+    """
+    check_plan(plan, groups)
+    trained = {name for group in groups if not plan[group.name].is_frozen for name in group.parameters}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    still = _still_modules(model, plan, groups)
+
+    def hold(*_: object) -> None:
+        for module in still:
+            module.training = False
+
+    handle = model.register_forward_pre_hook(hold)
+    try:
+        yield
+    finally:
+        handle.remove()
+        model.requires_grad_(True)
+
+
+def modules_by_group(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, str | None]:
+    """Yield for every module the layer group it stands in, or None where it spans several.
+
+    A module without parameters (dropout, stochastic depth) stands in the group of what comes next
+    beside it, else of what came before.
+    """
+    owner = {name: group.name for group in groups for name in group.parameters}
+    order = {group.name: index for index, group in enumerate(groups)}
+    found: dict[str, str | None] = {}
+
+    def visit(module: nn.Module, path: str, inherited: str | None) -> None:
+        below = {owner[_join(path, name)] for name, _ in module.named_parameters() if _join(path, name) in owner}
+        mine = inherited if not below else (below.pop() if len(below) == 1 else None)
+        found[path] = mine
+        children = list(module.named_children())
+        for index, (name, child) in enumerate(children):
+            visit(child, _join(path, name), mine or _neighbour(children, index, path))
+
+    def _neighbour(children: Sequence[tuple[str, nn.Module]], index: int, path: str) -> str | None:
+        def groups_of(place: int) -> list[str]:
+            name, child = children[place]
+            names = (_join(_join(path, name), key) for key, _ in child.named_parameters())
+            return sorted((owner[key] for key in names if key in owner), key=order.__getitem__)
+
+        after = next((found for place in range(index, len(children)) if (found := groups_of(place))), None)
+        if after:
+            return after[0]
+        before = next((found for place in range(index, -1, -1) if (found := groups_of(place))), None)
+        return before[-1] if before else None
+
+    visit(model, "", None)
+    return found
+
+
+def group_state(model: nn.Module, groups: Sequence[LayerGroup], names: Sequence[str]) -> list[str]:
+    """Yield the state-dict keys, parameters and buffers, that belong to some layer groups."""
+    wanted = set(names)
+    keys = [key for group in groups if group.name in wanted for key in group.parameters]
+    places = modules_by_group(model, groups)
+    keys += [name for name, _ in model.named_buffers() if places.get(name.rpartition(".")[0]) in wanted]
+    present = model.state_dict().keys()
+    return [key for key in keys if key in present]
+
+
+def reinitialise(model: nn.Module, fresh: nn.Module, groups: Sequence[LayerGroup], names: Sequence[str]) -> None:
+    """Give some layer groups the values they have in `fresh`, the same network as it is when new."""
+    new, own = fresh.state_dict(), model.state_dict()
+    for key in group_state(model, groups, names):
+        own[key].copy_(new[key])
+
+
+def _still_modules(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -> list[nn.Module]:
+    places = modules_by_group(model, groups)
+    still = []
+    for path, module in model.named_modules():
+        place = places[path]
+        if place is None:
+            continue
+        holds_statistics = getattr(module, "running_mean", None) is not None
+        keeps_statistics = plan[place].norm_statistics == "frozen"
+        if plan[place].is_frozen or (holds_statistics and keeps_statistics):
+            still.append(module)
+    return still
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,166 @@
+"""Layer groups: every parameter of a timm network in exactly one group, from input to output.
+
+The head is what `get_classifier()` names. The rest is grouped by the network's own
+`group_matcher(coarse=True)`; the few networks whose matcher does not work are grouped by
+`feature_info` or by their top-level children.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from timm.models._manipulate import group_with_matcher
+from torch import nn
+
+from finetune.types import LayerGroup
+
+
+def layer_groups(model: nn.Module) -> tuple[LayerGroup, ...]:
+    """Yield the layer groups of a network in order, the head last.
+
+    Names can be typed: `stem`, then the path of the stage or block (`layer3`, `blocks.7`,
+    `stages.2`), then `head`. A parameter that two modules share counts once. A normalisation layer
+    that would stand alone belongs to the group before it.
+    """
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    head = head_parameters(model)
+    backbone = [name for name in sizes if name not in head]
+    found = _by_matcher(model, backbone) or _by_features(model, backbone) or _by_child(backbone)
+    members = _join_norms(found, _norm_parameters(model))
+    names = _names(members, sizes)
+    groups = [_group(name, group, sizes) for name, group in zip(names, members, strict=True)]
+    if head:
+        groups.append(_group("head", head, sizes, is_head=True))
+    return tuple(groups)
+
+
+def head_modules(model: nn.Module) -> tuple[nn.Module, ...]:
+    """Yield the classifier, and its distillation twin where there is one."""
+    classifier = model.get_classifier()  # type: ignore[operator]
+    found = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
+    return tuple(module for module in found if isinstance(module, nn.Module))
+
+
+def head_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Yield the names of the parameters of the head."""
+    owned = {id(parameter) for module in head_modules(model) for parameter in module.parameters()}
+    return tuple(name for name, parameter in model.named_parameters() if id(parameter) in owned)
+
+
+def _group(name: str, members: Sequence[str], sizes: dict[str, int], *, is_head: bool = False) -> LayerGroup:
+    return LayerGroup(name, tuple(members), sum(sizes[member] for member in members), is_head)
+
+
+def _by_matcher(model: nn.Module, names: Sequence[str]) -> list[list[str]]:
+    matcher = getattr(model, "group_matcher", None)
+    if matcher is None:
+        return []
+    try:
+        found = group_with_matcher([(name, name) for name in names], matcher(coarse=True))
+    except (AssertionError, KeyError, TypeError, ValueError, AttributeError, re.error):
+        return []
+    groups = [found[key] for key in sorted(found) if found[key]]
+    return groups if len(groups) > 1 and sum(map(len, groups)) == len(names) else []
+
+
+def _by_features(model: nn.Module, names: Sequence[str]) -> list[list[str]]:
+    """Cut before the first and after every module of `feature_info`, in the order of registration."""
+    info = getattr(model, "feature_info", None)
+    modules = [entry["module"] for entry in _entries(info) if entry.get("module")]
+    under = [[i for i, name in enumerate(names) if name.startswith(module + ".")] for module in modules]
+    under = [found for found in under if found]
+    if not under:
+        return []
+    ends = sorted({found[-1] for found in under} | {under[0][0] - 1, len(names) - 1} - {-1})
+    starts = [0, *(end + 1 for end in ends[:-1])]
+    groups = [list(names[start : end + 1]) for start, end in zip(starts, ends, strict=True)]
+    return groups if len(groups) > 1 else []
+
+
+def _entries(info: object) -> Iterable[dict[str, str]]:
+    entries = getattr(info, "info", info)
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def _by_child(names: Sequence[str]) -> list[list[str]]:
+    """One group a top-level child; of a child that holds the whole network, its children."""
+    for depth in range(1, 6):
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(".".join(name.split(".")[:depth]), []).append(name)
+        if len(groups) > 1:
+            return list(groups.values())
+    return [list(names)] if names else []
+
+
+def _norm_parameters(model: nn.Module) -> frozenset[str]:
+    return frozenset(
+        f"{name}.{key}"
+        for name, module in model.named_modules()
+        if "Norm" in type(module).__name__  # BatchNormAct2d, LayerNorm2d, RmsNorm and the like
+        for key, _ in module.named_parameters(recurse=False)
+    )
+
+
+def _join_norms(groups: Sequence[list[str]], norms: frozenset[str]) -> list[list[str]]:
+    joined: list[list[str]] = []
+    for group in groups:
+        if joined and norms.issuperset(group):
+            joined[-1] = [*joined[-1], *group]
+        else:
+            joined.append(list(group))
+    return joined
+
+
+def _names(groups: Sequence[list[str]], sizes: dict[str, int]) -> list[str]:
+    """Name each group by the path its parameters share, `features.3` rather than `features.3.conv`."""
+    shared = [_cut(_shared_path([member.split(".")[:-1] for member in group])) for group in groups]
+    crowded = {path for path, count in Counter(shared).items() if count > 1 or not path}
+    names = [
+        _heaviest_path(group, sizes) if path in crowded else path for path, group in zip(shared, groups, strict=True)
+    ]
+    if len(names) > 1:
+        names[0] = "stem"
+    return _unique(names)
+
+
+def _cut(path: Sequence[str]) -> str:
+    for depth, part in enumerate(path, 1):
+        if any(character.isdigit() for character in part):
+            return ".".join(path[:depth])
+    return ".".join(path)
+
+
+def _heaviest_path(members: Sequence[str], sizes: dict[str, int]) -> str:
+    """Descend into the child with the most weights, down to the first numbered one."""
+    path: list[str] = []
+    while not any(character.isdigit() for part in path for character in part):
+        weight: Counter[str] = Counter()
+        for member in members:
+            parts = member.split(".")
+            if parts[: len(path)] == path and len(parts) > len(path) + 1:
+                weight[parts[len(path)]] += sizes[member]
+        if not weight:
+            break
+        path.append(weight.most_common(1)[0][0])
+    return ".".join(path) or members[0]
+
+
+def _shared_path(paths: Sequence[list[str]]) -> list[str]:
+    shared: list[str] = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return shared
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        seen[name] += 1
+        unique.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return unique

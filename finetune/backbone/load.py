@@ -1,0 +1,310 @@
+"""A backbone by name, with its weights, its layer groups and its preprocessing.
+
+    backbone = load(architecture("resnet18.a1_in1k"), num_classes=10)
+
+H W are the height and width of the input in pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import huggingface_hub
+import timm
+import torch
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from timm.data import resolve_model_data_config
+from timm.models import is_model, is_model_pretrained, load_model_config_from_hf
+from torch import nn
+
+from finetune.backbone import folder as timm_folder
+from finetune.backbone.groups import layer_groups
+from finetune.backbone.weights import LoadReport, load_into, read_weights
+from finetune.errors import BackboneError, did_you_mean
+from finetune.randomness import derive, forked
+from finetune.settings import DEFAULT_BACKBONE
+from finetune.types import LayerGroup, Preprocessing
+
+NO_HUB_HINT = (
+    "Use weights from this machine: --weights PATH (a timm folder, .safetensors or .pth file); or copy"
+    " the hub's cache from another machine (HF_HOME names its place); or --no-pretrained."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Which network: timm's name, its arguments and data config, and where its weights are.
+
+    `registered` is the name in timm's registry, without source or tag.
+    """
+
+    name: str
+    registered: str
+    weights: Path | None = None
+    pretrained: bool = True
+    model_args: dict[str, Any] = field(default_factory=dict)
+    pretrained_cfg: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """A short name for tables and folders."""
+        return self.registered
+
+
+@dataclass(slots=True)
+class Backbone:
+    """A plain timm model with a head for the data's classes, its layer groups and preprocessing."""
+
+    model: nn.Module
+    architecture: Architecture
+    groups: tuple[LayerGroup, ...]
+    preprocessing: Preprocessing
+    weights: LoadReport | None
+    model_args: dict[str, Any]
+
+
+def architecture(
+    name: str,
+    *,
+    weights: Path | None = None,
+    pretrained: bool = True,
+    model_args: dict[str, Any] | None = None,
+) -> Architecture:
+    """Yield the architecture of a timm name, `local-dir:FOLDER`, `hf-hub:NAME` or a weights folder.
+
+    A folder's config.json is obeyed: architecture, model arguments and data config. `name` may be
+    "auto" then.
+
+    Raises:
+        BackboneError: the name is unknown, or the folder is another network's.
+    """
+    model_args = model_args or {}
+    if name.startswith("local-dir:"):
+        weights, name = Path(name.removeprefix("local-dir:")), "auto"
+    if weights is not None and not weights.exists():
+        raise BackboneError(f"no weights at {weights}", hint="Give a timm folder, a .safetensors or a .pth file.")
+    if weights is not None and weights.is_dir():
+        return _of_folder(name, weights, pretrained, model_args)
+    if name == "auto" and weights is not None:
+        raise BackboneError(
+            f"{weights} does not say which network it belongs to",
+            hint="Name it with --backbone, or give a timm folder, whose config.json names it.",
+        )
+    if name == "auto":
+        name = DEFAULT_BACKBONE
+    if name.startswith("hf-hub:"):
+        config, registered, args = _hub_config(name)
+        return Architecture(name, registered, weights, pretrained, {**args, **model_args}, config)
+    if not is_model(name):
+        known = timm.list_models() + timm.list_pretrained()
+        raise BackboneError(
+            f"unknown backbone {name!r}.{did_you_mean(name, known)}",
+            hint="Any timm name works, or hf-hub:OWNER/NAME, local-dir:FOLDER.",
+        )
+    return Architecture(name, name.split(".")[0], weights, pretrained, model_args)
+
+
+def load(of: Architecture, *, num_classes: int | None, image_size: int | None = None, seed: int = 0) -> Backbone:
+    """Build a network with its weights and a fresh head for `num_classes` (None keeps its own).
+
+    What is random (the head, or all with `pretrained` off) depends on the seed alone.
+
+    Raises:
+        BackboneError: no weights, weights that do not fit, no network, or an image size that the
+            network does not take.
+    """
+    size_args = _size_args(of, image_size)
+    with forked(derive(seed, "backbone")):
+        model, report = _with_weights(of, size_args)
+    if num_classes is not None:
+        with forked(derive(seed, "head")):
+            model.reset_classifier(num_classes)  # type: ignore[operator]
+    preprocessing = _preprocessing(model, of, image_size)
+    model.eval()
+    check_image_size(model, preprocessing.image_size, of.label)
+    return Backbone(model, of, layer_groups(model), preprocessing, report, {**of.model_args, **size_args})
+
+
+def skeleton(of: Architecture, *, num_classes: int | None, image_size: int | None = None) -> Backbone:
+    """Build a network without memory for its weights (on the meta device), to look at its layers."""
+    size_args = _size_args(of, image_size)
+    with torch.device("meta"):
+        model = _create(of, pretrained=False, **size_args)
+        if num_classes is not None:
+            model.reset_classifier(num_classes)  # type: ignore[operator]
+    preprocessing = _preprocessing(model, of, image_size)
+    return Backbone(model, of, layer_groups(model), preprocessing, None, {**of.model_args, **size_args})
+
+
+def check_image_size(model: nn.Module, size: tuple[int, int], label: str) -> None:
+    """Run one empty picture through a network, to see that it takes pictures of this size.
+
+    Raises:
+        BackboneError: it does not, or its patches would leave pixels out.
+    """
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if isinstance(patch, (tuple, list)) and any(side % p for side, p in zip(size, patch, strict=False)):
+        near = [max(patch[0], size[0] // patch[0] * patch[0]), (size[0] // patch[0] + 1) * patch[0]]
+        raise BackboneError(
+            f"{label} cuts its input into patches of {patch[0]} pixels, and {size[0]} is no multiple of that",
+            hint=f"Use --image-size {near[0]} or {near[1]}.",
+        )
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        raise BackboneError(
+            f"{label} does not take pictures of {size[0]} pixels: {str(error).splitlines()[0]}",
+            hint="Leave --image-size out for the size it was trained with, or take a larger one.",
+        ) from error
+
+
+def _of_folder(name: str, folder: Path, pretrained: bool, model_args: dict[str, Any]) -> Architecture:
+    config = timm_folder.read_config(folder)
+    if not is_model(config.architecture):
+        raise BackboneError(f"{folder / timm_folder.CONFIG} names an unknown network, {config.architecture!r}")
+    if name != "auto" and name.split(".")[0] != config.architecture.split(".")[0]:
+        raise BackboneError(
+            f"{folder} holds the weights of {config.architecture}, not of {name}",
+            hint="Leave --backbone out: the folder names its network.",
+        )
+    arguments = {**config.model_args, **model_args}
+    registered = config.architecture.split(".")[0]
+    return Architecture(config.architecture, registered, folder, pretrained, arguments, config.pretrained_cfg)
+
+
+def _size_args(of: Architecture, image_size: int | None) -> dict[str, Any]:
+    if image_size is None or not _has_fixed_size(of):
+        return {}
+    return {"img_size": image_size}
+
+
+def _has_fixed_size(of: Architecture) -> bool:
+    if of.pretrained_cfg:
+        return bool(of.pretrained_cfg.get("fixed_input_size"))
+    config = timm.models.get_pretrained_cfg(of.name)
+    return bool(config is not None and config.fixed_input_size)
+
+
+def _with_weights(of: Architecture, size_args: dict[str, Any]) -> tuple[nn.Module, LoadReport | None]:
+    if not of.pretrained:
+        return _create(of, pretrained=False, **size_args), None
+    if of.weights is not None:
+        model = _create(of, pretrained=False, **size_args)
+        tensors = read_weights(of.weights)
+        return model, load_into(model, tensors, architecture=of.registered, source=str(of.weights))
+    if not of.name.startswith("hf-hub:") and not is_model_pretrained(of.name):
+        raise BackboneError(
+            f"timm has no pretrained weights for {of.name}",
+            hint="Give some with --weights PATH, or start from random ones with --no-pretrained.",
+        )
+    return _from_hub(of, size_args), LoadReport(f"timm ({of.name})", 1.0)
+
+
+def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Module:
+    is_on_hub = of.name.startswith("hf-hub:") and pretrained
+    overlay = {"pretrained_cfg_overlay": of.pretrained_cfg} if of.pretrained_cfg and not is_on_hub else {}
+    name = of.registered if of.name.startswith("hf-hub:") and not pretrained else of.name
+    arguments = {**of.model_args, **size_args}
+    try:
+        return timm.create_model(name, pretrained=pretrained, **overlay, **arguments)
+    except TypeError as error:
+        raise BackboneError(
+            f"{of.name} does not take these arguments: {error}",
+            hint="See backbone.model_args" + (" and --image-size." if size_args else "."),
+        ) from error
+    except (ValueError, AssertionError) as error:
+        raise BackboneError(f"{of.name} cannot be built with {arguments}: {error}") from error
+    except HFValidationError as error:
+        raise BackboneError(f"{of.name} is no name of a model on the hub: {error}") from error
+    except RuntimeError as error:
+        raise BackboneError(f"{of.name} cannot be built: {error}") from error
+
+
+def _hub_config(name: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    found: tuple[dict[str, Any], str, dict[str, Any]] = _ask_hub(
+        lambda: load_model_config_from_hf(name.removeprefix("hf-hub:")), name
+    )
+    return found
+
+
+def _from_hub(of: Architecture, size_args: dict[str, Any]) -> nn.Module:
+    return _ask_hub(lambda: _create(of, pretrained=True, **size_args), of.name)
+
+
+def _ask_hub(read: Any, name: str) -> Any:
+    """Read from the hub's cache; ask the network only for what is not there.
+
+    Raises:
+        BackboneError: the hub cannot be reached, or does not have it.
+    """
+    with _offline(), _quiet():
+        try:
+            return read()
+        except (OSError, HfHubHTTPError):
+            pass  # not in the cache
+    if not hub_is_reachable():
+        raise BackboneError(
+            f"the weights of {name} are not on this machine, and the model hub cannot be reached",
+            hint=NO_HUB_HINT,
+        )
+    try:
+        return read()
+    except (OSError, HfHubHTTPError) as error:
+        raise BackboneError(
+            f"the weights of {name} could not be fetched: {str(error).splitlines()[0]}", hint=NO_HUB_HINT
+        ) from error
+
+
+def hub_is_reachable() -> bool:
+    """Tell whether the model hub answers; the hub's own offline switches count as no."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urlopen(Request(huggingface_hub.constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except HTTPError:
+        return True  # an answer, if not the one asked for
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    constants = huggingface_hub.constants
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("timm")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _preprocessing(model: nn.Module, of: Architecture, image_size: int | None) -> Preprocessing:
+    config = resolve_model_data_config(model)
+    size = (image_size, image_size) if image_size else tuple(config["input_size"][1:])
+    return Preprocessing(
+        image_size=(int(size[0]), int(size[1])),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        crop_pct=float(config["crop_pct"]),
+        crop_mode=config["crop_mode"],
+    )

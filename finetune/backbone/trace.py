@@ -1,0 +1,185 @@
+"""A network as a graph (torch.fx): where each layer group ends, and the part that comes before.
+
+Every node has a *rank*: the index of the last layer group whose weights it depends on. So what
+belongs to a layer group follows from the data flow and is never named by hand.
+
+Letters: B batch, C channels, H W pixels, N tokens, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.models import get_notrace_functions, get_notrace_modules
+from torch import Tensor, fx, nn
+
+from finetune.backbone.groups import head_modules
+from finetune.errors import BackboneError
+from finetune.types import LayerGroup
+
+PROBE_BATCH = 2
+# Functions and methods that move values without changing them: the end of a group lies before them.
+MOVES = frozenset({"permute", "transpose", "contiguous", "reshape", "view", "flatten", "movedim", "to", "float"})
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A network's graph in eval mode, the rank of every node, and the output node of every group."""
+
+    module: fx.GraphModule
+    ranks: dict[str, int]
+    ends: dict[str, str]
+    channels_last: frozenset[str]
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
+        self.leaves = tuple(get_notrace_modules())
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph once and remembers which nodes yield a tensor of features."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.features: dict[str, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor) and result.is_floating_point() and result.ndim in (2, 3, 4):
+            if result.shape[0] == PROBE_BATCH:  # what has no batch dimension is a constant
+                self.features[n.name] = tuple(result.shape)
+        return result
+
+
+def trace(model: nn.Module, groups: Sequence[LayerGroup], *, image_size: tuple[int, int]) -> Traced:
+    """Trace a network in eval mode and find where each layer group of its backbone ends.
+
+    Raises:
+        BackboneError: torch.fx cannot follow the network.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        tracer = _Tracer()
+        graph = tracer.trace(model)
+        module = fx.GraphModule(tracer.root, graph)
+        shapes = _Shapes(module)
+        with torch.no_grad():
+            shapes.run(torch.zeros(PROBE_BATCH, 3, *image_size, device=next(model.parameters()).device))
+    except (RuntimeError, TypeError, ValueError, AttributeError, NameError, AssertionError) as error:
+        raise BackboneError(
+            f"this network cannot be traced, so its inner layer groups are out of reach: {str(error)[:200]}",
+            hint="Strategies that use the last layer group only still work.",
+        ) from error
+    finally:
+        model.train(was_training)
+    ranks = _ranks(module, groups)
+    ends = _ends(module, model, groups, ranks, shapes.features)
+    usual = getattr(model, "output_fmt", "NCHW") == "NHWC"
+    last = frozenset(group for group, node in ends.items() if _is_channels_last(shapes.features[node], usual))
+    return Traced(module, ranks, ends, last)
+
+
+def prefix(traced: Traced, ends: Sequence[str]) -> fx.GraphModule:
+    """Yield the part of a graph that computes the outputs of some layer groups, as a tuple of tensors."""
+    nodes = {node.name: node for node in traced.module.graph.nodes}
+    needed = _ancestors([nodes[traced.ends[end]] for end in ends])
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    for node in traced.module.graph.nodes:
+        if node in needed or node.op == "placeholder":
+            copied[node] = graph.node_copy(node, lambda old: copied[old])
+    graph.output(tuple(copied[nodes[traced.ends[end]]] for end in ends))
+    return fx.GraphModule(traced.module, graph)
+
+
+def pooled(features: Tensor, *, is_channels_last: bool) -> Tensor:
+    """Average over positions: (B, C, H, W), (B, H, W, C) or (B, N, D) to (B, D)."""
+    if features.ndim == 4:
+        return features.mean(dim=(1, 2) if is_channels_last else (2, 3))
+    return features.mean(dim=1) if features.ndim == 3 else features
+
+
+def _ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(node.all_input_nodes)
+    return found
+
+
+def _ranks(module: fx.GraphModule, groups: Sequence[LayerGroup]) -> dict[str, int]:
+    order = {name: index for index, group in enumerate(groups) for name in group.parameters}
+    ranks: dict[str, int] = {}
+    for node in module.graph.nodes:
+        own = [ranks[source.name] for source in node.all_input_nodes]
+        if node.op == "call_module":
+            target = module.get_submodule(str(node.target))
+            own += [order.get(f"{node.target}.{name}", -1) for name, _ in target.named_parameters()]
+        elif node.op == "get_attr":
+            own.append(order.get(str(node.target), -1))
+        ranks[node.name] = max(own, default=-1)
+    return ranks
+
+
+def _ends(
+    module: fx.GraphModule,
+    model: nn.Module,
+    groups: Sequence[LayerGroup],
+    ranks: dict[str, int],
+    features: dict[str, tuple[int, ...]],
+) -> dict[str, str]:
+    """The end of a group is the last tensor of its rank that a later group reads."""
+    ends: dict[str, str] = {}
+    backbone = [group for group in groups if not group.is_head]
+    for node in module.graph.nodes:
+        rank = ranks[node.name]
+        if node.name not in features or not 0 <= rank < len(backbone):
+            continue
+        if any(ranks[user.name] > rank or user.op == "output" for user in node.users):
+            ends[backbone[rank].name] = _before_moves(node, ranks, features).name
+    head_input = _head_input(module, model)
+    if head_input in features and backbone:
+        ends[backbone[-1].name] = str(head_input)
+    return ends
+
+
+def _before_moves(node: fx.Node, ranks: dict[str, int], features: dict[str, tuple[int, ...]]) -> fx.Node:
+    while _moves(node) and node.all_input_nodes:
+        source = node.all_input_nodes[0]
+        if source.name not in features or ranks[source.name] != ranks[node.name]:
+            break
+        node = source
+    return node
+
+
+def _moves(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("call_method", "call_function") and name in MOVES
+
+
+def _is_channels_last(shape: tuple[int, ...], usual: bool) -> bool:
+    """Of a square input's (B, C, H, W) or (B, H, W, C) tell which; `usual` where C is H too."""
+    if len(shape) != 4 or shape[1] == shape[2] == shape[3]:
+        return usual
+    return shape[1] == shape[2]
+
+
+def _head_input(module: fx.GraphModule, model: nn.Module) -> str | None:
+    heads = {id(head) for head in head_modules(model)}
+    for node in module.graph.nodes:
+        if node.op == "call_module" and id(module.get_submodule(str(node.target))) in heads:
+            source = node.args[0]
+            return source.name if isinstance(source, fx.Node) else None
+    return None

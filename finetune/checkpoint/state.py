@@ -1,0 +1,169 @@
+"""A checkpoint: weights, optimiser and the place in training, from which a run goes on exactly.
+
+A checkpoint is a folder. It is written beside its place, the file `complete.json` with the hash of
+every other file last, and then renamed; the one before is kept until then. Nothing in it is
+executed: tensors are safetensors, the rest is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from finetune.errors import CheckpointError, ResourceError
+from finetune.settings import FORMAT_VERSION
+
+MODEL, OPTIMISER, STATE, COMPLETE = "model.safetensors", "optimiser.safetensors", "state.json", "complete.json"
+
+
+@dataclass(slots=True)
+class Best:
+    """The best epoch so far: by val top1, of equals the one with the lower val loss."""
+
+    top1: float
+    loss: float
+    phase: int
+    epoch: int
+
+    def is_beaten_by(self, top1: float, loss: float) -> bool:
+        return top1 > self.top1 or (top1 == self.top1 and loss < self.loss)
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Where training stands: the next step to do, what this epoch has summed up, what was best.
+
+    `phase` counts phases, `epoch` and `step` what is done inside the phase and the epoch.
+    `history` holds the finished epochs' lines of metrics.jsonl.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    num_correct: int = 0
+    num_seen: int = 0
+    best: Best | None = None
+    num_without_better: int = 0
+    is_initialised: bool = False
+    scaler: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def enter_epoch(self, epoch: int) -> None:
+        self.epoch, self.step, self.loss_sum, self.num_correct, self.num_seen = epoch, 0, 0.0, 0, 0
+
+    def enter_phase(self, phase: int) -> None:
+        self.enter_epoch(0)
+        self.phase, self.num_without_better, self.is_initialised = phase, 0, False
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """What was read from a checkpoint folder."""
+
+    model: dict[str, Tensor]
+    optimiser: dict[str, Tensor]
+    state: TrainState
+
+
+def save(place: Path, model: dict[str, Tensor], optimiser: dict[str, Tensor], state: TrainState) -> None:
+    """Write a checkpoint; until it is complete the one before stays.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written.
+    """
+    beside, before = place.with_name(f".{place.name}.new"), place.with_name(f"{place.name}.before")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        save_file(model, beside / MODEL)
+        save_file(optimiser, beside / OPTIMISER)
+        content = {"format_version": FORMAT_VERSION, **asdict(state)}
+        (beside / STATE).write_text(json.dumps(content), encoding="utf-8")
+        (beside / COMPLETE).write_text(json.dumps(_digests(beside)), encoding="utf-8")
+        if place.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            os.replace(place, before)
+        os.replace(beside, place)
+        shutil.rmtree(before, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise ResourceError(f"the checkpoint {place} cannot be written: {error.strerror}") from error
+
+
+def load(place: Path) -> Checkpoint | None:
+    """Yield the checkpoint at a place, or the one before it when it is damaged; None when there is none.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none of them is whole.
+    """
+    candidates = [path for path in (place, place.with_name(f"{place.name}.before")) if path.exists()]
+    for path in candidates:
+        if _is_whole(path):
+            return _read(path)
+    if candidates:
+        raise CheckpointError(
+            f"the checkpoint {place} is damaged",
+            hint="Start again from the recipe: finetune run --recipe RUN/recipe.toml",
+        )
+    return None
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Yield an optimiser's state as flat tensors: `<index of the parameter>.<name>`."""
+    return {
+        f"{index}.{name}": torch.as_tensor(value).detach().cpu().clone()
+        for index, values in optimiser.state_dict()["state"].items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimiser_tensors` gave; learning rates come from the schedule."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def _read(path: Path) -> Checkpoint:
+    content = json.loads((path / STATE).read_text(encoding="utf-8"))
+    version = content.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format_version {version}; this version of finetune reads {FORMAT_VERSION}",
+            hint="Use the version of finetune that wrote it (environment.json names it).",
+        )
+    best = content.pop("best")
+    state = TrainState(**content, best=Best(**best) if best else None)
+    return Checkpoint(load_file(path / MODEL), load_file(path / OPTIMISER), state)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        said = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+        return bool(said == _digests(path))
+    except (OSError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = {}
+    for name in (MODEL, OPTIMISER, STATE):
+        digest = blake2b(digest_size=16)
+        with (folder / name).open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        found[name] = digest.hexdigest()
+    return found

@@ -1,0 +1,44 @@
+"""The commands, grouped. Nothing here or above imports torch: help and completion answer at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import finetune
+from finetune.cli import make, recipes, train, use
+
+app = typer.Typer(
+    name="finetune",
+    help="Transfer learning on images: measures which layers deserve training, and proves what it claims.",
+    epilog="Start here:  finetune sample imgs  then  finetune run --data imgs --strategy head-only",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+TRAIN, USE, MORE = "Train", "Use a trained classifier", "More"
+app.command(rich_help_panel=TRAIN, epilog=train.RUN_EXAMPLES)(train.run)
+app.command(rich_help_panel=TRAIN, epilog=train.PLAN_EXAMPLES)(train.plan)
+app.command("eval", rich_help_panel=USE, epilog="Example:  finetune eval runs/RUN --split test")(use.evaluate)
+app.command(rich_help_panel=USE, epilog="Example:  finetune predict runs/RUN photos/ --top 3 --csv")(use.predict)
+app.command(rich_help_panel=USE, epilog="Example:  finetune export runs/RUN --format onnx")(use.export)
+app.add_typer(recipes.app, name="recipes", rich_help_panel=MORE)
+app.command(rich_help_panel=MORE, epilog="Example:  finetune sample imgs")(make.sample)
+app.command(rich_help_panel=MORE)(make.doctor)
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(finetune.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,112 @@
+"""Options that several commands share: the recipe's flags, made from one table, and `--set`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from finetune import recipe as recipes
+from finetune.errors import Interrupted
+from finetune.settings import STRATEGIES
+
+DATA, STRATEGY, TRAINING = "Data", "Backbone and strategy", "Training"
+
+# flag: (panel, what stands for the value in the help, help where the key's own is too long)
+FLAGS: dict[str, tuple[str, str, str | None]] = {
+    "data": (DATA, "PATH", None),
+    "group_by": (DATA, "COLUMN|REGEX", "Keep images of one group (patient, video) in one split."),
+    "val": (DATA, "SHARE", "Share set aside for val, where the data has no val."),
+    "test": (DATA, "SHARE", "Share set aside for test, where the data has none."),
+    "backbone": (STRATEGY, "NAME", "A timm name, hf-hub:OWNER/NAME or local-dir:FOLDER."),
+    "weights": (STRATEGY, "PATH", "A timm folder, .safetensors or .pth file."),
+    "pretrained": (STRATEGY, "", None),
+    "image_size": (STRATEGY, "PIXELS", None),
+    "strategy": (STRATEGY, "NAME", ", ".join(STRATEGIES) + "."),
+    "top_k": (STRATEGY, "N", "Train the head and the last N layer groups."),
+    "probe_at": (STRATEGY, "GROUP", "Classify the output of this layer group."),
+    "reinit": (STRATEGY, "", None),
+    "epochs": (TRAINING, "N", None),
+    "batch_size": (TRAINING, "N", None),
+    "lr": (TRAINING, "RATE", None),
+    "seed": (TRAINING, "N", None),
+    "device": (TRAINING, "NAME", "auto, cpu, cuda or mps."),
+    "workers": (TRAINING, "N", None),
+}
+SWITCHES = {"pretrained": "--pretrained/--no-pretrained", "reinit": "--reinit/--no-reinit"}
+
+
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command every flag of the recipe, `--set` and `--recipe`; it receives them as two mappings.
+
+    The command takes `settings` (flags that were given) and `overrides` (of `--set`).
+    """
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        pairs = dict(recipes.parse_set(text) for text in given.pop("set_") or [])
+        settings = {}
+        for flag in FLAGS:
+            value = given.pop(flag)
+            if value is not None:
+                settings[flag] = recipes.parse_flag(flag, value) if isinstance(value, str) else value
+        with_interrupt(command)(settings=settings, overrides=pairs, **given)
+
+    own = [
+        p
+        for p in inspect.signature(command, eval_str=True).parameters.values()
+        if p.name not in ("settings", "overrides")
+    ]
+    parameters = [*(_flag(name) for name in FLAGS), _set(), *own]
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_options
+
+
+def with_interrupt(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn Ctrl-C outside of training into our own error, with its exit code."""
+
+    @wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped", exit_code=130) from None
+
+    return guarded
+
+
+def _flag(name: str) -> inspect.Parameter:
+    panel, metavar, text = FLAGS[name]
+    info = recipes.keys()[recipes.ALIASES[name]]
+    text = text or str(info.description)
+    kind: Any
+    if name in SWITCHES:
+        option = typer.Option(SWITCHES[name], help=text, rich_help_panel=panel, show_default=False)
+        kind = Annotated[bool | None, option]
+    else:
+        option = typer.Option(
+            f"--{name.replace('_', '-')}", help=text, metavar=metavar, rich_help_panel=panel, show_default=False
+        )
+        kind = Annotated[str | None, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+
+
+def _set() -> inspect.Parameter:
+    option = typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Any other key of the recipe; repeatable. `finetune recipes show default` lists them.",
+        rich_help_panel=TRAINING,
+        show_default=False,
+    )
+    return inspect.Parameter(
+        "set_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[list[str] | None, option]
+    )
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps.")]

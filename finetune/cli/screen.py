@@ -1,0 +1,111 @@
+"""What a user sees while something runs: live bars in a terminal, plain lines elsewhere; on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from finetune.types import Event, OnEvent
+
+PLAIN_STEP = 0.25  # share of a long task after which a plain line is printed
+
+
+@contextmanager
+def watching(*, is_quiet: bool = False) -> Iterator[OnEvent]:
+    """Yield an `on_event` that draws on stderr until the block ends."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if is_quiet:
+        yield lambda event: _warnings_only(console, event)
+        return
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        yield Screen(console, progress).show
+
+
+class Screen:
+    """Draws events: a bar for what goes on, a line for what is done."""
+
+    def __init__(self, console: Console, progress: Progress) -> None:
+        self.console = console
+        self.progress = progress
+        self.tasks: dict[str, TaskID] = {}
+        self.said: dict[str, float] = {}
+
+    def show(self, event: Event) -> None:
+        """Draw one event."""
+        getattr(self, f"_{event.kind}")(event.facts)
+
+    def _message(self, facts: dict[str, Any]) -> None:
+        self.console.print(escape(facts["text"]))
+
+    def _warning(self, facts: dict[str, Any]) -> None:
+        self.console.print(f"[yellow]note:[/yellow] {escape(facts['text'])}")
+
+    def _progress(self, facts: dict[str, Any]) -> None:
+        task, done, total = facts["task"], facts["done"], facts["total"]
+        if not self.console.is_terminal:
+            share = done / max(total, 1)
+            if total > 1000 and share - self.said.get(task, 0.0) >= PLAIN_STEP:
+                self.said[task] = share
+                self.console.print(f"{task}: {done} of {total}")
+            return
+        self._bar(task, done, total, "")
+        if done >= total:
+            self._drop(task)
+
+    def _phase(self, facts: dict[str, Any]) -> None:
+        how = "solved" if facts["solver"] == "lbfgs" else f"{facts['epochs']} epochs"
+        trained = facts["trained"]
+        shown = ", ".join(trained) if len(trained) <= 4 else f"{trained[0]} ... {trained[-1]} ({len(trained)} groups)"
+        self.console.print(
+            f"phase {facts['index'] + 1}/{facts['total']} [bold]{escape(facts['name'])}[/bold]: {how}, trains {escape(shown)}"
+        )
+        self.epochs = facts["epochs"]
+
+    def _step(self, facts: dict[str, Any]) -> None:
+        if self.console.is_terminal:
+            done = (facts["epoch"] - 1) * facts["steps"] + facts["step"]
+            told = f"loss {facts['loss']:.3f}  {facts['images_per_second']:.0f} images/s"
+            self._bar(
+                "train", done, facts["epochs"] * facts["steps"], told, f"epoch {facts['epoch']}/{facts['epochs']}"
+            )
+        self.speed = facts["images_per_second"]
+
+    def _epoch(self, facts: dict[str, Any]) -> None:
+        parts = [f"epoch {facts['epoch']:>3}"]
+        if facts["train_loss"] is not None:
+            parts.append(f"loss {facts['train_loss']:.4f}  train top1 {facts['train_top1']:.3f}")
+        parts.append(f"val top1 {facts['val_top1']:.3f}")
+        if getattr(self, "speed", None):
+            parts.append(f"{self.speed:.0f} images/s")
+        best = "  [green]best[/green]" if facts["is_best"] else ""
+        self.console.print("  ".join(parts) + best)
+
+    def _bar(self, task: str, done: int, total: int, facts: str, description: str | None = None) -> None:
+        if task not in self.tasks:
+            self.tasks[task] = self.progress.add_task(description or task, total=total, facts=facts)
+        self.progress.update(
+            self.tasks[task], completed=done, total=total, facts=facts, description=description or task
+        )
+
+    def _drop(self, task: str) -> None:
+        self.progress.remove_task(self.tasks.pop(task))
+
+
+def _warnings_only(console: Console, event: Event) -> None:
+    if event.kind == "warning":
+        console.print(f"note: {escape(event.facts['text'])}")

@@ -1,0 +1,136 @@
+"""Results as tables for a terminal of 80 columns or a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from finetune.backbone.layers import LayerTable
+    from finetune.types import Phase
+    from finetune.workflow.evaluate import Evaluation
+    from finetune.workflow.plan import Plan
+    from finetune.workflow.run import RunResult
+
+MOST_CONFUSIONS = 5
+
+
+def out() -> Console:
+    """Yield the console of results: stdout; wide enough for a table when it is a file."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=max(console.width, 100))
+
+
+def print_json(content: Any) -> None:
+    """Print one JSON document."""
+    print(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> Table:
+    """Yield a table whose first column is text and whose others are numbers."""
+    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(escape(str(cell)) for cell in row))
+    return made
+
+
+def show_result(result: RunResult) -> None:
+    """Print what a run leaves and how good it is."""
+    console = out()
+    names = list(dict.fromkeys(name for values in result.metrics.values() for name in values))
+    rows = [
+        [split, *(f"{v[name]['value']:.3f} [{v[name]['low']:.2f}, {v[name]['high']:.2f}]" for name in names)]
+        for split, v in result.metrics.items()
+    ]
+    console.print()
+    console.print(table(["", *names], rows))
+    console.print(f"\nbest epoch {result.best_epoch}; everything is in [bold]{escape(str(result.folder))}[/bold]")
+    for name, what in (("model/", "timm's folder of the best weights"), ("report.html", "why, and how well")):
+        console.print(f"  {name:<12} {what}")
+    console.print(f"next: finetune export {escape(str(result.folder))} --format onnx")
+
+
+def show_plan(plan: Plan) -> None:
+    """Print the layer groups of every phase, and the layers where they were asked for."""
+    console = out()
+    size = plan.image_size
+    console.print(
+        f"[bold]{escape(plan.strategy)}[/bold] on {escape(plan.backbone)}, {size[0]}x{size[1]} pixels,"
+        f" {plan.num_classes} classes, {plan.num_parameters:,} parameters"
+    )
+    for note in plan.notes:
+        console.print(f"note: {escape(note)}")
+    if plan.evidence is not None and plan.verdict is not None:
+        console.print(f"{escape(plan.verdict.reason)}\n")
+        rows = [
+            (group, f"{found.value:.3f}", f"[{found.low:.2f}, {found.high:.2f}]", "#" * round(found.value * 30))
+            for group, found in plan.evidence.probe.items()
+        ]
+        made = table(["linear classifier on", "top1", "95 %", ""], rows)
+        made.columns[3].justify = "left"
+        console.print(made)
+    for index, phase in enumerate(plan.phases, 1):
+        console.print()
+        console.print(_phase_table(plan, phase, index))
+    if plan.layers is not None:
+        console.print()
+        _show_layers(console, plan.layers)
+
+
+def _phase_table(plan: Plan, phase: Phase, index: int) -> Table:
+    how = "solved to convergence" if phase.solver == "lbfgs" else f"{phase.epochs} epochs, peak lr {phase.lr:g}"
+    rows = []
+    for group in plan.groups:
+        item = phase.plan[group.name]
+        rows.append(
+            (
+                group.name,
+                f"{group.num_parameters:,}",
+                "frozen" if item.is_frozen else "trained",
+                "" if item.is_frozen or phase.solver == "lbfgs" else f"{phase.lr * item.lr_scale:.2g}",
+                "new" if item.is_reinitialised else "kept",
+                item.norm_statistics,
+            )
+        )
+    trainable = plan.num_trainable(phase.plan)
+    rows.append(("total", f"{plan.num_parameters:,}", f"{trainable:,} trained", "", "", ""))
+    columns = ["layer group", "parameters", "state", "lr", "values", "norm statistics"]
+    return table(columns, rows, title=f"phase {index}/{len(plan.phases)} {phase.name}: {how}")
+
+
+def _show_layers(console: Console, layers: LayerTable) -> None:
+    rows = [
+        (row.name, row.type, "x".join(map(str, row.shape)), f"{row.num_activations:,}", f"{row.num_parameters:,}",
+         f"{row.num_activations * 4 / 1e6:.2f}", row.receptive_field or "")
+        for row in layers.rows
+    ]  # fmt: skip
+    console.print(table(["layer", "type", "output", "activations", "parameters", "MB", "sees"], rows))
+    console.print(
+        f"\ninput, convolutions, pools, fully connected: {layers.num_activations:,} values,"
+        f" {layers.activation_bytes() / 1e6:.1f} MB in float32 for one image, forward"
+    )
+    console.print(f"with norms and embeddings: {layers.num_activations_all:,} values; sees: receptive field in pixels")
+
+
+def show_evaluation(found: Evaluation) -> None:
+    """Print the metrics, and the classes that are confused most."""
+    console = out()
+    rows = [(name, f"{v.value:.4f}", f"[{v.low:.3f}, {v.high:.3f}]") for name, v in found.metrics.items()]
+    console.print(table([f"{found.split}, {found.num_images} images", "value", "95 %"], rows))
+    pairs = [
+        (count, found.classes[true], found.classes[guess])
+        for true, row in enumerate(found.confusion)
+        for guess, count in enumerate(row)
+        if count and true != guess
+    ]
+    if pairs:
+        worst = sorted(pairs, reverse=True)[:MOST_CONFUSIONS]
+        console.print()
+        console.print(table(["is", "taken for", "images"], [(true, guess, count) for count, true, guess in worst]))

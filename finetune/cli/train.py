@@ -1,0 +1,74 @@
+"""`run` and `plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finetune.cli import tables
+from finetune.cli.options import TRAINING, JsonOption, recipe_options
+from finetune.cli.screen import watching
+from finetune.errors import RecipeError
+
+RUN_EXAMPLES = (
+    "Examples:  finetune run --data imgs   ·   finetune run --data imgs --backbone resnet18 --strategy top-k --top-k 2"
+    "   ·   finetune run --resume runs/RUN"
+)
+PLAN_EXAMPLES = "Examples:  finetune plan --backbone vgg16 --strategy full --layers   ·   finetune plan --data imgs"
+
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", metavar="NAME|FILE", help="Start from a recipe.", rich_help_panel=TRAINING)
+]
+
+
+@recipe_options
+def run(
+    *,
+    settings: dict[str, Any],
+    overrides: dict[str, Any],
+    recipe: RecipeOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The run folder, new or empty.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with an interrupted run.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Train a classifier on a folder of images."""
+    if resume is not None and (settings or overrides or recipe or out):
+        raise RecipeError("--resume goes on with a run as it is, and takes no other flag")
+    from finetune.workflow.run import resume as go_on
+    from finetune.workflow.run import run as train
+    from finetune.workflow.shipped import load_recipe
+
+    with watching(is_quiet=json_) as on_event:
+        if resume is not None:
+            result = go_on(resume, on_event=on_event)
+        else:
+            base = load_recipe(recipe) if recipe else None
+            result = train(recipe=base, out=out, overrides=overrides, on_event=on_event, **settings)
+    if json_:
+        tables.print_json(result.to_json())
+    else:
+        tables.show_result(result)
+
+
+@recipe_options
+def plan(
+    *,
+    settings: dict[str, Any],
+    overrides: dict[str, Any],
+    recipe: RecipeOption = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show every layer: output, parameters, memory.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Show what a run would do, without training."""
+    from finetune.workflow.plan import plan as make_plan
+    from finetune.workflow.shipped import load_recipe
+
+    with watching(is_quiet=json_) as on_event:
+        base = load_recipe(recipe) if recipe else None
+        made = make_plan(recipe=base, overrides=overrides, layers=layers, on_event=on_event, **settings)
+    if json_:
+        tables.print_json(made.to_json())
+    else:
+        tables.show_plan(made)

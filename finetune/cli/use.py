@@ -1,0 +1,130 @@
+"""`eval`, `predict` and `export`: what a finished run is for."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finetune.cli import tables
+from finetune.cli.options import DeviceOption, JsonOption, with_interrupt
+from finetune.cli.screen import watching
+from finetune.types import to_json
+
+if TYPE_CHECKING:
+    from finetune.workflow.predict import Prediction
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+
+
+class SplitName(str, Enum):
+    """The splits that can be measured."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+class FormatName(str, Enum):
+    """The formats of export."""
+
+    onnx = "onnx"
+    timm = "timm"
+
+
+@with_interrupt
+def evaluate(
+    run: RunArgument,
+    data: Annotated[Path | None, typer.Option("--data", help="Other labelled images than the run's own.")] = None,
+    split: Annotated[
+        SplitName | None, typer.Option("--split", help="Default: test where there is one, else val.")
+    ] = None,
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+) -> None:
+    """Measure a run's model on a split, or on other data."""
+    from finetune.workflow.evaluate import evaluate as measure
+
+    with watching(is_quiet=json_) as on_event:
+        found = measure(run, data=data, split=split.value if split else None, device=device, on_event=on_event)
+    if json_:
+        tables.print_json(to_json(found))
+    else:
+        tables.show_evaluation(found)
+
+
+@with_interrupt
+def predict(
+    run: RunArgument,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Images and folders of images.", show_default=False)
+    ],
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes of each image.")] = 1,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+) -> None:
+    """Name what pictures show."""
+    from finetune.workflow.predict import load
+
+    with watching(is_quiet=json_ or as_csv) as on_event:
+        found = load(run, device=device).predict(paths, top=top, on_event=on_event)
+    if json_:
+        tables.print_json([to_json(prediction) for prediction in found])
+    elif as_csv:
+        _print_csv(found, top)
+    else:
+        rows = [(p.file, p.problem or "  ".join(_likely(p))) for p in found]
+        made = tables.table(["file", "class"], rows)
+        made.columns[1].justify = "left"
+        tables.out().print(made)
+
+
+@with_interrupt
+def export(
+    run: RunArgument,
+    format: Annotated[FormatName, typer.Option("--format", help="An ONNX file, or timm's folder.")] = FormatName.onnx,
+    out: Annotated[Path | None, typer.Option("--out", help="Default: RUN/exports/.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Export a run's model, and prove the export equal to it."""
+    from finetune.workflow.export import export as write
+
+    done = write(run, format=format.value, out=out)
+    if json_:
+        tables.print_json({"path": str(done.path), "format": done.format, "parity": done.parity})
+        return
+    console = tables.out()
+    console.print(f"[bold]{done.path}[/bold]")
+    console.print(
+        f"proven on {done.parity['num_images']} images of the data:"
+        f" logits differ by at most {done.parity['largest_difference']:.1e}"
+    )
+
+
+def _likely(prediction: Prediction) -> list[str]:
+    pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+    return [f"{name} {probability:.3f}" for name, probability in pairs]
+
+
+def _print_csv(found: list[Prediction], top: int) -> None:
+    writer = csv.writer(sys.stdout)
+    places = range(1, top + 1)
+    writer.writerow(["file", *(f"{what}{n}" for n in places for what in ("class", "probability")), "problem"])
+    for prediction in found:
+        cells: list[str] = []
+        for place in range(top):
+            has_it = place < len(prediction.classes)
+            cells += (
+                [_guarded(prediction.classes[place]), f"{prediction.probabilities[place]:.6f}"] if has_it else ["", ""]
+            )
+        writer.writerow([_guarded(prediction.file), *cells, _guarded(prediction.problem)])
+
+
+def _guarded(cell: str) -> str:
+    """Keep a spreadsheet from taking a name for a formula."""
+    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell

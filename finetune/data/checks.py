@@ -1,0 +1,171 @@
+"""The scan: every image is hashed and fully decoded once, in parallel, before anything is trained.
+
+What cannot be decoded is listed by name and left out; no file is ever touched. Results are kept by
+path, size and time of change, so that the next run of the same data is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+from finetune.data.decode import UndecodableError, decode
+from finetune.errors import DataError
+from finetune.places import cache_folder
+from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
+
+SCAN_VERSION = 1  # goes up when `decode` begins to accept or refuse other files
+CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What one file is: the hash of its bytes, and why it is no usable image, if it is none."""
+
+    digest: str
+    problem: str = ""
+
+
+def scan(manifest: Manifest, *, workers: int | None = None, on_event: OnEvent = ignore) -> Manifest:
+    """Yield the manifest with a content hash for every sample and without what cannot be decoded.
+
+    Raises:
+        DataError: no usable image is left in a class, or none at all.
+    """
+    files = [Path(manifest.root, sample.file) for sample in manifest.samples]
+    scans = list(scan_files(files, workers=workers, on_event=on_event))
+    pairs = list(zip(manifest.samples, scans, strict=True))
+    samples = tuple(replace(sample, digest=found.digest) for sample, found in pairs if not found.problem)
+    bad = tuple(Problem(sample.file, found.problem) for sample, found in pairs if found.problem)
+    scanned = replace(manifest, samples=samples, problems=manifest.problems + bad)
+    _check_left(scanned)
+    return replace(scanned, notes=manifest.notes + tuple(_conflicts(scanned)))
+
+
+def scan_files(files: list[Path], *, workers: int | None = None, on_event: OnEvent = ignore) -> Iterator[Scan]:
+    """Yield what each file is, in order."""
+    done = 0
+    with closing(_Memory()) as memory, ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        for start in range(0, len(files), CHUNK):
+            chunk = files[start : start + CHUNK]
+            stats = [_stamp(file) for file in chunk]
+            known = memory.recall(stats)
+            fresh = [(file, stamp) for file, stamp in zip(chunk, stats, strict=True) if stamp not in known]
+            for (_, stamp), found in zip(fresh, pool.map(_scan_one, [file for file, _ in fresh]), strict=True):
+                known[stamp] = found
+            memory.remember({stamp: known[stamp] for _, stamp in fresh})
+            yield from (known[stamp] for stamp in stats)
+            done += len(chunk)
+            on_event(Event("progress", {"task": "scan images", "done": done, "total": len(files)}))
+
+
+def _scan_one(file: Path) -> Scan:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        return Scan("", f"cannot be read: {error.strerror or error}")
+    digest = blake2b(content, digest_size=16).hexdigest()
+    try:
+        decode(content)
+    except UndecodableError as error:
+        return Scan(digest, error.message)
+    return Scan(digest)
+
+
+Stamp = tuple[str, int, int]
+
+
+def _stamp(file: Path) -> Stamp:
+    try:
+        stat = file.stat()
+    except OSError:
+        return (str(file), -1, -1)
+    return (str(file), stat.st_size, stat.st_mtime_ns)
+
+
+class _Memory:
+    """Earlier scans in a small database in the cache folder; without one that can be written, none."""
+
+    def __init__(self) -> None:
+        place = cache_folder() / "scans.sqlite"
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self.database = sqlite3.connect(place, timeout=30)
+            self._create()
+        except (OSError, sqlite3.Error):
+            self.database = sqlite3.connect(":memory:")
+            self._create()
+
+    def _create(self) -> None:
+        self.database.execute(
+            "create table if not exists scans (path text, size integer, changed integer,"
+            " version integer, digest text, problem text, primary key (path))"
+        )
+
+    def recall(self, stamps: Iterable[Stamp]) -> dict[Stamp, Scan]:
+        found = {}
+        for stamp in stamps:
+            row = self.database.execute(
+                "select digest, problem from scans where path=? and size=? and changed=? and version=?",
+                (*_safe(stamp), SCAN_VERSION),
+            ).fetchone()
+            if row and stamp[1] >= 0:
+                found[stamp] = Scan(*row)
+        return found
+
+    def remember(self, scans: dict[Stamp, Scan]) -> None:
+        rows = [(*_safe(stamp), SCAN_VERSION, found.digest, found.problem) for stamp, found in scans.items()]
+        try:
+            with self.database:
+                self.database.executemany("insert or replace into scans values (?, ?, ?, ?, ?, ?)", rows)
+        except sqlite3.Error:
+            pass  # a full disk or a locked file costs the memory, not the run
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def _safe(stamp: Stamp) -> Stamp:
+    """Names with bytes that are no UTF-8 cannot be stored as text as they are."""
+    return (os.fsencode(stamp[0]).decode("utf-8", "backslashreplace"), *stamp[1:])
+
+
+def _check_left(manifest: Manifest) -> None:
+    if not manifest.samples:
+        first = manifest.problems[0]
+        raise DataError(
+            f"none of the {len(manifest.problems)} images in {manifest.root} can be used;"
+            f" the first: {first.file}: {first.reason}"
+        )
+    has_train = any(sample.split == "train" for sample in manifest.samples)
+    pool = [s for s in manifest.samples if s.split in (None, "train") or not has_train]
+    left = {sample.target.index for sample in pool}
+    gone = [name for index, name in enumerate(manifest.classes) if index not in left]
+    if gone:
+        named = ", ".join(map(repr, gone))
+        raise DataError(
+            f"no usable image is left of {named}",
+            hint="Their files are damaged or missing: " + "; ".join(p.file for p in manifest.problems[:5]),
+        )
+
+
+def _conflicts(manifest: Manifest) -> Iterator[str]:
+    """Name pictures that stand in two classes."""
+    labels: dict[str, set[int]] = {}
+    first: dict[str, Sample] = {}
+    for sample in manifest.samples:
+        labels.setdefault(sample.digest, set()).add(sample.target.index)
+        first.setdefault(sample.digest, sample)
+    twice = [first[digest].file for digest, found in labels.items() if len(found) > 1]
+    if twice:
+        yield f"{len(twice)} picture{'s stand' if len(twice) > 1 else ' stands'} in two classes, e.g. {twice[0]}"
+    copies = sum(count - 1 for count in Counter(s.digest for s in manifest.samples).values())
+    if copies:
+        yield f"{copies} images are exact copies of others; copies stay in one split"

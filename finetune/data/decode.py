@@ -1,0 +1,112 @@
+"""An image file as the RGB picture that a person sees.
+
+Grey, palette, alpha (on white), CMYK, 16-bit and EXIF-rotated files, and the first frame of an
+animation. The same path serves the scan, training, evaluation and prediction.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from finetune.errors import DataError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+
+# What Pillow's readers raise on damaged files, as seen when fed truncated and altered ones.
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    EOFError,
+    ZeroDivisionError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class UndecodableError(DataError):
+    """When a file is no image that can be read; the message says why."""
+
+
+def is_image_name(name: str) -> bool:
+    """Tell by its name whether a file should be an image."""
+    return Path(name).suffix.lower() in EXTENSIONS
+
+
+def read_rgb(path: Path, *, at_least: int | None = None) -> Image.Image:
+    """Yield the picture of a file.
+
+    With `at_least`, a JPEG is decoded at reduced scale as long as both sides keep that many pixels.
+
+    Raises:
+        UndecodableError: the file is missing, empty, truncated, damaged, too large or no image.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UndecodableError(f"{path}: {error.strerror or error}") from error
+    return decode(content, at_least=at_least)
+
+
+def decode(content: bytes, *, at_least: int | None = None) -> Image.Image:
+    """Yield the picture in the bytes of an image file; see `read_rgb`."""
+    if not content:
+        raise UndecodableError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                if at_least is not None:
+                    image.draft("RGB" if image.mode in ("RGB", "YCbCr") else None, (at_least, at_least))
+                image.load()
+                return _rgb(ImageOps.exif_transpose(image))
+    except DECODE_ERRORS as error:
+        raise UndecodableError(_reason(error)) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        image = _stretched(image)
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _stretched(image: Image.Image) -> Image.Image:
+    """Show 32-bit whole numbers or floats as viewers do: 0..1, 0..255, 0..65535, else their range."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = float(values.min()), float(values.max())
+    if low >= 0:
+        low = 0.0
+        is_whole = image.mode == "I"
+        steps = (255, 65535) if is_whole else (1, 255, 65535)
+        high = float(next((step for step in steps if high <= step), high))
+    scaled = (values - low) / max(high - low, 1e-12) * 255
+    return Image.fromarray(scaled.round().astype(np.uint8))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "no image in a format that can be read"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too many pixels: {error}"
+    return f"damaged image: {str(error) or type(error).__name__}"

@@ -1,0 +1,120 @@
+"""Batches of images, in an order and with augmentations that depend on nothing but their place.
+
+The order is drawn from (seed, phase, epoch), an image's augmentation from (seed, phase, epoch,
+image): the number of workers and what was drawn before do not matter, and an epoch can be entered
+at any batch. Letters: B batch, H W pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from finetune.data.decode import UndecodableError, read_rgb
+from finetune.data.transforms import View, decode_side, normalise
+from finetune.errors import DataError
+from finetune.randomness import derive, forked
+from finetune.types import Preprocessing, Sample
+
+Key = tuple[int, int, int]  # phase, epoch, index of the sample
+
+
+class ImageDataset(Dataset[tuple[Tensor, int]]):
+    """Samples as (uint8 picture (3, H, W), class index), fetched by (phase, epoch, index)."""
+
+    def __init__(
+        self, root: str | Path, samples: Sequence[Sample], view: View, preprocessing: Preprocessing, *, seed: int | None
+    ) -> None:
+        self.root = Path(root)
+        self.samples = samples
+        self.view = view
+        self.at_least = decode_side(preprocessing)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        phase, epoch, index = key
+        sample = self.samples[index]
+        try:
+            image = read_rgb(self.root / sample.file, at_least=self.at_least)
+        except UndecodableError as error:
+            raise DataError(
+                f"{sample.file} could be read when the data was scanned and cannot now: {error.message}"
+            ) from None
+        place = None if self.seed is None else derive(self.seed, "image", phase, epoch, sample.file)
+        with nullcontext() if place is None else forked(place):
+            return self.view(image), sample.target.index
+
+
+class _Order(Sampler[list[Key]]):
+    """The batches of one epoch; evenly sized, so that no last batch is left with a single image."""
+
+    def __init__(self, count: int, *, batch_size: int, seed: int | None) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.phase = self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = np.arange(self.count)
+        if self.seed is not None:
+            order = np.random.default_rng(derive(self.seed, "order", self.phase, self.epoch)).permutation(order)
+        for batch in np.array_split(order, len(self))[self.start :]:
+            yield [(self.phase, self.epoch, int(index)) for index in batch]
+
+
+class ImageBatches:
+    """Normalised batches on the device, an epoch at a time.
+
+    `seed` draws order and augmentation; without one the samples come in order, for evaluation.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        *,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        device: torch.device,
+        workers: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        self.preprocessing = preprocessing
+        self.device = device
+        self.num_images = len(dataset)
+        self.order = _Order(len(dataset), batch_size=batch_size, seed=seed)
+        self.loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+            dataset,
+            batch_sampler=self.order,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images (B, 3, H, W), class indices (B,)) from batch `start` of an epoch on."""
+        self.order.phase, self.order.epoch, self.order.start = phase, epoch, start
+        for images, targets in self.loader:
+            images = images.to(self.device, non_blocking=True)
+            yield normalise(images, self.preprocessing), targets.to(self.device, non_blocking=True)
+
+
+def auto_workers(num_images: int, device: torch.device) -> int:
+    """Yield how many processes decode: none for small sets, where starting them costs more."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if num_images < 500 or cores < 2:
+        return 0
+    return min(cores, 8) if device.type != "cpu" else max(1, min(cores // 2, 4))

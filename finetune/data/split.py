@@ -1,0 +1,144 @@
+"""Train, val and test: stratified, seeded, and without a leak.
+
+Copies of one picture and images of one group stay on one side. A split that the user made is
+obeyed, and what leaks in it is reported.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from finetune.errors import CheckpointError, DataError
+from finetune.randomness import derive
+from finetune.types import SPLITS, Manifest, Sample, Split, Target
+
+COLUMNS = ("file", "label", "split", "group", "digest")
+Unit = list[Sample]
+
+
+def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifest:
+    """Yield the manifest with a split for every sample.
+
+    Where the user set val (or test) aside, that stands; what is missing is taken from train.
+
+    Raises:
+        DataError: a class has too few images to stand in train and in val.
+    """
+    has = {split: any(s.split == split for s in manifest.samples) for split in SPLITS}
+    shares = {"test": 0.0 if has["test"] else test, "val": 0.0 if has["val"] else val}
+    splits: dict[str, Split] = {s.file: s.split for s in manifest.samples if s.split in ("val", "test")}
+    pool = _units([s for s in manifest.samples if s.file not in splits])
+    if sum(shares.values()) >= 1:
+        raise DataError(f"split.val + split.test = {sum(shares.values()):g} leaves nothing to train on")
+    for split in ("test", "val"):
+        if shares[split]:
+            taken = _take(pool, share=shares[split] / (1 - (shares["test"] if split == "val" else 0)), seed=seed)
+            splits.update({s.file: split for unit in taken for s in unit})  # type: ignore[misc]
+            pool = [unit for unit in pool if unit[0].file not in splits]
+    samples = tuple(replace(s, split=splits.get(s.file, "train")) for s in manifest.samples)
+    done = replace(manifest, samples=samples)
+    _check(done)
+    return replace(done, notes=manifest.notes + tuple(leaks(done)))
+
+
+def leaks(manifest: Manifest) -> Iterator[str]:
+    """Say which pictures and groups straddle splits."""
+    for what, key in (("pictures", "digest"), ("groups", "group")):
+        sides: dict[str, set[str]] = {}
+        for sample in manifest.samples:
+            value = getattr(sample, key)
+            if value:
+                sides.setdefault(value, set()).add(sample.split or "")
+        astray = [value for value, found in sides.items() if len(found) > 1]
+        if astray:
+            example = next(s.file for s in manifest.samples if getattr(s, key) == astray[0])
+            yield f"leak: {len(astray)} {what} stand in more than one split, e.g. {example}"
+
+
+def write(manifest: Manifest, path: Path) -> None:
+    """Write split.csv: file, label, split, group and content hash of every sample."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        for s in manifest.samples:
+            writer.writerow([s.file, manifest.classes[s.target.index], s.split, s.group or "", s.digest])
+
+
+def read(path: Path, *, root: str, classes: Sequence[str]) -> Manifest:
+    """Yield the manifest that `write` wrote.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    index = {name: place for place, name in enumerate(classes)}
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            samples = tuple(
+                Sample(
+                    row["file"], Target(index[row["label"]]), _split(row["split"]), row["group"] or None, row["digest"]
+                )
+                for row in csv.DictReader(stream)
+            )
+    except (OSError, KeyError, csv.Error, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read as a split: {error!r}") from error
+    return Manifest(root, tuple(classes), samples)
+
+
+def _split(word: str) -> Split:
+    return next(split for split in SPLITS if split == word)
+
+
+def _units(samples: Sequence[Sample]) -> list[Unit]:
+    """Join samples that share a content hash or a group, whether directly or through others."""
+    parent: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    for sample in samples:
+        for tie in (f"digest {sample.digest}" * bool(sample.digest), f"group {sample.group}" * bool(sample.group)):
+            if tie:
+                parent[find(tie)] = find(f"file {sample.file}")
+    units: dict[str, Unit] = {}
+    for sample in samples:
+        units.setdefault(find(f"file {sample.file}"), []).append(sample)
+    return [sorted(unit, key=lambda s: s.file) for unit in units.values()]
+
+
+def _take(units: Sequence[Unit], *, share: float, seed: int) -> list[Unit]:
+    """Take units so that every class gives its share; large units first, in an order drawn by the seed."""
+    counts = Counter(s.target.index for unit in units for s in unit)
+    wanted = {label: max(round(count * share), int(count > 1)) for label, count in counts.items()}
+    drawn = sorted(units, key=lambda unit: (-len(unit), derive(seed, "split", unit[0].file)))
+    taken = []
+    for unit in drawn:
+        inside = Counter(s.target.index for s in unit)
+        gain = sum(min(count, max(wanted[label], 0)) for label, count in inside.items())
+        if 2 * gain > len(unit) or (gain and len(unit) == gain):
+            taken.append(unit)
+            for label, count in inside.items():
+                wanted[label] -= count
+    return taken
+
+
+def _check(manifest: Manifest) -> None:
+    for split in ("train", "val"):
+        if not manifest.split(split):
+            raise DataError(
+                f"no image is left for {split}",
+                hint="Groups may be too large to divide: see split.val and data.group_by.",
+            )
+    train = manifest.counts("train")
+    gone = [name for name, count in train.items() if not count]
+    if gone:
+        raise DataError(
+            f"{', '.join(map(repr, gone))} would have no image in train",
+            hint="Each class needs images in at least two groups, or a split of your own.",
+        )

@@ -1,0 +1,42 @@
+"""Where a run computes and in which arithmetic: devices, precision, the Accelerator."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from finetune.errors import ResourceError
+
+MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Yield the device of a name; "auto" is cuda, else mps, else cpu.
+
+    Raises:
+        ResourceError: this machine does not have it.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, is_there in there.items() if is_there)
+    if not there[name]:
+        raise ResourceError(
+            f"train.device = {name!r}: this machine has none that torch can use", hint="Use --device cpu or auto."
+        )
+    return torch.device(name)
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Yield the arithmetic of the forward pass; "auto" is bfloat16 on a GPU that has it, else float32."""
+    if name != "auto":
+        if name == "float16" and device.type == "cpu":
+            raise ResourceError("train.precision = 'float16' needs a GPU", hint="Use bfloat16 or float32 on a CPU.")
+        return name
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def accelerator(device: torch.device, precision: str) -> Accelerator:
+    """Yield an Accelerator for a device and a precision, whatever was asked for before in this process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=MIXED[precision])

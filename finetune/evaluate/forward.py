@@ -1,0 +1,26 @@
+"""Running a model over batches without training it. Letters: B batch, N images, K classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+def collect_logits(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, autocast: Autocast = nullcontext
+) -> tuple[Tensor, Tensor]:
+    """Yield (logits (N, K) float32, class indices (N,)) on the CPU; the model is left in eval mode."""
+    model.eval()
+    logits, targets = [], []
+    with torch.no_grad():
+        for images, labels in batches:
+            with autocast():
+                out = model(images)  # (B, K)
+            logits.append(out.float().cpu())
+            targets.append(labels.cpu())
+    return torch.cat(logits), torch.cat(targets)

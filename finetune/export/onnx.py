@@ -1,0 +1,126 @@
+"""A model as an ONNX file, and the proof that onnxruntime computes the same.
+
+Letters: B batch, C channels, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import ExportError
+from finetune.types import Preprocessing
+
+BATCHES = (1, 2, 7)
+TOLERANCE = 1e-3  # of the largest logit, in float32
+INPUT, OUTPUT = "images", "logits"
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far onnxruntime's logits lie from the model's, on real images at several batch sizes."""
+
+    num_images: int
+    batch_sizes: tuple[int, ...]
+    largest_logit: float
+    largest_difference: float
+    same_top1: bool
+
+    @property
+    def is_proven(self) -> bool:
+        """Largest difference at most 1e-3 of the largest logit, same top-1 wherever the margin exceeds it."""
+        return self.same_top1 and self.largest_difference <= TOLERANCE * self.largest_logit
+
+
+def write_onnx(model: nn.Module, path: Path, *, classes: Sequence[str], preprocessing: Preprocessing) -> None:
+    """Write an ONNX file: `images` (B, 3, H, W) float32, normalised, to `logits` (B, K); B is free.
+
+    Class names and preprocessing stand in the file's metadata, as JSON.
+
+    Raises:
+        ExportError: the network cannot be exported.
+    """
+    model = model.cpu().float().eval()
+    example = torch.zeros(2, 3, *preprocessing.image_size)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                model,
+                (example,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamo=True,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
+        raise ExportError(f"this network cannot be exported to ONNX: {str(error).strip().splitlines()[0]}") from error
+    assert program is not None
+    program.model.metadata_props.update(
+        {
+            "classes": json.dumps(list(classes), ensure_ascii=False),
+            "preprocessing": json.dumps(
+                {
+                    "image_size": list(preprocessing.image_size),
+                    "mean": list(preprocessing.mean),
+                    "std": list(preprocessing.std),
+                    "interpolation": preprocessing.interpolation,
+                    "crop_pct": preprocessing.crop_pct,
+                    "crop_mode": preprocessing.crop_mode,
+                }
+            ),
+        }
+    )
+    program.save(str(path))
+
+
+def prove(model: nn.Module, path: Path, images: Tensor) -> Parity:
+    """Compare an ONNX file under onnxruntime with the model, on images (N, 3, H, W) at batch 1, 2 and 7."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    differences, logits = [], []
+    same = True
+    with torch.no_grad():
+        for size in BATCHES:
+            for batch in images.split(size):
+                if len(batch) < size and len(images) >= size:
+                    continue
+                ours = model(batch).numpy()  # (B, K)
+                theirs = session.run([OUTPUT], {INPUT: batch.numpy()})[0]
+                difference = float(np.abs(ours - theirs).max())
+                same = same and _same_top1(ours, theirs, difference)
+                differences.append(difference)
+                logits.append(float(np.abs(ours).max()))
+    return Parity(len(images), BATCHES, max(logits), max(differences), same)
+
+
+def _same_top1(ours: np.ndarray, theirs: np.ndarray, difference: float) -> bool:
+    ranked = np.sort(ours, axis=1)
+    clear = ranked[:, -1] - ranked[:, -2] > difference
+    return bool((ours.argmax(axis=1) == theirs.argmax(axis=1))[clear].all())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress and warnings off the user's screen."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

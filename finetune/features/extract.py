@@ -1,0 +1,63 @@
+"""Pooled features of layer groups for every image, in one pass.
+
+Letters: B batch, N images, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from finetune.backbone.trace import Traced, pooled, prefix
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Tap = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+def extract(
+    tap: Tap, batches: Batches, *, autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Yield the tapped features (N, D), one tensor a tap, and the class indices (N,), on the CPU."""
+    rows: list[tuple[Tensor, ...]] = []
+    targets = []
+    with torch.no_grad():
+        for images, labels in batches:
+            with autocast():
+                features = tap(images)  # each (B, D)
+            rows.append(tuple(feature.float().cpu() for feature in features))
+            targets.append(labels.cpu())
+    return tuple(torch.cat(column) for column in zip(*rows, strict=True)), torch.cat(targets)
+
+
+def taps(traced: Traced, groups: Sequence[str]) -> Tap:
+    """Yield a function of images that gives the pooled output of several layer groups in one pass."""
+    part = prefix(traced, groups)
+    part.eval()
+
+    def tap(images: Tensor) -> tuple[Tensor, ...]:
+        outputs = part(images)
+        return tuple(
+            pooled(output, is_channels_last=group in traced.channels_last)
+            for group, output in zip(groups, outputs, strict=True)
+        )
+
+    return tap
+
+
+def before_head(model: nn.Module, head: nn.Module) -> Tap:
+    """Yield a function of images that gives what reaches the head, for any network, traced or not."""
+
+    def tap(images: Tensor) -> tuple[Tensor, ...]:
+        seen: list[Tensor] = []
+        handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+        try:
+            model.eval()
+            model(images)
+        finally:
+            handle.remove()
+        return (seen[-1].flatten(1),)
+
+    return tap

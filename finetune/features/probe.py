@@ -1,0 +1,137 @@
+"""Linear classifiers on features: logistic regression to convergence, ridge by leave-one-out.
+
+Letters: N images, D features, K classes, L strengths of regularisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.errors import TrainingError
+from finetune.randomness import derive
+
+STRENGTHS = tuple(10.0**power for power in (-3, -2, -1, 0, 1, 2))
+FOLDS = 5
+MOST_FOR_SEARCH = 5000  # images on which the strength is chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A linear classifier on raw features: logits = features @ weight.T + bias."""
+
+    weight: Tensor  # (K, D)
+    bias: Tensor  # (K,)
+    strength: float
+    top1: float  # cross-validated on the images it was fitted to
+
+
+def fit_probe(features: Tensor, targets: Tensor, *, num_classes: int, seed: int = 0) -> Probe:
+    """Fit a multinomial logistic regression on (N, D) features, its L2 strength by cross-validation.
+
+    Features are standardised; the standardisation is folded into weight and bias. Minimises
+    mean cross-entropy + strength / (2 D) * |weight|^2 by full-batch L-BFGS.
+
+    Raises:
+        TrainingError: a feature is not finite.
+    """
+    if not torch.isfinite(features).all():
+        raise TrainingError("the backbone's features are not finite", hint="Use --set train.precision=float32.")
+    mean, std = features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-6)
+    scaled = (features - mean) / std
+    strength, accuracy = _choose(scaled, targets, num_classes, seed)
+    weight, bias = _solve(scaled, targets, num_classes, strength)
+    folded = weight / std
+    return Probe(folded, bias - folded @ mean, strength, accuracy)
+
+
+def loo_ridge(features: Tensor, targets: Tensor, *, num_classes: int) -> float:
+    """Yield the leave-one-out top-1 of a ridge classifier on (N, D) features, at its best strength.
+
+    With G = K + strength * I for the linear kernel K of the standardised features, image i's
+    prediction without itself is y_i - (G^-1 y)_i / (G^-1)_ii: one eigendecomposition serves all.
+    Source: Rifkin & Lippert 2007, Notes on regularized least squares, MIT-CSAIL-TR-2007-025.
+    """
+    scaled = features.double()
+    scaled = scaled - scaled.mean(dim=0)
+    scaled = scaled / scaled.std(dim=0, correction=0).clamp_min(1e-6)
+    count = len(scaled)
+    labels = torch.nn.functional.one_hot(targets, num_classes).double() * 2 - 1  # (N, K)
+    values, vectors = torch.linalg.eigh(scaled @ scaled.T / scaled.shape[1])  # (N,), (N, N)
+    values = values.clamp_min(0)
+    turned = vectors.T @ (labels - labels.mean(dim=0))
+    best = 0.0
+    for strength in STRENGTHS:
+        inverse = 1 / (values + strength * count / 100)
+        solved = vectors @ (inverse[:, None] * turned)  # (N, K)
+        diagonal = (vectors**2) @ inverse  # (N,)
+        guessed = labels - solved / diagonal[:, None]
+        best = max(best, float((guessed.argmax(dim=1) == targets).double().mean()))
+    return best
+
+
+def folds(targets: Tensor, *, seed: int, count: int = FOLDS) -> list[Tensor]:
+    """Yield stratified folds as index tensors; the same seed gives the same folds."""
+    labels = targets.numpy()
+    place = np.empty(len(labels), dtype=np.int64)
+    generator = np.random.default_rng(derive(seed, "folds"))
+    for label in np.unique(labels):
+        mine = generator.permutation(np.flatnonzero(labels == label))
+        place[mine] = (np.arange(len(mine)) + generator.integers(count)) % count
+    return [torch.from_numpy(np.flatnonzero(place == fold)) for fold in range(count)]
+
+
+def _choose(scaled: Tensor, targets: Tensor, num_classes: int, seed: int) -> tuple[float, float]:
+    chosen = _sample(len(scaled), seed)
+    scaled, targets = scaled[chosen], targets[chosen]
+    hits = torch.zeros(len(STRENGTHS))
+    losses = torch.zeros(len(STRENGTHS))
+    for held in folds(targets, seed=seed):
+        kept = torch.ones(len(targets), dtype=torch.bool)
+        kept[held] = False
+        start: tuple[Tensor, Tensor] | None = None
+        for index in reversed(range(len(STRENGTHS))):  # strong first: each solution starts the next
+            start = _solve(scaled[kept], targets[kept], num_classes, STRENGTHS[index], start=start)
+            logits = scaled[held] @ start[0].T + start[1]
+            hits[index] += (logits.argmax(dim=1) == targets[held]).sum()
+            losses[index] += torch.nn.functional.cross_entropy(logits, targets[held], reduction="sum")
+    best = int(losses.argmin())
+    return STRENGTHS[best], float(hits[best]) / len(targets)
+
+
+def _sample(count: int, seed: int) -> Tensor:
+    if count <= MOST_FOR_SEARCH:
+        return torch.arange(count)
+    drawn = np.random.default_rng(derive(seed, "probe")).permutation(count)[:MOST_FOR_SEARCH]
+    return torch.from_numpy(np.sort(drawn))
+
+
+def _solve(
+    scaled: Tensor,
+    targets: Tensor,
+    num_classes: int,
+    strength: float,
+    *,
+    start: Sequence[Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    weight = torch.zeros(num_classes, scaled.shape[1]) if start is None else start[0].clone()
+    bias = torch.zeros(num_classes) if start is None else start[1].clone()
+    weight.requires_grad_()
+    bias.requires_grad_()
+    optimiser = torch.optim.LBFGS(
+        [weight, bias], max_iter=200, tolerance_grad=1e-5, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = torch.nn.functional.cross_entropy(scaled @ weight.T + bias, targets)
+        loss = loss + strength / (2 * scaled.shape[1]) * weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    return weight.detach(), bias.detach()

@@ -1,0 +1,38 @@
+"""Random numbers that depend on where they are used and on nothing that was drawn before.
+
+Every random choice derives from (seed, phase, epoch, step) or (seed, epoch, image), inside a forked
+generator. So a resumed run draws what the uninterrupted one would have drawn, with any number of
+workers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+
+import numpy as np
+import torch
+
+
+def derive(seed: int, *place: object) -> int:
+    """Yield a 63-bit seed for one place, e.g. `derive(0, "order", phase, epoch)`."""
+    text = repr((seed, *place)).encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+@contextmanager
+def forked(seed: int, *, devices: tuple[torch.device, ...] = ()) -> Iterator[None]:
+    """Seed Python, NumPy and torch inside the block and put back what they were after it."""
+    states = random.getstate(), np.random.get_state()
+    cuda = [device for device in devices if device.type == "cuda"]
+    with torch.random.fork_rng(devices=cuda):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

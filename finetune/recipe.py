@@ -1,0 +1,236 @@
+"""A recipe in and out of TOML, and `--set section.key=value` on top of it.
+
+    recipe = load("recipes/head-only.toml", overrides={"optim.lr": 0.01})
+
+Later wins: field default, recipe file, overrides from left to right.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import tomlkit
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from finetune.errors import RecipeError, did_you_mean
+from finetune.settings import SECTIONS, Recipe
+
+# The flags that stand for one key each; every other key is reached by --set.
+ALIASES: dict[str, str] = {
+    "data": "data.path",
+    "group_by": "data.group_by",
+    "val": "split.val",
+    "test": "split.test",
+    "backbone": "backbone.name",
+    "weights": "backbone.weights",
+    "pretrained": "backbone.pretrained",
+    "image_size": "backbone.image_size",
+    "strategy": "strategy.name",
+    "top_k": "strategy.top_k",
+    "probe_at": "strategy.probe_at",
+    "reinit": "strategy.reinit",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "lr": "optim.lr",
+    "seed": "train.seed",
+    "device": "train.device",
+    "workers": "train.workers",
+}
+
+
+def keys() -> dict[str, FieldInfo]:
+    """Yield every key of the recipe as "section.key" with its field."""
+    return {f"{name}.{key}": info for name, section in SECTIONS.items() for key, info in section.model_fields.items()}
+
+
+def loads(text: str, *, source: str) -> Recipe:
+    """Yield the recipe of a TOML text; `source` names it in errors.
+
+    Raises:
+        RecipeError: as `load`.
+    """
+    return _checked(_parse(text, source), {}, source)
+
+
+def load(path: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Yield the recipe of a TOML file (or the defaults) with overrides by dotted key.
+
+    Raises:
+        RecipeError: the file cannot be read, or holds unknown keys or values that are not allowed;
+            all of them are named at once.
+    """
+    raw = _read(Path(path)) if path is not None else {}
+    return _checked(raw, overrides or {}, "" if path is None else str(path))
+
+
+def update(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Yield a copy of a recipe with some dotted keys changed."""
+    raw = recipe.model_dump()
+    for key, value in changes.items():
+        section, name = key.split(".", 1)
+        raw[section][name] = value
+    return Recipe.model_validate(raw)
+
+
+def parse_set(text: str) -> tuple[str, Any]:
+    """Yield the key and value of one `--set section.key=value`; the value is TOML, else a string.
+
+    Raises:
+        RecipeError: there is no "=".
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {text}: write it as section.key=value")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def parse_flag(flag: str, text: str) -> Any:
+    """Yield the value of a flag: a number where its key takes numbers, else the text as it is."""
+    annotation = str(keys()[ALIASES[flag]].annotation)
+    if "int" not in annotation and "float" not in annotation:
+        return text
+    return parse_set(f"{flag}={text}")[1]
+
+
+def dump(recipe: Recipe, *, header: str = "", describe: bool = False) -> str:
+    """Yield a recipe as TOML, with the help of every key as a comment when `describe` is set."""
+    document = tomlkit.document()
+    for line in header.splitlines():
+        document.add(tomlkit.comment(line))
+    document["format_version"] = recipe.format_version
+    for name, section in SECTIONS.items():
+        table = tomlkit.table()
+        values = getattr(recipe, name).model_dump()
+        for key, info in section.model_fields.items():
+            if describe:
+                for line in textwrap.wrap(f"{info.description} ({describe_type(info)})", 96):
+                    table.add(tomlkit.comment(line))
+            table[key] = values[key]
+        document[name] = table
+    return tomlkit.dumps(document)
+
+
+def describe_type(info: FieldInfo) -> str:
+    """Yield in words what a key takes, e.g. "number or 'auto'"."""
+    return _describe(info.annotation)
+
+
+def _describe(annotation: Any) -> str:
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    if annotation in names:
+        return names[annotation]
+    if get_origin(annotation) is Literal:
+        return ", ".join(repr(value) for value in get_args(annotation))
+    if get_origin(annotation) is dict:
+        return "table"
+    parts = [_describe(part) for part in get_args(annotation) if not hasattr(part, "metadata")]
+    return " or ".join(dict.fromkeys(parts))
+
+
+def _checked(raw: dict[str, Any], overrides: Mapping[str, Any], source: str) -> Recipe:
+    problems: list[str] = []
+    for key, value in overrides.items():
+        _put(raw, key, value, problems)
+    recipe, more = _validate(raw)
+    problems += more
+    if problems or recipe is None:
+        hint = "`finetune recipes show default` lists every key."
+        raise RecipeError(problems, hint=f"In {source}. {hint}" if source else hint)
+    return recipe
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return _parse(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe file {path}", hint="`finetune recipes ls` lists the shipped ones.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe file {path} cannot be read: {error}") from error
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {source} is not TOML: {error}") from error
+
+
+def _put(raw: dict[str, Any], key: str, value: Any, problems: list[str]) -> None:
+    section, _, name = key.partition(".")
+    if not name or key not in keys():
+        problems.append(_unknown(key))
+        return
+    table = raw.setdefault(section, {})
+    if isinstance(table, dict):
+        table[name] = value
+
+
+def _unknown(key: str) -> str:
+    known = keys()
+    near = did_you_mean(key, known) or did_you_mean(key.partition(".")[2] or key, _by_last_name())
+    return f"{key}: no such key.{near}"
+
+
+def _by_last_name() -> list[str]:
+    return [key.split(".", 1)[1] for key in keys()]
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
+    try:
+        return Recipe.model_validate(raw), []
+    except ValidationError as error:
+        return None, _problems(error, raw)
+
+
+def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
+    """Put pydantic's errors, several for one key of a union, into one sentence a key."""
+    reasons: dict[str, list[str]] = {}
+    for problem in error.errors():
+        place = [str(part) for part in problem["loc"]]
+        key = ".".join(place[: 2 if place[0] in SECTIONS else 1])
+        if problem["type"] == "extra_forbidden":
+            reasons[key] = []
+        else:
+            reasons.setdefault(key, []).append(problem["msg"].replace("Input should be", "must be"))
+    return [_sentence(key, list(dict.fromkeys(found)), raw) for key, found in reasons.items()]
+
+
+def _sentence(key: str, reasons: list[str], raw: Mapping[str, Any]) -> str:
+    if not reasons:
+        return _unknown(key) if "." in key else f"[{key}]: no such section.{did_you_mean(key, SECTIONS)}"
+    value: Any = raw
+    for part in key.split("."):
+        value = value[part]
+    near = did_you_mean(value, _choices(key)) if isinstance(value, str) else ""
+    shown = str(value) if isinstance(value, float) and not math.isfinite(value) else repr(value)
+    return f"{key} = {shown}: {' or '.join(_specific(reasons, value))}.{near}"
+
+
+def _specific(reasons: list[str], value: Any) -> list[str]:
+    """Of a union's reasons keep the one about the range when the type was right."""
+    ranges = [reason for reason in reasons if any(word in reason for word in ("than", "finite"))]
+    return ranges if ranges and not isinstance(value, str) else reasons
+
+
+def _choices(key: str) -> list[str]:
+    info = keys().get(key)
+    found: list[str] = []
+
+    def collect(annotation: Any) -> None:
+        if get_origin(annotation) is Literal:
+            found.extend(str(value) for value in get_args(annotation))
+        for part in get_args(annotation) if get_origin(annotation) is not Literal else ():
+            collect(part)
+
+    if info is not None:
+        collect(info.annotation)
+    return found

@@ -1,0 +1,34 @@
+"""report.html: one file that opens offline and says what was trained, why, and how well.
+
+Everything that comes from the user's files (class names, paths) is escaped by the template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from finetune.checkpoint.run_folder import write_text
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the page of a run; `content` is what `saved.report_content` gathers from its folder."""
+    environment = Environment(
+        loader=PackageLoader("finetune.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    write_text(path, environment.get_template("page.html.j2").render(content))
+
+
+def curve(values: list[float | None], *, low: float, high: float, width: int = 560, height: int = 140) -> str:
+    """Yield the points of an SVG polyline for values over epochs; gaps are left out."""
+    span = max(high - low, 1e-9)
+    step = width / max(len(values) - 1, 1)
+    pairs = (
+        (index * step, height - (value - low) / span * height)
+        for index, value in enumerate(values)
+        if value is not None
+    )
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)

@@ -1,0 +1,151 @@
+"""The recipe: every setting of a run with its type, range, default and one line of help.
+
+A section is a table of the TOML file, a field is a key in it; `--set section.key=value` reaches
+each one. "auto" means that the tool decides (and writes what it decided into the run folder),
+"none" that there is none. No torch in here: `finetune --help` reads it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT_VERSION = 1
+
+Auto = Literal["auto"]
+NoneWord = Literal["none"]
+
+StrategyName = Literal["auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch"]
+STRATEGIES: tuple[str, ...] = get_args(StrategyName)
+
+DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"
+
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    """A table of the recipe: unknown keys are errors, `true` is no 1, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataSection(Section):
+    path: str = Field("", description="Folder of class folders, or a CSV, TSV or Parquet file.")
+    image_column: str = Field("image", description="Column of the image path in a table.")
+    label_column: str = Field("label", description="Column of the class name in a table.")
+    split_column: str = Field("split", description="Column of the split in a table, where it has one.")
+    group_by: str | NoneWord = Field(
+        "none",
+        description="Images of one group stay in one split: a column, or a regular expression on the"
+        " path whose first bracket is the group (patient, video, burst).",
+    )
+
+
+class SplitSection(Section):
+    val: Fraction = Field(
+        0.2, gt=0, description="Share of the images set aside for val, where the data has no val split."
+    )
+    test: Fraction = Field(0.0, description="Share set aside for test, where the data has no test split.")
+    seed: Seed = Field(0, description="Seed of the split; independent of the seed of training.")
+
+
+class BackboneSection(Section):
+    name: str = Field(
+        "auto",
+        description="A timm name, hf-hub:OWNER/NAME or local-dir:FOLDER. auto: the architecture of"
+        f" backbone.weights, else {DEFAULT_BACKBONE}.",
+    )
+    weights: str | NoneWord = Field(
+        "none", description="A timm folder, a .safetensors or a .pth file, in place of timm's own weights."
+    )
+    pretrained: bool = Field(True, description="Start from pretrained weights.")
+    image_size: Annotated[int, Field(ge=8, le=4096)] | Auto = Field(
+        "auto", description="Side of the square input in pixels. auto: the backbone's own."
+    )
+    model_args: dict[str, Any] = Field(default_factory=dict, description="Further arguments of timm.create_model.")
+
+
+class StrategySection(Section):
+    name: StrategyName = Field("auto", description="Which layers to train. auto decides from the data.")
+    top_k: Whole | Auto = Field(
+        "auto", description="top-k: the head and the last K layer groups of the backbone. auto: 1."
+    )
+    probe_at: str | Auto = Field(
+        "auto", description="linear-probe: the layer group whose output is classified. auto: the last."
+    )
+    reinit: bool = Field(False, description="Re-initialise the retrained layers, not only the head.")
+
+
+class TrainSection(Section):
+    epochs: Count | Auto = Field("auto", description="Epochs of all phases together. auto: by strategy.")
+    batch_size: Count | Auto = Field("auto", description="Images of one step. auto: 32, less for tiny sets.")
+    workers: Whole | Auto = Field("auto", description="Processes that decode images. auto: by cores and data size.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Arithmetic of the forward pass. auto: bfloat16 where a GPU has it, else float32."
+    )
+    seed: Seed = Field(0, description="Seed of all that is random in training.")
+    deterministic: bool = Field(False, description="Deterministic kernels on a GPU too; slower.")
+    patience: Count | Auto | NoneWord = Field(
+        "auto", description="Stop after so many epochs without a better val. auto: a third of the epochs, 5 or more."
+    )
+    checkpoint_every: Positive | NoneWord = Field(
+        "none", description="Minutes between checkpoints inside an epoch; one is written after every epoch anyway."
+    )
+
+
+class OptimSection(Section):
+    name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="Optimiser; sgd is Nesterov with momentum 0.9.")
+    lr: Positive | Auto = Field("auto", description="Peak learning rate, of the head. auto: by strategy.")
+    weight_decay: NotNegative | Auto = Field(
+        "auto", description="Decoupled weight decay, not on norms and biases. auto: by strategy."
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Auto = Field(
+        "auto",
+        description="Factor on the learning rate for every layer group further from the head. auto: by strategy.",
+    )
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate after warm-up.")
+    warmup: Fraction = Field(0.1, description="Share of the steps of a phase in which the learning rate rises.")
+    clip: Positive | NoneWord = Field(1.0, description="Largest norm of the gradient.")
+
+
+class LossSection(Section):
+    label_smoothing: Fraction = Field(0.0, description="Share of the target spread over all classes.")
+
+
+class AugmentSection(Section):
+    level: Literal["none", "basic"] = Field("basic", description="none: the plain view; basic: the pieces below.")
+    min_crop: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
+        0.35, description="Smallest share of the picture that a random crop shows."
+    )
+    horizontal_flip: Share = Field(0.5, description="Probability of a left-right flip.")
+    vertical_flip: Share = Field(0.0, description="Probability of an upside-down flip.")
+    color_jitter: Share = Field(0.0, description="Strength of random brightness, contrast and saturation.")
+
+
+class Recipe(Section):
+    """The whole typed description of a run."""
+
+    format_version: Literal[1] = Field(FORMAT_VERSION, description="Version of this layout.")
+    data: DataSection = Field(default_factory=DataSection, description="Where the images are.")
+    split: SplitSection = Field(default_factory=SplitSection, description="How val and test are set aside.")
+    backbone: BackboneSection = Field(default_factory=BackboneSection, description="The pretrained network.")
+    strategy: StrategySection = Field(default_factory=StrategySection, description="What is trained.")
+    train: TrainSection = Field(default_factory=TrainSection, description="How long, on what, with which seed.")
+    optim: OptimSection = Field(default_factory=OptimSection, description="How weights move.")
+    loss: LossSection = Field(default_factory=LossSection, description="What is minimised.")
+    augment: AugmentSection = Field(default_factory=AugmentSection, description="How train images vary.")
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: info.annotation
+    for name, info in Recipe.model_fields.items()
+    if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
+}

@@ -1,0 +1,160 @@
+"""From a strategy's name and numbers to phases: pure, and free of torch.
+
+head-only     the head, on a frozen backbone
+linear-probe  the head, solved to convergence, on the output of one layer group
+top-k         the head and the last k layer groups of the backbone
+full          everything, with a learning rate that shrinks towards the input
+lp-ft         linear-probe, then full (Kumar et al. 2022, arXiv:2202.10054)
+gradual       the head, then more layer groups phase by phase (Howard & Ruder 2018, arXiv:1801.06146)
+scratch       everything, re-initialised
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune.errors import RecipeError
+from finetune.types import FreezePlan, GroupPlan, LayerGroup, Phase, Solver
+
+GRADUAL_PHASES = 4  # the head, then the rest in three portions
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What "auto" means under one strategy; the learning rate is the head's, for AdamW."""
+
+    epochs: int
+    lr: float
+    weight_decay: float
+    layer_decay: float
+
+
+DEFAULTS: dict[str, Numbers] = {
+    "head-only": Numbers(epochs=15, lr=1e-2, weight_decay=1e-2, layer_decay=1.0),
+    "linear-probe": Numbers(epochs=15, lr=1e-2, weight_decay=1e-2, layer_decay=1.0),
+    "top-k": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
+    "full": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
+    "lp-ft": Numbers(epochs=12, lr=2e-4, weight_decay=5e-2, layer_decay=0.7),
+    "gradual": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
+    "scratch": Numbers(epochs=30, lr=3e-3, weight_decay=5e-2, layer_decay=1.0),
+}
+SGD_FACTOR = 10.0  # sgd wants about ten times AdamW's learning rate
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A strategy with every number settled."""
+
+    strategy: str
+    epochs: int
+    lr: float
+    layer_decay: float
+    top_k: int = 1
+    reinit: bool = False
+    has_linear_head: bool = True
+
+
+def phases(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
+    """Yield the phases of a strategy over layer groups (of a probe at an inner group: those up to it).
+
+    Raises:
+        RecipeError: top-k with more groups than there are, too few epochs for the phases.
+    """
+    num_backbone = sum(not group.is_head for group in groups)
+    name = choice.strategy
+    if name == "head-only":
+        return (_phase("head", choice, groups, depth=0),)
+    if name == "linear-probe":
+        return (_probe(choice, groups),)
+    if name == "top-k":
+        return (_phase(f"top-{choice.top_k}", choice, groups, depth=_checked_depth(choice, groups)),)
+    if name == "lp-ft":
+        first = _probe(choice, groups)
+        _need_epochs(choice, 1 + first.epochs)
+        rest = choice.epochs - first.epochs
+        return (first, _phase("full", choice, groups, depth=num_backbone, epochs=rest))
+    if name == "gradual":
+        return _gradual(choice, groups)
+    if name in ("full", "scratch"):
+        return (_phase(name, choice, groups, depth=num_backbone),)
+    raise RecipeError(f"strategy {name!r} has no phases of its own")
+
+
+def is_full(choice: Choice, groups: Sequence[LayerGroup]) -> bool:
+    """Tell whether top-k covers the whole backbone."""
+    return choice.strategy == "top-k" and choice.top_k == sum(not group.is_head for group in groups)
+
+
+def retrained(planned: Sequence[Phase]) -> tuple[str, ...]:
+    """Yield the layer groups that any phase re-initialises, head included."""
+    names = (item.group for phase in planned for item in phase.plan.groups if item.is_reinitialised)
+    return tuple(dict.fromkeys(names))
+
+
+def _probe(choice: Choice, groups: Sequence[LayerGroup]) -> Phase:
+    if choice.has_linear_head:
+        return _phase("probe", choice, groups, depth=0, epochs=0, solver="lbfgs")
+    # A head that is more than one linear layer has no closed problem to solve: it is trained.
+    share = choice.epochs if choice.strategy == "linear-probe" else max(1, choice.epochs // 3)
+    return _phase("probe", choice, groups, depth=0, epochs=share)
+
+
+def _gradual(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
+    num_backbone = sum(not group.is_head for group in groups)
+    count = min(GRADUAL_PHASES, num_backbone + 1)
+    _need_epochs(choice, count)
+    depths = [round(index * num_backbone / (count - 1)) for index in range(count)]
+    shares = [choice.epochs * (i + 1) // count - choice.epochs * i // count for i in range(count)]
+    return tuple(
+        _phase(
+            "head" if depth == 0 else f"top-{depth}", choice, groups, depth=depth, epochs=epochs, is_first=depth == 0
+        )
+        for depth, epochs in zip(depths, shares, strict=True)
+    )
+
+
+def _phase(
+    name: str,
+    choice: Choice,
+    groups: Sequence[LayerGroup],
+    *,
+    depth: int,
+    epochs: int | None = None,
+    solver: Solver = "gradient",
+    is_first: bool = True,
+) -> Phase:
+    """One phase that trains the head and the last `depth` layer groups of the backbone."""
+    first = len(groups) - 1 - depth
+    plans = []
+    for index, group in enumerate(groups):
+        is_trained = index >= first
+        renews = choice.reinit or choice.strategy == "scratch"
+        distance = len(groups) - 1 - index
+        plans.append(
+            GroupPlan(
+                group.name,
+                trains="all" if is_trained else "none",
+                is_reinitialised=is_trained and ((group.is_head and is_first) or (renews and not group.is_head)),
+                lr_scale=choice.layer_decay**distance if is_trained else 0.0,
+                norm_statistics="updated" if is_trained else "frozen",
+            )
+        )
+    return Phase(name, FreezePlan(tuple(plans)), choice.epochs if epochs is None else epochs, choice.lr, solver)
+
+
+def _checked_depth(choice: Choice, groups: Sequence[LayerGroup]) -> int:
+    names = [group.name for group in groups if not group.is_head]
+    if choice.top_k > len(names):
+        raise RecipeError(
+            f"strategy.top_k = {choice.top_k}: this backbone has {len(names)} layer groups",
+            hint=f"From input to output: {', '.join(names)}.",
+        )
+    return choice.top_k
+
+
+def _need_epochs(choice: Choice, count: int) -> None:
+    if choice.epochs < count:
+        raise RecipeError(
+            f"train.epochs = {choice.epochs}: {choice.strategy} has {count} phases, and each needs an epoch"
+        )

@@ -1,0 +1,213 @@
+"""Training one phase by gradient: epochs of steps, val after each, the best kept, any step resumable.
+
+Never knows whether its batches are images or features. Letters: B batch, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from finetune.backbone.freeze import freezing
+from finetune.checkpoint.state import Best, TrainState, optimiser_tensors, restore_optimiser
+from finetune.errors import TrainingError
+from finetune.evaluate.forward import collect_logits
+from finetune.evaluate.metrics import top1
+from finetune.optim import optimisers
+from finetune.optim.schedules import lr_factor
+from finetune.randomness import derive, forked
+from finetune.types import Event, LayerGroup, OnEvent, Phase
+
+
+class Batches(Protocol):
+    """Batches of inputs and class indices on the device, an epoch at a time."""
+
+    num_images: int
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """The numbers of the recipe that the loop reads, each one settled."""
+
+    optimiser: str
+    weight_decay: float
+    schedule: str
+    warmup: float
+    clip: float | None
+    label_smoothing: float
+    patience: int | None
+    checkpoint_every: float | None  # minutes
+    seed: int
+
+
+class Keeper(Protocol):
+    """Where checkpoints go."""
+
+    def last(self, model: nn.Module, optimiser: dict[str, Tensor], state: TrainState) -> None: ...
+
+    def best(self, model: nn.Module, state: TrainState) -> None: ...
+
+
+@dataclass(slots=True)
+class Fit:
+    """A model in training, and everything the loop needs around it."""
+
+    model: nn.Module
+    groups: Sequence[LayerGroup]
+    train: Batches
+    val: Batches
+    settings: FitSettings
+    accelerator: Accelerator
+    keeper: Keeper
+    on_event: OnEvent
+    raise_if_stopped: Callable[[Callable[[], None]], None]
+
+
+def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dict[str, Tensor] | None = None) -> None:
+    """Train a phase from where `state` stands to its end, or to the end of patience.
+
+    Raises:
+        TrainingError: the loss is not finite.
+        Interrupted: `raise_if_stopped` says so; a checkpoint was written before.
+    """
+    with freezing(fit.model, phase.plan, fit.groups):
+        parameters = optimisers.parameter_groups(
+            fit.model, phase.plan, fit.groups, lr=phase.lr, weight_decay=fit.settings.weight_decay
+        )
+        optimiser = optimisers.build(fit.settings.optimiser, parameters)
+        if optimiser_state:
+            restore_optimiser(optimiser, optimiser_state)
+        model, prepared = fit.accelerator.prepare(fit.model, optimiser)
+        if fit.accelerator.scaler is not None and state.scaler:
+            fit.accelerator.scaler.load_state_dict(state.scaler)
+        try:
+            while state.epoch < phase.epochs and not _is_out_of_patience(fit, state):
+                _train_epoch(fit, model, prepared, phase, state)
+                close_epoch(fit, phase, state, lr=_lr(fit, phase, state.epoch, len(fit.train) - 1))
+                state.enter_epoch(state.epoch + 1)
+                _keep(fit, prepared, state)
+        finally:
+            fit.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            fit.accelerator.free_memory()
+
+
+def close_epoch(fit: Fit, phase: Phase, state: TrainState, *, lr: float) -> None:
+    """Measure val, add the epoch's line to the history, keep the weights when they are the best so far."""
+    logits, targets = collect_logits(fit.model, fit.val.epoch(), autocast=fit.accelerator.autocast)
+    value, loss = top1(logits, targets), float(cross_entropy(logits.double(), targets))
+    line = {
+        "phase": phase.name,
+        "epoch": len(state.history) + 1,
+        "lr": lr,
+        "train_loss": state.loss_sum / state.num_seen if state.num_seen else None,
+        "train_top1": state.num_correct / state.num_seen if state.num_seen else None,
+        "val_loss": loss,
+        "val_top1": value,
+    }
+    state.history.append(line)
+    if state.best is None or state.best.is_beaten_by(value, loss):
+        state.best = Best(value, loss, state.phase, line["epoch"])
+        state.num_without_better = 0
+        fit.keeper.best(fit.model, state)
+    else:
+        state.num_without_better += 1
+    fit.on_event(Event("epoch", {**line, "is_best": state.best.epoch == line["epoch"]}))
+
+
+def _train_epoch(fit: Fit, model: nn.Module, optimiser: Any, phase: Phase, state: TrainState) -> None:
+    saved_at = began = time.monotonic()
+    seen_before = state.num_seen
+    model.train()
+    for inputs, targets in fit.train.epoch(state.epoch, phase=state.phase, start=state.step):
+        lr = _lr(fit, phase, state.epoch, state.step)
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak_lr"] * lr / phase.lr
+        place = derive(fit.settings.seed, "step", state.phase, state.epoch, state.step)
+        with forked(place, devices=(fit.accelerator.device,)):
+            loss, num_correct = _step(fit, model, optimiser, inputs, targets)
+        _check_finite(loss, phase, state)
+        state.step += 1
+        state.loss_sum += loss * len(targets)
+        state.num_correct += num_correct
+        state.num_seen += len(targets)
+        speed = (state.num_seen - seen_before) / max(time.monotonic() - began, 1e-9)
+        fit.on_event(
+            Event(
+                "step",
+                {
+                    "phase": phase.name,
+                    "epoch": state.epoch + 1,
+                    "epochs": phase.epochs,
+                    "step": state.step,
+                    "steps": len(fit.train),
+                    "loss": state.loss_sum / state.num_seen,
+                    "images_per_second": speed,
+                },
+            )
+        )
+        every = fit.settings.checkpoint_every
+        if every is not None and time.monotonic() - saved_at > 60 * every:
+            _keep(fit, optimiser, state)
+            saved_at = time.monotonic()
+        fit.raise_if_stopped(lambda: _keep(fit, optimiser, state))
+
+
+def _step(fit: Fit, model: nn.Module, optimiser: Any, inputs: Tensor, targets: Tensor) -> tuple[float, int]:
+    with fit.accelerator.autocast():
+        logits = model(inputs)  # (B, K)
+    if isinstance(logits, tuple):  # a distillation twin in training mode: both heads learn the label
+        logits = torch.stack(logits).mean(dim=0)
+    loss = cross_entropy(logits.float(), targets, label_smoothing=fit.settings.label_smoothing)
+    fit.accelerator.backward(loss)
+    if fit.settings.clip is not None:
+        trained = [p for group in optimiser.param_groups for p in group["params"]]
+        fit.accelerator.clip_grad_norm_(trained, fit.settings.clip)
+    optimiser.step()
+    optimiser.zero_grad()
+    return float(loss.detach()), int((logits.detach().argmax(dim=1) == targets).sum())
+
+
+def _lr(fit: Fit, phase: Phase, epoch: int, step: int) -> float:
+    steps = len(fit.train)
+    return phase.lr * lr_factor(
+        epoch * steps + step,
+        total=phase.epochs * steps,
+        warmup=fit.settings.warmup,
+        schedule=fit.settings.schedule,
+    )
+
+
+def _keep(fit: Fit, optimiser: Any, state: TrainState) -> None:
+    if fit.accelerator.scaler is not None:
+        state.scaler = fit.accelerator.scaler.state_dict()
+    fit.keeper.last(fit.model, optimiser_tensors(optimiser.optimizer), state)
+
+
+def _check_finite(loss: float, phase: Phase, state: TrainState) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} in phase {phase.name}, epoch {state.epoch + 1}, step {state.step + 1}",
+            hint=f"Lower the learning rate (--lr {phase.lr / 10:g}), or train in float32"
+            " (--set train.precision=float32).",
+        )
+
+
+def _is_out_of_patience(fit: Fit, state: TrainState) -> bool:
+    patience = fit.settings.patience
+    if patience is None or state.num_without_better < patience:
+        return False
+    text = f"no better val in {patience} epochs: phase ends after epoch {state.epoch}"
+    fit.on_event(Event("message", {"text": text}))
+    return True

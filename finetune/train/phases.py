@@ -1,0 +1,94 @@
+"""The phases of a run, one after the other, each by its solver. Letters: N images, D features, K classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from finetune.backbone.freeze import check_plan, reinitialise
+from finetune.backbone.groups import head_modules
+from finetune.checkpoint.state import Checkpoint, TrainState
+from finetune.errors import BackboneError
+from finetune.features.extract import before_head, extract
+from finetune.features.probe import fit_probe
+from finetune.train.loop import Batches, Fit, close_epoch, fit_phase
+from finetune.types import Event, Phase
+
+
+def fit_phases(
+    fit: Fit, phases: Sequence[Phase], *, plain: Batches, fresh: nn.Module, resumed: Checkpoint | None = None
+) -> TrainState:
+    """Run every phase to its end and yield the state at the end; from a checkpoint on where one is given.
+
+    `plain` are the train images as evaluation sees them, for phases that are solved; `fresh` is the
+    same network as it is when new, for what is re-initialised.
+    """
+    state, optimiser_state = (resumed.state, resumed.optimiser) if resumed else (TrainState(), {})
+    if resumed:
+        fit.model.load_state_dict(resumed.model)
+    for index in range(state.phase, len(phases)):
+        phase = phases[index]
+        _announce(fit, phase, index, len(phases))
+        if not state.is_initialised:
+            renewed = [plan.group for plan in phase.plan.groups if plan.is_reinitialised]
+            reinitialise(fit.model, fresh, fit.groups, renewed)
+            state.is_initialised = True
+        if phase.solver == "lbfgs":
+            solve_phase(fit, phase, state, plain)
+        else:
+            fit_phase(fit, phase, state, optimiser_state=optimiser_state)
+        optimiser_state = {}
+        state.enter_phase(index + 1)
+        fit.keeper.last(fit.model, {}, state)
+        fit.raise_if_stopped(lambda: None)
+    return state
+
+
+def solve_phase(fit: Fit, phase: Phase, state: TrainState, plain: Batches) -> None:
+    """Set the head to the logistic regression on what reaches it, solved to convergence."""
+    check_plan(phase.plan, fit.groups)
+    head = linear_head(fit.model)
+    if head is None:
+        raise BackboneError("the head of this network is not one linear layer, so it cannot be solved")
+    tap = before_head(fit.model, head)
+    (features,), targets = extract(tap, plain.epoch(), autocast=fit.accelerator.autocast)
+    probe = fit_probe(features, targets, num_classes=head.out_features, seed=fit.settings.seed)
+    with torch.no_grad():
+        head.weight.copy_(probe.weight)
+        head.bias.copy_(probe.bias)
+    text = (
+        f"head solved on {len(targets)} images, L2 strength {probe.strength:g}, cross-validated top1 {probe.top1:.3f}"
+    )
+    fit.on_event(Event("message", {"text": text}))
+    _sum_up(state, features, targets, probe.weight, probe.bias)
+    close_epoch(fit, phase, state, lr=0.0)
+
+
+def linear_head(model: nn.Module) -> nn.Linear | None:
+    """Yield the head when it is one linear layer with a bias, else None."""
+    heads = head_modules(model)
+    if len(heads) == 1 and type(heads[0]) is nn.Linear and heads[0].bias is not None:
+        return heads[0]
+    return None
+
+
+def _sum_up(state: TrainState, features: Tensor, targets: Tensor, weight: Tensor, bias: Tensor) -> None:
+    logits = features @ weight.T + bias  # (N, K)
+    state.num_seen = len(targets)
+    state.num_correct = int((logits.argmax(dim=1) == targets).sum())
+    state.loss_sum = float(nn.functional.cross_entropy(logits, targets, reduction="sum"))
+
+
+def _announce(fit: Fit, phase: Phase, index: int, total: int) -> None:
+    facts = {
+        "index": index,
+        "total": total,
+        "name": phase.name,
+        "epochs": phase.epochs,
+        "solver": phase.solver,
+        "trained": list(phase.plan.trained),
+        "steps": phase.epochs * len(fit.train),
+    }
+    fit.on_event(Event("phase", facts))

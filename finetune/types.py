@@ -1,0 +1,205 @@
+"""The records that pass between the rooms: plain, frozen, free of torch.
+
+Words: a *layer group* is the unit that is frozen or trained; a *freeze plan* says what each one
+does; a *phase* is a stretch of training under one freeze plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a picture shows: one class, by its index in the manifest's class list."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled image; `file` is relative to the manifest's root, `digest` hashes its bytes."""
+
+    file: str
+    target: Target
+    split: Split | None = None
+    group: str | None = None
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An image that was left out, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A data set: where it lies, its class names by index, its samples, and what was left out."""
+
+    root: str
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def split(self, name: Split) -> tuple[Sample, ...]:
+        """Yield the samples of one split, in the order of the manifest."""
+        return tuple(sample for sample in self.samples if sample.split == name)
+
+    def counts(self, split: Split | None = None) -> dict[str, int]:
+        """Yield the number of images of every class, by name."""
+        counts = dict.fromkeys(self.classes, 0)
+        for sample in self.samples:
+            if split is None or sample.split == split:
+                counts[self.classes[sample.target.index]] += 1
+        return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What turns a picture into the backbone's input; the same in training, evaluation and prediction.
+
+    `image_size` is (height, width) in pixels, `mean` and `std` are for values between 0 and 1,
+    `crop_pct` is the share of the resized picture that the central crop shows.
+    """
+
+    image_size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGroup:
+    """Parameters that are frozen or trained together; the groups stand in order from input to output."""
+
+    name: str
+    parameters: tuple[str, ...]
+    num_parameters: int
+    is_head: bool = False
+
+
+Trains = Literal["none", "all"]
+NormStatistics = Literal["frozen", "updated"]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """What one layer group does in one phase."""
+
+    group: str
+    trains: Trains
+    is_reinitialised: bool = False
+    lr_scale: float = 1.0
+    norm_statistics: NormStatistics = "frozen"
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.trains == "none"
+
+
+@dataclass(frozen=True, slots=True)
+class FreezePlan:
+    """What every layer group does in one phase, in the order of the groups."""
+
+    groups: tuple[GroupPlan, ...]
+
+    def __getitem__(self, group: str) -> GroupPlan:
+        return next(plan for plan in self.groups if plan.group == group)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        return tuple(plan.group for plan in self.groups if not plan.is_frozen)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        return tuple(plan.group for plan in self.groups if plan.is_frozen)
+
+
+Solver = Literal["gradient", "lbfgs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of training under one freeze plan.
+
+    `solver` is "gradient" (epochs of mini-batches at peak learning rate `lr`) or "lbfgs" (the head
+    is solved to convergence on features of plain images; `epochs` is 0 then).
+    """
+
+    name: str
+    plan: FreezePlan
+    epochs: int
+    lr: float
+    solver: Solver = "gradient"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A measured value with the ends of its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was measured about a data set under a backbone before training.
+
+    `probe` holds, for every tapped layer group, the cross-validated top-1 of a linear classifier on
+    its pooled features.
+    """
+
+    num_images: int
+    num_classes: int
+    images_per_class_min: int
+    images_per_class_median: float
+    num_probed: int
+    probe: dict[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The cell of the strategy matrix, the strategy with its numbers, and the sentence why."""
+
+    size: Literal["few", "many"]
+    similarity: Literal["similar", "dissimilar"]
+    strategy: str
+    reason: str
+    top_k: int | None = None
+    probe_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened on the way, for whoever draws it: a kind and its facts.
+
+    Kinds: "message" (text), "warning" (text), "progress" (task, done, total), "phase" (index, total,
+    name, epochs, trained), "step" (epoch, step, steps, loss, images_per_second), "epoch" (a metrics line).
+    """
+
+    kind: Literal["message", "warning", "progress", "phase", "step", "epoch"]
+    facts: dict[str, Any]
+
+
+OnEvent = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Take an event and do nothing: the default for callers who do not watch."""
+
+
+def to_json(record: Any) -> Any:
+    """Yield a record as plain dicts, lists and numbers."""
+    return asdict(record)

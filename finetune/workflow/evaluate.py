@@ -1,0 +1,85 @@
+"""Measuring a finished run again: on a split of its data, or on another labelled set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.data import checks, sources
+from finetune.device import accelerator
+from finetune.errors import DataError, did_you_mean
+from finetune.evaluate.forward import collect_logits
+from finetune.evaluate.metrics import confusion, measure
+from finetune.types import SPLITS, Interval, Manifest, OnEvent, Sample, Split, Target, ignore
+from finetune.workflow.prepare import plain_batches
+from finetune.workflow.saved import SavedRun, load_run
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Metrics on labelled images, and which class was taken for which (rows: true, columns: predicted)."""
+
+    split: str
+    num_images: int
+    classes: tuple[str, ...]
+    metrics: dict[str, Interval]
+    confusion: list[list[int]]
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    data: str | Path | None = None,
+    split: Split | None = None,
+    device: str = "auto",
+    batch_size: int = 32,
+    on_event: OnEvent = ignore,
+) -> Evaluation:
+    """Measure a run's model on one split of its own data (test where it has one, else val), or of `data`.
+
+    Of `data` the split is optional: without one, all its images are measured.
+
+    Raises:
+        CheckpointError: no finished run. DataError: no such split, or a class that the model lacks.
+    """
+    saved = load_run(run, device=device)
+    manifest = saved.manifest() if data is None else _other_data(saved, data, on_event)
+    name, samples = _chosen(manifest, split, is_own=data is None)
+    batches = plain_batches(saved.recipe, manifest, saved.backbone, samples, batch_size=batch_size)
+    context = accelerator(batches.device, str(saved.recipe.train.precision))
+    logits, targets = collect_logits(saved.backbone.model, batches.epoch(), autocast=context.autocast)
+    return Evaluation(name, len(samples), saved.classes, measure(logits, targets), confusion(logits, targets))
+
+
+def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool) -> tuple[str, tuple[Sample, ...]]:
+    if split is None and not is_own:
+        return "all", manifest.samples
+    there = [name for name in SPLITS if manifest.split(name)]
+    name = split or ("test" if "test" in there else "val")
+    if name not in there:
+        raise DataError(
+            f"this data has no {name} split",
+            hint=f"It has {', '.join(there) or 'none'}; a run sets one aside with --test 0.2.",
+        )
+    return name, manifest.split(name)
+
+
+def _other_data(saved: SavedRun, data: str | Path, on_event: OnEvent) -> Manifest:
+    """Read other data and give its labels the indices that the model knows them by."""
+    read = sources.read(
+        data,
+        image_column=saved.recipe.data.image_column,
+        label_column=saved.recipe.data.label_column,
+        split_column=saved.recipe.data.split_column,
+        needs_two_classes=False,
+    )
+    strange = [name for name in read.classes if name not in saved.classes]
+    if strange:
+        raise DataError(
+            f"the model does not know the class {strange[0]!r}.{did_you_mean(strange[0], saved.classes)}",
+            hint=f"It knows {', '.join(saved.classes)}.",
+        )
+    index = {place: saved.classes.index(name) for place, name in enumerate(read.classes)}
+    scanned = checks.scan(read, on_event=on_event)
+    samples = tuple(Sample(s.file, Target(index[s.target.index]), s.split, s.group, s.digest) for s in scanned.samples)
+    return Manifest(scanned.root, saved.classes, samples, scanned.problems, scanned.notes)

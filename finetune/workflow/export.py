@@ -1,0 +1,109 @@
+"""Exports of a finished run: an ONNX file that is proven equal, or timm's folder."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+
+from finetune.backbone.staged import StagedClassifier
+from finetune.checkpoint.run_folder import write_json
+from finetune.errors import ExportError, ResourceError
+from finetune.export.onnx import Parity, prove, write_onnx
+from finetune.types import to_json
+from finetune.workflow.prepare import plain_batches
+from finetune.workflow.saved import SavedRun, load_run
+
+NUM_PROOF_IMAGES = 14
+Format = Literal["onnx", "timm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Where an export lies, and the proof that it equals the model."""
+
+    path: Path
+    format: str
+    parity: dict[str, Any]
+
+
+def export(run: str | Path, *, format: Format = "onnx", out: str | Path | None = None) -> Export:
+    """Export the best model of a finished run, and prove on real val images that it computes the same.
+
+    Raises:
+        ExportError: it cannot be exported, or the export differs; no file stays then.
+        CheckpointError: no finished run. ResourceError: the place is taken or cannot be written.
+    """
+    saved = load_run(run, device="cpu")
+    if format == "timm":
+        return _timm_folder(saved, Path(out) if out else saved.folder.exports / "timm")
+    return _onnx(saved, Path(out) if out else saved.folder.exports / "model.onnx")
+
+
+def _onnx(saved: SavedRun, path: Path) -> Export:
+    if path.is_dir():
+        raise ResourceError(f"{path} is a folder", hint="Give a file name with --out, e.g. model.onnx.")
+    beside = path.with_name(f".{path.name}.new.onnx")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_onnx(saved.backbone.model, beside, classes=saved.classes, preprocessing=saved.backbone.preprocessing)
+        parity = prove(saved.backbone.model, beside, _proof_images(saved))
+        if not parity.is_proven:
+            raise ExportError(
+                _failure(parity), hint="Please report this network; the checkpoint and model/ are untouched."
+            )
+        beside.replace(path)
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        for left in path.parent.glob(f"{beside.name}*"):
+            left.unlink()
+    proof = {**to_json(parity), "is_proven": True, "file": path.name}
+    write_json(path.with_name("parity.json"), proof)
+    return Export(path, "onnx", proof)
+
+
+def _timm_folder(saved: SavedRun, place: Path) -> Export:
+    if isinstance(saved.backbone.model, StagedClassifier):
+        raise ExportError(
+            f"this model classifies at the inner layer group {saved.backbone.model.at}, which timm has no network for",
+            hint="Use --format onnx.",
+        )
+    if place.exists() and any(place.iterdir() if place.is_dir() else [place]):
+        raise ResourceError(f"{place} exists already", hint="Give another place with --out, or remove it.")
+    beside = place.with_name(f".{place.name}.new")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(saved.folder.model, beside)
+        images = _proof_images(saved)
+        again = timm.create_model(f"local-dir:{beside.resolve()}", pretrained=True).eval()
+        with torch.no_grad():
+            difference = float((again(images) - saved.backbone.model(images)).abs().max())
+        if difference != 0:
+            raise ExportError(f"timm's model differs from ours by up to {difference:g}")
+        shutil.rmtree(place, ignore_errors=True)
+        beside.replace(place)
+    except OSError as error:
+        raise ResourceError(f"{place} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Export(place, "timm", {"num_images": len(images), "largest_difference": difference, "is_proven": True})
+
+
+def _proof_images(saved: SavedRun) -> torch.Tensor:
+    manifest = saved.manifest()
+    samples = manifest.split("val")[:: max(1, len(manifest.split("val")) // NUM_PROOF_IMAGES)]
+    batches = plain_batches(saved.recipe, manifest, saved.backbone, samples[:NUM_PROOF_IMAGES])
+    return torch.cat([images.cpu() for images, _ in batches.epoch()])  # (N, 3, H, W)
+
+
+def _failure(parity: Parity) -> str:
+    return (
+        "the ONNX file does not reproduce the model: logits differ by up to"
+        f" {parity.largest_difference:.2e} at a largest logit of {parity.largest_logit:.2e}"
+        + ("" if parity.same_top1 else ", and the top class differs")
+    )

@@ -1,0 +1,125 @@
+"""What a run would do, without training: groups, phases, layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.backbone import load as backbones
+from finetune.backbone.layers import LayerTable, layer_table
+from finetune.errors import RecipeError
+from finetune.settings import Recipe
+from finetune.types import Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
+from finetune.workflow import prepare as preparing
+from finetune.workflow.prepare import Prepared, recipe_of
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do: on which layer groups, in which phases, and why."""
+
+    backbone: str
+    image_size: tuple[int, int]
+    num_classes: int
+    strategy: str
+    groups: tuple[LayerGroup, ...]
+    phases: tuple[Phase, ...]
+    notes: tuple[str, ...]
+    evidence: Evidence | None = None
+    verdict: Verdict | None = None
+    layers: LayerTable | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(group.num_parameters for group in self.groups)
+
+    def num_trainable(self, plan: FreezePlan) -> int:
+        """Yield the number of parameters that a phase trains."""
+        return sum(group.num_parameters for group in self.groups if not plan[group.name].is_frozen)
+
+    def to_json(self) -> dict[str, Any]:
+        """Yield the plan as one JSON document."""
+        return {
+            "backbone": self.backbone,
+            "image_size": list(self.image_size),
+            "num_classes": self.num_classes,
+            "strategy": self.strategy,
+            "num_parameters": self.num_parameters,
+            "notes": list(self.notes),
+            "groups": [{"name": g.name, "num_parameters": g.num_parameters} for g in self.groups],
+            "phases": [
+                {
+                    "name": phase.name,
+                    "epochs": phase.epochs,
+                    "solver": phase.solver,
+                    "num_trainable": self.num_trainable(phase.plan),
+                    "groups": [
+                        {**to_json(item), "lr": phase.lr * item.lr_scale if phase.solver == "gradient" else None}
+                        for item in phase.plan.groups
+                    ],
+                }
+                for phase in self.phases
+            ],
+            "evidence": to_json(self.evidence) if self.evidence else None,
+            "verdict": to_json(self.verdict) if self.verdict else None,
+            "layers": to_json(self.layers) if self.layers else None,
+        }
+
+
+def plan(
+    data: str | Path | None = None,
+    *,
+    recipe: Recipe | str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    layers: bool = False,
+    on_event: OnEvent = ignore,
+    **settings: Any,
+) -> Plan:
+    """Yield what `run` with the same arguments would do, without training.
+
+    Needs neither data nor weights, unless the strategy is auto, which measures both.
+
+    Raises:
+        FinetuneError: one of its kinds, with the way out in `.hint`.
+    """
+    chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
+    if chosen.strategy.name == "auto":
+        if not chosen.data.path:
+            raise RecipeError(
+                "strategy auto decides from the data, and there is none",
+                hint="Add --data DIR, or name a strategy, e.g. --strategy head-only.",
+            )
+        made = preparing.prepare(chosen, on_event=on_event)
+    else:
+        made = _prepared_on_paper(chosen)
+    return Plan(
+        backbone=made.backbone.architecture.name,
+        image_size=made.backbone.preprocessing.image_size,
+        num_classes=len(made.manifest.classes),
+        strategy=made.recipe.strategy.name,
+        groups=made.backbone.groups,
+        phases=made.phases,
+        notes=tuple(preparing.remarks(made.recipe, made.backbone)),
+        evidence=made.evidence,
+        verdict=made.verdict,
+        layers=layer_table(made.backbone.model, image_size=made.backbone.preprocessing.image_size) if layers else None,
+    )
+
+
+def _prepared_on_paper(recipe: Recipe) -> Prepared:
+    """Settle a recipe on a network without weights, and on the names of the classes alone."""
+    manifest = preparing.list_data(recipe) if recipe.data.path else None
+    size = recipe.backbone.image_size
+    skeleton = backbones.skeleton(
+        preparing.architecture_of(recipe),
+        num_classes=len(manifest.classes) if manifest else None,
+        image_size=None if size == "auto" else size,
+    )
+    recipe = preparing.resolve_numbers(recipe, skeleton, None)
+    phases = preparing.plan_phases(recipe, skeleton)
+    if manifest is None:
+        num_classes: int = skeleton.model.num_classes  # type: ignore[assignment]
+        manifest = Manifest("", tuple(map(str, range(num_classes))), ())
+    return Prepared(recipe, manifest, preparing.with_head(recipe, skeleton), phases, None, None)

@@ -1,0 +1,85 @@
+"""Classes for pictures without labels, from a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from finetune.data.decode import UndecodableError, read_rgb
+from finetune.data.sources import image_files
+from finetune.data.transforms import decode_side, normalise, plain_view
+from finetune.device import accelerator
+from finetune.types import Event, OnEvent, ignore
+from finetune.workflow.saved import SavedRun, load_run
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The likeliest classes of one picture with their probabilities, or why it could not be read."""
+
+    file: str
+    classes: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    problem: str = ""
+
+    @property
+    def label(self) -> str:
+        """The likeliest class; empty for a picture that could not be read."""
+        return self.classes[0] if self.classes else ""
+
+
+class Classifier:
+    """A finished run, ready to name what pictures show."""
+
+    def __init__(self, saved: SavedRun, *, batch_size: int = 32) -> None:
+        self.run = saved.folder.path
+        self.classes = saved.classes
+        self.model = saved.backbone.model
+        self.preprocessing = saved.backbone.preprocessing
+        self.batch_size = batch_size
+        self._accelerator = accelerator(next(self.model.parameters()).device, str(saved.recipe.train.precision))
+
+    def predict(
+        self, paths: str | Path | Iterable[str | Path], *, top: int = 1, on_event: OnEvent = ignore
+    ) -> list[Prediction]:
+        """Yield a prediction for every image among files and in folders, in order.
+
+        Raises:
+            DataError: a path does not exist, or there are no images.
+        """
+        files = image_files([paths] if isinstance(paths, (str, Path)) else list(paths))
+        found: list[Prediction] = []
+        for start in range(0, len(files), self.batch_size):
+            found += self._batch(files[start : start + self.batch_size], min(top, len(self.classes)))
+            on_event(Event("progress", {"task": "predict", "done": len(found), "total": len(files)}))
+        return found
+
+    def _batch(self, files: Sequence[Path], top: int) -> list[Prediction]:
+        view, side = plain_view(self.preprocessing), decode_side(self.preprocessing)
+        pictures, predictions = {}, {}
+        for file in files:
+            try:
+                pictures[file] = view(read_rgb(file, at_least=side))
+            except UndecodableError as error:
+                predictions[file] = Prediction(str(file), problem=error.message)
+        if pictures:
+            images = torch.stack(list(pictures.values())).to(self._accelerator.device)
+            with torch.no_grad(), self._accelerator.autocast():
+                logits = self.model(normalise(images, self.preprocessing))  # (B, K)
+            values, places = logits.float().softmax(dim=1).topk(top, dim=1)
+            for file, value, place in zip(pictures, values.tolist(), places.tolist(), strict=True):
+                names = tuple(self.classes[index] for index in place)
+                predictions[file] = Prediction(str(file), names, tuple(value))
+        return [predictions[file] for file in files]
+
+
+def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Classifier:
+    """Load the best model of a finished run for prediction.
+
+    Raises:
+        CheckpointError: no run folder, or a run that did not come to its end.
+    """
+    return Classifier(load_run(run, device=device), batch_size=batch_size)

@@ -1,0 +1,307 @@
+"""From a recipe to everything settled: data, backbone, evidence, verdict, phases, resolved recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from finetune import recipe as recipes
+from finetune.backbone import load as backbones
+from finetune.backbone.groups import head_modules
+from finetune.backbone.load import Architecture, Backbone
+from finetune.backbone.staged import StagedClassifier, check_stage
+from finetune.backbone.trace import trace
+from finetune.data import checks, sources, split
+from finetune.data.loaders import ImageBatches, ImageDataset
+from finetune.data.transforms import plain_view
+from finetune.device import resolve_device, resolve_precision
+from finetune.errors import BackboneError, RecipeError
+from finetune.features.extract import before_head, extract, taps
+from finetune.settings import Recipe
+from finetune.strategy import evidence as evidences
+from finetune.strategy.matrix import decide
+from finetune.strategy.strategies import DEFAULTS, SGD_FACTOR, Choice, is_full, phases
+from finetune.train.phases import linear_head
+from finetune.types import Event, Evidence, Manifest, OnEvent, Phase, Sample, Verdict, ignore
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A run before its first step: nothing is left to decide."""
+
+    recipe: Recipe
+    manifest: Manifest
+    backbone: Backbone
+    phases: tuple[Phase, ...]
+    evidence: Evidence | None
+    verdict: Verdict | None
+
+
+def recipe_of(
+    base: Recipe | str | Path | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Yield a recipe from a file or the defaults, with settings by flag name and by dotted key on top.
+
+    Naming a number of a strategy names the strategy: `top_k` alone means top-k, `probe_at` alone
+    linear-probe.
+
+    Raises:
+        RecipeError: what is not allowed, all of it at once.
+    """
+    changes: dict[str, Any] = {}
+    for name, value in (settings or {}).items():
+        if value is not None:
+            changes[recipes.ALIASES.get(name, name)] = str(value) if isinstance(value, Path) else value
+    changes.update(overrides or {})
+    if isinstance(base, Recipe):
+        base, changes = None, {**_flat(base), **changes}
+    recipe = recipes.load(base, overrides=changes)
+    _check_numbers(recipe, changes)
+    implied = {"strategy.top_k": "top-k", "strategy.probe_at": "linear-probe"}
+    for key, strategy in implied.items():
+        if key in changes and changes[key] != "auto" and recipe.strategy.name == "auto":
+            recipe = recipes.update(recipe, {"strategy.name": strategy})
+    return recipe
+
+
+def prepare(recipe: Recipe, *, on_event: OnEvent = ignore) -> Prepared:
+    """Read the data, load the backbone, decide what "auto" leaves open, and settle every number.
+
+    Raises:
+        DataError, BackboneError, RecipeError, ResourceError: what cannot be used, and the way out.
+    """
+    of = architecture_of(recipe)
+    resolve_device(recipe.train.device)
+    manifest = read_data(recipe, on_event=on_event)
+    on_event(Event("message", {"text": describe_data(manifest)}))
+    for note in manifest.notes:
+        on_event(Event("warning", {"text": note}))
+    backbone = load_backbone(recipe, of, num_classes=len(manifest.classes))
+    if backbone.weights is not None:
+        on_event(Event("message", {"text": f"{of.label}: {backbone.weights.sentence()}"}))
+    evidence = verdict = None
+    if recipe.strategy.name == "auto":
+        evidence = measure(recipe, manifest, backbone, on_event=on_event)
+        verdict = decide(evidence, backbone.groups)
+        on_event(Event("message", {"text": f"auto: {verdict.reason}"}))
+    recipe = resolve(recipe, manifest, backbone, verdict)
+    planned = plan_phases(recipe, backbone)
+    for remark in remarks(recipe, backbone):
+        on_event(Event("warning", {"text": remark}))
+    return Prepared(recipe, manifest, with_head(recipe, backbone), planned, evidence, verdict)
+
+
+def architecture_of(recipe: Recipe) -> Architecture:
+    """Yield the architecture that a recipe names."""
+    weights = None if recipe.backbone.weights == "none" else Path(recipe.backbone.weights).expanduser()
+    pretrained = recipe.backbone.pretrained and recipe.strategy.name != "scratch"
+    return backbones.architecture(
+        recipe.backbone.name, weights=weights, pretrained=pretrained, model_args=recipe.backbone.model_args
+    )
+
+
+def load_backbone(recipe: Recipe, of: Architecture, *, num_classes: int) -> Backbone:
+    """Load the backbone of a recipe with a fresh head, on its device."""
+    size = recipe.backbone.image_size
+    backbone = backbones.load(
+        of, num_classes=num_classes, image_size=None if size == "auto" else size, seed=recipe.train.seed
+    )
+    if not any(group.is_head for group in backbone.groups):
+        raise BackboneError(f"{of.name} has no classifier that could be trained")
+    backbone.model.to(resolve_device(recipe.train.device))
+    return backbone
+
+
+def list_data(recipe: Recipe) -> Manifest:
+    """Read which images and classes the data of a recipe has, without opening a picture."""
+    data = recipe.data
+    if not data.path:
+        raise RecipeError(
+            "data.path is empty: where are the images?",
+            hint="Add --data DIR. No data at hand? `finetune sample DIR` draws some.",
+        )
+    return sources.read(
+        data.path,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        split_column=data.split_column,
+        group_by=data.group_by,
+    )
+
+
+def read_data(recipe: Recipe, *, on_event: OnEvent = ignore) -> Manifest:
+    """Read, scan and split the data of a recipe."""
+    manifest = checks.scan(list_data(recipe), on_event=on_event)
+    return split.assign(manifest, val=recipe.split.val, test=recipe.split.test, seed=recipe.split.seed)
+
+
+def describe_data(manifest: Manifest) -> str:
+    """Yield one line about a data set."""
+    counts = [f"{len(manifest.split(name))} {name}" for name in ("train", "val", "test") if manifest.split(name)]
+    text = f"{len(manifest.samples)} images in {len(manifest.classes)} classes: {', '.join(counts)}"
+    if manifest.problems:
+        first = manifest.problems[0]
+        text += f"; {len(manifest.problems)} left out, e.g. {first.file} ({first.reason})"
+    return text
+
+
+def measure(recipe: Recipe, manifest: Manifest, backbone: Backbone, *, on_event: OnEvent = ignore) -> Evidence:
+    """Run the frozen backbone over a sample once and measure how each layer group separates the classes."""
+    chosen = evidences.stratified_sample(manifest, seed=recipe.train.seed)
+    batches = plain_batches(recipe, manifest, backbone, chosen)
+    names = [group.name for group in backbone.groups if not group.is_head]
+    try:
+        traced = trace(backbone.model, backbone.groups, image_size=backbone.preprocessing.image_size)
+        names = [name for name in names if name in traced.ends]
+        tap = taps(traced, names)
+    except BackboneError as error:
+        on_event(Event("warning", {"text": f"{error.message}; measured on the last layer group alone"}))
+        names, tap = names[-1:], before_head(backbone.model, head_modules(backbone.model)[0])
+
+    def watched() -> Any:
+        for done, batch in enumerate(batches.epoch(), 1):
+            yield batch
+            on_event(Event("progress", {"task": "measure features", "done": done, "total": len(batches)}))
+
+    features, targets = extract(tap, watched())
+    return evidences.measure(manifest, dict(zip(names, features, strict=True)), targets)
+
+
+def plain_batches(
+    recipe: Recipe,
+    manifest: Manifest,
+    backbone: Backbone,
+    samples: tuple[Sample, ...],
+    *,
+    batch_size: int | None = None,
+) -> ImageBatches:
+    """Yield batches of samples in order, as evaluation sees them."""
+    preprocessing = backbone.preprocessing
+    dataset = ImageDataset(manifest.root, samples, plain_view(preprocessing), preprocessing, seed=None)
+    size = batch_size or (recipe.train.batch_size if isinstance(recipe.train.batch_size, int) else 32)
+    return ImageBatches(
+        dataset,
+        preprocessing=preprocessing,
+        batch_size=size,
+        device=resolve_device(recipe.train.device),
+        workers=recipe.train.workers if isinstance(recipe.train.workers, int) else 0,
+    )
+
+
+def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Verdict | None) -> Recipe:
+    """Yield the recipe with every "auto" settled that changes what is computed."""
+    recipe = resolve_numbers(recipe, backbone, verdict)
+    num_train = len(manifest.split("train"))
+    weights = backbone.architecture.weights
+    device = resolve_device(recipe.train.device)
+    changes = {
+        "data.path": str(Path(recipe.data.path).expanduser().resolve()),
+        "backbone.name": backbone.architecture.name,
+        "backbone.weights": str(weights.resolve()) if weights else "none",
+        "backbone.image_size": backbone.preprocessing.image_size[0],
+        "train.batch_size": _or(recipe.train.batch_size, 32 if num_train >= 256 else 16 if num_train >= 64 else 8),
+        "train.precision": resolve_precision(recipe.train.precision, device),
+    }
+    return recipes.update(recipe, changes)
+
+
+def resolve_numbers(recipe: Recipe, backbone: Backbone, verdict: Verdict | None) -> Recipe:
+    """Yield the recipe with the strategy and its numbers settled; needs no data but for a verdict."""
+    name = verdict.strategy if verdict else recipe.strategy.name
+    numbers = DEFAULTS[name]
+    epochs = _or(recipe.train.epochs, numbers.epochs)
+    top_k = _or(recipe.strategy.top_k, (verdict and verdict.top_k) or 1)
+    probe_at = _or(recipe.strategy.probe_at, (verdict and verdict.probe_at) or _last(backbone))
+    lr = numbers.lr * (SGD_FACTOR if recipe.optim.name == "sgd" else 1.0)
+    changes = {
+        "strategy.name": name,
+        "strategy.top_k": top_k if name == "top-k" else "auto",
+        "strategy.probe_at": check_stage(probe_at, backbone.groups) if name == "linear-probe" else "auto",
+        "train.epochs": epochs,
+        "train.patience": _or(recipe.train.patience, max(5, round(epochs / 3))),
+        "optim.lr": _or(recipe.optim.lr, lr),
+        "optim.weight_decay": _or(recipe.optim.weight_decay, numbers.weight_decay),
+        "optim.layer_decay": _or(recipe.optim.layer_decay, numbers.layer_decay),
+    }
+    return recipes.update(recipe, changes)
+
+
+def plan_phases(recipe: Recipe, backbone: Backbone) -> tuple[Phase, ...]:
+    """Yield the phases of a resolved recipe."""
+    groups = backbone.groups
+    if is_staged(recipe, backbone):
+        names = [group.name for group in groups]
+        cut = names.index(str(recipe.strategy.probe_at))
+        groups = (*groups[: cut + 1], groups[-1])
+    return phases(choice_of(recipe, backbone), groups)
+
+
+def choice_of(recipe: Recipe, backbone: Backbone) -> Choice:
+    """Yield what a resolved recipe says of its strategy."""
+    return Choice(
+        recipe.strategy.name,
+        epochs=int(recipe.train.epochs),
+        lr=float(recipe.optim.lr),
+        layer_decay=float(recipe.optim.layer_decay),
+        top_k=1 if recipe.strategy.top_k == "auto" else recipe.strategy.top_k,
+        reinit=recipe.strategy.reinit,
+        has_linear_head=is_staged(recipe, backbone) or linear_head(backbone.model) is not None,
+    )
+
+
+def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
+    """Say what a user may not expect of a resolved recipe."""
+    choice = choice_of(recipe, backbone)
+    if is_full(choice, backbone.groups):
+        yield f"top-k {choice.top_k} is all layer groups of this backbone: the same as full"
+    if choice.reinit and (choice.strategy in ("full", "gradual", "lp-ft") or is_full(choice, backbone.groups)):
+        yield f"{choice.strategy} with reinit re-initialises every layer: this is training from scratch"
+    if choice.strategy == "linear-probe" and not choice.has_linear_head:
+        yield "the head of this network is more than one linear layer: it is trained by gradient, not solved"
+
+
+def is_staged(recipe: Recipe, backbone: Backbone) -> bool:
+    """Tell whether a resolved recipe asks for a probe at an inner layer group."""
+    return recipe.strategy.name == "linear-probe" and recipe.strategy.probe_at not in ("auto", _last(backbone))
+
+
+def with_head(recipe: Recipe, backbone: Backbone) -> Backbone:
+    """Yield the backbone as it is, or cut at the inner layer group that a probe is to stand on."""
+    return cut_at(backbone, str(recipe.strategy.probe_at)) if is_staged(recipe, backbone) else backbone
+
+
+def cut_at(backbone: Backbone, at: str) -> Backbone:
+    """Yield the backbone up to a layer group, with a linear head there."""
+    num_classes: int = backbone.model.num_classes  # type: ignore[assignment]
+    size = backbone.preprocessing.image_size
+    staged = StagedClassifier(backbone.model, backbone.groups, at=at, num_classes=num_classes, image_size=size)
+    return replace(backbone, model=staged, groups=staged.layer_groups(backbone.groups))
+
+
+def _last(backbone: Backbone) -> str:
+    return [group.name for group in backbone.groups if not group.is_head][-1]
+
+
+def _or(value: Any, otherwise: Any) -> Any:
+    return otherwise if value == "auto" else value
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    return {key: getattr(getattr(recipe, key.split(".")[0]), key.split(".")[1]) for key in recipes.keys()}
+
+
+def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
+    """Refuse a number that the named strategy would not use: nothing is silently ignored."""
+    name = recipe.strategy.name
+    problems = []
+    if changes.get("strategy.top_k", "auto") != "auto" and name not in ("auto", "top-k"):
+        problems.append(f"strategy.top_k has no meaning with strategy.name = {name!r}, only with 'top-k'")
+    if changes.get("strategy.probe_at", "auto") != "auto" and name not in ("auto", "linear-probe"):
+        problems.append(f"strategy.probe_at has no meaning with strategy.name = {name!r}, only with 'linear-probe'")
+    if problems:
+        raise RecipeError(problems)

@@ -1,0 +1,150 @@
+"""What a run folder holds, written and read back: the model, the plan, the problems, the lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from finetune import recipe as recipes
+from finetune.backbone import folder as timm_folder
+from finetune.backbone import load as backbones
+from finetune.backbone.load import Backbone
+from finetune.backbone.staged import StagedClassifier
+from finetune.checkpoint import run_folder
+from finetune.checkpoint.run_folder import RunFolder
+from finetune.data import split
+from finetune.device import resolve_device
+from finetune.errors import CheckpointError
+from finetune.report import page
+from finetune.settings import Recipe
+from finetune.types import Manifest, Phase, to_json
+from finetune.workflow import prepare
+
+
+@dataclass(slots=True)
+class SavedRun:
+    """A finished run, loaded: its best model with class names and preprocessing, its recipe."""
+
+    folder: RunFolder
+    recipe: Recipe
+    backbone: Backbone
+    classes: tuple[str, ...]
+
+    def manifest(self) -> Manifest:
+        """Yield the data that the run was trained on, as split.csv pins it."""
+        return split.read(self.folder.split, root=data_root(self.recipe), classes=self.classes)
+
+
+def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
+    """Load the best model of a finished run.
+
+    Raises:
+        CheckpointError: no run folder, or a run that has no model yet.
+    """
+    folder = run_folder.open_run(path)
+    weights = folder.model / timm_folder.WEIGHTS
+    if not folder.is_finished or not weights.is_file():
+        raise CheckpointError(
+            f"{folder.path} has no model yet: the run did not come to its end",
+            hint=f"Go on with it: finetune run --resume {folder.path}",
+        )
+    recipe = recipes.update(recipes.load(folder.recipe), {"train.device": device})
+    config = timm_folder.read_config(folder.model)
+    of = replace(backbones.architecture("auto", weights=folder.model), pretrained=False)
+    backbone = backbones.load(of, num_classes=len(config.classes))
+    backbone = prepare.cut_at(backbone, config.probe_at) if config.probe_at else backbone
+    try:
+        backbone.model.load_state_dict(load_file(weights))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{weights} cannot be used: {str(error).splitlines()[0]}") from error
+    backbone.model.to(resolve_device(device)).eval()
+    return SavedRun(folder, recipe, backbone, config.classes)
+
+
+def write_model(place: Path, backbone: Backbone, classes: Sequence[str]) -> None:
+    """Write the model as a timm folder; a probe at an inner layer group says so in its config.json."""
+    timm_folder.write(
+        backbone.model,
+        place,
+        architecture=backbone.architecture.registered,
+        model_args=backbone.model_args,
+        preprocessing=backbone.preprocessing,
+        classes=classes,
+        pretrained_cfg=getattr(backbone.model, "pretrained_cfg", {}),
+        probe_at=backbone.model.at if isinstance(backbone.model, StagedClassifier) else None,
+    )
+
+
+def data_root(recipe: Recipe) -> str:
+    """Yield the folder that the files of split.csv are relative to."""
+    path = Path(recipe.data.path)
+    return str(path if path.is_dir() else path.parent)
+
+
+def plan_content(backbone: Backbone, phases: Sequence[Phase], manifest: Manifest) -> dict[str, Any]:
+    """Yield plan.json: classes, layer groups, and every phase with its freeze plan."""
+    return {
+        "classes": list(manifest.classes),
+        "data": prepare.describe_data(manifest),
+        "groups": [{"name": g.name, "num_parameters": g.num_parameters} for g in backbone.groups],
+        "phases": [to_json(phase) for phase in phases],
+    }
+
+
+def write_problems(path: Path, manifest: Manifest) -> None:
+    """Write problems.csv: every image that was left out, and why."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("file", "reason"))
+        writer.writerows((problem.file, problem.reason) for problem in manifest.problems)
+
+
+def line(row: dict[str, Any]) -> str:
+    """Yield one line of metrics.jsonl."""
+    return json.dumps(row, ensure_ascii=False)
+
+
+def report_content(
+    folder: RunFolder, recipe: Recipe, metrics: dict[str, Any], history: Sequence[dict[str, Any]], *, best_epoch: int
+) -> dict[str, Any]:
+    """Gather what report.html shows from a run folder."""
+    plan = run_folder.read_json(folder.plan)
+    found = run_folder.read_json(folder.evidence) if folder.evidence.is_file() else {}
+    with folder.problems.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        problems = list(csv.DictReader(stream))
+    return {
+        "title": f"{Path(recipe.data.path).name}: {recipe.strategy.name} on {recipe.backbone.name}",
+        "data": plan["data"],
+        "metrics": metrics,
+        "metric_names": list(dict.fromkeys(name for values in metrics.values() for name in values)),
+        "evidence": found.get("evidence"),
+        "verdict": found.get("verdict"),
+        "strategy": recipe.strategy.name,
+        "phases": plan["phases"],
+        "sizes": {group["name"]: group["num_parameters"] for group in plan["groups"]},
+        "history": history,
+        "best_epoch": best_epoch,
+        "curves": _curves(history),
+        "problems": problems[:200],
+        "folder": str(folder.path),
+        "versions": run_folder.read_json(folder.environment)["packages"],
+        "seed": recipe.train.seed,
+        "precision": recipe.train.precision,
+    }
+
+
+def _curves(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    if len(history) < 2:
+        return None
+    names = {"train": "train_top1", "val": "val_top1"}
+    values = {name: [row[key] for row in history] for name, key in names.items()}
+    there = [value for column in values.values() for value in column if value is not None]
+    low, high = min(there), max(there)
+    return {"low": low, "high": high, **{name: page.curve(v, low=low, high=high) for name, v in values.items()}}

@@ -1,0 +1,89 @@
+"""The recipes that ship with the tool: their names, texts, and checking one of your own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from finetune import recipe as recipes
+from finetune.errors import RecipeError, ResourceError, did_you_mean
+from finetune.settings import Recipe
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class ShippedRecipe:
+    """A recipe in the package: its name, its first comment line, its strategy."""
+
+    name: str
+    purpose: str
+    strategy: str
+
+
+def list_recipes() -> list[ShippedRecipe]:
+    """Yield the shipped recipes by name."""
+    found = []
+    for name in _names():
+        text = recipe_text(name)
+        purpose = next((line.lstrip("# ") for line in text.splitlines() if line.startswith("#")), "")
+        found.append(ShippedRecipe(name, purpose, recipes.loads(text, source=name).strategy.name))
+    return found
+
+
+def recipe_text(name: str) -> str:
+    """Yield the text of a shipped recipe, of a file, or of "default": every key with its help.
+
+    Raises:
+        RecipeError: neither a shipped recipe nor a file.
+    """
+    if name == DEFAULT:
+        return recipes.dump(Recipe(), header="Every key with its default.", describe=True)
+    if name in _names() and not Path(name).is_file():
+        return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise RecipeError(
+            f"no recipe {name!r}.{did_you_mean(name, _names())}", hint="`finetune recipes ls` lists them."
+        ) from None
+
+
+def load_recipe(name: str) -> Recipe:
+    """Yield a recipe by the name of a shipped one or by the path of a file.
+
+    Raises:
+        RecipeError: there is none, or it is not valid.
+    """
+    return recipes.loads(recipe_text(name), source=name)
+
+
+def copy_recipe(name: str, to: Path) -> Path:
+    """Write a recipe to a new file, to be edited.
+
+    Raises:
+        ResourceError: the file exists already or cannot be written.
+    """
+    target = to / f"{name}.toml" if to.is_dir() else to
+    text = recipe_text(name)
+    try:
+        with target.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise ResourceError(f"{target} exists already", hint="Name another file.") from None
+    except OSError as error:
+        raise ResourceError(f"{target} cannot be written: {error.strerror}") from error
+    return target
+
+
+def _folder() -> Traversable:
+    """Yield the recipes' folder: inside the package in a wheel, beside it in a checkout."""
+    packaged = files("finetune") / "_recipes"
+    return packaged if packaged.is_dir() else files("finetune") / ".." / "recipes"
+
+
+def _names() -> list[str]:
+    entries = [entry.name for entry in _folder().iterdir()]
+    return sorted(name.removesuffix(".toml") for name in entries if name.endswith(".toml"))
