@@ -44,7 +44,7 @@ ALIASES: dict[str, str] = {
 }
 
 
-def keys() -> dict[str, FieldInfo]:
+def fields() -> dict[str, FieldInfo]:
     """Yield every key of the recipe as "section.key" with its field."""
     return {f"{name}.{key}": info for name, section in SECTIONS.items() for key, info in section.model_fields.items()}
 
@@ -95,7 +95,7 @@ def parse_set(text: str) -> tuple[str, Any]:
 
 def parse_flag(flag: str, text: str) -> Any:
     """Yield the value of a flag: a number where its key takes numbers, else the text as it is."""
-    annotation = str(keys()[ALIASES[flag]].annotation)
+    annotation = str(fields()[ALIASES[flag]].annotation)
     if "int" not in annotation and "float" not in annotation:
         return text
     return parse_set(f"{flag}={text}")[1]
@@ -166,7 +166,7 @@ def _parse(text: str, source: str) -> dict[str, Any]:
 
 def _put(raw: dict[str, Any], key: str, value: Any, problems: list[str]) -> None:
     section, _, name = key.partition(".")
-    if not name or key not in keys():
+    if not name or key not in fields():
         problems.append(_unknown(key))
         return
     table = raw.setdefault(section, {})
@@ -175,13 +175,13 @@ def _put(raw: dict[str, Any], key: str, value: Any, problems: list[str]) -> None
 
 
 def _unknown(key: str) -> str:
-    known = keys()
+    known = fields()
     near = did_you_mean(key, known) or did_you_mean(key.partition(".")[2] or key, _by_last_name())
     return f"{key}: no such key.{near}"
 
 
 def _by_last_name() -> list[str]:
-    return [key.split(".", 1)[1] for key in keys()]
+    return [key.split(".", 1)[1] for key in fields()]
 
 
 def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
@@ -222,7 +222,7 @@ def _specific(reasons: list[str], value: Any) -> list[str]:
 
 
 def _choices(key: str) -> list[str]:
-    info = keys().get(key)
+    info = fields().get(key)
     found: list[str] = []
 
     def collect(annotation: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of recipe, run folder and cache
 
 Auto = Literal["auto"]
 NoneWord = Literal["none"]
@@ -133,7 +133,7 @@ class AugmentSection(Section):
 class Recipe(Section):
     """The whole typed description of a run."""
 
-    format_version: Literal[1] = Field(FORMAT_VERSION, description="Version of this layout.")
+    format_version: Literal[1] = Field(1, description="Version of this layout.")
     data: DataSection = Field(default_factory=DataSection, description="Where the images are.")
     split: SplitSection = Field(default_factory=SplitSection, description="How val and test are set aside.")
     backbone: BackboneSection = Field(default_factory=BackboneSection, description="The pretrained network.")

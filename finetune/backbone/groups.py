@@ -37,10 +37,10 @@ def layer_groups(model: nn.Module) -> tuple[LayerGroup, ...]:
 
 
 def head_modules(model: nn.Module) -> tuple[nn.Module, ...]:
-    """Yield the classifier, and its distillation twin where there is one."""
+    """Yield the classifier, and its twins: the one of distillation, VOLO's on the patch tokens."""
     classifier = model.get_classifier()  # type: ignore[operator]
     found = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
-    return tuple(module for module in found if isinstance(module, nn.Module))
+    return tuple(module for module in (*found, getattr(model, "aux_head", None)) if isinstance(module, nn.Module))
 
 
 def head_parameters(model: nn.Module) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def _by_matcher(model: nn.Module, names: Sequence[str]) -> list[list[str]]:
     if matcher is None:
         return []
     try:
-        found = group_with_matcher([(name, name) for name in names], matcher(coarse=True))
+        found = group_with_matcher(((name, name) for name in names), matcher(coarse=True))
     except (AssertionError, KeyError, TypeError, ValueError, AttributeError, re.error):
         return []
     groups = [found[key] for key in sorted(found) if found[key]]

@@ -26,6 +26,10 @@ _WORDS = ("multihead", "pool", "norm", "drop", "activation", "conv", "linear", "
 _KIND_OF_WORD = {"multihead": "other", "drop": "dropout", "relu": "activation"}  # else the word
 
 
+# What networks raise in `forward` for a size that they do not take, or for want of values.
+NETWORK_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
+
+
 @dataclass(frozen=True, slots=True)
 class LayerRow:
     """One layer: its output for one image, its parameters and the pixels that one unit sees.

@@ -214,7 +214,8 @@ def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Modul
     name = of.registered if of.name.startswith("hf-hub:") and not pretrained else of.name
     arguments = {**of.model_args, **size_args}
     try:
-        return timm.create_model(name, pretrained=pretrained, **overlay, **arguments)
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **overlay, **arguments)
+        return model
     except TypeError as error:
         raise BackboneError(
             f"{of.name} does not take these arguments: {error}",
@@ -236,7 +237,8 @@ def _hub_config(name: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
 
 
 def _from_hub(of: Architecture, size_args: dict[str, Any]) -> nn.Module:
-    return _ask_hub(lambda: _create(of, pretrained=True, **size_args), of.name)
+    model: nn.Module = _ask_hub(lambda: _create(of, pretrained=True, **size_args), of.name)
+    return model
 
 
 def _ask_hub(read: Any, name: str) -> Any:

@@ -40,7 +40,8 @@ class StagedClassifier(nn.Module):
         return pooled(self.trunk(images)[0], is_channels_last=self.is_channels_last)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W)
-        return self.head(self.features(images))  # (B, K)
+        logits: Tensor = self.head(self.features(images))
+        return logits  # (B, K)
 
     def get_classifier(self) -> nn.Module:
         return self.head

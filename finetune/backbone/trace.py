@@ -53,9 +53,9 @@ class _Shapes(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if isinstance(result, Tensor) and result.is_floating_point() and result.ndim in (2, 3, 4):
-            if result.shape[0] == PROBE_BATCH:  # what has no batch dimension is a constant
-                self.features[n.name] = tuple(result.shape)
+        is_tensor = isinstance(result, Tensor) and result.is_floating_point() and result.ndim in (2, 3, 4)
+        if is_tensor and result.shape[0] == PROBE_BATCH:  # what has no batch dimension is a constant
+            self.features[n.name] = tuple(result.shape)
         return result
 
 

@@ -37,7 +37,7 @@ def doctor(json_: JsonOption = False) -> None:
         return
     console = tables.out()
     lines = {"python": found["python"], "platform": found["platform"], **found["packages"], **found["devices"]}
-    made = tables.table(["", ""], [(name, value) for name, value in lines.items()])
+    made = tables.table(["", ""], list(lines.items()))
     made.columns[1].justify, made.show_header = "left", False
     console.print(made)
     console.print(f"\ncache: {found['cache']}\nhub cache: {found['hub_cache']}")

@@ -81,7 +81,7 @@ def with_interrupt(command: Callable[..., None]) -> Callable[..., None]:
 
 def _flag(name: str) -> inspect.Parameter:
     panel, metavar, text = FLAGS[name]
-    info = recipes.keys()[recipes.ALIASES[name]]
+    info = recipes.fields()[recipes.ALIASES[name]]
     text = text or str(info.description)
     kind: Any
     if name in SWITCHES:

@@ -70,11 +70,9 @@ class Screen:
     def _phase(self, facts: dict[str, Any]) -> None:
         how = "solved" if facts["solver"] == "lbfgs" else f"{facts['epochs']} epochs"
         trained = facts["trained"]
-        shown = ", ".join(trained) if len(trained) <= 4 else f"{trained[0]} ... {trained[-1]} ({len(trained)} groups)"
-        self.console.print(
-            f"phase {facts['index'] + 1}/{facts['total']} [bold]{escape(facts['name'])}[/bold]: {how}, trains {escape(shown)}"
-        )
-        self.epochs = facts["epochs"]
+        shown = ", ".join(trained) if len(trained) <= 4 else f"{trained[0]} ... {trained[-1]}"
+        place, name = f"phase {facts['index'] + 1}/{facts['total']}", escape(facts["name"])
+        self.console.print(f"{place} [bold]{name}[/bold]: {how}, trains {escape(shown)}")
 
     def _step(self, facts: dict[str, Any]) -> None:
         if self.console.is_terminal:

@@ -86,7 +86,7 @@ def show_plan(plan: Plan) -> None:
 
 def _phase_table(plan: Plan, phase: Phase, index: int) -> Table:
     how = "solved to convergence" if phase.solver == "lbfgs" else f"{phase.epochs} epochs, peak lr {phase.lr:g}"
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in plan.groups:
         item = phase.plan[group.name]
         rows.append(

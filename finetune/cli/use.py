@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 
 
-class SplitName(str, Enum):
+class SplitName(StrEnum):
     """The splits that can be measured."""
 
     train = "train"
@@ -29,7 +29,7 @@ class SplitName(str, Enum):
     test = "test"
 
 
-class FormatName(str, Enum):
+class FormatName(StrEnum):
     """The formats of export."""
 
     onnx = "onnx"

@@ -13,12 +13,14 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from finetune.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+
+Image.init()  # else Pillow knows only its five commonest formats, and `formats` raises KeyError
 
 # What Pillow's readers raise on damaged files, as seen when fed truncated and altered ones.
 DECODE_ERRORS = (
@@ -105,7 +107,7 @@ def _stretched(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "no image in a format that can be read"
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels: {error}"

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ class ImageBatches:
         self.device = device
         self.num_images = len(dataset)
         self.order = _Order(len(dataset), batch_size=batch_size, seed=seed)
-        self.loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        self.loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=self.order,
             num_workers=workers,

@@ -159,7 +159,7 @@ def _walk(folder: Path) -> Iterator[str]:
     """Yield the images below a folder, relative to it, in sorted order; a loop of links is walked once."""
     seen: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
-        here = os.stat(place)
+        here = Path(place).stat()
         if (here.st_dev, here.st_ino) in seen:
             folders.clear()
             continue

@@ -37,7 +37,7 @@ def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifes
     for split in ("test", "val"):
         if shares[split]:
             taken = _take(pool, share=shares[split] / (1 - (shares["test"] if split == "val" else 0)), seed=seed)
-            splits.update({s.file: split for unit in taken for s in unit})  # type: ignore[misc]
+            splits.update({s.file: split for unit in taken for s in unit})
             pool = [unit for unit in pool if unit[0].file not in splits]
     samples = tuple(replace(s, split=splits.get(s.file, "train")) for s in manifest.samples)
     done = replace(manifest, samples=samples)

@@ -20,7 +20,7 @@ View = Callable[[Image.Image], Tensor]
 
 def plain_view(preprocessing: Preprocessing) -> View:
     """Yield the transform of evaluation: resize, then the central crop."""
-    return create_transform(
+    view: View = create_transform(
         input_size=(3, *preprocessing.image_size),
         is_training=False,
         interpolation=preprocessing.interpolation,
@@ -28,13 +28,14 @@ def plain_view(preprocessing: Preprocessing) -> View:
         crop_mode=preprocessing.crop_mode,
         normalize=False,
     )
+    return view
 
 
 def augmented_view(preprocessing: Preprocessing, augment: AugmentSection) -> View:
     """Yield the transform of training: a random crop, flips and colour, as the recipe says."""
     if augment.level == "none":
         return plain_view(preprocessing)
-    return create_transform(
+    view: View = create_transform(
         input_size=(3, *preprocessing.image_size),
         is_training=True,
         interpolation=preprocessing.interpolation,
@@ -46,6 +47,7 @@ def augmented_view(preprocessing: Preprocessing, augment: AugmentSection) -> Vie
         re_prob=0.0,
         normalize=False,
     )
+    return view
 
 
 def decode_side(preprocessing: Preprocessing) -> int:

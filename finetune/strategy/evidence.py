@@ -9,7 +9,7 @@ from statistics import median
 
 from torch import Tensor
 
-from finetune.evaluate.intervals import wilson
+from finetune.evaluation.intervals import wilson
 from finetune.features.probe import loo_ridge
 from finetune.randomness import derive
 from finetune.types import Evidence, Manifest, Sample
@@ -36,7 +36,7 @@ def stratified_sample(manifest: Manifest, *, seed: int, most: int = MOST_PROBED)
 
 def measure(manifest: Manifest, features: dict[str, Tensor], targets: Tensor) -> Evidence:
     """Yield the evidence from pooled features (N, D) of a sample, by layer group in order."""
-    counts = [count for count in manifest.counts("train").values()]
+    counts = list(manifest.counts("train").values())
     probe = {
         group: wilson(loo_ridge(found, targets, num_classes=len(manifest.classes)), len(targets))
         for group, found in features.items()

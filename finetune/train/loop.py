@@ -19,8 +19,8 @@ from torch.nn.functional import cross_entropy
 from finetune.backbone.freeze import freezing
 from finetune.checkpoint.state import Best, TrainState, optimiser_tensors, restore_optimiser
 from finetune.errors import TrainingError
-from finetune.evaluate.forward import collect_logits
-from finetune.evaluate.metrics import top1
+from finetune.evaluation.forward import collect_logits
+from finetune.evaluation.metrics import top1
 from finetune.optim import optimisers
 from finetune.optim.schedules import lr_factor
 from finetune.randomness import derive, forked
@@ -107,9 +107,10 @@ def close_epoch(fit: Fit, phase: Phase, state: TrainState, *, lr: float) -> None
     """Measure val, add the epoch's line to the history, keep the weights when they are the best so far."""
     logits, targets = collect_logits(fit.model, fit.val.epoch(), autocast=fit.accelerator.autocast)
     value, loss = top1(logits, targets), float(cross_entropy(logits.double(), targets))
+    epoch = len(state.history) + 1
     line = {
         "phase": phase.name,
-        "epoch": len(state.history) + 1,
+        "epoch": epoch,
         "lr": lr,
         "train_loss": state.loss_sum / state.num_seen if state.num_seen else None,
         "train_top1": state.num_correct / state.num_seen if state.num_seen else None,
@@ -118,12 +119,12 @@ def close_epoch(fit: Fit, phase: Phase, state: TrainState, *, lr: float) -> None
     }
     state.history.append(line)
     if state.best is None or state.best.is_beaten_by(value, loss):
-        state.best = Best(value, loss, state.phase, line["epoch"])
+        state.best = Best(value, loss, state.phase, epoch)
         state.num_without_better = 0
         fit.keeper.best(fit.model, state)
     else:
         state.num_without_better += 1
-    fit.on_event(Event("epoch", {**line, "is_best": state.best.epoch == line["epoch"]}))
+    fit.on_event(Event("epoch", {**line, "is_best": state.best.epoch == epoch}))
 
 
 def _train_epoch(fit: Fit, model: nn.Module, optimiser: Any, phase: Phase, state: TrainState) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from finetune.data import checks, sources
 from finetune.device import accelerator
 from finetune.errors import DataError, did_you_mean
-from finetune.evaluate.forward import collect_logits
-from finetune.evaluate.metrics import confusion, measure
+from finetune.evaluation.forward import collect_logits
+from finetune.evaluation.metrics import confusion, measure
 from finetune.types import SPLITS, Interval, Manifest, OnEvent, Sample, Split, Target, ignore
 from finetune.workflow.prepare import plain_batches
 from finetune.workflow.saved import SavedRun, load_run

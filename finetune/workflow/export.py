@@ -13,7 +13,7 @@ import torch
 from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.run_folder import write_json
 from finetune.errors import ExportError, ResourceError
-from finetune.export.onnx import Parity, prove, write_onnx
+from finetune.exports.onnx import Parity, prove, write_onnx
 from finetune.types import to_json
 from finetune.workflow.prepare import plain_batches
 from finetune.workflow.saved import SavedRun, load_run

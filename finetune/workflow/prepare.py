@@ -59,8 +59,9 @@ def recipe_of(
             changes[recipes.ALIASES.get(name, name)] = str(value) if isinstance(value, Path) else value
     changes.update(overrides or {})
     if isinstance(base, Recipe):
-        base, changes = None, {**_flat(base), **changes}
-    recipe = recipes.load(base, overrides=changes)
+        recipe = recipes.load(overrides={**_flat(base), **changes})
+    else:
+        recipe = recipes.load(base, overrides=changes)
     _check_numbers(recipe, changes)
     implied = {"strategy.top_k": "top-k", "strategy.probe_at": "linear-probe"}
     for key, strategy in implied.items():
@@ -292,7 +293,7 @@ def _or(value: Any, otherwise: Any) -> Any:
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    return {key: getattr(getattr(recipe, key.split(".")[0]), key.split(".")[1]) for key in recipes.keys()}
+    return {key: getattr(getattr(recipe, key.split(".")[0]), key.split(".")[1]) for key in recipes.fields()}
 
 
 def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:

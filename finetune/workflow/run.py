@@ -23,8 +23,8 @@ from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
 from finetune.data.transforms import augmented_view
 from finetune.device import accelerator, resolve_device
 from finetune.errors import CheckpointError
-from finetune.evaluate.forward import collect_logits
-from finetune.evaluate.metrics import measure
+from finetune.evaluation.forward import collect_logits
+from finetune.evaluation.metrics import measure
 from finetune.report import page
 from finetune.settings import Recipe
 from finetune.strategy.strategies import retrained
@@ -207,7 +207,7 @@ def _fresh(prepared: Prepared) -> nn.Module:
 
 
 def _evaluate(prepared: Prepared, fit: Fit) -> dict[str, dict[str, dict[str, float]]]:
-    found = {}
+    found: dict[str, dict[str, dict[str, float]]] = {}
     for name in SPLITS:
         if name == "train" or not prepared.manifest.split(name):
             continue

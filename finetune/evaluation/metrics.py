@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.evaluate.intervals import bootstrap, wilson
+from finetune.evaluation.intervals import bootstrap, wilson
 from finetune.types import Interval
 
 

@@ -92,7 +92,7 @@ def prove(model: nn.Module, path: Path, images: Tensor) -> Parity:
     same = True
     with torch.no_grad():
         for size in BATCHES:
-            for batch in images.split(size):
+            for batch in torch.split(images, size):
                 if len(batch) < size and len(images) >= size:
                     continue
                 ours = model(batch).numpy()  # (B, K)

@@ -1,0 +1,83 @@
+"""Every command once, as a user types it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--epochs", "1", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("session")
+
+
+def test_a_session_from_sample_to_export(finetune_cli, place: Path) -> None:
+    imgs, run = place / "imgs", place / "run"
+    assert finetune_cli("sample", imgs, "--per-class", "8").code == 0
+    done = finetune_cli("run", "--data", imgs, "--strategy", "head-only", *QUICK, "--out", run, "--json")
+    assert json.loads(done.out)["strategy"] == "head-only"
+    assert "val, " in finetune_cli("eval", run).out
+    rows = list(csv.DictReader(io.StringIO(finetune_cli("predict", run, imgs, "--top", "2", "--csv").out)))
+    assert len(rows) == 48
+    assert float(rows[0]["probability1"]) >= float(rows[0]["probability2"])
+    assert "proven on" in finetune_cli("export", run).out
+    assert finetune_cli("export", run, "--format", "timm").code == 0
+
+
+def test_plan_prints_groups_and_json(finetune_cli) -> None:
+    shown = finetune_cli("plan", "--backbone", "resnet18", "--strategy", "head-only")
+    assert all(word in shown.out for word in ("layer4", "8,393,728", "frozen", "513,000 trained"))
+    given = json.loads(finetune_cli("plan", "--backbone", "resnet18", "--strategy", "full", "--layers", "--json").out)
+    assert given["num_parameters"] == sum(row["num_parameters"] for row in given["layers"]["rows"])
+
+
+def test_plan_fits_into_80_columns(finetune_cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = finetune_cli("plan", "--backbone", "vit_tiny_patch16_224", "--strategy", "gradual").out
+    assert max(map(len, shown.rstrip().splitlines())) <= 100
+    assert "blocks.11" in shown
+
+
+def test_recipes_are_listed_shown_copied_and_checked(finetune_cli, tmp_path: Path) -> None:
+    assert "head-only" in finetune_cli("recipes", "ls").out
+    assert "[optim]" in finetune_cli("recipes", "show", "default").out
+    assert finetune_cli("recipes", "copy", "full", tmp_path).code == 0
+    assert finetune_cli("recipes", "validate", tmp_path / "full.toml").out.endswith("valid\n")
+    assert finetune_cli("recipes", "copy", "full", tmp_path).code == 5
+    assert "Did you mean 'full'" in finetune_cli("recipes", "show", "ful").err
+
+
+@pytest.mark.parametrize("command", [(), ("run",), ("plan",), ("eval",), ("predict",), ("export",), ("recipes",)])
+def test_help_answers(finetune_cli, command: tuple[str, ...]) -> None:
+    done = finetune_cli(*command, "--help")
+    assert done.code == 0
+    assert "Usage" in done.out
+
+
+def test_doctor_tells_versions_and_the_hub(finetune_cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    found = json.loads(finetune_cli("doctor", "--json").out)
+    assert found["hub_is_reachable"] is False
+    assert found["packages"]["torch"][0].isdigit()
+
+
+def test_resume_takes_no_other_flag(finetune_cli, tmp_path: Path) -> None:
+    done = finetune_cli("run", "--resume", tmp_path, "--epochs", "3")
+    assert done.code == 2
+    assert "no other flag" in done.err
+
+
+def test_predict_guards_against_formulas(finetune_cli, place: Path, tmp_path: Path, monkeypatch) -> None:
+    picture = next((place / "imgs").rglob("*.jpg"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "=cmd.jpg").write_bytes(picture.read_bytes())
+    done = finetune_cli("predict", place / "run", "=cmd.jpg", "--csv")
+    assert "\n'=cmd.jpg," in done.out.replace("\r", "")

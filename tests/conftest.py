@@ -1,0 +1,38 @@
+"""What every test gets: a cache folder of its own, no hub, and small folders of noise to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+MakeImages = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache_and_no_hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> MakeImages:
+    """A function that writes a labelled folder of noise, JPEG and PNG in turn, no two pictures alike."""
+
+    def write(
+        folder: str | Path = "images", *, classes: str = "ant bee", per_class: int = 6, side: int = 40, seed: int = 0
+    ) -> Path:
+        root = tmp_path / folder
+        rng = np.random.default_rng(seed)
+        for label in classes.split():
+            (root / label).mkdir(parents=True, exist_ok=True)
+            for number in range(per_class):
+                pixels = rng.integers(0, 256, (side, side + 8, 3), dtype=np.uint8)
+                suffix = "png" if number % 2 else "jpg"
+                Image.fromarray(pixels).save(root / label / f"{label}-{number:02}.{suffix}")
+        return root
+
+    return write

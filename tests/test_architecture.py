@@ -1,0 +1,96 @@
+"""The layers of docs/design.md, read from the imports: each module imports only lower ones."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import finetune
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "finetune"
+LAYERS = [
+    {"errors", "types", "settings", "randomness", "places"},
+    {"recipe", "device", "data", "optim", "backbone"},
+    {"features", "evaluation", "checkpoint"},
+    {"strategy", "train"},
+    {"search", "exports", "report"},
+    {"workflow"},
+    {"cli", "__main__", "__init__"},
+]
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def room(module: Path) -> str:
+    return module.parts[0].removesuffix(".py")
+
+
+def layer(name: str) -> int:
+    return next(index for index, names in enumerate(LAYERS) if name in names)
+
+
+def imported_rooms(module: Path) -> set[str]:
+    """Every room that a module imports, those inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "finetune":
+            parts = (node.module or "").split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("finetune.")}
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_a_module_imports_only_lower_layers(module: Path) -> None:
+    own = room(module)
+    if own in ("cli", "__main__", "__init__"):
+        return
+    wrong = [name for name in imported_rooms(module) if name != own and layer(name) >= layer(own)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_a_module_is_on_a_layer_small_and_well_named(module: Path) -> None:
+    assert any(room(module) in names for names in LAYERS)
+    assert len((PACKAGE / module).read_text().splitlines()) <= 400
+    assert not {"utils", "helpers", "common", "misc"} & {part.removesuffix(".py") for part in module.parts}
+
+
+@pytest.mark.parametrize(
+    ("library", "rooms"),
+    [("timm.models", {"backbone"}), ("timm.optim", {"optim"}), ("accelerate", {"device", "train"}), ("jinja2", {"report"})],
+)
+def test_a_library_is_imported_in_its_own_room_only(library: str, rooms: set[str]) -> None:
+    users = set()
+    for module in MODULES:
+        for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if any(name == library or name.startswith(f"{library}.") for name in names):
+                users.add(room(module))
+    assert users
+    assert users <= rooms
+
+
+@pytest.mark.parametrize("command", ["import finetune", "from finetune.cli.app import app"])
+def test_what_answers_at_once_imports_no_torch(command: str) -> None:
+    code = f"import sys; {command}; print([m for m in ('torch', 'timm', 'numpy', 'PIL') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_all_is_sorted_complete_and_importable() -> None:
+    assert finetune.__all__ == sorted(finetune.__all__)
+    assert all(getattr(finetune, name) is not None for name in finetune.__all__)
+    assert set(dir(finetune)) == set(finetune.__all__)
+
+
+def test_a_function_of_the_public_api_is_not_hidden_by_a_room() -> None:
+    code = "import finetune, finetune.workflow.run as r; print(all(callable(getattr(finetune, n)) for n in finetune.__all__ if n != '__version__'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

@@ -1,0 +1,42 @@
+"""Measuring a finished run again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import finetune
+
+
+def test_a_split_of_its_own_data_scores_as_the_run_said(finished: Path) -> None:
+    said = json.loads((finished / "metrics.json").read_text())
+    for split in ("val", "test"):
+        found = finetune.evaluate(finished, split=split)
+        assert found.metrics["top1"].value == said[split]["top1"]["value"]
+        assert sum(map(sum, found.confusion)) == found.num_images
+
+
+def test_test_is_measured_when_there_is_one(finished: Path) -> None:
+    assert finetune.evaluate(finished).split == "test"
+
+
+def test_other_data_with_fewer_classes_keeps_the_indices(finished: Path, drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(drawn / "striped-disc", tmp_path / "new" / "striped-disc")
+    found = finetune.evaluate(finished, data=tmp_path / "new")
+    place = found.classes.index("striped-disc")
+    assert sum(found.confusion[place]) == found.num_images == 10
+
+
+def test_a_class_the_model_does_not_know_is_named(finished: Path, drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(drawn / "striped-disc", tmp_path / "new" / "stripped-disc")
+    with pytest.raises(finetune.DataError, match="'stripped-disc'. Did you mean 'striped-disc'"):
+        finetune.evaluate(finished, data=tmp_path / "new")
+
+
+def test_a_split_that_is_not_there_is_an_error(quick_run) -> None:
+    result = quick_run(epochs=1)
+    with pytest.raises(finetune.DataError, match="no test split"):
+        finetune.evaluate(result.folder, split="test")

@@ -1,0 +1,75 @@
+"""No export without its proof."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+
+import finetune
+from finetune.exports import onnx as onnx_export
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_convnext"])
+def test_onnxruntime_reproduces_the_model_at_any_batch(quick_run, backbone: str) -> None:
+    done = finetune.export(quick_run(backbone=backbone, epochs=1).folder)
+    session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
+    model = finetune.load(done.path.parents[1], device="cpu").model
+    for size in (1, 3, 11):
+        images = torch.randn(size, 3, 64, 64)
+        with torch.no_grad():
+            ours = model(images).numpy()
+        assert np.allclose(session.run(None, {"images": images.numpy()})[0], ours, atol=1e-4)
+
+
+def test_the_file_carries_classes_and_preprocessing(finished: Path, tmp_path: Path) -> None:
+    done = finetune.export(finished, out=tmp_path / "model.onnx")
+    facts = {item.key: json.loads(item.value) for item in onnx.load(done.path).metadata_props if item.key != "pkg"}
+    assert facts["classes"] == list(finetune.load(finished).classes)
+    assert facts["preprocessing"]["image_size"] == [64, 64]
+    assert json.loads((tmp_path / "parity.json").read_text())["is_proven"] is True
+
+
+def test_an_export_that_differs_is_an_error_and_leaves_no_file(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = onnx_export.write_onnx
+
+    def write_another(model: torch.nn.Module, *args: object, **more: object) -> None:
+        head = model.get_classifier()
+        head.weight.data += 0.1
+        write(model, *args, **more)
+        head.weight.data -= 0.1
+
+    monkeypatch.setattr("finetune.workflow.export.write_onnx", write_another)
+    with pytest.raises(finetune.ExportError, match="does not reproduce"):
+        finetune.export(finished, out=tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_inner_probe_goes_to_onnx_and_is_refused_as_timm(quick_run) -> None:
+    result = quick_run("linear-probe", probe_at="layer2")
+    assert finetune.export(result.folder).path.is_file()
+    with pytest.raises(finetune.ExportError, match="inner layer group layer2"):
+        finetune.export(result.folder, format="timm")
+
+
+def test_the_timm_folder_loads_with_its_data_config(finished: Path, tmp_path: Path) -> None:
+    done = finetune.export(finished, format="timm", out=tmp_path / "folder")
+    model = timm.create_model(f"local-dir:{done.path}", pretrained=True)
+    config = timm.data.resolve_model_data_config(model)
+    assert tuple(config["input_size"]) == (3, 64, 64)
+    assert model.num_classes == 6
+
+
+def test_a_place_that_is_taken_is_not_overwritten(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(finetune.ResourceError, match="exists already"):
+        finetune.export(finished, format="timm", out=tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "mine"

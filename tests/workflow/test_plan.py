@@ -1,0 +1,74 @@
+"""What a run would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import finetune
+
+
+def test_a_plan_needs_neither_data_nor_weights() -> None:
+    plan = finetune.plan(backbone="resnet18", strategy="top-k", top_k=2)
+    assert plan.phases[0].plan.trained == ("layer3", "layer4", "head")
+    assert plan.num_parameters == 11_689_512
+    assert plan.num_trainable(plan.phases[0].plan) == 11_006_440
+
+
+def test_auto_without_data_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(finetune.RecipeError, match="decides from the data") as error:
+        finetune.plan(backbone="resnet18")
+    assert "--strategy" in error.value.hint
+
+
+def test_top_k_of_all_groups_says_that_it_is_full() -> None:
+    plan = finetune.plan(backbone="resnet18", top_k=5)
+    assert plan.phases[0].plan.frozen == ()
+    assert "the same as full" in plan.notes[0]
+
+
+def test_top_k_beyond_all_groups_is_an_error() -> None:
+    with pytest.raises(finetune.RecipeError, match="has 5 layer groups"):
+        finetune.plan(backbone="resnet18", strategy="top-k", top_k=6)
+
+
+def test_full_with_reinit_says_that_it_is_from_scratch() -> None:
+    assert "from scratch" in finetune.plan(backbone="resnet18", strategy="full", reinit=True).notes[0]
+
+
+def test_a_number_that_the_strategy_does_not_use_is_an_error() -> None:
+    with pytest.raises(finetune.RecipeError, match="top_k has no meaning"):
+        finetune.plan(backbone="resnet18", strategy="full", top_k=2)
+
+
+def test_a_layer_group_that_is_not_there_names_the_nearest() -> None:
+    with pytest.raises(finetune.RecipeError, match="Did you mean 'layer4'"):
+        finetune.plan(backbone="resnet18", probe_at="layr4")
+
+
+def test_a_probe_at_an_inner_group_holds_no_later_ones() -> None:
+    plan = finetune.plan(backbone="resnet18", strategy="linear-probe", probe_at="layer2")
+    assert [group.name for group in plan.groups] == ["stem", "layer1", "layer2", "head"]
+    assert plan.groups[-1].num_parameters == 128 * 1000 + 1000
+
+
+def test_classes_are_counted_from_the_data(drawn: Path) -> None:
+    assert finetune.plan(drawn, backbone="resnet18", strategy="full").num_classes == 6
+
+
+def test_vgg16_has_the_figures_of_the_notes() -> None:
+    layers = finetune.plan(backbone="vgg16", strategy="full", layers=True).layers
+    assert layers is not None
+    assert layers.num_activations == pytest.approx(15.2e6, abs=0.05e6)
+    assert layers.activation_bytes() / 1e6 == pytest.approx(61, abs=0.5)
+
+
+@pytest.mark.parametrize("strategy", ["head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch"])
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_convnext"])
+def test_every_phase_covers_every_group_once(strategy: str, backbone: str) -> None:
+    plan = finetune.plan(backbone=backbone, strategy=strategy)
+    for phase in plan.phases:
+        assert [item.group for item in phase.plan.groups] == [group.name for group in plan.groups]
+        assert phase.plan.trained[-1] == "head"
+    assert plan.to_json()["phases"][0]["num_trainable"] > 0
