@@ -11,6 +11,8 @@ import math
 import textwrap
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -70,12 +72,12 @@ def load(path: str | Path | None = None, *, overrides: Mapping[str, Any] | None 
 
 
 def update(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """Yield a copy of a recipe with some dotted keys changed."""
-    raw = recipe.model_dump()
-    for key, value in changes.items():
-        section, name = key.split(".", 1)
-        raw[section][name] = value
-    return Recipe.model_validate(raw)
+    """Yield a copy of a recipe with some dotted keys changed.
+
+    Raises:
+        RecipeError: as `load`.
+    """
+    return _checked(recipe.model_dump(), changes, "")
 
 
 def parse_set(text: str) -> tuple[str, Any]:
@@ -88,9 +90,10 @@ def parse_set(text: str) -> tuple[str, Any]:
     if not equals:
         raise RecipeError(f"--set {text}: write it as section.key=value")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
+    return key.strip(), parsed if isinstance(parsed, (str, int, float, list, dict)) else value.strip()
 
 
 def parse_flag(flag: str, text: str) -> Any:
@@ -98,7 +101,10 @@ def parse_flag(flag: str, text: str) -> Any:
     annotation = str(fields()[ALIASES[flag]].annotation)
     if "int" not in annotation and "float" not in annotation:
         return text
-    return parse_set(f"{flag}={text}")[1]
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    return text
 
 
 def dump(recipe: Recipe, *, header: str = "", describe: bool = False) -> str:
@@ -175,13 +181,13 @@ def _put(raw: dict[str, Any], key: str, value: Any, problems: list[str]) -> None
 
 
 def _unknown(key: str) -> str:
-    known = fields()
-    near = did_you_mean(key, known) or did_you_mean(key.partition(".")[2] or key, _by_last_name())
-    return f"{key}: no such key.{near}"
-
-
-def _by_last_name() -> list[str]:
-    return [key.split(".", 1)[1] for key in fields()]
+    known = list(fields())
+    last = key.rpartition(".")[2]
+    same = [name for name in known if name.endswith(f".{last}")]
+    near = same or [name for name in known if get_close_matches(last, [name.partition(".")[2]])]
+    chosen = get_close_matches(key, near, n=3, cutoff=0)
+    text = f" Did you mean {' or '.join(map(repr, chosen))}?" if chosen else did_you_mean(key, known)
+    return f"{key}: no such key.{text}"
 
 
 def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, list[str]]:

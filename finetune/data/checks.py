@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
-from finetune.data.decode import UndecodableError, decode
+from finetune.data.decode import UndecodableError, decode, quiet, read_content
 from finetune.errors import DataError
 from finetune.places import cache_folder
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 
-SCAN_VERSION = 1  # goes up when `decode` begins to accept or refuse other files
+SCAN_VERSION = 2  # goes up when `decode` begins to accept or refuse other files
 CHUNK = 256
+RECALL = "select digest, problem from scans where path=? and size=? and changed=? and version=?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ def scan(manifest: Manifest, *, workers: int | None = None, on_event: OnEvent = 
         DataError: no usable image is left in a class, or none at all.
     """
     files = [Path(manifest.root, sample.file) for sample in manifest.samples]
-    scans = list(scan_files(files, workers=workers, on_event=on_event))
+    with quiet():
+        scans = list(scan_files(files, workers=workers, on_event=on_event))
     pairs = list(zip(manifest.samples, scans, strict=True))
     samples = tuple(replace(sample, digest=found.digest) for sample, found in pairs if not found.problem)
     bad = tuple(Problem(sample.file, found.problem) for sample, found in pairs if found.problem)
@@ -68,7 +70,7 @@ def scan_files(files: list[Path], *, workers: int | None = None, on_event: OnEve
 
 def _scan_one(file: Path) -> Scan:
     try:
-        content = file.read_bytes()
+        content = read_content(file)
     except OSError as error:
         return Scan("", f"cannot be read: {error.strerror or error}")
     digest = blake2b(content, digest_size=16).hexdigest()
@@ -105,36 +107,37 @@ class _Memory:
 
     def _create(self) -> None:
         self.database.execute(
-            "create table if not exists scans (path text, size integer, changed integer,"
+            "create table if not exists scans (path blob, size integer, changed integer,"
             " version integer, digest text, problem text, primary key (path))"
         )
+        self.database.execute(RECALL, (b"", 0, 0, 0))  # a table of another layout shows now
 
     def recall(self, stamps: Iterable[Stamp]) -> dict[Stamp, Scan]:
         found = {}
-        for stamp in stamps:
-            row = self.database.execute(
-                "select digest, problem from scans where path=? and size=? and changed=? and version=?",
-                (*_safe(stamp), SCAN_VERSION),
-            ).fetchone()
-            if row and stamp[1] >= 0:
-                found[stamp] = Scan(*row)
+        try:
+            for stamp in stamps:
+                row = self.database.execute(RECALL, (*_row(stamp), SCAN_VERSION)).fetchone()
+                if row and stamp[1] >= 0:
+                    found[stamp] = Scan(*row)
+        except sqlite3.Error:
+            pass  # a damaged or locked file costs the memory, not the run
         return found
 
     def remember(self, scans: dict[Stamp, Scan]) -> None:
-        rows = [(*_safe(stamp), SCAN_VERSION, found.digest, found.problem) for stamp, found in scans.items()]
+        rows = [(*_row(stamp), SCAN_VERSION, found.digest, found.problem) for stamp, found in scans.items()]
         try:
             with self.database:
                 self.database.executemany("insert or replace into scans values (?, ?, ?, ?, ?, ?)", rows)
         except sqlite3.Error:
-            pass  # a full disk or a locked file costs the memory, not the run
+            pass  # so does a full disk
 
     def close(self) -> None:
         self.database.close()
 
 
-def _safe(stamp: Stamp) -> Stamp:
-    """Names with bytes that are no UTF-8 cannot be stored as text as they are."""
-    return (os.fsencode(stamp[0]).decode("utf-8", "backslashreplace"), *stamp[1:])
+def _row(stamp: Stamp) -> tuple[bytes, int, int]:
+    """Names are stored as bytes: not every one is UTF-8."""
+    return (os.fsencode(stamp[0]), *stamp[1:])
 
 
 def _check_left(manifest: Manifest) -> None:

@@ -6,11 +6,15 @@ animation. The same path serves the scan, training, evaluation and prediction.
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -18,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from finetune.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow reads MPO as JPEG
 
 Image.init()  # else Pillow knows only its five commonest formats, and `formats` raises KeyError
 
@@ -59,10 +63,29 @@ def read_rgb(path: Path, *, at_least: int | None = None) -> Image.Image:
         UndecodableError: the file is missing, empty, truncated, damaged, too large or no image.
     """
     try:
-        content = path.read_bytes()
+        content = read_content(path)
     except OSError as error:
         raise UndecodableError(f"{path}: {error.strerror or error}") from error
-    return decode(content, at_least=at_least)
+    with quiet():
+        return decode(content, at_least=at_least)
+
+
+def read_content(path: Path) -> bytes:
+    """Yield the bytes of a file; a pipe or device, which may never end, is an OSError."""
+    if not S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return path.read_bytes()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Pillow's remarks on odd files inside the block.
+
+    Filters belong to the whole process: this goes around a pool of threads, never inside of one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def decode(content: bytes, *, at_least: int | None = None) -> Image.Image:
@@ -70,15 +93,21 @@ def decode(content: bytes, *, at_least: int | None = None) -> Image.Image:
     if not content:
         raise UndecodableError("the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                if at_least is not None:
-                    image.draft("RGB" if image.mode in ("RGB", "YCbCr") else None, (at_least, at_least))
-                image.load()
-                return _rgb(ImageOps.exif_transpose(image))
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if at_least is not None:
+                image.draft("RGB" if image.mode in ("RGB", "YCbCr") else None, (at_least, at_least))
+            image.load()
+            return _rgb(_upright(image))
     except DECODE_ERRORS as error:
         raise UndecodableError(_reason(error)) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF says; where that is damaged, leave it as viewers do."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except DECODE_ERRORS:
+        return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:

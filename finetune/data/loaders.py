@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from finetune.data.decode import UndecodableError, read_rgb
 from finetune.data.transforms import View, decode_side, normalise
@@ -27,8 +27,11 @@ from finetune.types import Preprocessing, Sample
 Key = tuple[int, int, int]  # phase, epoch, index of the sample
 
 
-class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Samples as (uint8 picture (3, H, W), class index), fetched by (phase, epoch, index)."""
+class ImageDataset(Dataset[tuple[Tensor, int] | DataError]):
+    """Samples as (uint8 picture (3, H, W), class index), fetched by (phase, epoch, index).
+
+    What cannot be read is handed over as an error, not raised: torch would wrap it in the traceback of its worker.
+    """
 
     def __init__(
         self, root: str | Path, samples: Sequence[Sample], view: View, preprocessing: Preprocessing, *, seed: int | None
@@ -42,22 +45,24 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, int] | DataError:
         phase, epoch, index = key
         sample = self.samples[index]
         try:
             image = read_rgb(self.root / sample.file, at_least=self.at_least)
         except UndecodableError as error:
-            raise DataError(
-                f"{sample.file} could be read when the data was scanned and cannot now: {error.message}"
-            ) from None
+            return DataError(f"{sample.file} could be read when the data was scanned and cannot now: {error.message}")
         place = None if self.seed is None else derive(self.seed, "image", phase, epoch, sample.file)
         with nullcontext() if place is None else forked(place):
             return self.view(image), sample.target.index
 
 
+def _collate(items: list[tuple[Tensor, int] | DataError]) -> Any:
+    return next((item for item in items if isinstance(item, DataError)), None) or default_collate(items)
+
+
 class _Order(Sampler[list[Key]]):
-    """The batches of one epoch; evenly sized, so that no last batch is left with a single image."""
+    """The batches of one epoch; evenly sized, so that from batch size 3 on none is left with a single image."""
 
     def __init__(self, count: int, *, batch_size: int, seed: int | None) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
@@ -70,7 +75,7 @@ class _Order(Sampler[list[Key]]):
         order = np.arange(self.count)
         if self.seed is not None:
             order = np.random.default_rng(derive(self.seed, "order", self.phase, self.epoch)).permutation(order)
-        for batch in np.array_split(order, len(self))[self.start :]:
+        for batch in np.array_split(order, max(1, len(self)))[self.start : len(self)]:
             yield [(self.phase, self.epoch, int(index)) for index in batch]
 
 
@@ -97,6 +102,8 @@ class ImageBatches:
         self.loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=self.order,
+            collate_fn=_collate,
+            generator=torch.Generator(),  # else every epoch draws from the global one
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
@@ -106,9 +113,16 @@ class ImageBatches:
         return len(self.order)
 
     def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images (B, 3, H, W), class indices (B,)) from batch `start` of an epoch on."""
+        """Yield (images (B, 3, H, W), class indices (B,)) from batch `start` of an epoch on.
+
+        Raises:
+            DataError: an image that was scanned can no longer be read.
+        """
         self.order.phase, self.order.epoch, self.order.start = phase, epoch, start
-        for images, targets in self.loader:
+        for batch in self.loader:
+            if isinstance(batch, DataError):
+                raise batch
+            images, targets = batch
             images = images.to(self.device, non_blocking=True)
             yield normalise(images, self.preprocessing), targets.to(self.device, non_blocking=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class _Row:
 @dataclass(slots=True)
 class _Found:
     rows: list[_Row] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -72,11 +73,11 @@ def read(
         RecipeError: a column that the table lacks, or a regular expression that is none.
     """
     path = Path(path).expanduser()
-    if not path.exists():
+    if not _holds(path.exists):
         raise DataError(f"no such folder or file: {path}", hint=_nearby(path))
     if path.is_dir():
         root, found = path, _read_folder(path)
-    elif path.suffix.lower() in TABLES:
+    elif path.suffix.lower() in TABLES and path.is_file():
         root = path.parent
         found = _read_table(path, image_column, label_column, split_column, group_by)
     else:
@@ -94,15 +95,23 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
+        if _holds(path.is_dir):
             files += [path / name for name in _walk(path)]
-        elif path.exists():
+        elif _holds(path.exists):
             files.append(path)
         else:
             raise DataError(f"no such file or folder: {path}", hint=_nearby(path))
     if not files:
         raise DataError("no images there", hint=f"Looked in {', '.join(map(str, paths))}.")
     return files
+
+
+def _holds(claim: Callable[[], bool]) -> bool:
+    """Ask whether a path exists, or is a file; no, where that cannot be told: a name too long, a loop of links."""
+    try:
+        return claim()
+    except OSError:
+        return False
 
 
 def _nearby(path: Path) -> str:
@@ -131,7 +140,7 @@ def _read_folder(root: Path) -> _Found:
 
 
 def _add_classes(found: _Found, root: Path, folders: list[str], *, prefix: str, split: Split | None) -> None:
-    loose = sum(1 for entry in os.scandir(root / prefix) if entry.is_file() and is_image_name(entry.name))
+    loose = sum(is_image_name(entry.name) and _holds(entry.is_file) for entry in os.scandir(root / prefix))
     if loose:
         found.notes.append(f"{loose} images in {prefix or 'the folder itself'} belong to no class and are left out")
     for folder in folders:
@@ -146,29 +155,37 @@ def _child_folders(folder: Path) -> list[str]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror}") from error
-    return [entry.name for entry in entries if entry.is_dir() and not _is_ignored(folder / entry.name)]
+    return [entry.name for entry in entries if _holds(entry.is_dir) and not _is_ignored(folder / entry.name)]
 
 
 def _is_ignored(path: Path) -> bool:
     if path.name.startswith(".") or path.name.lower() in IGNORED:
         return True
-    return all((path / name).is_file() for name in RUN_FILES)
+    return all(_holds((path / name).is_file) for name in RUN_FILES)
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """Yield the images below a folder, relative to it, in sorted order; a loop of links is walked once."""
-    seen: set[tuple[int, int]] = set()
+    """Yield the images below a folder, relative to it, in sorted order.
+
+    No folder is walked twice, however often it is linked, and none that the folder itself lies in.
+    """
+    seen = {_identity(parent) for parent in folder.resolve().parents}
     for place, folders, files in os.walk(folder, followlinks=True):
-        here = Path(place).stat()
-        if (here.st_dev, here.st_ino) in seen:
+        here = _identity(Path(place))
+        if here in seen:
             folders.clear()
             continue
-        seen.add((here.st_dev, here.st_ino))
+        seen.add(here)
         folders[:] = sorted(name for name in folders if not _is_ignored(Path(place, name)))
         inside = os.path.relpath(place, folder)
         for name in sorted(files):
-            if is_image_name(name) and not _is_ignored(Path(name)) and Path(place, name).is_file():
+            if is_image_name(name) and not _is_ignored(Path(name)):
                 yield Path(inside, name).as_posix()
+
+
+def _identity(place: Path) -> tuple[int, int]:
+    stat = place.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def _read_table(path: Path, image: str, label: str, split: str, group_by: str) -> _Found:
@@ -186,7 +203,7 @@ def _read_table(path: Path, image: str, label: str, split: str, group_by: str) -
 
 
 def _add_row(found: _Found, path: Path, number: int, row: dict[str, Any], names: tuple[str, ...]) -> None:
-    file, label, split, group = (str(row.get(name) or "").strip() for name in names)
+    file, label, split, group = (_text(row.get(name)) for name in names)
     if not file or not label:
         found.problems.append(Problem(file or f"{path.name} line {number}", "no image or no label in its row"))
     elif split and split.lower() not in SPLIT_NAMES:
@@ -194,10 +211,18 @@ def _add_row(found: _Found, path: Path, number: int, row: dict[str, Any], names:
             f"{path} line {number}: split {split!r} is none of {', '.join(SPLIT_NAMES)}",
             hint="An empty split is allowed: such images are divided by --val and --test.",
         )
-    elif not (path.parent / file).is_file():
+    elif not _holds((path.parent / file).is_file):
         found.problems.append(Problem(file, "no such file"))
+    elif file in found.files:
+        found.problems.append(Problem(file, f"listed again in line {number}; the first time counts"))
     else:
+        found.files.add(file)
         found.rows.append(_Row(file, label, SPLIT_NAMES.get(split.lower()), group or None))
+
+
+def _text(cell: Any) -> str:
+    """Yield a cell as text; None and NaN are empty, 0 is not."""
+    return "" if cell is None or cell != cell else str(cell).strip()
 
 
 def _delimited(path: Path) -> tuple[list[str], list[dict[str, Any]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,19 +77,20 @@ def read(path: Path, *, root: str, classes: Sequence[str]) -> Manifest:
     index = {name: place for place, name in enumerate(classes)}
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            samples = tuple(
-                Sample(
-                    row["file"], Target(index[row["label"]]), _split(row["split"]), row["group"] or None, row["digest"]
-                )
-                for row in csv.DictReader(stream)
-            )
-    except (OSError, KeyError, csv.Error, UnicodeDecodeError) as error:
+            samples = tuple(_sample(row, index) for row in csv.DictReader(stream, strict=True))
+    except (OSError, KeyError, csv.Error) as error:
         raise CheckpointError(f"{path} cannot be read as a split: {error!r}") from error
+    if not samples:
+        raise CheckpointError(f"{path} cannot be read as a split: it lists no image")
     return Manifest(root, tuple(classes), samples)
 
 
-def _split(word: str) -> Split:
-    return next(split for split in SPLITS if split == word)
+def _sample(row: Mapping[str, str], index: Mapping[str, int]) -> Sample:
+    file, label, word, group, digest = (row[column] for column in COLUMNS)
+    split = {name: name for name in SPLITS}[word]
+    if digest is None:
+        raise KeyError("digest")
+    return Sample(file, Target(index[label]), split, group or None, digest)
 
 
 def _units(samples: Sequence[Sample]) -> list[Unit]:
