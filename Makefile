@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint docs clean
+.PHONY: install demo test realdata lint docs clean
 
 install: $(STAMP)
 
@@ -17,6 +17,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -q
+
+realdata: install
+	$(BIN)/python -m pytest -q -m realdata
 
 lint: install
 	$(BIN)/ruff check .

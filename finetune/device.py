@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -34,6 +37,17 @@ def resolve_precision(name: str, device: torch.device) -> str:
             raise ResourceError("train.precision = 'float16' needs a GPU", hint="Use bfloat16 or float32 on a CPU.")
         return name
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def available_memory() -> int:
+    """Yield how many bytes of memory this process may still take: the machine's, or its container's limit."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        return free if limit == "max" else min(free, int(limit) - used)
+    except (OSError, ValueError):
+        return free
 
 
 def accelerator(device: torch.device, precision: str) -> Accelerator:

@@ -130,6 +130,24 @@ class AugmentSection(Section):
     color_jitter: Share = Field(0.0, description="Strength of random brightness, contrast and saturation.")
 
 
+class CacheSection(Section):
+    features: Literal["auto", "memory", "none"] = Field(
+        "auto",
+        description="Run frozen layers once for each image and keep what they yield. auto: on disk, for later runs"
+        " too; memory: for this run; none: run them every epoch.",
+    )
+    views: Count | Auto = Field(
+        "auto", description="Views of every train image in the cache, the plain one and augmented ones. auto: 4."
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="What is kept of a value; less than float32 halves the cache and is not exact."
+    )
+    folder: str | Auto = Field(
+        "auto", description="Where it lies. auto: the platform's cache place, or FINETUNE_CACHE."
+    )
+    limit: Positive = Field(20.0, description="GiB that the cache may take; the least recently used go first.")
+
+
 class Recipe(Section):
     """The whole typed description of a run."""
 
@@ -142,6 +160,7 @@ class Recipe(Section):
     optim: OptimSection = Field(default_factory=OptimSection, description="How weights move.")
     loss: LossSection = Field(default_factory=LossSection, description="What is minimised.")
     augment: AugmentSection = Field(default_factory=AugmentSection, description="How train images vary.")
+    cache: CacheSection = Field(default_factory=CacheSection, description="What is computed once.")
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -6,7 +6,7 @@ dropout and stochastic depth off. That holds whatever `train()` is called on the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
@@ -29,27 +29,29 @@ def check_plan(plan: FreezePlan, groups: Sequence[LayerGroup]) -> None:
 
 
 @contextmanager
-def freezing(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -> Iterator[None]:
+def freezing(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -> Iterator[Callable[[nn.Module], None]]:
     """Hold a model to a freeze plan inside the block; afterwards every parameter has a gradient again.
 
     A hook before every forward pass puts what is frozen into eval mode, so a `model.train()` inside
-    the block does no harm.
+    the block does no harm. Yields a function that holds another module over the same layers (a part
+    of the model) to the plan too.
     """
     check_plan(plan, groups)
     trained = {name for group in groups if not plan[group.name].is_frozen for name in group.parameters}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
-    still = _still_modules(model, plan, groups)
+    still = still_modules(model, plan, groups)
 
     def hold(*_: object) -> None:
         for module in still:
             module.training = False
 
-    handle = model.register_forward_pre_hook(hold)
+    handles = [model.register_forward_pre_hook(hold)]
     try:
-        yield
+        yield lambda part: handles.append(part.register_forward_pre_hook(hold))
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         model.requires_grad_(True)
 
 
@@ -104,7 +106,8 @@ def reinitialise(model: nn.Module, fresh: nn.Module, groups: Sequence[LayerGroup
         own[key].copy_(new[key])
 
 
-def _still_modules(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -> list[nn.Module]:
+def still_modules(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -> list[nn.Module]:
+    """Yield the modules that stand in eval mode under a freeze plan."""
     places = modules_by_group(model, groups)
     still = []
     for path, module in model.named_modules():

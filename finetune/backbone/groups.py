@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from timm.models._manipulate import group_with_matcher
 from torch import nn
@@ -62,7 +62,12 @@ def _by_matcher(model: nn.Module, names: Sequence[str]) -> list[list[str]]:
     except (AssertionError, KeyError, TypeError, ValueError, AttributeError, re.error):
         return []
     groups = [found[key] for key in sorted(found) if found[key]]
-    return groups if len(groups) > 1 and sum(map(len, groups)) == len(names) else []
+    if len(groups) < 2 or sum(map(len, groups)) != len(names):
+        return []
+    *blocks, last = groups
+    if len(blocks) > 1 and max(map(names.index, last)) < min(map(names.index, blocks[1])):
+        return [[*blocks[0], *last], *blocks[1:]]  # the matcher forgot it: a rope or position bias for all blocks
+    return groups
 
 
 def _by_features(model: nn.Module, names: Sequence[str]) -> list[list[str]]:
@@ -115,28 +120,46 @@ def _join_norms(groups: Sequence[list[str]], norms: frozenset[str]) -> list[list
 
 
 def _names(groups: Sequence[list[str]], sizes: dict[str, int]) -> list[str]:
-    """Name each group by the path its parameters share, `features.3` rather than `features.3.conv`."""
-    shared = [_cut(_shared_path([member.split(".")[:-1] for member in group])) for group in groups]
-    crowded = {path for path, count in Counter(shared).items() if count > 1 or not path}
-    names = [
-        _heaviest_path(group, sizes) if path in crowded else path for path, group in zip(shared, groups, strict=True)
-    ]
+    """Name each group by the path its parameters share, `features.3` rather than `features.3.conv`.
+
+    Where that is vague: by the whole of that path, else by its heaviest child.
+    """
+    shared = [_shared_path([member.split(".")[:-1] for member in group]) for group in groups]
+    names = [_cut(path) for path in shared]
+    for longer in (
+        [".".join(path) for path in shared],
+        [_heaviest_path(group, sizes, _has_digit) for group in groups],
+        [_heaviest_path(group, sizes, str.isdigit) for group in groups],
+    ):
+        vague = _vague(names)
+        names = [new if name in vague else name for name, new in zip(names, longer, strict=True)]
     if len(names) > 1:
         names[0] = "stem"
     return _unique(names)
 
 
+def _vague(names: Sequence[str]) -> frozenset[str]:
+    """What is no name for one group of the backbone: nothing, the head's, one of many, the parent of another."""
+    counts = Counter(names)
+    parents = {name for name in counts for other in counts if other.startswith(f"{name}.")}
+    return frozenset({"", "head"} | parents | {name for name, count in counts.items() if count > 1})
+
+
+def _has_digit(part: str) -> bool:
+    return any(character.isdigit() for character in part)
+
+
 def _cut(path: Sequence[str]) -> str:
     for depth, part in enumerate(path, 1):
-        if any(character.isdigit() for character in part):
+        if _has_digit(part):
             return ".".join(path[:depth])
     return ".".join(path)
 
 
-def _heaviest_path(members: Sequence[str], sizes: dict[str, int]) -> str:
+def _heaviest_path(members: Sequence[str], sizes: dict[str, int], is_end: Callable[[str], bool]) -> str:
     """Descend into the child with the most weights, down to the first numbered one."""
     path: list[str] = []
-    while not any(character.isdigit() for part in path for character in part):
+    while not any(map(is_end, path)):
         weight: Counter[str] = Counter()
         for member in members:
             parts = member.split(".")
@@ -158,7 +181,7 @@ def _shared_path(paths: Sequence[list[str]]) -> list[str]:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    seen: Counter[str] = Counter()
+    seen = Counter({"head": 1})
     unique = []
     for name in names:
         seen[name] += 1

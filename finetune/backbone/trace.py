@@ -21,6 +21,8 @@ from finetune.errors import BackboneError
 from finetune.types import LayerGroup
 
 PROBE_BATCH = 2
+# What torch.fx raises on a network whose path depends on values.
+TRACE_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, NameError, LookupError, AssertionError)
 # Functions and methods that move values without changing them: the end of a group lies before them.
 MOVES = frozenset({"permute", "transpose", "contiguous", "reshape", "view", "flatten", "movedim", "to", "float"})
 
@@ -35,7 +37,9 @@ class Traced:
     channels_last: frozenset[str]
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
+    """torch.fx's tracer with timm's own leaf modules and functions."""
+
     def __init__(self) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
         self.leaves = tuple(get_notrace_modules())
@@ -68,13 +72,13 @@ def trace(model: nn.Module, groups: Sequence[LayerGroup], *, image_size: tuple[i
     was_training = model.training
     model.eval()
     try:
-        tracer = _Tracer()
+        tracer = Tracer()
         graph = tracer.trace(model)
         module = fx.GraphModule(tracer.root, graph)
         shapes = _Shapes(module)
         with torch.no_grad():
             shapes.run(torch.zeros(PROBE_BATCH, 3, *image_size, device=next(model.parameters()).device))
-    except (RuntimeError, TypeError, ValueError, AttributeError, NameError, AssertionError) as error:
+    except TRACE_ERRORS as error:
         raise BackboneError(
             f"this network cannot be traced, so its inner layer groups are out of reach: {str(error)[:200]}",
             hint="Strategies that use the last layer group only still work.",

@@ -1,7 +1,7 @@
 """Batches of images, in an order and with augmentations that depend on nothing but their place.
 
 The order is drawn from (seed, phase, epoch), an image's augmentation from (seed, phase, epoch,
-image): the number of workers and what was drawn before do not matter, and an epoch can be entered
+content): the number of workers and what was drawn before do not matter, and an epoch can be entered
 at any batch. Letters: B batch, H W pixels.
 """
 
@@ -52,7 +52,7 @@ class ImageDataset(Dataset[tuple[Tensor, int] | DataError]):
             image = read_rgb(self.root / sample.file, at_least=self.at_least)
         except UndecodableError as error:
             return DataError(f"{sample.file} could be read when the data was scanned and cannot now: {error.message}")
-        place = None if self.seed is None else derive(self.seed, "image", phase, epoch, sample.file)
+        place = None if self.seed is None else derive(self.seed, "image", phase, epoch, sample.digest or sample.file)
         with nullcontext() if place is None else forked(place):
             return self.view(image), sample.target.index
 
@@ -61,7 +61,7 @@ def _collate(items: list[tuple[Tensor, int] | DataError]) -> Any:
     return next((item for item in items if isinstance(item, DataError)), None) or default_collate(items)
 
 
-class _Order(Sampler[list[Key]]):
+class Order(Sampler[list[Key]]):
     """The batches of one epoch; evenly sized, so that from batch size 3 on none is left with a single image."""
 
     def __init__(self, count: int, *, batch_size: int, seed: int | None) -> None:
@@ -98,7 +98,7 @@ class ImageBatches:
         self.preprocessing = preprocessing
         self.device = device
         self.num_images = len(dataset)
-        self.order = _Order(len(dataset), batch_size=batch_size, seed=seed)
+        self.order = Order(len(dataset), batch_size=batch_size, seed=seed)
         self.loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=self.order,

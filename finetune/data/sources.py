@@ -117,7 +117,7 @@ def _holds(claim: Callable[[], bool]) -> bool:
 def _nearby(path: Path) -> str:
     try:
         siblings = [entry.name for entry in path.parent.iterdir()]
-    except OSError:
+    except (OSError, ValueError):
         return LAYOUTS
     near = did_you_mean(path.name, siblings).strip()
     return f"{near} {LAYOUTS}".strip()
@@ -140,7 +140,8 @@ def _read_folder(root: Path) -> _Found:
 
 
 def _add_classes(found: _Found, root: Path, folders: list[str], *, prefix: str, split: Split | None) -> None:
-    loose = sum(is_image_name(entry.name) and _holds(entry.is_file) for entry in os.scandir(root / prefix))
+    beside = [entry for entry in os.scandir(root / prefix) if not _is_ignored(Path(entry))]
+    loose = sum(is_image_name(entry.name) and _holds(entry.is_file) for entry in beside)
     if loose:
         found.notes.append(f"{loose} images in {prefix or 'the folder itself'} belong to no class and are left out")
     for folder in folders:

@@ -74,7 +74,7 @@ def read(path: Path, *, root: str, classes: Sequence[str]) -> Manifest:
     Raises:
         CheckpointError: the file is missing or damaged.
     """
-    index = {name: place for place, name in enumerate(classes)}
+    index: dict[str | None, int] = {name: place for place, name in enumerate(classes)}
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
             samples = tuple(_sample(row, index) for row in csv.DictReader(stream, strict=True))
@@ -85,11 +85,11 @@ def read(path: Path, *, root: str, classes: Sequence[str]) -> Manifest:
     return Manifest(root, tuple(classes), samples)
 
 
-def _sample(row: Mapping[str, str], index: Mapping[str, int]) -> Sample:
+def _sample(row: Mapping[str, str | None], index: Mapping[str | None, int]) -> Sample:
     file, label, word, group, digest = (row[column] for column in COLUMNS)
-    split = {name: name for name in SPLITS}[word]
-    if digest is None:
-        raise KeyError("digest")
+    split = next((name for name in SPLITS if name == word), None)
+    if file is None or split is None or digest is None:
+        raise KeyError(word)
     return Sample(file, Target(index[label]), split, group or None, digest)
 
 
@@ -114,19 +114,34 @@ def _units(samples: Sequence[Sample]) -> list[Unit]:
 
 
 def _take(units: Sequence[Unit], *, share: float, seed: int) -> list[Unit]:
-    """Take units so that every class gives its share; large units first, in an order drawn by the seed."""
-    counts = Counter(s.target.index for unit in units for s in unit)
-    wanted = {label: max(round(count * share), int(count > 1)) for label, count in counts.items()}
+    """Take units so that every class gives its share and keeps an image; large ones first, in an order by the seed.
+
+    A class that would give nothing, because its groups are larger than its share, gives its smallest.
+    """
     drawn = sorted(units, key=lambda unit: (-len(unit), derive(seed, "split", unit[0].file)))
-    taken = []
-    for unit in drawn:
-        inside = Counter(s.target.index for s in unit)
-        gain = sum(min(count, max(wanted[label], 0)) for label, count in inside.items())
-        if 2 * gain > len(unit) or (gain and len(unit) == gain):
-            taken.append(unit)
-            for label, count in inside.items():
-                wanted[label] -= count
-    return taken
+    inside = [Counter(s.target.index for s in unit) for unit in drawn]
+    left = Counter(s.target.index for unit in units for s in unit)
+    wanted = Counter({label: max(round(count * share), 1) for label, count in left.items()})
+    whole = Counter(left)
+    taken: list[int] = []
+
+    def take(place: int) -> None:
+        taken.append(place)
+        left.subtract(inside[place])
+        wanted.subtract(inside[place])
+
+    def is_spared(place: int) -> bool:
+        return all(left[label] > count for label, count in inside[place].items())
+
+    for place, unit in enumerate(drawn):
+        gain = sum(min(count, max(wanted[label], 0)) for label, count in inside[place].items())
+        if 2 * gain > len(unit) and is_spared(place):
+            take(place)
+    for label in sorted(label for label in left if left[label] == whole[label] > 1):
+        smallest = (place for place in reversed(range(len(drawn))) if label in inside[place] and is_spared(place))
+        if left[label] == whole[label] and (place := next(smallest, -1)) >= 0:
+            take(place)
+    return [drawn[place] for place in taken]
 
 
 def _check(manifest: Manifest) -> None:

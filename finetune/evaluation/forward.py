@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,15 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 
 def collect_logits(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, autocast: Autocast = nullcontext
+    model: nn.Module, batches: Iterable[tuple[Any, Tensor]], *, autocast: Autocast = nullcontext
 ) -> tuple[Tensor, Tensor]:
     """Yield (logits (N, K) float32, class indices (N,)) on the CPU; the model is left in eval mode."""
     model.eval()
     logits, targets = [], []
     with torch.no_grad():
-        for images, labels in batches:
+        for inputs, labels in batches:
             with autocast():
-                out = model(images)  # (B, K)
+                out = model(inputs)  # (B, K)
             logits.append(out.float().cpu())
             targets.append(labels.cpu())
     return torch.cat(logits), torch.cat(targets)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from finetune.backbone.trace import Traced, pooled, prefix
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-Tap = Callable[[Tensor], tuple[Tensor, ...]]
+Batches = Iterable[tuple[Any, Tensor]]
+Tap = Callable[[Any], tuple[Tensor, ...]]
 
 
 def extract(
@@ -24,9 +25,9 @@ def extract(
     rows: list[tuple[Tensor, ...]] = []
     targets = []
     with torch.no_grad():
-        for images, labels in batches:
+        for inputs, labels in batches:
             with autocast():
-                features = tap(images)  # each (B, D)
+                features = tap(inputs)  # each (B, D)
             rows.append(tuple(feature.float().cpu() for feature in features))
             targets.append(labels.cpu())
     return tuple(torch.cat(column) for column in zip(*rows, strict=True)), torch.cat(targets)
@@ -48,14 +49,14 @@ def taps(traced: Traced, groups: Sequence[str]) -> Tap:
 
 
 def before_head(model: nn.Module, head: nn.Module) -> Tap:
-    """Yield a function of images that gives what reaches the head, for any network, traced or not."""
+    """Yield a function of a model's inputs that gives what reaches the head, traced or not, tail or whole."""
 
-    def tap(images: Tensor) -> tuple[Tensor, ...]:
+    def tap(inputs: Any) -> tuple[Tensor, ...]:
         seen: list[Tensor] = []
         handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
         try:
             model.eval()
-            model(images)
+            model(inputs)
         finally:
             handle.remove()
         return (seen[-1].flatten(1),)

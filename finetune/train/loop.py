@@ -34,7 +34,7 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Any, Tensor]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,30 @@ class Keeper(Protocol):
     def best(self, model: nn.Module, state: TrainState) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a phase runs: the model on images, or its tail on what the trunk yielded.
+
+    `run` shares its parameters with the model. `train` is drawn anew each epoch, `plain` are the same
+    images in order as evaluation sees them.
+    """
+
+    run: nn.Module
+    train: Batches
+    val: Batches
+    plain: Batches
+
+
 @dataclass(slots=True)
 class Fit:
-    """A model in training, and everything the loop needs around it."""
+    """A model in training, and everything the loop needs around it.
+
+    `work_of` yields what a phase runs; it is called with the model held to the phase's freeze plan.
+    """
 
     model: nn.Module
     groups: Sequence[LayerGroup]
-    train: Batches
-    val: Batches
+    work_of: Callable[[Phase], Work]
     settings: FitSettings
     accelerator: Accelerator
     keeper: Keeper
@@ -82,30 +98,33 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
         TrainingError: the loss is not finite.
         Interrupted: `raise_if_stopped` says so; a checkpoint was written before.
     """
-    with freezing(fit.model, phase.plan, fit.groups):
+    with freezing(fit.model, phase.plan, fit.groups) as hold:
+        work = fit.work_of(phase)
+        hold(work.run)
         parameters = optimisers.parameter_groups(
             fit.model, phase.plan, fit.groups, lr=phase.lr, weight_decay=fit.settings.weight_decay
         )
         optimiser = optimisers.build(fit.settings.optimiser, parameters)
         if optimiser_state:
             restore_optimiser(optimiser, optimiser_state)
-        model, prepared = fit.accelerator.prepare(fit.model, optimiser)
+        run, prepared = fit.accelerator.prepare(work.run, optimiser)
         if fit.accelerator.scaler is not None and state.scaler:
             fit.accelerator.scaler.load_state_dict(state.scaler)
         try:
             while state.epoch < phase.epochs and not _is_out_of_patience(fit, state):
-                _train_epoch(fit, model, prepared, phase, state)
-                close_epoch(fit, phase, state, lr=_lr(fit, phase, state.epoch, len(fit.train) - 1))
+                _train_epoch(fit, run, work.train, prepared, phase, state)
+                lr = _lr(fit, phase, state.epoch, len(work.train) - 1, len(work.train))
+                close_epoch(fit, work, phase, state, lr=lr)
                 state.enter_epoch(state.epoch + 1)
                 _keep(fit, prepared, state)
         finally:
-            fit.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            fit.accelerator.unwrap_model(run, keep_fp32_wrapper=False)
             fit.accelerator.free_memory()
 
 
-def close_epoch(fit: Fit, phase: Phase, state: TrainState, *, lr: float) -> None:
+def close_epoch(fit: Fit, work: Work, phase: Phase, state: TrainState, *, lr: float) -> None:
     """Measure val, add the epoch's line to the history, keep the weights when they are the best so far."""
-    logits, targets = collect_logits(fit.model, fit.val.epoch(), autocast=fit.accelerator.autocast)
+    logits, targets = collect_logits(work.run, work.val.epoch(), autocast=fit.accelerator.autocast)
     value, loss = top1(logits, targets), float(cross_entropy(logits.double(), targets))
     epoch = len(state.history) + 1
     line = {
@@ -127,17 +146,17 @@ def close_epoch(fit: Fit, phase: Phase, state: TrainState, *, lr: float) -> None
     fit.on_event(Event("epoch", {**line, "is_best": state.best.epoch == epoch}))
 
 
-def _train_epoch(fit: Fit, model: nn.Module, optimiser: Any, phase: Phase, state: TrainState) -> None:
+def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, phase: Phase, state: TrainState) -> None:
     saved_at = began = time.monotonic()
     seen_before = state.num_seen
-    model.train()
-    for inputs, targets in fit.train.epoch(state.epoch, phase=state.phase, start=state.step):
-        lr = _lr(fit, phase, state.epoch, state.step)
+    run.train()
+    for inputs, targets in batches.epoch(state.epoch, phase=state.phase, start=state.step):
+        lr = _lr(fit, phase, state.epoch, state.step, len(batches))
         for group in optimiser.param_groups:
             group["lr"] = group["peak_lr"] * lr / phase.lr
         place = derive(fit.settings.seed, "step", state.phase, state.epoch, state.step)
         with forked(place, devices=(fit.accelerator.device,)):
-            loss, num_correct = _step(fit, model, optimiser, inputs, targets)
+            loss, num_correct = _step(fit, run, optimiser, inputs, targets)
         _check_finite(loss, phase, state)
         state.step += 1
         state.loss_sum += loss * len(targets)
@@ -152,7 +171,7 @@ def _train_epoch(fit: Fit, model: nn.Module, optimiser: Any, phase: Phase, state
                     "epoch": state.epoch + 1,
                     "epochs": phase.epochs,
                     "step": state.step,
-                    "steps": len(fit.train),
+                    "steps": len(batches),
                     "loss": state.loss_sum / state.num_seen,
                     "images_per_second": speed,
                 },
@@ -165,9 +184,9 @@ def _train_epoch(fit: Fit, model: nn.Module, optimiser: Any, phase: Phase, state
         fit.raise_if_stopped(lambda: _keep(fit, optimiser, state))
 
 
-def _step(fit: Fit, model: nn.Module, optimiser: Any, inputs: Tensor, targets: Tensor) -> tuple[float, int]:
+def _step(fit: Fit, run: nn.Module, optimiser: Any, inputs: Any, targets: Tensor) -> tuple[float, int]:
     with fit.accelerator.autocast():
-        logits = model(inputs)  # (B, K)
+        logits = run(inputs)  # (B, K)
     if isinstance(logits, tuple):  # a distillation twin in training mode: both heads learn the label
         logits = torch.stack(logits).mean(dim=0)
     loss = cross_entropy(logits.float(), targets, label_smoothing=fit.settings.label_smoothing)
@@ -180,8 +199,7 @@ def _step(fit: Fit, model: nn.Module, optimiser: Any, inputs: Tensor, targets: T
     return float(loss.detach()), int((logits.detach().argmax(dim=1) == targets).sum())
 
 
-def _lr(fit: Fit, phase: Phase, epoch: int, step: int) -> float:
-    steps = len(fit.train)
+def _lr(fit: Fit, phase: Phase, epoch: int, step: int, steps: int) -> float:
     return phase.lr * lr_factor(
         epoch * steps + step,
         total=phase.epochs * steps,

@@ -7,23 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finetune.backbone.freeze import check_plan, reinitialise
+from finetune.backbone.freeze import freezing, reinitialise
 from finetune.backbone.groups import head_modules
 from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.errors import BackboneError
 from finetune.features.extract import before_head, extract
 from finetune.features.probe import fit_probe
-from finetune.train.loop import Batches, Fit, close_epoch, fit_phase
+from finetune.train.loop import Fit, close_epoch, fit_phase
 from finetune.types import Event, Phase
 
 
-def fit_phases(
-    fit: Fit, phases: Sequence[Phase], *, plain: Batches, fresh: nn.Module, resumed: Checkpoint | None = None
-) -> TrainState:
+def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: Checkpoint | None = None) -> TrainState:
     """Run every phase to its end and yield the state at the end; from a checkpoint on where one is given.
 
-    `plain` are the train images as evaluation sees them, for phases that are solved; `fresh` is the
-    same network as it is when new, for what is re-initialised.
+    `fresh` is the same network as it is when new, for what is re-initialised.
     """
     state, optimiser_state = (resumed.state, resumed.optimiser) if resumed else (TrainState(), {})
     if resumed:
@@ -36,7 +33,7 @@ def fit_phases(
             reinitialise(fit.model, fresh, fit.groups, renewed)
             state.is_initialised = True
         if phase.solver == "lbfgs":
-            solve_phase(fit, phase, state, plain)
+            solve_phase(fit, phase, state)
         else:
             fit_phase(fit, phase, state, optimiser_state=optimiser_state)
         optimiser_state = {}
@@ -46,14 +43,16 @@ def fit_phases(
     return state
 
 
-def solve_phase(fit: Fit, phase: Phase, state: TrainState, plain: Batches) -> None:
+def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
     """Set the head to the logistic regression on what reaches it, solved to convergence."""
-    check_plan(phase.plan, fit.groups)
     head = linear_head(fit.model)
     if head is None:
         raise BackboneError("the head of this network is not one linear layer, so it cannot be solved")
-    tap = before_head(fit.model, head)
-    (features,), targets = extract(tap, plain.epoch(), autocast=fit.accelerator.autocast)
+    with freezing(fit.model, phase.plan, fit.groups) as hold:
+        work = fit.work_of(phase)
+        hold(work.run)
+        tap = before_head(work.run, head)
+        (features,), targets = extract(tap, work.plain.epoch(), autocast=fit.accelerator.autocast)
     probe = fit_probe(features, targets, num_classes=head.out_features, seed=fit.settings.seed)
     with torch.no_grad():
         head.weight.copy_(probe.weight)
@@ -63,7 +62,7 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState, plain: Batches) -> No
     )
     fit.on_event(Event("message", {"text": text}))
     _sum_up(state, features, targets, probe.weight, probe.bias)
-    close_epoch(fit, phase, state, lr=0.0)
+    close_epoch(fit, work, phase, state, lr=0.0)
 
 
 def linear_head(model: nn.Module) -> nn.Linear | None:
@@ -89,6 +88,5 @@ def _announce(fit: Fit, phase: Phase, index: int, total: int) -> None:
         "epochs": phase.epochs,
         "solver": phase.solver,
         "trained": list(phase.plan.trained),
-        "steps": phase.epochs * len(fit.train),
     }
     fit.on_event(Event("phase", facts))

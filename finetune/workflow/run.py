@@ -19,8 +19,6 @@ from finetune.checkpoint import run_folder, state
 from finetune.checkpoint.run_folder import RunFolder, write_json, write_text
 from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.data import split
-from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
-from finetune.data.transforms import augmented_view
 from finetune.device import accelerator, resolve_device
 from finetune.errors import CheckpointError
 from finetune.evaluation.forward import collect_logits
@@ -30,8 +28,9 @@ from finetune.settings import Recipe
 from finetune.strategy.strategies import retrained
 from finetune.train.loop import Fit, FitSettings
 from finetune.train.phases import fit_phases
-from finetune.types import SPLITS, Event, OnEvent, Split, ignore, to_json
+from finetune.types import SPLITS, Event, OnEvent, ignore, to_json
 from finetune.workflow import environment, saved
+from finetune.workflow.batches import Worker
 from finetune.workflow.prepare import (
     Prepared,
     architecture_of,
@@ -135,10 +134,9 @@ def _train(
     began = time.monotonic()
     recipe, backbone = prepared.recipe, prepared.backbone
     fresh = _fresh(prepared)
-    plain = _batches(prepared, "train", is_training=False)
     with _deterministic(recipe.train.deterministic), stop_on_signals() as stop:
         fit = _fit(folder, prepared, stop, on_event)
-        end = fit_phases(fit, prepared.phases, plain=plain, fresh=fresh, resumed=checkpoint)
+        end = fit_phases(fit, prepared.phases, fresh=fresh, resumed=checkpoint)
     seconds["train"] = time.monotonic() - began
     best = state.load(folder.best)
     if best is None or end.best is None:
@@ -147,7 +145,10 @@ def _train(
     metrics = _evaluate(prepared, fit)
     saved.write_model(folder.model, backbone, prepared.manifest.classes)
     seconds["evaluate"] = time.monotonic() - began - seconds["train"]
-    write_json(folder.timing, {"seconds": seconds, "num_train": fit.train.num_images, "epochs": len(end.history)})
+    write_json(
+        folder.timing,
+        {"seconds": seconds, "num_train": len(prepared.manifest.split("train")), "epochs": len(end.history)},
+    )
     page.write(folder.report, saved.report_content(folder, recipe, metrics, end.history, best_epoch=end.best.epoch))
     write_json(folder.metrics, metrics)
     return RunResult(folder.path, recipe.strategy.name, metrics, end.best.epoch, len(prepared.manifest.problems))
@@ -167,34 +168,16 @@ def _fit(folder: RunFolder, prepared: Prepared, stop: Stop, on_event: OnEvent) -
         checkpoint_every=None if recipe.train.checkpoint_every == "none" else recipe.train.checkpoint_every,
         seed=recipe.train.seed,
     )
+    context = accelerator(device, str(recipe.train.precision))
     return Fit(
         model=prepared.backbone.model,
         groups=prepared.backbone.groups,
-        train=_batches(prepared, "train", is_training=True),
-        val=_batches(prepared, "val", is_training=False),
+        work_of=Worker(prepared, context, on_event).work_of,
         settings=settings,
-        accelerator=accelerator(device, str(recipe.train.precision)),
+        accelerator=context,
         keeper=_Keeper(folder),
         on_event=on_event,
         raise_if_stopped=lambda save: stop.raise_if_asked(save, folder.path),
-    )
-
-
-def _batches(prepared: Prepared, name: Split, *, is_training: bool) -> ImageBatches:
-    recipe, backbone, manifest = prepared.recipe, prepared.backbone, prepared.manifest
-    if not is_training:
-        return plain_batches(recipe, manifest, backbone, manifest.split(name))
-    samples, device = manifest.split(name), resolve_device(recipe.train.device)
-    view = augmented_view(backbone.preprocessing, recipe.augment)
-    seed = recipe.train.seed
-    workers = recipe.train.workers
-    return ImageBatches(
-        ImageDataset(manifest.root, samples, view, backbone.preprocessing, seed=seed),
-        preprocessing=backbone.preprocessing,
-        batch_size=int(recipe.train.batch_size),
-        device=device,
-        workers=auto_workers(len(samples), device) if workers == "auto" else workers,
-        seed=seed,
     )
 
 
@@ -207,11 +190,12 @@ def _fresh(prepared: Prepared) -> nn.Module:
 
 
 def _evaluate(prepared: Prepared, fit: Fit) -> dict[str, dict[str, dict[str, float]]]:
+    recipe = prepared.recipe
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in SPLITS:
         if name == "train" or not prepared.manifest.split(name):
             continue
-        batches = _batches(prepared, name, is_training=False)
+        batches = plain_batches(recipe, prepared.manifest, prepared.backbone, prepared.manifest.split(name))
         logits, targets = collect_logits(fit.model, batches.epoch(), autocast=fit.accelerator.autocast)
         found[name] = {key: to_json(value) for key, value in measure(logits, targets).items()}
     return found

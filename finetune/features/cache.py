@@ -1,0 +1,158 @@
+"""What a phase trains on: the tail with cached boundary tensors, or the model with images.
+
+The trunk runs once for each image and view, whatever the number of epochs; what it yields is kept
+for later phases, trials and runs (see `store`). View 0 is the plain one; the others are augmented,
+each by a seed of its own, and every epoch draws one view for each image.
+
+Letters: B batch, N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import timm
+import torch
+from filelock import Timeout
+
+from finetune.data.decode import DECODE_VERSION
+from finetune.data.loaders import ImageBatches, ImageDataset
+from finetune.data.transforms import augmented_view, plain_view
+from finetune.device import available_memory
+from finetune.errors import ResourceError
+from finetune.features.divide import Divided, Trunk
+from finetune.features.sources import Autocast, CachedBatches, run_trunk, trunk_batch
+from finetune.features.store import Entry, Layout, MemoryEntry, features_folder, make_room, open_entry
+from finetune.randomness import derive
+from finetune.settings import AugmentSection, CacheSection
+from finetune.types import Event, OnEvent, Preprocessing, Sample
+
+MEMORY_SHARE = 0.25  # of what is free: rows beyond that are read from the file as they are needed
+LOCK_SECONDS = 3600
+
+
+@dataclass(slots=True)
+class FeatureCache:
+    """Everything that an entry's key and filling depend on, but the trunk and the samples."""
+
+    root: Path
+    preprocessing: Preprocessing
+    augment: AugmentSection
+    settings: CacheSection
+    network: dict[str, Any]  # name and arguments, for the key and for `cache ls`
+    seed: int
+    device: torch.device
+    precision: str
+    workers: int
+    autocast: Autocast
+    on_event: OnEvent
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def batches(
+        self, divided: Divided, samples: Sequence[Sample], *, views: int, batch_size: int, seed: int | None
+    ) -> CachedBatches | None:
+        """Yield cached batches of samples, the cache filled as far as it was not; None when they do not fit."""
+        layout = Layout(divided.shapes, self.settings.precision)
+        digests = [sample.digest for sample in samples]
+        rows, places = [], []
+        for view in range(views):
+            entry = self._entry(divided.trunk, layout, view, needed=len(set(digests)) * layout.row_bytes * views)
+            if entry is None:
+                return None
+            self._fill(entry, divided.trunk, samples, view)
+            places.append(np.array([entry.places[digest] for digest in digests]))
+            rows.append(entry.mapped())
+        if sum(len(set(digests)) * layout.row_bytes for _ in rows) < MEMORY_SHARE * available_memory():
+            rows = [np.ascontiguousarray(view[place]) for view, place in zip(rows, places, strict=True)]
+            places = [np.arange(len(samples))] * views
+        targets = torch.tensor([sample.target.index for sample in samples])
+        return CachedBatches(
+            rows, places, layout=layout, targets=targets, batch_size=batch_size, device=self.device, seed=seed
+        )
+
+    def _entry(self, trunk: Trunk, layout: Layout, view: int, *, needed: int) -> Entry | MemoryEntry | None:
+        if self.settings.features == "memory":
+            return MemoryEntry(layout) if needed < MEMORY_SHARE * available_memory() else None
+        folder = features_folder(self.settings.folder)
+        try:
+            entry = open_entry(folder, self._key(trunk, view), layout)
+        except ResourceError as error:
+            self.on_event(Event("warning", {"text": f"{error.message}; kept in memory instead"}))
+            return MemoryEntry(layout) if needed < MEMORY_SHARE * available_memory() else None
+        limit = int(self.settings.limit * 2**30)
+        return entry if make_room(folder, needed=needed, limit=limit, keep=entry.folder.name) else None
+
+    def _fill(self, entry: Entry | MemoryEntry, trunk: Trunk, samples: Sequence[Sample], view: int) -> None:
+        """Run the trunk over the images that the entry lacks; another process that does so is waited for."""
+        try:
+            with entry.lock.acquire(timeout=LOCK_SECONDS):
+                entry.refresh()
+                damaged = entry.drop_damaged([sample.digest for sample in samples])
+                if damaged:
+                    text = f"{len(damaged)} rows of the feature cache are damaged and computed again"
+                    self.on_event(Event("warning", {"text": text}))
+                missing = {s.digest: s for s in samples if s.digest not in entry.places}
+                if missing:
+                    self._compute(entry, trunk, list(missing.values()), view)
+                entry.touch()
+        except Timeout as error:
+            raise ResourceError(f"another process holds {error.lock_file} for an hour") from error
+
+    def _compute(self, entry: Entry | MemoryEntry, trunk: Trunk, samples: Sequence[Sample], view: int) -> None:
+        transform = plain_view(self.preprocessing) if view == 0 else augmented_view(self.preprocessing, self.augment)
+        seed = None if view == 0 else derive(self.seed, "view", view)
+        dataset = ImageDataset(self.root, samples, transform, self.preprocessing, seed=seed)
+        images = ImageBatches(
+            dataset,
+            preprocessing=self.preprocessing,
+            batch_size=trunk_batch(self.device),
+            device=self.device,
+            workers=self.workers,
+        )
+        task = "cache features" if view == 0 else f"cache features, view {view}"
+        done = 0
+        for batch, _ in images.epoch():
+            boundary = run_trunk(trunk, batch, autocast=self.autocast)
+            entry.add([s.digest for s in samples[done : done + len(batch)]], entry.layout.pack(boundary))
+            done += len(batch)
+            self.on_event(Event("progress", {"task": task, "done": done, "total": len(samples)}))
+
+    def _key(self, trunk: Trunk, view: int) -> dict[str, Any]:
+        is_augmented = view > 0
+        return {
+            "network": self.network,
+            "trunk": trunk_digest(trunk),
+            "view": view,
+            "augment": self.augment.model_dump() if is_augmented else None,
+            "seed": self.seed if is_augmented else None,
+            "preprocessing": [str(value) for value in _facts(self.preprocessing)],
+            "decode": DECODE_VERSION,
+            "device": self.device.type,
+            "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
+            "arithmetic": self.precision,
+            "batch": trunk_batch(self.device),
+            "versions": {"torch": torch.__version__, "timm": timm.__version__, "pillow": PIL.__version__},
+        }
+
+
+def trunk_digest(trunk: Trunk) -> str:
+    """Yield the hash of what a trunk computes: its code, its layers' arguments and its weights."""
+    digest = blake2b(digest_size=16)
+    digest.update(trunk.graph.code.encode())
+    for name, module in trunk.graph.named_modules():
+        if not any(True for _ in module.children()):
+            digest.update(f"{name} {module!r}".encode())
+    for name, tensor in sorted(trunk.graph.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _facts(preprocessing: Preprocessing) -> tuple[object, ...]:
+    return tuple(getattr(preprocessing, name) for name in preprocessing.__slots__)

@@ -1,0 +1,100 @@
+"""Batches for a tail: boundary tensors from the trunk as images come, or from the cache.
+
+Both kinds run the trunk in one fixed batch size, the last batch padded: some networks' results
+depend on the batch size, none on what the other rows hold. So a cached run and an uncached one
+train on the same bits.
+
+Letters: B batch, N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.data.loaders import ImageBatches, Order
+from finetune.features.divide import Trunk
+from finetune.features.store import Layout
+from finetune.randomness import derive
+
+Autocast = Callable[[], AbstractContextManager[object]]
+Boundary = tuple[Tensor, ...]
+
+
+def trunk_batch(device: torch.device) -> int:
+    """Yield the batch size in which trunks run on a device."""
+    return 128 if device.type == "cuda" else 16
+
+
+def run_trunk(trunk: Trunk, images: Tensor, *, autocast: Autocast) -> Boundary:
+    """Run a trunk over images (B, 3, H, W) in its fixed batch size and yield boundary tensors (B, ...)."""
+    size = trunk_batch(images.device)
+    parts = []
+    for chunk in torch.split(images, size):
+        count = len(chunk)
+        if count < size:
+            chunk = torch.cat([chunk, chunk.new_zeros(size - count, *chunk.shape[1:])])
+        with autocast():
+            parts.append(tuple(tensor[:count].float() for tensor in trunk(chunk)))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+class TrunkBatches:
+    """Image batches with the trunk run on each: nothing is kept."""
+
+    def __init__(self, trunk: Trunk, images: ImageBatches, *, autocast: Autocast) -> None:
+        self.trunk, self.images, self.autocast = trunk, images, autocast
+        self.num_images = images.num_images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Boundary, Tensor]]:
+        """Yield (boundary tensors, class indices) from batch `start` of an epoch on."""
+        for images, targets in self.images.epoch(epoch, phase=phase, start=start):
+            yield run_trunk(self.trunk, images, autocast=self.autocast), targets
+
+
+class CachedBatches:
+    """Rows of the cache in the order that image batches would have, of one drawn view each."""
+
+    def __init__(
+        self,
+        views: Sequence[np.ndarray],
+        places: Sequence[np.ndarray],
+        *,
+        layout: Layout,
+        targets: Tensor,
+        batch_size: int,
+        device: torch.device,
+        seed: int | None,
+    ) -> None:
+        """Take for each view its rows (M, row_bytes) and the place (N,) of every image in them."""
+        self.views, self.places, self.layout, self.targets = views, places, layout, targets
+        self.order = Order(len(targets), batch_size=batch_size, seed=seed)
+        self.device, self.seed = device, seed
+        self.num_images = len(targets)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Boundary, Tensor]]:
+        """Yield (boundary tensors, class indices) from batch `start` of an epoch on."""
+        self.order.phase, self.order.epoch, self.order.start = phase, epoch, start
+        drawn = self._draw(phase, epoch)
+        for keys in self.order:
+            index = np.array([key[2] for key in keys])
+            rows = np.stack([self.views[drawn[i]][self.places[drawn[i]][i]] for i in index])
+            boundary = tuple(tensor.to(self.device) for tensor in self.layout.unpack(rows))
+            yield boundary, self.targets[torch.from_numpy(index)].to(self.device)
+
+    def _draw(self, phase: int, epoch: int) -> np.ndarray:
+        """Yield which view each image shows in an epoch."""
+        if len(self.views) == 1 or self.seed is None:
+            return np.zeros(self.num_images, dtype=np.int64)
+        generator = np.random.default_rng(derive(self.seed, "view", phase, epoch))
+        return generator.integers(len(self.views), size=self.num_images)

@@ -1,0 +1,132 @@
+"""What each phase of a run trains on: the tail with the feature cache where there is a trunk, else images."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
+from finetune.data.transforms import augmented_view
+from finetune.device import resolve_device
+from finetune.features.cache import FeatureCache
+from finetune.features.divide import Divided, IndivisibleError, agrees, divide
+from finetune.features.sources import TrunkBatches, trunk_batch
+from finetune.randomness import derive, forked
+from finetune.settings import CacheSection
+from finetune.train.loop import Batches, Work
+from finetune.types import Event, OnEvent, Phase, Split
+from finetune.workflow.prepare import Prepared, plain_batches
+
+AUTO_VIEWS = 4
+
+
+class Worker:
+    """Makes the work of each phase of a run; phases with the same trunk share what is cached."""
+
+    def __init__(self, prepared: Prepared, context: Accelerator, on_event: OnEvent) -> None:
+        self.prepared, self.context, self.on_event = prepared, context, on_event
+        self.device = resolve_device(prepared.recipe.train.device)
+        self.cache = self._cache(prepared.recipe.cache)
+
+    def work_of(self, phase: Phase) -> Work:
+        """Yield what a phase runs; the model must be held to the phase's freeze plan."""
+        model = self.prepared.backbone.model
+        try:
+            divided = self._divide(phase)
+        except IndivisibleError as error:
+            if phase.plan.frozen:
+                self._say(f"no feature cache in phase {phase.name}: {error}")
+            return Work(model, self._images("train"), self._plain("val"), self._plain("train"))
+        wants_cache = self.prepared.recipe.cache.features != "none"
+        cached = self._cached(divided, phase) if wants_cache else None
+        return cached or self._uncached(divided)
+
+    def _divide(self, phase: Phase) -> Divided:
+        backbone = self.prepared.backbone
+        size = backbone.preprocessing.image_size
+        divided = divide(backbone.model, phase.plan, backbone.groups, image_size=size)
+        images, _ = next(self._plain("val").epoch())
+        count = trunk_batch(self.device)
+        images = images.repeat(-(-count // len(images)), 1, 1, 1)[:count]
+        fork = partial(forked, derive(0, "agrees"), devices=(self.device,))
+        if not agrees(backbone.model, divided, images, fork=fork):
+            raise IndivisibleError("its two parts do not give bit for bit what the whole gives")
+        return divided
+
+    def _cached(self, divided: Divided, phase: Phase) -> Work | None:
+        views = self._num_views(phase)
+        manifest, recipe = self.prepared.manifest, self.prepared.recipe
+        train, val = manifest.split("train"), manifest.split("val")
+        if views == 0:  # nothing would be read twice
+            return None
+        size = int(recipe.train.batch_size)
+        seed = recipe.train.seed
+        fill = partial(self.cache.batches, divided, batch_size=size)
+        batches = fill(train, views=views, seed=seed)
+        judged = fill(val, views=1, seed=None) if batches else None
+        if batches is None or judged is None:
+            self._say(f"no feature cache in phase {phase.name}: it would not fit (cache.limit, free disk or memory)")
+            return None
+        plain = batches if views == 1 and phase.solver == "lbfgs" else fill(train, views=1, seed=None)
+        values = sum(torch.Size(shape).numel() for shape in divided.shapes)
+        self._say(
+            f"trunk runs once for each image and view: {views} view{'s' * (views > 1)}, {values:,} values an image"
+        )
+        return Work(divided.tail, batches, judged, plain or batches)
+
+    def _num_views(self, phase: Phase) -> int:
+        recipe = self.prepared.recipe
+        if phase.solver == "lbfgs" or recipe.augment.level == "none":
+            return 1
+        wanted = AUTO_VIEWS if recipe.cache.views == "auto" else recipe.cache.views
+        return wanted if recipe.cache.views != "auto" or phase.epochs > wanted else 0
+
+    def _uncached(self, divided: Divided) -> Work:
+        def on_trunk(images: ImageBatches) -> Batches:
+            return TrunkBatches(divided.trunk, images, autocast=self.context.autocast)
+
+        plain = (on_trunk(self._plain("val")), on_trunk(self._plain("train")))
+        return Work(divided.tail, on_trunk(self._images("train")), *plain)
+
+    def _plain(self, split: Split) -> ImageBatches:
+        made = self.prepared
+        return plain_batches(made.recipe, made.manifest, made.backbone, made.manifest.split(split))
+
+    def _images(self, split: Split) -> ImageBatches:
+        recipe, backbone, manifest = self.prepared.recipe, self.prepared.backbone, self.prepared.manifest
+        view = augmented_view(backbone.preprocessing, recipe.augment)
+        seed = recipe.train.seed
+        return ImageBatches(
+            ImageDataset(manifest.root, manifest.split(split), view, backbone.preprocessing, seed=seed),
+            preprocessing=backbone.preprocessing,
+            batch_size=int(recipe.train.batch_size),
+            device=self.device,
+            workers=self._workers(split),
+            seed=seed,
+        )
+
+    def _workers(self, split: Split) -> int:
+        workers = self.prepared.recipe.train.workers
+        return auto_workers(len(self.prepared.manifest.split(split)), self.device) if workers == "auto" else workers
+
+    def _cache(self, settings: CacheSection) -> FeatureCache:
+        backbone, recipe = self.prepared.backbone, self.prepared.recipe
+        return FeatureCache(
+            root=Path(self.prepared.manifest.root),
+            preprocessing=backbone.preprocessing,
+            augment=recipe.augment,
+            settings=settings,
+            network={"name": backbone.architecture.name, "arguments": backbone.model_args},
+            seed=recipe.train.seed,
+            device=self.device,
+            precision=str(recipe.train.precision),
+            workers=self._workers("train"),
+            autocast=self.context.autocast,
+            on_event=self.on_event,
+        )
+
+    def _say(self, text: str) -> None:
+        self.on_event(Event("message", {"text": text}))

@@ -1,0 +1,313 @@
+"""Every picture format as the RGB picture that a person sees, and damaged files as one clear error."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import struct
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from finetune.data.decode import FORMATS, UndecodableError, decode, is_image_name, read_rgb
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+EXIF_ORIENTATION = 0x112
+
+
+def encode(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def pixels(content: bytes, **options: Any) -> NDArray[np.float64]:
+    image = decode(content, **options)
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(float)
+
+
+def smooth(width: int = 96, height: int = 64) -> Image.Image:
+    """Four corners of four colours, blended."""
+    corners = np.array([[RED, GREEN], [BLUE, (250, 220, 120)]], dtype=np.uint8)
+    return Image.fromarray(corners).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def noise(width: int = 60, height: int = 45) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def close_to(found: NDArray[np.float64], colour: tuple[int, ...], tolerance: float = 2) -> bool:
+    return bool(np.abs(found - np.array(colour)).max() <= tolerance)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_is_read(form: str) -> None:
+    assert np.abs(pixels(encode(smooth(), form)) - np.asarray(smooth())).mean() < 12
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF"])
+def test_lossless_rgb_comes_out_as_it_is(form: str) -> None:
+    np.testing.assert_array_equal(pixels(encode(noise(), form)), np.asarray(noise()))
+
+
+def test_grey_becomes_three_equal_channels() -> None:
+    grey = noise().convert("L")
+    np.testing.assert_array_equal(pixels(encode(grey)), np.stack([np.asarray(grey)] * 3, axis=2))
+
+
+def test_one_bit_becomes_black_and_white() -> None:
+    bits = Image.fromarray(np.array([[True, False]]))
+    assert bits.mode == "1"
+    np.testing.assert_array_equal(pixels(encode(bits))[0], [WHITE, BLACK])
+
+
+def _palette(*indices: int) -> Image.Image:
+    image = Image.fromarray(np.array([indices], dtype=np.uint8), "P")
+    image.putpalette([*RED, *GREEN, *BLUE])
+    return image
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "TIFF"])
+def test_palette_becomes_its_colours(form: str) -> None:
+    np.testing.assert_array_equal(pixels(encode(_palette(2, 0, 1), form))[0], [BLUE, RED, GREEN])
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF"])
+def test_transparent_palette_entry_becomes_white(form: str) -> None:
+    content = encode(_palette(0, 1, 2), form, transparency=1)
+    np.testing.assert_array_equal(pixels(content)[0], [RED, WHITE, BLUE])
+
+
+def test_half_transparent_palette_entry_is_blended_with_white() -> None:
+    content = encode(_palette(0, 1, 2), transparency=bytes([255, 128, 0]))
+    assert close_to(pixels(content)[0, 0], RED, 0)
+    assert close_to(pixels(content)[0, 1], (127, 255, 127))
+    assert close_to(pixels(content)[0, 2], WHITE, 0)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
+def test_rgba_stands_on_white(form: str) -> None:
+    values = np.array([[(*BLACK, 0), (*BLUE, 255), (*RED, 128)]], dtype=np.uint8)
+    found = pixels(encode(Image.fromarray(values), form, **({"lossless": True} if form == "WEBP" else {})))[0]
+    assert close_to(found[0], WHITE)
+    assert close_to(found[1], BLUE)
+    assert close_to(found[2], (255, 127, 127))
+
+
+def test_grey_with_alpha_stands_on_white() -> None:
+    image = Image.merge("LA", [Image.new("L", (1, 1), 40), Image.new("L", (1, 1), 0)])
+    assert close_to(pixels(encode(image)), WHITE, 0)
+    image.putalpha(255)
+    assert close_to(pixels(encode(image)), (40, 40, 40), 0)
+
+
+@pytest.mark.parametrize(("mode", "key"), [("RGB", GREEN), ("L", 7)])
+def test_transparent_colour_key_becomes_white(mode: str, key: Any) -> None:
+    assert close_to(pixels(encode(Image.new(mode, (3, 3), key), transparency=key)), WHITE, 0)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+@pytest.mark.parametrize(
+    ("ink", "colour"), [((0, 255, 255, 0), RED), ((255, 255, 0, 0), BLUE), ((0, 0, 0, 255), BLACK)]
+)
+def test_cmyk_comes_out_in_its_own_colour(form: str, ink: tuple[int, ...], colour: tuple[int, ...]) -> None:
+    content = encode(Image.new("CMYK", (64, 64), ink), form)
+    assert close_to(pixels(content), colour)
+    assert close_to(pixels(content, at_least=8), colour)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_keeps_its_brightness(form: str) -> None:
+    image = Image.fromarray(np.array([[0, 0x80FF, 65535, 256]], dtype=np.uint16))
+    np.testing.assert_array_equal(pixels(encode(image, form))[0, :, 0], [0, 128, 255, 1])
+
+
+@pytest.mark.parametrize(
+    ("values", "seen"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 255.0], [0, 100, 255]),
+        ([0.0, 32768.0, 65535.0], [0, 128, 255]),
+        ([-1.0, 0.0, 1.0], [0, 128, 255]),
+        ([0.0, 5e8, 1e9], [0, 128, 255]),
+        ([float("nan"), 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 0.0, 0.0], [0, 0, 0]),
+    ],
+    ids=str,
+)
+def test_float_tiff_is_shown_over_its_range(values: list[float], seen: list[int]) -> None:
+    content = encode(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")
+    np.testing.assert_allclose(pixels(content)[0, :, 0], seen, atol=1)
+
+
+def test_whole_numbers_of_32_bits_keep_their_brightness() -> None:
+    image = Image.fromarray(np.array([[0, 1, 200, 255]], dtype=np.int32))
+    np.testing.assert_array_equal(pixels(encode(image, "TIFF"))[0, :, 0], [0, 1, 200, 255])
+
+
+STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_exif_orientation_is_obeyed(orientation: int, form: str) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](np.asarray(smooth()))))
+    content = encode(stored, form, exif=exif)
+    for options in ({}, {"at_least": 60}):
+        found = pixels(content, **options)
+        assert found.shape == (64, 96, 3)
+        assert np.abs(found - np.asarray(smooth())).mean() < 6
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0no exif at all", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\1\1", b"Exif\0\0", b"x"])
+def test_damaged_exif_costs_no_picture(form: str, exif: bytes) -> None:
+    found = pixels(encode(smooth(), form, exif=exif))
+    assert np.abs(found - np.asarray(smooth())).mean() < 6
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
+def test_of_several_frames_the_first_is_shown(form: str) -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in (RED, GREEN, BLUE)]
+    content = encode(frames[0], form, save_all=True, append_images=frames[1:])
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.n_frames == 3
+    assert close_to(pixels(content), RED, 3)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
+def test_truncated_file_is_an_error(form: str, share: float) -> None:
+    content = encode(noise(), form)
+    with pytest.raises(UndecodableError) as caught:
+        decode(content[: int(len(content) * share)])
+    assert caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_jpeg_cut_anywhere_is_an_error_or_the_whole_picture() -> None:
+    content = encode(smooth(), "JPEG")
+    whole, num_refused = pixels(content), 0
+    for length in range(len(content)):
+        try:
+            np.testing.assert_array_equal(pixels(content[:length]), whole)
+        except UndecodableError:
+            num_refused += 1
+    assert num_refused >= len(content) - 3
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"hello\n" * 50, "no image"),
+        (b"\xff\xd8\xff", "damaged|no image"),
+        (b"<svg></svg>", "no image"),
+    ],
+)
+def test_what_is_no_image_is_an_error(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(UndecodableError, match=reason) as caught:
+        read_rgb(tmp_path / "x.jpg")
+    assert "object at 0x" not in caught.value.message
+
+
+def test_decompression_bomb_is_refused_unopened() -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    body = b"IDAT" + zlib.compress(bytes(1000))
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, body, b"IEND")]
+    with pytest.raises(UndecodableError, match=r"too many pixels.*3600000000"):
+        decode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def test_a_picture_in_a_format_that_is_not_ours_is_refused() -> None:
+    with pytest.raises(UndecodableError, match="format"):
+        decode(encode(smooth(), "PPM"))
+
+
+def test_a_missing_file_a_folder_and_a_loop_are_errors_that_name_it(tmp_path: Path) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    for name in ("missing.jpg", "folder.jpg", "loop.jpg", "x" * 300 + ".jpg"):
+        with pytest.raises(UndecodableError, match=name):
+            read_rgb(tmp_path / name)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    # Whoever does open it finds it empty, so that this test fails rather than hangs.
+    writer = threading.Thread(target=lambda: pipe.open("wb").close(), daemon=True)
+    writer.start()
+    with pytest.raises(UndecodableError, match="not a regular file"):
+        read_rgb(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # lets the writer go
+    writer.join(5)
+    os.close(reader)
+    assert not writer.is_alive()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(1600, 800), (801, 1200), (400, 401), (90, 1000), (50, 40)])
+@pytest.mark.parametrize("at_least", [100, 399])
+def test_draft_keeps_both_sides_at_least_so_long(mode: str, size: tuple[int, int], at_least: int) -> None:
+    content = encode(smooth(*size).convert(mode), "JPEG")
+    found = decode(content, at_least=at_least)
+    assert min(found.size) >= min(at_least, *size)
+    assert abs(found.width / found.height / (size[0] / size[1]) - 1) < 0.02
+    assert (found.size != size) == (min(size) // at_least >= 2)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_draft_is_close_to_the_full_picture(mode: str) -> None:
+    content = encode(smooth(1200, 900).convert(mode), "JPEG", quality=90)
+    small = decode(content, at_least=200)
+    assert small.size == (300, 225)
+    full = decode(content).resize(small.size, Image.Resampling.BOX)
+    assert np.abs(np.asarray(small).astype(float) - np.asarray(full)).mean() < 1
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_damage_anywhere_is_a_picture_or_our_error(form: str) -> None:
+    content, rng, num_refused = encode(noise(), form), random.Random(0), 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(rng.choice([1, 3, 20])):
+            damaged[rng.randrange(len(damaged) if rng.random() < 0.5 else 120)] = rng.randrange(256)
+        try:
+            assert decode(bytes(damaged)).mode == "RGB"
+        except UndecodableError:
+            num_refused += 1
+    assert num_refused > 0
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPG", "b c.JpEg", "x.y.png", "ä.webp", "a\nb.tif", "-x.gif", "a.jfif"])
+def test_image_names_are_told_by_their_ending(name: str) -> None:
+    assert is_image_name(name)
+    assert not is_image_name(f"{name}.txt")
+
+
+@pytest.mark.parametrize("name", ["jpg", ".jpg", "Thumbs.db", "notes.txt", "a.jpg~", "", "png."])
+def test_other_names_are_no_image_names(name: str) -> None:
+    assert not is_image_name(name)

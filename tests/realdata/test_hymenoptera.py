@@ -1,0 +1,48 @@
+"""Real photos and real ImageNet weights: `make realdata`. Minutes on two cores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import finetune
+from finetune import recipe as recipes
+from finetune.backbone.freeze import group_state
+from finetune.workflow.prepare import architecture_of, load_backbone
+
+SHARED = Path(__file__).parents[3] / "shared"
+DATA, WEIGHTS = SHARED / "data" / "hymenoptera", SHARED / "weights"
+STRATEGIES = ["head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch", "auto"]
+
+pytestmark = [pytest.mark.realdata, pytest.mark.skipif(not DATA.is_dir(), reason="no real data beside the checkout")]
+
+
+@pytest.mark.parametrize("weights", ["deit_tiny_patch16_224", "mobilenetv2_100"])
+def test_head_only_reaches_what_it_should_with_default_settings(weights: str, tmp_path: Path) -> None:
+    result = finetune.run(DATA, weights=WEIGHTS / weights, strategy="head-only", out=tmp_path / "run")
+    assert result.metrics["val"]["top1"]["value"] >= 0.94
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_plan_agrees_with_what_changed_and_onnx_with_the_model(strategy: str, tmp_path: Path) -> None:
+    weights = WEIGHTS / "mobilenetv2_035"
+    epochs = 4 if strategy == "gradual" else 2
+    result = finetune.run(
+        DATA, weights=weights, strategy=strategy, image_size=96, epochs=epochs, out=tmp_path / "run"
+    )
+    plan = json.loads((result.folder / "plan.json").read_text())
+    recipe = recipes.load(result.folder / "recipe.toml")
+    loaded = load_backbone(recipe, architecture_of(recipe), num_classes=2)
+    before, after = loaded.model.state_dict(), load_file(result.folder / "checkpoints/last/model.safetensors")
+    changed = {
+        group.name
+        for group in loaded.groups
+        if any(not torch.equal(before[k], after[k]) for k in group_state(loaded.model, loaded.groups, [group.name]))
+    }
+    phases = [phase["plan"]["groups"] for phase in plan["phases"]]
+    assert changed == {item["group"] for items in phases for item in items if item["trains"] != "none"}
+    assert finetune.export(result.folder).parity["is_proven"] is True
