@@ -8,7 +8,8 @@ Letters: B batch, C channels, H W pixels, N tokens, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,20 @@ PROBE_BATCH = 2
 TRACE_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, NameError, LookupError, AssertionError)
 # Functions and methods that move values without changing them: the end of a group lies before them.
 MOVES = frozenset({"permute", "transpose", "contiguous", "reshape", "view", "flatten", "movedim", "to", "float"})
+
+
+CONSTANT = "_tensor_constant"  # what torch.fx calls the tensors that it finds in the code
+
+
+@contextmanager
+def without_traces(model: nn.Module) -> Iterator[None]:
+    """Take the constants that tracing hangs onto a model off it again; graphs made meanwhile keep theirs."""
+    before = set(vars(model))
+    try:
+        yield
+    finally:
+        for name in [name for name in set(vars(model)) - before if name.startswith(CONSTANT)]:
+            delattr(model, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +87,11 @@ def trace(model: nn.Module, groups: Sequence[LayerGroup], *, image_size: tuple[i
     was_training = model.training
     model.eval()
     try:
-        tracer = Tracer()
-        graph = tracer.trace(model)
-        module = fx.GraphModule(tracer.root, graph)
-        shapes = _Shapes(module)
-        with torch.no_grad():
+        with without_traces(model), torch.no_grad():
+            tracer = Tracer()
+            graph = tracer.trace(model)
+            module = fx.GraphModule(tracer.root, graph)
+            shapes = _Shapes(module)
             shapes.run(torch.zeros(PROBE_BATCH, 3, *image_size, device=next(model.parameters()).device))
     except TRACE_ERRORS as error:
         raise BackboneError(

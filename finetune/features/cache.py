@@ -28,7 +28,7 @@ from finetune.device import available_memory
 from finetune.errors import ResourceError
 from finetune.features.divide import Divided, Trunk
 from finetune.features.sources import Autocast, CachedBatches, run_trunk, trunk_batch
-from finetune.features.store import Entry, Layout, MemoryEntry, features_folder, make_room, open_entry
+from finetune.features.store import Entry, Layout, MemoryEntry, entry_name, features_folder, make_room, open_entry
 from finetune.randomness import derive
 from finetune.settings import AugmentSection, CacheSection
 from finetune.types import Event, OnEvent, Preprocessing, Sample
@@ -79,14 +79,15 @@ class FeatureCache:
     def _entry(self, trunk: Trunk, layout: Layout, view: int, *, needed: int) -> Entry | MemoryEntry | None:
         if self.settings.features == "memory":
             return MemoryEntry(layout) if needed < MEMORY_SHARE * available_memory() else None
-        folder = features_folder(self.settings.folder)
+        folder, key = features_folder(self.settings.folder), self._key(trunk, view)
+        limit = int(self.settings.limit * 2**30)
+        if not make_room(folder, needed=needed, limit=limit, keep=entry_name(key, layout)):
+            return None
         try:
-            entry = open_entry(folder, self._key(trunk, view), layout)
+            return open_entry(folder, key, layout)
         except ResourceError as error:
             self.on_event(Event("warning", {"text": f"{error.message}; kept in memory instead"}))
             return MemoryEntry(layout) if needed < MEMORY_SHARE * available_memory() else None
-        limit = int(self.settings.limit * 2**30)
-        return entry if make_room(folder, needed=needed, limit=limit, keep=entry.folder.name) else None
 
     def _fill(self, entry: Entry | MemoryEntry, trunk: Trunk, samples: Sequence[Sample], view: int) -> None:
         """Run the trunk over the images that the entry lacks; another process that does so is waited for."""

@@ -40,7 +40,8 @@ def run_trunk(trunk: Trunk, images: Tensor, *, autocast: Autocast) -> Boundary:
             chunk = torch.cat([chunk, chunk.new_zeros(size - count, *chunk.shape[1:])])
         with autocast():
             parts.append(tuple(tensor[:count].float() for tensor in trunk(chunk)))
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    # Contiguous, as rows of the cache are: other strides would take other kernels, with other last bits.
+    return tuple(torch.cat(column).contiguous() for column in zip(*parts, strict=True))
 
 
 class TrunkBatches:

@@ -173,8 +173,7 @@ def open_entry(folder: Path, key: Mapping[str, Any], layout: Layout) -> Entry:
     Raises:
         ResourceError: the folder cannot be written.
     """
-    text = json.dumps({**key, "layout": LAYOUT, "shapes": layout.shapes, "precision": layout.precision}, sort_keys=True)
-    place = folder / blake2b(text.encode(), digest_size=16).hexdigest()
+    place, text = folder / entry_name(key, layout), _about(key, layout)
     try:
         place.mkdir(parents=True, exist_ok=True)
         about = place / "about.json"
@@ -188,6 +187,16 @@ def open_entry(folder: Path, key: Mapping[str, Any], layout: Layout) -> Entry:
             f"the feature cache {place} cannot be written: {error.strerror}",
             hint="Name another place with --set cache.folder=DIR, or go without: --set cache.features=memory.",
         ) from error
+
+
+def entry_name(key: Mapping[str, Any], layout: Layout) -> str:
+    """Yield the name of the folder in which the entry of a key lies."""
+    return blake2b(_about(key, layout).encode(), digest_size=16).hexdigest()
+
+
+def _about(key: Mapping[str, Any], layout: Layout) -> str:
+    facts = {**key, "layout": LAYOUT, "shapes": layout.shapes, "precision": layout.precision}
+    return json.dumps(facts, sort_keys=True)
 
 
 def features_folder(setting: str = "auto") -> Path:

@@ -12,7 +12,8 @@ from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
 from finetune.data.transforms import augmented_view
 from finetune.device import resolve_device
 from finetune.features.cache import FeatureCache
-from finetune.features.divide import Divided, IndivisibleError, agrees, divide
+from finetune.features.divide import Divided, agrees, divide
+from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, trunk_batch
 from finetune.randomness import derive, forked
 from finetune.settings import CacheSection

@@ -1,0 +1,118 @@
+"""Cached and uncached training give the same bits; what is cached once is not computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune.features import cache as feature_cache
+from finetune.features import store
+from finetune.features.sources import run_trunk
+
+SAME = ("model/model.safetensors", "checkpoints/last/model.safetensors", "metrics.jsonl", "metrics.json")
+EXACT = {"augment.level": "none", "train.patience": "none"}
+
+
+def count_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the images that trunks run on to fill the cache."""
+    seen: list[int] = []
+
+    def counted(trunk, images, **more):
+        seen.append(len(images))
+        return run_trunk(trunk, images, **more)
+
+    monkeypatch.setattr(feature_cache, "run_trunk", counted)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("strategy", "backbone"),
+    [("head-only", "test_resnet"), ("top-k", "test_resnet"), ("top-k", "test_vit"), ("top-k", "test_convnext"),
+     ("gradual", "test_vit"), ("lp-ft", "test_resnet")],
+)  # fmt: skip
+@pytest.mark.parametrize("batch_size", [7, 20])
+def test_cached_and_uncached_training_are_bit_identical(quick_run, strategy, backbone, batch_size) -> None:
+    more = {"backbone": backbone, "batch_size": batch_size, "epochs": 4}
+    cached = quick_run(strategy, out="cached", overrides=EXACT, **more)
+    uncached = quick_run(strategy, out="uncached", overrides={**EXACT, "cache.features": "none"}, **more)
+    memory = quick_run(strategy, out="memory", overrides={**EXACT, "cache.features": "memory"}, **more)
+    for name in SAME:
+        assert (cached.folder / name).read_bytes() == (uncached.folder / name).read_bytes(), name
+        assert (cached.folder / name).read_bytes() == (memory.folder / name).read_bytes(), name
+
+
+def test_a_second_run_computes_nothing(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = count_images(monkeypatch)
+    first = quick_run("head-only", out="first", epochs=6)
+    assert sum(seen) == 48 * 4 + 12
+    seen.clear()
+    again = quick_run("head-only", out="again", epochs=6)
+    assert seen == []
+    assert (first.folder / SAME[0]).read_bytes() == (again.folder / SAME[0]).read_bytes()
+
+
+def test_runs_with_other_tails_share_the_trunk(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick_run("head-only", out="first", overrides=EXACT)
+    seen = count_images(monkeypatch)
+    quick_run("linear-probe", out="second")
+    quick_run("head-only", out="third", overrides=EXACT, lr=0.1)
+    assert seen == []
+
+
+def test_another_seed_of_the_weights_shares_nothing(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick_run("head-only", out="first", overrides=EXACT)
+    seen = count_images(monkeypatch)
+    quick_run("head-only", out="second", overrides=EXACT, seed=1)
+    assert sum(seen) == 60
+
+
+def test_a_damaged_cache_is_never_used(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = quick_run("head-only", out="first", overrides=EXACT)
+    for rows in store.features_folder().glob("*/rows.bin"):
+        content = bytearray(rows.read_bytes())
+        content[:: len(content) // 3] = b"\xff" * len(content[:: len(content) // 3])
+        rows.write_bytes(content)
+    seen = count_images(monkeypatch)
+    again = quick_run("head-only", out="again", overrides=EXACT)
+    assert 0 < sum(seen) < 60
+    assert (first.folder / SAME[0]).read_bytes() == (again.folder / SAME[0]).read_bytes()
+
+
+def test_a_half_written_cache_is_completed(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = quick_run("head-only", out="first", overrides=EXACT)
+    for index in store.features_folder().glob("*/index.bin"):
+        index.write_bytes(index.read_bytes()[: 20 * store.RECORD + 5])
+    seen = count_images(monkeypatch)
+    again = quick_run("head-only", out="again", overrides=EXACT)
+    assert sum(seen) == 40
+    assert (first.folder / SAME[0]).read_bytes() == (again.folder / SAME[0]).read_bytes()
+
+
+def test_what_does_not_fit_trains_without_a_cache_and_says_so(quick_run) -> None:
+    said: list[str] = []
+    quick_run(
+        "head-only",
+        overrides={**EXACT, "cache.limit": 1e-6},
+        on_event=lambda event: said.append(str(event.facts.get("text"))),
+    )
+    assert any("would not fit" in text for text in said)
+    assert store.list_entries(store.features_folder()) == []
+
+
+def test_views_differ_and_are_drawn_anew_each_epoch(quick_run) -> None:
+    many = quick_run("head-only", out="many", epochs=6, overrides={"cache.views": 3})
+    plain = quick_run("head-only", out="plain", epochs=6, overrides={"cache.views": 1})
+    assert (many.folder / SAME[0]).read_bytes() != (plain.folder / SAME[0]).read_bytes()
+    assert len(list(store.features_folder().glob("*/rows.bin"))) == 3
+
+
+def test_a_file_where_the_cache_should_be_is_no_error(quick_run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said: list[str] = []
+    result = quick_run(
+        overrides={**EXACT, "cache.folder": str(tmp_path / "file" / "cache")},
+        on_event=lambda event: said.append(str(event.facts.get("text"))),
+    )
+    assert any("kept in memory" in text for text in said)
+    assert (result.folder / "metrics.json").is_file()
