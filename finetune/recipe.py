@@ -183,8 +183,7 @@ def _put(raw: dict[str, Any], key: str, value: Any, problems: list[str]) -> None
 def _unknown(key: str) -> str:
     known = list(fields())
     last = key.rpartition(".")[2]
-    same = [name for name in known if name.endswith(f".{last}")]
-    near = same or [name for name in known if get_close_matches(last, [name.partition(".")[2]])]
+    near = [name for name in known if get_close_matches(last, [name.partition(".")[2]])]
     chosen = get_close_matches(key, near, n=3, cutoff=0)
     text = f" Did you mean {' or '.join(map(repr, chosen))}?" if chosen else did_you_mean(key, known)
     return f"{key}: no such key.{text}"

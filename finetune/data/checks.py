@@ -110,7 +110,6 @@ class _Memory:
             "create table if not exists scans (path blob, size integer, changed integer,"
             " version integer, digest text, problem text, primary key (path))"
         )
-        self.database.execute(RECALL, (b"", 0, 0, 0))  # a table of another layout shows now
 
     def recall(self, stamps: Iterable[Stamp]) -> dict[Stamp, Scan]:
         found = {}

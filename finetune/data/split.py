@@ -36,12 +36,14 @@ def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifes
         raise DataError(f"split.val + split.test = {sum(shares.values()):g} leaves nothing to train on")
     for split in ("test", "val"):
         if shares[split]:
-            taken = _take(pool, share=shares[split] / (1 - (shares["test"] if split == "val" else 0)), seed=seed)
+            share = shares[split] / (1 - (shares["test"] if split == "val" else 0))
+            keep = 2 if split == "test" and shares["val"] else 1  # val and train come first
+            taken = _take(pool, share=share, keep=keep, seed=seed)
             splits.update({s.file: split for unit in taken for s in unit})
             pool = [unit for unit in pool if unit[0].file not in splits]
     samples = tuple(replace(s, split=splits.get(s.file, "train")) for s in manifest.samples)
     done = replace(manifest, samples=samples)
-    _check(done)
+    _check(done, SPLITS if shares["test"] else ("train", "val"))
     return replace(done, notes=manifest.notes + tuple(leaks(done)))
 
 
@@ -77,7 +79,7 @@ def read(path: Path, *, root: str, classes: Sequence[str]) -> Manifest:
     index: dict[str | None, int] = {name: place for place, name in enumerate(classes)}
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            samples = tuple(_sample(row, index) for row in csv.DictReader(stream, strict=True))
+            samples = tuple(_sample(row, index) for row in csv.DictReader(stream))
     except (OSError, KeyError, csv.Error) as error:
         raise CheckpointError(f"{path} cannot be read as a split: {error!r}") from error
     if not samples:
@@ -113,39 +115,39 @@ def _units(samples: Sequence[Sample]) -> list[Unit]:
     return [sorted(unit, key=lambda s: s.file) for unit in units.values()]
 
 
-def _take(units: Sequence[Unit], *, share: float, seed: int) -> list[Unit]:
-    """Take units so that every class gives its share and keeps an image; large ones first, in an order by the seed.
+def _take(units: Sequence[Unit], *, share: float, keep: int, seed: int) -> list[Unit]:
+    """Take units so that every class gives its share and keeps so many units; large ones first, drawn by the seed.
 
-    A class that would give nothing, because its groups are larger than its share, gives its smallest.
+    A class that would give nothing, because its share is small or its groups are large, gives its smallest.
     """
     drawn = sorted(units, key=lambda unit: (-len(unit), derive(seed, "split", unit[0].file)))
     inside = [Counter(s.target.index for s in unit) for unit in drawn]
-    left = Counter(s.target.index for unit in units for s in unit)
-    wanted = Counter({label: max(round(count * share), 1) for label, count in left.items()})
-    whole = Counter(left)
-    taken: list[int] = []
-
-    def take(place: int) -> None:
-        taken.append(place)
-        left.subtract(inside[place])
-        wanted.subtract(inside[place])
+    images = Counter(s.target.index for unit in drawn for s in unit)
+    wanted = Counter({label: round(count * share) for label, count in images.items()})
+    left = Counter(label for found in inside for label in found)
+    missing, taken = set(left), []
 
     def is_spared(place: int) -> bool:
-        return all(left[label] > count for label, count in inside[place].items())
+        return all(left[label] > keep for label in inside[place])
+
+    def take(place: int) -> None:
+        taken.append(drawn[place])
+        wanted.subtract(inside[place])
+        left.subtract(inside[place].keys())
+        missing.difference_update(inside[place])
 
     for place, unit in enumerate(drawn):
         gain = sum(min(count, max(wanted[label], 0)) for label, count in inside[place].items())
         if 2 * gain > len(unit) and is_spared(place):
             take(place)
-    for label in sorted(label for label in left if left[label] == whole[label] > 1):
-        smallest = (place for place in reversed(range(len(drawn))) if label in inside[place] and is_spared(place))
-        if left[label] == whole[label] and (place := next(smallest, -1)) >= 0:
+    for place in reversed(range(len(drawn))):
+        if missing & inside[place].keys() and is_spared(place):
             take(place)
-    return [drawn[place] for place in taken]
+    return taken
 
 
-def _check(manifest: Manifest) -> None:
-    for split in ("train", "val"):
+def _check(manifest: Manifest, splits: Sequence[Split]) -> None:
+    for split in splits:
         if not manifest.split(split):
             raise DataError(
                 f"no image is left for {split}",

@@ -73,7 +73,7 @@ def phases(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
         first = _probe(choice, groups)
         _need_epochs(choice, 1 + first.epochs)
         rest = choice.epochs - first.epochs
-        return (first, _phase("full", choice, groups, depth=num_backbone, epochs=rest))
+        return (first, _phase("full", choice, groups, depth=num_backbone, epochs=rest, depth_before=0))
     if name == "gradual":
         return _gradual(choice, groups)
     if name in ("full", "scratch"):
@@ -106,11 +106,10 @@ def _gradual(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
     _need_epochs(choice, count)
     depths = [round(index * num_backbone / (count - 1)) for index in range(count)]
     shares = [choice.epochs * (i + 1) // count - choice.epochs * i // count for i in range(count)]
+    before = [None, *depths[:-1]]
     return tuple(
-        _phase(
-            "head" if depth == 0 else f"top-{depth}", choice, groups, depth=depth, epochs=epochs, is_first=depth == 0
-        )
-        for depth, epochs in zip(depths, shares, strict=True)
+        _phase(f"top-{depth}" if depth else "head", choice, groups, depth=depth, epochs=epochs, depth_before=earlier)
+        for depth, epochs, earlier in zip(depths, shares, before, strict=True)
     )
 
 
@@ -122,20 +121,23 @@ def _phase(
     depth: int,
     epochs: int | None = None,
     solver: Solver = "gradient",
-    is_first: bool = True,
+    depth_before: int | None = None,
 ) -> Phase:
-    """One phase that trains the head and the last `depth` layer groups of the backbone."""
-    first = len(groups) - 1 - depth
+    """One phase that trains the head and the last `depth` layer groups of the backbone.
+
+    `depth_before` is the depth of the phase before it: what that one trained is not re-initialised.
+    """
+    renews = choice.reinit or choice.strategy == "scratch"
     plans = []
     for index, group in enumerate(groups):
-        is_trained = index >= first
-        renews = choice.reinit or choice.strategy == "scratch"
         distance = len(groups) - 1 - index
+        is_trained = distance <= depth
+        is_new = is_trained and (depth_before is None or distance > depth_before)
         plans.append(
             GroupPlan(
                 group.name,
                 trains="all" if is_trained else "none",
-                is_reinitialised=is_trained and ((group.is_head and is_first) or (renews and not group.is_head)),
+                is_reinitialised=is_new and (group.is_head or renews),
                 lr_scale=choice.layer_decay**distance if is_trained else 0.0,
                 norm_statistics="updated" if is_trained else "frozen",
             )

@@ -64,14 +64,13 @@ class Keeper(Protocol):
 class Work:
     """What a phase runs: the model on images, or its tail on what the trunk yielded.
 
-    `run` shares its parameters with the model. `train` is drawn anew each epoch, `plain` are the same
-    images in order as evaluation sees them.
+    `run` shares its parameters with the model. `train` is drawn anew each epoch; for a phase that is
+    solved it holds the images in order, as evaluation sees them.
     """
 
     run: nn.Module
     train: Batches
     val: Batches
-    plain: Batches
 
 
 @dataclass(slots=True)

@@ -52,7 +52,7 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         work = fit.work_of(phase)
         hold(work.run)
         tap = before_head(work.run, head)
-        (features,), targets = extract(tap, work.plain.epoch(), autocast=fit.accelerator.autocast)
+        (features,), targets = extract(tap, work.train.epoch(), autocast=fit.accelerator.autocast)
     probe = fit_probe(features, targets, num_classes=head.out_features, seed=fit.settings.seed)
     with torch.no_grad():
         head.weight.copy_(probe.weight)

@@ -17,7 +17,7 @@ from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, trunk_batch
 from finetune.randomness import derive, forked
 from finetune.settings import CacheSection
-from finetune.train.loop import Batches, Work
+from finetune.train.loop import Work
 from finetune.types import Event, OnEvent, Phase, Split
 from finetune.workflow.prepare import Prepared, plain_batches
 
@@ -34,16 +34,15 @@ class Worker:
 
     def work_of(self, phase: Phase) -> Work:
         """Yield what a phase runs; the model must be held to the phase's freeze plan."""
-        model = self.prepared.backbone.model
         try:
             divided = self._divide(phase)
         except IndivisibleError as error:
             if phase.plan.frozen:
                 self._say(f"no feature cache in phase {phase.name}: {error}")
-            return Work(model, self._images("train"), self._plain("val"), self._plain("train"))
+            return Work(self.prepared.backbone.model, self._train_images(phase), self._plain("val"))
         wants_cache = self.prepared.recipe.cache.features != "none"
         cached = self._cached(divided, phase) if wants_cache else None
-        return cached or self._uncached(divided)
+        return cached or self._uncached(divided, phase)
 
     def _divide(self, phase: Phase) -> Divided:
         backbone = self.prepared.backbone
@@ -63,20 +62,17 @@ class Worker:
         train, val = manifest.split("train"), manifest.split("val")
         if views == 0:  # nothing would be read twice
             return None
-        size = int(recipe.train.batch_size)
-        seed = recipe.train.seed
-        fill = partial(self.cache.batches, divided, batch_size=size)
+        seed = None if phase.solver == "lbfgs" else recipe.train.seed
+        fill = partial(self.cache.batches, divided, batch_size=int(recipe.train.batch_size))
         batches = fill(train, views=views, seed=seed)
         judged = fill(val, views=1, seed=None) if batches else None
         if batches is None or judged is None:
             self._say(f"no feature cache in phase {phase.name}: it would not fit (cache.limit, free disk or memory)")
             return None
-        plain = batches if views == 1 and phase.solver == "lbfgs" else fill(train, views=1, seed=None)
         values = sum(torch.Size(shape).numel() for shape in divided.shapes)
-        self._say(
-            f"trunk runs once for each image and view: {views} view{'s' * (views > 1)}, {values:,} values an image"
-        )
-        return Work(divided.tail, batches, judged, plain or batches)
+        shown = "1 view" if views == 1 else f"{views} views"
+        self._say(f"frozen layers run once for each image ({shown}); {values:,} values an image are kept")
+        return Work(divided.tail, batches, judged)
 
     def _num_views(self, phase: Phase) -> int:
         recipe = self.prepared.recipe
@@ -85,18 +81,21 @@ class Worker:
         wanted = AUTO_VIEWS if recipe.cache.views == "auto" else recipe.cache.views
         return wanted if recipe.cache.views != "auto" or phase.epochs > wanted else 0
 
-    def _uncached(self, divided: Divided) -> Work:
-        def on_trunk(images: ImageBatches) -> Batches:
-            return TrunkBatches(divided.trunk, images, autocast=self.context.autocast)
+    def _uncached(self, divided: Divided, phase: Phase) -> Work:
+        train, val = (
+            TrunkBatches(divided.trunk, images, autocast=self.context.autocast)
+            for images in (self._train_images(phase), self._plain("val"))
+        )
+        return Work(divided.tail, train, val)
 
-        plain = (on_trunk(self._plain("val")), on_trunk(self._plain("train")))
-        return Work(divided.tail, on_trunk(self._images("train")), *plain)
+    def _train_images(self, phase: Phase) -> ImageBatches:
+        return self._plain("train") if phase.solver == "lbfgs" else self._augmented("train")
 
     def _plain(self, split: Split) -> ImageBatches:
         made = self.prepared
         return plain_batches(made.recipe, made.manifest, made.backbone, made.manifest.split(split))
 
-    def _images(self, split: Split) -> ImageBatches:
+    def _augmented(self, split: Split) -> ImageBatches:
         recipe, backbone, manifest = self.prepared.recipe, self.prepared.backbone, self.prepared.manifest
         view = augmented_view(backbone.preprocessing, recipe.augment)
         seed = recipe.train.seed

@@ -14,6 +14,7 @@ from PIL import Image
 
 from finetune.data import checks, sources
 from finetune.data.checks import Scan, scan, scan_files
+from finetune.data.decode import decode, read_rgb
 from finetune.errors import DataError
 from finetune.places import cache_folder
 from finetune.types import Event, Manifest
@@ -153,6 +154,13 @@ def test_a_missing_file_is_not_remembered_as_missing(tmp_path: Path) -> None:
     assert next(scan_files([file])).problem == ""
 
 
+def test_why_a_file_cannot_be_looked_at_is_not_remembered(tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    assert "No such file" in next(scan_files([file])).problem
+    file.symlink_to("x.png")
+    assert "symbolic links" in next(scan_files([file])).problem
+
+
 def test_another_version_of_the_scan_opens_all_files_again(
     image_folder: MakeImages, opened: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +287,19 @@ def test_progress_ends_at_the_number_of_files(image_folder: MakeImages, monkeypa
     scanned(image_folder(), on_event=events.append)
     assert [event.facts["done"] for event in events] == [5, 10, 12]
     assert {event.facts["total"] for event in events} == {12}
+
+
+def test_remarks_of_the_decoder_are_not_shown(image_folder: MakeImages) -> None:
+    root = image_folder(per_class=1)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\1\1"
+    Image.new("RGB", (8, 8)).save(root / "ant/odd.jpg", exif=exif)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        decode((root / "ant/odd.jpg").read_bytes())
+        assert len(shown) == 1
+        assert scanned(root).problems == ()
+        read_rgb(root / "ant/odd.jpg")
+    assert len(shown) == 1
 
 
 def test_threads_leave_the_warning_filters_as_they_were(image_folder: MakeImages, quick_switches: None) -> None:

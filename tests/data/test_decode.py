@@ -136,7 +136,9 @@ def test_sixteen_bit_grey_keeps_its_brightness(form: str) -> None:
     ("values", "seen"),
     [
         ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 0.25, 0.5], [0, 64, 128]),
         ([0.0, 100.0, 255.0], [0, 100, 255]),
+        ([0.0, 50.0, 100.0], [0, 50, 100]),
         ([0.0, 32768.0, 65535.0], [0, 128, 255]),
         ([-1.0, 0.0, 1.0], [0, 128, 255]),
         ([0.0, 5e8, 1e9], [0, 128, 255]),
@@ -151,8 +153,8 @@ def test_float_tiff_is_shown_over_its_range(values: list[float], seen: list[int]
 
 
 def test_whole_numbers_of_32_bits_keep_their_brightness() -> None:
-    image = Image.fromarray(np.array([[0, 1, 200, 255]], dtype=np.int32))
-    np.testing.assert_array_equal(pixels(encode(image, "TIFF"))[0, :, 0], [0, 1, 200, 255])
+    image = Image.fromarray(np.array([[0, 1, 200, 100]], dtype=np.int32))
+    np.testing.assert_array_equal(pixels(encode(image, "TIFF"))[0, :, 0], [0, 1, 200, 100])
 
 
 STORED = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,18 @@ def test_the_augmentation_of_an_image_does_not_depend_on_its_index(make: Make) -
     before = dataset[0, 0, 9][0]
     dataset.samples = dataset.samples[5:]
     assert torch.equal(dataset[0, 0, 4][0], before)
+
+
+def test_the_augmentation_of_a_scanned_image_does_not_depend_on_its_name(make: Make) -> None:
+    dataset = make().loader.dataset
+    place = Path(dataset.root, "other name.jpg")
+    place.write_bytes(Path(dataset.root, dataset.samples[0].file).read_bytes())
+    found = []
+    for file, digest in ((dataset.samples[0].file, "x"), (place.name, "x"), (place.name, "y")):
+        dataset.samples = [replace(dataset.samples[0], file=file, digest=digest)]
+        found.append(dataset[0, 0, 0][0])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[1], found[2])
 
 
 def seed_all(seed: int) -> None:

@@ -74,6 +74,12 @@ def test_nested_folders_belong_to_the_class_at_the_top(lay: Lay) -> None:
     }
 
 
+def test_images_come_in_an_order_of_their_names_alone(lay: Lay) -> None:
+    names = [f"a/{(number * 7919) % 97:02}/{(number * 31) % 89:02}.jpg" for number in range(40)]
+    files = [s.file for s in read(lay(*names, "b/1.jpg")).samples]
+    assert files == [*sorted(names), "b/1.jpg"]
+
+
 @pytest.mark.parametrize("train", ["train", "Training", "TRAIN"])
 @pytest.mark.parametrize("val", ["val", "VALID", "Validation"])
 @pytest.mark.parametrize("test", ["test", "Testing"])

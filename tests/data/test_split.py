@@ -123,13 +123,16 @@ def test_copies_and_groups_never_straddle(seed: int, test: float) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("val", [0.05, 0.2, 0.6])
-def test_every_class_is_in_train_and_where_it_can_be_divided_in_val(seed: int, val: float) -> None:
+@pytest.mark.parametrize(("val", "test"), [(0.05, 0.0), (0.2, 0.0), (0.6, 0.0), (0.2, 0.2), (0.1, 0.7)])
+def test_every_class_is_in_train_and_where_it_can_be_divided_in_val_and_test(
+    seed: int, val: float, test: float
+) -> None:
     before = grouped(random.Random(seed), is_pure=True)
-    done = assign(before, val=val, test=0.0, seed=seed)
+    done = assign(before, val=val, test=test, seed=seed)
     for label, name in enumerate(done.classes):
         assert done.counts("train")[name] > 0
         assert (done.counts("val")[name] > 0) == (num_units(before, label) > 1)
+        assert (done.counts("test")[name] > 0) == (num_units(before, label) > 2 and test > 0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -179,6 +182,17 @@ def test_a_small_class_stands_in_train_and_val_whatever_the_share(val: float, co
     assert done.counts("train")["class 0"] + done.counts("val")["class 0"] == count
 
 
+def test_of_two_images_val_comes_before_test() -> None:
+    done = assign(singles(2, 30), val=0.2, test=0.4, seed=0)
+    assert [done.counts(split)["class 0"] for split in SPLITS] == [1, 1, 0]
+    assert assign(singles(2, 30), val=0.2, test=0.0, seed=0).counts("val")["class 0"] == 1
+
+
+def test_a_test_share_that_no_class_can_give_is_an_error() -> None:
+    with pytest.raises(DataError, match="no image is left for test"):
+        assign(singles(2, 2), val=0.2, test=0.2, seed=0)
+
+
 def test_three_images_stand_in_train_val_and_test() -> None:
     done = assign(singles(3, 30), val=0.2, test=0.2, seed=0)
     assert [done.counts(split)["class 0"] for split in SPLITS] == [1, 1, 1]
@@ -194,6 +208,16 @@ def test_two_large_groups_are_divided_although_each_is_more_than_the_share() -> 
     samples = [sample(f"{label}/{n}.jpg", label, group=f"{label}{n % 2}") for label in (0, 1) for n in range(10)]
     done = assign(manifest_of(*samples), val=0.1, test=0.0, seed=0)
     assert done.counts("val") == done.counts("train") == {"class 0": 5, "class 1": 5}
+
+
+def test_of_groups_that_are_all_larger_than_the_share_the_smallest_is_taken() -> None:
+    groups = [group for group, size in (("a", 9), ("b", 6), ("c", 8)) for _ in range(size)]
+    samples = [sample(f"{label}/{n}.jpg", label, group=f"{label}{g}") for label in (0, 1) for n, g in enumerate(groups)]
+    done = assign(manifest_of(*samples), val=0.1, test=0.0, seed=0)
+    assert {s.group for s in done.split("val")} == {"0b", "1b"}
+    both = assign(manifest_of(*samples), val=0.1, test=0.1, seed=0)
+    assert {s.group for s in both.split("test")} == {"0b", "1b"}
+    assert {s.group for s in both.split("val")} == {"0c", "1c"}
 
 
 def test_a_class_in_one_group_is_not_taken_from_train() -> None:
