@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import finetune
-from finetune.cli import make, recipes, train, use
+from finetune.cli import cache, make, recipes, train, use
 
 app = typer.Typer(
     name="finetune",
@@ -25,6 +25,7 @@ app.command("eval", rich_help_panel=USE, epilog="Example:  finetune eval runs/RU
 app.command(rich_help_panel=USE, epilog="Example:  finetune predict runs/RUN photos/ --top 3 --csv")(use.predict)
 app.command(rich_help_panel=USE, epilog="Example:  finetune export runs/RUN --format onnx")(use.export)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=MORE)
+app.add_typer(cache.app, name="cache", rich_help_panel=MORE)
 app.command(rich_help_panel=MORE, epilog="Example:  finetune sample imgs")(make.sample)
 app.command(rich_help_panel=MORE)(make.doctor)
 

@@ -79,6 +79,13 @@ def show_plan(plan: Plan) -> None:
     for index, phase in enumerate(plan.phases, 1):
         console.print()
         console.print(_phase_table(plan, phase, index))
+        cut = plan.cuts[index - 1]
+        if cut is not None:
+            shapes = " and ".join("x".join(map(str, shape)) for shape in cut.shapes)
+            console.print(
+                f"runs once an image: {cut.trunk_share:.0%} of the forward pass; cached: {shapes},"
+                f" {cut.bytes_per_image / 1024:,.1f} KiB an image and view"
+            )
     if plan.layers is not None:
         console.print()
         _show_layers(console, plan.layers)

@@ -141,7 +141,7 @@ def _take(units: Sequence[Unit], *, share: float, keep: int, seed: int) -> list[
         if 2 * gain > len(unit) and is_spared(place):
             take(place)
     for place in reversed(range(len(drawn))):
-        if missing & inside[place].keys() and is_spared(place):
+        if not missing.isdisjoint(inside[place]) and is_spared(place):
             take(place)
     return taken
 

@@ -7,13 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from finetune.backbone import load as backbones
 from finetune.backbone.layers import LayerTable, layer_table
 from finetune.errors import RecipeError
+from finetune.features.divide import divide
+from finetune.features.graphs import IndivisibleError
+from finetune.features.store import Layout
 from finetune.settings import Recipe
 from finetune.types import Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
 from finetune.workflow import prepare as preparing
 from finetune.workflow.prepare import Prepared, recipe_of
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a phase's model is cut: what the trunk hands to the tail for one image, and what it saves.
+
+    `trunk_share` is the trunk's share of the multiplications of one forward pass, which run once for
+    an image instead of once an epoch.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    bytes_per_image: int
+    trunk_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +49,7 @@ class Plan:
     evidence: Evidence | None = None
     verdict: Verdict | None = None
     layers: LayerTable | None = None
+    cuts: tuple[Cut | None, ...] = ()
 
     @property
     def num_parameters(self) -> int:
@@ -64,6 +84,7 @@ class Plan:
             ],
             "evidence": to_json(self.evidence) if self.evidence else None,
             "verdict": to_json(self.verdict) if self.verdict else None,
+            "cuts": [to_json(cut) if cut else None for cut in self.cuts],
             "layers": to_json(self.layers) if self.layers else None,
         }
 
@@ -104,8 +125,28 @@ def plan(
         notes=tuple(preparing.remarks(made.recipe, made.backbone)),
         evidence=made.evidence,
         verdict=made.verdict,
+        cuts=tuple(_cut(made, phase) for phase in made.phases),
         layers=layer_table(made.backbone.model, image_size=made.backbone.preprocessing.image_size) if layers else None,
     )
+
+
+def _cut(made: Prepared, phase: Phase) -> Cut | None:
+    """Cut the model of a phase as the run would; None where nothing can be kept."""
+    backbone = made.backbone
+    size = backbone.preprocessing.image_size
+    try:
+        divided = divide(backbone.model, phase.plan, backbone.groups, image_size=size)
+    except IndivisibleError:
+        return None
+    layout = Layout(divided.shapes, made.recipe.cache.precision)
+    device = next(backbone.model.parameters()).device
+    images = torch.zeros(1, 3, *size, device=device)
+    with FlopCounterMode(display=False) as whole, torch.no_grad():
+        backbone.model.eval()(images)
+    with FlopCounterMode(display=False) as frozen:
+        divided.trunk(images)
+    share = frozen.get_total_flops() / max(whole.get_total_flops(), 1)
+    return Cut(divided.shapes, layout.row_bytes, share)
 
 
 def _prepared_on_paper(recipe: Recipe) -> Prepared:

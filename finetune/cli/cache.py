@@ -1,0 +1,52 @@
+"""`cache ls|clear`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from finetune.cli import tables
+from finetune.cli.options import JsonOption
+from finetune.types import to_json
+
+app = typer.Typer(help="See and clear what frozen layers have computed.", no_args_is_help=True)
+FolderOption = Annotated[str, typer.Option("--folder", metavar="DIR", help="Another place than the usual one.")]
+
+
+@app.command("ls")
+def list_them(folder: FolderOption = "auto", json_: JsonOption = False) -> None:
+    """List the entries of the feature cache, the least recently used first."""
+    from finetune.workflow.caches import list_cache
+
+    place, entries = list_cache(folder)
+    if json_:
+        tables.print_json({"folder": str(place), "entries": [to_json(entry) for entry in entries]})
+        return
+    rows = [
+        (
+            entry.name[:8],
+            entry.about.get("network", {}).get("name", "?"),
+            f"view {entry.about.get('view', '?')}",
+            f"{entry.num_rows:,}",
+            f"{entry.num_bytes / 1e6:,.1f}",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)),
+        )
+        for entry in entries
+    ]
+    console = tables.out()
+    console.print(tables.table(["entry", "backbone", "view", "images", "MB", "last used"], rows))
+    total = sum(entry.num_bytes for entry in entries)
+    console.print(f"\n{len(entries)} entries, {total / 1e6:,.1f} MB in {place}")
+
+
+@app.command()
+def clear(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ENTRY...]", help="Default: all.")] = None,
+    folder: FolderOption = "auto",
+) -> None:
+    """Remove entries of the feature cache; they are computed again when they are needed."""
+    from finetune.workflow.caches import clear_cache
+
+    typer.echo(f"{clear_cache(names, folder=folder) / 1e6:,.1f} MB freed")

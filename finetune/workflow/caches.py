@@ -1,0 +1,30 @@
+"""The feature cache as a user sees it: what lies in it, and clearing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune.errors import DataError
+from finetune.features.store import EntryFacts, clear, features_folder, list_entries
+
+
+def list_cache(folder: str = "auto") -> tuple[Path, list[EntryFacts]]:
+    """Yield where the cache lies, and its entries, the least recently used first."""
+    place = features_folder(folder)
+    return place, list_entries(place) if place.is_dir() else []
+
+
+def clear_cache(names: list[str] | None = None, *, folder: str = "auto") -> int:
+    """Remove entries by the beginning of their names (all of them without names); yields the bytes freed.
+
+    Raises:
+        DataError: no entry begins like that.
+    """
+    place, entries = list_cache(folder)
+    chosen = []
+    for name in names or [""]:
+        found = [entry.name for entry in entries if entry.name.startswith(name)]
+        if name and not found:
+            raise DataError(f"no entry {name!r} in {place}", hint="`finetune cache ls` lists them.")
+        chosen += found
+    return clear(place, chosen)
