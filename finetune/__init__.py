@@ -28,6 +28,7 @@ from finetune.errors import (
     TrainingError,
 )
 from finetune.settings import Recipe
+from finetune.types import Event
 
 if TYPE_CHECKING:
     from finetune.data.sample import write_sample
@@ -44,6 +45,7 @@ __all__ = [
     "Classifier",
     "DataError",
     "Evaluation",
+    "Event",
     "Export",
     "ExportError",
     "FindingsError",

@@ -63,7 +63,12 @@ def test_a_module_is_on_a_layer_small_and_well_named(module: Path) -> None:
 
 @pytest.mark.parametrize(
     ("library", "rooms"),
-    [("timm.models", {"backbone"}), ("timm.optim", {"optim"}), ("accelerate", {"device", "train"}), ("jinja2", {"report"})],
+    [
+        ("timm.models", {"backbone"}),
+        ("timm.optim", {"optim"}),
+        ("accelerate", {"device", "train"}),
+        ("jinja2", {"report"}),
+    ],
 )
 def test_a_library_is_imported_in_its_own_room_only(library: str, rooms: set[str]) -> None:
     users = set()
@@ -91,6 +96,7 @@ def test_all_is_sorted_complete_and_importable() -> None:
 
 
 def test_a_function_of_the_public_api_is_not_hidden_by_a_room() -> None:
-    code = "import finetune, finetune.workflow.run as r; print(all(callable(getattr(finetune, n)) for n in finetune.__all__ if n != '__version__'))"
+    every = "all(callable(getattr(finetune, name)) for name in finetune.__all__ if name != '__version__')"
+    code = f"import finetune, finetune.workflow.run, finetune.workflow.export; print({every})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"

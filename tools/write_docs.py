@@ -1,6 +1,6 @@
 """Writes the parts of docs/ that come from the code: the keys of the recipe.
 
-    python tools/write_docs.py
+python tools/write_docs.py
 """
 
 from __future__ import annotations

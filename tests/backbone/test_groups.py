@@ -167,7 +167,10 @@ def test_every_architecture_of_timm_has_layer_groups(first: str) -> None:
     [
         ("resnet18", "stem layer1 layer2 layer3 layer4 head"),
         ("vit_tiny_patch16_224", "stem " + " ".join(f"blocks.{i}" for i in range(12)) + " head"),
-        ("vgg11", "stem features.3 features.6 features.8 features.11 features.13 features.16 features.18 pre_logits head"),
+        (
+            "vgg11",
+            "stem features.3 features.6 features.8 features.11 features.13 features.16 features.18 pre_logits head",
+        ),
         ("mobilenetv3_small_050", "stem blocks.0 blocks.1 blocks.2 blocks.3 blocks.4 blocks.5 conv_head head"),
         ("swin_tiny_patch4_window7_224", "stem layers.0 layers.1 layers.2 layers.3 head"),
         ("rdnet_tiny", "stem dense_stages.0 dense_stages.1 dense_stages.5 dense_stages.6 head"),

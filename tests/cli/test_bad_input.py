@@ -78,7 +78,11 @@ CASES: dict[str, tuple[Make, int, str]] = {
     "learning rate nan": (with_flags("--lr", "nan"), 2, "optim.lr = nan: must be a finite number"),
     "batch size 0": (with_flags("--batch-size", "0"), 2, "train.batch_size = 0"),
     "image size": (with_flags("--backbone", "test_vit", "--image-size", "37"), 4, "no multiple"),
-    "image size too small": (with_flags("--backbone", "inception_v3", "--image-size", "32"), 4, "does not take pictures"),
+    "image size too small": (
+        with_flags("--backbone", "inception_v3", "--image-size", "32"),
+        4,
+        "does not take pictures",
+    ),
     "unknown key": (with_flags("--set", "optim.lrr=1"), 2, "Did you mean 'optim.lr'"),
     "set without value": (with_flags("--set", "optim.lr"), 2, "section.key=value"),
     "probe at no group": (with_flags("--strategy", "linear-probe", "--probe-at", "layer9"), 2, "no such layer group"),

@@ -45,9 +45,7 @@ def test_other_seed_gives_other_bytes(tmp_path: Path) -> None:
     assert not set(_bytes_of(first)) & set(_bytes_of(second))
 
 
-def test_a_picture_does_not_depend_on_how_many_are_written(
-    tmp_path: Path, default_set: list[Path]
-) -> None:
+def test_a_picture_does_not_depend_on_how_many_are_written(tmp_path: Path, default_set: list[Path]) -> None:
     few = write_sample(tmp_path / "few", per_class=1)
     assert _bytes_of(few) == _bytes_of([path for path in default_set if "-000" in path.name])
 
@@ -105,9 +103,7 @@ def test_refuses_to_write_no_pictures(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_fills_an_empty_folder_even_the_current_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fills_an_empty_folder_even_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     paths = write_sample(Path(), per_class=1)
     assert all(path.is_file() for path in paths)

@@ -18,13 +18,33 @@ from finetune.strategy.strategies import Choice, phases
 from finetune.types import FreezePlan
 
 QUICK = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_nfnet"]
-FAMILIES = (
-    "resnet18 mobilenetv2_035 mobilenetv3_small_050 mobilenetv4_conv_small vgg11_bn inception_v3 inception_v4"
-    " efficientnet_b0 densenet121 mobilevit_xxs regnetx_002 convnext_atto swin_tiny_patch4_window7_224"
-    " vit_tiny_patch16_224 deit_tiny_distilled_patch16_224 vit_small_patch14_reg4_dinov2 eva02_tiny_patch14_224"
-    " beit_base_patch16_224 maxvit_nano_rw_256 coatnet_nano_rw_224 fastvit_t8 xcit_nano_12_p16_224 poolformerv2_s12"
-    " levit_128s efficientformerv2_s0"
-).split()
+FAMILIES = [
+    "resnet18",
+    "mobilenetv2_035",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_small",
+    "vgg11_bn",
+    "inception_v3",
+    "inception_v4",
+    "efficientnet_b0",
+    "densenet121",
+    "mobilevit_xxs",
+    "regnetx_002",
+    "convnext_atto",
+    "swin_tiny_patch4_window7_224",
+    "vit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "vit_small_patch14_reg4_dinov2",
+    "eva02_tiny_patch14_224",
+    "beit_base_patch16_224",
+    "maxvit_nano_rw_256",
+    "coatnet_nano_rw_224",
+    "fastvit_t8",
+    "xcit_nano_12_p16_224",
+    "poolformerv2_s12",
+    "levit_128s",
+    "efficientformerv2_s0",
+]
 
 
 def top(model: nn.Module, k: int) -> FreezePlan:

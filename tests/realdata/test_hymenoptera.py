@@ -31,9 +31,7 @@ def test_head_only_reaches_what_it_should_with_default_settings(weights: str, tm
 def test_the_plan_agrees_with_what_changed_and_onnx_with_the_model(strategy: str, tmp_path: Path) -> None:
     weights = WEIGHTS / "mobilenetv2_035"
     epochs = 4 if strategy == "gradual" else 2
-    result = finetune.run(
-        DATA, weights=weights, strategy=strategy, image_size=96, epochs=epochs, out=tmp_path / "run"
-    )
+    result = finetune.run(DATA, weights=weights, strategy=strategy, image_size=96, epochs=epochs, out=tmp_path / "run")
     plan = json.loads((result.folder / "plan.json").read_text())
     recipe = recipes.load(result.folder / "recipe.toml")
     loaded = load_backbone(recipe, architecture_of(recipe), num_classes=2)

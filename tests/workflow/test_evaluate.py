@@ -32,7 +32,7 @@ def test_other_data_with_fewer_classes_keeps_the_indices(finished: Path, drawn: 
 
 def test_a_class_the_model_does_not_know_is_named(finished: Path, drawn: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn / "striped-disc", tmp_path / "new" / "stripped-disc")
-    with pytest.raises(finetune.DataError, match="'stripped-disc'. Did you mean 'striped-disc'"):
+    with pytest.raises(finetune.DataError, match=r"'stripped-disc'\. Did you mean 'striped-disc'"):
         finetune.evaluate(finished, data=tmp_path / "new")
 
 

@@ -24,7 +24,9 @@ def test_the_size_of_the_batch_does_not_change_the_class(finished: Path, drawn: 
     assert [p.label for p in one] == [p.label for p in many]
 
 
-def test_a_picture_that_cannot_be_read_is_told_and_the_rest_is_named(finished: Path, drawn: Path, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_read_is_told_and_the_rest_is_named(
+    finished: Path, drawn: Path, tmp_path: Path
+) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_text("no picture")
     good = next(drawn.rglob("*.jpg"))
