@@ -31,18 +31,22 @@ class Worker:
         self.prepared, self.context, self.on_event = prepared, context, on_event
         self.device = resolve_device(prepared.recipe.train.device)
         self.cache = self._cache(prepared.recipe.cache)
+        self.said: list[str] = []  # how each phase computed, for the report
 
     def work_of(self, phase: Phase) -> Work:
         """Yield what a phase runs; the model must be held to the phase's freeze plan."""
         try:
             divided = self._divide(phase)
         except IndivisibleError as error:
-            if phase.plan.frozen:
-                self._say(f"no feature cache in phase {phase.name}: {error}")
+            why = error if phase.plan.frozen else "every layer is trained"
+            self._say(f"phase {phase.name}: no feature cache, {why}")
             return Work(self.prepared.backbone.model, self._train_images(phase), self._plain("val"))
         wants_cache = self.prepared.recipe.cache.features != "none"
         cached = self._cached(divided, phase) if wants_cache else None
-        return cached or self._uncached(divided, phase)
+        if cached is not None:
+            return cached
+        self._say(f"phase {phase.name}: frozen layers run every epoch, on freshly drawn views")
+        return self._uncached(divided, phase)
 
     def _divide(self, phase: Phase) -> Divided:
         backbone = self.prepared.backbone
@@ -67,11 +71,13 @@ class Worker:
         batches = fill(train, views=views, seed=seed)
         judged = fill(val, views=1, seed=None) if batches else None
         if batches is None or judged is None:
-            self._say(f"no feature cache in phase {phase.name}: it would not fit (cache.limit, free disk or memory)")
+            self._say(f"phase {phase.name}: no feature cache, it would not fit (cache.limit, free disk or memory)")
             return None
         values = sum(torch.Size(shape).numel() for shape in divided.shapes)
         shown = "1 view" if views == 1 else f"{views} views"
-        self._say(f"frozen layers run once for each image ({shown}); {values:,} values an image are kept")
+        self._say(
+            f"phase {phase.name}: frozen layers run once for each image ({shown}); {values:,} values are kept of it"
+        )
         return Work(divided.tail, batches, judged)
 
     def _num_views(self, phase: Phase) -> int:
@@ -129,4 +135,5 @@ class Worker:
         )
 
     def _say(self, text: str) -> None:
+        self.said.append(text)
         self.on_event(Event("message", {"text": text}))

@@ -135,7 +135,9 @@ def _train(
     recipe, backbone = prepared.recipe, prepared.backbone
     fresh = _fresh(prepared)
     with _deterministic(recipe.train.deterministic), stop_on_signals() as stop:
-        fit = _fit(folder, prepared, stop, on_event)
+        context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
+        worker = Worker(prepared, context, on_event)
+        fit = _fit(folder, prepared, worker, stop)
         end = fit_phases(fit, prepared.phases, fresh=fresh, resumed=checkpoint)
     seconds["train"] = time.monotonic() - began
     best = state.load(folder.best)
@@ -149,14 +151,14 @@ def _train(
         folder.timing,
         {"seconds": seconds, "num_train": len(prepared.manifest.split("train")), "epochs": len(end.history)},
     )
-    page.write(folder.report, saved.report_content(folder, recipe, metrics, end.history, best_epoch=end.best.epoch))
+    content = saved.report_content(folder, recipe, metrics, end.history, best_epoch=end.best.epoch)
+    page.write(folder.report, {**content, "computed": worker.said})
     write_json(folder.metrics, metrics)
     return RunResult(folder.path, recipe.strategy.name, metrics, end.best.epoch, len(prepared.manifest.problems))
 
 
-def _fit(folder: RunFolder, prepared: Prepared, stop: Stop, on_event: OnEvent) -> Fit:
+def _fit(folder: RunFolder, prepared: Prepared, worker: Worker, stop: Stop) -> Fit:
     recipe = prepared.recipe
-    device = resolve_device(recipe.train.device)
     settings = FitSettings(
         optimiser=recipe.optim.name,
         weight_decay=float(recipe.optim.weight_decay),
@@ -168,15 +170,14 @@ def _fit(folder: RunFolder, prepared: Prepared, stop: Stop, on_event: OnEvent) -
         checkpoint_every=None if recipe.train.checkpoint_every == "none" else recipe.train.checkpoint_every,
         seed=recipe.train.seed,
     )
-    context = accelerator(device, str(recipe.train.precision))
     return Fit(
         model=prepared.backbone.model,
         groups=prepared.backbone.groups,
-        work_of=Worker(prepared, context, on_event).work_of,
+        work_of=worker.work_of,
         settings=settings,
-        accelerator=context,
+        accelerator=worker.context,
         keeper=_Keeper(folder),
-        on_event=on_event,
+        on_event=worker.on_event,
         raise_if_stopped=lambda save: stop.raise_if_asked(save, folder.path),
     )
 

@@ -81,3 +81,16 @@ def test_predict_guards_against_formulas(finetune_cli, place: Path, tmp_path: Pa
     (tmp_path / "=cmd.jpg").write_bytes(picture.read_bytes())
     done = finetune_cli("predict", place / "run", "=cmd.jpg", "--csv")
     assert "\n'=cmd.jpg," in done.out.replace("\r", "")
+
+
+def test_the_cache_is_listed_and_cleared(finetune_cli, place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    data = ("--data", place / "imgs", "--strategy", "head-only", "--set", "augment.level=none")
+    where = ("--set", f"cache.folder={folder}")
+    assert finetune_cli("run", *data, *QUICK, *where, "--out", tmp_path / "run").code == 0
+    listed = json.loads(finetune_cli("cache", "ls", "--folder", folder, "--json").out)["entries"]
+    assert [entry["num_rows"] for entry in listed] == [48]
+    assert "test_resnet" in finetune_cli("cache", "ls", "--folder", folder).out
+    assert finetune_cli("cache", "clear", "zzz", "--folder", folder).code == 3
+    assert finetune_cli("cache", "clear", "--folder", folder).out.endswith("MB freed\n")
+    assert json.loads(finetune_cli("cache", "ls", "--folder", folder, "--json").out)["entries"] == []

@@ -69,6 +69,11 @@ def test_every_class_gives_its_share(val: float, test: float) -> None:
         assert list(done.counts(split).values()) == pytest.approx([100 * share, 40 * share, 20 * share])
 
 
+def test_shares_are_rounded_to_the_nearest_image() -> None:
+    done = assign(singles(9, 11), val=0.2, test=0.0, seed=0)
+    assert list(done.counts("val").values()) == [2, 2]
+
+
 def test_every_sample_keeps_its_place_and_gets_a_split() -> None:
     before = singles(7, 9)
     done = assign(before, val=0.2, test=0.2, seed=0)
@@ -186,6 +191,12 @@ def test_of_two_images_val_comes_before_test() -> None:
     done = assign(singles(2, 30), val=0.2, test=0.4, seed=0)
     assert [done.counts(split)["class 0"] for split in SPLITS] == [1, 1, 0]
     assert assign(singles(2, 30), val=0.2, test=0.0, seed=0).counts("val")["class 0"] == 1
+
+
+def test_of_two_images_beside_a_val_of_the_user_one_is_for_test() -> None:
+    samples = [sample("v.jpg", split="val"), sample("a.jpg", split="train"), sample("b.jpg", split="train")]
+    done = assign(manifest_of(*samples), val=0.2, test=0.2, seed=0)
+    assert [len(done.split(split)) for split in SPLITS] == [1, 1, 1]
 
 
 def test_a_test_share_that_no_class_can_give_is_an_error() -> None:
