@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 MakeImages = Callable[..., Path]
+torch.set_num_threads(1)  # tiny networks: a second thread only waits for the first, badly so on a busy machine
 
 
 @pytest.fixture(autouse=True)

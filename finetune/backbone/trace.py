@@ -24,8 +24,8 @@ from finetune.types import LayerGroup
 PROBE_BATCH = 2
 # What torch.fx raises on a network whose path depends on values.
 TRACE_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, NameError, LookupError, AssertionError)
-# Functions and methods that move values without changing them: the end of a group lies before them.
-MOVES = frozenset({"permute", "transpose", "contiguous", "reshape", "view", "flatten", "movedim", "to", "float"})
+# Functions and methods that move or pad values without changing them: the end of a group lies before them.
+MOVES = frozenset({"permute", "transpose", "contiguous", "reshape", "view", "flatten", "movedim", "to", "float", "pad"})
 
 
 CONSTANT = "_tensor_constant"  # what torch.fx calls the tensors that it finds in the code
@@ -159,28 +159,46 @@ def _ends(
     ranks: dict[str, int],
     features: dict[str, tuple[int, ...]],
 ) -> dict[str, str]:
-    """The end of a group is the last tensor of its rank that a later group reads."""
-    ends: dict[str, str] = {}
+    """The end of a group is the last tensor of its rank that a later group reads.
+
+    Where that is a pooled copy of a tensor that a later group reads too (beside a strided shortcut), it is the tensor.
+    """
     backbone = [group for group in groups if not group.is_head]
+    last: dict[int, fx.Node] = {}
+    read: set[fx.Node] = set()
     for node in module.graph.nodes:
         rank = ranks[node.name]
         if node.name not in features or not 0 <= rank < len(backbone):
             continue
         if any(ranks[user.name] > rank or user.op == "output" for user in node.users):
-            ends[backbone[rank].name] = _before_moves(node, ranks, features).name
+            last[rank] = node
+            read.add(node)
+    found: dict[str, str] = {}
+    for rank, node in last.items():
+        while (source := _source(node, module)) in read and ranks[source.name] == rank:
+            node = source
+        found[backbone[rank].name] = _before_moves(node, ranks, features).name
     head_input = _head_input(module, model)
     if head_input in features and backbone:
-        ends[backbone[-1].name] = str(head_input)
-    return ends
+        found[backbone[-1].name] = str(head_input)
+    return found
+
+
+def _source(node: fx.Node, module: fx.GraphModule) -> fx.Node | None:
+    """Yield the node that a node is computed from, where that is one alone and no weight is involved."""
+    if len(node.all_input_nodes) != 1:
+        return None
+    if node.op == "call_module" and any(True for _ in module.get_submodule(str(node.target)).parameters()):
+        return None
+    return node.all_input_nodes[0]
 
 
 def _before_moves(node: fx.Node, ranks: dict[str, int], features: dict[str, tuple[int, ...]]) -> fx.Node:
-    while _moves(node) and node.all_input_nodes:
-        source = node.all_input_nodes[0]
-        if source.name not in features or ranks[source.name] != ranks[node.name]:
-            break
-        node = source
-    return node
+    found = node
+    while _moves(node) and ranks[node.all_input_nodes[0].name] == ranks[node.name]:
+        node = node.all_input_nodes[0]
+        found = node if node.name in features else found
+    return found
 
 
 def _moves(node: fx.Node) -> bool:

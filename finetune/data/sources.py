@@ -127,7 +127,7 @@ def _read_folder(root: Path) -> _Found:
     folders = _child_folders(root)
     splits = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
     found = _Found()
-    has_splits = "train" in splits.values() and (len(splits) > 1 or len(splits) == len(folders))
+    has_splits = bool(splits) and (len(splits) == len(folders) or ("train" in splits.values() and len(splits) > 1))
     if not has_splits:
         _add_classes(found, root, folders, prefix="", split=None)
         return found

@@ -32,6 +32,9 @@ def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifes
     shares = {"test": 0.0 if has["test"] else test, "val": 0.0 if has["val"] else val}
     splits: dict[str, Split] = {s.file: s.split for s in manifest.samples if s.split in ("val", "test")}
     pool = _units([s for s in manifest.samples if s.file not in splits])
+    if not pool:
+        there = " and ".join(split for split in SPLITS if has[split])
+        raise DataError(f"this data has {there}, but no train", hint="Add a train split, or take the splits away.")
     if sum(shares.values()) >= 1:
         raise DataError(f"split.val + split.test = {sum(shares.values()):g} leaves nothing to train on")
     for split in ("test", "val"):
