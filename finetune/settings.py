@@ -151,7 +151,7 @@ class CacheSection(Section):
 class Recipe(Section):
     """The whole typed description of a run."""
 
-    format_version: Annotated[int, Field(ge=1, le=1)] = Field(FORMAT_VERSION, description="Version of this layout.")
+    format_version: Literal[1] = Field(1, description="Version of this layout.")
     data: DataSection = Field(default_factory=DataSection, description="Where the images are.")
     split: SplitSection = Field(default_factory=SplitSection, description="How val and test are set aside.")
     backbone: BackboneSection = Field(default_factory=BackboneSection, description="The pretrained network.")

@@ -59,9 +59,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     file = _file_in(path) if path.is_dir() else path
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        is_plain = file.suffix == ".safetensors"
+        content = load_file(file) if is_plain else torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BackboneError(f"no weights file {file}") from None
     except pickle.UnpicklingError as error:

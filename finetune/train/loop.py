@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from finetune.backbone.freeze import freezing
 from finetune.checkpoint.state import Best, TrainState, optimiser_tensors, restore_optimiser
+from finetune.device import Accelerator
 from finetune.errors import TrainingError
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import top1

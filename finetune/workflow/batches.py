@@ -6,11 +6,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
 from finetune.data.transforms import augmented_view
-from finetune.device import resolve_device
+from finetune.device import Accelerator, resolve_device
 from finetune.features.cache import FeatureCache
 from finetune.features.divide import Divided, agrees, divide
 from finetune.features.graphs import IndivisibleError

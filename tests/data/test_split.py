@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from finetune.data import sources
 from finetune.data.split import assign, leaks, read, write
 from finetune.errors import CheckpointError, DataError
 from finetune.types import SPLITS, Manifest, Sample, Split, Target
@@ -275,7 +273,7 @@ def test_a_missing_test_is_taken_from_train_and_val_stands() -> None:
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_data_without_train_is_an_error(split: Split) -> None:
-    with pytest.raises(DataError, match="no image is left for train"):
+    with pytest.raises(DataError, match="but no train"):
         assign(manifest_of(*(sample(f"{n}.jpg", split=split) for n in range(5))), val=0.2, test=0.1, seed=0)
 
 
@@ -394,14 +392,3 @@ def test_a_split_cut_anywhere_is_an_error_or_holds_no_other_images(tmp_path: Pat
         else:
             assert set(splits_of(found).items()) <= set(splits_of(before).items())
     assert num_refused > len(content) / 2
-
-
-def test_data_without_train_says_so(image_folder) -> None:
-    root = image_folder("imgs")
-    for split in ("val", "test"):
-        (root / split).mkdir()
-    (root / "ant").rename(root / "val" / "ant")
-    (root / "bee").rename(root / "val" / "bee")
-    shutil.copytree(root / "val" / "ant", root / "test" / "ant")
-    with pytest.raises(DataError, match="has val and test, but no train"):
-        assign(sources.read(root), val=0.2, test=0.0, seed=0)

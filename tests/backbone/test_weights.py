@@ -1,0 +1,197 @@
+"""Weights from a file: read without running anything, mended where they can be, refused where they cannot."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from finetune.backbone.weights import CONTAINERS, PREFIXES, load_into, read_weights
+from finetune.errors import BackboneError
+
+
+def network(name: str = "test_resnet", *, num_classes: int = 4, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return timm.create_model(name, pretrained=False, num_classes=num_classes)
+
+
+def state(**arguments: Any) -> dict[str, Tensor]:
+    return network(**arguments).state_dict()
+
+
+def is_same(model: nn.Module, tensors: dict[str, Tensor]) -> bool:
+    return all(torch.equal(tensor, tensors[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth", "pt", "bin"])
+def test_what_was_saved_is_read_bit_for_bit(tmp_path: Path, suffix: str) -> None:
+    file, tensors = tmp_path / f"weights.{suffix}", state()
+    (save_file if suffix == "safetensors" else torch.save)(tensors, file)
+    found = read_weights(file)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_the_state_is_found_in_its_container(tmp_path: Path, container: str) -> None:
+    tensors = state()
+    torch.save({"epoch": 3, "arch": "test_resnet", container: tensors}, tmp_path / "checkpoint.pth")
+    assert read_weights(tmp_path / "checkpoint.pth").keys() == tensors.keys()
+
+
+def test_tensors_beside_other_things_are_read_alone(tmp_path: Path) -> None:
+    torch.save({**state(), "epoch": 3, "args": {"lr": 0.1}, "loss": [1.0]}, tmp_path / "mixed.pth")
+    assert read_weights(tmp_path / "mixed.pth").keys() == state().keys()
+
+
+@pytest.mark.parametrize("prefix", [*PREFIXES, "module.model.", "_orig_mod.module.", "module.backbone."])
+def test_prefixes_of_wrappers_are_taken_off(prefix: str) -> None:
+    tensors, model = state(seed=1), network()
+    report = load_into(model, {prefix + key: t for key, t in tensors.items()}, architecture="test_resnet", source="x")
+    assert is_same(model, tensors)
+    assert (report.share, report.missing, report.unexpected) == (1.0, (), ())
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+def test_a_classifier_of_another_size_is_left_out(name: str) -> None:
+    model, other = network(name, num_classes=4), network(name, num_classes=7, seed=1)
+    head = {key: tensor.clone() for key, tensor in model.state_dict().items() if key.startswith(("fc", "head.", "cla"))}
+    report = load_into(model, other.state_dict(), architecture=name, source="other.pth")
+    own, given = model.state_dict(), other.state_dict()
+    differing = {key for key in own if own[key].shape != given[key].shape}
+    assert differing
+    assert all(torch.equal(own[key], head[key] if key in differing else given[key]) for key in own)
+    assert report.share == 1.0
+    assert (report.missing, report.unexpected, report.other_shape) == ((), (), ())
+    assert report.sentence() == "100% of the backbone's weights from other.pth"
+
+
+def test_what_is_missing_unexpected_or_of_another_shape_is_told() -> None:
+    tensors = state(seed=1)
+    del tensors["bn1.bias"], tensors["bn1.running_mean"], tensors["layer1.0.bn1.num_batches_tracked"]
+    tensors["more"] = torch.zeros(1)
+    tensors["bn1.weight"] = torch.zeros(3)
+    model, before = network(), state()["bn1.bias"]
+    report = load_into(model, tensors, architecture="test_resnet", source="x.pth")
+    assert set(report.missing) == {"bn1.bias", "bn1.running_mean"}
+    assert (report.unexpected, report.other_shape) == (("more",), ("bn1.weight",))
+    assert 0.99 < report.share < 1
+    assert torch.equal(model.get_parameter("bn1.bias"), before)
+    assert "missing (bn1.bias, bn1.running_mean), 1 of another shape (bn1.weight), 1 not used" in report.sentence()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {key: t.to(dtype) if t.is_floating_point() else t for key, t in state(seed=1).items()}
+    save_file(tensors, tmp_path / "half.safetensors")
+    model = network()
+    load_into(model, read_weights(tmp_path / "half.safetensors"), architecture="test_resnet", source="x")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert is_same(model, {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()})
+
+
+@pytest.mark.parametrize("given", ["test_convnext", "test_vit", "resnet18"])
+def test_weights_of_another_network_are_refused_and_change_nothing(given: str) -> None:
+    model, before = network(), state()
+    with pytest.raises(BackboneError, match=r"wrong\.pth holds \d+% of the weights of test_resnet") as caught:
+        load_into(model, state(name=given), architecture="test_resnet", source="wrong.pth")
+    assert "--backbone" in caught.value.hint
+    assert is_same(model, before)
+
+
+def test_a_network_is_refused_whatever_its_filter_makes_of_foreign_keys() -> None:
+    for name in ("test_vit", "test_convnext", "test_efficientnet", "levit_128s"):
+        with pytest.raises(BackboneError):
+            load_into(network(name), state(), architecture=name, source="wrong.pth")
+
+
+def test_position_embeddings_of_another_size_are_resized() -> None:
+    large, small = network("test_vit"), timm.create_model("test_vit", img_size=96, num_classes=4)
+    report = load_into(small, large.state_dict(), architecture="test_vit", source="x")
+    assert report.share == 1.0
+    assert small.pos_embed.shape[1] == 6 * 6 + large.pos_embed.shape[1] - 10 * 10
+
+
+class Bomb:
+    """What would write a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self.file),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda content, file: Path(file).write_bytes(pickle.dumps(content))])
+def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path: Path, write: Callable[..., Any]) -> None:
+    file, mark = tmp_path / "evil.pth", tmp_path / "executed"
+    write({"state_dict": state(), "bomb": Bomb(mark)}, file)
+    with pytest.raises(BackboneError, match=r"evil\.pth is refused.*could run code") as caught:
+        read_weights(file)
+    assert not mark.exists()
+    assert "safetensors" in caught.value.hint
+    torch.load(file, weights_only=False) if write is torch.save else pickle.loads(file.read_bytes())
+    assert mark.exists()  # it would have
+
+
+def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
+    torch.save(network(), tmp_path / "model.pth")
+    with pytest.raises(BackboneError, match="is refused"):
+        read_weights(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path: Path, suffix: str, share: float) -> None:
+    file = tmp_path / f"cut.{suffix}"
+    (save_file if suffix == "safetensors" else torch.save)(state(), file)
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(BackboneError, match=rf"cut\.{suffix}"):
+        read_weights(file)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("start", [b"", b"PK\x03\x04", b"\x80\x02", b"\x80\x04\x95", b"\x00" * 8, b"{}"])
+def test_noise_is_an_error_that_names_the_file(tmp_path: Path, suffix: str, start: bytes) -> None:
+    file = tmp_path / f"noise.{suffix}"
+    file.write_bytes(start + np.random.default_rng(0).bytes(3000))
+    with pytest.raises(BackboneError, match="noise"):
+        read_weights(file)
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 1}, [torch.zeros(2)], torch.zeros(2), {"state_dict": {}}, 3, None])
+def test_a_file_without_named_tensors_is_an_error(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "none.pth")
+    with pytest.raises(BackboneError, match="holds no tensors by name"):
+        read_weights(tmp_path / "none.pth")
+
+
+def test_a_safetensors_file_without_tensors_is_an_error(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "none.safetensors")
+    with pytest.raises(BackboneError, match="holds no tensors by name"):
+        read_weights(tmp_path / "none.safetensors")
+
+
+def test_a_folder_gives_its_first_weights_file(tmp_path: Path) -> None:
+    torch.save(state(seed=1), tmp_path / "pytorch_model.bin")
+    assert torch.equal(read_weights(tmp_path)["conv1.0.weight"], state(seed=1)["conv1.0.weight"])
+    save_file(state(seed=2), tmp_path / "model.safetensors")
+    assert torch.equal(read_weights(tmp_path)["conv1.0.weight"], state(seed=2)["conv1.0.weight"])
+
+
+def test_a_folder_or_path_without_weights_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match="holds no weights") as caught:
+        read_weights(tmp_path)
+    assert "model.safetensors" in caught.value.hint
+    for name in ("gone.pth", "gone.safetensors"):
+        with pytest.raises(BackboneError, match=f"no weights file .*{name}"):
+            read_weights(tmp_path / name)
