@@ -110,7 +110,7 @@ def trace(model: nn.Module, groups: Sequence[LayerGroup], *, image_size: tuple[i
 def prefix(traced: Traced, ends: Sequence[str]) -> fx.GraphModule:
     """Yield the part of a graph that computes the outputs of some layer groups, as a tuple of tensors."""
     nodes = {node.name: node for node in traced.module.graph.nodes}
-    needed = _ancestors([nodes[traced.ends[end]] for end in ends])
+    needed = ancestors([nodes[traced.ends[end]] for end in ends])
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in traced.module.graph.nodes:
@@ -127,7 +127,8 @@ def pooled(features: Tensor, *, is_channels_last: bool) -> Tensor:
     return features.mean(dim=1) if features.ndim == 3 else features
 
 
-def _ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+def ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """Yield some nodes of a graph and all that they are computed from."""
     found: set[fx.Node] = set()
     waiting = list(nodes)
     while waiting:

@@ -20,6 +20,18 @@ from finetune.errors import BackboneError
 
 PREFIXES = ("_orig_mod.", "module.", "model.", "backbone.", "encoder.")
 CONTAINERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "weights")
+# What torch and safetensors raise on damaged files.
+DAMAGE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    SafetensorError,
+)
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 
 
@@ -68,7 +80,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{file} is refused: it is no plain file of tensors, and reading it could run code ({_first(error)})",
             hint="Save the tensors alone: torch.save(model.state_dict(), FILE), or as safetensors.",
         ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except DAMAGE as error:
         raise BackboneError(f"{file} cannot be read as weights: {_first(error)}") from error
     return _tensors(content, file)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from finetune.backbone.trace import CONSTANT, TRACE_ERRORS, Tracer
+from finetune.backbone.trace import CONSTANT, TRACE_ERRORS, Tracer, ancestors
 from finetune.features.randomops import is_random
 
 PROBES = (2, 3)  # two batch sizes tell what grows with the batch from what does not
@@ -136,7 +136,7 @@ class ModelGraph:
         """Yield the part of the graph that computes some nodes of the trunk from the image."""
         graph = fx.Graph()
         copied: dict[fx.Node, fx.Node] = {}
-        needed = self._ancestors([self.by_key[key] for key in outputs])
+        needed = ancestors([self.by_key[key] for key in outputs])
         for node in self.graph.nodes:
             if node in needed or node.op == "placeholder":
                 copied[node] = graph.node_copy(node, lambda old: copied[old])
@@ -146,16 +146,6 @@ class ModelGraph:
     def rest(self, trunk: set[str], kinds: dict[str, Kind]) -> fx.GraphModule:
         """Yield the tail as a graph of the boundary tensors."""
         return fx.GraphModule(self.root, TailBuilder(self, trunk, kinds).build())
-
-    def _ancestors(self, nodes: Sequence[fx.Node]) -> set[fx.Node]:
-        found: set[fx.Node] = set()
-        waiting = list(nodes)
-        while waiting:
-            node = waiting.pop()
-            if node not in found:
-                found.add(node)
-                waiting.extend(node.all_input_nodes)
-        return found
 
 
 class _Reference(str):

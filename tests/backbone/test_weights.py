@@ -168,6 +168,22 @@ def test_noise_is_an_error_that_names_the_file(tmp_path: Path, suffix: str, star
         read_weights(file)
 
 
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_damaged_file_is_read_or_is_an_error_that_names_it(tmp_path: Path, is_zip: bool) -> None:
+    file, rng, num_refused = tmp_path / "damaged.pth", np.random.default_rng(0), 0
+    torch.save({f"layer{i}": torch.zeros(2) for i in range(3)}, file, _use_new_zipfile_serialization=is_zip)
+    whole = file.read_bytes()
+    for _ in range(400):
+        broken = bytearray(whole)
+        broken[rng.integers(min(len(whole), 700))] = rng.integers(256)
+        file.write_bytes(broken)
+        try:
+            assert read_weights(file)
+        except BackboneError as error:
+            num_refused += "damaged.pth" in error.message
+    assert num_refused > 50
+
+
 @pytest.mark.parametrize("content", [{}, {"epoch": 1}, [torch.zeros(2)], torch.zeros(2), {"state_dict": {}}, 3, None])
 def test_a_file_without_named_tensors_is_an_error(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "none.pth")
