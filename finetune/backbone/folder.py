@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from finetune.errors import BackboneError
@@ -19,6 +20,7 @@ from finetune.types import Preprocessing
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+KNOWN = frozenset(field.name for field in fields(PretrainedCfg))  # a newer timm may write more
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,13 @@ def read_config(folder: Path) -> FolderConfig:
     """
     try:
         raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        config = raw.get("pretrained_cfg", raw)
+        config = raw.get("pretrained_cfg", raw)  # timm's old form is flat
+        known = {key: value for key, value in config.items() if key in KNOWN}
         classes = raw.get("label_names") or config.get("label_names") or ()
         return FolderConfig(
             architecture=str(raw["architecture"]),
             model_args=dict(raw.get("model_args", {})),
-            pretrained_cfg={**config, "num_classes": raw.get("num_classes", config.get("num_classes"))},
+            pretrained_cfg={**known, "num_classes": raw.get("num_classes", config.get("num_classes"))},
             classes=tuple(classes) if isinstance(classes, list) else (),
             probe_at=raw.get("probe_at"),
         )

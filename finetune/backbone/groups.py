@@ -38,7 +38,7 @@ def layer_groups(model: nn.Module) -> tuple[LayerGroup, ...]:
 
 def head_modules(model: nn.Module) -> tuple[nn.Module, ...]:
     """Yield the classifier, and its twins: the one of distillation, VOLO's on the patch tokens."""
-    classifier = model.get_classifier()  # type: ignore[operator]
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else ()  # type: ignore[operator]
     found = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
     return tuple(module for module in (*found, getattr(model, "aux_head", None)) if isinstance(module, nn.Module))
 

@@ -27,7 +27,7 @@ _KIND_OF_WORD = {"multihead": "other", "drop": "dropout", "relu": "activation"} 
 
 
 # What networks raise in `forward` for a size that they do not take, or for want of values.
-NETWORK_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
+NETWORK_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ from torch import nn
 
 from finetune.backbone import folder as timm_folder
 from finetune.backbone.groups import layer_groups
-from finetune.backbone.weights import LoadReport, load_into, read_weights
+from finetune.backbone.layers import NETWORK_ERRORS
+from finetune.backbone.weights import LoadReport, first_line, load_into, read_weights
 from finetune.errors import BackboneError, did_you_mean
 from finetune.randomness import derive, forked
 from finetune.settings import DEFAULT_BACKBONE
@@ -123,9 +124,8 @@ def load(of: Architecture, *, num_classes: int | None, image_size: int | None = 
     size_args = _size_args(of, image_size)
     with forked(derive(seed, "backbone")):
         model, report = _with_weights(of, size_args)
-    if num_classes is not None:
-        with forked(derive(seed, "head")):
-            model.reset_classifier(num_classes)  # type: ignore[operator]
+    with forked(derive(seed, "head")):
+        _renew_head(model, of, num_classes)
     preprocessing = _preprocessing(model, of, image_size)
     model.eval()
     check_image_size(model, preprocessing.image_size, of.label)
@@ -137,8 +137,7 @@ def skeleton(of: Architecture, *, num_classes: int | None, image_size: int | Non
     size_args = _size_args(of, image_size)
     with torch.device("meta"):
         model = _create(of, pretrained=False, **size_args)
-        if num_classes is not None:
-            model.reset_classifier(num_classes)  # type: ignore[operator]
+        _renew_head(model, of, num_classes)
     preprocessing = _preprocessing(model, of, image_size)
     return Backbone(model, of, layer_groups(model), preprocessing, None, {**of.model_args, **size_args})
 
@@ -149,7 +148,8 @@ def check_image_size(model: nn.Module, size: tuple[int, int], label: str) -> Non
     Raises:
         BackboneError: it does not, or its patches would leave pixels out.
     """
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    stem = getattr(model, "patch_embed", getattr(model, "stem", None))
+    patch = getattr(stem, "patch_size", None)
     if isinstance(patch, (tuple, list)) and any(side % p for side, p in zip(size, patch, strict=False)):
         near = [max(patch[0], size[0] // patch[0] * patch[0]), (size[0] // patch[0] + 1) * patch[0]]
         raise BackboneError(
@@ -159,9 +159,9 @@ def check_image_size(model: nn.Module, size: tuple[int, int], label: str) -> Non
     try:
         with torch.no_grad():
             model(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+    except NETWORK_ERRORS as error:
         raise BackboneError(
-            f"{label} does not take pictures of {size[0]} pixels: {str(error).splitlines()[0]}",
+            f"{label} does not take pictures of {size[0]} pixels: {first_line(error)}",
             hint="Leave --image-size out for the size it was trained with, or take a larger one.",
         ) from error
 
@@ -178,6 +178,14 @@ def _of_folder(name: str, folder: Path, pretrained: bool, model_args: dict[str, 
     arguments = {**config.model_args, **model_args}
     registered = config.architecture.split(".")[0]
     return Architecture(config.architecture, registered, folder, pretrained, arguments, config.pretrained_cfg)
+
+
+def _renew_head(model: nn.Module, of: Architecture, num_classes: int | None) -> None:
+    if num_classes is None:
+        return
+    if not hasattr(model, "reset_classifier"):
+        raise BackboneError(f"{of.name} has no classifier that could be trained")
+    model.reset_classifier(num_classes)  # type: ignore[operator]
 
 
 def _size_args(of: Architecture, image_size: int | None) -> dict[str, Any]:
@@ -221,10 +229,8 @@ def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Modul
             f"{of.name} does not take these arguments: {error}",
             hint="See backbone.model_args" + (" and --image-size." if size_args else "."),
         ) from error
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, ArithmeticError) as error:
         raise BackboneError(f"{of.name} cannot be built with {arguments}: {error}") from error
-    except HFValidationError as error:
-        raise BackboneError(f"{of.name} is no name of a model on the hub: {error}") from error
     except RuntimeError as error:
         raise BackboneError(f"{of.name} cannot be built: {error}") from error
 
@@ -245,11 +251,13 @@ def _ask_hub(read: Any, name: str) -> Any:
     """Read from the hub's cache; ask the network only for what is not there.
 
     Raises:
-        BackboneError: the hub cannot be reached, or does not have it.
+        BackboneError: the hub cannot be reached, or does not have it, or it is no name.
     """
     with _offline(), _quiet():
         try:
             return read()
+        except HFValidationError as error:
+            raise BackboneError(f"{name} is no name of a model on the hub: {error}") from error
         except (OSError, HfHubHTTPError):
             pass  # not in the cache
     if not hub_is_reachable():
@@ -261,7 +269,7 @@ def _ask_hub(read: Any, name: str) -> Any:
         return read()
     except (OSError, HfHubHTTPError) as error:
         raise BackboneError(
-            f"the weights of {name} could not be fetched: {str(error).splitlines()[0]}", hint=NO_HUB_HINT
+            f"the weights of {name} could not be fetched: {first_line(error)}", hint=NO_HUB_HINT
         ) from error
 
 
@@ -300,13 +308,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _preprocessing(model: nn.Module, of: Architecture, image_size: int | None) -> Preprocessing:
-    config = resolve_model_data_config(model)
-    size = (image_size, image_size) if image_size else tuple(config["input_size"][1:])
-    return Preprocessing(
-        image_size=(int(size[0]), int(size[1])),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config["interpolation"],
-        crop_pct=float(config["crop_pct"]),
-        crop_mode=config["crop_mode"],
-    )
+    try:
+        config = resolve_model_data_config(model)
+        height, width = (image_size, image_size) if image_size else config["input_size"][1:]
+        red, green, blue = map(float, config["mean"])
+        of_red, of_green, of_blue = map(float, config["std"])
+        return Preprocessing(
+            image_size=(int(height), int(width)),
+            mean=(red, green, blue),
+            std=(of_red, of_green, of_blue),
+            interpolation=config["interpolation"],
+            crop_pct=float(config["crop_pct"]),
+            crop_mode=config["crop_mode"],
+        )
+    except (TypeError, ValueError, AssertionError) as error:
+        raise BackboneError(f"the data config of {of.name} cannot be used: {error}") from error

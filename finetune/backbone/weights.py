@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import model_entrypoint
 from torch import Tensor, nn
@@ -20,18 +19,6 @@ from finetune.errors import BackboneError
 
 PREFIXES = ("_orig_mod.", "module.", "model.", "backbone.", "encoder.")
 CONTAINERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "weights")
-# What torch and safetensors raise on damaged files.
-DAMAGE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    AssertionError,
-    SafetensorError,
-)
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 
 
@@ -77,11 +64,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise BackboneError(f"no weights file {file}") from None
     except pickle.UnpicklingError as error:
         raise BackboneError(
-            f"{file} is refused: it is no plain file of tensors, and reading it could run code ({_first(error)})",
+            f"{file} is refused: it is no plain file of tensors, and reading it could run code ({first_line(error)})",
             hint="Save the tensors alone: torch.save(model.state_dict(), FILE), or as safetensors.",
         ) from error
-    except DAMAGE as error:
-        raise BackboneError(f"{file} cannot be read as weights: {_first(error)}") from error
+    except Exception as error:  # there is no end to what torch raises on damaged bytes
+        raise BackboneError(f"{file} cannot be read as weights: {first_line(error)}") from error
     return _tensors(content, file)
 
 
@@ -160,8 +147,9 @@ def _filtered(model: nn.Module, tensors: dict[str, Tensor], architecture: str, s
     try:
         return dict(convert(tensors, model))
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise BackboneError(f"{source} does not fit {architecture}: {_first(error)}") from error
+        raise BackboneError(f"{source} does not fit {architecture}: {first_line(error)}") from error
 
 
-def _first(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Yield the first line of what an error says, its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,8 +9,8 @@ Letters: B batch, N images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class FeatureCache:
     workers: int
     autocast: Autocast
     on_event: OnEvent
-    seconds: dict[str, float] = field(default_factory=dict)
+    raise_if_stopped: Callable[[], None]  # a signal stops the filling too; what is filled stays
 
     def batches(
         self, divided: Divided, samples: Sequence[Sample], *, views: int, batch_size: int, seed: int | None
@@ -122,6 +122,7 @@ class FeatureCache:
             boundary = run_trunk(trunk, batch, autocast=self.autocast)
             entry.add([s.digest for s in samples[done : done + len(batch)]], entry.layout.pack(boundary))
             done += len(batch)
+            self.raise_if_stopped()
             self.on_event(Event("progress", {"task": task, "done": done, "total": len(samples)}))
 
     def _key(self, trunk: Trunk, view: int) -> dict[str, Any]:

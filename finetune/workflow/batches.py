@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +27,11 @@ AUTO_VIEWS = 4
 class Worker:
     """Makes the work of each phase of a run; phases with the same trunk share what is cached."""
 
-    def __init__(self, prepared: Prepared, context: Accelerator, on_event: OnEvent) -> None:
+    def __init__(
+        self, prepared: Prepared, context: Accelerator, on_event: OnEvent, raise_if_stopped: Callable[[], None]
+    ) -> None:
         self.prepared, self.context, self.on_event = prepared, context, on_event
+        self.raise_if_stopped = raise_if_stopped
         self.device = resolve_device(prepared.recipe.train.device)
         self.cache = self._cache(prepared.recipe.cache)
         self.said: list[str] = []  # how each phase computed, for the report
@@ -131,6 +135,7 @@ class Worker:
             workers=self._workers("train"),
             autocast=self.context.autocast,
             on_event=self.on_event,
+            raise_if_stopped=self.raise_if_stopped,
         )
 
     def _say(self, text: str) -> None:

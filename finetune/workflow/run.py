@@ -136,7 +136,7 @@ def _train(
     fresh = _fresh(prepared)
     with _deterministic(recipe.train.deterministic), stop_on_signals() as stop:
         context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
-        worker = Worker(prepared, context, on_event)
+        worker = Worker(prepared, context, on_event, lambda: stop.raise_if_asked(lambda: None, folder.path))
         fit = _fit(folder, prepared, worker, stop)
         end = fit_phases(fit, prepared.phases, fresh=fresh, resumed=checkpoint)
     seconds["train"] = time.monotonic() - began

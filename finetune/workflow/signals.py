@@ -29,7 +29,7 @@ class Stop:
             return
         save()
         raise Interrupted(
-            f"stopped by {signal.Signals(self.signal).name}; the checkpoint is written",
+            f"stopped by {signal.Signals(self.signal).name}; what was done is kept",
             hint=f"Go on with: finetune run --resume {folder}",
             exit_code=128 + self.signal,
         )

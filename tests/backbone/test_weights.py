@@ -131,6 +131,7 @@ class Bomb:
         return os.mkdir, (str(self.file),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("write", [torch.save, lambda content, file: Path(file).write_bytes(pickle.dumps(content))])
 def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path: Path, write: Callable[..., Any]) -> None:
     file, mark = tmp_path / "evil.pth", tmp_path / "executed"
@@ -159,6 +160,7 @@ def test_a_truncated_file_is_an_error_that_names_it(tmp_path: Path, suffix: str,
         read_weights(file)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 @pytest.mark.parametrize("start", [b"", b"PK\x03\x04", b"\x80\x02", b"\x80\x04\x95", b"\x00" * 8, b"{}"])
 def test_noise_is_an_error_that_names_the_file(tmp_path: Path, suffix: str, start: bytes) -> None:
@@ -168,6 +170,7 @@ def test_noise_is_an_error_that_names_the_file(tmp_path: Path, suffix: str, star
         read_weights(file)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_a_damaged_file_is_read_or_is_an_error_that_names_it(tmp_path: Path, is_zip: bool) -> None:
     file, rng, num_refused = tmp_path / "damaged.pth", np.random.default_rng(0), 0

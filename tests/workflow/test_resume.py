@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import finetune
+from finetune.features import store
 from finetune.types import Event
 
 SAME = ("model/model.safetensors", "checkpoints/best/model.safetensors", "metrics.jsonl", "metrics.json")
@@ -86,3 +87,15 @@ def test_a_run_without_a_checkpoint_starts_at_the_first_step(quick_run, tmp_path
         (whole.folder / "checkpoints" / place).rmdir()
     finetune.resume(whole.folder)
     assert (whole.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_signal_stops_the_filling_of_the_cache_and_what_is_filled_stays(quick_run, tmp_path: Path) -> None:
+    def on_event(event: Event) -> None:
+        if event.facts.get("task") == "cache features" and event.facts["done"] == 16:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(finetune.Interrupted):
+        quick_run(epochs=6, on_event=on_event)
+    assert [entry.num_rows for entry in store.list_entries(store.features_folder())] == [32]
+    finetune.resume(tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.json").is_file()
