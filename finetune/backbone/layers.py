@@ -97,7 +97,7 @@ def layer_table(model: nn.Module, *, image_size: tuple[int, int]) -> LayerTable:
         try:
             rows = _run(make_copy(model), input_shape, device=device)
             return LayerTable(input_shape, rows=tuple(_with_parameters(model, rows)))
-        except Exception as error:
+        except NETWORK_ERRORS as error:
             failure = error
     message = f"{type(model).__name__} does not run on an image of {image_size}: {failure}"
     raise BackboneError(message, hint="give the image size (H, W) that the network was made for")

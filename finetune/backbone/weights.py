@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import model_entrypoint
 from torch import Tensor, nn
@@ -18,6 +21,11 @@ from finetune.backbone.groups import head_parameters
 from finetune.errors import BackboneError
 
 PREFIXES = ("_orig_mod.", "module.", "model.", "backbone.", "encoder.")
+# What torch and safetensors raise on damaged bytes, as seen when fed truncated and altered files.
+DAMAGE_ERRORS = (
+    SafetensorError, OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError,
+    AssertionError, ArithmeticError, MemoryError, struct.error, pickle.PickleError, zipfile.BadZipFile,
+)  # fmt: skip
 CONTAINERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "weights")
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 
@@ -67,7 +75,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{file} is refused: it is no plain file of tensors, and reading it could run code ({first_line(error)})",
             hint="Save the tensors alone: torch.save(model.state_dict(), FILE), or as safetensors.",
         ) from error
-    except Exception as error:  # there is no end to what torch raises on damaged bytes
+    except DAMAGE_ERRORS as error:
         raise BackboneError(f"{file} cannot be read as weights: {first_line(error)}") from error
     return _tensors(content, file)
 

@@ -22,7 +22,7 @@ def wilson(share: float, count: int) -> Interval:
     z2 = Z95**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+    return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
 
 
 def bootstrap(measure: Callable[[np.ndarray], float], count: int, *, draws: int = 300, seed: int = 0) -> Interval:

@@ -36,10 +36,9 @@ def extract(
 def taps(traced: Traced, groups: Sequence[str]) -> Tap:
     """Yield a function of images that gives the pooled output of several layer groups in one pass."""
     part = prefix(traced, groups)
-    part.eval()
 
     def tap(images: Tensor) -> tuple[Tensor, ...]:
-        outputs = part(images)
+        outputs = part.eval()(images)
         return tuple(
             pooled(output, is_channels_last=group in traced.channels_last)
             for group, output in zip(groups, outputs, strict=True)

@@ -18,6 +18,7 @@ from finetune.randomness import derive
 STRENGTHS = tuple(10.0**power for power in (-3, -2, -1, 0, 1, 2))
 FOLDS = 5
 MOST_FOR_SEARCH = 5000  # images on which the strength is chosen
+CONSTANT = 1e-6  # deviation, as a share of the largest value, below which float32 sees rounding only
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,36 +40,35 @@ def fit_probe(features: Tensor, targets: Tensor, *, num_classes: int, seed: int 
     Raises:
         TrainingError: a feature is not finite.
     """
-    if not torch.isfinite(features).all():
-        raise TrainingError("the backbone's features are not finite", hint="Use --set train.precision=float32.")
-    mean, std = features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-6)
-    scaled = (features - mean) / std
+    scaled, mean, std = _standardised(features)
     strength, accuracy = _choose(scaled, targets, num_classes, seed)
     weight, bias = _solve(scaled, targets, num_classes, strength)
-    folded = weight / std
-    return Probe(folded, bias - folded @ mean, strength, accuracy)
+    folded = weight.double() / std.double()
+    return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy)
 
 
 def loo_ridge(features: Tensor, targets: Tensor, *, num_classes: int) -> float:
     """Yield the leave-one-out top-1 of a ridge classifier on (N, D) features, at its best strength.
 
-    With G = K + strength * I for the linear kernel K of the standardised features, image i's
-    prediction without itself is y_i - (G^-1 y)_i / (G^-1)_ii: one eigendecomposition serves all.
+    With G = K + s I for the linear kernel K of the N standardised features, image i's prediction
+    without itself is y_i - (G^-1 y)_i / ((G^-1)_ii - 1 / (N s)): one eigendecomposition serves all.
+    The 1 / (N s) is image i's part in the means: without it, centred labels give themselves away.
     Source: Rifkin & Lippert 2007, Notes on regularized least squares, MIT-CSAIL-TR-2007-025.
+
+    Raises:
+        TrainingError: a feature is not finite.
     """
-    scaled = features.double()
-    scaled = scaled - scaled.mean(dim=0)
-    scaled = scaled / scaled.std(dim=0, correction=0).clamp_min(1e-6)
+    scaled, _, _ = _standardised(features.double())
     count = len(scaled)
     labels = torch.nn.functional.one_hot(targets, num_classes).double() * 2 - 1  # (N, K)
     values, vectors = torch.linalg.eigh(scaled @ scaled.T / scaled.shape[1])  # (N,), (N, N)
     values = values.clamp_min(0)
     turned = vectors.T @ (labels - labels.mean(dim=0))
     best = 0.0
-    for strength in STRENGTHS:
-        inverse = 1 / (values + strength * count / 100)
+    for strength in (strength * count / 100 for strength in STRENGTHS):
+        inverse = 1 / (values + strength)
         solved = vectors @ (inverse[:, None] * turned)  # (N, K)
-        diagonal = (vectors**2) @ inverse  # (N,)
+        diagonal = (vectors**2) @ inverse - 1 / (count * strength)  # (N,)
         guessed = labels - solved / diagonal[:, None]
         best = max(best, float((guessed.argmax(dim=1) == targets).double().mean()))
     return best
@@ -85,12 +85,24 @@ def folds(targets: Tensor, *, seed: int, count: int = FOLDS) -> list[Tensor]:
     return [torch.from_numpy(np.flatnonzero(place == fold)) for fold in range(count)]
 
 
+def _standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Yield features with mean 0 and deviation 1, and both; a constant feature becomes 0 (its deviation infinite)."""
+    if not torch.isfinite(features).all():
+        raise TrainingError("the backbone's features are not finite", hint="Use --set train.precision=float32.")
+    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
+    rounding = CONSTANT * features.abs().amax(dim=0)
+    std = std.masked_fill(std <= rounding, torch.inf)
+    return (features - mean) / std, mean, std
+
+
 def _choose(scaled: Tensor, targets: Tensor, num_classes: int, seed: int) -> tuple[float, float]:
     chosen = _sample(len(scaled), seed)
     scaled, targets = scaled[chosen], targets[chosen]
     hits = torch.zeros(len(STRENGTHS))
     losses = torch.zeros(len(STRENGTHS))
     for held in folds(targets, seed=seed):
+        if not 0 < len(held) < len(targets):
+            continue
         kept = torch.ones(len(targets), dtype=torch.bool)
         kept[held] = False
         start: tuple[Tensor, Tensor] | None = None

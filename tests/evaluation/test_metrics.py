@@ -1,0 +1,101 @@
+"""Metrics against cases counted by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from finetune.evaluation.metrics import confusion, measure, top1
+
+
+def logits_of(guesses: list[int], *, num_classes: int, share: float = 0.9) -> Tensor:
+    """Yield logits whose softmax gives `share` to each guess and the rest to the others alike."""
+    rest = (1 - share) / (num_classes - 1)
+    rows = [[math.log(share if label == guess else rest) for label in range(num_classes)] for guess in guesses]
+    return torch.tensor(rows)
+
+
+def test_top1_is_the_share_of_right_guesses() -> None:
+    logits = torch.tensor([[2.0, 1, 0], [0, 1, 2], [0, 3, 1], [5, 4, 3]])
+    assert top1(logits, torch.tensor([0, 2, 0, 1])) == 0.5
+    assert top1(logits, torch.tensor([0, 2, 1, 0])) == 1.0
+
+
+def test_top5_is_left_out_where_five_guesses_are_all_classes() -> None:
+    guesses = [0, 1, 2, 3]
+    few = measure(logits_of(guesses, num_classes=5), torch.tensor(guesses))
+    many = measure(logits_of(guesses, num_classes=6), torch.tensor(guesses))
+    assert list(few) == ["top1", "macro_f1", "ece"]
+    assert list(many) == ["top1", "top5", "macro_f1", "ece"]
+
+
+def test_top5_counts_the_right_class_among_the_five_largest() -> None:
+    row = [7.0, 6, 5, 4, 3, 2, 1]
+    found = measure(torch.tensor([row] * 4), torch.tensor([0, 4, 5, 6]))
+    assert (found["top1"].value, found["top5"].value) == (0.25, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("targets", "guesses", "expected"),
+    [
+        ([0, 0, 1, 1], [0, 0, 1, 1], 1.0),
+        ([0, 0, 0, 1], [0, 0, 1, 1], (0.8 + 2 / 3) / 2),
+        ([0, 0, 1, 2], [0, 1, 1, 0], (0.5 + 2 / 3 + 0) / 3),
+        ([0, 0, 1, 1], [1, 1, 0, 0], 0.0),
+        ([3, 3, 5, 5], [3, 3, 5, 3], (0.8 + 2 / 3) / 2),  # classes that never occur do not count
+    ],
+)
+def test_macro_f1_is_the_mean_over_the_classes_that_occur(
+    targets: list[int], guesses: list[int], expected: float
+) -> None:
+    found = measure(logits_of(guesses, num_classes=6), torch.tensor(targets))
+    assert found["macro_f1"].value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("share", "num_right"), [(0.95, 10), (0.95, 0), (0.7, 7), (0.7, 3), (0.55, 10)])
+def test_ece_of_one_confidence_is_its_distance_from_the_hit_rate(share: float, num_right: int) -> None:
+    targets = torch.tensor([0] * num_right + [1] * (10 - num_right))
+    found = measure(logits_of([0] * 10, num_classes=3, share=share), targets)
+    assert found["ece"].value == pytest.approx(abs(share - num_right / 10), abs=1e-5)
+
+
+def test_ece_weighs_its_bins_by_their_images() -> None:
+    sure, unsure = logits_of([0] * 6, num_classes=2, share=0.97), logits_of([0] * 4, num_classes=2, share=0.62)
+    targets = torch.tensor([0, 0, 0, 1, 1, 1, 0, 0, 0, 1])
+    found = measure(torch.cat([sure, unsure]), targets)
+    assert found["ece"].value == pytest.approx(0.6 * abs(0.97 - 0.5) + 0.4 * abs(0.62 - 0.75), abs=1e-5)
+
+
+def test_intervals_hold_their_values_and_shrink_with_more_images() -> None:
+    def width(count: int) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(0)
+        logits, targets = torch.randn(count, 7, generator=generator), torch.arange(count) % 7
+        found = measure(logits + 2 * torch.nn.functional.one_hot(targets, 7), targets)
+        assert all(0 <= item.low <= item.value <= item.high <= 1 for item in found.values())
+        return {name: item.high - item.low for name, item in found.items()}
+
+    few, many = width(30), width(480)
+    assert all(many[name] < 0.6 * few[name] for name in few)
+
+
+def test_metrics_are_the_same_twice() -> None:
+    logits, targets = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 6
+    torch.manual_seed(1)
+    first = measure(logits, targets)
+    torch.manual_seed(2)
+    assert measure(logits, targets) == first
+
+
+def test_one_image_is_measured() -> None:
+    found = measure(logits_of([1], num_classes=3), torch.tensor([1]))
+    assert (found["top1"].value, found["macro_f1"].value) == (1.0, 1.0)
+    assert found["ece"].value == pytest.approx(0.1, abs=1e-5)
+    assert found["top1"].low < 0.3
+
+
+def test_confusion_counts_true_classes_in_rows() -> None:
+    found = confusion(logits_of([0, 1, 1, 2, 2], num_classes=4), torch.tensor([0, 0, 1, 2, 0]))
+    assert found == [[1, 1, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
