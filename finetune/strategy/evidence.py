@@ -18,19 +18,16 @@ MOST_PROBED = 1000
 
 
 def stratified_sample(manifest: Manifest, *, seed: int, most: int = MOST_PROBED) -> tuple[Sample, ...]:
-    """Yield at most `most` images of train, every class in its share, in the manifest's order."""
+    """Yield at most `most` images of train, in the manifest's order.
+
+    Every class has its share, rounded up or down: of the images ordered by class, and by chance
+    within a class, every so-manieth is taken.
+    """
     train = manifest.split("train")
     if len(train) <= most:
         return train
-    drawn = sorted(train, key=lambda s: derive(seed, "evidence", s.file))
-    rank: dict[int, int] = {}
-    keyed = []
-    counts = manifest.counts("train")
-    for sample in drawn:
-        label = sample.target.index
-        rank[label] = rank.get(label, 0) + 1
-        keyed.append((rank[label] / counts[manifest.classes[label]], sample.file))
-    kept = {file for _, file in sorted(keyed)[:most]}
+    drawn = sorted(train, key=lambda s: (s.target.index, derive(seed, "evidence", s.file)))
+    kept = {drawn[(2 * place + 1) * len(drawn) // (2 * most)].file for place in range(most)}
     return tuple(sample for sample in train if sample.file in kept)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_images_within_a_class_are_drawn_at_random() -> None:
     sample = stratified_sample(manifest(1000), seed=0, most=100)
     numbers = [int(item.file.split("/")[1].split(".")[0]) for item in sample]
     assert 400 < sum(numbers) / 100 < 600
-    assert len({b - a for a, b in zip(numbers, numbers[1:], strict=False)}) > 5
+    assert len({after - before for before, after in pairwise(numbers)}) > 5
 
 
 def test_evidence_counts_train_and_probes_every_group() -> None:
