@@ -105,7 +105,7 @@ class OptimSection(Section):
     name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="Optimiser; sgd is Nesterov with momentum 0.9.")
     lr: Positive | Auto = Field("auto", description="Peak learning rate, of the head. auto: by strategy.")
     weight_decay: NotNegative | Auto = Field(
-        "auto", description="Decoupled weight decay, not on norms and biases. auto: by strategy."
+        "auto", description="Weight decay (decoupled with adamw), not on norms and biases. auto: by strategy."
     )
     layer_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Auto = Field(
         "auto",

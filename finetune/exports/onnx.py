@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune.backbone.weights import first_line
 from finetune.errors import ExportError
 from finetune.types import Preprocessing
 
@@ -63,7 +64,7 @@ def write_onnx(model: nn.Module, path: Path, *, classes: Sequence[str], preproce
                 dynamo=True,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
-        raise ExportError(f"this network cannot be exported to ONNX: {str(error).strip().splitlines()[0]}") from error
+        raise ExportError(f"this network cannot be exported to ONNX: {first_line(error)}") from error
     assert program is not None
     program.model.metadata_props.update(
         {

@@ -17,6 +17,7 @@ from finetune.backbone import folder as timm_folder
 from finetune.backbone import load as backbones
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
+from finetune.backbone.weights import first_line
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.data import split
@@ -63,7 +64,7 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     try:
         backbone.model.load_state_dict(load_file(weights))
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{weights} cannot be used: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{weights} cannot be used: {first_line(error)}") from error
     backbone.model.to(resolve_device(device)).eval()
     return SavedRun(folder, recipe, backbone, config.classes)
 

@@ -160,6 +160,14 @@ def test_tracing_leaves_the_training_mode_as_it_was(is_training: bool) -> None:
     assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_graph_of_a_network_in_training_is_that_of_eval_mode(name: str) -> None:
+    model, images = network(name, drop_rate=0.5, drop_path_rate=0.5), torch.randn(2, 3, 160, 160)
+    found = traced(model.train(), 160)
+    with torch.no_grad():
+        assert torch.equal(found.module.eval()(images), model.eval()(images))
+
+
 def test_tracing_twice_gives_the_same_graph() -> None:
     model = network("levit_128s")
     first, second = traced(model, 64), traced(model, 64)
