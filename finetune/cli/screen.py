@@ -44,6 +44,7 @@ class Screen:
         self.progress = progress
         self.tasks: dict[str, TaskID] = {}
         self.said: dict[str, float] = {}
+        self.speed: float | None = None  # of the last step, images a second
 
     def show(self, event: Event) -> None:
         """Draw one event."""
@@ -88,7 +89,7 @@ class Screen:
         if facts["train_loss"] is not None:
             parts.append(f"loss {facts['train_loss']:.4f}  train top1 {facts['train_top1']:.3f}")
         parts.append(f"val top1 {facts['val_top1']:.3f}")
-        if getattr(self, "speed", None):
+        if self.speed is not None:
             parts.append(f"{self.speed:.0f} images/s")
         best = "  [green]best[/green]" if facts["is_best"] else ""
         self.console.print("  ".join(parts) + best)

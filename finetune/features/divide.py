@@ -63,16 +63,12 @@ class Trunk(nn.Module):
 class Divided:
     """A model cut in two: `tail(trunk(images))` is what `model(images)` is.
 
-    `shapes` are those of the boundary tensors for one image; `num_trunk` and `num_tail` count the
-    nodes of the graph.
+    `shapes` are those of the boundary tensors for one image.
     """
 
     trunk: Trunk
     tail: Tail
     shapes: tuple[tuple[int, ...], ...]
-    names: tuple[str, ...]
-    num_trunk: int
-    num_tail: int
 
 
 def divide(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], *, image_size: tuple[int, int]) -> Divided:
@@ -101,16 +97,7 @@ def _divide(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], im
     graph = in_training.part(tensors)
     tail = Tail(in_training.rest(trunk, kinds), in_eval.rest(trunk, kinds))
     rows = [kind for kind in kinds.values() if isinstance(kind, Rows)]
-    boundary = tuple(in_training.by_key[key].name for key in tensors)
-    total = len(in_training.keys)
-    return Divided(
-        Trunk(graph, [row.fold for row in rows]),
-        tail,
-        tuple(row.shape for row in rows),
-        boundary,
-        len(trunk),
-        total - len(trunk),
-    )
+    return Divided(Trunk(graph, [row.fold for row in rows]), tail, tuple(row.shape for row in rows))
 
 
 def _narrowed(trunk: set[str], in_training: ModelGraph, in_eval: ModelGraph) -> list[str]:
