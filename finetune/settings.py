@@ -142,6 +142,9 @@ class CacheSection(Section):
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="What is kept of a value; less than float32 halves the cache and is not exact."
     )
+    pixels: Literal["auto", "none"] = Field(
+        "auto", description="Keep decoded, resized pictures, so that each file is decoded once. auto: where they fit."
+    )
     folder: str | Auto = Field(
         "auto", description="Where it lies. auto: the platform's cache place, or FINETUNE_CACHE."
     )

@@ -102,14 +102,16 @@ class Worker:
 
     def _plain(self, split: Split) -> ImageBatches:
         made = self.prepared
-        return plain_batches(made.recipe, made.manifest, made.backbone, made.manifest.split(split))
+        samples = made.manifest.split(split)
+        return plain_batches(made.recipe, made.manifest, made.backbone, samples, pixels=made.pixels)
 
     def _augmented(self, split: Split) -> ImageBatches:
         recipe, backbone, manifest = self.prepared.recipe, self.prepared.backbone, self.prepared.manifest
         view = augmented_view(backbone.preprocessing, recipe.augment)
         seed = recipe.train.seed
+        samples, pixels = manifest.split(split), self.prepared.pixels
         return ImageBatches(
-            ImageDataset(manifest.root, manifest.split(split), view, backbone.preprocessing, seed=seed),
+            ImageDataset(manifest.root, samples, view, backbone.preprocessing, seed=seed, pixels=pixels),
             preprocessing=backbone.preprocessing,
             batch_size=int(recipe.train.batch_size),
             device=self.device,
@@ -136,6 +138,7 @@ class Worker:
             autocast=self.context.autocast,
             on_event=self.on_event,
             raise_if_stopped=self.raise_if_stopped,
+            pixels=self.prepared.pixels,
         )
 
     def _say(self, text: str) -> None:

@@ -35,6 +35,7 @@ from finetune.workflow.prepare import (
     Prepared,
     architecture_of,
     load_backbone,
+    pixels_of,
     plain_batches,
     plan_phases,
     prepare,
@@ -102,7 +103,8 @@ def resume(path: str | Path, *, on_event: OnEvent = ignore) -> RunResult:
     manifest = split.read(folder.split, root=saved.data_root(recipe), classes=classes)
     backbone = load_backbone(recipe, architecture_of(recipe), num_classes=len(classes))
     phases = plan_phases(recipe, backbone)
-    prepared = Prepared(recipe, manifest, with_head(recipe, backbone), phases, None, None)
+    pixels = pixels_of(recipe, manifest, backbone)
+    prepared = Prepared(recipe, manifest, with_head(recipe, backbone), phases, None, None, pixels)
     checkpoint = state.load(folder.last)
     done = len(checkpoint.state.history) if checkpoint else 0
     on_event(Event("message", {"text": f"resuming {folder.path} after {done} epochs"}))
@@ -196,7 +198,8 @@ def _evaluate(prepared: Prepared, fit: Fit) -> dict[str, dict[str, dict[str, flo
     for name in SPLITS:
         if name == "train" or not prepared.manifest.split(name):
             continue
-        batches = plain_batches(recipe, prepared.manifest, prepared.backbone, prepared.manifest.split(name))
+        samples = prepared.manifest.split(name)
+        batches = plain_batches(recipe, prepared.manifest, prepared.backbone, samples, pixels=prepared.pixels)
         logits, targets = collect_logits(fit.model, batches.epoch(), autocast=fit.accelerator.autocast)
         found[name] = {key: to_json(value) for key, value in measure(logits, targets).items()}
     return found
