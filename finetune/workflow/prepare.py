@@ -27,6 +27,8 @@ from finetune.strategy.strategies import DEFAULTS, SGD_FACTOR, Choice, is_full, 
 from finetune.train.phases import linear_head
 from finetune.types import Event, Evidence, Manifest, OnEvent, Phase, Sample, Verdict, ignore
 
+BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a step takes so many
+
 
 @dataclass(slots=True)
 class Prepared:
@@ -209,7 +211,7 @@ def plain_batches(
     preprocessing = backbone.preprocessing
     view = plain_view(preprocessing)
     dataset = ImageDataset(manifest.root, samples, view, preprocessing, seed=None, pixels=pixels)
-    size = batch_size or (recipe.train.batch_size if isinstance(recipe.train.batch_size, int) else 32)
+    size = batch_size or next((n for n in (recipe.train.micro_batch, recipe.train.batch_size) if n != "auto"), 32)
     return ImageBatches(
         dataset,
         preprocessing=preprocessing,
@@ -230,10 +232,15 @@ def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Ver
         "backbone.name": backbone.architecture.name,
         "backbone.weights": str(weights.resolve()) if weights else "none",
         "backbone.image_size": backbone.preprocessing.image_size[0],
-        "train.batch_size": _or(recipe.train.batch_size, 32 if num_train >= 256 else 16 if num_train >= 64 else 8),
+        "train.batch_size": _or(recipe.train.batch_size, wanted_batch(num_train)),
         "train.precision": resolve_precision(recipe.train.precision, device),
     }
     return recipes.update(recipe, changes)
+
+
+def wanted_batch(num_train: int) -> int:
+    """Yield the batch size for so many train images."""
+    return next(size for least, size in BATCHES.items() if num_train >= least)
 
 
 def resolve_numbers(recipe: Recipe, backbone: Backbone, verdict: Verdict | None) -> Recipe:
