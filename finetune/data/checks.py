@@ -73,6 +73,7 @@ def scan_files(
 ) -> Iterator[Scan]:
     """Yield what each file is, in order; another process that fills the same pixel cache is waited for."""
     filling = _Filling(pixels, on_event)
+    on_event(Event("progress", {"task": "scan images", "done": 0, "total": len(files)}))
     with closing(_Memory()) as memory, ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool, filling:
         for start in range(0, len(files), CHUNK):
             chunk = files[start : start + CHUNK]
