@@ -29,7 +29,7 @@ def on_this_machine() -> tuple[str, ...]:
 
 def has_weights_here(name: str) -> bool:
     """Tell whether the weights of a timm name lie in the hub's cache."""
-    config = get_pretrained_cfg(name, allow_unregistered=False) if name else None
+    config = get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         return False
     return any(isinstance(try_to_load_from_cache(config.hf_hub_id, file), str) for file in WEIGHT_FILES)
@@ -37,4 +37,6 @@ def has_weights_here(name: str) -> bool:
 
 def standing(name: str) -> float | None:
     """Yield the place of a timm name among backbones in general, the strongest highest; None: not known."""
-    return float(SHORTLIST.index(name)) if name in SHORTLIST else None
+    config = get_pretrained_cfg(name)
+    full = f"{config.architecture}.{config.tag}" if config is not None and config.tag else name
+    return float(SHORTLIST.index(full)) if full in SHORTLIST else None

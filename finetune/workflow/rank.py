@@ -117,7 +117,7 @@ def rank(
         on_event(Event("warning", {"text": note}))
     samples = stratified_sample(manifest, seed=chosen.train.seed, most=_checked_size(sample, manifest))
     measured, failed = [], []
-    for label, name in zip(_labels(names), names, strict=True):
+    for label, name in zip(labels(names), names, strict=True):
         try:
             one = measure(candidate_recipe(chosen, name), label, manifest, samples, on_event=on_event)
         except (DataError, Interrupted):
@@ -130,8 +130,22 @@ def rank(
             on_event(Event("message", {"text": f"{label}: predicted top1 {one.predicted.value:.3f}"}))
     if not measured:
         raise _none_left(failed)
-    rarest = min(Counter(sample.target.index for sample in samples).values())
+    counts = Counter(one.target.index for one in samples)
+    rarest = min(counts[index] for index in range(len(manifest.classes)))
     return Ranked(ranking.rank(measured, images_of_rarest=rarest), tuple(failed), len(samples), len(manifest.classes))
+
+
+def labels(names: Sequence[str]) -> tuple[str, ...]:
+    """Yield short names for tables: of a folder its last part, of a timm name no tag, where that is unique."""
+
+    def short(name: str) -> str:
+        bare, size = _split_size(name)
+        is_path = bare.startswith("local-dir:") or os.sep in bare
+        found = Path(bare.removeprefix("local-dir:")).name if is_path else bare.split(".")[0]
+        return f"{found}@{size}" if size else found
+
+    counts = Counter(map(short, names))
+    return tuple(short(name) if counts[short(name)] == 1 else name for name in names)
 
 
 def candidate_recipe(recipe: Recipe, name: str) -> Recipe:
@@ -226,19 +240,6 @@ def _checked_size(sample: int, manifest: Manifest) -> int:
 def _split_size(name: str) -> tuple[str, int | None]:
     bare, at, size = name.rpartition("@")
     return (bare, int(size)) if at and size.isdecimal() else (name, None)
-
-
-def _labels(names: Sequence[str]) -> tuple[str, ...]:
-    """Yield short names for tables: of a folder its last part, of a timm name no tag, where that is unique."""
-
-    def short(name: str) -> str:
-        bare, size = _split_size(name)
-        is_path = bare.startswith("local-dir:") or os.sep in bare
-        found = Path(bare.removeprefix("local-dir:")).name if is_path else bare.split(".")[0]
-        return f"{found}@{size}" if size else found
-
-    counts = Counter(map(short, names))
-    return tuple(short(name) if counts[short(name)] == 1 else name for name in names)
 
 
 def _named(on_event: OnEvent, name: str) -> OnEvent:
