@@ -47,6 +47,11 @@ from finetune.workflow.prepare import (
     resolve,
 )
 
+LOCAL_HINT = (
+    "Give folders of weights on this machine: finetune backbones rank --data DIR weights/*; or copy the"
+    " hub's cache from another machine (HF_HOME names its place)."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -116,23 +121,31 @@ def rank(
     for note in manifest.notes:
         on_event(Event("warning", {"text": note}))
     samples = stratified_sample(manifest, seed=chosen.train.seed, most=_checked_size(sample, manifest))
-    measured, failed = [], []
-    for label, name in zip(labels(names), names, strict=True):
-        try:
-            one = measure(candidate_recipe(chosen, name), label, manifest, samples, on_event=on_event)
-        except (DataError, Interrupted):
-            raise
-        except FinetuneError as error:
-            failed.append(Failure(label, error.message, error.hint))
-            on_event(Event("warning", {"text": f"{label} is left out: {error.message}"}))
-        else:
-            measured.append(one)
-            on_event(Event("message", {"text": f"{label}: predicted top1 {one.predicted.value:.3f}"}))
+    measured, failed = _measure_all(chosen, names, manifest, samples, on_event)
     if not measured:
         raise _none_left(failed)
     counts = Counter(one.target.index for one in samples)
     rarest = min(counts[index] for index in range(len(manifest.classes)))
     return Ranked(ranking.rank(measured, images_of_rarest=rarest), tuple(failed), len(samples), len(manifest.classes))
+
+
+def _measure_all(
+    recipe: Recipe, names: Sequence[str], manifest: Manifest, samples: Sequence[Sample], on_event: OnEvent
+) -> tuple[list[Candidate], list[Failure]]:
+    measured, failed = [], []
+    for label, name in zip(labels(names), names, strict=True):
+        try:
+            one = measure(candidate_recipe(recipe, name), label, manifest, samples, on_event=on_event)
+        except (DataError, Interrupted):
+            raise
+        except FinetuneError as error:
+            hint = LOCAL_HINT if error.hint == NO_HUB_HINT else error.hint
+            failed.append(Failure(label, error.message, hint))
+            on_event(Event("warning", {"text": f"{label} is left out: {error.message}"}))
+        else:
+            measured.append(one)
+            on_event(Event("message", {"text": f"{label}: predicted top1 {one.predicted.value:.3f}"}))
+    return measured, failed
 
 
 def labels(names: Sequence[str]) -> tuple[str, ...]:
@@ -149,10 +162,18 @@ def labels(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def candidate_recipe(recipe: Recipe, name: str) -> Recipe:
-    """Yield the recipe of a head-only pass over one candidate: a timm name or a folder, with or without @PIXELS."""
+    """Yield the recipe of a head-only pass over one candidate: a timm name or a folder, with or without @PIXELS.
+
+    Raises:
+        BackboneError: it is a file.
+        RecipeError: an image size that none can have.
+    """
     bare, size = _split_size(name)
     path = Path(bare.removeprefix("local-dir:")).expanduser()
     is_path = bare.startswith("local-dir:") or is_folder(path) or (os.sep in bare and not bare.startswith("hf-hub:"))
+    if is_path and path.is_file():
+        hint = "A candidate is a timm name, or a folder with config.json and model.safetensors."
+        raise BackboneError(f"{path} is a file", hint=hint)
     changes: dict[str, Any] = {
         "strategy.name": "linear-probe",
         "strategy.top_k": "auto",
@@ -222,7 +243,7 @@ def _at_hand() -> tuple[str, ...]:
     if not names:
         raise BackboneError(
             "no candidates are named, and the weights of none on the short list are on this machine",
-            hint="Name some: timm names, or folders of weights: finetune backbones rank --data DIR weights/*",
+            hint=LOCAL_HINT,
         )
     return names
 
@@ -258,7 +279,5 @@ def _none_left(failed: Sequence[Failure]) -> BackboneError:
     if len(failed) == 1:
         return BackboneError(failed[0].reason, hint=failed[0].hint)
     reasons = "\n".join(f"  - {failure.name}: {failure.reason}" for failure in failed)
-    hints = list(dict.fromkeys(failure.hint for failure in failed if failure.hint))
-    return BackboneError(
-        f"none of the {len(failed)} candidates can be used:\n{reasons}", hint=hints[0] if hints else NO_HUB_HINT
-    )
+    hint = next((failure.hint for failure in failed if failure.hint), LOCAL_HINT)
+    return BackboneError(f"none of the {len(failed)} candidates can be used:\n{reasons}", hint=hint)

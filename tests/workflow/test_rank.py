@@ -102,7 +102,8 @@ def test_a_run_of_the_head_finds_the_features_of_the_ranking(
 
 
 def test_one_that_cannot_be_used_is_told_and_does_not_stop_the_others(drawn: Path, weights: Path) -> None:
-    names = ["nosuch", weights / "test_resnet", "resnet18.a1_in1k", weights, weights / "test_vit@63"]
+    file = weights / "test_resnet" / "config.json"
+    names = ["nosuch", weights / "test_resnet", "resnet18.a1_in1k", weights, weights / "test_vit@63", file]
     events: list[str] = []
     found = rank(drawn, names, on_event=lambda event: events.append(str(event.facts.get("text"))), **QUICK)
     assert [one.name for one in found.ranking.candidates] == ["test_resnet"]
@@ -110,7 +111,10 @@ def test_one_that_cannot_be_used_is_told_and_does_not_stop_the_others(drawn: Pat
     assert "unknown backbone" in reasons["nosuch"]
     assert "not on this machine" in reasons["resnet18"]
     assert "no timm folder" in reasons[weights.name]
-    assert len(reasons) == 4
+    assert "is a file" in reasons["config.json"]
+    assert "no multiple" in reasons["test_vit@63"]
+    assert len(reasons) == 5
+    assert all("--weights" not in failure.hint for failure in found.failed)
     assert any(text.startswith("nosuch is left out: unknown backbone") for text in events)
 
 
