@@ -31,6 +31,7 @@ FLAGS: dict[str, tuple[str, str, str | None]] = {
     "reinit": (STRATEGY, "", None),
     "epochs": (TRAINING, "N", None),
     "batch_size": (TRAINING, "N", None),
+    "micro_batch": (TRAINING, "N", "Images that go through the network at once; else as many as memory takes."),
     "lr": (TRAINING, "RATE", None),
     "seed": (TRAINING, "N", None),
     "device": (TRAINING, "NAME", "auto, cpu, cuda or mps."),

@@ -59,6 +59,9 @@ def plan(
     overrides: dict[str, Any],
     recipe: RecipeOption = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer: output, parameters, memory.")] = False,
+    images: Annotated[
+        int | None, typer.Option("--images", min=1, metavar="N", help="Show sizes and times for so many images.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Show what a run would do, without training."""
@@ -67,7 +70,7 @@ def plan(
 
     with watching(is_quiet=json_) as on_event:
         base = load_recipe(recipe) if recipe else None
-        made = make_plan(recipe=base, overrides=overrides, layers=layers, on_event=on_event, **settings)
+        made = make_plan(recipe=base, overrides=overrides, layers=layers, images=images, on_event=on_event, **settings)
     if json_:
         tables.print_json(made.to_json())
     else:
