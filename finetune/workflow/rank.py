@@ -24,6 +24,9 @@ from finetune.backbone.freeze import freezing
 from finetune.backbone.groups import head_modules
 from finetune.backbone.load import NO_HUB_HINT, Backbone
 from finetune.backbone.shortlist import on_this_machine, standing
+from finetune.data.checks import scan_files
+from finetune.data.decode import quiet
+from finetune.data.pixels import PixelCache
 from finetune.device import accelerator, resolve_device
 from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted, RecipeError
 from finetune.features.extract import before_head, extract
@@ -41,6 +44,7 @@ from finetune.workflow.prepare import (
     architecture_of,
     describe_data,
     load_backbone,
+    pixels_of,
     plan_phases,
     read_data,
     recipe_of,
@@ -222,7 +226,8 @@ def features_of(
     small = replace(manifest, samples=(*samples, *judged))
     recipe = resolve(recipe, small, backbone, None)
     phase = replace(plan_phases(recipe, backbone)[0], solver="lbfgs")  # plain images in order, whatever the head
-    prepared = Prepared(recipe, small, backbone, (phase,), None, None)
+    pixels = _pixels(recipe, backbone, small, on_event)
+    prepared = Prepared(recipe, small, backbone, (phase,), None, None, pixels)
     context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
     with freezing(backbone.model, phase.plan, backbone.groups) as hold:
         work = Worker(prepared, context, on_event, lambda: None).work_of(phase)
@@ -236,6 +241,16 @@ def features_of(
 
         (features,), targets = extract(tap, watched(), autocast=context.autocast)
     return features, targets
+
+
+def _pixels(recipe: Recipe, backbone: Backbone, sample: Manifest, on_event: OnEvent) -> PixelCache | None:
+    """Yield the pixel cache with the sample in it: candidates of one input size decode it once."""
+    pixels = pixels_of(recipe, sample, backbone)
+    if pixels is not None:
+        files = [Path(sample.root, one.file) for one in sample.split("train")]
+        with quiet():
+            list(scan_files(files, pixels=pixels, on_event=on_event))
+    return pixels
 
 
 def _at_hand() -> tuple[str, ...]:

@@ -12,8 +12,9 @@ import finetune
 from finetune.backbone import folder as timm_folder
 from finetune.backbone import load as backbones
 from finetune.backbone.groups import head_modules
+from finetune.data import checks, decode
 from finetune.data.decode import read_rgb
-from finetune.data.transforms import normalise, plain_view
+from finetune.data.transforms import normalise, picture_side, plain_view
 from finetune.features import cache as feature_cache
 from finetune.features.extract import before_head
 from finetune.features.probe import loo_ridge
@@ -24,6 +25,7 @@ from finetune.workflow import rank as ranking
 from finetune.workflow.prepare import read_data, recipe_of
 from finetune.workflow.rank import rank
 
+DECODE = decode.decode
 TINY = ("test_resnet", "test_vit", "test_convnext")
 SIZE = 64
 QUICK = {"device": "cpu", "workers": 0}
@@ -66,7 +68,8 @@ def test_scores_are_those_of_the_features_of_train_images(drawn: Path, weights: 
     for name in TINY:
         backbone = backbones.load(backbones.architecture("auto", weights=weights / name), num_classes=6)
         view, train = plain_view(backbone.preprocessing), manifest.split("train")
-        images = torch.stack([view(read_rgb(Path(manifest.root) / sample.file)) for sample in train])
+        side = picture_side(backbone.preprocessing)
+        images = torch.stack([view(read_rgb(Path(manifest.root) / sample.file, side=side)) for sample in train])
         with torch.no_grad():
             tap = before_head(backbone.model, head_modules(backbone.model)[0])
             (features,) = tap(normalise(images, backbone.preprocessing))
@@ -89,6 +92,17 @@ def test_a_second_ranking_computes_no_features(drawn: Path, weights: Path, seen:
     again = rank(drawn, [weights / "test_resnet"], sample=30, **QUICK)
     assert seen == []
     assert again.ranking == first.ranking
+
+
+def test_candidates_of_one_size_decode_a_picture_once(
+    drawn: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_data(recipe_of(settings={"data": drawn}))  # scanned before
+    decoded: list[object] = []
+    for module in (checks, decode):
+        monkeypatch.setattr(module, "decode", lambda *given, **more: decoded.append(given) or DECODE(*given, **more))
+    rank(drawn, [weights / name for name in TINY], sample=30, **QUICK)
+    assert len(decoded) == 30
 
 
 def test_a_run_of_the_head_finds_the_features_of_the_ranking(
