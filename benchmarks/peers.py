@@ -22,6 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import timm
+import timm.optim
+import timm.scheduler
 import torch
 from safetensors.torch import load_file
 from torch import nn

@@ -20,6 +20,7 @@ StrategyName = Literal["auto", "head-only", "top-k", "full", "linear-probe", "lp
 STRATEGIES: tuple[str, ...] = get_args(StrategyName)
 
 DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"
+EMBEDDED = "embedded"  # the backbone whose weights lie in this package
 
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

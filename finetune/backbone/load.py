@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -30,12 +30,14 @@ from finetune.backbone.layers import NETWORK_ERRORS
 from finetune.backbone.weights import LoadReport, first_line, load_into, read_weights
 from finetune.errors import BackboneError, did_you_mean
 from finetune.randomness import derive, forked
-from finetune.settings import DEFAULT_BACKBONE
+from finetune.settings import DEFAULT_BACKBONE, EMBEDDED
 from finetune.types import LayerGroup, Preprocessing
 
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 NO_HUB_HINT = (
-    "Use weights from this machine: --weights PATH (a timm folder, .safetensors or .pth file); or copy"
-    " the hub's cache from another machine (HF_HOME names its place); or --no-pretrained."
+    f"Use the backbone that lies in this package: --backbone {EMBEDDED}; or weights from this machine:"
+    " --weights PATH (a timm folder, .safetensors or .pth file); or copy the hub's cache from another"
+    " machine (HF_HOME names its place); or --no-pretrained."
 )
 
 
@@ -56,7 +58,12 @@ class Architecture:
     @property
     def label(self) -> str:
         """A short name for tables and folders."""
-        return self.registered
+        return EMBEDDED if self.is_embedded else self.registered
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is the backbone whose weights lie in this package."""
+        return self.name == EMBEDDED
 
 
 @dataclass(slots=True)
@@ -78,7 +85,7 @@ def architecture(
     pretrained: bool = True,
     model_args: dict[str, Any] | None = None,
 ) -> Architecture:
-    """Yield the architecture of a timm name, `local-dir:FOLDER`, `hf-hub:NAME` or a weights folder.
+    """Yield the architecture of "embedded", a timm name, `local-dir:FOLDER`, `hf-hub:NAME` or a weights folder.
 
     A folder's config.json is obeyed: architecture, model arguments and data config. `name` may be
     "auto" then.
@@ -89,6 +96,8 @@ def architecture(
     model_args = model_args or {}
     if name.startswith("local-dir:"):
         weights, name = Path(name.removeprefix("local-dir:")), "auto"
+    if name == EMBEDDED and weights is None:
+        return replace(_of_folder("auto", EMBEDDED_FOLDER, pretrained, model_args), name=EMBEDDED)
     if weights is not None and not weights.exists():
         raise BackboneError(f"no weights at {weights}", hint="Give a timm folder, a .safetensors or a .pth file.")
     if weights is not None and weights.is_dir():
@@ -107,7 +116,7 @@ def architecture(
         known = timm.list_models() + timm.list_pretrained()
         raise BackboneError(
             f"unknown backbone {name!r}.{did_you_mean(name, known)}",
-            hint="Any timm name works, or hf-hub:OWNER/NAME, local-dir:FOLDER.",
+            hint=f"Any timm name works, or hf-hub:OWNER/NAME, local-dir:FOLDER, {EMBEDDED}.",
         )
     return Architecture(name, name.split(".")[0], weights, pretrained, model_args)
 
@@ -207,7 +216,8 @@ def _with_weights(of: Architecture, size_args: dict[str, Any]) -> tuple[nn.Modul
     if of.weights is not None:
         model = _create(of, pretrained=False, **size_args)
         tensors = read_weights(of.weights)
-        return model, load_into(model, tensors, architecture=of.registered, source=str(of.weights))
+        source = "this package" if of.is_embedded else str(of.weights)
+        return model, load_into(model, tensors, architecture=of.registered, source=source)
     if not of.name.startswith("hf-hub:") and not is_model_pretrained(of.name):
         raise BackboneError(
             f"timm has no pretrained weights for {of.name}",
@@ -219,7 +229,8 @@ def _with_weights(of: Architecture, size_args: dict[str, Any]) -> tuple[nn.Modul
 def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Module:
     is_on_hub = of.name.startswith("hf-hub:") and pretrained
     overlay = {"pretrained_cfg_overlay": of.pretrained_cfg} if of.pretrained_cfg and not is_on_hub else {}
-    name = of.registered if of.name.startswith("hf-hub:") and not pretrained else of.name
+    is_foreign = of.is_embedded or (of.name.startswith("hf-hub:") and not pretrained)
+    name = of.registered if is_foreign else of.name
     arguments = {**of.model_args, **size_args}
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **overlay, **arguments)

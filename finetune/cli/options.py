@@ -21,7 +21,7 @@ FLAGS: dict[str, tuple[str, str, str | None]] = {
     "group_by": (DATA, "COLUMN|REGEX", "Keep images of one group (patient, video) in one split."),
     "val": (DATA, "SHARE", "Share set aside for val, where the data has no val."),
     "test": (DATA, "SHARE", "Share set aside for test, where the data has none."),
-    "backbone": (STRATEGY, "NAME", "A timm name, hf-hub:OWNER/NAME or local-dir:FOLDER."),
+    "backbone": (STRATEGY, "NAME", "A timm name, hf-hub:OWNER/NAME, local-dir:FOLDER or embedded."),
     "weights": (STRATEGY, "PATH", "A timm folder, .safetensors or .pth file."),
     "pretrained": (STRATEGY, "", None),
     "image_size": (STRATEGY, "PIXELS", None),

@@ -225,7 +225,7 @@ def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Ver
     """Yield the recipe with every "auto" settled that changes what is computed."""
     recipe = resolve_numbers(recipe, backbone, verdict)
     num_train = len(manifest.split("train"))
-    weights = backbone.architecture.weights
+    weights = None if backbone.architecture.is_embedded else backbone.architecture.weights
     device = resolve_device(recipe.train.device)
     changes = {
         "data.path": str(Path(recipe.data.path).expanduser().resolve()),

@@ -1,0 +1,112 @@
+"""head-only against the physical limit of its job, a second run against the first, and its memory.
+
+    python benchmarks/limits.py --data imgs --weights FOLDER [--image-size 160] [--epochs 30]
+
+The limit: every file decoded once, and one forward pass of the backbone for each view that the run keeps,
+nothing else, on the same threads. Start-up, export and report are left out of the runs. Memory is the
+peak of a process of its own: a head-only run, and an evaluation of what it made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+import finetune
+from finetune import entries
+from finetune.backbone.load import architecture, load
+from finetune.data.decode import is_image_name, read_rgb
+from finetune.data.transforms import picture_side
+from finetune.workflow.batches import AUTO_VIEWS
+
+BATCH = 16
+
+
+def physical(data: Path, weights: Path, *, size: int) -> float:
+    """Yield the seconds of decoding every file once and running every view of it forward."""
+    backbone = load(architecture("auto", weights=weights), num_classes=2, image_size=size)
+    files = [file for file in data.rglob("*") if is_image_name(file.name)]
+    side = picture_side(backbone.preprocessing)
+    images = torch.zeros(BATCH, 3, size, size)
+    began = time.monotonic()
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for _ in pool.map(lambda file: read_rgb(file, side=side), files):
+            pass
+    with torch.no_grad():
+        for _ in range(0, len(files) * AUTO_VIEWS, BATCH):
+            backbone.model(images)
+    return time.monotonic() - began
+
+
+def run(data: Path, weights: Path, place: str, out: str, *, size: int, epochs: int) -> float:
+    """Yield the seconds of a head-only run from the first file read to the last val."""
+    began: list[float] = []
+    ended: list[float] = []
+
+    def watch(event: finetune.Event) -> None:
+        began.append(time.monotonic()) if event.facts.get("task") == "scan images" else None
+        ended.append(time.monotonic()) if event.kind == "epoch" else None
+
+    finetune.run(
+        data, weights=weights, image_size=size, epochs=epochs, strategy="head-only", out=f"{place}/{out}",
+        on_event=watch, overrides={"train.patience": "none", "cache.folder": place},
+    )  # fmt: skip
+    return ended[-1] - began[0]
+
+
+def peak(*words: str) -> float:
+    """Yield the peak memory of a finetune command in MB."""
+    subprocess.run([sys.executable, __file__, "--child", *words], check=True, stdout=subprocess.DEVNULL)
+    return float(Path(words[-1]).read_text())
+
+
+def child(words: list[str]) -> None:
+    """Run a finetune command in this process and leave its peak memory in the last word's file."""
+    *command, report = words
+    sys.argv = ["finetune", *command]
+    finetune.cli.app.app(standalone_mode=False)
+    Path(report).write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def main() -> None:
+    """Print one table."""
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--epochs", type=int, default=30)
+    chosen = parser.parse_args()
+    size, epochs = chosen.image_size, chosen.epochs
+    with tempfile.TemporaryDirectory() as place:
+        limit = physical(chosen.data, chosen.weights, size=size)
+        cold = run(chosen.data, chosen.weights, place, "cold", size=size, epochs=epochs)
+        warm = run(chosen.data, chosen.weights, place, "warm", size=size, epochs=epochs)
+        again = physical(chosen.data, chosen.weights, size=size)
+        cached = sum(e.num_bytes for e in entries.list_entries(Path(place, "entries"))
+                     if e.about.get("kind") == "features") / 2**20  # fmt: skip
+        common = ("--data", str(chosen.data), "--weights", str(chosen.weights), "--image-size", str(size))
+        held = peak("run", *common, "--strategy", "head-only", "--set", f"cache.folder={place}/memory",
+                    "--out", f"{place}/memory-run", f"{place}/run.txt")  # fmt: skip
+        judged = peak("eval", f"{place}/memory-run", "--split", "val", f"{place}/eval.txt")
+    print(f"{chosen.data.name}, {size} px, head-only, {epochs} epochs, {torch.get_num_threads()} threads\n")
+    print("| what | seconds | against the limit |\n| --- | --- | --- |")
+    middle = (limit + again) / 2
+    for name, seconds in (("the limit, before and after", middle), ("cold", cold), ("warm", warm)):
+        print(f"| {name} | {seconds:.1f} | {seconds / middle:.2f} |")
+    print(f"\nwarm takes {warm / cold:.1%} of cold")
+    print(f"peak memory: run {held:.0f} MB, evaluation {judged:.0f} MB, features in the cache {cached:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
