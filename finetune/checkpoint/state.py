@@ -121,7 +121,7 @@ def load(place: Path) -> Checkpoint | None:
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Yield an optimiser's state as flat tensors: `<index of the parameter>.<name>`."""
     return {
-        f"{index}.{name}": torch.as_tensor(value).detach().cpu().clone()
+        f"{index}.{name}": torch.as_tensor(value).detach().cpu().clone(memory_format=torch.contiguous_format)
         for index, values in optimiser.state_dict()["state"].items()
         for name, value in values.items()
         if value is not None
@@ -129,11 +129,17 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimiser_tensors` gave; learning rates come from the schedule."""
+    """Put back what `optimiser_tensors` gave; learning rates come from the schedule.
+
+    An average lies in memory as its weight does, as it did before: other strides may round otherwise.
+    """
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
+        weight = weights[int(index)]
+        laid = torch.empty_like(weight, device="cpu").copy_(tensor) if tensor.shape == weight.shape else tensor
+        state.setdefault(int(index), {})[name] = laid
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 
 

@@ -25,7 +25,7 @@ from finetune.data.decode import DECODE_VERSION
 from finetune.data.loaders import ImageBatches, ImageDataset
 from finetune.data.pixels import PixelCache
 from finetune.data.transforms import augmented_view, plain_view
-from finetune.device import available_memory
+from finetune.device import available_memory, is_channels_last
 from finetune.entries import entries_folder, entry_name, make_room, open_entry
 from finetune.errors import ResourceError
 from finetune.features.divide import Divided, Trunk
@@ -77,7 +77,14 @@ class FeatureCache:
             places = [np.arange(len(samples))] * views
         targets = torch.tensor([sample.target.index for sample in samples])
         return CachedBatches(
-            rows, places, layout=layout, targets=targets, batch_size=batch_size, device=self.device, seed=seed
+            rows,
+            places,
+            layout=layout,
+            laid=divided.trunk.laid,
+            targets=targets,
+            batch_size=batch_size,
+            device=self.device,
+            seed=seed,
         )
 
     def _kept(self, trunk: Trunk, layout: Layout, view: int, *, needed: int) -> Rows | None:
@@ -150,6 +157,7 @@ class FeatureCache:
             "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
             "arithmetic": self.precision,
             "batch": trunk_batch(self.device),
+            "channels_last": any(map(is_channels_last, trunk.graph.parameters())),
             "versions": {"torch": torch.__version__, "timm": timm.__version__, "pillow": PIL.__version__},
         }
 

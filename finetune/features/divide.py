@@ -12,7 +12,7 @@ Letters: B batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 
 from finetune.backbone.freeze import still_modules
 from finetune.backbone.trace import without_traces
+from finetune.device import is_channels_last
 from finetune.features.graphs import IndivisibleError, ModelGraph, Rows, classify
 from finetune.types import FreezePlan, LayerGroup
 
@@ -40,12 +41,17 @@ class Tail(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The trunk as a module of images; always in eval mode, without gradients."""
+    """The trunk as a module of images; always in eval mode, without gradients.
+
+    `channels_last` tells of every boundary tensor how it lies in memory, once the trunk has run: a row
+    of the cache must lie likewise, or the tail would take other kernels, with other last bits.
+    """
 
     def __init__(self, graph: fx.GraphModule, folds: Sequence[int]) -> None:
         super().__init__()
         self.graph = graph.eval()
         self.folds = tuple(folds)
+        self.channels_last = (False,) * len(self.folds)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # (B, 3, H, W)
         """Yield the boundary tensors, each (B, ...)."""
@@ -53,10 +59,17 @@ class Trunk(nn.Module):
         with torch.no_grad():
             crossing = self.graph(images)
         count = len(images)
-        return tuple(
+        boundary = [
             tensor if fold == 1 else tensor.reshape(count, fold, *tensor.shape[1:])
             for tensor, fold in zip(crossing, self.folds, strict=True)
-        )
+        ]
+        self.channels_last = tuple(map(is_channels_last, boundary))
+        return self.laid(boundary)
+
+    def laid(self, boundary: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        """Yield boundary tensors as they lie in memory when they come from the trunk."""
+        formats = (torch.channels_last if is_last else torch.contiguous_format for is_last in self.channels_last)
+        return tuple(t.contiguous(memory_format=form) for t, form in zip(boundary, formats, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,7 @@ def run_trunk(trunk: Trunk, images: Tensor, *, autocast: Autocast) -> Boundary:
             chunk = torch.cat([chunk, chunk.new_zeros(size - count, *chunk.shape[1:])])
         with autocast():
             parts.append(tuple(tensor[:count].float() for tensor in trunk(chunk)))
-    # Contiguous, as rows of the cache are: other strides would take other kernels, with other last bits.
-    return tuple(torch.cat(column).contiguous() for column in zip(*parts, strict=True))
+    return trunk.laid(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 class TrunkBatches:
@@ -69,12 +68,17 @@ class CachedBatches:
         places: Sequence[np.ndarray],
         *,
         layout: Layout,
+        laid: Callable[[Boundary], Boundary],
         targets: Tensor,
         batch_size: int,
         device: torch.device,
         seed: int | None,
     ) -> None:
-        """Take for each view its rows (M, row_bytes) and the place (N,) of every image in them."""
+        """Take for each view its rows (M, row_bytes) and the place (N,) of every image in them.
+
+        `laid` puts boundary tensors into memory as the trunk does.
+        """
+        self.laid = laid
         self.views, self.places, self.layout, self.targets = views, places, layout, targets
         self.order = Order(len(targets), batch_size=batch_size, seed=seed)
         self.device, self.seed = device, seed
@@ -90,7 +94,7 @@ class CachedBatches:
         for keys in self.order:
             index = np.array([key[2] for key in keys])
             rows = np.stack([self.views[drawn[i]][self.places[drawn[i]][i]] for i in index])
-            boundary = tuple(tensor.to(self.device) for tensor in self.layout.unpack(rows))
+            boundary = self.laid(tuple(tensor.to(self.device) for tensor in self.layout.unpack(rows)))
             yield boundary, self.targets[torch.from_numpy(index)].to(self.device)
 
     def _draw(self, phase: int, epoch: int) -> np.ndarray:

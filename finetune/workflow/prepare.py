@@ -17,7 +17,7 @@ from finetune.data import checks, sources, split
 from finetune.data.loaders import ImageBatches, ImageDataset
 from finetune.data.pixels import PixelCache, opened_or_none
 from finetune.data.transforms import picture_side, plain_view
-from finetune.device import resolve_device, resolve_precision
+from finetune.device import in_fast_layout, resolve_device, resolve_precision
 from finetune.errors import BackboneError, RecipeError
 from finetune.features.extract import before_head, extract, taps
 from finetune.settings import Recipe
@@ -120,7 +120,7 @@ def load_backbone(recipe: Recipe, of: Architecture, *, num_classes: int) -> Back
     )
     if not any(group.is_head for group in backbone.groups):
         raise BackboneError(f"{of.name} has no classifier that could be trained")
-    backbone.model.to(resolve_device(recipe.train.device))
+    in_fast_layout(backbone.model, resolve_device(recipe.train.device))
     return backbone
 
 

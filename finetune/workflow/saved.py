@@ -21,7 +21,7 @@ from finetune.backbone.weights import first_line
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.data import split
-from finetune.device import resolve_device
+from finetune.device import in_fast_layout, resolve_device
 from finetune.errors import CheckpointError
 from finetune.report import page
 from finetune.settings import Recipe
@@ -65,7 +65,7 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
         backbone.model.load_state_dict(load_file(weights))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{weights} cannot be used: {first_line(error)}") from error
-    backbone.model.to(resolve_device(device)).eval()
+    in_fast_layout(backbone.model, resolve_device(device)).eval()
     return SavedRun(folder, recipe, backbone, config.classes)
 
 
