@@ -9,9 +9,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -24,6 +24,7 @@ from finetune.evaluation.metrics import top1
 from finetune.optim import optimisers
 from finetune.optim.schedules import lr_factor
 from finetune.randomness import derive, forked
+from finetune.train.outputs import aux_weight, loss_of
 from finetune.types import Event, LayerGroup, OnEvent, Phase
 
 
@@ -185,10 +186,9 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, pha
 
 def _step(fit: Fit, run: nn.Module, optimiser: Any, inputs: Any, targets: Tensor) -> tuple[float, int]:
     with fit.accelerator.autocast():
-        logits = run(inputs)  # (B, K)
-    if isinstance(logits, tuple):  # a distillation twin in training mode: both heads learn the label
-        logits = torch.stack(logits).mean(dim=0)
-    loss = cross_entropy(logits.float(), targets, label_smoothing=fit.settings.label_smoothing)
+        output = run(inputs)
+    criterion = partial(cross_entropy, target=targets, label_smoothing=fit.settings.label_smoothing)
+    loss, logits = loss_of(output, criterion, aux_weight=aux_weight(fit.model))
     fit.accelerator.backward(loss)
     if fit.settings.clip is not None:
         trained = [p for group in optimiser.param_groups for p in group["params"]]
