@@ -191,11 +191,13 @@ def _with_parameters(model: nn.Module, rows: dict[str, LayerRow]) -> list[LayerR
         rows[name] = replace(row, num_parameters=sum(tensor.numel() for tensor in own))
     for name, tensor in model.named_parameters():
         if tensor not in seen:
-            # It stands before the first row of its module, or of the nearest around that has one.
+            # It stands before the first row of its module, or of the nearest around that has one; at the
+            # end where only the network itself has (GoogLeNet's auxiliary classifiers).
             path, shape = name.replace(".", "/"), tuple(tensor.shape)
             shared = {row: len(commonpath([row.replace(".", "/"), path])) for row in rows}
             row = LayerRow(name, "other", "Parameter", shape, 0, tensor.numel(), None)
-            before[max(shared, key=shared.__getitem__, default="")].append(row)
+            nearest = max(shared, key=shared.__getitem__, default="")
+            before[nearest if shared.get(nearest) or "/" not in path else ""].append(row)
     return [*chain.from_iterable([*before[name], row] for name, row in rows.items()), *before[""]]
 
 

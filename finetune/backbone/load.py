@@ -109,7 +109,7 @@ def architecture(
         known = timm.list_models() + timm.list_pretrained()
         raise BackboneError(
             f"unknown backbone {name!r}.{did_you_mean(name, known)}",
-            hint=f"Any timm name works, {', '.join(CLASSICS)}, or hf-hub:OWNER/NAME, local-dir:FOLDER.",
+            hint=f"Any timm name works, and {', '.join(CLASSICS)}, hf-hub:OWNER/NAME, local-dir:FOLDER.",
         )
     return Architecture(name, name.split(".")[0], weights, pretrained, model_args)
 
@@ -264,7 +264,7 @@ def _from_torch_hub(of: Architecture, size_args: dict[str, Any], file: torch_hub
                 f"the weights of {of.name} are not on this machine (no {file.path}), and the network cannot be reached",
                 hint=NO_HUB_HINT,
             )
-        torch_hub.fetch(file, of.name)
+        torch_hub.fetch(file, of.name, hint=NO_HUB_HINT)
     try:
         with _quiet():
             return _create(of, pretrained=True, **size_args)

@@ -30,7 +30,7 @@ def file_of(name: str) -> HubFile | None:
     return HubFile(config.url, Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(config.url).path).name))
 
 
-def fetch(file: HubFile, name: str) -> None:
+def fetch(file: HubFile, name: str, *, hint: str) -> None:
     """Download a file to its place; the hash in its name is checked, and half a file is not left.
 
     Raises:
@@ -42,4 +42,4 @@ def fetch(file: HubFile, name: str) -> None:
         expected = digest.group(1) if digest else None
         download_url_to_file(file.url, str(file.path), expected, progress=sys.stderr.isatty())
     except (OSError, RuntimeError) as error:
-        raise BackboneError(f"the weights of {name} could not be fetched: {error}") from error
+        raise BackboneError(f"the weights of {name} could not be fetched: {error}", hint=hint) from error

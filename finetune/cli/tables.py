@@ -120,11 +120,11 @@ def _show_layers(console: Console, layers: LayerTable) -> None:
     ]  # fmt: skip
     console.print(table(["layer", "type", "output", "activations", "parameters", "MB", "sees"], rows))
     console.print(
-        f"\ninput, convolutions, pools, fully connected: {layers.num_activations:,} values,"
-        f" {layers.activation_bytes() / 1e6:.1f} MB in float32 for one image, forward"
+        f"\nactivations of one image, forward: {layers.num_activations:,} values,"
+        f" {layers.activation_bytes() / 1e6:.1f} MB in float32\n"
+        f"(input, convolutions, pools, fully connected; with norms and embeddings {layers.num_activations_all:,})\n"
+        "output: height x width x channels; sees: receptive field in pixels"
     )
-    console.print(f"with norms and embeddings: {layers.num_activations_all:,} values")
-    console.print("output: height x width x channels; sees: receptive field in pixels")
 
 
 def show_evaluation(found: Evaluation) -> None:

@@ -59,7 +59,7 @@ def plan(
     *,
     settings: dict[str, Any],
     overrides: dict[str, Any],
-    name: Annotated[str | None, typer.Argument(metavar="[BACKBONE]", help="Short for --backbone.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="BACKBONE", help="Short for --backbone NAME.")] = None,
     recipe: RecipeOption = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer: output, parameters, memory.")] = False,
     json_: JsonOption = False,
