@@ -213,7 +213,7 @@ def _with_weights(of: Architecture, size_args: dict[str, Any]) -> tuple[nn.Modul
     if not of.name.startswith("hf-hub:") and not is_model_pretrained(of.name):
         raise BackboneError(
             f"timm has no pretrained weights for {of.name}",
-            hint="Give some with --weights PATH, or start from random ones with --no-pretrained.",
+            hint="Give some with --weights PATH, or start from random ones: --strategy scratch (or --no-pretrained).",
         )
     return _from_hub(of, size_args), LoadReport(f"timm ({of.name})", 1.0)
 

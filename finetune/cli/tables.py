@@ -122,7 +122,7 @@ def _show_layers(console: Console, layers: LayerTable) -> None:
     console.print(
         f"\nactivations of one image, forward: {layers.num_activations:,} values,"
         f" {layers.activation_bytes() / 1e6:.1f} MB in float32\n"
-        f"(input, convolutions, pools, fully connected; with norms and embeddings {layers.num_activations_all:,})\n"
+        f"counted: input, convolutions, pools, fully connected; {layers.num_activations_all:,} with norms too\n"
         "output: height x width x channels; sees: receptive field in pixels"
     )
 

@@ -61,7 +61,9 @@ def plan(
     overrides: dict[str, Any],
     name: Annotated[str | None, typer.Argument(metavar="BACKBONE", help="Short for --backbone NAME.")] = None,
     recipe: RecipeOption = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Show every layer: output, parameters, memory.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show every layer: output, parameters, memory, receptive field.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Show what a run would do, without training."""

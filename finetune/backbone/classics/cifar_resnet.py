@@ -11,7 +11,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pad, relu
 
-from finetune.backbone.classics.network import Classic, linear
+from finetune.backbone.classics.network import Classic, initialise_convolutions, linear
 
 NUM_BLOCKS = 5  # of each stage: 6 * 5 + 2 = 32 layers
 
@@ -59,9 +59,7 @@ class CifarResNet(Classic):
         self.global_pool = nn.AdaptiveAvgPool2d(1)
         self.drop = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
         self.fc = linear(64, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward_features(self, images: Tensor) -> Tensor:  # (B, 3, H, W)
         maps = relu(self.bn1(self.conv1(images)))  # (B, 16, 32, 32) of 32x32

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.googlenet import BasicConv2d
 
-from finetune.backbone.classics.network import Classic, renew_linear
+from finetune.backbone.classics.network import Classic, initialise_convolutions, renew_linear
 
 
 class GoogLeNet(Classic, models.GoogLeNet):  # type: ignore[misc]
@@ -42,12 +42,13 @@ class GoogLeNet(Classic, models.GoogLeNet):  # type: ignore[misc]
     aux_weight: ClassVar[float] = 0.3
 
     def __init__(self, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.2) -> None:
-        super().__init__(dropout=drop_rate, init_weights=True)
+        super().__init__(dropout=drop_rate, init_weights=False)
         self.num_classes, self.num_features, self.head_hidden_size = 1000, 1024, 1024
         if in_chans != 3:
             self.conv1 = BasicConv2d(in_chans, 64, kernel_size=7, stride=2, padding=3)
         if num_classes != self.num_classes:
             self.reset_classifier(num_classes)
+        initialise_convolutions(self)
 
     def forward_features(self, images: Tensor) -> Tensor:  # (B, 3, H, W)
         return self._after_4d(self._to_4d(self._to_4a(images)))

@@ -13,7 +13,7 @@ from timm.layers import ConvNormAct
 from timm.models import build_model_with_cfg, generate_default_cfgs
 from torch import Tensor, nn
 
-from finetune.backbone.classics.network import Classic, linear
+from finetune.backbone.classics.network import Classic, initialise_convolutions, linear
 
 # Of every block: maps of 1x1; 1x1 and 3x3; 1x1 and twice 3x3; the pool, and the maps of 1x1 behind it.
 BLOCKS: dict[str, tuple[int, tuple[int, int], tuple[int, int], str, int]] = {
@@ -83,6 +83,7 @@ class InceptionV2(Classic):
         self.global_pool = nn.AdaptiveAvgPool2d(1)
         self.drop = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
         self.fc = linear(depth, num_classes)
+        initialise_convolutions(self)
 
     def forward_features(self, images: Tensor) -> Tensor:  # (B, 3, H, W)
         maps: Tensor = self.pool2(self.conv2(self.pool1(self.conv1(images))))  # (B, 192, 28, 28) of 224x224

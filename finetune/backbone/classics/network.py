@@ -64,6 +64,13 @@ def linear(num_features: int, num_classes: int) -> nn.Module:
     return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
 
 
+def initialise_convolutions(model: nn.Module) -> None:
+    """Draw the weights of every convolution so that relu keeps the scale of what flows back. Source: He et al. 2015."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 def slid(side: int, kernel: int, *, stride: int = 1, padding: int = 0, ceil: bool = False) -> int:
     """Yield the side of what a convolution or a pool makes of a side: (side + 2 padding - kernel) / stride + 1."""
     return (side + 2 * padding - kernel + (stride - 1 if ceil else 0)) // stride + 1
