@@ -215,6 +215,9 @@ def _with_weights(of: Architecture, size_args: dict[str, Any]) -> tuple[nn.Modul
             f"timm has no pretrained weights for {of.name}",
             hint="Give some with --weights PATH, or start from random ones: --strategy scratch (or --no-pretrained).",
         )
+    file = None if of.name.startswith("hf-hub:") else torch_hub.file_of(of.name)
+    if file is not None:
+        return _from_torch_hub(of, size_args, file), LoadReport(f"torch hub ({file.path.name})", 1.0)
     return _from_hub(of, size_args), LoadReport(f"timm ({of.name})", 1.0)
 
 
@@ -245,9 +248,6 @@ def _hub_config(name: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
 
 
 def _from_hub(of: Architecture, size_args: dict[str, Any]) -> nn.Module:
-    file = None if of.name.startswith("hf-hub:") else torch_hub.file_of(of.name)
-    if file is not None:
-        return _from_torch_hub(of, size_args, file)
     model: nn.Module = _ask_hub(lambda: _create(of, pretrained=True, **size_args), of.name)
     return model
 
@@ -258,6 +258,8 @@ def _from_torch_hub(of: Architecture, size_args: dict[str, Any], file: torch_hub
     Raises:
         BackboneError: the file is not there and cannot be fetched, or is damaged.
     """
+    with torch.device("meta"):
+        _create(of, pretrained=False, **size_args)  # what is wrong with the arguments is not the file's fault
     if not file.path.is_file():
         if not hub_is_reachable(file.url):
             raise BackboneError(

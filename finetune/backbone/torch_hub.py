@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,11 @@ from urllib.parse import urlparse
 
 import torch
 from timm.models import get_pretrained_cfg
-from torch.hub import HASH_REGEX, download_url_to_file
+from torch.hub import download_url_to_file
 
 from finetune.errors import BackboneError
+
+HASH = re.compile(r"-([0-9a-f]{8})\.")  # torch's convention: the first 8 digits of the file's SHA-256
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,12 @@ def file_of(name: str) -> HubFile | None:
 
 
 def fetch(file: HubFile, name: str, *, hint: str) -> None:
-    """Download a file to its place; the hash in its name is checked, and half a file is not left.
+    """Download a file to its place; a hash in its name is checked, and half a file is not left.
 
     Raises:
         BackboneError: it cannot be fetched, or is not what its name says.
     """
-    digest = HASH_REGEX.search(file.path.name)
+    digest = HASH.search(file.path.name)
     try:
         file.path.parent.mkdir(parents=True, exist_ok=True)
         expected = digest.group(1) if digest else None

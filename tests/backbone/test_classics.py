@@ -200,7 +200,7 @@ def test_inception_v2_has_three_by_three_convolutions_for_five_by_five() -> None
     assert model.num_features == 1024
     rows = {row.name: row for row in full_table("inception_v2").rows}
     pair = [rows[f"inception3a.branch33.{index}.conv"].receptive_field for index in (0, 2)]
-    jump = 8  # pixels between units after four halvings less one
+    jump = 8  # pixels between units after three halvings
     assert pair[1] - pair[0] == 2 * 2 * jump  # what one 5x5 would see
 
 

@@ -44,7 +44,7 @@ def test_a_file_of_torchvision_is_loaded_without_a_network(checkpoints: Path, na
     assert all(torch.equal(own[key], tensor) for key, tensor in state.items() if not key.startswith(renewed))
     assert all(own[key].shape[0] == 3 for key in own if key.startswith(renewed))
     assert backbone.weights is not None
-    assert backbone.weights.share == 1.0
+    assert backbone.weights.sentence() == f"100% of the backbone's weights from torch hub ({GOOGLENET})"
     assert backbone.preprocessing.mean == (0.5, 0.5, 0.5)
 
 
@@ -108,6 +108,19 @@ def test_a_damaged_file_is_an_error_that_names_it(checkpoints: Path, content: by
         load(architecture("googlenet"), num_classes=3)
     assert str(file) in caught.value.message
     assert "Remove the file" in caught.value.hint
+
+
+def test_an_argument_that_the_network_does_not_take_is_not_blamed_on_the_file(checkpoints: Path) -> None:
+    (checkpoints / GOOGLENET).write_bytes(b"")
+    with pytest.raises(BackboneError, match="does not take these arguments"):
+        load(architecture("googlenet", model_args={"nonesuch": 1}), num_classes=3)
+
+
+def test_a_number_in_a_name_that_is_no_hash_is_not_checked(checkpoints: Path, tmp_path: Path) -> None:
+    (tmp_path / "given.pth").write_bytes(b"anything")
+    file = torch_hub.HubFile((tmp_path / "given.pth").as_uri(), checkpoints / "vit.h.14-300e.pth")
+    torch_hub.fetch(file, "vit", hint="")
+    assert file.path.read_bytes() == b"anything"
 
 
 def test_what_lies_on_the_model_hub_is_not_looked_for_in_torch_hub() -> None:
