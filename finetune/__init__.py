@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from finetune.workflow.export import Export, export
     from finetune.workflow.plan import Plan, plan
     from finetune.workflow.predict import Classifier, Prediction, load
+    from finetune.workflow.rank import Ranked, rank
     from finetune.workflow.run import RunResult, resume, run
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Interrupted",
     "Plan",
     "Prediction",
+    "Ranked",
     "Recipe",
     "RecipeError",
     "ResourceError",
@@ -64,6 +66,7 @@ __all__ = [
     "export",
     "load",
     "plan",
+    "rank",
     "resume",
     "run",
     "write_sample",
@@ -80,12 +83,14 @@ _LATER = {
     "Export": "finetune.workflow.export",
     "Plan": "finetune.workflow.plan",
     "Prediction": "finetune.workflow.predict",
+    "Ranked": "finetune.workflow.rank",
     "RunResult": "finetune.workflow.run",
     "doctor": "finetune.workflow.environment",
     "evaluate": "finetune.workflow.evaluate",
     "export": "finetune.workflow.export",
     "load": "finetune.workflow.predict",
     "plan": "finetune.workflow.plan",
+    "rank": "finetune.workflow.rank",
     "resume": "finetune.workflow.run",
     "run": "finetune.workflow.run",
     "write_sample": "finetune.data.sample",

@@ -50,6 +50,11 @@ def available_memory() -> int:
         return free
 
 
+def free_memory(device: torch.device) -> int:
+    """Yield how many bytes this process may still take on a device."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()
+
+
 def accelerator(device: torch.device, precision: str) -> Accelerator:
     """Yield an Accelerator for a device and a precision, whatever was asked for before in this process."""
     AcceleratorState._reset_state(reset_partial_state=True)

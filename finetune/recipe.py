@@ -39,6 +39,7 @@ ALIASES: dict[str, str] = {
     "reinit": "strategy.reinit",
     "epochs": "train.epochs",
     "batch_size": "train.batch_size",
+    "micro_batch": "train.micro_batch",
     "lr": "optim.lr",
     "seed": "train.seed",
     "device": "train.device",

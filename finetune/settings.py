@@ -85,7 +85,14 @@ class StrategySection(Section):
 
 class TrainSection(Section):
     epochs: Count | Auto = Field("auto", description="Epochs of all phases together. auto: by strategy.")
-    batch_size: Count | Auto = Field("auto", description="Images of one step. auto: 32, less for tiny sets.")
+    batch_size: Count | Auto = Field(
+        "auto", description="Images of one step. auto: by the number of train images: 8, 16, 32 or 64."
+    )
+    micro_batch: Count | Auto = Field(
+        "auto",
+        description="Images that go through the network at once; fewer than batch_size means that gradients are"
+        " accumulated. auto: all of them, or as many as memory takes.",
+    )
     workers: Whole | Auto = Field("auto", description="Processes that decode images. auto: by cores and data size.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -141,6 +148,9 @@ class CacheSection(Section):
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="What is kept of a value; less than float32 halves the cache and is not exact."
+    )
+    pixels: Literal["auto", "none"] = Field(
+        "auto", description="Keep decoded, resized pictures, so that each file is decoded once. auto: where they fit."
     )
     folder: str | Auto = Field(
         "auto", description="Where it lies. auto: the platform's cache place, or FINETUNE_CACHE."

@@ -186,10 +186,11 @@ class Event:
     """Something that happened on the way, for whoever draws it: a kind and its facts.
 
     Kinds: "message" (text), "warning" (text), "progress" (task, done, total), "phase" (index, total,
-    name, epochs, trained), "step" (epoch, step, steps, loss, images_per_second), "epoch" (a metrics line).
+    name, epochs, trained), "step" (epoch, step, steps, loss, images_per_second), "epoch" (a metrics line),
+    "timing" (phase, epoch, seconds of its steps, seconds waited for batches).
     """
 
-    kind: Literal["message", "warning", "progress", "phase", "step", "epoch"]
+    kind: Literal["message", "warning", "progress", "phase", "step", "epoch", "timing"]
     facts: dict[str, Any]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -11,13 +12,15 @@ from finetune.cli import tables
 from finetune.cli.options import JsonOption
 from finetune.types import to_json
 
-app = typer.Typer(help="See and clear what frozen layers have computed.", no_args_is_help=True)
+app = typer.Typer(
+    help="See and clear what is kept: decoded pictures, and what frozen layers have computed.", no_args_is_help=True
+)
 FolderOption = Annotated[str, typer.Option("--folder", metavar="DIR", help="Another place than the usual one.")]
 
 
 @app.command("ls")
 def list_them(folder: FolderOption = "auto", json_: JsonOption = False) -> None:
-    """List the entries of the feature cache, the least recently used first."""
+    """List the entries of the cache, the least recently used first."""
     from finetune.workflow.caches import list_cache
 
     place, entries = list_cache(folder)
@@ -27,8 +30,7 @@ def list_them(folder: FolderOption = "auto", json_: JsonOption = False) -> None:
     rows = [
         (
             entry.name[:8],
-            entry.about.get("network", {}).get("name", "?"),
-            f"view {entry.about.get('view', '?')}",
+            *_what(entry.about),
             f"{entry.num_rows:,}",
             f"{entry.num_bytes / 1e6:,.1f}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)),
@@ -36,9 +38,16 @@ def list_them(folder: FolderOption = "auto", json_: JsonOption = False) -> None:
         for entry in entries
     ]
     console = tables.out()
-    console.print(tables.table(["entry", "backbone", "view", "images", "MB", "last used"], rows))
+    console.print(tables.table(["entry", "of", "what", "images", "MB", "last used"], rows))
     total = sum(entry.num_bytes for entry in entries)
     console.print(f"\n{len(entries)} entries, {total / 1e6:,.1f} MB in {place}")
+
+
+def _what(about: dict[str, Any]) -> tuple[str, str]:
+    """Yield what an entry's rows were computed from, and what they are."""
+    if about.get("kind") == "pixels":
+        return Path(about.get("root", "?")).name, f"pixels, {about.get('side', '?')}"
+    return about.get("network", {}).get("name", "?"), f"features, view {about.get('view', '?')}"
 
 
 @app.command()
@@ -46,7 +55,7 @@ def clear(
     names: Annotated[list[str] | None, typer.Argument(metavar="[ENTRY...]", help="Default: all.")] = None,
     folder: FolderOption = "auto",
 ) -> None:
-    """Remove entries of the feature cache; they are computed again when they are needed."""
+    """Remove entries of the cache; they are computed again when they are needed."""
     from finetune.workflow.caches import clear_cache
 
     typer.echo(f"{clear_cache(names, folder=folder) / 1e6:,.1f} MB freed")

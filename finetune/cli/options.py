@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
 from typing import Annotated, Any
 
@@ -31,6 +31,7 @@ FLAGS: dict[str, tuple[str, str, str | None]] = {
     "reinit": (STRATEGY, "", None),
     "epochs": (TRAINING, "N", None),
     "batch_size": (TRAINING, "N", None),
+    "micro_batch": (TRAINING, "N", "Images that go through the network at once; else as many as memory takes."),
     "lr": (TRAINING, "RATE", None),
     "seed": (TRAINING, "N", None),
     "device": (TRAINING, "NAME", "auto, cpu, cuda or mps."),
@@ -39,8 +40,8 @@ FLAGS: dict[str, tuple[str, str, str | None]] = {
 SWITCHES = {"pretrained": "--pretrained/--no-pretrained", "reinit": "--reinit/--no-reinit"}
 
 
-def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every flag of the recipe, `--set` and `--recipe`; it receives them as two mappings.
+def recipe_options(command: Callable[..., None], *, flags: Collection[str] = FLAGS) -> Callable[..., None]:
+    """Give a command flags of the recipe (all of them, or some) and `--set`; it receives them as two mappings.
 
     The command takes `settings` (flags that were given) and `overrides` (of `--set`).
     """
@@ -49,7 +50,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_options(**given: Any) -> None:
         pairs = dict(recipes.parse_set(text) for text in given.pop("set_") or [])
         settings = {}
-        for flag in FLAGS:
+        for flag in flags:
             value = given.pop(flag)
             if value is not None:
                 settings[flag] = recipes.parse_flag(flag, value) if isinstance(value, str) else value
@@ -60,7 +61,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
         for p in inspect.signature(command, eval_str=True).parameters.values()
         if p.name not in ("settings", "overrides")
     ]
-    parameters = [*(_flag(name) for name in FLAGS), _set(), *own]
+    parameters = [*(_flag(name) for name in flags), _set(), *own]
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_options

@@ -75,6 +75,9 @@ class Screen:
         place, name = f"phase {facts['index'] + 1}/{facts['total']}", escape(facts["name"])
         self.console.print(f"{place} [bold]{name}[/bold]: {how}, trains {escape(shown)}")
 
+    def _timing(self, facts: dict[str, Any]) -> None:
+        """Where the time went is in timing.json."""
+
     def _step(self, facts: dict[str, Any]) -> None:
         if self.console.is_terminal:
             done = (facts["epoch"] - 1) * facts["steps"] + facts["step"]

@@ -13,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from finetune.backbone.layers import LayerTable
     from finetune.types import Phase
+    from finetune.workflow.costs import Cost
     from finetune.workflow.evaluate import Evaluation
     from finetune.workflow.plan import Plan
     from finetune.workflow.run import RunResult
@@ -79,16 +80,51 @@ def show_plan(plan: Plan) -> None:
     for index, phase in enumerate(plan.phases, 1):
         console.print()
         console.print(_phase_table(plan, phase, index))
-        cut = plan.cuts[index - 1]
-        if cut is not None:
-            shapes = " and ".join("x".join(map(str, shape)) for shape in cut.shapes)
-            console.print(
-                f"runs once an image: {cut.trunk_share:.0%} of the forward pass; cached: {shapes},"
-                f" {cut.bytes_per_image / 1024:,.1f} KiB an image and view"
-            )
+        if plan.costs:
+            _show_cost(console, plan.costs[index - 1])
+    if plan.costs:
+        console.print(f"\n{_total(plan)}")
     if plan.layers is not None:
         console.print()
         _show_layers(console, plan.layers)
+
+
+def _show_cost(console: Console, cost: Cost) -> None:
+    if cost.cut is not None:
+        shapes = " and ".join("x".join(map(str, shape)) for shape in cost.cut.shapes)
+        views = {0: "none", 1: "1 view"}.get(cost.cut.views, f"{cost.cut.views} views")
+        console.print(
+            f"runs once an image: {cost.cut.trunk_share:.0%} of the forward pass; cached: {shapes},"
+            f" {cost.cut.bytes_per_image / 1024:,.1f} KiB an image and view, {views}: {amount(cost.cut.cache_bytes)};"
+            f" saves {cost.cut.saved_share:.0%} of the work"
+        )
+    if cost.memory_bytes is not None:
+        time = "" if cost.seconds is None else f"; about {duration(cost.seconds)} on this machine"
+        console.print(f"memory of a step of {cost.batch} images: about {amount(cost.memory_bytes)}{time}")
+
+
+def _total(plan: Plan) -> str:
+    known = [cost.seconds for cost in plan.costs if cost.seconds is not None]
+    cached = sum(cost.cut.cache_bytes for cost in plan.costs if cost.cut)
+    time = (
+        f", about {duration(sum(known))} of computing (decoding not counted)" if len(known) == len(plan.costs) else ""
+    )
+    return f"for {plan.num_images:,} images: {amount(cached)} of features in the cache{time}"
+
+
+def amount(num_bytes: float) -> str:
+    """Yield bytes as a person reads them."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.1f} {unit}"
+    return f"{num_bytes / 1024:,.1f} KiB"
+
+
+def duration(seconds: float) -> str:
+    """Yield seconds as a person reads them."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _phase_table(plan: Plan, phase: Phase, index: int) -> Table:

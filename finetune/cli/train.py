@@ -64,6 +64,9 @@ def plan(
     layers: Annotated[
         bool, typer.Option("--layers", help="Show every layer: output, parameters, memory, receptive field.")
     ] = False,
+    images: Annotated[
+        int | None, typer.Option("--images", min=1, metavar="N", help="Show sizes and times for so many images.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Show what a run would do, without training."""
@@ -74,7 +77,7 @@ def plan(
 
     with watching(is_quiet=json_) as on_event:
         base = load_recipe(recipe) if recipe else None
-        made = make_plan(recipe=base, overrides=overrides, layers=layers, on_event=on_event, **settings)
+        made = make_plan(recipe=base, overrides=overrides, layers=layers, images=images, on_event=on_event, **settings)
     if json_:
         tables.print_json(made.to_json())
     else:

@@ -13,16 +13,21 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
+from PIL import Image
+
 from finetune.data.decode import UndecodableError, decode, quiet, read_content
-from finetune.errors import DataError
+from finetune.data.pixels import PixelCache
+from finetune.errors import DataError, ResourceError
 from finetune.places import cache_folder
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 
-SCAN_VERSION = 2  # goes up when `decode` begins to accept or refuse other files
+SCAN_VERSION = 3  # goes up when `decode` begins to accept or refuse other files
 CHUNK = 256
+AT_ONCE = 32  # pictures are written together
 RECALL = "select digest, problem from scans where path=? and size=? and changed=? and version=?"
 
 
@@ -34,15 +39,23 @@ class Scan:
     problem: str = ""
 
 
-def scan(manifest: Manifest, *, workers: int | None = None, on_event: OnEvent = ignore) -> Manifest:
+def scan(
+    manifest: Manifest,
+    *,
+    workers: int | None = None,
+    pixels: PixelCache | None = None,
+    on_event: OnEvent = ignore,
+) -> Manifest:
     """Yield the manifest with a content hash for every sample and without what cannot be decoded.
+
+    What is decoded fills the pixel cache, where there is one.
 
     Raises:
         DataError: no usable image is left in a class, or none at all.
     """
     files = [Path(manifest.root, sample.file) for sample in manifest.samples]
     with quiet():
-        scans = list(scan_files(files, workers=workers, on_event=on_event))
+        scans = list(scan_files(files, workers=workers, pixels=pixels, on_event=on_event))
     pairs = list(zip(manifest.samples, scans, strict=True))
     samples = tuple(replace(sample, digest=found.digest) for sample, found in pairs if not found.problem)
     bad = tuple(Problem(sample.file, found.problem) for sample, found in pairs if found.problem)
@@ -51,34 +64,86 @@ def scan(manifest: Manifest, *, workers: int | None = None, on_event: OnEvent = 
     return replace(scanned, notes=manifest.notes + tuple(_conflicts(scanned)))
 
 
-def scan_files(files: list[Path], *, workers: int | None = None, on_event: OnEvent = ignore) -> Iterator[Scan]:
-    """Yield what each file is, in order."""
-    done = 0
-    with closing(_Memory()) as memory, ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+def scan_files(
+    files: list[Path],
+    *,
+    workers: int | None = None,
+    pixels: PixelCache | None = None,
+    on_event: OnEvent = ignore,
+) -> Iterator[Scan]:
+    """Yield what each file is, in order; another process that fills the same pixel cache is waited for."""
+    filling = _Filling(pixels, on_event)
+    on_event(Event("progress", {"task": "scan images", "done": 0, "total": len(files)}))
+    with closing(_Memory()) as memory, ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool, filling:
         for start in range(0, len(files), CHUNK):
             chunk = files[start : start + CHUNK]
             stats = [_stamp(file) for file in chunk]
             known = memory.recall(stats)
-            fresh = [(file, stamp) for file, stamp in zip(chunk, stats, strict=True) if stamp not in known]
-            for (_, stamp), found in zip(fresh, pool.map(_scan_one, [file for file, _ in fresh]), strict=True):
-                known[stamp] = found
-            memory.remember({stamp: known[stamp] for _, stamp in fresh})
+            fresh = {stamp: file for file, stamp in zip(chunk, stats, strict=True) if filling.lacks(known.get(stamp))}
+            found = pool.map(partial(_scan_one, side=filling.side), fresh.values())
+            for stamp, (scan, picture) in zip(fresh, found, strict=True):
+                known[stamp] = scan
+                filling.add(scan.digest, picture)
+            filling.flush()
+            memory.remember({stamp: known[stamp] for stamp in fresh})
             yield from (known[stamp] for stamp in stats)
-            done += len(chunk)
-            on_event(Event("progress", {"task": "scan images", "done": done, "total": len(files)}))
+            on_event(Event("progress", {"task": "scan images", "done": start + len(chunk), "total": len(files)}))
 
 
-def _scan_one(file: Path) -> Scan:
+def _scan_one(file: Path, *, side: int | None) -> tuple[Scan, Image.Image | None]:
     try:
         content = read_content(file)
     except OSError as error:
-        return Scan("", f"cannot be read: {error.strerror or error}")
+        return Scan("", f"cannot be read: {error.strerror or error}"), None
     digest = blake2b(content, digest_size=16).hexdigest()
     try:
-        decode(content)
+        picture = decode(content, side=side)
     except UndecodableError as error:
-        return Scan(digest, error.message)
-    return Scan(digest)
+        return Scan(digest, error.message), None
+    return Scan(digest), picture if side else None
+
+
+class _Filling:
+    """Pictures on their way into a pixel cache; when the disk is full the scan goes on without."""
+
+    def __init__(self, pixels: PixelCache | None, on_event: OnEvent) -> None:
+        self.pixels, self.on_event = pixels, on_event
+        self.waiting: dict[str, Image.Image] = {}
+
+    @property
+    def side(self) -> int | None:
+        return self.pixels.side if self.pixels else None
+
+    def __enter__(self) -> None:
+        if self.pixels:
+            self.pixels.entry.lock.acquire()
+            self.pixels.entry.refresh()
+
+    def __exit__(self, *_: object) -> None:
+        if self.pixels:
+            self.pixels.entry.lock.release()
+
+    def lacks(self, known: Scan | None) -> bool:
+        """Tell whether a file must be opened: it is new, or its picture is not kept."""
+        return known is None or (self.pixels is not None and not known.problem and known.digest not in self.pixels)
+
+    def add(self, digest: str, picture: Image.Image | None) -> None:
+        if picture is None or self.pixels is None or digest in self.pixels:
+            return
+        self.waiting[digest] = picture
+        if len(self.waiting) >= AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self.waiting or self.pixels is None:
+            return
+        try:
+            self.pixels.add(list(self.waiting), list(self.waiting.values()))
+        except ResourceError as error:
+            self.on_event(Event("warning", {"text": f"no pixel cache: {error.message}"}))
+            self.pixels.entry.lock.release()
+            self.pixels = None
+        self.waiting.clear()
 
 
 Stamp = tuple[str, int, int]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import struct
 import warnings
 import zlib
@@ -21,7 +22,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from finetune.errors import DataError
 
-DECODE_VERSION = 1  # goes up when the same file begins to give another picture
+DECODE_VERSION = 2  # goes up when the same file begins to give another picture
+
+DRAFT = 1.6  # reduced decoding below that changes the picture visibly; above, by less than a level
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow reads MPO as JPEG
@@ -56,10 +59,11 @@ def is_image_name(name: str) -> bool:
     return Path(name).suffix.lower() in EXTENSIONS
 
 
-def read_rgb(path: Path, *, at_least: int | None = None) -> Image.Image:
+def read_rgb(path: Path, *, side: int | None = None) -> Image.Image:
     """Yield the picture of a file.
 
-    With `at_least`, a JPEG is decoded at reduced scale as long as both sides keep that many pixels.
+    With `side`, a picture whose shorter side has more pixels is made smaller until it has that many;
+    a JPEG is decoded at reduced scale before, as long as that leaves `DRAFT` times as many.
 
     Raises:
         UndecodableError: the file is missing, empty, truncated, damaged, too large or no image.
@@ -69,7 +73,7 @@ def read_rgb(path: Path, *, at_least: int | None = None) -> Image.Image:
     except OSError as error:
         raise UndecodableError(f"{path}: {error.strerror or error}") from error
     with quiet():
-        return decode(content, at_least=at_least)
+        return decode(content, side=side)
 
 
 def read_content(path: Path) -> bytes:
@@ -90,18 +94,27 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def decode(content: bytes, *, at_least: int | None = None) -> Image.Image:
+def decode(content: bytes, *, side: int | None = None) -> Image.Image:
     """Yield the picture in the bytes of an image file; see `read_rgb`."""
     if not content:
         raise UndecodableError("the file is empty")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if at_least is not None:
+            if side is not None:
+                at_least = math.ceil(DRAFT * side)
                 image.draft("RGB" if image.mode in ("RGB", "YCbCr") else None, (at_least, at_least))
             image.load()
-            return _rgb(_upright(image))
+            return _smaller(_rgb(_upright(image)), side)
     except DECODE_ERRORS as error:
         raise UndecodableError(_reason(error)) from error
+
+
+def _smaller(image: Image.Image, side: int | None) -> Image.Image:
+    if side is None or min(image.size) <= side:
+        return image
+    share = side / min(image.size)
+    size = (max(side, round(image.width * share)), max(side, round(image.height * share)))
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def _upright(image: Image.Image) -> Image.Image:

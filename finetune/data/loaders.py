@@ -8,18 +8,20 @@ at any batch. Letters: B batch, H W pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from finetune.data.decode import UndecodableError, read_rgb
-from finetune.data.transforms import View, decode_side, normalise
+from finetune.data.pixels import PixelCache
+from finetune.data.transforms import View, normalise, picture_side
 from finetune.errors import DataError
 from finetune.randomness import derive, forked
 from finetune.types import Preprocessing, Sample
@@ -27,34 +29,64 @@ from finetune.types import Preprocessing, Sample
 Key = tuple[int, int, int]  # phase, epoch, index of the sample
 
 
+class Texts:
+    """Many texts in one buffer: as a million objects they would be copied into every worker, page by page."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        parts = [os.fsencode(text) for text in texts]
+        self.ends = np.cumsum([0, *map(len, parts)])
+        self.content = b"".join(parts)
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        return os.fsdecode(self.content[self.ends[index] : self.ends[index + 1]])
+
+
 class ImageDataset(Dataset[tuple[Tensor, int] | DataError]):
     """Samples as (uint8 picture (3, H, W), class index), fetched by (phase, epoch, index).
 
-    What cannot be read is handed over as an error, not raised: torch would wrap it in the traceback of its worker.
+    What the pixel cache holds is not decoded. What cannot be read is handed over as an error, not
+    raised: torch would wrap it in the traceback of its worker.
     """
 
     def __init__(
-        self, root: str | Path, samples: Sequence[Sample], view: View, preprocessing: Preprocessing, *, seed: int | None
+        self,
+        root: str | Path,
+        samples: Sequence[Sample],
+        view: View,
+        preprocessing: Preprocessing,
+        *,
+        seed: int | None,
+        pixels: PixelCache | None = None,
     ) -> None:
-        self.root = Path(root)
-        self.samples = samples
-        self.view = view
-        self.at_least = decode_side(preprocessing)
-        self.seed = seed
+        self.root, self.view, self.seed = Path(root), view, seed
+        self.side = picture_side(preprocessing)
+        self.files = Texts(sample.file for sample in samples)
+        self.digests = Texts(sample.digest for sample in samples)
+        self.targets = np.array([sample.target.index for sample in samples], dtype=np.int64)
+        has_size = pixels is not None and pixels.side == self.side
+        self.pixels = pixels.find([sample.digest for sample in samples]) if pixels and has_size else None
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.files)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | DataError:
         phase, epoch, index = key
-        sample = self.samples[index]
         try:
-            image = read_rgb(self.root / sample.file, at_least=self.at_least)
+            image = self._picture(index)
         except UndecodableError as error:
-            return DataError(f"{sample.file} could be read when the data was scanned and cannot now: {error.message}")
-        place = None if self.seed is None else derive(self.seed, "image", phase, epoch, sample.digest or sample.file)
+            file = self.files[index]
+            return DataError(f"{file} could be read when the data was scanned and cannot now: {error.message}")
+        name = self.digests[index] or self.files[index]
+        place = None if self.seed is None else derive(self.seed, "image", phase, epoch, name)
         with nullcontext() if place is None else forked(place):
-            return self.view(image), sample.target.index
+            return self.view(image), int(self.targets[index])
+
+    def _picture(self, index: int) -> Image.Image:
+        kept = self.pixels.read(index) if self.pixels else None
+        return kept or read_rgb(self.root / self.files[index], side=self.side)
 
 
 def _collate(items: list[tuple[Tensor, int] | DataError]) -> Any:

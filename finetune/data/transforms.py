@@ -5,6 +5,7 @@ Normalising happens on the device, a batch at a time. Letters: B batch, H W pixe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -50,12 +51,12 @@ def augmented_view(preprocessing: Preprocessing, augment: AugmentSection) -> Vie
     return view
 
 
-def decode_side(preprocessing: Preprocessing) -> int:
-    """Yield the fewest pixels a side that a JPEG is decoded to: twice what the plain view is resized to.
+def picture_side(preprocessing: Preprocessing) -> int:
+    """Yield the pixels that the shorter side of a decoded picture keeps: 1.25 times what the plain view shows.
 
-    Below twice the size, reduced decoding changes the picture visibly; above, by less than a level.
+    Random crops of half the picture or more are then enlarged little or not at all.
     """
-    return int(2 * max(preprocessing.image_size) / min(preprocessing.crop_pct, 1.0)) + 1
+    return math.ceil(1.25 * max(preprocessing.image_size) / min(preprocessing.crop_pct, 1.0))
 
 
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:  # (B, 3, H, W) uint8

@@ -23,18 +23,21 @@ from filelock import Timeout
 
 from finetune.data.decode import DECODE_VERSION
 from finetune.data.loaders import ImageBatches, ImageDataset
+from finetune.data.pixels import PixelCache
 from finetune.data.transforms import augmented_view, plain_view
 from finetune.device import available_memory
+from finetune.entries import entries_folder, entry_name, make_room, open_entry
 from finetune.errors import ResourceError
 from finetune.features.divide import Divided, Trunk
 from finetune.features.sources import Autocast, CachedBatches, run_trunk, trunk_batch
-from finetune.features.store import Entry, Layout, MemoryEntry, entry_name, features_folder, make_room, open_entry
+from finetune.features.store import Layout, RowsInMemory, RowsOnDisk
 from finetune.randomness import derive
 from finetune.settings import AugmentSection, CacheSection
 from finetune.types import Event, OnEvent, Preprocessing, Sample
 
 MEMORY_SHARE = 0.25  # of what is free: rows beyond that are read from the file as they are needed
 LOCK_SECONDS = 3600
+Rows = RowsOnDisk | RowsInMemory
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class FeatureCache:
     autocast: Autocast
     on_event: OnEvent
     raise_if_stopped: Callable[[], None]  # a signal stops the filling too; what is filled stays
+    pixels: PixelCache | None = None
 
     def batches(
         self, divided: Divided, samples: Sequence[Sample], *, views: int, batch_size: int, seed: int | None
@@ -62,12 +66,12 @@ class FeatureCache:
         digests = [sample.digest for sample in samples]
         rows, places = [], []
         for view in range(views):
-            entry = self._entry(divided.trunk, layout, view, needed=len(set(digests)) * layout.row_bytes * views)
-            if entry is None:
+            kept = self._kept(divided.trunk, layout, view, needed=len(set(digests)) * layout.row_bytes * views)
+            if kept is None:
                 return None
-            self._fill(entry, divided.trunk, samples, view)
-            places.append(np.array([entry.places[digest] for digest in digests]))
-            rows.append(entry.mapped())
+            self._fill(kept, divided.trunk, samples, view)
+            places.append(kept.places(digests))
+            rows.append(kept.mapped())
         if sum(len(set(digests)) * layout.row_bytes for _ in rows) < MEMORY_SHARE * available_memory():
             rows = [np.ascontiguousarray(view[place]) for view, place in zip(rows, places, strict=True)]
             places = [np.arange(len(samples))] * views
@@ -76,39 +80,43 @@ class FeatureCache:
             rows, places, layout=layout, targets=targets, batch_size=batch_size, device=self.device, seed=seed
         )
 
-    def _entry(self, trunk: Trunk, layout: Layout, view: int, *, needed: int) -> Entry | MemoryEntry | None:
+    def _kept(self, trunk: Trunk, layout: Layout, view: int, *, needed: int) -> Rows | None:
         if self.settings.features == "memory":
-            return MemoryEntry(layout) if needed < MEMORY_SHARE * available_memory() else None
-        folder, key = features_folder(self.settings.folder), self._key(trunk, view)
+            return self._in_memory(layout, needed)
+        folder, key = entries_folder(self.settings.folder), self._key(trunk, layout, view)
         limit = int(self.settings.limit * 2**30)
-        if not make_room(folder, needed=needed, limit=limit, keep=entry_name(key, layout)):
+        if not make_room(folder, needed=needed, limit=limit, keep=entry_name(key)):
             return None
         try:
-            return open_entry(folder, key, layout)
+            return RowsOnDisk(open_entry(folder, key), layout)
         except ResourceError as error:
             self.on_event(Event("warning", {"text": f"{error.message}; kept in memory instead"}))
-            return MemoryEntry(layout) if needed < MEMORY_SHARE * available_memory() else None
+            return self._in_memory(layout, needed)
 
-    def _fill(self, entry: Entry | MemoryEntry, trunk: Trunk, samples: Sequence[Sample], view: int) -> None:
-        """Run the trunk over the images that the entry lacks; another process that does so is waited for."""
+    @staticmethod
+    def _in_memory(layout: Layout, needed: int) -> RowsInMemory | None:
+        return RowsInMemory(layout) if needed < MEMORY_SHARE * available_memory() else None
+
+    def _fill(self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int) -> None:
+        """Run the trunk over the images that are not kept yet; another process that does so is waited for."""
         try:
-            with entry.lock.acquire(timeout=LOCK_SECONDS):
-                entry.refresh()
-                damaged = entry.drop_damaged([sample.digest for sample in samples])
+            with kept.lock.acquire(timeout=LOCK_SECONDS):
+                kept.refresh()
+                damaged = kept.drop_damaged([sample.digest for sample in samples])
                 if damaged:
                     text = f"{len(damaged)} rows of the feature cache are damaged and computed again"
                     self.on_event(Event("warning", {"text": text}))
-                missing = {s.digest: s for s in samples if s.digest not in entry.places}
+                missing = {s.digest: s for s in samples if s.digest not in kept}
                 if missing:
-                    self._compute(entry, trunk, list(missing.values()), view)
-                entry.touch()
+                    self._compute(kept, trunk, list(missing.values()), view)
+                kept.touch()
         except Timeout as error:
             raise ResourceError(f"another process holds {error.lock_file} for an hour") from error
 
-    def _compute(self, entry: Entry | MemoryEntry, trunk: Trunk, samples: Sequence[Sample], view: int) -> None:
+    def _compute(self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int) -> None:
         transform = plain_view(self.preprocessing) if view == 0 else augmented_view(self.preprocessing, self.augment)
         seed = None if view == 0 else derive(self.seed, "view", view)
-        dataset = ImageDataset(self.root, samples, transform, self.preprocessing, seed=seed)
+        dataset = ImageDataset(self.root, samples, transform, self.preprocessing, seed=seed, pixels=self.pixels)
         images = ImageBatches(
             dataset,
             preprocessing=self.preprocessing,
@@ -120,14 +128,17 @@ class FeatureCache:
         done = 0
         for batch, _ in images.epoch():
             boundary = run_trunk(trunk, batch, autocast=self.autocast)
-            entry.add([s.digest for s in samples[done : done + len(batch)]], entry.layout.pack(boundary))
+            kept.add([s.digest for s in samples[done : done + len(batch)]], kept.layout.pack(boundary))
             done += len(batch)
             self.raise_if_stopped()
             self.on_event(Event("progress", {"task": task, "done": done, "total": len(samples)}))
 
-    def _key(self, trunk: Trunk, view: int) -> dict[str, Any]:
+    def _key(self, trunk: Trunk, layout: Layout, view: int) -> dict[str, Any]:
         is_augmented = view > 0
         return {
+            "kind": "features",
+            "shapes": layout.shapes,
+            "precision": layout.precision,
             "network": self.network,
             "trunk": trunk_digest(trunk),
             "view": view,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.backbone.trace import Traced, pooled, prefix
+from finetune.errors import BackboneError
 
 Batches = Iterable[tuple[Any, Tensor]]
 Tap = Callable[[Any], tuple[Tensor, ...]]
@@ -48,16 +49,34 @@ def taps(traced: Traced, groups: Sequence[str]) -> Tap:
 
 
 def before_head(model: nn.Module, head: nn.Module) -> Tap:
-    """Yield a function of a model's inputs that gives what reaches the head, traced or not, tail or whole."""
+    """Yield a function of a model's inputs that gives what reaches the head, traced or not, tail or whole.
+
+    Raises:
+        BackboneError: that cannot be told (when the function is called).
+    """
 
     def tap(inputs: Any) -> tuple[Tensor, ...]:
-        seen: list[Tensor] = []
-        handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+        seen: list[tuple[nn.Module, Tensor]] = []
+        # A trace calls the layers of a head that is more than one, but not the head itself.
+        handles = [
+            part.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs[0].detach())))
+            for part in head.modules()
+        ]
         try:
             model.eval()
             model(inputs)
         finally:
-            handle.remove()
-        return (seen[-1].flatten(1),)
+            for handle in handles:
+                handle.remove()
+        whole = [reached for module, reached in seen if module is head]
+        return ((whole[-1] if whole else seen[0][1] if seen else _boundary(inputs)).flatten(1),)
 
     return tap
+
+
+def _boundary(inputs: Any) -> Tensor:
+    """Yield what crosses into a tail that is a head of plain functions, such as timm's own Linear is in a trace."""
+    if isinstance(inputs, tuple) and len(inputs) == 1 and inputs[0].ndim == 2:
+        boundary: Tensor = inputs[0]
+        return boundary
+    raise BackboneError("what reaches the head of this network cannot be told")

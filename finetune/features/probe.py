@@ -50,9 +50,19 @@ def fit_probe(features: Tensor, targets: Tensor, *, num_classes: int, seed: int 
 def loo_ridge(features: Tensor, targets: Tensor, *, num_classes: int) -> float:
     """Yield the leave-one-out top-1 of a ridge classifier on (N, D) features, at its best strength.
 
-    With G = K + s I for the linear kernel K of the N standardised features, image i's prediction
-    without itself is y_i - (G^-1 y)_i / ((G^-1)_ii - 1 / (N s)): one eigendecomposition serves all.
-    The 1 / (N s) is image i's part in the means: without it, centred labels give themselves away.
+    Raises:
+        TrainingError: a feature is not finite.
+    """
+    return float((loo_guesses(features, targets, num_classes=num_classes) == targets).double().mean())
+
+
+def loo_guesses(features: Tensor, targets: Tensor, *, num_classes: int) -> Tensor:
+    """Yield the class (N,) that a ridge classifier fitted to the other images gives each image.
+
+    Its strength is the one with the best top-1. With G = K + s I for the linear kernel K of the N
+    standardised features, image i's prediction without itself is
+    y_i - (G^-1 y)_i / ((G^-1)_ii - 1 / (N s)): one eigendecomposition serves all. The 1 / (N s) is
+    image i's part in the means: without it, centred labels give themselves away.
     Source: Rifkin & Lippert 2007, Notes on regularized least squares, MIT-CSAIL-TR-2007-025.
 
     Raises:
@@ -64,14 +74,16 @@ def loo_ridge(features: Tensor, targets: Tensor, *, num_classes: int) -> float:
     values, vectors = torch.linalg.eigh(scaled @ scaled.T / scaled.shape[1])  # (N,), (N, N)
     values = values.clamp_min(0)
     turned = vectors.T @ (labels - labels.mean(dim=0))
-    best = 0.0
+    best, guesses = -1.0, targets
     for strength in (strength * count / 100 for strength in STRENGTHS):
         inverse = 1 / (values + strength)
         solved = vectors @ (inverse[:, None] * turned)  # (N, K)
         diagonal = (vectors**2) @ inverse - 1 / (count * strength)  # (N,)
-        guessed = labels - solved / diagonal[:, None]
-        best = max(best, float((guessed.argmax(dim=1) == targets).double().mean()))
-    return best
+        guessed = (labels - solved / diagonal[:, None]).argmax(dim=1)
+        top1 = float((guessed == targets).double().mean())
+        if top1 > best:
+            best, guesses = top1, guessed
+    return guesses
 
 
 def folds(targets: Tensor, *, seed: int, count: int = FOLDS) -> list[Tensor]:

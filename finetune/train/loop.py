@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -24,6 +25,7 @@ from finetune.evaluation.metrics import top1
 from finetune.optim import optimisers
 from finetune.optim.schedules import lr_factor
 from finetune.randomness import derive, forked
+from finetune.train.memory import out_of_memory
 from finetune.train.outputs import aux_weight, loss_of
 from finetune.types import Event, LayerGroup, OnEvent, Phase
 
@@ -51,6 +53,7 @@ class FitSettings:
     patience: int | None
     checkpoint_every: float | None  # minutes
     seed: int
+    micro_batch: int | None = None  # images that go through the network at once; None: the whole batch
 
 
 class Keeper(Protocol):
@@ -96,6 +99,7 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
 
     Raises:
         TrainingError: the loss is not finite.
+        ResourceError: memory ran out.
         Interrupted: `raise_if_stopped` says so; a checkpoint was written before.
     """
     with freezing(fit.model, phase.plan, fit.groups) as hold:
@@ -110,16 +114,22 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
         run, prepared = fit.accelerator.prepare(work.run, optimiser)
         if fit.accelerator.scaler is not None and state.scaler:
             fit.accelerator.scaler.load_state_dict(state.scaler)
+        at_once = fit.settings.micro_batch or -(-work.train.num_images // max(1, len(work.train)))
         try:
-            while state.epoch < phase.epochs and not _is_out_of_patience(fit, state):
-                _train_epoch(fit, run, work.train, prepared, phase, state)
-                lr = _lr(fit, phase, state.epoch, len(work.train) - 1, len(work.train))
-                close_epoch(fit, work, phase, state, lr=lr)
-                state.enter_epoch(state.epoch + 1)
-                _keep(fit, prepared, state)
+            with out_of_memory(at_once):
+                _train_epochs(fit, run, work, prepared, phase, state)
         finally:
             fit.accelerator.unwrap_model(run, keep_fp32_wrapper=False)
             fit.accelerator.free_memory()
+
+
+def _train_epochs(fit: Fit, run: nn.Module, work: Work, optimiser: Any, phase: Phase, state: TrainState) -> None:
+    while state.epoch < phase.epochs and not _is_out_of_patience(fit, state):
+        _train_epoch(fit, run, work.train, optimiser, phase, state)
+        lr = _lr(fit, phase, state.epoch, len(work.train) - 1, len(work.train))
+        close_epoch(fit, work, phase, state, lr=lr)
+        state.enter_epoch(state.epoch + 1)
+        _keep(fit, optimiser, state)
 
 
 def close_epoch(fit: Fit, work: Work, phase: Phase, state: TrainState, *, lr: float) -> None:
@@ -150,7 +160,8 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, pha
     saved_at = began = time.monotonic()
     seen_before = state.num_seen
     run.train()
-    for inputs, targets in batches.epoch(state.epoch, phase=state.phase, start=state.step):
+    waited = _Waited()
+    for inputs, targets in waited(batches.epoch(state.epoch, phase=state.phase, start=state.step)):
         lr = _lr(fit, phase, state.epoch, state.step, len(batches))
         for group in optimiser.param_groups:
             group["lr"] = group["peak_lr"] * lr / phase.lr
@@ -182,20 +193,55 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, pha
             _keep(fit, optimiser, state)
             saved_at = time.monotonic()
         fit.raise_if_stopped(lambda: _keep(fit, optimiser, state))
+    seconds = {"seconds": time.monotonic() - began, "waited": waited.seconds}
+    fit.on_event(Event("timing", {"phase": phase.name, "epoch": state.epoch + 1, **seconds}))
+
+
+class _Waited:
+    """How long the loop stood still until its batches came."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, batches: Iterator[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self.seconds += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
 
 
 def _step(fit: Fit, run: nn.Module, optimiser: Any, inputs: Any, targets: Tensor) -> tuple[float, int]:
-    with fit.accelerator.autocast():
-        output = run(inputs)
-    criterion = partial(cross_entropy, target=targets, label_smoothing=fit.settings.label_smoothing)
-    loss, logits = loss_of(output, criterion, aux_weight=aux_weight(fit.model))
-    fit.accelerator.backward(loss)
+    """Take one step on the mean loss of a batch, its gradient summed over micro-batches; yield loss and hits."""
+    loss_sum, num_correct = 0.0, 0
+    for part, wanted in _micro_batches(inputs, targets, fit.settings.micro_batch or len(targets)):
+        with fit.accelerator.autocast():
+            output = run(part)
+        criterion = partial(cross_entropy, target=wanted, label_smoothing=fit.settings.label_smoothing)
+        loss, logits = loss_of(output, criterion, aux_weight=aux_weight(fit.model))
+        share = len(wanted) / len(targets)
+        fit.accelerator.backward(loss * share if share < 1 else loss)
+        loss_sum += float(loss.detach()) * share
+        num_correct += int((logits.detach().argmax(dim=1) == wanted).sum())
     if fit.settings.clip is not None:
         trained = [p for group in optimiser.param_groups for p in group["params"]]
         fit.accelerator.clip_grad_norm_(trained, fit.settings.clip)
     optimiser.step()
     optimiser.zero_grad()
-    return float(loss.detach()), int((logits.detach().argmax(dim=1) == targets).sum())
+    return loss_sum, num_correct
+
+
+def _micro_batches(inputs: Any, targets: Tensor, size: int) -> Iterator[tuple[Any, Tensor]]:
+    """Yield evenly sized parts of a batch of at most `size` images; inputs are a tensor or a tuple of them."""
+    count = -(-len(targets) // size)
+    if count == 1:
+        yield inputs, targets
+        return
+    columns = inputs if isinstance(inputs, tuple) else (inputs,)
+    for *parts, wanted in zip(*(torch.tensor_split(column, count) for column in (*columns, targets)), strict=True):
+        yield tuple(parts) if isinstance(inputs, tuple) else parts[0], wanted
 
 
 def _lr(fit: Fit, phase: Phase, epoch: int, step: int, steps: int) -> float:

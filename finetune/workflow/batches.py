@@ -16,7 +16,7 @@ from finetune.features.divide import Divided, agrees, divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, trunk_batch
 from finetune.randomness import derive, forked
-from finetune.settings import CacheSection
+from finetune.settings import CacheSection, Recipe
 from finetune.train.loop import Work
 from finetune.types import Event, OnEvent, Phase, Split
 from finetune.workflow.prepare import Prepared, plain_batches
@@ -44,8 +44,7 @@ class Worker:
             why = error if phase.plan.frozen else "every layer is trained"
             self._say(f"phase {phase.name}: no feature cache, {why}")
             return Work(self.prepared.backbone.model, self._train_images(phase), self._plain("val"))
-        wants_cache = self.prepared.recipe.cache.features != "none"
-        cached = self._cached(divided, phase) if wants_cache else None
+        cached = self._cached(divided, phase)
         if cached is not None:
             return cached
         self._say(f"phase {phase.name}: frozen layers run every epoch, on freshly drawn views")
@@ -64,7 +63,7 @@ class Worker:
         return divided
 
     def _cached(self, divided: Divided, phase: Phase) -> Work | None:
-        views = self._num_views(phase)
+        views = num_views(self.prepared.recipe, phase)
         manifest, recipe = self.prepared.manifest, self.prepared.recipe
         train, val = manifest.split("train"), manifest.split("val")
         if views == 0:  # nothing would be read twice
@@ -83,13 +82,6 @@ class Worker:
         )
         return Work(divided.tail, batches, judged)
 
-    def _num_views(self, phase: Phase) -> int:
-        recipe = self.prepared.recipe
-        if phase.solver == "lbfgs" or recipe.augment.level == "none":
-            return 1
-        wanted = AUTO_VIEWS if recipe.cache.views == "auto" else recipe.cache.views
-        return wanted if recipe.cache.views != "auto" or phase.epochs > wanted else 0
-
     def _uncached(self, divided: Divided, phase: Phase) -> Work:
         train, val = (
             TrunkBatches(divided.trunk, images, autocast=self.context.autocast)
@@ -102,14 +94,16 @@ class Worker:
 
     def _plain(self, split: Split) -> ImageBatches:
         made = self.prepared
-        return plain_batches(made.recipe, made.manifest, made.backbone, made.manifest.split(split))
+        samples = made.manifest.split(split)
+        return plain_batches(made.recipe, made.manifest, made.backbone, samples, pixels=made.pixels)
 
     def _augmented(self, split: Split) -> ImageBatches:
         recipe, backbone, manifest = self.prepared.recipe, self.prepared.backbone, self.prepared.manifest
         view = augmented_view(backbone.preprocessing, recipe.augment)
         seed = recipe.train.seed
+        samples, pixels = manifest.split(split), self.prepared.pixels
         return ImageBatches(
-            ImageDataset(manifest.root, manifest.split(split), view, backbone.preprocessing, seed=seed),
+            ImageDataset(manifest.root, samples, view, backbone.preprocessing, seed=seed, pixels=pixels),
             preprocessing=backbone.preprocessing,
             batch_size=int(recipe.train.batch_size),
             device=self.device,
@@ -136,8 +130,20 @@ class Worker:
             autocast=self.context.autocast,
             on_event=self.on_event,
             raise_if_stopped=self.raise_if_stopped,
+            pixels=self.prepared.pixels,
         )
 
     def _say(self, text: str) -> None:
         self.said.append(text)
         self.on_event(Event("message", {"text": text}))
+
+
+def num_views(recipe: Recipe, phase: Phase) -> int:
+    """Yield how many views of each train image a phase keeps; 0 where nothing would be read twice."""
+    if recipe.cache.features == "none":
+        return 0
+    if phase.solver == "lbfgs" or recipe.augment.level == "none":
+        return 1
+    if recipe.cache.views != "auto":
+        return recipe.cache.views
+    return AUTO_VIEWS if phase.epochs > AUTO_VIEWS else 0

@@ -1,16 +1,16 @@
-"""The feature cache as a user sees it: what lies in it, and clearing it."""
+"""The cache as a user sees it: what lies in it, and clearing it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from finetune.entries import EntryFacts, clear, entries_folder, list_entries
 from finetune.errors import DataError
-from finetune.features.store import EntryFacts, clear, features_folder, list_entries
 
 
 def list_cache(folder: str = "auto") -> tuple[Path, list[EntryFacts]]:
     """Yield where the cache lies, and its entries, the least recently used first."""
-    place = features_folder(folder)
+    place = entries_folder(folder)
     return place, list_entries(place) if place.is_dir() else []
 
 

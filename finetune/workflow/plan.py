@@ -7,33 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from finetune.backbone import load as backbones
 from finetune.backbone.layers import LayerTable, layer_table
 from finetune.backbone.load import Backbone
 from finetune.errors import RecipeError
-from finetune.features.divide import divide
-from finetune.features.graphs import IndivisibleError
-from finetune.features.store import Layout
 from finetune.settings import Recipe
 from finetune.types import Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
 from finetune.workflow import prepare as preparing
+from finetune.workflow.batch_size import skeleton_of
+from finetune.workflow.costs import Cost, costs
 from finetune.workflow.prepare import Prepared, recipe_of
 
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Where a phase's model is cut: what the trunk hands to the tail for one image, and what it saves.
-
-    `trunk_share` is the trunk's share of the multiplications of one forward pass, which run once for
-    an image instead of once an epoch.
-    """
-
-    shapes: tuple[tuple[int, ...], ...]
-    bytes_per_image: int
-    trunk_share: float
+USUAL_IMAGES = 1000  # that sizes and times are for where there is no data
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +35,8 @@ class Plan:
     evidence: Evidence | None = None
     verdict: Verdict | None = None
     layers: LayerTable | None = None
-    cuts: tuple[Cut | None, ...] = ()
+    num_images: int = 0
+    costs: tuple[Cost, ...] = ()
 
     @property
     def num_parameters(self) -> int:
@@ -85,7 +71,8 @@ class Plan:
             ],
             "evidence": to_json(self.evidence) if self.evidence else None,
             "verdict": to_json(self.verdict) if self.verdict else None,
-            "cuts": [to_json(cut) if cut else None for cut in self.cuts],
+            "num_images": self.num_images,
+            "costs": [to_json(cost) for cost in self.costs],
             "layers": to_json(self.layers) if self.layers else None,
         }
 
@@ -96,13 +83,15 @@ def plan(
     recipe: Recipe | str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     layers: bool = False,
+    images: int | None = None,
     on_event: OnEvent = ignore,
     **settings: Any,
 ) -> Plan:
-    """Yield what `run` with the same arguments would do, without training.
+    """Yield what `run` with the same arguments would do, without training, and what that takes.
 
-    Needs neither data nor weights, unless the strategy is auto, which measures both. To look at
-    `layers` alone neither is needed: without data, auto then plans no phase.
+    Needs neither data nor weights, unless the strategy is auto, which measures both; without data, auto
+    shows the `layers` alone. Sizes and times are for `images` images: those of the data, without data
+    1,000.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
@@ -119,6 +108,8 @@ def plan(
         made = preparing.prepare(chosen, on_event=on_event)
     else:
         made = _prepared_on_paper(chosen)
+    num_images = images or len(made.manifest.samples) or USUAL_IMAGES
+    skeleton = skeleton_of(made.recipe, num_classes=len(made.manifest.classes))
     return Plan(
         backbone=made.backbone.architecture.name,
         image_size=made.backbone.preprocessing.image_size,
@@ -129,28 +120,10 @@ def plan(
         notes=tuple(preparing.remarks(made.recipe, made.backbone)),
         evidence=made.evidence,
         verdict=made.verdict,
-        cuts=tuple(_cut(made, phase) for phase in made.phases),
+        num_images=num_images,
+        costs=costs(made.recipe, skeleton, made.phases, num_images=num_images) if skeleton else (),
         layers=layer_table(made.backbone.model, image_size=made.backbone.preprocessing.image_size) if layers else None,
     )
-
-
-def _cut(made: Prepared, phase: Phase) -> Cut | None:
-    """Cut the model of a phase as the run would; None where nothing can be kept."""
-    backbone = made.backbone
-    size = backbone.preprocessing.image_size
-    try:
-        divided = divide(backbone.model, phase.plan, backbone.groups, image_size=size)
-    except IndivisibleError:
-        return None
-    layout = Layout(divided.shapes, made.recipe.cache.precision)
-    device = next(backbone.model.parameters()).device
-    images = torch.zeros(1, 3, *size, device=device)
-    with FlopCounterMode(display=False) as whole, torch.no_grad():
-        backbone.model.eval()(images)
-    with FlopCounterMode(display=False) as frozen:
-        divided.trunk(images)
-    share = frozen.get_total_flops() / max(whole.get_total_flops(), 1)
-    return Cut(divided.shapes, layout.row_bytes, share)
 
 
 def _layers_alone(recipe: Recipe) -> Plan:

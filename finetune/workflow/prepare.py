@@ -15,7 +15,8 @@ from finetune.backbone.staged import StagedClassifier, check_stage
 from finetune.backbone.trace import trace
 from finetune.data import checks, sources, split
 from finetune.data.loaders import ImageBatches, ImageDataset
-from finetune.data.transforms import plain_view
+from finetune.data.pixels import PixelCache, opened_or_none
+from finetune.data.transforms import picture_side, plain_view
 from finetune.device import resolve_device, resolve_precision
 from finetune.errors import BackboneError, RecipeError
 from finetune.features.extract import before_head, extract, taps
@@ -25,6 +26,8 @@ from finetune.strategy.matrix import decide
 from finetune.strategy.strategies import DEFAULTS, SGD_FACTOR, Choice, is_full, phases
 from finetune.train.phases import linear_head
 from finetune.types import Event, Evidence, Manifest, OnEvent, Phase, Sample, Verdict, ignore
+
+BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a step takes so many
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class Prepared:
     phases: tuple[Phase, ...]
     evidence: Evidence | None
     verdict: Verdict | None
+    pixels: PixelCache | None = None
 
 
 def recipe_of(
@@ -78,23 +82,25 @@ def prepare(recipe: Recipe, *, on_event: OnEvent = ignore) -> Prepared:
     """
     of = architecture_of(recipe)
     resolve_device(recipe.train.device)
-    manifest = read_data(recipe, on_event=on_event)
+    listed = list_data(recipe)
+    backbone = load_backbone(recipe, of, num_classes=len(listed.classes))
+    pixels = pixels_of(recipe, listed, backbone)
+    manifest = read_data(recipe, listed, pixels=pixels, on_event=on_event)
     on_event(Event("message", {"text": describe_data(manifest)}))
     for note in manifest.notes:
         on_event(Event("warning", {"text": note}))
-    backbone = load_backbone(recipe, of, num_classes=len(manifest.classes))
     if backbone.weights is not None:
         on_event(Event("message", {"text": f"{of.label}: {backbone.weights.sentence()}"}))
     evidence = verdict = None
     if recipe.strategy.name == "auto":
-        evidence = measure(recipe, manifest, backbone, on_event=on_event)
+        evidence = measure(recipe, manifest, backbone, pixels=pixels, on_event=on_event)
         verdict = decide(evidence, backbone.groups)
         on_event(Event("message", {"text": f"auto: {verdict.reason}"}))
     recipe = resolve(recipe, manifest, backbone, verdict)
     planned = plan_phases(recipe, backbone)
     for remark in remarks(recipe, backbone):
         on_event(Event("warning", {"text": remark}))
-    return Prepared(recipe, manifest, with_head(recipe, backbone), planned, evidence, verdict)
+    return Prepared(recipe, manifest, with_head(recipe, backbone), planned, evidence, verdict, pixels)
 
 
 def architecture_of(recipe: Recipe) -> Architecture:
@@ -135,9 +141,21 @@ def list_data(recipe: Recipe) -> Manifest:
     )
 
 
-def read_data(recipe: Recipe, *, on_event: OnEvent = ignore) -> Manifest:
-    """Read, scan and split the data of a recipe."""
-    manifest = checks.scan(list_data(recipe), on_event=on_event)
+def pixels_of(recipe: Recipe, manifest: Manifest, backbone: Backbone) -> PixelCache | None:
+    """Yield the pixel cache of a recipe's data at its backbone's size, where it is wanted and fits."""
+    return opened_or_none(
+        manifest.root,
+        side=picture_side(backbone.preprocessing),
+        num_images=len(manifest.samples),
+        settings=recipe.cache,
+    )
+
+
+def read_data(
+    recipe: Recipe, listed: Manifest | None = None, *, pixels: PixelCache | None = None, on_event: OnEvent = ignore
+) -> Manifest:
+    """Read, scan and split the data of a recipe; what the scan decodes fills the pixel cache."""
+    manifest = checks.scan(listed or list_data(recipe), pixels=pixels, on_event=on_event)
     return split.assign(manifest, val=recipe.split.val, test=recipe.split.test, seed=recipe.split.seed)
 
 
@@ -151,10 +169,17 @@ def describe_data(manifest: Manifest) -> str:
     return text
 
 
-def measure(recipe: Recipe, manifest: Manifest, backbone: Backbone, *, on_event: OnEvent = ignore) -> Evidence:
+def measure(
+    recipe: Recipe,
+    manifest: Manifest,
+    backbone: Backbone,
+    *,
+    pixels: PixelCache | None = None,
+    on_event: OnEvent = ignore,
+) -> Evidence:
     """Run the frozen backbone over a sample once and measure how each layer group separates the classes."""
     chosen = evidences.stratified_sample(manifest, seed=recipe.train.seed)
-    batches = plain_batches(recipe, manifest, backbone, chosen)
+    batches = plain_batches(recipe, manifest, backbone, chosen, pixels=pixels)
     names = [group.name for group in backbone.groups if not group.is_head]
     try:
         traced = trace(backbone.model, backbone.groups, image_size=backbone.preprocessing.image_size)
@@ -180,11 +205,13 @@ def plain_batches(
     samples: tuple[Sample, ...],
     *,
     batch_size: int | None = None,
+    pixels: PixelCache | None = None,
 ) -> ImageBatches:
     """Yield batches of samples in order, as evaluation sees them."""
     preprocessing = backbone.preprocessing
-    dataset = ImageDataset(manifest.root, samples, plain_view(preprocessing), preprocessing, seed=None)
-    size = batch_size or (recipe.train.batch_size if isinstance(recipe.train.batch_size, int) else 32)
+    view = plain_view(preprocessing)
+    dataset = ImageDataset(manifest.root, samples, view, preprocessing, seed=None, pixels=pixels)
+    size = batch_size or next((n for n in (recipe.train.micro_batch, recipe.train.batch_size) if n != "auto"), 32)
     return ImageBatches(
         dataset,
         preprocessing=preprocessing,
@@ -205,10 +232,15 @@ def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Ver
         "backbone.name": backbone.architecture.name,
         "backbone.weights": str(weights.resolve()) if weights else "none",
         "backbone.image_size": backbone.preprocessing.image_size[0],
-        "train.batch_size": _or(recipe.train.batch_size, 32 if num_train >= 256 else 16 if num_train >= 64 else 8),
+        "train.batch_size": _or(recipe.train.batch_size, wanted_batch(num_train)),
         "train.precision": resolve_precision(recipe.train.precision, device),
     }
     return recipes.update(recipe, changes)
+
+
+def wanted_batch(num_train: int) -> int:
+    """Yield the batch size for so many train images."""
+    return next(size for least, size in BATCHES.items() if num_train >= least)
 
 
 def resolve_numbers(recipe: Recipe, backbone: Backbone, verdict: Verdict | None) -> Recipe:

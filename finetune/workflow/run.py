@@ -30,11 +30,13 @@ from finetune.train.loop import Fit, FitSettings
 from finetune.train.phases import fit_phases
 from finetune.types import SPLITS, Event, OnEvent, ignore, to_json
 from finetune.workflow import environment, saved
+from finetune.workflow.batch_size import with_micro_batch
 from finetune.workflow.batches import Worker
 from finetune.workflow.prepare import (
     Prepared,
     architecture_of,
     load_backbone,
+    pixels_of,
     plain_batches,
     plan_phases,
     prepare,
@@ -81,7 +83,7 @@ def run(
     if out is not None:
         run_folder.check_new(Path(out))
     began = time.monotonic()
-    prepared = prepare(chosen, on_event=on_event)
+    prepared = with_micro_batch(prepare(chosen, on_event=on_event), on_event=on_event)
     seconds = {"prepare": time.monotonic() - began}
     folder = _lay_folder(prepared, None if out is None else Path(out))
     on_event(Event("message", {"text": f"run folder: {folder.path}"}))
@@ -102,7 +104,8 @@ def resume(path: str | Path, *, on_event: OnEvent = ignore) -> RunResult:
     manifest = split.read(folder.split, root=saved.data_root(recipe), classes=classes)
     backbone = load_backbone(recipe, architecture_of(recipe), num_classes=len(classes))
     phases = plan_phases(recipe, backbone)
-    prepared = Prepared(recipe, manifest, with_head(recipe, backbone), phases, None, None)
+    pixels = pixels_of(recipe, manifest, backbone)
+    prepared = Prepared(recipe, manifest, with_head(recipe, backbone), phases, None, None, pixels)
     checkpoint = state.load(folder.last)
     done = len(checkpoint.state.history) if checkpoint else 0
     on_event(Event("message", {"text": f"resuming {folder.path} after {done} epochs"}))
@@ -123,6 +126,19 @@ class _Keeper:
         state.save(self.folder.best, plain_tensors(model), {}, now)
 
 
+class _Timing:
+    """Hands events on, and keeps those that say where the time went."""
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self.on_event = on_event
+        self.rows: list[dict[str, Any]] = []
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "timing":
+            self.rows.append(event.facts)
+        self.on_event(event)
+
+
 def _train(
     folder: RunFolder,
     prepared: Prepared,
@@ -133,10 +149,10 @@ def _train(
 ) -> RunResult:
     began = time.monotonic()
     recipe, backbone = prepared.recipe, prepared.backbone
-    fresh = _fresh(prepared)
+    fresh, timing = _fresh(prepared), _Timing(on_event)
     with _deterministic(recipe.train.deterministic), stop_on_signals() as stop:
         context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
-        worker = Worker(prepared, context, on_event, lambda: stop.raise_if_asked(lambda: None, folder.path))
+        worker = Worker(prepared, context, timing, lambda: stop.raise_if_asked(lambda: None, folder.path))
         fit = _fit(folder, prepared, worker, stop)
         end = fit_phases(fit, prepared.phases, fresh=fresh, resumed=checkpoint)
     seconds["train"] = time.monotonic() - began
@@ -149,7 +165,12 @@ def _train(
     seconds["evaluate"] = time.monotonic() - began - seconds["train"]
     write_json(
         folder.timing,
-        {"seconds": seconds, "num_train": len(prepared.manifest.split("train")), "epochs": len(end.history)},
+        {
+            "seconds": seconds,
+            "num_train": len(prepared.manifest.split("train")),
+            "epochs": len(end.history),
+            "training": timing.rows,
+        },
     )
     content = saved.report_content(folder, recipe, metrics, end.history, best_epoch=end.best.epoch)
     page.write(folder.report, {**content, "computed": worker.said})
@@ -169,6 +190,7 @@ def _fit(folder: RunFolder, prepared: Prepared, worker: Worker, stop: Stop) -> F
         patience=None if recipe.train.patience == "none" else int(recipe.train.patience),
         checkpoint_every=None if recipe.train.checkpoint_every == "none" else recipe.train.checkpoint_every,
         seed=recipe.train.seed,
+        micro_batch=None if recipe.train.micro_batch == "auto" else recipe.train.micro_batch,
     )
     return Fit(
         model=prepared.backbone.model,
@@ -196,7 +218,8 @@ def _evaluate(prepared: Prepared, fit: Fit) -> dict[str, dict[str, dict[str, flo
     for name in SPLITS:
         if name == "train" or not prepared.manifest.split(name):
             continue
-        batches = plain_batches(recipe, prepared.manifest, prepared.backbone, prepared.manifest.split(name))
+        samples = prepared.manifest.split(name)
+        batches = plain_batches(recipe, prepared.manifest, prepared.backbone, samples, pixels=prepared.pixels)
         logits, targets = collect_logits(fit.model, batches.epoch(), autocast=fit.accelerator.autocast)
         found[name] = {key: to_json(value) for key, value in measure(logits, targets).items()}
     return found

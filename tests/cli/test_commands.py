@@ -89,7 +89,7 @@ def test_the_cache_is_listed_and_cleared(finetune_cli, place: Path, tmp_path: Pa
     where = ("--set", f"cache.folder={folder}")
     assert finetune_cli("run", *data, *QUICK, *where, "--out", tmp_path / "run").code == 0
     listed = json.loads(finetune_cli("cache", "ls", "--folder", folder, "--json").out)["entries"]
-    assert [entry["num_rows"] for entry in listed] == [48]
+    assert {entry["about"]["kind"]: entry["num_rows"] for entry in listed} == {"features": 48, "pixels": 48}
     assert "test_resnet" in finetune_cli("cache", "ls", "--folder", folder).out
     assert finetune_cli("cache", "clear", "zzz", "--folder", folder).code == 3
     assert finetune_cli("cache", "clear", "--folder", folder).out.endswith("MB freed\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from finetune.data import sources
-from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
+from finetune.data.loaders import ImageBatches, ImageDataset, Texts, auto_workers
 from finetune.data.transforms import augmented_view, normalise, plain_view
 from finetune.errors import DataError
 from finetune.settings import AugmentSection
@@ -114,23 +113,28 @@ def test_order_and_augmentation_both_differ_between_epochs(make: Make) -> None:
 
 
 def test_the_augmentation_of_an_image_does_not_depend_on_its_index(make: Make) -> None:
-    batches = make()
-    dataset = batches.loader.dataset
+    dataset = make().loader.dataset
     before = dataset[0, 0, 9][0]
-    dataset.samples = dataset.samples[5:]
+    dataset.files = Texts(dataset.files[index] for index in range(5, 14))
+    dataset.digests = Texts(dataset.digests[index] for index in range(5, 14))
     assert torch.equal(dataset[0, 0, 4][0], before)
 
 
 def test_the_augmentation_of_a_scanned_image_does_not_depend_on_its_name(make: Make) -> None:
     dataset = make().loader.dataset
     place = Path(dataset.root, "other name.jpg")
-    place.write_bytes(Path(dataset.root, dataset.samples[0].file).read_bytes())
+    place.write_bytes(Path(dataset.root, dataset.files[0]).read_bytes())
     found = []
-    for file, digest in ((dataset.samples[0].file, "x"), (place.name, "x"), (place.name, "y")):
-        dataset.samples = [replace(dataset.samples[0], file=file, digest=digest)]
+    for file, digest in ((dataset.files[0], "x"), (place.name, "x"), (place.name, "y")):
+        dataset.files, dataset.digests = Texts([file]), Texts([digest])
         found.append(dataset[0, 0, 0][0])
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[1], found[2])
+
+
+def test_texts_are_kept_as_they_are() -> None:
+    texts = ["plain", "", "línea\n2", "\udcff not UTF-8", "語"]
+    assert [Texts(texts)[index] for index in range(len(Texts(texts)))] == texts
 
 
 def seed_all(seed: int) -> None:
@@ -201,7 +205,7 @@ def test_no_images_are_no_batches(make: Make) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_that_vanished_is_one_clear_error_with_any_number_of_workers(make: Make, workers: int) -> None:
     batches = make(workers=workers)
-    gone = batches.loader.dataset.samples[5].file
+    gone = batches.loader.dataset.files[5]
     Path(batches.loader.dataset.root, gone).unlink()
     with pytest.raises(DataError) as caught:
         list(batches.epoch())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from finetune.evaluation.intervals import bootstrap, wilson
+from finetune.evaluation.intervals import bootstrap, paired, wilson
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,40 @@ def test_bootstrap_is_the_same_twice_and_depends_on_the_seed() -> None:
 
     assert bootstrap(mean, 30) == bootstrap(mean, 30)
     assert bootstrap(mean, 30) != bootstrap(mean, 30, seed=1)
+
+
+def judged(*, both: int, one: int, other: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    counts = (both, one, other, neither)
+    return np.repeat([True, True, False, False], counts), np.repeat([True, False, True, False], counts)
+
+
+def test_paired_is_the_formula_with_half_an_image_more_in_every_cell() -> None:
+    found = paired(*judged(both=53, one=16, other=8, neither=9))
+    share = np.array([16.5, 8.5]) / 88
+    middle, half = share[0] - share[1], 1.959964 * np.sqrt((share.sum() - (share[0] - share[1]) ** 2) / 88)
+    assert found.value == pytest.approx(8 / 86)
+    assert (found.low, found.high) == (pytest.approx(middle - half), pytest.approx(middle + half))
+
+
+def test_paired_turns_round_with_its_sides_and_holds_its_value() -> None:
+    for cells in [(0, 0, 0, 5), (5, 0, 0, 0), (0, 1, 0, 0), (0, 7, 0, 0), (3, 2, 9, 1), (400, 30, 2, 60)]:
+        one, other = judged(both=cells[0], one=cells[1], other=cells[2], neither=cells[3])
+        found, turned = paired(one, other), paired(other, one)
+        assert -1 <= found.low <= found.value <= found.high <= 1
+        assert (found.value, found.low, found.high) == (-turned.value, -turned.high, -turned.low)
+
+
+def test_paired_tells_apart_what_two_separate_intervals_leave_open() -> None:
+    one, other = judged(both=800, one=40, other=10, neither=150)
+    assert paired(one, other).low > 0
+    assert wilson(0.84, 1000).low < wilson(0.81, 1000).high
+
+
+def test_paired_covers_the_truth_in_95_of_100() -> None:
+    generator = np.random.default_rng(0)
+    covered = []
+    for _ in range(1000):
+        draws = generator.choice(4, 60, p=[0.6, 0.2, 0.1, 0.1])
+        found = paired(np.isin(draws, (0, 1)), np.isin(draws, (0, 2)))
+        covered.append(found.low <= 0.1 <= found.high)
+    assert 0.92 < np.mean(covered) < 0.98

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from finetune.backbone.groups import head_modules, layer_groups
 from finetune.backbone.trace import trace
+from finetune.errors import BackboneError
+from finetune.features.divide import divide
 from finetune.features.extract import before_head, extract, taps
+from finetune.types import FreezePlan, GroupPlan
 
 LAYOUTS = ["test_resnet", "test_vit", "test_convnext"]
 SIZE = 160
@@ -99,6 +102,24 @@ def test_what_reaches_the_head_gives_the_logits(name: str) -> None:
     (features,), _ = extract(before_head(model, head), batches(4))
     with torch.no_grad():
         assert torch.equal(head(features), model(batches(4)[0][0]))
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "caformer_s18", "levit_128s"])
+def test_a_head_that_a_trace_goes_through_is_reached_in_a_tail_as_in_the_whole(name: str) -> None:
+    side = 224 if name == "levit_128s" else 64
+    model = network(name)
+    groups, head = layer_groups(model), head_modules(model)[0]
+    plans = (GroupPlan(group.name, trains="all" if group.is_head else "none") for group in groups)
+    divided = divide(model, FreezePlan(tuple(plans)), groups, image_size=(side, side))
+    (wanted,), _ = extract(before_head(model, head), batches(2, size=side))
+    boundaries = [(divided.trunk(images), targets) for images, targets in batches(2, size=side)]
+    (found,), _ = extract(before_head(divided.tail, head), boundaries)
+    assert torch.equal(found, wanted)
+
+
+def test_what_reaches_a_head_that_is_never_called_cannot_be_told() -> None:
+    with pytest.raises(BackboneError, match="cannot be told"):
+        extract(before_head(nn.Flatten(), nn.Linear(2, 2)), batches(2, size=4))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune import entries
 from finetune.features import cache as feature_cache
-from finetune.features import store
 from finetune.features.sources import run_trunk
 
 SAME = ("model/model.safetensors", "checkpoints/last/model.safetensors", "metrics.jsonl", "metrics.json")
@@ -69,7 +69,7 @@ def test_another_seed_of_the_weights_shares_nothing(quick_run, monkeypatch: pyte
 
 def test_a_damaged_cache_is_never_used(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
     first = quick_run("head-only", out="first", overrides=EXACT)
-    for rows in store.features_folder().glob("*/rows.bin"):
+    for rows in entries.entries_folder().glob("*/rows.bin"):
         content = bytearray(rows.read_bytes())
         content[:: len(content) // 3] = b"\xff" * len(content[:: len(content) // 3])
         rows.write_bytes(content)
@@ -81,8 +81,8 @@ def test_a_damaged_cache_is_never_used(quick_run, monkeypatch: pytest.MonkeyPatc
 
 def test_a_half_written_cache_is_completed(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
     first = quick_run("head-only", out="first", overrides=EXACT)
-    for index in store.features_folder().glob("*/index.bin"):
-        index.write_bytes(index.read_bytes()[: 20 * store.RECORD + 5])
+    for index in entries.entries_folder().glob("*/index.bin"):
+        index.write_bytes(index.read_bytes()[: 20 * entries.RECORD.itemsize + 5])
     seen = count_images(monkeypatch)
     again = quick_run("head-only", out="again", overrides=EXACT)
     assert sum(seen) == 40
@@ -97,14 +97,15 @@ def test_what_does_not_fit_trains_without_a_cache_and_says_so(quick_run) -> None
         on_event=lambda event: said.append(str(event.facts.get("text"))),
     )
     assert any("would not fit" in text for text in said)
-    assert store.list_entries(store.features_folder()) == []
+    assert entries.list_entries(entries.entries_folder()) == []
 
 
 def test_views_differ_and_are_drawn_anew_each_epoch(quick_run) -> None:
     many = quick_run("head-only", out="many", epochs=6, overrides={"cache.views": 3})
     plain = quick_run("head-only", out="plain", epochs=6, overrides={"cache.views": 1})
     assert (many.folder / SAME[0]).read_bytes() != (plain.folder / SAME[0]).read_bytes()
-    assert len(list(store.features_folder().glob("*/rows.bin"))) == 3
+    kinds = [entry.about["kind"] for entry in entries.list_entries(entries.entries_folder())]
+    assert sorted(kinds) == ["features"] * 3 + ["pixels"]
 
 
 def test_a_file_where_the_cache_should_be_is_no_error(quick_run, tmp_path: Path) -> None:

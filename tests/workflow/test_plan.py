@@ -72,3 +72,38 @@ def test_every_phase_covers_every_group_once(strategy: str, backbone: str) -> No
         assert [item.group for item in phase.plan.groups] == [group.name for group in plan.groups]
         assert phase.plan.trained[-1] == "head"
     assert plan.to_json()["phases"][0]["num_trainable"] > 0
+
+
+def test_the_cache_of_a_plan_grows_with_the_images() -> None:
+    costs = [
+        finetune.plan(backbone="test_resnet", strategy="head-only", image_size=64, images=n).costs for n in (100, 1000)
+    ]
+    small, large = (cost[0].cut.cache_bytes for cost in costs)
+    values = costs[0][0].cut.shapes[0][0]
+    assert small == 4 * values * (80 * 4 + 20)  # float32; four views of train, one of val
+    assert large == 10 * small
+
+
+def test_a_plan_estimates_memory_and_time_and_what_the_cache_saves() -> None:
+    head, full = (
+        finetune.plan(backbone="test_resnet", strategy=name, epochs=10, image_size=64, images=500).costs[0]
+        for name in ("head-only", "full")
+    )
+    assert 0 < head.seconds < full.seconds
+    assert 0 < head.memory_bytes < full.memory_bytes
+    assert head.cut.saved_share > 0.5
+    assert full.cut is None
+
+
+def test_a_cached_run_takes_no_longer_for_more_epochs_on_the_trunk() -> None:
+    short, long = (
+        finetune.plan(backbone="test_resnet", strategy="head-only", epochs=n, images=500, image_size=64).costs[0].cut
+        for n in (5, 50)
+    )
+    assert short.cache_bytes == long.cache_bytes
+    assert short.saved_share < long.saved_share < 1
+
+
+def test_a_solved_head_saves_nothing_and_is_cached_for_later_runs() -> None:
+    cost = finetune.plan(backbone="test_resnet", strategy="linear-probe", image_size=64, images=100).costs[0]
+    assert (cost.cut.views, cost.cut.saved_share) == (1, 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import finetune
-from finetune.features import store
+from finetune import entries
 from finetune.types import Event
 
 SAME = ("model/model.safetensors", "checkpoints/best/model.safetensors", "metrics.jsonl", "metrics.json")
@@ -96,6 +96,7 @@ def test_a_signal_stops_the_filling_of_the_cache_and_what_is_filled_stays(quick_
 
     with pytest.raises(finetune.Interrupted):
         quick_run(epochs=6, on_event=on_event)
-    assert [entry.num_rows for entry in store.list_entries(store.features_folder())] == [32]
+    kept = entries.list_entries(entries.entries_folder())
+    assert [entry.num_rows for entry in kept if entry.about["kind"] == "features"] == [32]
     finetune.resume(tmp_path / "run")
     assert (tmp_path / "run" / "metrics.json").is_file()

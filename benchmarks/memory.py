@@ -1,0 +1,87 @@
+"""Memory of the data path with a million images that exist in name only, and of a run against an evaluation.
+
+    python benchmarks/memory.py [--images 1000000]
+
+Names, labels and hashes are generated; listing, splitting, the order of an epoch, the data set handed to
+workers and the index of a cache are the real ones. Prints bytes an image at the peak of every step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.data import split
+from finetune.data.loaders import ImageDataset, Order
+from finetune.data.transforms import plain_view
+from finetune.entries import RECORD, open_entry
+from finetune.types import Manifest, Preprocessing, Sample, Target
+
+SETTINGS = Preprocessing((224, 224), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+NUM_CLASSES = 1000
+
+
+def manifest_of(count: int) -> Manifest:
+    """Yield a manifest of generated names, 1,000 classes."""
+    targets = [Target(index) for index in range(NUM_CLASSES)]
+    samples = tuple(
+        Sample(f"class_{i % NUM_CLASSES:04d}/image_{i:08d}.jpg", targets[i % NUM_CLASSES], digest=f"{i:032x}")
+        for i in range(count)
+    )
+    return Manifest("imgs", tuple(f"class_{i:04d}" for i in range(NUM_CLASSES)), samples)
+
+
+def indexed(folder: Path, count: int) -> Any:
+    """Yield a cache entry with a row of one byte an image."""
+    entry = open_entry(folder, {})
+    records = np.zeros(count, RECORD)
+    keys = np.zeros((count, 16), np.uint8)
+    keys[:, 8:] = np.arange(count, dtype=">u8").view(np.uint8).reshape(-1, 8)
+    records["key"], records["offset"], records["length"] = keys.view("V16")[:, 0], np.arange(count), 1
+    entry.rows_file.write_bytes(b"\0" * count)
+    entry.index_file.write_bytes(records.tobytes())
+    del records, keys
+    return open_entry(folder, {})
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1_000_000)
+    count = parser.parse_args().images
+    print(f"{count:,} images\n| step | seconds | bytes an image that stay | at the peak |\n| --- | --- | --- | --- |")
+    tracemalloc.start()
+
+    def step(name: str, act: Callable[[], Any]) -> Any:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        began = time.monotonic()
+        made = act()
+        seconds = time.monotonic() - began
+        stays, peak = tracemalloc.get_traced_memory()
+        print(
+            f"| {name} | {seconds:.1f} | {(stays - before) / count:,.0f} | {(peak - before) / count:,.0f} |", flush=True
+        )
+        return made
+
+    with tempfile.TemporaryDirectory() as place:
+        manifest = step("the list of files", lambda: manifest_of(count))
+        manifest = step("the split", lambda: split.assign(manifest, val=0.2, test=0.1, seed=0))
+        step("split.csv", lambda: split.write(manifest, Path(place, "split.csv")))
+        train = manifest.split("train")
+        dataset = step("the data set", lambda: ImageDataset("imgs", train, plain_view(SETTINGS), SETTINGS, seed=0))
+        step("an epoch's order", lambda: sum(1 for _ in Order(len(train), batch_size=64, seed=0)))
+        step("the index of a cache", lambda: indexed(Path(place), count))
+        print(f"\nwhat each worker gets: {len(pickle.dumps(dataset)) / len(train):,.0f} bytes an image")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""finetune against its peers: the plain PyTorch tutorial loop, fastai's vision_learner, timm's training loop.
+
+    python benchmarks/peers.py --data imgs --weights FOLDER [--case head-only ...] [--image-size 160] [--seeds 3]
+
+Same backbone, images, size, epochs, batch size and threads; one process, in turns; ours with an empty
+cache each time. Prints seconds from the first decoded image to the last val, top1 of the best epoch on
+val, and how many times faster ours is. fastai takes part where it is installed. timm's train.py is no
+part of its package: its loop is rebuilt here from timm's own loader, optimiser and schedule, without
+colour jitter, as ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+import finetune
+
+PEERS_WORKERS = 2
+MIN_CROP = 0.35  # of finetune's default augmentation, for all
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What everybody does."""
+
+    data: Path
+    weights: Path
+    size: int
+    epochs: int
+    batch: int
+    seed: int
+    strategy: str
+
+    @property
+    def num_train(self) -> int:
+        return sum(1 for file in (self.data / "train").rglob("*") if file.is_file())
+
+
+Outcome = tuple[float, float, float]  # seconds, top1, share of the steps' time spent waiting for data
+
+
+def tutorial(job: Job) -> Outcome:
+    """Train as the transfer-learning tutorial does: freeze, replace the head, SGD, step schedule."""
+    torch.manual_seed(job.seed)
+    model = timm.create_model(f"local-dir:{job.weights}", pretrained=True, num_classes=2)
+    train, val = _folders(job, model)
+    model.reset_classifier(len(train.classes))
+    _freeze(model, last=1 if job.strategy == "top-k" else 0)
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.001, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.StepLR(optimiser, step_size=7, gamma=0.1)
+    best, began = 0.0, time.monotonic()
+    for _ in range(job.epochs):
+        model.train()
+        for images, targets in DataLoader(train, batch_size=job.batch, shuffle=True, num_workers=PEERS_WORKERS):
+            optimiser.zero_grad()
+            cross_entropy(model(images), targets).backward()
+            optimiser.step()
+        schedule.step()
+        best = max(best, _top1(model, DataLoader(val, batch_size=job.batch, num_workers=PEERS_WORKERS)))
+    return time.monotonic() - began, best, 0.0
+
+
+def fastai(job: Job) -> Outcome:
+    """Train the head of fastai's vision_learner, frozen, with its defaults."""
+    from fastai.vision.all import (  # type: ignore[import-not-found]
+        ImageDataLoaders,
+        Normalize,
+        RandomResizedCrop,
+        accuracy,
+        set_seed,
+        vision_learner,
+    )
+
+    set_seed(job.seed)
+    config = json.loads((job.weights / "config.json").read_text())
+    stats = config["pretrained_cfg"]
+    dls = ImageDataLoaders.from_folder(
+        job.data, train="train", valid="val", bs=job.batch, num_workers=PEERS_WORKERS, device=torch.device("cpu"),
+        item_tfms=RandomResizedCrop(job.size, min_scale=MIN_CROP),
+        batch_tfms=[Normalize.from_stats(stats["mean"], stats["std"])],
+    )  # fmt: skip
+    arguments = config.get("model_args", {})
+    learner = vision_learner(
+        dls, config["architecture"], pretrained=False, normalize=False, metrics=accuracy, **arguments
+    )
+    body = learner.model[0].model
+    tensors = {k: v for k, v in load_file(job.weights / "model.safetensors").items() if k in body.state_dict()}
+    body.load_state_dict(tensors, strict=False)
+    learner.freeze()
+    began = time.monotonic()
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(job.epochs)
+    return time.monotonic() - began, max(float(row[-1]) for row in learner.recorder.values), 0.0
+
+
+def timm_loop(job: Job) -> Outcome:
+    """Train everything as timm's train.py does with its defaults."""
+    torch.manual_seed(job.seed)
+    num_classes = len(list((job.data / "train").iterdir()))
+    model = timm.create_model(f"local-dir:{job.weights}", pretrained=True, num_classes=num_classes)
+    config = timm.data.resolve_model_data_config(model)
+    numbers = {
+        "input_size": (3, job.size, job.size), "batch_size": job.batch, "num_workers": PEERS_WORKERS,
+        "use_prefetcher": False, "mean": config["mean"], "std": config["std"], "device": torch.device("cpu"),
+        "interpolation": config["interpolation"],
+    }  # fmt: skip
+    train, val = (timm.data.create_dataset("", root=str(job.data), split=split) for split in ("train", "val"))
+    loader = timm.data.create_loader(
+        train, is_training=True, scale=(MIN_CROP, 1), color_jitter=0.0, auto_augment=None, **numbers
+    )
+    judge = timm.data.create_loader(val, is_training=False, crop_pct=config["crop_pct"], **numbers)
+    optimiser = timm.optim.create_optimizer_v2(
+        model, opt="sgd", lr=0.1 * job.batch / 256, momentum=0.9, weight_decay=2e-5
+    )
+    schedule = timm.scheduler.CosineLRScheduler(optimiser, t_initial=job.epochs)
+    best, began = 0.0, time.monotonic()
+    for epoch in range(job.epochs):
+        model.train()
+        for images, targets in loader:
+            optimiser.zero_grad()
+            cross_entropy(model(images), targets).backward()
+            optimiser.step()
+        schedule.step(epoch + 1)
+        best = max(best, _top1(model, judge))
+    return time.monotonic() - began, best, 0.0
+
+
+def ours(job: Job) -> Outcome:
+    """Train with finetune, its cache empty; time from the first decoded image to the last val."""
+    began: list[float] = []
+    ended: list[float] = []
+
+    def watch(event: finetune.Event) -> None:
+        began.append(time.monotonic()) if event.facts.get("task") == "scan images" else None
+        ended.append(time.monotonic()) if event.kind == "epoch" else None
+
+    with tempfile.TemporaryDirectory() as place:
+        result = finetune.run(
+            job.data, weights=job.weights, image_size=job.size, epochs=job.epochs, seed=job.seed,
+            batch_size=job.batch, strategy=job.strategy, out=f"{place}/run", on_event=watch,
+            overrides={"train.patience": "none", "cache.folder": place, "augment.min_crop": MIN_CROP},
+        )  # fmt: skip
+        rows = json.loads((result.folder / "timing.json").read_text())["training"][1:]
+    waited = sum(row["waited"] for row in rows) / max(sum(row["seconds"] for row in rows), 1e-9)
+    return ended[-1] - began[0], result.metrics["val"]["top1"]["value"], waited
+
+
+CASES: dict[str, tuple[int, tuple[Callable[[Job], Outcome], ...]]] = {
+    "head-only": (10, (tutorial, fastai, ours)),
+    "top-k": (10, (tutorial, ours)),
+    "full": (5, (timm_loop, ours)),
+}
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="with train/ and val/")
+    parser.add_argument("--weights", type=Path, required=True, help="a timm folder of a mobilenet")
+    parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--seeds", type=int, default=3)
+    chosen = parser.parse_args()
+    print(f"{chosen.data.name}, {chosen.image_size} px, batch 32, {torch.get_num_threads()} threads")
+    print("| what | who | seconds (median) | val top1 (mean) | ms an image and epoch | waited | times faster |")
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for case in chosen.case:
+        epochs, people = CASES[case]
+        people = tuple(who for who in people if who is not fastai or find_spec("fastai"))
+        found: dict[str, list[Outcome]] = {who.__name__: [] for who in people}
+        for seed in range(chosen.seeds):
+            job = Job(chosen.data, chosen.weights, chosen.image_size, epochs, 32, seed, case)
+            for who in people:
+                found[who.__name__].append(who(job))
+        mine = statistics.median(seconds for seconds, _, _ in found["ours"])
+        for name, rows in found.items():
+            middle = statistics.median(seconds for seconds, _, _ in rows)
+            per_image = 1000 * middle / epochs / job.num_train
+            waited = f"{statistics.mean(row[2] for row in rows):.1%}" if name == "ours" else ""
+            accuracy = statistics.mean(row[1] for row in rows)
+            print(
+                f"| {case}, {epochs} epochs | {name} | {middle:.1f} | {accuracy:.3f} | {per_image:.1f} | {waited}"
+                f" | {middle / mine:.1f} |",
+                flush=True,
+            )
+
+
+def _folders(job: Job, model: nn.Module) -> tuple[ImageFolder, ImageFolder]:
+    config = timm.data.resolve_model_data_config(model) | {"input_size": (3, job.size, job.size)}
+    seen = timm.data.create_transform(
+        **config, is_training=True, auto_augment=None, color_jitter=None, scale=(MIN_CROP, 1)
+    )
+    return (
+        ImageFolder(str(job.data / "train"), seen),
+        ImageFolder(str(job.data / "val"), timm.data.create_transform(**config)),
+    )
+
+
+def _freeze(model: nn.Module, *, last: int) -> None:
+    """Freeze all but the head and, for top-1, the last stage."""
+    model.requires_grad_(False)
+    trained = [model.get_classifier(), *list(model.blocks)[len(model.blocks) - last :]] + [model.conv_head] * (last > 0)
+    for module in trained:
+        module.requires_grad_(True)
+
+
+@torch.no_grad()
+def _top1(model: nn.Module, batches: DataLoader) -> float:
+    model.eval()
+    return float(torch.cat([(model(i).argmax(1) == t).float() for i, t in batches]).mean())
+
+
+if __name__ == "__main__":
+    main()

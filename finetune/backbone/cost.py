@@ -1,0 +1,18 @@
+"""What one forward pass of a network costs. Letters: H W pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def multiplications(model: nn.Module, *, image_size: tuple[int, int]) -> int:
+    """Yield the multiply-adds of one image (H, W) in convolutions, matrix products and attention."""
+    parameter = next(model.parameters())
+    image = torch.zeros(1, 3, *image_size, device=parameter.device, dtype=parameter.dtype)
+    was_training = model.training
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(image)
+    model.train(was_training)
+    return int(counter.get_total_flops() // 2)

@@ -1,0 +1,78 @@
+"""`backbones rank`: which backbone is nearest to some data."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from finetune.cli import tables
+from finetune.cli.options import JsonOption, recipe_options
+from finetune.cli.screen import watching
+
+if TYPE_CHECKING:
+    from finetune.workflow.rank import Ranked
+
+EXAMPLES = (
+    "Examples:  finetune backbones rank --data imgs   ·   finetune backbones rank --data imgs weights/*"
+    "   ·   finetune backbones rank --data imgs resnet18 resnet18@160 --sample 300"
+)
+FLAGS = ("data", "group_by", "val", "test", "image_size", "seed", "device", "workers")
+
+
+@partial(recipe_options, flags=FLAGS)
+def rank(
+    *,
+    settings: dict[str, Any],
+    overrides: dict[str, Any],
+    candidates: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CANDIDATE...]",
+            help="timm names or folders of weights, each with @PIXELS for another image size."
+            " Default: what a short list has on this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    sample: Annotated[int, typer.Option("--sample", metavar="N", min=2, help="Train images to measure on.")] = 1000,
+    json_: JsonOption = False,
+) -> None:
+    """Rank backbones by how well they serve your data, without training them."""
+    from finetune.workflow.rank import rank as rank_them
+
+    with watching(is_quiet=json_) as on_event:
+        found = rank_them(
+            candidates=candidates or (), sample=sample, overrides=overrides, on_event=on_event, **settings
+        )
+    if json_:
+        tables.print_json(found.to_json())
+    else:
+        show(found)
+
+
+def show(found: Ranked) -> None:
+    """Print the candidates in order, what failed, and what to take."""
+    console, ranking = tables.out(), found.ranking
+    rows = [
+        (
+            one.name,
+            one.image_size[0],
+            f"{one.gmacs:.3f}",
+            f"{one.num_parameters / 1e6:.1f}",
+            f"{one.predicted.value:.3f} [{one.predicted.low:.2f}, {one.predicted.high:.2f}]",
+            f"{one.knn_top1:.3f}",
+            f"{one.logme:.2f}",
+            f"{one.h_score:.2f}",
+        )
+        for one in ranking.candidates
+    ]
+    console.print()
+    console.print(tables.table(["backbone", "px", "GMACs", "M par", "predicted top1", "k-NN", "LogME", "H"], rows))
+    console.print(f"\nmeasured on {found.num_images} train images of {found.num_classes} classes")
+    if found.failed:
+        console.print(f"left out: {escape(', '.join(failure.name for failure in found.failed))}")
+    console.print(f"[bold]take[/bold] {escape(ranking.reason)}")
+    for remark in ranking.remarks:
+        console.print(f"note: {escape(remark)}")

@@ -1,0 +1,226 @@
+"""Entries of the cache: folders of rows that were computed once, listed, limited and cleared together.
+
+An entry is a folder named by the hash of everything that its rows depend on but the image. In it lie
+`about.json` (that everything), `rows.bin` (the rows, one after the other) and `index.bin` (one record
+a row: the image's content hash, where the row lies, and a checksum). Rows are flushed before their
+records are written, so a killed process leaves whole rows only; a row that does not match its
+checksum is never used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from filelock import FileLock
+
+from finetune.errors import ResourceError
+from finetune.places import cache_folder
+
+LAYOUT = 2  # goes up when rows of an older version must not be read
+RECORD = np.dtype([("key", "V16"), ("offset", "<u8"), ("length", "<u4"), ("height", "<u4"), ("sum", "<u4")])
+Record = np.void  # one of these
+
+
+class Entry:
+    """One entry, open for reading and for adding rows; two processes take turns adding."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows_file, self.index_file = folder / "rows.bin", folder / "index.bin"
+        self.lock = FileLock(folder / "lock")
+        self.places: dict[bytes, int] = {}
+        self.table = np.zeros(0, RECORD)  # longer than what is in use, so that it need not grow with every row
+        self.num_records = self.end = 0
+        self.refresh()
+
+    def __contains__(self, digest: str) -> bool:
+        return bytes.fromhex(digest) in self.places
+
+    def find(self, digest: str) -> Record | None:
+        """Yield where the row of an image lies."""
+        place = self.places.get(bytes.fromhex(digest))
+        return None if place is None else self.table[place]
+
+    def refresh(self) -> None:
+        """Read which rows are whole; a record without its row, or half a record, does not count."""
+        self.places.clear()
+        self.num_records = self.end = 0
+        if not self.index_file.is_file() or not self.rows_file.is_file():
+            return
+        content, size = self.index_file.read_bytes(), self.rows_file.stat().st_size
+        found = np.frombuffer(content, RECORD, count=len(content) // RECORD.itemsize)
+        is_whole = found["offset"] + found["length"] <= size
+        found = found if is_whole.all() else found[: int(is_whole.argmin())]
+        self._note(found)
+
+    def add(self, digests: Sequence[str], rows: Sequence[np.ndarray], *, heights: Sequence[int] | None = None) -> None:
+        """Append rows of bytes: the rows first, flushed, then their records.
+
+        Raises:
+            ResourceError: the disk is full, or cannot be written.
+        """
+        records = np.zeros(len(rows), RECORD)
+        records["key"] = np.array([bytes.fromhex(digest) for digest in digests], "V16")
+        records["length"] = [row.nbytes for row in rows]
+        records["offset"] = self.end + np.cumsum(records["length"], dtype=np.int64) - records["length"]
+        records["height"] = heights or 0
+        records["sum"] = [checksum(row) for row in rows]
+        try:
+            _write(self.rows_file, self.end, rows)
+            _write(self.index_file, self.num_records * RECORD.itemsize, [records])
+        except OSError as error:
+            raise ResourceError(
+                f"the cache {self.folder} cannot be written: {error.strerror}",
+                hint="Free some disk (`finetune cache clear`), or name another place: --set cache.folder=DIR.",
+            ) from error
+        self._note(records)
+
+    def drop_damaged(self, digests: Iterable[str]) -> list[str]:
+        """Forget the rows among `digests` whose bytes do not match their checksum, and yield these."""
+        content = self.mapped()
+        damaged = []
+        for digest in dict.fromkeys(digests):
+            record = self.find(digest)
+            if record is not None:
+                start = int(record["offset"])
+                if checksum(content[start : start + int(record["length"])]) != record["sum"]:
+                    damaged.append(digest)
+        for digest in damaged:
+            del self.places[bytes.fromhex(digest)]
+        return damaged
+
+    def mapped(self) -> np.ndarray:
+        """Yield the bytes of all rows, one after the other, as a memory map."""
+        if not self.end:
+            return np.empty(0, dtype=np.uint8)
+        return np.memmap(self.rows_file, np.uint8, mode="r", shape=(self.end,))
+
+    def _note(self, records: np.ndarray) -> None:
+        count = self.num_records + len(records)
+        if count > len(self.table):
+            more = np.zeros(max(len(self.table), count - len(self.table)), RECORD)
+            self.table = np.concatenate([self.table, more])
+        self.table[self.num_records : count] = records
+        for place, key in enumerate(records["key"], self.num_records):
+            self.places[bytes(key)] = place
+        self.num_records = count
+        self.end = max(self.end, int((records["offset"] + records["length"]).max(initial=0)))
+
+    def touch(self) -> None:
+        """Note that the entry was used now: the least recently used go first."""
+        os.utime(self.folder / "about.json", (time.time(), time.time()))
+
+
+def checksum(row: np.ndarray) -> int:
+    """Yield the checksum of a row's bytes (CRC-32: what damages a file, not who forges one)."""
+    return crc32(np.ascontiguousarray(row).data)
+
+
+def _write(file: Path, start: int, parts: Iterable[np.ndarray]) -> None:
+    with file.open("r+b" if file.exists() else "w+b") as stream:
+        stream.seek(start)
+        for part in parts:
+            stream.write(np.ascontiguousarray(part).data)
+        stream.truncate()
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def open_entry(folder: Path, key: Mapping[str, Any]) -> Entry:
+    """Open the entry of a key, or begin it.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    place = folder / entry_name(key)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        about = place / "about.json"
+        if not about.is_file():
+            beside = place / f".about.{os.getpid()}"
+            beside.write_text(_about(key), encoding="utf-8")
+            beside.replace(about)
+        return Entry(place)
+    except OSError as error:
+        raise ResourceError(
+            f"the cache {place} cannot be written: {error.strerror}",
+            hint="Name another place with --set cache.folder=DIR, or go without: --set cache.features=memory"
+            " --set cache.pixels=none.",
+        ) from error
+
+
+def entry_name(key: Mapping[str, Any]) -> str:
+    """Yield the name of the folder in which the entry of a key lies."""
+    return blake2b(_about(key).encode(), digest_size=16).hexdigest()
+
+
+def _about(key: Mapping[str, Any]) -> str:
+    return json.dumps({**key, "layout": LAYOUT}, sort_keys=True)
+
+
+def entries_folder(setting: str = "auto") -> Path:
+    """Yield where entries lie: `cache.folder`, else the platform's cache place."""
+    return (cache_folder() if setting == "auto" else Path(setting).expanduser()) / "entries"
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFacts:
+    """What `finetune cache ls` shows of an entry."""
+
+    name: str
+    about: dict[str, Any]
+    num_rows: int
+    num_bytes: int
+    used: float
+
+
+def list_entries(folder: Path) -> list[EntryFacts]:
+    """Yield the entries of a cache, the least recently used first."""
+    found = []
+    for about in folder.glob("*/about.json"):
+        try:
+            content = json.loads(about.read_text(encoding="utf-8"))
+            sizes = {file.name: file.stat().st_size for file in about.parent.iterdir()}
+        except (OSError, ValueError):
+            content, sizes = {}, {}
+        rows = sizes.get("index.bin", 0) // RECORD.itemsize
+        found.append(EntryFacts(about.parent.name, content, rows, sum(sizes.values()), about.stat().st_mtime))
+    return sorted(found, key=lambda entry: entry.used)
+
+
+def clear(folder: Path, names: Sequence[str] | None = None) -> int:
+    """Remove entries (all of them without names) and yield how many bytes that freed."""
+    freed = 0
+    for entry in list_entries(folder):
+        if names is None or entry.name in names:
+            shutil.rmtree(folder / entry.name, ignore_errors=True)
+            freed += entry.num_bytes
+    return freed
+
+
+def make_room(folder: Path, *, needed: int, limit: int, keep: str) -> bool:
+    """Remove least recently used entries until `needed` more bytes fit under the limit and on the disk.
+
+    Yields False, removing nothing, when they never would: more than the limit, or than half of what
+    the disk has free.
+    """
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if needed > limit or needed > shutil.disk_usage(there).free // 2:
+        return False
+    entries = [entry for entry in list_entries(folder) if entry.name != keep]
+    excess = sum(entry.num_bytes for entry in entries) + needed - limit
+    for entry in entries:
+        if excess <= 0:
+            break
+        excess -= clear(folder, [entry.name])
+    return True

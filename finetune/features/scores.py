@@ -1,0 +1,130 @@
+"""How well features serve a classification before any classifier is trained: LogME, H-score, k-NN.
+
+Of each, more is better. They compare backbones on the same images; across data sets they mean nothing.
+
+Letters: N images, D features, K classes, M = min(N, D) singular values, T trial points.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+from finetune.errors import TrainingError
+
+NEIGHBOURS = 10
+TEMPERATURE = 0.07
+RATIOS = (-12.0, 8.0)  # powers of ten of alpha / beta that are tried, times the largest eigenvalue
+POINTS, ZOOMS = 65, 3
+NOISE = 1e-12  # least share of a label that counts as noise: a perfect fit would have infinite evidence
+
+
+def logme(features: Tensor, targets: Tensor) -> float:
+    """Yield the log of the maximum evidence of (N, D) features for class indices (N,), per image.
+
+    For the 0/1 labels y of each class that occurs: a linear regression y = F w + noise, with
+    w ~ N(0, I / alpha) and noise ~ N(0, I / beta); the mean over classes of max log p(y | F) / N.
+    With F F' = U diag(s) U', z = U' y and t = alpha / beta, the best beta is N / e(t), so that
+
+        log p(y | F) = 1/2 sum_i log(t / (t + s_i)) - N/2 log(2 pi e(t) / N) - N/2
+        e(t) = sum_i z_i^2 t / (t + s_i) + |y|^2 - |z|^2
+
+    is maximised over t alone, on a grid that is refined around its best point. (The paper's fixed
+    point finds the same maximum; where the labels can be fitted without noise, D > N, it may not come
+    to rest.) As in the paper, features are taken raw.
+    Source: You et al. 2021, LogME, arXiv:2102.11005.
+
+    Raises:
+        TrainingError: a feature is not finite.
+    """
+    left, singular, _ = torch.linalg.svd(_checked(features), full_matrices=False)  # (N, M), (M,)
+    values = singular**2
+    labels = one_hot(targets).double()  # (N, K)
+    found = [_evidence(left, values, label) for label in labels.T if label.any()]
+    return sum(found) / len(found) / len(labels)
+
+
+def _evidence(left: Tensor, values: Tensor, label: Tensor) -> float:
+    """Yield the maximum over t of the log evidence for one class, its labels (N,)."""
+    count, total = len(label), float(label.square().sum())
+    turned = (left.T @ label) ** 2  # (M,)
+    rest = max(total - float(turned.sum()), 0.0)
+    scale = float(values[0]) or 1.0
+    low, high = RATIOS
+    best = -math.inf
+    for _ in range(ZOOMS):
+        powers = torch.linspace(low, high, POINTS, dtype=torch.double)
+        ratios = 10 ** powers[:, None] * scale
+        kept = ratios / (ratios + values)  # (T, M)
+        error = (kept @ turned + rest).clamp_min(NOISE * total)  # (T,)
+        found = (kept.log().sum(dim=1) - count * (2 * math.pi * error / count).log() - count) / 2
+        place = int(found.argmax())
+        best = float(found[place])
+        low, high = float(powers[max(place - 1, 0)]), float(powers[min(place + 1, POINTS - 1)])
+    return best
+
+
+def h_score(features: Tensor, targets: Tensor) -> float:
+    """Yield the shrinkage-regularised H-score of (N, D) features for class indices (N,).
+
+        H = (1 - a) tr(C_a^-1 B),  C_a = (1 - a) C + a tr(C) / D I
+
+    with C the covariance of the features, B that of their class means, and a the shrinkage of Ledoit
+    and Wolf. The plain H-score, a = 0, is of no use where D comes near N: C is singular or nearly so,
+    and the score is that of noise (K - 1 for any features as soon as D >= N). So this form is taken
+    always. Computed in the basis of the singular vectors, in which C is diagonal.
+    Sources: Bao et al. 2019, An information-theoretic approach to transferability, ICIP; Ibrahim et
+    al. 2021, Newer is not always better, arXiv:2110.06893; Ledoit & Wolf 2004, J. Multivar. Anal. 88.
+
+    Raises:
+        TrainingError: a feature is not finite.
+    """
+    checked = _checked(features)
+    count, width = checked.shape
+    left, singular, _ = torch.linalg.svd(checked - checked.mean(dim=0), full_matrices=False)  # (N, M), (M,)
+    values = singular**2 / count  # of C; its other D - M are 0
+    mean = float(values.sum()) / width
+    if mean <= 0:
+        return 0.0
+    rows = left * singular  # (N, M): the centred images in that basis
+    shrinkage = _shrinkage(rows, values, width)
+    labels = one_hot(targets).double()  # (N, K)
+    sizes = labels.sum(dim=0).clamp_min(1)  # (K,)
+    between = (labels.T @ rows).square().T / sizes / count  # (M, K): the diagonal of B, class by class
+    ratio = between.sum(dim=1) / ((1 - shrinkage) * values + shrinkage * mean).clamp_min(NOISE * mean)
+    return (1 - shrinkage) * float(ratio.sum())
+
+
+def _shrinkage(rows: Tensor, values: Tensor, width: int) -> float:
+    """Yield how far a covariance is best drawn towards a multiple of the identity, between 0 and 1."""
+    squared = float(values.square().sum())  # |C|^2
+    distance = squared - float(values.sum()) ** 2 / width  # |C - tr(C) / D I|^2
+    variance = (float(rows.square().sum(dim=1).square().mean()) - squared) / len(rows)
+    return min(1.0, max(0.0, variance) / distance) if distance > NOISE * squared else 0.0
+
+
+def knn_top1(features: Tensor, targets: Tensor, *, neighbours: int = NEIGHBOURS) -> float:
+    """Yield the leave-one-out top-1 of the nearest neighbours of (N, D) features by cosine.
+
+    Each of an image's nearest others votes for its class with weight exp(cosine / 0.07).
+    Source: Wu et al. 2018, arXiv:1805.01978; Caron et al. 2021, arXiv:2104.14294.
+
+    Raises:
+        TrainingError: a feature is not finite.
+    """
+    rows = normalize(_checked(features), dim=1)  # (N, D)
+    cosines = (rows @ rows.T).fill_diagonal_(-torch.inf)  # (N, N)
+    nearest = cosines.topk(min(neighbours, len(rows) - 1), dim=1)
+    weights = (nearest.values / TEMPERATURE).exp()  # (N, neighbours)
+    votes = weights.new_zeros(len(rows), int(targets.max()) + 1)
+    votes.scatter_add_(1, targets[nearest.indices], weights)
+    return float((votes.argmax(dim=1) == targets).double().mean())
+
+
+def _checked(features: Tensor) -> Tensor:
+    if not torch.isfinite(features).all():
+        raise TrainingError("the backbone's features are not finite", hint="Use --set train.precision=float32.")
+    return features.double()

@@ -1,0 +1,130 @@
+"""From what was measured of some backbones on the same images to which one to take, and why.
+
+Pure. What predicts is the leave-one-out top-1 of a linear classifier on each backbone's features;
+that a search over features alone can miss the backbone that fine-tunes best is why the strongest in
+general stays on the list.
+Source: Renggli et al. 2022, Which model to transfer?, arXiv:2010.06402 (the hybrid search).
+
+Letters: N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from finetune.evaluation.intervals import Z95, paired, wilson
+from finetune.types import Interval
+
+FEW_OF_A_CLASS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A backbone with its scores and its cost.
+
+    `hits` tells of each image whether the linear classifier fitted to the others got it right.
+    `standing` orders backbones by how strong they are in general, where that is known.
+    """
+
+    name: str
+    image_size: tuple[int, int]
+    num_parameters: int
+    gmacs: float
+    hits: tuple[bool, ...] = field(repr=False)
+    knn_top1: float
+    logme: float
+    h_score: float
+    standing: float | None = None
+
+    @property
+    def predicted(self) -> Interval:
+        """The accuracy that a linear classifier on this backbone may reach: its share of right guesses."""
+        return wilson(sum(self.hits) / max(len(self.hits), 1), len(self.hits))
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Candidates from the best predicted accuracy down, the one to take, and why.
+
+    `strongest` is the strongest in general: it stays on the list whatever was predicted. `shortlist`
+    is what is worth a training run.
+    """
+
+    candidates: tuple[Candidate, ...]
+    recommended: str
+    reason: str
+    strongest: str
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def shortlist(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.recommended, self.strongest)))
+
+
+def rank(candidates: Sequence[Candidate], *, images_of_rarest: int | None = None) -> Ranking:
+    """Order candidates by predicted accuracy and recommend one.
+
+    Recommended is the cheapest whose predicted accuracy lies within one standard error of the best
+    one's: of what cannot be told from the best, that with the fewest multiplications.
+    Source of the rule: Breiman et al. 1984, Classification and Regression Trees, 3.4.3; the error is
+    that of the paired difference.
+    """
+    ordered = sorted(candidates, key=lambda one: (-one.predicted.value, one.gmacs, one.num_parameters, one.name))
+    best = ordered[0]
+    near = [one for one in ordered if one is best or _is_near(one, best)]
+    chosen = min(near, key=lambda one: (one.gmacs, one.num_parameters))
+    strongest = strongest_in_general(ordered)
+    return Ranking(
+        tuple(ordered),
+        chosen.name,
+        _reason(chosen, best, len(ordered)),
+        strongest.name,
+        tuple(_remarks(ordered, chosen, strongest, images_of_rarest)),
+    )
+
+
+def strongest_in_general(candidates: Sequence[Candidate]) -> Candidate:
+    """Yield the candidate that stands highest whatever the data; where nothing is known, the largest in compute."""
+    known = [one for one in candidates if one.standing is not None]
+    if known:
+        return max(known, key=lambda one: (one.standing or 0.0, one.gmacs))
+    return max(candidates, key=lambda one: (one.gmacs, one.num_parameters))
+
+
+def difference(one: Candidate, other: Candidate) -> Interval:
+    """Yield the interval of the predicted accuracy of one minus that of another, from the images they differ on."""
+    return paired(np.array(one.hits), np.array(other.hits))
+
+
+def _is_near(one: Candidate, best: Candidate) -> bool:
+    loss = difference(best, one)
+    return loss.value <= (loss.high - loss.low) / (2 * Z95)
+
+
+def _reason(chosen: Candidate, best: Candidate, count: int) -> str:
+    if count == 1:
+        return f"{chosen.name} is the only candidate"
+    at = f"predicted top1 {chosen.predicted.value:.3f}"
+    if chosen is best:
+        return f"{chosen.name}: {at}, the best; nothing cheaper comes within one standard error of it"
+    return (
+        f"{chosen.name}: {at}, within one standard error of the best"
+        f" ({best.name}, {best.predicted.value:.3f}), at {chosen.gmacs:.2g} instead of {best.gmacs:.2g} GMACs"
+    )
+
+
+def _remarks(
+    ordered: Sequence[Candidate], chosen: Candidate, strongest: Candidate, images_of_rarest: int | None
+) -> Iterator[str]:
+    best = ordered[0]
+    alike = [one.name for one in ordered[1:] if difference(best, one).low <= 0]
+    if alike:
+        yield f"these {len(best.hits)} images do not tell {best.name} from {', '.join(alike)} (95 %)"
+    if strongest is not chosen:
+        what = "the largest in compute" if strongest.standing is None else "the strongest on ImageNet"
+        yield f"{strongest.name} stays on the list as {what}: features alone can miss what fine-tunes best"
+    if images_of_rarest is not None and images_of_rarest < FEW_OF_A_CLASS:
+        yield f"the rarest class shows {images_of_rarest} of these images: more of them (--sample) would predict better"

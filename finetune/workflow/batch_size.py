@@ -1,0 +1,98 @@
+"""How many images go through the network at once: settled before the first step, and written into the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from finetune import recipe as recipes
+from finetune.backbone import load as backbones
+from finetune.backbone.freeze import freezing
+from finetune.backbone.load import Backbone
+from finetune.device import accelerator, free_memory
+from finetune.errors import BackboneError
+from finetune.settings import Recipe
+from finetune.train.memory import Memory, fitting_batch, step_memory, tried_batch
+from finetune.train.outputs import loss_of
+from finetune.types import Event, OnEvent, Phase
+from finetune.workflow.prepare import Prepared, architecture_of, with_head
+
+
+def with_micro_batch(prepared: Prepared, *, on_event: OnEvent) -> Prepared:
+    """Yield a run with `micro_batch` settled: by trial on a GPU, by counting bytes on a CPU.
+
+    Raises:
+        ResourceError: not even one image fits.
+    """
+    recipe = prepared.recipe
+    batch = int(recipe.train.batch_size)
+    asked = recipe.train.micro_batch
+    size = _fitting(prepared, batch) if asked == "auto" else min(batch, asked)
+    if size < batch:
+        on_event(Event("warning", {"text": _accumulates(batch, size, prepared.phases)}))
+    return replace(prepared, recipe=recipes.update(recipe, {"train.micro_batch": size}))
+
+
+def phase_memory(skeleton: Backbone, phase: Phase, *, optimiser: str) -> Memory:
+    """Yield what a step of a phase takes of memory."""
+    size = skeleton.preprocessing.image_size
+    return step_memory(skeleton.model, phase.plan, skeleton.groups, image_size=size, optimiser=optimiser)
+
+
+def skeleton_of(recipe: Recipe, *, num_classes: int) -> Backbone | None:
+    """Yield a recipe's network without memory for its weights; None where it cannot be built like that."""
+    size = recipe.backbone.image_size
+    try:
+        bare = backbones.skeleton(
+            architecture_of(recipe), num_classes=num_classes, image_size=None if size == "auto" else size
+        )
+        return with_head(recipe, bare)
+    except (BackboneError, NotImplementedError, RuntimeError):
+        return None
+
+
+def _fitting(prepared: Prepared, batch: int) -> int:
+    recipe, backbone = prepared.recipe, prepared.backbone
+    by_gradient = [phase for phase in prepared.phases if phase.solver == "gradient"]
+    device = next(backbone.model.parameters()).device
+    if device.type == "cuda":
+        return min((_tried(recipe, backbone, phase, batch) for phase in by_gradient), default=batch)
+    skeleton = skeleton_of(recipe, num_classes=len(prepared.manifest.classes))
+    if skeleton is None:
+        return batch
+    free = free_memory(device)
+    try:
+        needs = [phase_memory(skeleton, phase, optimiser=recipe.optim.name) for phase in by_gradient]
+    except (NotImplementedError, RuntimeError):  # a network that computes with the values of its tensors
+        return batch
+    return min((fitting_batch(batch, need, free) for need in needs), default=batch)
+
+
+def _tried(recipe: Recipe, backbone: Backbone, phase: Phase, batch: int) -> int:
+    """Take steps on empty pictures until one fits; weights and statistics are left as they were."""
+    model, device = backbone.model, next(backbone.model.parameters()).device
+    context = accelerator(device, str(recipe.train.precision))
+    kept = {name: tensor.clone() for name, tensor in model.named_buffers()}
+
+    def attempt(size: int) -> None:
+        images = torch.zeros(size, 3, *backbone.preprocessing.image_size, device=device)
+        try:
+            with freezing(model, phase.plan, backbone.groups), context.autocast():
+                model.train()
+                total, _ = loss_of(model(images), Tensor.sum, aux_weight=1.0)
+                torch.autograd.backward(total)
+        finally:
+            model.zero_grad(set_to_none=True)
+            model.load_state_dict(kept, strict=False)
+            model.eval()
+
+    return tried_batch(batch, attempt)
+
+
+def _accumulates(batch: int, size: int, phases: Sequence[Phase]) -> str:
+    text = f"{size} of the {batch} images of a step go through the network at once; their gradients are accumulated"
+    trains_norms = any(item.norm_statistics == "updated" for phase in phases for item in phase.plan.groups)
+    return text + (f", and batch norm, which is trained, sees {size} images at a time" if trains_norms else "")

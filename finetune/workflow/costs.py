@@ -1,0 +1,176 @@
+"""What a plan would take: memory of a step, size of the cache, time on this machine.
+
+Multiplications are counted on a network without weights; how long they take is measured on this
+machine with random ones, forward and in training.
+
+What is not covered: decoding, solving a head, and what else the machine does meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from finetune.backbone import load as backbones
+from finetune.backbone.freeze import freezing
+from finetune.backbone.load import Backbone
+from finetune.device import resolve_device
+from finetune.features.divide import divide
+from finetune.features.graphs import IndivisibleError
+from finetune.features.store import Layout
+from finetune.settings import Recipe
+from finetune.types import FreezePlan, Phase
+from finetune.workflow.batch_size import phase_memory
+from finetune.workflow.batches import num_views
+from finetune.workflow.prepare import architecture_of, wanted_batch
+
+LARGEST = 100_000_000  # parameters of a network that is timed
+TIMED_IMAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a phase's model is cut: what the trunk hands to the tail for one image, and what it saves.
+
+    `trunk_share` is the trunk's share of the multiplications of one forward pass, which run once for
+    an image and view instead of once an epoch; `saved_share` is the share of all multiplications of
+    the phase that this saves.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    bytes_per_image: int
+    trunk_share: float
+    views: int
+    cache_bytes: int
+    saved_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a phase takes: bytes of memory for a step of `batch` images, seconds of computing."""
+
+    batch: int
+    memory_bytes: int | None
+    seconds: float | None
+    cut: Cut | None
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds for an image on this machine: a forward pass, and a step that trains every layer."""
+
+    forward: float
+    step: float
+
+
+def costs(recipe: Recipe, skeleton: Backbone, phases: Sequence[Phase], *, num_images: int) -> tuple[Cost, ...]:
+    """Yield what every phase of a plan takes for so many images, train and val together."""
+    speed = _measured(recipe, skeleton)
+    return tuple(_cost(recipe, skeleton, phase, num_images, speed) for phase in phases)
+
+
+def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, speed: Speed | None) -> Cost:
+    num_val = round(num_images * recipe.split.val)
+    num_train = num_images - num_val
+    batch = recipe.train.batch_size if recipe.train.batch_size != "auto" else wanted_batch(num_train)
+    size = skeleton.preprocessing.image_size
+    epochs = phase.epochs if phase.solver == "gradient" else 1
+    try:
+        forward = _forward_flops(skeleton, size)
+        step, everything = (_step_flops(skeleton, plan, size) for plan in (phase.plan, _trained(phase.plan)))
+        cut = _cut(recipe, skeleton, phase, num_train, num_val, forward=forward, step=step)
+        memory = phase_memory(skeleton, phase, optimiser=recipe.optim.name).of(batch)
+    except (NotImplementedError, RuntimeError):  # a network that computes with the values of its tensors
+        return Cost(batch, None, None, None)
+    if speed is None:
+        return Cost(batch, memory, None, cut)
+    trunk = cut.trunk_share * speed.forward if cut else 0.0
+    tail = speed.forward - trunk
+    learn = speed.step * (step - (cut.trunk_share if cut else 0.0) * forward) / everything
+    passes = (num_train * cut.views + num_val) if cut and cut.views else epochs * num_images
+    seconds = passes * trunk + epochs * (num_train * (learn if phase.solver == "gradient" else 0) + num_val * tail)
+    return Cost(batch, memory, seconds, cut)
+
+
+def _cut(
+    recipe: Recipe, skeleton: Backbone, phase: Phase, num_train: int, num_val: int, *, forward: int, step: int
+) -> Cut | None:
+    """Cut the model of a phase as the run would; None where nothing can be kept."""
+    size = skeleton.preprocessing.image_size
+    try:
+        divided = divide(skeleton.model, phase.plan, skeleton.groups, image_size=size)
+    except IndivisibleError:
+        return None
+    views = num_views(recipe, phase)
+    layout = Layout(divided.shapes, recipe.cache.precision)
+    with FlopCounterMode(display=False) as frozen:
+        divided.trunk(_picture(skeleton, size))
+    trunk = frozen.get_total_flops()
+    epochs = phase.epochs if phase.solver == "gradient" else 1
+    whole = epochs * (num_train * max(step, forward) + num_val * forward)
+    saved = trunk * (epochs * (num_train + num_val) - (num_train * views + num_val)) if views else 0
+    rows = layout.row_bytes * (num_train * views + num_val)
+    share = trunk / max(forward, 1)
+    return Cut(divided.shapes, layout.row_bytes, share, views, rows if views else 0, max(0.0, saved / max(whole, 1)))
+
+
+def _forward_flops(skeleton: Backbone, size: tuple[int, int]) -> int:
+    """Yield the operations of a forward pass of one image."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        skeleton.model.eval()(_picture(skeleton, size))
+    return int(counter.get_total_flops())
+
+
+def _step_flops(skeleton: Backbone, plan: FreezePlan, size: tuple[int, int]) -> int:
+    """Yield the operations of a forward pass of one image and of the backward pass that a plan needs."""
+    model = skeleton.model
+    with freezing(model, plan, skeleton.groups), FlopCounterMode(display=False) as counter:
+        torch.autograd.backward(model.eval()(_picture(skeleton, size)).sum())
+    model.zero_grad(set_to_none=True)
+    return int(counter.get_total_flops())
+
+
+def _picture(skeleton: Backbone, size: tuple[int, int]) -> Tensor:
+    return torch.zeros(1, 3, *size, device=next(skeleton.model.parameters()).device)
+
+
+def _trained(plan: FreezePlan) -> FreezePlan:
+    return FreezePlan(tuple(replace(item, trains="all") for item in plan.groups))
+
+
+def _measured(recipe: Recipe, skeleton: Backbone) -> Speed | None:
+    """Time the network with random weights on this machine; None for one that is too large to try."""
+    if sum(p.numel() for p in skeleton.model.parameters()) > LARGEST:
+        return None
+    size = skeleton.preprocessing.image_size
+    of = replace(architecture_of(recipe), pretrained=False, weights=None)
+    device = resolve_device(recipe.train.device)
+    model = backbones.load(of, num_classes=None, image_size=size[0]).model.to(device)
+    images = torch.zeros(TIMED_IMAGES, 3, *size, device=device)
+
+    def forward() -> None:
+        with torch.no_grad():
+            model.eval()(images)
+
+    def step() -> None:
+        logits = model(images)
+        torch.autograd.backward(logits.float().sum())
+
+    return Speed(_seconds(forward, device), _seconds(step, device))
+
+
+def _seconds(act: Callable[[], None], device: torch.device) -> float:
+    """Yield the seconds that an image takes, the better of two after a first."""
+    found = []
+    for _ in range(3):
+        began = time.perf_counter()
+        act()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        found.append((time.perf_counter() - began) / TIMED_IMAGES)
+    return min(found[1:])

@@ -1,0 +1,298 @@
+"""Which backbone is nearest to some data: one frozen pass of each over a sample of train, then scores.
+
+What a backbone yields for an image is kept in the feature cache, where a later run that trains its
+head alone finds it too.
+
+Letters: N images, D features.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from finetune import recipe as recipes
+from finetune.backbone.cost import multiplications
+from finetune.backbone.folder import is_folder
+from finetune.backbone.freeze import freezing
+from finetune.backbone.groups import head_modules
+from finetune.backbone.load import NO_HUB_HINT, Backbone
+from finetune.backbone.shortlist import on_this_machine, standing
+from finetune.data.checks import scan_files
+from finetune.data.decode import quiet
+from finetune.data.pixels import PixelCache
+from finetune.device import accelerator, resolve_device
+from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted, RecipeError
+from finetune.features.extract import before_head, extract
+from finetune.features.probe import loo_guesses
+from finetune.features.scores import h_score, knn_top1, logme
+from finetune.features.sources import trunk_batch
+from finetune.settings import Recipe
+from finetune.strategy import rank as ranking
+from finetune.strategy.evidence import MOST_PROBED, stratified_sample
+from finetune.strategy.rank import Candidate, Ranking
+from finetune.types import Event, Manifest, OnEvent, Sample, ignore, to_json
+from finetune.workflow.batches import Worker
+from finetune.workflow.prepare import (
+    Prepared,
+    architecture_of,
+    describe_data,
+    load_backbone,
+    pixels_of,
+    plan_phases,
+    read_data,
+    recipe_of,
+    resolve,
+)
+
+LOCAL_HINT = (
+    "Give folders of weights on this machine: finetune backbones rank --data DIR weights/*; or copy the"
+    " hub's cache from another machine (HF_HOME names its place)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A candidate that could not be measured, and why."""
+
+    name: str
+    reason: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Candidates in order, those that failed, and how many images they were measured on."""
+
+    ranking: Ranking
+    failed: tuple[Failure, ...]
+    num_images: int
+    num_classes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Yield the ranking as one JSON document; which images each got right is left out."""
+        ranked = self.ranking
+        return {
+            "num_images": self.num_images,
+            "num_classes": self.num_classes,
+            "recommended": ranked.recommended,
+            "reason": ranked.reason,
+            "strongest": ranked.strongest,
+            "shortlist": list(ranked.shortlist),
+            "remarks": list(ranked.remarks),
+            "candidates": [
+                {"name": one.name, "predicted_top1": to_json(one.predicted)}
+                | {key: value for key, value in to_json(one).items() if key not in ("name", "hits")}
+                for one in ranked.candidates
+            ],
+            "failed": [to_json(failure) for failure in self.failed],
+        }
+
+
+def rank(
+    data: str | Path | None = None,
+    candidates: Sequence[str | Path] = (),
+    *,
+    sample: int = MOST_PROBED,
+    recipe: Recipe | str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    on_event: OnEvent = ignore,
+    **settings: Any,
+) -> Ranked:
+    """Rank backbones for a data set by what a linear classifier on their features reaches.
+
+        finetune.rank("imgs", ["resnet18.a1_in1k", "weights/mobilenetv2_100", "resnet18.a1_in1k@160"])
+
+    A candidate is a timm name, `hf-hub:OWNER/NAME` or a weights folder, with `@PIXELS` for another
+    image size. Without candidates: those of a short list whose weights are on this machine. One that
+    cannot be used is told with its reason and does not stop the others.
+
+    Raises:
+        BackboneError: none of the candidates can be used, or none are given and none are here.
+        DataError, RecipeError, ResourceError: what cannot be used, and the way out.
+    """
+    chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
+    resolve_device(chosen.train.device)
+    names = tuple(dict.fromkeys(map(str, candidates))) or _at_hand()
+    manifest = read_data(chosen, on_event=on_event)
+    on_event(Event("message", {"text": describe_data(manifest)}))
+    for note in manifest.notes:
+        on_event(Event("warning", {"text": note}))
+    samples = stratified_sample(manifest, seed=chosen.train.seed, most=_checked_size(sample, manifest))
+    measured, failed = _measure_all(chosen, names, manifest, samples, on_event)
+    if not measured:
+        raise _none_left(failed)
+    counts = Counter(one.target.index for one in samples)
+    rarest = min(counts[index] for index in range(len(manifest.classes)))
+    return Ranked(ranking.rank(measured, images_of_rarest=rarest), tuple(failed), len(samples), len(manifest.classes))
+
+
+def _measure_all(
+    recipe: Recipe, names: Sequence[str], manifest: Manifest, samples: Sequence[Sample], on_event: OnEvent
+) -> tuple[list[Candidate], list[Failure]]:
+    measured, failed = [], []
+    for label, name in zip(labels(names), names, strict=True):
+        try:
+            one = measure(candidate_recipe(recipe, name), label, manifest, samples, on_event=on_event)
+        except (DataError, Interrupted):
+            raise
+        except FinetuneError as error:
+            hint = LOCAL_HINT if error.hint == NO_HUB_HINT else error.hint
+            failed.append(Failure(label, error.message, hint))
+            on_event(Event("warning", {"text": f"{label} is left out: {error.message}"}))
+        else:
+            measured.append(one)
+            on_event(Event("message", {"text": f"{label}: predicted top1 {one.predicted.value:.3f}"}))
+    return measured, failed
+
+
+def labels(names: Sequence[str]) -> tuple[str, ...]:
+    """Yield short names for tables: of a folder its last part, of a timm name no tag, where that is unique."""
+
+    def short(name: str) -> str:
+        bare, size = _split_size(name)
+        is_path = bare.startswith("local-dir:") or os.sep in bare
+        found = Path(bare.removeprefix("local-dir:")).name if is_path else bare.split(".")[0]
+        return f"{found}@{size}" if size else found
+
+    counts = Counter(map(short, names))
+    return tuple(short(name) if counts[short(name)] == 1 else name for name in names)
+
+
+def candidate_recipe(recipe: Recipe, name: str) -> Recipe:
+    """Yield the recipe of a head-only pass over one candidate: a timm name or a folder, with or without @PIXELS.
+
+    Raises:
+        BackboneError: it is a file.
+        RecipeError: an image size that none can have.
+    """
+    bare, size = _split_size(name)
+    path = Path(bare.removeprefix("local-dir:")).expanduser()
+    is_path = bare.startswith("local-dir:") or is_folder(path) or (os.sep in bare and not bare.startswith("hf-hub:"))
+    if is_path and path.is_file():
+        hint = "A candidate is a timm name, or a folder with config.json and model.safetensors."
+        raise BackboneError(f"{path} is a file", hint=hint)
+    changes: dict[str, Any] = {
+        "strategy.name": "linear-probe",
+        "strategy.top_k": "auto",
+        "strategy.probe_at": "auto",
+        "backbone.name": "auto" if is_path else bare,
+        "backbone.weights": str(path) if is_path else "none",
+    }
+    return recipes.update(recipe, changes | ({"backbone.image_size": size} if size else {}))
+
+
+def measure(
+    recipe: Recipe, name: str, manifest: Manifest, samples: Sequence[Sample], *, on_event: OnEvent = ignore
+) -> Candidate:
+    """Load one candidate, run it over the sample (or take what is kept of it), and score its features.
+
+    Raises:
+        BackboneError, ResourceError, TrainingError: it cannot be used.
+    """
+    of = architecture_of(recipe)
+    backbone = load_backbone(recipe, of, num_classes=len(manifest.classes))
+    size = backbone.preprocessing.image_size
+    features, targets = features_of(recipe, backbone, manifest, samples, on_event=_named(on_event, name))
+    guesses = loo_guesses(features, targets, num_classes=len(manifest.classes))
+    return Candidate(
+        name=name,
+        image_size=size,
+        num_parameters=sum(group.num_parameters for group in backbone.groups if not group.is_head),
+        gmacs=multiplications(backbone.model, image_size=size) / 1e9,
+        hits=tuple((guesses == targets).tolist()),
+        knn_top1=knn_top1(features, targets),
+        logme=logme(features, targets),
+        h_score=h_score(features, targets),
+        standing=standing(of.name) if of.weights is None and of.pretrained else None,
+    )
+
+
+def features_of(
+    recipe: Recipe, backbone: Backbone, manifest: Manifest, samples: Sequence[Sample], *, on_event: OnEvent = ignore
+) -> tuple[Tensor, Tensor]:
+    """Yield what reaches the head (N, D) of a frozen backbone, and the class indices (N,).
+
+    The work is that of a run's head-only phase, so that its cache serves both; `val` is there for the
+    check that the divided model agrees with the whole, and holds images of the sample again.
+    """
+    judged = tuple(replace(sample, split="val") for sample in samples[: trunk_batch(resolve_device("cpu"))])
+    small = replace(manifest, samples=(*samples, *judged))
+    recipe = resolve(recipe, small, backbone, None)
+    phase = replace(plan_phases(recipe, backbone)[0], solver="lbfgs")  # plain images in order, whatever the head
+    pixels = _pixels(recipe, backbone, small, on_event)
+    prepared = Prepared(recipe, small, backbone, (phase,), None, None, pixels)
+    context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
+    with freezing(backbone.model, phase.plan, backbone.groups) as hold:
+        work = Worker(prepared, context, on_event, lambda: None).work_of(phase)
+        hold(work.run)
+        tap = before_head(work.run, head_modules(backbone.model)[0])
+
+        def watched() -> Iterator[Any]:
+            for done, batch in enumerate(work.train.epoch(), 1):
+                yield batch
+                on_event(Event("progress", {"task": "features", "done": done, "total": len(work.train)}))
+
+        (features,), targets = extract(tap, watched(), autocast=context.autocast)
+    return features, targets
+
+
+def _pixels(recipe: Recipe, backbone: Backbone, sample: Manifest, on_event: OnEvent) -> PixelCache | None:
+    """Yield the pixel cache with the sample in it: candidates of one input size decode it once."""
+    pixels = pixels_of(recipe, sample, backbone)
+    if pixels is not None:
+        files = [Path(sample.root, one.file) for one in sample.split("train")]
+        with quiet():
+            list(scan_files(files, pixels=pixels, on_event=on_event))
+    return pixels
+
+
+def _at_hand() -> tuple[str, ...]:
+    names = on_this_machine()
+    if not names:
+        raise BackboneError(
+            "no candidates are named, and the weights of none on the short list are on this machine",
+            hint=LOCAL_HINT,
+        )
+    return names
+
+
+def _checked_size(sample: int, manifest: Manifest) -> int:
+    needed = 2 * len(manifest.classes)
+    if sample < needed:
+        raise RecipeError(
+            f"--sample {sample}: {len(manifest.classes)} classes need {needed} images or more",
+            hint="Each image is judged by the others of its class.",
+        )
+    return sample
+
+
+def _split_size(name: str) -> tuple[str, int | None]:
+    bare, at, size = name.rpartition("@")
+    return (bare, int(size)) if at and size.isdecimal() else (name, None)
+
+
+def _named(on_event: OnEvent, name: str) -> OnEvent:
+    """Pass on progress and warnings under a candidate's name; how its phase computes is of no interest here."""
+
+    def told(event: Event) -> None:
+        if event.kind == "progress":
+            on_event(replace(event, facts=event.facts | {"task": f"{name}: {event.facts['task']}"}))
+        elif event.kind == "warning":
+            on_event(replace(event, facts={"text": f"{name}: {event.facts['text']}"}))
+
+    return told
+
+
+def _none_left(failed: Sequence[Failure]) -> BackboneError:
+    if len(failed) == 1:
+        return BackboneError(failed[0].reason, hint=failed[0].hint)
+    reasons = "\n".join(f"  - {failure.name}: {failure.reason}" for failure in failed)
+    hint = next((failure.hint for failure in failed if failure.hint), LOCAL_HINT)
+    return BackboneError(f"none of the {len(failed)} candidates can be used:\n{reasons}", hint=hint)

@@ -1,0 +1,117 @@
+"""A picture is the same from the pixel cache and from its file; no file is decoded twice."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.data import checks, loaders, sources
+from finetune.data.decode import read_rgb
+from finetune.data.loaders import ImageDataset
+from finetune.data.pixels import PixelCache, open_pixels
+from finetune.data.transforms import augmented_view, picture_side, plain_view
+from finetune.errors import ResourceError
+from finetune.settings import AugmentSection, CacheSection
+from finetune.types import Manifest, Preprocessing
+
+SETTINGS = Preprocessing((16, 16), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+SIDE = picture_side(SETTINGS)
+
+
+@pytest.fixture
+def listed(image_folder: Callable[..., Path]) -> Manifest:
+    return sources.read(image_folder(per_class=6))
+
+
+def opened(manifest: Manifest, **settings: object) -> PixelCache | None:
+    section = CacheSection.model_validate(settings)
+    return open_pixels(manifest.root, side=SIDE, num_images=len(manifest.samples), settings=section)
+
+
+def filled(manifest: Manifest) -> tuple[Manifest, PixelCache]:
+    pixels = opened(manifest)
+    assert pixels is not None
+    return checks.scan(manifest, pixels=pixels), pixels
+
+
+def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    seen: list[Path] = []
+    monkeypatch.setattr(loaders, "read_rgb", lambda path, **more: seen.append(path) or read_rgb(path, **more))
+    return seen
+
+
+@pytest.mark.parametrize("is_augmented", [False, True])
+def test_views_from_the_cache_are_those_from_the_files(
+    listed: Manifest, is_augmented: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned, pixels = filled(listed)
+    view = augmented_view(SETTINGS, AugmentSection(color_jitter=0.2)) if is_augmented else plain_view(SETTINGS)
+    from_files = ImageDataset(scanned.root, scanned.samples, view, SETTINGS, seed=0)
+    from_cache = ImageDataset(scanned.root, scanned.samples, view, SETTINGS, seed=0, pixels=pixels)
+    expected = [from_files[0, 1, index][0] for index in range(len(scanned.samples))]
+    decoded = count_decoded(monkeypatch)
+    found = [from_cache[0, 1, index][0] for index in range(len(scanned.samples))]
+    assert decoded == []
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_a_second_scan_opens_nothing(listed: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = filled(listed)
+    monkeypatch.setattr(checks, "read_content", lambda _: pytest.fail("a file was opened"))
+    assert filled(listed)[0] == first
+
+
+def test_a_scan_that_is_remembered_still_fills_a_cache_that_was_cleared(listed: Manifest) -> None:
+    scanned, pixels = filled(listed)
+    pixels.entry.rows_file.unlink()
+    _, again = filled(listed)
+    assert all(sample.digest in again for sample in scanned.samples)
+
+
+def test_a_damaged_row_is_decoded_anew(listed: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    scanned, pixels = filled(listed)
+    content = bytearray(pixels.entry.rows_file.read_bytes())
+    content[:] = [byte ^ 255 for byte in content]
+    pixels.entry.rows_file.write_bytes(content)
+    decoded = count_decoded(monkeypatch)
+    view = plain_view(SETTINGS)
+    dataset = ImageDataset(scanned.root, scanned.samples, view, SETTINGS, seed=0, pixels=pixels)
+    expected = view(read_rgb(Path(scanned.root, scanned.samples[0].file), side=SIDE))
+    assert torch.equal(dataset[0, 0, 0][0], expected)
+    assert len(decoded) == 1
+
+
+def test_a_worker_gets_places_and_no_pixels(listed: Manifest) -> None:
+    scanned, pixels = filled(listed)
+    found = pixels.find([sample.digest for sample in scanned.samples])
+    before = np.asarray(found.read(3))
+    assert len(pickle.dumps(found)) < 100 * len(scanned.samples) + 2000
+    assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(found)).read(3)), before)
+
+
+def test_the_size_of_another_backbone_is_another_cache(listed: Manifest) -> None:
+    scanned, pixels = filled(listed)
+    larger = Preprocessing((24, 24), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    dataset = ImageDataset(scanned.root, scanned.samples, plain_view(larger), larger, seed=None, pixels=pixels)
+    assert dataset.pixels is None
+
+
+@pytest.mark.parametrize("settings", [{"pixels": "none"}, {"limit": 1e-6}])
+def test_no_cache_where_it_is_not_wanted_or_does_not_fit(listed: Manifest, settings: dict[str, object]) -> None:
+    assert opened(listed, **settings) is None
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_scan(listed: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, said = opened(listed), []
+    assert pixels is not None
+    monkeypatch.setattr(
+        PixelCache, "add", lambda *_: (_ for _ in ()).throw(ResourceError("the cache cannot be written: full"))
+    )
+    scanned = checks.scan(listed, pixels=pixels, on_event=lambda event: said.append(event.facts.get("text")))
+    assert len(scanned.samples) == len(listed.samples)
+    assert "no pixel cache: the cache cannot be written: full" in said

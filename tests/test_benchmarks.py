@@ -1,0 +1,47 @@
+"""What a benchmark computes by itself is what it says."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+rank = runpy.run_path(str(ROOT / "benchmarks" / "rank.py"))
+
+
+def test_weighted_tau_has_the_values_that_scipy_documents() -> None:
+    assert rank["weighted_tau"]([12, 2, 1, 12, 2], [1, 4, 7, 1, 0]) == pytest.approx(-0.56694968153682723)
+
+
+def test_weighted_tau_goes_from_the_same_order_to_the_reverse_and_weighs_the_top() -> None:
+    tau = rank["weighted_tau"]
+    assert tau([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert tau([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert tau([1, 2, 3, 4], [1, 2, 4, 3]) < tau([1, 2, 3, 4], [2, 1, 3, 4])
+
+
+def test_results_are_found_again_and_half_a_line_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "rank.jsonl"
+    rank["Results"](file).add({"data": "a"}, {"top1": 1.0})
+    with file.open("a") as stream:
+        stream.write('{"key": {"data": "b"')
+    found = rank["Results"](file)
+    assert found.find({"data": "a"}) == {"key": {"data": "a"}, "top1": 1.0}
+    assert found.find({"data": "b"}) is None
+    found.add({"data": "b"}, {"top1": 0.5})
+    assert rank["Results"](file).find({"data": "b"}) == {"key": {"data": "b"}, "top1": 0.5}
+
+
+def test_regret_is_what_is_lost_by_the_favourite_of_a_score() -> None:
+    def record(name: str, predicted: float, gmacs: float) -> dict[str, object]:
+        scores = {"gmacs": gmacs, "knn_top1": 0, "logme": 0, "h_score": 0}
+        return {"name": name, "predicted_top1": {"value": predicted}, **scores}
+
+    ranking = {"candidates": [record("a", 0.9, 1), record("b", 0.8, 5)], "recommended": "a", "shortlist": ["a", "b"]}
+    rows = {name: (tau, regret) for name, tau, regret in rank["agreement"](ranking, {"a": 0.7, "b": 0.8})}
+    assert rows["predicted_top1"] == (pytest.approx(-1), pytest.approx(0.1))
+    assert rows["gmacs"] == (pytest.approx(1), 0)
+    assert rows["recommended"][1] == pytest.approx(0.1)
+    assert rows["best of the shortlist"][1] == 0

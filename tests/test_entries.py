@@ -1,0 +1,133 @@
+"""The cache on disk: what is damaged, half-written or of another key is never used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune import entries
+from finetune.entries import RECORD, Entry, open_entry
+from finetune.errors import ResourceError
+
+DIGESTS = [f"{index:032x}" for index in range(5)]
+LENGTHS = [40, 7, 100, 1, 33]
+
+
+def rows() -> list[np.ndarray]:
+    return [np.full(length, length, dtype=np.uint8) for length in LENGTHS]
+
+
+def filled(folder: Path) -> Entry:
+    entry = open_entry(folder, {"trunk": "a"})
+    entry.add(DIGESTS[:3], rows()[:3], heights=[1, 2, 3])
+    entry.add(DIGESTS[3:], rows()[3:], heights=[4, 5])
+    return entry
+
+
+def contents(entry: Entry) -> dict[str, list[int]]:
+    content, found = entry.mapped(), {}
+    for digest in DIGESTS:
+        record = entry.find(digest)
+        if record is not None:
+            found[digest] = content[int(record["offset"]) :][: int(record["length"])].tolist()
+    return found
+
+
+def test_rows_come_back_from_this_process_and_from_the_next(tmp_path: Path) -> None:
+    expected = {digest: row.tolist() for digest, row in zip(DIGESTS, rows(), strict=True)}
+    assert contents(filled(tmp_path)) == expected
+    again = open_entry(tmp_path, {"trunk": "a"})
+    assert contents(again) == expected
+    assert [int(again.find(digest)["height"]) for digest in DIGESTS] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("change", [{"trunk": "b"}, {"trunk": "a", "view": 1}])
+def test_another_key_is_another_entry(tmp_path: Path, change: dict[str, object]) -> None:
+    filled(tmp_path)
+    assert contents(open_entry(tmp_path, change)) == {}
+
+
+@pytest.mark.parametrize("lost", [1, RECORD.itemsize - 1, RECORD.itemsize, 2 * RECORD.itemsize + 7])
+def test_a_cut_index_loses_its_last_rows_only(tmp_path: Path, lost: int) -> None:
+    index = filled(tmp_path).index_file
+    index.write_bytes(index.read_bytes()[:-lost])
+    kept = 5 - -(-lost // RECORD.itemsize)
+    assert list(contents(open_entry(tmp_path, {"trunk": "a"}))) == DIGESTS[:kept]
+
+
+def test_rows_without_records_are_overwritten(tmp_path: Path) -> None:
+    before = contents(filled(tmp_path))
+    entry = open_entry(tmp_path, {"trunk": "a"})
+    with entry.rows_file.open("ab") as stream:
+        stream.write(b"half a row")
+    entry.add(["f" * 32], [np.arange(9, dtype=np.uint8)])
+    again = open_entry(tmp_path, {"trunk": "a"})
+    assert contents(again) == before
+    assert again.mapped()[-9:].tolist() == list(range(9))
+
+
+@pytest.mark.parametrize(("lost", "left"), [(3, 4), (34, 3), (35, 2), (180, 0)])
+def test_a_cut_rows_file_loses_its_last_rows(tmp_path: Path, lost: int, left: int) -> None:
+    entry = filled(tmp_path)
+    entry.rows_file.write_bytes(entry.rows_file.read_bytes()[:-lost])
+    assert len(contents(open_entry(tmp_path, {"trunk": "a"}))) == left
+
+
+@pytest.mark.parametrize("place", [0, 39, 40, 46, 47, 146, 147, 148, 180])
+def test_a_flipped_byte_is_found(tmp_path: Path, place: int) -> None:
+    entry = filled(tmp_path)
+    content = bytearray(entry.rows_file.read_bytes())
+    content[place] ^= 1
+    entry.rows_file.write_bytes(content)
+    again = open_entry(tmp_path, {"trunk": "a"})
+    whose = int(np.searchsorted(np.cumsum(LENGTHS), place, side="right"))
+    assert again.drop_damaged(DIGESTS) == [DIGESTS[whose]]
+    assert DIGESTS[whose] not in again
+
+
+def test_a_row_added_again_after_damage_is_the_one_that_counts(tmp_path: Path) -> None:
+    entry = filled(tmp_path)
+    entry.add(DIGESTS[1:2], [np.array([9, 9], dtype=np.uint8)])
+    assert contents(entry)[DIGESTS[1]] == contents(open_entry(tmp_path, {"trunk": "a"}))[DIGESTS[1]] == [9, 9]
+
+
+def test_a_full_disk_is_one_error_and_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = filled(tmp_path)
+    before = contents(entry)
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(ResourceError, match="No space left"):
+        entry.add(["e" * 32], [np.zeros(10, dtype=np.uint8)])
+    assert contents(open_entry(tmp_path, {"trunk": "a"})) == before
+
+
+def test_least_recently_used_entries_go_first(tmp_path: Path) -> None:
+    for age, name in ((300, "old"), (200, "mid"), (100, "new")):
+        entry = open_entry(tmp_path, {"trunk": name})
+        entry.add(DIGESTS, rows())
+        os.utime(entry.folder / "about.json", (1e9 - age, 1e9 - age))
+    size = entries.list_entries(tmp_path)[0].num_bytes
+    assert entries.make_room(tmp_path, needed=size, limit=3 * size, keep="none")
+    assert [entry.about["trunk"] for entry in entries.list_entries(tmp_path)] == ["mid", "new"]
+
+
+def test_what_never_fits_removes_nothing(tmp_path: Path) -> None:
+    filled(tmp_path)
+    assert not entries.make_room(tmp_path, needed=100, limit=99, keep="none")
+    assert not entries.make_room(tmp_path, needed=2**60, limit=2**61, keep="none")
+    assert len(entries.list_entries(tmp_path)) == 1
+
+
+def test_clear_frees_what_ls_said(tmp_path: Path) -> None:
+    filled(tmp_path)
+    said = entries.list_entries(tmp_path)[0]
+    assert (said.num_rows, entries.clear(tmp_path)) == (5, said.num_bytes)
+    assert entries.list_entries(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match="file"):
+        open_entry(tmp_path / "file" / "entries", {})
