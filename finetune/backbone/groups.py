@@ -29,7 +29,7 @@ def layer_groups(model: nn.Module) -> tuple[LayerGroup, ...]:
     backbone = [name for name in sizes if name not in head]
     found = _by_matcher(model, backbone) or _by_features(model, backbone) or _by_child(backbone)
     members = _join_norms(found, _norm_parameters(model))
-    names = _names(members, sizes)
+    names = _names([_without_auxiliary(group) for group in members], sizes)
     groups = [_group(name, group, sizes) for name, group in zip(names, members, strict=True)]
     if head:
         groups.append(_group("head", head, sizes, is_head=True))
@@ -117,6 +117,11 @@ def _join_norms(groups: Sequence[list[str]], norms: frozenset[str]) -> list[list
         else:
             joined.append(list(group))
     return joined
+
+
+def _without_auxiliary(members: list[str]) -> list[str]:
+    """Leave out an auxiliary classifier (GoogLeNet's `aux1`), which is heavier than the block it hangs on."""
+    return [member for member in members if not member.startswith("aux")] or members
 
 
 def _names(groups: Sequence[list[str]], sizes: dict[str, int]) -> list[str]:

@@ -5,7 +5,7 @@ Shapes: B images (here one), C channels, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -75,6 +75,20 @@ class LayerTable:
         """Input and every layer except activations and dropout, which can work in place."""
         counted = (row for row in self.rows if row.kind not in ("activation", "dropout"))
         return prod(self.input_shape) + sum(row.num_activations for row in counted)
+
+    def shapes_channels_last(self) -> Iterator[tuple[int, ...]]:
+        """Yield the shape of every row in the form of the notes: maps as (H, W, C), the rest as it is.
+
+        Layers of torch and timm with 2d in their name put out (C, H, W); so does one without that hands
+        on such a shape (an activation, dropout).
+        """
+        previous: LayerRow | None = None
+        is_first = False
+        for row in self.rows:
+            is_handed_on = previous is not None and previous.shape == row.shape
+            is_first = len(row.shape) == 3 and ("2d" in row.type or (is_handed_on and is_first))
+            yield (*row.shape[1:], row.shape[0]) if is_first else row.shape
+            previous = row
 
     def activation_bytes(self, *, value_size: int = 4) -> int:
         """Yield the memory of `num_activations`: forward, one image."""
@@ -177,11 +191,13 @@ def _with_parameters(model: nn.Module, rows: dict[str, LayerRow]) -> list[LayerR
         rows[name] = replace(row, num_parameters=sum(tensor.numel() for tensor in own))
     for name, tensor in model.named_parameters():
         if tensor not in seen:
-            # It stands before the first row of its module, or of the nearest around that has one.
+            # It stands before the first row of its module, or of the nearest around that has one; at the
+            # end where only the network itself has (GoogLeNet's auxiliary classifiers).
             path, shape = name.replace(".", "/"), tuple(tensor.shape)
             shared = {row: len(commonpath([row.replace(".", "/"), path])) for row in rows}
             row = LayerRow(name, "other", "Parameter", shape, 0, tensor.numel(), None)
-            before[max(shared, key=shared.__getitem__, default="")].append(row)
+            nearest = max(shared, key=shared.__getitem__, default="")
+            before[nearest if shared.get(nearest) or "/" not in path else ""].append(row)
     return [*chain.from_iterable([*before[name], row] for name, row in rows.items()), *before[""]]
 
 

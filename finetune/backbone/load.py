@@ -25,9 +25,11 @@ from timm.models import is_model, is_model_pretrained, load_model_config_from_hf
 from torch import nn
 
 from finetune.backbone import folder as timm_folder
+from finetune.backbone import torch_hub
+from finetune.backbone.classics import CLASSICS
 from finetune.backbone.groups import layer_groups
 from finetune.backbone.layers import NETWORK_ERRORS
-from finetune.backbone.weights import LoadReport, first_line, load_into, read_weights
+from finetune.backbone.weights import DAMAGE_ERRORS, LoadReport, first_line, load_into, read_weights
 from finetune.errors import BackboneError, did_you_mean
 from finetune.randomness import derive, forked
 from finetune.settings import DEFAULT_BACKBONE, EMBEDDED
@@ -116,7 +118,7 @@ def architecture(
         known = timm.list_models() + timm.list_pretrained()
         raise BackboneError(
             f"unknown backbone {name!r}.{did_you_mean(name, known)}",
-            hint=f"Any timm name works, or hf-hub:OWNER/NAME, local-dir:FOLDER, {EMBEDDED}.",
+            hint=f"Any timm name works, and {EMBEDDED}, {', '.join(CLASSICS)}, hf-hub:OWNER/NAME, local-dir:FOLDER.",
         )
     return Architecture(name, name.split(".")[0], weights, pretrained, model_args)
 
@@ -221,8 +223,11 @@ def _with_weights(of: Architecture, size_args: dict[str, Any]) -> tuple[nn.Modul
     if not of.name.startswith("hf-hub:") and not is_model_pretrained(of.name):
         raise BackboneError(
             f"timm has no pretrained weights for {of.name}",
-            hint="Give some with --weights PATH, or start from random ones with --no-pretrained.",
+            hint="Give some with --weights PATH, or start from random ones: --strategy scratch (or --no-pretrained).",
         )
+    file = None if of.name.startswith("hf-hub:") else torch_hub.file_of(of.name)
+    if file is not None:
+        return _from_torch_hub(of, size_args, file), LoadReport(f"torch hub ({file.path.name})", 1.0)
     return _from_hub(of, size_args), LoadReport(f"timm ({of.name})", 1.0)
 
 
@@ -258,6 +263,31 @@ def _from_hub(of: Architecture, size_args: dict[str, Any]) -> nn.Module:
     return model
 
 
+def _from_torch_hub(of: Architecture, size_args: dict[str, Any], file: torch_hub.HubFile) -> nn.Module:
+    """Build a network whose weights timm reads with torch.hub, from its folder of checkpoints.
+
+    Raises:
+        BackboneError: the file is not there and cannot be fetched, or is damaged.
+    """
+    with torch.device("meta"):
+        _create(of, pretrained=False, **size_args)  # what is wrong with the arguments is not the file's fault
+    if not file.path.is_file():
+        if not hub_is_reachable(file.url):
+            raise BackboneError(
+                f"the weights of {of.name} are not on this machine (no {file.path}), and the network cannot be reached",
+                hint=NO_HUB_HINT,
+            )
+        torch_hub.fetch(file, of.name, hint=NO_HUB_HINT)
+    try:
+        with _quiet():
+            return _create(of, pretrained=True, **size_args)
+    except (BackboneError, *DAMAGE_ERRORS) as error:
+        raise BackboneError(
+            f"{file.path} cannot be used as the weights of {of.name}: {first_line(error)}",
+            hint="Remove the file to have it fetched anew, or use --weights PATH.",
+        ) from error
+
+
 def _ask_hub(read: Any, name: str) -> Any:
     """Read from the hub's cache; ask the network only for what is not there.
 
@@ -284,12 +314,12 @@ def _ask_hub(read: Any, name: str) -> Any:
         ) from error
 
 
-def hub_is_reachable() -> bool:
-    """Tell whether the model hub answers; the hub's own offline switches count as no."""
+def hub_is_reachable(address: str | None = None) -> bool:
+    """Tell whether the model hub, or another address, answers; the hub's own offline switches count as no."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return False
     try:
-        urlopen(Request(huggingface_hub.constants.ENDPOINT, method="HEAD"), timeout=5).close()
+        urlopen(Request(address or huggingface_hub.constants.ENDPOINT, method="HEAD"), timeout=5).close()
     except HTTPError:
         return True  # an answer, if not the one asked for
     except OSError:

@@ -162,7 +162,8 @@ def _ends(
 ) -> dict[str, str]:
     """The end of a group is the last tensor of its rank that a later group reads.
 
-    Where that is a pooled copy of a tensor that a later group reads too (beside a strided shortcut), it is the tensor.
+    Where that is a pooled or padded copy of a tensor that a later group reads too (beside a strided shortcut), it is
+    the tensor.
     """
     backbone = [group for group in groups if not group.is_head]
     last: dict[int, fx.Node] = {}
@@ -176,8 +177,8 @@ def _ends(
             read.add(node)
     found: dict[str, str] = {}
     for rank, node in last.items():
-        while (source := _source(node, module)) in read and ranks[source.name] == rank:
-            node = source
+        for source in _sources(node, module):
+            node = source if source in read and ranks[source.name] == rank else node
         found[backbone[rank].name] = _before_moves(node, ranks, features).name
     head_input = _head_input(module, model)
     if head_input in features and backbone:
@@ -185,13 +186,13 @@ def _ends(
     return found
 
 
-def _source(node: fx.Node, module: fx.GraphModule) -> fx.Node | None:
-    """Yield the node that a node is computed from, where that is one alone and no weight is involved."""
-    if len(node.all_input_nodes) != 1:
-        return None
-    if node.op == "call_module" and any(True for _ in module.get_submodule(str(node.target)).parameters()):
-        return None
-    return node.all_input_nodes[0]
+def _sources(node: fx.Node, module: fx.GraphModule) -> Iterator[fx.Node]:
+    """Yield the nodes that a node is a copy of, the nearest first: each the one input of the next, without weights."""
+    while len(node.all_input_nodes) == 1:
+        if node.op == "call_module" and any(True for _ in module.get_submodule(str(node.target)).parameters()):
+            return
+        node = node.all_input_nodes[0]
+        yield node
 
 
 def _before_moves(node: fx.Node, ranks: dict[str, int], features: dict[str, tuple[int, ...]]) -> fx.Node:

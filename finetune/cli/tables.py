@@ -150,16 +150,17 @@ def _phase_table(plan: Plan, phase: Phase, index: int) -> Table:
 
 def _show_layers(console: Console, layers: LayerTable) -> None:
     rows = [
-        (row.name, row.type, "x".join(map(str, row.shape)), f"{row.num_activations:,}", f"{row.num_parameters:,}",
+        (row.name, row.type, "x".join(map(str, shape)), f"{row.num_activations:,}", f"{row.num_parameters:,}",
          f"{row.num_activations * 4 / 1e6:.2f}", row.receptive_field or "")
-        for row in layers.rows
+        for row, shape in zip(layers.rows, layers.shapes_channels_last(), strict=True)
     ]  # fmt: skip
     console.print(table(["layer", "type", "output", "activations", "parameters", "MB", "sees"], rows))
     console.print(
-        f"\ninput, convolutions, pools, fully connected: {layers.num_activations:,} values,"
-        f" {layers.activation_bytes() / 1e6:.1f} MB in float32 for one image, forward"
+        f"\nactivations of one image, forward: {layers.num_activations:,} values,"
+        f" {layers.activation_bytes() / 1e6:.1f} MB in float32\n"
+        f"counted: input, convolutions, pools, fully connected; {layers.num_activations_all:,} with norms too\n"
+        "output: height x width x channels; sees: receptive field in pixels"
     )
-    console.print(f"with norms and embeddings: {layers.num_activations_all:,} values; sees: receptive field in pixels")
 
 
 def show_evaluation(found: Evaluation) -> None:

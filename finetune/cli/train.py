@@ -16,7 +16,9 @@ RUN_EXAMPLES = (
     "Examples:  finetune run --data imgs   ·   finetune run --data imgs --backbone resnet18 --strategy top-k --top-k 2"
     "   ·   finetune run --resume runs/RUN"
 )
-PLAN_EXAMPLES = "Examples:  finetune plan --backbone vgg16 --strategy full --layers   ·   finetune plan --data imgs"
+PLAN_EXAMPLES = (
+    "Examples:  finetune plan vgg16 --layers   ·   finetune plan resnet18 --top-k 2   ·   finetune plan --data imgs"
+)
 
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", metavar="NAME|FILE", help="Start from a recipe.", rich_help_panel=TRAINING)
@@ -57,14 +59,19 @@ def plan(
     *,
     settings: dict[str, Any],
     overrides: dict[str, Any],
+    name: Annotated[str | None, typer.Argument(metavar="BACKBONE", help="Short for --backbone NAME.")] = None,
     recipe: RecipeOption = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Show every layer: output, parameters, memory.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show every layer: output, parameters, memory, receptive field.")
+    ] = False,
     images: Annotated[
         int | None, typer.Option("--images", min=1, metavar="N", help="Show sizes and times for so many images.")
     ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Show what a run would do, without training."""
+    if name is not None and settings.setdefault("backbone", name) != name:
+        raise RecipeError(f"two backbones, {name} and --backbone {settings['backbone']}", hint="Name one of them.")
     from finetune.workflow.plan import plan as make_plan
     from finetune.workflow.shipped import load_recipe
 

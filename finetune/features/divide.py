@@ -34,10 +34,10 @@ class Tail(nn.Module):
         self.in_training = in_training
         self.in_eval = in_eval
 
-    def forward(self, boundary: Sequence[Tensor]) -> Tensor:
+    def forward(self, boundary: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
         part = self.in_training if self.training else self.in_eval
-        logits: Tensor = part(*boundary)
-        return logits
+        output: Tensor | tuple[Tensor, ...] = part(*boundary)
+        return output
 
 
 class Trunk(nn.Module):
@@ -139,7 +139,7 @@ def agrees(model: nn.Module, divided: Divided, images: Tensor, *, fork: Callable
         for is_training in (True, False):
             whole = _output(model, is_training, fork, images, buffers)
             parts = _output(divided.tail, is_training, fork, divided.trunk(images), buffers, owner=model)
-            if not torch.equal(whole, parts):
+            if len(whole) != len(parts) or not all(map(torch.equal, whole, parts)):
                 return False
         return True
     finally:
@@ -154,7 +154,8 @@ def _output(
     buffers: dict[str, Tensor],
     *,
     owner: nn.Module | None = None,
-) -> Tensor:
+) -> tuple[Tensor, ...]:
+    """Run a module; beside the logits it may yield those of auxiliary or twin classifiers."""
     module.train(is_training)
     if not isinstance(inputs, Tensor):
         inputs = tuple(tensor.clone() for tensor in inputs)  # the tail may work in place
@@ -162,5 +163,4 @@ def _output(
         found = module(inputs)
     for name, buffer in (owner or module).named_buffers():
         buffer.copy_(buffers[name])
-    logits: Tensor = found[0] if isinstance(found, tuple) else found
-    return logits
+    return found if isinstance(found, tuple) else (found,)

@@ -125,12 +125,12 @@ class ModelGraph:
         }
 
     def follows_from(self, key: str, others: set[str]) -> bool:
-        """Tell whether a node computes from other crossing nodes alone, without weights."""
+        """Tell whether a node computes from other crossing nodes alone, without weights, over any number of steps."""
         node = self.by_key[key]
         if node.op == "call_module" and any(True for _ in self.root.get_submodule(str(node.target)).parameters()):
             return False
-        sources = [source for source in node.all_input_nodes if source not in self.independent]
-        return bool(sources) and all(self.keys[source] in others for source in sources)
+        sources = [self.keys[source] for source in node.all_input_nodes if source not in self.independent]
+        return bool(sources) and all(source in others or self.follows_from(source, others) for source in sources)
 
     def part(self, outputs: Sequence[str]) -> fx.GraphModule:
         """Yield the part of the graph that computes some nodes of the trunk from the image."""

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +26,7 @@ from finetune.optim import optimisers
 from finetune.optim.schedules import lr_factor
 from finetune.randomness import derive, forked
 from finetune.train.memory import out_of_memory
+from finetune.train.outputs import aux_weight, loss_of
 from finetune.types import Event, LayerGroup, OnEvent, Phase
 
 
@@ -216,10 +218,9 @@ def _step(fit: Fit, run: nn.Module, optimiser: Any, inputs: Any, targets: Tensor
     loss_sum, num_correct = 0.0, 0
     for part, wanted in _micro_batches(inputs, targets, fit.settings.micro_batch or len(targets)):
         with fit.accelerator.autocast():
-            logits = run(part)  # (B, K)
-        if isinstance(logits, tuple):  # a distillation twin in training mode: both heads learn the label
-            logits = torch.stack(logits).mean(dim=0)
-        loss = cross_entropy(logits.float(), wanted, label_smoothing=fit.settings.label_smoothing)
+            output = run(part)
+        criterion = partial(cross_entropy, target=wanted, label_smoothing=fit.settings.label_smoothing)
+        loss, logits = loss_of(output, criterion, aux_weight=aux_weight(fit.model))
         share = len(wanted) / len(targets)
         fit.accelerator.backward(loss * share if share < 1 else loss)
         loss_sum += float(loss.detach()) * share

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from finetune import recipe as recipes
 from finetune.backbone import load as backbones
@@ -15,6 +16,7 @@ from finetune.device import accelerator, free_memory
 from finetune.errors import BackboneError
 from finetune.settings import Recipe
 from finetune.train.memory import Memory, fitting_batch, step_memory, tried_batch
+from finetune.train.outputs import loss_of
 from finetune.types import Event, OnEvent, Phase
 from finetune.workflow.prepare import Prepared, architecture_of, with_head
 
@@ -80,8 +82,7 @@ def _tried(recipe: Recipe, backbone: Backbone, phase: Phase, batch: int) -> int:
         try:
             with freezing(model, phase.plan, backbone.groups), context.autocast():
                 model.train()
-                logits = model(images)
-                total = sum(part.float().sum() for part in (logits if isinstance(logits, tuple) else (logits,)))
+                total, _ = loss_of(model(images), Tensor.sum, aux_weight=1.0)
                 torch.autograd.backward(total)
         finally:
             model.zero_grad(set_to_none=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import timm
 import torch
 
+from finetune.backbone.classics import CLASSICS
 from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.run_folder import write_json
 from finetune.errors import ExportError, ResourceError
@@ -72,6 +73,13 @@ def _timm_folder(saved: SavedRun, place: Path) -> Export:
         raise ExportError(
             f"this model classifies at the inner layer group {saved.backbone.model.at}, which timm has no network for",
             hint="Use --format onnx.",
+        )
+    name = saved.backbone.architecture.registered
+    if name in CLASSICS:
+        raise ExportError(
+            f"timm itself has no network {name}: its folder would load nowhere",
+            hint=f"Use --format onnx. In Python, timm loads {saved.folder.model} once this tool's networks are known:"
+            " import finetune.backbone.classics.",
         )
     if place.exists() and any(place.iterdir() if place.is_dir() else [place]):
         raise ResourceError(f"{place} exists already", hint="Give another place with --out, or remove it.")

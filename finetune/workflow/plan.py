@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune.backbone import load as backbones
 from finetune.backbone.layers import LayerTable, layer_table
+from finetune.backbone.load import Backbone
 from finetune.errors import RecipeError
 from finetune.settings import Recipe
 from finetune.types import Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
@@ -88,13 +89,16 @@ def plan(
 ) -> Plan:
     """Yield what `run` with the same arguments would do, without training, and what that takes.
 
-    Needs neither data nor weights, unless the strategy is auto, which measures both. Sizes and times
-    are for `images` images: those of the data, without data 1,000.
+    Needs neither data nor weights, unless the strategy is auto, which measures both; without data, auto
+    shows the `layers` alone. Sizes and times are for `images` images: those of the data, without data
+    1,000.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
+    if chosen.strategy.name == "auto" and not chosen.data.path and layers:
+        return _layers_alone(chosen)
     if chosen.strategy.name == "auto":
         if not chosen.data.path:
             raise RecipeError(
@@ -122,15 +126,34 @@ def plan(
     )
 
 
+def _layers_alone(recipe: Recipe) -> Plan:
+    skeleton = _skeleton(recipe, num_classes=None)
+    size = skeleton.preprocessing.image_size
+    return Plan(
+        backbone=skeleton.architecture.name,
+        image_size=size,
+        num_classes=skeleton.model.num_classes,  # type: ignore[arg-type]
+        strategy=recipe.strategy.name,
+        groups=skeleton.groups,
+        phases=(),
+        notes=("strategy auto decides from the data what to train: add --data DIR, or name a --strategy",),
+        layers=layer_table(skeleton.model, image_size=size),
+    )
+
+
+def _skeleton(recipe: Recipe, *, num_classes: int | None) -> Backbone:
+    size = recipe.backbone.image_size
+    return backbones.skeleton(
+        preparing.architecture_of(recipe),
+        num_classes=num_classes,
+        image_size=None if size == "auto" else size,
+    )
+
+
 def _prepared_on_paper(recipe: Recipe) -> Prepared:
     """Settle a recipe on a network without weights, and on the names of the classes alone."""
     manifest = preparing.list_data(recipe) if recipe.data.path else None
-    size = recipe.backbone.image_size
-    skeleton = backbones.skeleton(
-        preparing.architecture_of(recipe),
-        num_classes=len(manifest.classes) if manifest else None,
-        image_size=None if size == "auto" else size,
-    )
+    skeleton = _skeleton(recipe, num_classes=len(manifest.classes) if manifest else None)
     recipe = preparing.resolve_numbers(recipe, skeleton, None)
     phases = preparing.plan_phases(recipe, skeleton)
     if manifest is None:

@@ -177,9 +177,41 @@ def test_a_shared_parameter_is_counted_once_and_a_shared_layer_has_one_row() -> 
     assert table.rows[0].receptive_field == 7  # of its last call
 
 
-def test_three_convolutions_of_three_see_seven() -> None:
-    assert _fields(nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(3)))) == [3, 5, 7]
+def test_three_convolutions_of_three_see_seven_with_27_weights_in_the_place_of_49() -> None:
+    channels = 4
+    stack = nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(3)))
+    assert _fields(stack) == [3, 5, 7]
     assert _fields(nn.Sequential(nn.Conv2d(3, 3, 7))) == [7]
+    many = [nn.Conv2d(channels, channels, 3, bias=False) for _ in range(3)]
+    assert sum(conv.weight.numel() for conv in many) == 27 * channels**2
+    assert nn.Conv2d(channels, channels, 7, bias=False).weight.numel() == 49 * channels**2
+
+
+def test_maps_are_shown_with_channels_last_whatever_the_network_has() -> None:
+    def shown(name: str) -> dict[str, tuple[int, ...]]:
+        table = _table(name)
+        return {row.name: shape for row, shape in zip(table.rows, table.shapes_channels_last(), strict=True)}
+
+    convnext, vit, swin = shown("test_convnext"), shown("test_vit"), shown("swin_tiny_patch4_window7_224")
+    assert convnext["stages.0.blocks.0.conv_dw"] == (40, 40, 24)  # (24, 40, 40) in torch
+    assert convnext["stages.0.blocks.0.mlp.fc2"] == (40, 40, 24)  # so in torch too
+    assert vit["patch_embed.proj"] == (10, 10, 64)
+    assert vit["blocks.0.attn.proj"] == (101, 64)
+    assert swin["layers.0.blocks.0.attn.qkv"] == (64, 49, 288)
+    resnet = _table("resnet18")
+    assert list(resnet.shapes_channels_last())[:3] == [(112, 112, 64)] * 3  # convolution, norm, activation
+
+
+def test_a_layer_that_is_never_called_and_has_nothing_around_it_stands_at_the_end() -> None:
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.judge, self.used = nn.Linear(2, 3), nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    assert [row.name for row in layer_table(Unused(), image_size=(4, 4)).rows] == ["used", "judge.weight", "judge.bias"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import nn
 
+import finetune.backbone.classics  # noqa: F401  (registers them)
 from finetune.backbone.freeze import freezing
 from finetune.backbone.groups import layer_groups
 from finetune.features.divide import agrees, divide
@@ -17,6 +18,7 @@ from finetune.randomness import forked
 from finetune.strategy.strategies import Choice, phases
 from finetune.types import FreezePlan
 
+CLASSICS = {"lenet5": 32, "alexnet": 64, "zfnet": 64, "googlenet": 32, "inception_v2": 32, "resnet32": 32}
 QUICK = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_nfnet"]
 FAMILIES = [
     "resnet18",
@@ -74,6 +76,62 @@ def test_the_parts_give_the_whole_at_every_cut(name: str) -> None:
     model, size = build(name, drop_rate=0.2, drop_path_rate=0.3)
     num_backbone = len(layer_groups(model)) - 1
     assert all(cut_agrees(model, k, size) for k in range(num_backbone))
+
+
+@pytest.mark.parametrize(("name", "side"), CLASSICS.items())
+def test_the_parts_give_the_whole_for_the_networks_of_the_notes(name: str, side: int) -> None:
+    fixed = {"img_size": side} if name == "zfnet" else {}
+    model = timm.create_model(name, num_classes=7, drop_rate=0.2, **fixed).eval()
+    num_backbone = len(layer_groups(model)) - 1
+    is_large = name in ("alexnet", "zfnet", "inception_v2")
+    cuts = {0, 1, num_backbone // 2, num_backbone - 1} if is_large else range(num_backbone)
+    assert all(cut_agrees(model, k, (side, side)) for k in sorted(cuts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["alexnet", "zfnet", "inception_v2"])
+def test_the_parts_give_the_whole_at_every_cut_of_the_large_networks_of_the_notes(name: str) -> None:
+    model, size = build(name, drop_rate=0.2)
+    assert all(cut_agrees(model, k, size) for k in range(len(layer_groups(model)) - 1))
+
+
+def test_a_cut_below_auxiliary_classifiers_keeps_their_logits() -> None:
+    model = timm.create_model("googlenet", num_classes=7).eval()
+    groups = layer_groups(model)
+    images = torch.randn(2, 3, 32, 32)
+    for k, num_outputs in ((3, 1), (4, 2), (7, 3)):
+        plan = top(model, k)
+        with freezing(model, plan, groups) as hold:
+            divided = divide(model, plan, groups, image_size=(32, 32))
+            hold(divided.tail)
+            output = divided.tail.train()(divided.trunk(images))
+            assert (len(output) if isinstance(output, tuple) else 1) == num_outputs
+            assert isinstance(divided.tail.eval()(divided.trunk(images)), torch.Tensor)
+
+
+def test_an_auxiliary_output_that_differs_is_seen() -> None:
+    model = timm.create_model("googlenet", num_classes=7).eval()
+    groups, plan = layer_groups(model), top(model, 7)
+    with freezing(model, plan, groups) as hold:
+        divided = divide(model, plan, groups, image_size=(32, 32))
+        hold(divided.tail)
+        in_training = divided.tail.in_training
+        divided.tail.in_training = Doubled(in_training)
+        assert agrees(model, divided, torch.randn(2, 3, 32, 32), fork=partial(forked, 3)) is False
+        divided.tail.in_training = in_training
+        assert agrees(model, divided, torch.randn(2, 3, 32, 32), fork=partial(forked, 3)) is True
+
+
+class Doubled(nn.Module):
+    """Doubles what a part puts out last: a wrong auxiliary output."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, *boundary: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        *outputs, last = self.part(*boundary)
+        return (*outputs, 2 * last)
 
 
 @pytest.mark.slow
