@@ -24,18 +24,20 @@ from timm.data import resolve_model_data_config
 from timm.models import is_model, is_model_pretrained, load_model_config_from_hf
 from torch import nn
 
+from finetune.backbone import catalogue
 from finetune.backbone import folder as timm_folder
 from finetune.backbone.groups import layer_groups
 from finetune.backbone.layers import NETWORK_ERRORS
 from finetune.backbone.weights import LoadReport, first_line, load_into, read_weights
-from finetune.errors import BackboneError, did_you_mean
+from finetune.errors import BackboneError
 from finetune.randomness import derive, forked
 from finetune.settings import DEFAULT_BACKBONE
 from finetune.types import LayerGroup, Preprocessing
 
 NO_HUB_HINT = (
-    "Use weights from this machine: --weights PATH (a timm folder, .safetensors or .pth file); or copy"
-    " the hub's cache from another machine (HF_HOME names its place); or --no-pretrained."
+    "Use weights from this machine: --weights PATH (a timm folder, .safetensors or .pth file; `finetune backbones"
+    " fetch NAME --to DIR` makes one where there is a network); or copy the hub's cache from another machine"
+    " (HF_HOME names its place); or --no-pretrained."
 )
 
 
@@ -104,10 +106,9 @@ def architecture(
         config, registered, args = _hub_config(name)
         return Architecture(name, registered, weights, pretrained, {**args, **model_args}, config)
     if not is_model(name):
-        known = timm.list_models() + timm.list_pretrained()
         raise BackboneError(
-            f"unknown backbone {name!r}.{did_you_mean(name, known)}",
-            hint="Any timm name works, or hf-hub:OWNER/NAME, local-dir:FOLDER.",
+            f"unknown backbone {name!r}.{catalogue.nearest(name, timm.list_models())}",
+            hint="Any timm name works (`finetune backbones` lists them), or hf-hub:OWNER/NAME, local-dir:FOLDER.",
         )
     return Architecture(name, name.split(".")[0], weights, pretrained, model_args)
 
