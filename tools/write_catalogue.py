@@ -60,7 +60,7 @@ def measure(name: str, tags: list[str]) -> dict[str, Any]:
         "head_parameters": sum(sizes[key] for key in head),
         "image_size": size[1:],
         "gmacs": gmacs[size],
-        "groups": [group.name for group in layer_groups(model)],
+        "groups": groups_of_a_run(model),
     }
     for tag in tags:
         cfg = get_pretrained_cfg(f"{name}.{tag}")
@@ -85,6 +85,14 @@ def on_meta(name: str, **arguments: Any) -> torch.nn.Module:
     with torch.device("meta"):
         model = timm.create_model(name, pretrained=False, **arguments)
     return model.eval().requires_grad_(False)  # else the counter of operations hooks gradients
+
+
+def groups_of_a_run(model: torch.nn.Module) -> list[str]:
+    """Yield the names of the layer groups as a run has them: with a head where the network can have one."""
+    if not head_parameters(model) and hasattr(model, "reset_classifier"):
+        with torch.device("meta"):
+            model.reset_classifier(1000)
+    return [group.name for group in layer_groups(model)]
 
 
 def input_size(model: torch.nn.Module) -> tuple[int, int, int]:

@@ -69,7 +69,7 @@ class Network:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The names of its layer groups, from input to output."""
+        """The names of its layer groups in a run, with a head where it can have one, from input to output."""
         return unfold(self.folded_groups)
 
 

@@ -241,6 +241,8 @@ def _lines(found: dict[str, Any]) -> dict[str, str]:
             "here": found["place"] or f"no; `finetune backbones fetch {name} --to DIR` makes a folder for --weights",
             "use": f"finetune run --data DATA --backbone {name}",
         }
+    if "head" not in found["layer_groups"]:
+        weights["use"] = "none: it has no place for a classifier"
     return {
         "name": name,
         "family": f"{found['family']} ({found['origin']})",

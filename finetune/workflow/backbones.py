@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,7 +142,8 @@ def plot_backbones(file: Path, pattern: str = "", wish: Wish | None = None) -> N
     except OSError as error:
         raise ResourceError(f"{file} cannot be written: {error.strerror or error}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
 
 
 def fetch_backbones(names: Sequence[str], to: Path, *, on_event: OnEvent = ignore) -> list[Fetched]:
