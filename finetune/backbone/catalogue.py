@@ -165,12 +165,19 @@ def search(pattern: str = "", *, keep: Callable[[Entry], bool] = lambda entry: T
     pattern with a dot is about weights: every set that matches is an entry.
     """
     found: dict[str, Entry] = {}
-    for entry in entries():
+    for entry in matching(pattern):
         key = entry.full_name if "." in pattern else entry.network.name
-        names = (entry.full_name,) if "." in pattern else (entry.network.name, entry.full_name)
-        if key not in found and any(_matches(name, pattern) for name in names) and keep(entry):
+        if key not in found and keep(entry):
             found[key] = entry
     return list(found.values())
+
+
+def matching(pattern: str) -> Iterator[Entry]:
+    """Yield every network with each of its weights whose name a pattern matches."""
+    for entry in entries():
+        names = (entry.full_name,) if "." in pattern else (entry.network.name, entry.full_name)
+        if any(_matches(name, pattern) for name in names):
+            yield entry
 
 
 def ordered(found: Iterable[Entry], by: Sort) -> list[Entry]:

@@ -73,7 +73,7 @@ def list_backbones(
             hint="FILTER is a part of a name, or a pattern such as 'resnet*d'; `finetune backbones --all` lists all.",
         )
     if is_front:
-        return catalogue.ordered(catalogue.front(_every(pattern, wish)), sort or "gmacs")
+        return catalogue.ordered(catalogue.front(filter(wish.suits, catalogue.matching(pattern))), sort or "gmacs")
     return catalogue.ordered(catalogue.search(pattern, keep=wish.suits), sort or "top1")
 
 
@@ -128,7 +128,7 @@ def plot_backbones(file: Path, pattern: str = "", wish: Wish | None = None) -> N
     """
     if file.suffix.lower() not in PLOTS:
         raise RecipeError(f"--plot {file}: the name has to end in {' or '.join(PLOTS)}")
-    every = _every(pattern, wish or Wish())
+    every = filter((wish or Wish()).suits, catalogue.matching(pattern))
     known = [entry for entry in every if entry.top1 is not None and entry.gmacs and not _is_toy(entry)]
     if not known:
         raise BackboneError("of none of these the accuracy on ImageNet is known", hint="Ask for more of them.")
@@ -166,12 +166,6 @@ def fetch_backbones(names: Sequence[str], to: Path, *, on_event: OnEvent = ignor
             _write_folder(of, _target(name, to))
         done.append(Fetched(name, _target(name, to), was_there=name in there))
     return done
-
-
-def _every(pattern: str, wish: Wish) -> list[Entry]:
-    """Every set of weights that a wish suits, of the networks that a pattern finds."""
-    wanted = {entry.network.name for entry in catalogue.search(pattern)}
-    return [entry for entry in catalogue.entries() if entry.network.name in wanted and wish.suits(entry)]
 
 
 def _is_toy(entry: Entry) -> bool:

@@ -27,7 +27,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise AssertionError("the network was asked")
 
     cache = tmp_path / "hub"
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     monkeypatch.setattr(loading, "urlopen", refuse)
@@ -110,7 +110,10 @@ def test_an_unknown_name_among_several_is_told_before_anything_is_written(hub: P
     assert not (tmp_path / "weights").exists()
 
 
-def test_weights_that_cannot_be_had_leave_nothing_behind(hub: Path, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_had_leave_nothing_behind(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(BackboneError, match="not on this machine, and the model hub cannot be reached"):
         fetch_backbones(["test_resnet"], tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
@@ -156,6 +159,12 @@ def test_the_front_is_of_what_suits_the_wish() -> None:
     assert all(entry.network.num_parameters <= 15e6 for entry in light)
     assert [entry.gmacs for entry in all_] == sorted(entry.gmacs or 0 for entry in all_)
     assert max(entry.top1 or 0 for entry in all_) > max(entry.top1 or 0 for entry in light)
+
+
+def test_a_pattern_about_weights_is_not_about_other_weights_of_the_network() -> None:
+    for found in (list_backbones("swsl", is_front=True), list_backbones("swsl")):
+        assert found
+        assert all("swsl" in entry.full_name for entry in found)
 
 
 @pytest.mark.parametrize(
