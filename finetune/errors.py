@@ -95,7 +95,7 @@ class Interrupted(FinetuneError):
         self.exit_code = exit_code
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
+def did_you_mean(word: str, choices: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Yield " Did you mean 'x' or 'y'?" for the names nearest to `word`, or nothing."""
-    near = get_close_matches(word, list(choices), n=3, cutoff=0.6)
+    near = get_close_matches(word, list(choices), n=3, cutoff=cutoff)
     return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""

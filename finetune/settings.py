@@ -21,6 +21,7 @@ STRATEGIES: tuple[str, ...] = get_args(StrategyName)
 
 DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"
 EMBEDDED = "embedded"  # the backbone whose weights lie in this package
+EMBEDDED_FULL = "mobilenetv4_conv_small_050.embedded"  # its name in the catalogue
 
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

@@ -69,6 +69,7 @@ def test_a_module_is_on_a_layer_small_and_well_named(module: Path) -> None:
         ("timm.optim", {"optim"}),
         ("accelerate", {"device"}),
         ("jinja2", {"report"}),
+        ("matplotlib", {"report"}),
     ],
 )
 def test_a_library_is_imported_in_its_own_room_only(library: str, rooms: set[str]) -> None:

@@ -75,22 +75,24 @@ def write(
     preprocessing: Preprocessing,
     classes: Sequence[str],
     pretrained_cfg: dict[str, Any],
+    num_classes: int | None = None,
     probe_at: str | None = None,
 ) -> None:
-    """Write a model as a timm folder, with its class names and its data config.
+    """Write a model as a timm folder, with its class names (or only their number) and its data config.
 
     A `StagedClassifier` names its layer group as `probe_at`; timm itself cannot load that one.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    num_classes = len(classes) if num_classes is None else num_classes
     kept = ("first_conv", "classifier", "license", "pool_size", "fixed_input_size", "tag")
     config = {
         "architecture": architecture,
-        "num_classes": len(classes),
-        "label_names": list(classes),
+        "num_classes": num_classes,
+        **({"label_names": list(classes)} if classes else {}),
         "model_args": model_args,
         "pretrained_cfg": {
             **{key: pretrained_cfg[key] for key in kept if pretrained_cfg.get(key) is not None},
-            "num_classes": len(classes),
+            "num_classes": num_classes,
             "custom_load": False,
             "input_size": [3, *preprocessing.image_size],
             "interpolation": preprocessing.interpolation,

@@ -24,22 +24,23 @@ from timm.data import resolve_model_data_config
 from timm.models import is_model, is_model_pretrained, load_model_config_from_hf
 from torch import nn
 
+from finetune.backbone import catalogue, torch_hub
 from finetune.backbone import folder as timm_folder
-from finetune.backbone import torch_hub
 from finetune.backbone.classics import CLASSICS
 from finetune.backbone.groups import layer_groups
 from finetune.backbone.layers import NETWORK_ERRORS
 from finetune.backbone.weights import DAMAGE_ERRORS, LoadReport, first_line, load_into, read_weights
-from finetune.errors import BackboneError, did_you_mean
+from finetune.errors import BackboneError
 from finetune.randomness import derive, forked
-from finetune.settings import DEFAULT_BACKBONE, EMBEDDED
+from finetune.settings import DEFAULT_BACKBONE, EMBEDDED, EMBEDDED_FULL
 from finetune.types import LayerGroup, Preprocessing
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 NO_HUB_HINT = (
     f"Use the backbone that lies in this package: --backbone {EMBEDDED}; or weights from this machine:"
-    " --weights PATH (a timm folder, .safetensors or .pth file); or copy the hub's cache from another"
-    " machine (HF_HOME names its place); or --no-pretrained."
+    " --weights PATH (a timm folder, .safetensors or .pth file; `finetune backbones fetch NAME --to DIR` makes"
+    " one where there is a network); or copy the hub's cache from another machine (HF_HOME names its place);"
+    " or --no-pretrained."
 )
 
 
@@ -98,7 +99,7 @@ def architecture(
     model_args = model_args or {}
     if name.startswith("local-dir:"):
         weights, name = Path(name.removeprefix("local-dir:")), "auto"
-    if name == EMBEDDED and weights is None:
+    if name in (EMBEDDED, EMBEDDED_FULL) and weights is None:
         return replace(_of_folder("auto", EMBEDDED_FOLDER, pretrained, model_args), name=EMBEDDED)
     if weights is not None and not weights.exists():
         raise BackboneError(f"no weights at {weights}", hint="Give a timm folder, a .safetensors or a .pth file.")
@@ -115,10 +116,10 @@ def architecture(
         config, registered, args = _hub_config(name)
         return Architecture(name, registered, weights, pretrained, {**args, **model_args}, config)
     if not is_model(name):
-        known = timm.list_models() + timm.list_pretrained()
         raise BackboneError(
-            f"unknown backbone {name!r}.{did_you_mean(name, known)}",
-            hint=f"Any timm name works, and {EMBEDDED}, {', '.join(CLASSICS)}, hf-hub:OWNER/NAME, local-dir:FOLDER.",
+            f"unknown backbone {name!r}.{catalogue.nearest(name, timm.list_models())}",
+            hint=f"Any timm name works (`finetune backbones` lists them), and {EMBEDDED}, {', '.join(CLASSICS)},"
+            " hf-hub:OWNER/NAME, local-dir:FOLDER.",
         )
     return Architecture(name, name.split(".")[0], weights, pretrained, model_args)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from huggingface_hub import try_to_load_from_cache
 from timm.models import get_pretrained_cfg
 
-from finetune.settings import DEFAULT_BACKBONE
+from finetune.settings import DEFAULT_BACKBONE, EMBEDDED
 
 # Small to medium, of different families and pretraining; from the weakest published top-1 on ImageNet
 # to the strongest. Source: timm's results/results-imagenet.csv and model cards.
 SHORTLIST = (
+    EMBEDDED,
     "mobilenetv4_conv_small.e2400_r224_in1k",
     "mobilenetv3_large_100.ra_in1k",
     DEFAULT_BACKBONE,
@@ -28,7 +29,9 @@ def on_this_machine() -> tuple[str, ...]:
 
 
 def has_weights_here(name: str) -> bool:
-    """Tell whether the weights of a timm name lie in the hub's cache."""
+    """Tell whether the weights of a name lie in this package or in the hub's cache."""
+    if name == EMBEDDED:
+        return True
     config = get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         return False
@@ -37,6 +40,8 @@ def has_weights_here(name: str) -> bool:
 
 def standing(name: str) -> float | None:
     """Yield the place of a timm name among backbones in general, the strongest highest; None: not known."""
+    if name == EMBEDDED:
+        return 0.0
     config = get_pretrained_cfg(name)
     full = f"{config.architecture}.{config.tag}" if config is not None and config.tag else name
     return float(SHORTLIST.index(full)) if full in SHORTLIST else None

@@ -1,15 +1,277 @@
-"""`backbones rank`."""
+"""`backbones`, `backbones show|fetch`: which networks there are, how large and how good, and their weights.
+
+`finetune backbones FILTER` lists: what is no command of the group is an argument of its command `ls`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+from rich.markup import escape
+from typer.core import TyperGroup
 
-from finetune.cli import rank
+from finetune.cli import rank, tables
+from finetune.cli.options import JsonOption, complete_backbone, complete_family, complete_licence, with_interrupt
+from finetune.cli.screen import watching
 
-app = typer.Typer(help="Find a backbone for your data.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from finetune.backbone.catalogue import Entry
+
+SCREENFUL = 30
+OTHER_COLUMNS = 44  # what a line of the list takes beside the name
+LIST = "ls"
+EXAMPLES = (
+    "Examples:  finetune backbones resnet --max-params 30   ·   finetune backbones 'vit*224' --min-top1 80 --sort gmacs"
+    "   ·   finetune backbones --plot backbones.svg"
+)
+
+
+class SortName(StrEnum):
+    """The orders of the list."""
+
+    top1 = "top1"
+    gmacs = "gmacs"
+    params = "params"
+    name = "name"
+
+
+class Group(TyperGroup):
+    """A group that lists where no command is given; its help shows the options of the list as well."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        is_command = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if is_command or ctx.resilient_parsing else [LIST, *args])
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        own, self.params = self.params, self.commands[LIST].params
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.params = own
+
+
+app = typer.Typer(
+    cls=Group,
+    help="List pretrained networks by size, compute and accuracy. Without a filter: those that no other beats.",
+    epilog=EXAMPLES,
+)
+
+
+@app.command(LIST, hidden=True, epilog=EXAMPLES)
+@with_interrupt
+def list_them(
+    pattern: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILTER",
+            help="Part of a name, or a pattern ('resnet*d', 'resnet50.*').",
+            autocompletion=complete_backbone,
+            show_default=False,
+        ),
+    ] = "",
+    family: Annotated[
+        str | None,
+        typer.Option(
+            "--family",
+            metavar="NAME",
+            help="Only this family: resnet, vision_transformer, ...",
+            autocompletion=complete_family,
+        ),
+    ] = None,
+    max_params: Annotated[
+        float | None, typer.Option("--max-params", metavar="M", help="At most so many million parameters.")
+    ] = None,
+    max_gmacs: Annotated[
+        float | None,
+        typer.Option("--max-gmacs", metavar="G", help="At most so many billion multiply-adds for a picture."),
+    ] = None,
+    min_top1: Annotated[
+        float | None, typer.Option("--min-top1", metavar="PERCENT", help="At least this top-1 on ImageNet-1k.")
+    ] = None,
+    licence: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--licence",
+            metavar="NAME",
+            help="Only weights under this licence; repeatable.",
+            autocompletion=complete_licence,
+        ),
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Only weights that are on this machine.")] = False,
+    front: Annotated[bool, typer.Option("--front", help="Only those that no other beats at their compute.")] = False,
+    sort: Annotated[
+        SortName | None, typer.Option("--sort", help="Best or smallest first. Default: top1, for --front gmacs.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help=f"All that is found, not the first {SCREENFUL}.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw accuracy against compute: .svg or .png.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """List pretrained networks by size, compute and accuracy."""
+    from finetune.workflow import backbones
+
+    wish = backbones.Wish(family, max_params, max_gmacs, min_top1, tuple(licence or ()), offline)
+    front = front or not (pattern or all_ or json_ or sort or wish != backbones.Wish())
+    found = backbones.list_backbones(pattern, wish, is_front=front, sort=sort.value if sort else None)
+    if plot is not None:
+        backbones.plot_backbones(plot, pattern, wish)
+    if json_:
+        tables.print_json([backbones.facts(entry) for entry in found])
+    elif plot is not None:
+        typer.echo(plot)
+    else:
+        order = ORDERS[sort or (SortName.gmacs if front else SortName.top1)]
+        show_list(found, order=order, is_front=front, most=None if all_ or front else SCREENFUL)
+
+
+@app.command()
+@with_interrupt
+def show(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="With a tag or without.", autocompletion=complete_backbone)
+    ],
+    json_: JsonOption = False,
+) -> None:
+    """Show everything that is known about one network, and how to use it."""
+    from finetune.workflow.backbones import show_backbone
+
+    found = show_backbone(name)
+    if json_:
+        tables.print_json(found)
+    else:
+        show_one(found)
+
+
+@app.command(epilog="Example:  finetune backbones fetch resnet18 convnext_nano --to weights")
+@with_interrupt
+def fetch(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME", help="With a tag or without.", autocompletion=complete_backbone),
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Each becomes the folder DIR/NAME.")],
+    json_: JsonOption = False,
+) -> None:
+    """Write networks with their weights as folders, for --weights and machines without a network."""
+    from finetune.workflow.backbones import fetch_backbones
+
+    with watching(is_quiet=json_) as on_event:
+        done = fetch_backbones(names, to, on_event=on_event)
+    if json_:
+        tables.print_json([{"name": one.name, "path": str(one.path), "was_there": one.was_there} for one in done])
+        return
+    for one in done:
+        typer.echo(f"{one.path}{' (was there)' if one.was_there else ''}")
+    typer.echo(f"next: finetune run --data DATA --weights {done[0].path}")
+
+
 app.command(epilog=rank.EXAMPLES)(rank.rank)
 
+ORDERS = {
+    SortName.top1: "the most accurate first",
+    SortName.gmacs: "the least compute first",
+    SortName.params: "the smallest first",
+    SortName.name: "by name",
+}
 
-@app.callback()
-def _group() -> None:
-    pass
+
+def show_list(found: Sequence[Entry], *, order: str, is_front: bool, most: int | None) -> None:
+    """Print a line a network, their order, and how many more there are."""
+    from finetune.backbone.catalogue import networks
+    from finetune.workflow.backbones import facts
+
+    console = tables.out()
+    if not found:
+        console.print("none of that name is within every limit")
+        return
+    rows = [_row(facts(entry), room=console.width - OTHER_COLUMNS) for entry in found[:most]]
+    console.print(tables.table(["backbone", "params", "GMACs", "px", "top-1", "groups", "here"], rows))
+    console.print("\ntop-1: ImageNet-1k, percent; groups: layer groups; here: weights on this machine")
+    if is_front:
+        console.print(f"{len(rows)} that no other beats in top-1 at their compute, {order}")
+        console.print(f"more: FILTER, or --all for every one of {len(networks()):,}")
+    elif len(rows) < len(found):
+        console.print(f"{len(rows)} of {len(found):,}, {order}; --all shows the rest")
+    else:
+        console.print(f"{len(rows)}, {order}")
+
+
+def show_one(found: dict[str, Any]) -> None:
+    """Print one backbone: its facts, its weights, how to use it, where the facts come from."""
+    console = tables.out()
+    made = tables.table(["", ""], list(_lines(found).items()))
+    made.columns[1].justify, made.show_header = "left", False
+    console.print(made)
+    if len(found["all_weights"]) > 1:
+        rows = [
+            (each["weights"], *(_row(each)[column] for column in (3, 4, 6)), each["licence"] or "not stated")
+            for each in found["all_weights"]
+        ]
+        listed = tables.table(["all its weights, the default first", "px", "top-1", "here", "licence"], rows)
+        listed.columns[4].justify = "left"
+        console.print()
+        console.print(listed)
+    console.print(f"\nsize and compute: {escape(found['sources']['networks'])}")
+    if found["imagenet_top1_percent"] is not None:
+        console.print(f"top-1: {escape(found['sources']['top1'])}")
+
+
+def _lines(found: dict[str, Any]) -> dict[str, str]:
+    """The facts of one backbone, a line each; those that are not known aside."""
+    from finetune.backbone.catalogue import fold
+
+    name, top1, size = found["name"], found["imagenet_top1_percent"], _pixels(found["image_size"])
+    compute = "" if found["gmacs"] is None else f", {_gmacs(found['gmacs'])} GMACs"
+    head = f", {found['num_head_parameters']:,} of them in the head" if found["num_head_parameters"] else ", no head"
+    if found["weights"] is None:
+        weights = {
+            "weights": "none are published",
+            "use": f"finetune run --data DATA --backbone {name} --no-pretrained",
+        }
+    else:
+        weights = {
+            "weights": f"{found['weights']}, {found['num_classes']:,} classes".removesuffix(", 0 classes"),
+            "licence": found["licence"] or "not stated",
+            "from": found["source"],
+            "here": found["place"] or f"no; `finetune backbones fetch {name} --to DIR` makes a folder for --weights",
+            "use": f"finetune run --data DATA --backbone {name}",
+        }
+    if "head" not in found["layer_groups"]:
+        weights["use"] = "none: it has no place for a classifier"
+    return {
+        "name": name,
+        "family": f"{found['family']} ({found['origin']})",
+        "input": f"{size} pixels{compute}",
+        "parameters": f"{found['num_parameters']:,}{head}",
+        **({} if top1 is None else {"top-1": f"{top1:.1f} % on ImageNet-1k val at {size} pixels"}),
+        "groups": f"{found['num_layer_groups']}: {fold(found['layer_groups'])}",
+        **weights,
+        "look closer": f"finetune plan --backbone {name} --strategy full --layers",
+    }
+
+
+def _row(fact: dict[str, Any], *, room: int = 100) -> tuple[str, ...]:
+    name, top1 = fact["name"], fact["imagenet_top1_percent"]
+    return (
+        name if len(name) <= room else name.replace(".", "\n  ."),
+        f"{fact['num_parameters'] / 1e6:.1f}M",
+        _gmacs(fact["gmacs"]),
+        _pixels(fact["image_size"]),
+        "" if top1 is None else f"{top1:.1f}",
+        f"{fact['num_layer_groups']}",
+        "yes" if fact["is_on_this_machine"] else "",
+    )
+
+
+def _gmacs(gmacs: float | None) -> str:
+    return "" if gmacs is None else f"{gmacs:.0f}" if gmacs >= 100 else f"{gmacs:.2f}"
+
+
+def _pixels(size: Sequence[int]) -> str:
+    height, width = size
+    return f"{height}" if height == width else f"{height}x{width}"

@@ -37,6 +37,31 @@ FLAGS: dict[str, tuple[str, str, str | None]] = {
     "device": (TRAINING, "NAME", "auto, cpu, cuda or mps."),
     "workers": (TRAINING, "N", None),
 }
+
+
+def complete_backbone(incomplete: str) -> list[str]:
+    """Yield the backbones that begin with what is typed; after a dot, their weights."""
+    from finetune.backbone.catalogue import entries, networks
+
+    names = (entry.full_name for entry in entries()) if "." in incomplete else networks()
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_family(incomplete: str) -> list[str]:
+    """Yield the families of backbones that begin with what is typed."""
+    from finetune.backbone.catalogue import families
+
+    return [name for name in families() if name.startswith(incomplete)]
+
+
+def complete_licence(incomplete: str) -> list[str]:
+    """Yield the licences of weights that begin with what is typed."""
+    from finetune.backbone.catalogue import licences
+
+    return [name for name in licences() if name.startswith(incomplete)]
+
+
+COMPLETIONS: dict[str, Callable[[str], list[str]]] = {"backbone": complete_backbone}
 SWITCHES = {"pretrained": "--pretrained/--no-pretrained", "reinit": "--reinit/--no-reinit"}
 
 
@@ -90,7 +115,12 @@ def _flag(name: str) -> inspect.Parameter:
         kind = Annotated[bool | None, option]
     else:
         option = typer.Option(
-            f"--{name.replace('_', '-')}", help=text, metavar=metavar, rich_help_panel=panel, show_default=False
+            f"--{name.replace('_', '-')}",
+            help=text,
+            metavar=metavar,
+            rich_help_panel=panel,
+            show_default=False,
+            autocompletion=COMPLETIONS.get(name),
         )
         kind = Annotated[str | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)

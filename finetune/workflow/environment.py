@@ -17,7 +17,8 @@ from finetune.places import cache_folder
 
 PACKAGES = (
     "finetune", "torch", "torchvision", "timm", "accelerate", "safetensors", "huggingface_hub", "pillow", "numpy",
-    "torchmetrics", "onnx", "onnxscript", "onnxruntime", "pydantic", "typer", "rich", "pyarrow",
+    "torchmetrics", "onnx", "onnxscript", "onnxruntime", "pydantic", "typer", "rich", "matplotlib",
+    "pyarrow",
 )  # fmt: skip
 
 

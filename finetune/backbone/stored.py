@@ -1,0 +1,43 @@
+"""Which weights are on this machine, by looking into the caches of the hub and of torch: no torch, no network."""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from finetune.backbone.catalogue import PACKAGE, Weights
+
+SUFFIXES = frozenset({".safetensors", ".bin", ".pth", ".npz"})
+
+
+def place_of(weights: Weights | None) -> Path | None:
+    """Yield where some weights lie on this machine; None where they would have to be fetched."""
+    if weights is None:
+        return None
+    if weights.hub == PACKAGE:
+        return Path(str(files("finetune")))
+    if weights.hub:
+        return _in_hub_cache(weights.hub)
+    file = torch_checkpoints() / weights.file
+    return file if file.is_file() else None
+
+
+def torch_checkpoints() -> Path:
+    """Yield the folder in which torch.hub keeps checkpoints, as `torch.hub.get_dir` finds it."""
+    default = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("TORCH_HOME", str(Path(default) / "torch"))
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    """Yield the file of weights in the snapshot that the hub's cache calls the newest."""
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    try:
+        snapshot = folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        kept = sorted(file for file in snapshot.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    except (OSError, ValueError):
+        return None
+    return kept[-1] if kept else None  # of two forms, that of safetensors
