@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from finetune.errors import did_you_mean
+from finetune.settings import EMBEDDED, EMBEDDED_FULL
 
 NETWORKS = ("name", "family", "origin", "parameters", "head_parameters", "image_size", "gmacs", "groups")
 WEIGHTS = ("name", "tag", "image_size", "gmacs", "num_classes", "licence", "hub", "file", "top1")
@@ -151,6 +152,7 @@ def entries() -> Iterator[Entry]:
 
 def find(name: str) -> Entry | None:
     """Yield the entry of a name, with or without a tag; None where there is none."""
+    name = EMBEDDED_FULL if name == EMBEDDED else name
     bare, _, tag = name.partition(".")
     network = networks().get(bare)
     if network is None or (not tag and not network.weights):
@@ -219,7 +221,7 @@ def nearest(name: str, others: Iterable[str] = ()) -> str:
     if dot and bare in networks():
         names = [f"{bare}.{weights.tag}" for weights in networks()[bare].weights]
     else:
-        name, names = bare, list(dict.fromkeys([*networks(), *others]))
+        name, names = bare, list(dict.fromkeys([EMBEDDED, *networks(), *others]))
     longer = sorted((other for other in names if len(name) > 2 and other.startswith(name)), key=len)
     return did_you_mean(name, longer[:3], cutoff=0.0) if longer else did_you_mean(name, names)
 

@@ -7,6 +7,7 @@ at any batch. Letters: B batch, H W pixels.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -25,6 +26,8 @@ from finetune.data.transforms import View, normalise, picture_side
 from finetune.errors import DataError
 from finetune.randomness import derive, forked
 from finetune.types import Preprocessing, Sample
+
+FEWEST_FORKED, FEWEST_SPAWNED = 100, 500  # images that are worth a worker: a forked one starts at once
 
 Key = tuple[int, int, int]  # phase, epoch, index of the sample
 
@@ -160,8 +163,9 @@ class ImageBatches:
 
 
 def auto_workers(num_images: int, device: torch.device) -> int:
-    """Yield how many processes decode: none for small sets, where starting them costs more."""
+    """Yield how many processes make batches: none for sets so small that starting them costs more."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if num_images < 500 or cores < 2:
+    fewest = FEWEST_FORKED if multiprocessing.get_start_method() == "fork" else FEWEST_SPAWNED
+    if num_images < fewest or cores < 2:
         return 0
     return min(cores, 8) if device.type != "cpu" else max(1, min(cores // 2, 4))
