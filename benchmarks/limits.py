@@ -23,8 +23,11 @@ import torch
 import finetune
 from finetune import entries
 from finetune.backbone.load import architecture, load
-from finetune.data.decode import is_image_name, read_rgb
+from finetune.cli.app import app
+from finetune.data import sources
+from finetune.data.decode import read_rgb
 from finetune.data.transforms import picture_side
+from finetune.device import in_fast_layout
 from finetune.workflow.batches import AUTO_VIEWS
 
 BATCH = 16
@@ -33,7 +36,9 @@ BATCH = 16
 def physical(data: Path, weights: Path, *, size: int) -> float:
     """Yield the seconds of decoding every file once and running every view of it forward."""
     backbone = load(architecture("auto", weights=weights), num_classes=2, image_size=size)
-    files = [file for file in data.rglob("*") if is_image_name(file.name)]
+    in_fast_layout(backbone.model, torch.device("cpu"))
+    manifest = sources.read(data)
+    files = [Path(manifest.root, sample.file) for sample in manifest.samples]
     side = picture_side(backbone.preprocessing)
     images = torch.zeros(BATCH, 3, size, size)
     began = time.monotonic()
@@ -72,7 +77,7 @@ def child(words: list[str]) -> None:
     """Run a finetune command in this process and leave its peak memory in the last word's file."""
     *command, report = words
     sys.argv = ["finetune", *command]
-    finetune.cli.app.app(standalone_mode=False)
+    app(standalone_mode=False)
     Path(report).write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
@@ -96,16 +101,20 @@ def main() -> None:
         cached = sum(e.num_bytes for e in entries.list_entries(Path(place, "entries"))
                      if e.about.get("kind") == "features") / 2**20  # fmt: skip
         common = ("--data", str(chosen.data), "--weights", str(chosen.weights), "--image-size", str(size))
+        _show(chosen, (limit + again) / 2, cold, warm)
         held = peak("run", *common, "--strategy", "head-only", "--set", f"cache.folder={place}/memory",
                     "--out", f"{place}/memory-run", f"{place}/run.txt")  # fmt: skip
         judged = peak("eval", f"{place}/memory-run", "--split", "val", f"{place}/eval.txt")
-    print(f"{chosen.data.name}, {size} px, head-only, {epochs} epochs, {torch.get_num_threads()} threads\n")
-    print("| what | seconds | against the limit |\n| --- | --- | --- |")
-    middle = (limit + again) / 2
-    for name, seconds in (("the limit, before and after", middle), ("cold", cold), ("warm", warm)):
-        print(f"| {name} | {seconds:.1f} | {seconds / middle:.2f} |")
-    print(f"\nwarm takes {warm / cold:.1%} of cold")
     print(f"peak memory: run {held:.0f} MB, evaluation {judged:.0f} MB, features in the cache {cached:.0f} MB")
+
+
+def _show(chosen: argparse.Namespace, limit: float, cold: float, warm: float) -> None:
+    what = f"{chosen.image_size} px, head-only, {chosen.epochs} epochs"
+    print(f"{chosen.data.name}, {what}, {torch.get_num_threads()} threads\n")
+    print("| what | seconds | against the limit |\n| --- | --- | --- |")
+    for name, seconds in (("the limit, before and after", limit), ("cold", cold), ("warm", warm)):
+        print(f"| {name} | {seconds:.1f} | {seconds / limit:.2f} |")
+    print(f"\nwarm takes {warm / cold:.1%} of cold", flush=True)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,9 @@ class TrainSection(Section):
         "auto", description="Stop after so many epochs without a better val. auto: a third of the epochs, 5 or more."
     )
     checkpoint_every: Positive | NoneWord = Field(
-        "none", description="Minutes between checkpoints inside an epoch; one is written after every epoch anyway."
+        "none",
+        description="Minutes between checkpoints inside an epoch. One is written after every epoch anyway, after quick"
+        " ones every two seconds.",
     )
 
 

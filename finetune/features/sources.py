@@ -93,9 +93,17 @@ class CachedBatches:
         drawn = self._draw(phase, epoch)
         for keys in self.order:
             index = np.array([key[2] for key in keys])
-            rows = np.stack([self.views[drawn[i]][self.places[drawn[i]][i]] for i in index])
+            rows = self._rows(index, drawn[index])
             boundary = self.laid(tuple(tensor.to(self.device) for tensor in self.layout.unpack(rows)))
             yield boundary, self.targets[torch.from_numpy(index)].to(self.device)
+
+    def _rows(self, index: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Yield the rows (B, row_bytes) of images, each of its view."""
+        rows = np.empty((len(index), self.layout.row_bytes), dtype=np.uint8)
+        for view in np.unique(views):
+            here = views == view
+            rows[here] = self.views[view][self.places[view][index[here]]]
+        return rows
 
     def _draw(self, phase: int, epoch: int) -> np.ndarray:
         """Yield which view each image shows in an epoch."""

@@ -29,6 +29,8 @@ from finetune.train.memory import out_of_memory
 from finetune.train.outputs import aux_weight, loss_of
 from finetune.types import Event, LayerGroup, OnEvent, Phase
 
+QUICK = 2.0  # seconds: epochs on cached features are over sooner than a checkpoint is written
+
 
 class Batches(Protocol):
     """Batches of inputs and class indices on the device, an epoch at a time."""
@@ -124,12 +126,15 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
 
 
 def _train_epochs(fit: Fit, run: nn.Module, work: Work, optimiser: Any, phase: Phase, state: TrainState) -> None:
+    saved_at = time.monotonic()
     while state.epoch < phase.epochs and not _is_out_of_patience(fit, state):
         _train_epoch(fit, run, work.train, optimiser, phase, state)
         lr = _lr(fit, phase, state.epoch, len(work.train) - 1, len(work.train))
         close_epoch(fit, work, phase, state, lr=lr)
         state.enter_epoch(state.epoch + 1)
-        _keep(fit, optimiser, state)
+        if time.monotonic() - saved_at > QUICK:
+            _keep(fit, optimiser, state)
+            saved_at = time.monotonic()
 
 
 def close_epoch(fit: Fit, work: Work, phase: Phase, state: TrainState, *, lr: float) -> None:

@@ -114,12 +114,12 @@ def rank(
     cannot be used is told with its reason and does not stop the others.
 
     Raises:
-        BackboneError: none of the candidates can be used, or none are given and none are here.
+        BackboneError: none of the candidates can be used.
         DataError, RecipeError, ResourceError: what cannot be used, and the way out.
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     resolve_device(chosen.train.device)
-    names = tuple(dict.fromkeys(map(str, candidates))) or _at_hand()
+    names = tuple(dict.fromkeys(map(str, candidates))) or on_this_machine()
     manifest = read_data(chosen, on_event=on_event)
     on_event(Event("message", {"text": describe_data(manifest)}))
     for note in manifest.notes:
@@ -251,16 +251,6 @@ def _pixels(recipe: Recipe, backbone: Backbone, sample: Manifest, on_event: OnEv
         with quiet():
             list(scan_files(files, pixels=pixels, on_event=on_event))
     return pixels
-
-
-def _at_hand() -> tuple[str, ...]:
-    names = on_this_machine()
-    if not names:
-        raise BackboneError(
-            "no candidates are named, and the weights of none on the short list are on this machine",
-            hint=LOCAL_HINT,
-        )
-    return names
 
 
 def _checked_size(sample: int, manifest: Manifest) -> int:

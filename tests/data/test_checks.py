@@ -285,7 +285,7 @@ def test_progress_ends_at_the_number_of_files(image_folder: MakeImages, monkeypa
     monkeypatch.setattr(checks, "CHUNK", 5)
     events: list[Event] = []
     scanned(image_folder(), on_event=events.append)
-    assert [event.facts["done"] for event in events] == [5, 10, 12]
+    assert [event.facts["done"] for event in events] == [0, 5, 10, 12]
     assert {event.facts["total"] for event in events} == {12}
 
 
