@@ -99,7 +99,12 @@ def architecture(
     model_args = model_args or {}
     if name.startswith("local-dir:"):
         weights, name = Path(name.removeprefix("local-dir:")), "auto"
-    if name in (EMBEDDED, EMBEDDED_FULL) and weights is None:
+    if name in (EMBEDDED, EMBEDDED_FULL):
+        if weights is not None:
+            raise BackboneError(
+                f"the weights of {EMBEDDED} lie in this package, and --weights names others: {weights}",
+                hint=f"Leave one of the two out; the network itself is {EMBEDDED_FULL.partition('.')[0]}.",
+            )
         return replace(_of_folder("auto", EMBEDDED_FOLDER, pretrained, model_args), name=EMBEDDED)
     if weights is not None and not weights.exists():
         raise BackboneError(f"no weights at {weights}", hint="Give a timm folder, a .safetensors or a .pth file.")

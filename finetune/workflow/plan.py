@@ -18,6 +18,7 @@ from finetune.workflow.batch_size import skeleton_of
 from finetune.workflow.costs import Cost, costs
 from finetune.workflow.prepare import Prepared, recipe_of
 
+USUAL_CLASSES = 1000  # of ImageNet, where neither the data nor the weights have classes
 USUAL_IMAGES = 1000  # that sizes and times are for where there is no data
 
 
@@ -154,6 +155,8 @@ def _prepared_on_paper(recipe: Recipe) -> Prepared:
     """Settle a recipe on a network without weights, and on the names of the classes alone."""
     manifest = preparing.list_data(recipe) if recipe.data.path else None
     skeleton = _skeleton(recipe, num_classes=len(manifest.classes) if manifest else None)
+    if not skeleton.model.num_classes:  # weights without a classifier
+        skeleton = _skeleton(recipe, num_classes=USUAL_CLASSES)
     recipe = preparing.resolve_numbers(recipe, skeleton, None)
     phases = preparing.plan_phases(recipe, skeleton)
     if manifest is None:
