@@ -2,8 +2,7 @@
 
     python tools/demo.py [FOLDER]
 
-Works with no network and no data at hand. The network is a tiny one of timm, trained from random
-weights: on drawn shapes that is enough to see every step, and it is not transfer learning.
+Works with no network and no data at hand: the pictures are drawn, the pretrained backbone lies in the package.
 """
 
 from __future__ import annotations
@@ -33,13 +32,15 @@ def main(place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     imgs, run = place / "imgs", place / "run"
-    network = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", 96)
-    console.print("No model hub and no data needed: the pictures are drawn, the network starts from random weights.")
+    network = ("--backbone", "embedded")
+    console.print(
+        "No model hub and no data needed: the pictures are drawn, the pretrained backbone lies in the package."
+    )
     seconds = [
         ("drawn pictures", imgs, step("sample", imgs)),
-        ("freeze plan", "(above)", step("plan", "--data", imgs, *network, "--strategy", "scratch")),
-        ("run folder", run, step("run", "--data", imgs, *network, "--strategy", "scratch", "--test", 0.2,
-                                 "--epochs", 20, "--out", run)),
+        ("evidence and freeze plan", "(above)", step("plan", "--data", imgs, *network)),
+        ("run folder", run, step("run", "--data", imgs, *network, "--strategy", "top-k", "--top-k", 2, "--test", 0.2,
+                                 "--out", run)),
         ("report", run / "report.html", 0.0),
         ("measured on test", "(above)", step("eval", run, "--split", "test")),
         ("predictions", "(above)", step("predict", run, imgs / "striped-disc" / "striped-disc-000.jpg", "--top", 3)),

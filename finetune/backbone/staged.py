@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finetune.backbone.trace import pooled, prefix, trace
+from finetune.backbone.trace import pooled, position_dims, prefix, trace
 from finetune.errors import RecipeError, did_you_mean
 from finetune.types import LayerGroup
 
@@ -29,15 +29,17 @@ class StagedClassifier(nn.Module):
         self.at = at
         self.num_classes = num_classes
         self.trunk = prefix(traced, [at])
-        self.is_channels_last = at in traced.channels_last
         device = next(model.parameters()).device
         with torch.no_grad():
-            features = self.features(torch.zeros(2, 3, *image_size, device=device))
-        self.head = nn.Linear(features.shape[1], num_classes, device=device)
+            output = self.trunk(torch.zeros(2, 3, *image_size, device=device))[0]
+        self.positions = position_dims(output.ndim, is_channels_last=at in traced.channels_last)
+        width = pooled(output, is_channels_last=at in traced.channels_last).shape[1]
+        self.head = nn.Linear(width, num_classes, device=device)
 
     def features(self, images: Tensor) -> Tensor:  # (B, 3, H, W)
         """Yield the pooled features of the layer group, (B, D)."""
-        return pooled(self.trunk(images)[0], is_channels_last=self.is_channels_last)
+        output: Tensor = self.trunk(images)[0]
+        return output.mean(dim=self.positions) if self.positions else output
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W)
         logits: Tensor = self.head(self.features(images))

@@ -122,9 +122,15 @@ def prefix(traced: Traced, ends: Sequence[str]) -> fx.GraphModule:
 
 def pooled(features: Tensor, *, is_channels_last: bool) -> Tensor:
     """Average over positions: (B, C, H, W), (B, H, W, C) or (B, N, D) to (B, D)."""
-    if features.ndim == 4:
-        return features.mean(dim=(1, 2) if is_channels_last else (2, 3))
-    return features.mean(dim=1) if features.ndim == 3 else features
+    positions = position_dims(features.ndim, is_channels_last=is_channels_last)
+    return features.mean(dim=positions) if positions else features
+
+
+def position_dims(ndim: int, *, is_channels_last: bool) -> tuple[int, ...]:
+    """Yield the dimensions of feature maps or tokens that are positions."""
+    if ndim == 4:
+        return (1, 2) if is_channels_last else (2, 3)
+    return (1,) if ndim == 3 else ()
 
 
 def ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:

@@ -106,10 +106,10 @@ def _show_cost(console: Console, cost: Cost) -> None:
 def _total(plan: Plan) -> str:
     known = [cost.seconds for cost in plan.costs if cost.seconds is not None]
     cached = sum(cost.cut.cache_bytes for cost in plan.costs if cost.cut)
-    time = (
-        f", about {duration(sum(known))} of computing (decoding not counted)" if len(known) == len(plan.costs) else ""
-    )
-    return f"for {plan.num_images:,} images: {amount(cached)} of features in the cache{time}"
+    text = f"for {plan.num_images:,} images: {amount(cached) if cached else 'nothing'} in the feature cache"
+    if len(known) < len(plan.costs):
+        return text
+    return f"{text}, about {duration(sum(known))} of computing (decoding not counted)"
 
 
 def amount(num_bytes: float) -> str:

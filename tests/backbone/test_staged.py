@@ -13,6 +13,7 @@ from finetune.backbone.freeze import freezing
 from finetune.backbone.groups import layer_groups
 from finetune.backbone.staged import StagedClassifier, check_stage
 from finetune.errors import RecipeError
+from finetune.features.divide import divide
 from finetune.types import FreezePlan, GroupPlan
 
 # The layer group that is probed, and its number of features.
@@ -128,3 +129,13 @@ def test_a_layer_group_that_is_not_there_is_an_error_with_the_nearest_names() ->
     assert caught.value.hint == "This backbone has stem, layer1, layer2, layer3, layer4."
     with pytest.raises(RecipeError):
         check_stage("head", groups)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_an_inner_probe_is_divided_before_its_head(name: str) -> None:
+    at, num_features = STAGES[name]
+    model = network(name)
+    probe = staged(model, at)
+    groups = probe.layer_groups(layer_groups(model))
+    plan = FreezePlan(tuple(GroupPlan(group.name, "all" if group.is_head else "none") for group in groups))
+    assert divide(probe, plan, groups, image_size=(160, 160)).shapes == ((num_features,),)
