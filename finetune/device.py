@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 from accelerate import Accelerator as Accelerator
+from accelerate.optimizer import AcceleratedOptimizer as AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
