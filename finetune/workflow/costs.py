@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.backbone import load as backbones
+from finetune.backbone.cost import multiplications
 from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
 from finetune.device import resolve_device
@@ -81,7 +82,7 @@ def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, spe
     size = skeleton.preprocessing.image_size
     epochs = phase.epochs if phase.solver == "gradient" else 1
     try:
-        forward = _forward_flops(skeleton, size)
+        forward = 2 * multiplications(skeleton.model, image_size=size)
         step, everything = (_step_flops(skeleton, plan, size) for plan in (phase.plan, _trained(phase.plan)))
         cut = _cut(recipe, skeleton, phase, num_train, num_val, forward=forward, step=step)
         memory = phase_memory(skeleton, phase, optimiser=recipe.optim.name).of(batch)
@@ -108,22 +109,13 @@ def _cut(
         return None
     views = num_views(recipe, phase)
     layout = Layout(divided.shapes, recipe.cache.precision)
-    with FlopCounterMode(display=False) as frozen:
-        divided.trunk(_picture(skeleton, size))
-    trunk = frozen.get_total_flops()
+    trunk = 2 * multiplications(divided.trunk, image_size=size)
     epochs = phase.epochs if phase.solver == "gradient" else 1
     whole = epochs * (num_train * max(step, forward) + num_val * forward)
     saved = trunk * (epochs * (num_train + num_val) - (num_train * views + num_val)) if views else 0
     rows = layout.row_bytes * (num_train * views + num_val)
     share = trunk / max(forward, 1)
     return Cut(divided.shapes, layout.row_bytes, share, views, rows if views else 0, max(0.0, saved / max(whole, 1)))
-
-
-def _forward_flops(skeleton: Backbone, size: tuple[int, int]) -> int:
-    """Yield the operations of a forward pass of one image."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        skeleton.model.eval()(_picture(skeleton, size))
-    return int(counter.get_total_flops())
 
 
 def _step_flops(skeleton: Backbone, plan: FreezePlan, size: tuple[int, int]) -> int:

@@ -200,10 +200,11 @@ def test_of_several_frames_the_first_is_shown(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
-def test_truncated_file_is_an_error(form: str, share: float) -> None:
+@pytest.mark.parametrize("side", [None, 16])
+def test_truncated_file_is_an_error(form: str, share: float, side: int | None) -> None:
     content = encode(noise(), form)
     with pytest.raises(UndecodableError) as caught:
-        decode(content[: int(len(content) * share)])
+        decode(content[: int(len(content) * share)], side=side)
     assert caught.value.message
     assert "\n" not in caught.value.message
 
