@@ -31,8 +31,8 @@ class Numbers:
 
 
 DEFAULTS: dict[str, Numbers] = {
-    "head-only": Numbers(epochs=15, lr=1e-2, weight_decay=1e-2, layer_decay=1.0),
-    "linear-probe": Numbers(epochs=15, lr=1e-2, weight_decay=1e-2, layer_decay=1.0),
+    "head-only": Numbers(epochs=30, lr=1e-3, weight_decay=1e-2, layer_decay=1.0),
+    "linear-probe": Numbers(epochs=30, lr=1e-3, weight_decay=1e-2, layer_decay=1.0),
     "top-k": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
     "full": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
     "lp-ft": Numbers(epochs=12, lr=2e-4, weight_decay=5e-2, layer_decay=0.7),

@@ -90,7 +90,7 @@ def test_scratch_learns_the_drawn_set(drawn: Path, tmp_path: Path, quick_run) ->
 
 
 def test_top_k_zero_is_head_only(quick_run) -> None:
-    head, top = quick_run("head-only", out="head"), quick_run("top-k", out="top", top_k=0, lr=1e-2)
+    head, top = quick_run("head-only", out="head"), quick_run("top-k", out="top", top_k=0, lr=1e-3)
     assert head.strategy == "head-only"
     changed = changed_groups(top.folder)
     assert [name for name, is_changed in changed.items() if is_changed] == ["head"]
