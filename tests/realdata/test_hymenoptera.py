@@ -44,3 +44,14 @@ def test_the_plan_agrees_with_what_changed_and_onnx_with_the_model(strategy: str
     phases = [phase["plan"]["groups"] for phase in plan["phases"]]
     assert changed == {item["group"] for items in phases for item in items if item["trains"] != "none"}
     assert finetune.export(result.folder).parity["is_proven"] is True
+
+
+def test_the_embedded_backbone_beats_random_features_by_far(tmp_path: Path) -> None:
+    found = {
+        is_trained: finetune.run(
+            DATA, backbone="embedded", strategy="linear-probe", pretrained=is_trained, out=tmp_path / str(is_trained)
+        ).metrics["val"]["top1"]["value"]
+        for is_trained in (True, False)
+    }
+    assert found[True] >= 0.74
+    assert found[True] >= found[False] + 0.1

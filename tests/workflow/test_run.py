@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import finetune
 from finetune import recipe as recipes
 from finetune.backbone.freeze import group_state
+from finetune.data.sample import write_sample
 from finetune.workflow.prepare import architecture_of, load_backbone
 
 LAYOUTS = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
@@ -113,3 +114,24 @@ def test_reinit_gives_new_values_to_what_is_retrained_only(quick_run) -> None:
 def test_a_loss_that_is_not_finite_stops_at_its_step(quick_run) -> None:
     with pytest.raises(finetune.TrainingError, match="phase full, epoch 1, step"):
         quick_run("full", lr=1e30, overrides={"optim.clip": "none", "optim.name": "sgd", "optim.warmup": 0.0})
+
+
+def test_the_embedded_backbone_brings_more_than_random_weights(tmp_path: Path) -> None:
+    write_sample(tmp_path / "imgs", per_class=30)
+    top1 = [
+        finetune.run(
+            tmp_path / "imgs", strategy="linear-probe", backbone="embedded", pretrained=flag, image_size=96, val=0.5,
+            workers=0, device="cpu", out=tmp_path / str(flag),
+        ).metrics["val"]["top1"]["value"]
+        for flag in (True, False)
+    ]  # fmt: skip
+    assert top1[0] > top1[1] + 0.1
+
+
+def test_a_run_of_the_embedded_backbone_is_repeated_by_its_recipe_and_names_no_place(quick_run, tmp_path: Path) -> None:
+    first = quick_run("head-only", backbone="embedded", pretrained=True)
+    text = (first.folder / "recipe.toml").read_text()
+    assert 'name = "embedded"' in text
+    assert 'weights = "none"' in text
+    again = finetune.run(recipe=first.folder / "recipe.toml", out=tmp_path / "again")
+    assert again.metrics == first.metrics
