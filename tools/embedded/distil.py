@@ -19,6 +19,7 @@ from pathlib import Path
 import timm
 import torch
 from pictures import draw
+from safetensors.torch import load_file
 from student import Average, mixed, student, train, views, write
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,15 +33,18 @@ SUFFIXES = {".jpg", ".jpeg", ".png"}
 def main() -> None:
     options = _options()
     torch.manual_seed(options.seed)
-    photographs = [_read(path) for folder in options.images for path in _files(folder)]
+    photographs = [_read(path).to(options.device) for folder in options.images for path in _files(folder)]
     drawn = torch.from_numpy(draw(num_categories=options.formulas // 10, per_category=10, seed=options.seed)[0])
-    drawn = drawn.permute(0, 3, 1, 2)
+    drawn = drawn.permute(0, 3, 1, 2).to(options.device)
     print(f"{len(photographs)} photographs, {len(drawn)} drawn pictures", flush=True)
 
     teacher = timm.create_model(f"local-dir:{options.teacher}", pretrained=True).eval()
-    teacher.to(memory_format=torch.channels_last)
-    model = student(num_classes=0, seed=options.seed).train()
-    imitation = Imitation(model, teacher)
+    teacher.to(device=options.device, memory_format=torch.channels_last)
+    model = student(num_classes=0, seed=options.seed, device=options.device)
+    if options.init:
+        tensors = {key: tensor.float() for key, tensor in load_file(options.init / "model.safetensors").items()}
+        model.load_state_dict(tensors, strict=False)
+    imitation = Imitation(model, teacher).to(options.device)
     average = Average(model)
     num_drawn = round(options.batch * options.share_drawn)
 
@@ -71,11 +75,11 @@ class Imitation(nn.Module):
         self.pooled_norm = nn.BatchNorm1d(teacher.head_hidden_size, affine=False)
 
     def forward(self, batch: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad(), torch.autocast(batch.device.type, dtype=torch.bfloat16):
             *maps, pooled = _features(self.teacher, batch)
         teacher_maps, teacher_pooled = [m.float() for m in maps], pooled.float()
         *student_maps, student_pooled = _features(self.model, batch)
-        loss = torch.zeros(())
+        loss = batch.new_zeros(())
         for adapter, norm, ours, theirs in zip(self.adapters, self.norms, student_maps, teacher_maps, strict=True):
             loss = loss + functional.smooth_l1_loss(adapter(ours), norm(theirs)) / len(STRIDES)
         with torch.no_grad():
@@ -112,6 +116,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--teacher", type=Path, required=True, help="timm folder with a classifier")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of photographs")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="go on from the weights of this folder")
     parser.add_argument("--formulas", type=int, default=4000, help="how many drawn pictures take part")
     parser.add_argument("--share-drawn", type=float, default=0.2, help="of every batch")
     parser.add_argument("--smallest", type=float, default=0.08, help="smallest share of a picture in a view")
@@ -119,6 +124,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 

@@ -21,9 +21,10 @@ def main() -> None:
     options = _options()
     torch.manual_seed(options.seed)
     drawn, labels = draw(num_categories=options.categories, per_category=options.per_category, seed=options.seed)
-    pictures, targets = torch.from_numpy(drawn).permute(0, 3, 1, 2), torch.from_numpy(labels)
+    pictures = torch.from_numpy(drawn).permute(0, 3, 1, 2).to(options.device)
+    targets = torch.from_numpy(labels).to(options.device)
     print(f"{len(pictures)} pictures in {options.categories} categories", flush=True)
-    model = student(num_classes=options.categories, seed=options.seed).train()
+    model = student(num_classes=options.categories, seed=options.seed, device=options.device)
     average = Average(model)
 
     def loss() -> Tensor:
@@ -45,6 +46,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 

@@ -23,10 +23,11 @@ TESTED_SIDE = 160  # random crops show things larger than they are in a whole pi
 MEAN = STD = 0.5
 
 
-def student(*, num_classes: int, seed: int) -> nn.Module:
+def student(*, num_classes: int, seed: int, device: str) -> nn.Module:
+    """Yield the network with random weights, in training mode."""
     torch.manual_seed(seed)
     model: nn.Module = timm.create_model(ARCHITECTURE, num_classes=num_classes)
-    return model.to(memory_format=torch.channels_last)
+    return model.to(device=device, memory_format=torch.channels_last).train()
 
 
 def views(pictures: Sequence[Tensor], *, smallest: float) -> Tensor:
@@ -91,7 +92,7 @@ def write(state: dict[str, Tensor], folder: Path) -> None:
     """Write the backbone (no classifier, float16) as a folder that timm loads."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = {
-        key: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        key: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
         for key, tensor in state.items()
         if not key.startswith("classifier.") and not key.endswith("num_batches_tracked")
     }
@@ -131,8 +132,12 @@ def _recoloured(batch: Tensor) -> Tensor:
     """Change brightness, contrast, saturation and (sometimes) take the colours away, each picture its own."""
     size = (len(batch), 1, 1, 1)
     grey = batch.mean(1, keepdim=True)
-    saturation = torch.empty(size).uniform_(0.5, 1.5) * (torch.rand(size) > 0.15)
+
+    def drawn(low: float, high: float) -> Tensor:
+        return torch.empty(size).uniform_(low, high).to(batch.device)
+
+    saturation = drawn(0.5, 1.5) * (drawn(0, 1) > 0.15)
     batch = torch.lerp(grey.expand_as(batch), batch, saturation)
     middle = batch.mean((1, 2, 3), keepdim=True)
-    batch = torch.lerp(middle.expand_as(batch), batch, torch.empty(size).uniform_(0.6, 1.4))
-    return batch.mul_(torch.empty(size).uniform_(0.6, 1.4)).clamp_(0, 1)
+    batch = torch.lerp(middle.expand_as(batch), batch, drawn(0.6, 1.4))
+    return batch.mul_(drawn(0.6, 1.4)).clamp_(0, 1)
