@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from finetune import recipe as recipes
-from finetune.backbone import load as backbones
 from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
 from finetune.device import accelerator, free_memory
@@ -18,7 +17,7 @@ from finetune.settings import Recipe
 from finetune.train.memory import Memory, fitting_batch, step_memory, tried_batch
 from finetune.train.outputs import loss_of
 from finetune.types import Event, OnEvent, Phase
-from finetune.workflow.prepare import Prepared, architecture_of, with_head
+from finetune.workflow.prepare import Prepared, skeleton_of, with_head
 
 
 def with_micro_batch(prepared: Prepared, *, on_event: OnEvent) -> Prepared:
@@ -42,14 +41,10 @@ def phase_memory(skeleton: Backbone, phase: Phase, *, optimiser: str) -> Memory:
     return step_memory(skeleton.model, phase.plan, skeleton.groups, image_size=size, optimiser=optimiser)
 
 
-def skeleton_of(recipe: Recipe, *, num_classes: int) -> Backbone | None:
+def skeleton_or_none(recipe: Recipe, *, num_classes: int) -> Backbone | None:
     """Yield a recipe's network without memory for its weights; None where it cannot be built like that."""
-    size = recipe.backbone.image_size
     try:
-        bare = backbones.skeleton(
-            architecture_of(recipe), num_classes=num_classes, image_size=None if size == "auto" else size
-        )
-        return with_head(recipe, bare)
+        return with_head(recipe, skeleton_of(recipe, num_classes=num_classes))
     except (BackboneError, NotImplementedError, RuntimeError):
         return None
 
@@ -60,7 +55,7 @@ def _fitting(prepared: Prepared, batch: int) -> int:
     device = next(backbone.model.parameters()).device
     if device.type == "cuda":
         return min((_tried(recipe, backbone, phase, batch) for phase in by_gradient), default=batch)
-    skeleton = skeleton_of(recipe, num_classes=len(prepared.manifest.classes))
+    skeleton = skeleton_or_none(recipe, num_classes=len(prepared.manifest.classes))
     if skeleton is None:
         return batch
     free = free_memory(device)

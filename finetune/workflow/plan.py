@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.backbone import load as backbones
 from finetune.backbone.layers import LayerTable, layer_table
-from finetune.backbone.load import Backbone
 from finetune.errors import RecipeError
 from finetune.settings import Recipe
 from finetune.types import Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
 from finetune.workflow import prepare as preparing
-from finetune.workflow.batch_size import skeleton_of
+from finetune.workflow.batch_size import skeleton_or_none
 from finetune.workflow.costs import Cost, costs
 from finetune.workflow.prepare import Prepared, recipe_of
 
@@ -110,7 +108,7 @@ def plan(
     else:
         made = _prepared_on_paper(chosen)
     num_images = images or len(made.manifest.samples) or USUAL_IMAGES
-    skeleton = skeleton_of(made.recipe, num_classes=len(made.manifest.classes))
+    skeleton = skeleton_or_none(made.recipe, num_classes=len(made.manifest.classes))
     return Plan(
         backbone=made.backbone.architecture.name,
         image_size=made.backbone.preprocessing.image_size,
@@ -128,7 +126,7 @@ def plan(
 
 
 def _layers_alone(recipe: Recipe) -> Plan:
-    skeleton = _skeleton(recipe, num_classes=None)
+    skeleton = preparing.skeleton_of(recipe, num_classes=None)
     size = skeleton.preprocessing.image_size
     return Plan(
         backbone=skeleton.architecture.name,
@@ -142,21 +140,12 @@ def _layers_alone(recipe: Recipe) -> Plan:
     )
 
 
-def _skeleton(recipe: Recipe, *, num_classes: int | None) -> Backbone:
-    size = recipe.backbone.image_size
-    return backbones.skeleton(
-        preparing.architecture_of(recipe),
-        num_classes=num_classes,
-        image_size=None if size == "auto" else size,
-    )
-
-
 def _prepared_on_paper(recipe: Recipe) -> Prepared:
     """Settle a recipe on a network without weights, and on the names of the classes alone."""
     manifest = preparing.list_data(recipe) if recipe.data.path else None
-    skeleton = _skeleton(recipe, num_classes=len(manifest.classes) if manifest else None)
+    skeleton = preparing.skeleton_of(recipe, num_classes=len(manifest.classes) if manifest else None)
     if not skeleton.model.num_classes:  # weights without a classifier
-        skeleton = _skeleton(recipe, num_classes=USUAL_CLASSES)
+        skeleton = preparing.skeleton_of(recipe, num_classes=USUAL_CLASSES)
     recipe = preparing.resolve_numbers(recipe, skeleton, None)
     phases = preparing.plan_phases(recipe, skeleton)
     if manifest is None:

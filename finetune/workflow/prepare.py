@@ -124,6 +124,13 @@ def load_backbone(recipe: Recipe, of: Architecture, *, num_classes: int) -> Back
     return backbone
 
 
+def skeleton_of(recipe: Recipe, *, num_classes: int | None) -> Backbone:
+    """Build the network of a recipe without memory for its weights (None keeps its own number of classes)."""
+    size = recipe.backbone.image_size
+    of = architecture_of(recipe)
+    return backbones.skeleton(of, num_classes=num_classes, image_size=None if size == "auto" else size)
+
+
 def list_data(recipe: Recipe) -> Manifest:
     """Read which images and classes the data of a recipe has, without opening a picture."""
     data = recipe.data
