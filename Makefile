@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test realdata lint docs clean
+.PHONY: install demo test realdata lint bench docs clean
 
 install: $(STAMP)
 
@@ -25,6 +25,11 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# make bench DATA=imgs WEIGHTS=folder: against the peers that are installed, and against the physical limit.
+bench: install
+	$(BIN)/python benchmarks/peers.py --data $(DATA) --weights $(WEIGHTS)
+	$(BIN)/python benchmarks/limits.py --data $(DATA) --weights $(WEIGHTS)
 
 docs: install
 	$(BIN)/python tools/write_docs.py
