@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,14 @@ from PIL import Image
 
 MakeImages = Callable[..., Path]
 torch.set_num_threads(1)  # tiny networks: a second thread only waits for the first, badly so on a busy machine
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a whole session shares is made before any test's own cache is named."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)
