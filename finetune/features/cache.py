@@ -37,6 +37,7 @@ from finetune.types import Event, OnEvent, Preprocessing, Sample
 
 MEMORY_SHARE = 0.25  # of what is free: rows beyond that are read from the file as they are needed
 LOCK_SECONDS = 3600
+FEWEST_IN_ONE_PASS = 500  # images that are worth starting workers for a single pass
 Rows = RowsOnDisk | RowsInMemory
 
 
@@ -129,7 +130,7 @@ class FeatureCache:
             preprocessing=self.preprocessing,
             batch_size=trunk_batch(self.device),
             device=self.device,
-            workers=self.workers,
+            workers=self.workers if len(samples) >= FEWEST_IN_ONE_PASS else 0,
         )
         task = "cache features" if view == 0 else f"cache features, view {view}"
         done = 0
