@@ -40,8 +40,8 @@ def has_weights_here(name: str) -> bool:
 
 def standing(name: str) -> float | None:
     """Yield the place of a timm name among backbones in general, the strongest highest; None: not known."""
-    if name == EMBEDDED:
-        return 0.0
+    if name in SHORTLIST:
+        return float(SHORTLIST.index(name))
     config = get_pretrained_cfg(name)
     full = f"{config.architecture}.{config.tag}" if config is not None and config.tag else name
     return float(SHORTLIST.index(full)) if full in SHORTLIST else None
