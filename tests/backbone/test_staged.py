@@ -126,7 +126,9 @@ def test_a_layer_group_that_is_not_there_is_an_error_with_the_nearest_names() ->
     assert check_stage("layer2", groups) == "layer2"
     with pytest.raises(RecipeError, match=r"probe_at = 'layr2'.*Did you mean 'layer2'") as caught:
         check_stage("layr2", groups)
-    assert caught.value.hint == "This backbone has stem, layer1, layer2, layer3, layer4."
+    assert caught.value.hint == (
+        "This backbone has stem, layer1, layer2, layer3, layer4. Several: layer3+layer4; all: all."
+    )
     with pytest.raises(RecipeError):
         check_stage("head", groups)
 
