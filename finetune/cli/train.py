@@ -9,6 +9,7 @@ import typer
 
 from finetune.cli import tables
 from finetune.cli.options import TRAINING, JsonOption, recipe_options
+from finetune.cli.plan import show_plan
 from finetune.cli.screen import watching
 from finetune.errors import RecipeError
 
@@ -81,4 +82,4 @@ def plan(
     if json_:
         tables.print_json(made.to_json())
     else:
-        tables.show_plan(made)
+        show_plan(made)

@@ -32,12 +32,12 @@ from finetune.types import SPLITS, Event, OnEvent, ignore, to_json
 from finetune.workflow import environment, saved
 from finetune.workflow.batch_size import with_micro_batch
 from finetune.workflow.batches import Worker
+from finetune.workflow.passes import plain_batches
 from finetune.workflow.prepare import (
     Prepared,
     architecture_of,
     load_backbone,
     pixels_of,
-    plain_batches,
     plan_phases,
     prepare,
     recipe_of,

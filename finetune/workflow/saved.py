@@ -24,6 +24,7 @@ from finetune.data import split
 from finetune.device import in_fast_layout, resolve_device
 from finetune.errors import CheckpointError
 from finetune.report import page
+from finetune.report.depth import depth
 from finetune.settings import Recipe
 from finetune.types import Manifest, Phase, to_json
 from finetune.workflow import prepare
@@ -127,6 +128,7 @@ def report_content(
         "metric_names": list(dict.fromkeys(name for values in metrics.values() for name in values)),
         "evidence": found.get("evidence"),
         "verdict": found.get("verdict"),
+        "depth": depth(found["evidence"]) if "evidence" in found else None,
         "strategy": recipe.strategy.name,
         "phases": plan["phases"],
         "sizes": {group["name"]: group["num_parameters"] for group in plan["groups"]},
