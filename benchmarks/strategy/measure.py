@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -89,6 +90,7 @@ def _case(
         if name not in (chosen.strategies or (name,)) or _key({**case, "kind": "run", "strategy": name}) in done:
             continue
         out = chosen.place / "runs" / "-".join(map(str, (*case.values(), name))).replace(" ", "-")
+        shutil.rmtree(out, ignore_errors=True)  # of a bench that was stopped
         began = time.monotonic()
         result = finetune.run(folder, **common, **settings, out=out, overrides=folders)
         seconds = time.monotonic() - began

@@ -35,12 +35,21 @@ DEFAULTS: dict[str, Numbers] = {
     "linear-probe": Numbers(epochs=30, lr=1e-3, weight_decay=1e-2, layer_decay=1.0),
     "top-k": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
     "full": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
-    "lp-ft": Numbers(epochs=12, lr=2e-4, weight_decay=5e-2, layer_decay=0.7),
+    "lp-ft": Numbers(epochs=12, lr=3e-4, weight_decay=5e-2, layer_decay=0.7),
     "gradual": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
     "scratch": Numbers(epochs=30, lr=3e-3, weight_decay=5e-2, layer_decay=1.0),
 }
 DEFAULT_TOP_K = {"top-k": 1}
+LEAST_STEPS, MOST_EPOCHS = 200, 100  # a handful of images is shown more often, or nothing would be learned
 SGD_FACTOR = 10.0  # sgd wants about ten times AdamW's learning rate
+
+
+def epochs_for(strategy: str, num_train: int | None, batch_size: int) -> int:
+    """Yield the epochs that "auto" means: those of the strategy, or as many as 200 steps take, up to 100."""
+    usual = DEFAULTS[strategy].epochs
+    if not num_train:
+        return usual
+    return max(usual, min(MOST_EPOCHS, -(-LEAST_STEPS // -(-num_train // batch_size))))
 
 
 @dataclass(frozen=True, slots=True)

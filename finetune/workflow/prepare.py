@@ -18,7 +18,7 @@ from finetune.device import in_fast_layout, resolve_device, resolve_precision
 from finetune.errors import BackboneError, RecipeError
 from finetune.settings import Recipe
 from finetune.strategy.matrix import decide
-from finetune.strategy.strategies import DEFAULT_TOP_K, DEFAULTS, SGD_FACTOR, Choice, is_full, phases
+from finetune.strategy.strategies import DEFAULT_TOP_K, DEFAULTS, SGD_FACTOR, Choice, epochs_for, is_full, phases
 from finetune.train.phases import linear_head
 from finetune.types import Event, Evidence, Manifest, OnEvent, Phase, Verdict, ignore
 from finetune.workflow.evidence import Tapped, measure
@@ -175,8 +175,8 @@ def describe_data(manifest: Manifest) -> str:
 
 def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Verdict | None) -> Recipe:
     """Yield the recipe with every "auto" settled that changes what is computed."""
-    recipe = resolve_numbers(recipe, backbone, verdict)
     num_train = len(manifest.split("train"))
+    recipe = resolve_numbers(recipe, backbone, verdict, num_train=num_train)
     weights = None if backbone.architecture.is_embedded else backbone.architecture.weights
     device = resolve_device(recipe.train.device)
     changes = {
@@ -184,7 +184,6 @@ def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Ver
         "backbone.name": backbone.architecture.name,
         "backbone.weights": str(weights.resolve()) if weights else "none",
         "backbone.image_size": backbone.preprocessing.image_size[0],
-        "train.batch_size": _or(recipe.train.batch_size, wanted_batch(num_train)),
         "train.precision": resolve_precision(recipe.train.precision, device),
     }
     return recipes.update(recipe, changes)
@@ -195,11 +194,15 @@ def wanted_batch(num_train: int) -> int:
     return next(size for least, size in BATCHES.items() if num_train >= least)
 
 
-def resolve_numbers(recipe: Recipe, backbone: Backbone, verdict: Verdict | None) -> Recipe:
+def resolve_numbers(
+    recipe: Recipe, backbone: Backbone, verdict: Verdict | None, *, num_train: int | None = None
+) -> Recipe:
     """Yield the recipe with the strategy and its numbers settled; needs no data but for a verdict."""
     name = verdict.strategy if verdict else recipe.strategy.name
     numbers = DEFAULTS[name]
-    epochs = _or(recipe.train.epochs, numbers.epochs)
+    batch_size = _or(recipe.train.batch_size, wanted_batch(num_train) if num_train else "auto")
+    usual = epochs_for(name, num_train, int(batch_size)) if num_train else numbers.epochs
+    epochs = _or(recipe.train.epochs, usual)
     top_k = _or(recipe.strategy.top_k, (verdict and verdict.top_k) or DEFAULT_TOP_K.get(name, "auto"))
     probe_at = _or(recipe.strategy.probe_at, (verdict and verdict.probe_at) or _last(backbone))
     lr = numbers.lr * (SGD_FACTOR if recipe.optim.name == "sgd" else 1.0)
@@ -207,6 +210,7 @@ def resolve_numbers(recipe: Recipe, backbone: Backbone, verdict: Verdict | None)
         "strategy.name": name,
         "strategy.top_k": top_k,
         "strategy.probe_at": check_stage(probe_at, backbone.groups) if name == "linear-probe" else "auto",
+        "train.batch_size": batch_size,
         "train.epochs": epochs,
         "train.patience": _or(recipe.train.patience, max(5, round(epochs / 3))),
         "optim.lr": _or(recipe.optim.lr, lr),

@@ -247,3 +247,28 @@ def test_folds_are_a_stratified_partition_that_depends_on_the_seed_alone() -> No
         assert max(counts) - min(counts) <= 1
     assert all(torch.equal(a, b) for a, b in zip(found, folds(targets, seed=0), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(found, folds(targets, seed=1), strict=True) if len(a) == len(b))
+
+
+def test_selection_drops_what_tells_nothing_and_the_rest_is_solved_alone() -> None:
+    telling, targets = clouds(count=120, width=8, distance=0.7)
+    noise = torch.randn(120, 152, generator=torch.Generator().manual_seed(1))
+    features = torch.cat([noise, telling], dim=1)
+    probe = fit_probe(features, targets, num_classes=3, is_selective=True)
+    kept = (probe.weight != 0).any(dim=0)
+    assert probe.share < 1
+    assert kept.sum() == round(probe.share * 160)
+    assert kept[-8:].sum() >= 7
+    assert kept[:-8].float().mean() < 0.5
+    fresh, wanted = clouds(count=300, width=8, distance=0.7)
+    more = torch.cat([torch.randn(300, 152, generator=torch.Generator().manual_seed(2)), fresh], dim=1)
+    whole = fit_probe(features, targets, num_classes=3)
+    assert hits(probe, more, wanted) > hits(whole, more, wanted)
+
+
+def test_where_every_feature_tells_all_are_kept() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(90) % 3
+    features = torch.randn(90, 40, generator=generator) + torch.randn(3, 40, generator=generator)[targets] * 0.4
+    probe = fit_probe(features, targets, num_classes=3, is_selective=True)
+    assert (probe.weight != 0).any(dim=0).float().mean() == probe.share
+    assert probe.share >= 0.5
