@@ -145,7 +145,7 @@ def _num_train(recipe: Recipe, manifest: Manifest | None) -> int | None:
     if manifest is None:
         return None
     named = len(manifest.split("train"))
-    left = len(manifest.samples) if not named else named
+    left = named or len(manifest.samples)
     has_val = bool(manifest.split("val"))
     return max(1, round(left * (1 - (0 if has_val else recipe.split.val) - (0 if named else recipe.split.test))))
 
