@@ -14,6 +14,7 @@ from typing import Any
 from finetune.errors import CheckpointError, ResourceError
 
 LOCK = ".lock"
+BARE = (LOCK, ".asked.toml.new")  # what a run leaves that is killed before it has written anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def check_new(out: Path) -> None:
             f"the run folder {out} cannot be made: {there} is no folder that can be written",
             hint="Give another with --out.",
         )
-    if out.is_dir() and any(name.name != LOCK for name in out.iterdir()):
+    if out.is_dir() and any(file.name not in BARE for file in out.iterdir()):
         is_run = RunFolder(out).recipe.is_file() or RunFolder(out).asked.is_file()
         go_on = f", or go on with that run: finetune run --resume {out}" if is_run else "."
         raise ResourceError(f"{out} is not empty", hint=f"Give a new folder with --out{go_on}")

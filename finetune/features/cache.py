@@ -120,6 +120,11 @@ class FeatureCache:
                 kept.touch()
         except Timeout as error:
             raise ResourceError(f"another process holds {error.lock_file} for an hour") from error
+        except OSError as error:
+            raise ResourceError(
+                f"the feature cache cannot be used: {error.strerror or error}",
+                hint="Go without: --set cache.features=memory, or name another place: --set cache.folder=DIR.",
+            ) from error
 
     def _compute(self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int) -> None:
         transform = plain_view(self.preprocessing) if view == 0 else augmented_view(self.preprocessing, self.augment)
