@@ -81,13 +81,20 @@ class Checkpoint:
     state: TrainState
 
 
-def save(place: Path, model: dict[str, Tensor], optimiser: dict[str, Tensor], state: TrainState) -> None:
-    """Write a checkpoint; the one that stood at its place becomes NAME.before.
+def save(
+    place: Path,
+    model: dict[str, Tensor],
+    optimiser: dict[str, Tensor],
+    state: TrainState,
+    *,
+    keeps_before: bool = True,
+) -> None:
+    """Write a checkpoint; the one that stood at its place becomes NAME.before, where that is kept.
 
     Raises:
         ResourceError: the disk is full or cannot be written.
     """
-    with written_beside(place) as beside:
+    with written_beside(place, keeps_before=keeps_before) as beside:
         save_file(model, beside / MODEL)
         save_file(optimiser, beside / OPTIMISER)
         content = {"format_version": FORMAT_VERSION, **asdict(state)}

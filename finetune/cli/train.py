@@ -35,7 +35,7 @@ def run(
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with an interrupted run.")] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option("--allow", metavar="KIND", help="With --resume, let data, version or recipe have changed."),
+        typer.Option("--allow", metavar="data|version|recipe", help="With --resume, let this have changed."),
     ] = None,
     json_: JsonOption = False,
 ) -> None:

@@ -158,7 +158,7 @@ class _Keeper:
         _write_epochs(self.folder, now.history)
 
     def best(self, model: nn.Module, now: TrainState) -> None:
-        state.save(self.folder.best, plain_tensors(model), {}, now)
+        state.save(self.folder.best, plain_tensors(model), {}, now, keeps_before=False)
 
 
 def _write_epochs(folder: RunFolder, history: Sequence[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +14,14 @@ from PIL import Image
 
 import finetune
 from finetune import recipe as recipes
-from finetune.data.sample import write_sample
 from finetune.types import Event
 from finetune.workflow import changes
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
+def own(few: Path, tmp_path: Path) -> Path:
     """Pictures that a test may change."""
-    write_sample(tmp_path / "own", per_class=4)
-    return tmp_path / "own"
+    return Path(shutil.copytree(few, tmp_path / "own"))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from .test_kill import assert_same
 STRATEGIES = ["head-only", "top-k", "full", "linear-probe"]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_twice_and_with_other_workers_the_bits_are_the_same(
     tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from safetensors.torch import load_file
 
 import finetune
 from finetune.data import decode, loaders
-from finetune.data.sample import write_sample
 from finetune.train import loop
 from finetune.types import Event
 from finetune.workflow import run as running
@@ -99,8 +99,10 @@ def test_a_worker_that_dies_is_told_and_nothing_is_lost(tiny_run, whole, tmp_pat
     assert_same(whole, tmp_path / "run")
 
 
-def test_a_file_that_vanishes_is_named_and_the_run_goes_on_when_it_is_back(tiny_run, whole, tmp_path: Path) -> None:
-    write_sample(tmp_path / "own", per_class=4)
+def test_a_file_that_vanishes_is_named_and_the_run_goes_on_when_it_is_back(
+    tiny_run, few, whole, tmp_path: Path
+) -> None:
+    shutil.copytree(few, tmp_path / "own")
     taken = sorted((tmp_path / "own").rglob("*.jpg"))
     elsewhere = tmp_path / "elsewhere"
     more = {"data": tmp_path / "own", "overrides": {"cache.pixels": "none"}}

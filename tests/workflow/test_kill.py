@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -131,3 +133,11 @@ def test_killed_at_any_single_point_a_run_ends_as_if_never_killed(tiny_run, tmp_
         again(begin, out)
         assert_same(whole, out)
         shutil.rmtree(out)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_by_the_system_every_run_is_exact() -> None:
+    """Processes of their own, SIGKILL from outside: `tools/kill.py --times 100` is the long form."""
+    tool = Path(__file__).parents[2] / "tools" / "kill.py"
+    done = subprocess.run([sys.executable, tool, "--times", "14", "--seed", "1"], capture_output=True, text=True)
+    assert "14 of 14 exact" in done.stdout, done.stdout + done.stderr
