@@ -196,7 +196,7 @@ def _train(
         resumed = checkpoint.state if checkpoint else None
         worker = Worker(prepared, context, timing, lambda: stop.raise_if_asked(lambda: None), resumed=resumed)
         fit = _fit(folder, prepared, worker, stop)
-        with stop.training():
+        with stop.training(), lost_workers():
             end = fit_phases(fit, prepared.phases, fresh=fresh, resumed=checkpoint)
         seconds["train"] = time.monotonic() - began
         backbone.model.load_state_dict(_best(folder, end).model)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from finetune.errors import Interrupted
+from finetune.errors import Interrupted, ResourceError
 
 
 @dataclass(slots=True)
@@ -44,6 +44,12 @@ class Stop:
         self.is_training = True
         try:
             yield
+        except ResourceError as error:
+            if self.signal and isinstance(
+                error.__cause__, RuntimeError
+            ):  # a worker that got the same signal died of it
+                raise self.error() from error
+            raise
         finally:
             self.is_training = False
         self.raise_if_asked(lambda: None)

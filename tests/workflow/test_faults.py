@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -181,6 +182,21 @@ def test_a_signal_while_the_data_is_scanned_leaves_nothing(tiny_run, tmp_path: P
         tiny_run(on_event=at("progress", 1, send(number)))
     assert stopped.value.exit_code == code
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_to_the_workers_too_is_a_signal(tiny_run, whole, tmp_path: Path) -> None:
+    """What a terminal or a scheduler does: every process of the group gets it."""
+
+    def send_to_all() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid or 0, signal.SIGTERM)
+            worker.join()
+
+    with pytest.raises(finetune.Interrupted, match="SIGTERM"):
+        tiny_run(workers=1, on_event=at("step", 4, send_to_all))
+    finetune.resume(tmp_path / "run", workers=0)
+    assert_same(whole, tmp_path / "run")
 
 
 @pytest.mark.parametrize("event", ["val", "evaluation"])
