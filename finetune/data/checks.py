@@ -116,8 +116,11 @@ class _Filling:
 
     def __enter__(self) -> None:
         if self.pixels:
-            self.pixels.entry.lock.acquire()
-            self.pixels.entry.refresh()
+            try:
+                self.pixels.entry.lock.acquire()
+                self.pixels.entry.refresh()
+            except OSError as error:
+                self._go_without(error.strerror or str(error))
 
     def __exit__(self, *_: object) -> None:
         if self.pixels:
@@ -140,10 +143,13 @@ class _Filling:
         try:
             self.pixels.add(list(self.waiting), list(self.waiting.values()))
         except ResourceError as error:
-            self.on_event(Event("warning", {"text": f"no pixel cache: {error.message}"}))
             self.pixels.entry.lock.release()
-            self.pixels = None
+            self._go_without(error.message)
         self.waiting.clear()
+
+    def _go_without(self, reason: str) -> None:
+        self.on_event(Event("warning", {"text": f"no pixel cache: {reason}"}))
+        self.pixels = None
 
 
 Stamp = tuple[str, int, int]

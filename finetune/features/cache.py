@@ -144,6 +144,11 @@ class FeatureCache:
                 kept.touch()
         except Timeout as error:
             raise ResourceError(f"another process holds {error.lock_file} for an hour") from error
+        except OSError as error:
+            raise ResourceError(
+                f"the feature cache cannot be used: {error.strerror or error}",
+                hint="Go without: --set cache.features=memory, or name another place: --set cache.folder=DIR.",
+            ) from error
 
     def _adopt(self, kept: Rows, trunk: Trunk, missing: dict[str, Sample], known: Known) -> None:
         """Take the rows of another pass, once the trunk has yielded the same bits for a batch of its images."""

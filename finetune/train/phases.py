@@ -14,7 +14,7 @@ from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.errors import BackboneError
 from finetune.features.extract import before_head, extract
 from finetune.features.probe import fit_probe
-from finetune.train.loop import Fit, close_epoch, fit_phase
+from finetune.train.loop import Fit, close_epoch, fit_phase, stoppable
 from finetune.types import Event, Phase
 
 
@@ -53,7 +53,8 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         work = fit.work_of(phase)
         hold(work.run)
         tap = before_head(work.run, head)
-        (features,), targets = extract(tap, work.train.epoch(), autocast=fit.accelerator.autocast)
+        batches = stoppable(fit, work.train.epoch(), lambda: None)
+        (features,), targets = extract(tap, batches, autocast=fit.accelerator.autocast)
     is_selective = isinstance(fit.model, StagedClassifier) and len(fit.model.widths) > 1
     probe = fit_probe(
         features, targets, num_classes=head.out_features, seed=fit.settings.seed, is_selective=is_selective

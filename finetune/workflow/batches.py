@@ -7,9 +7,11 @@ from functools import partial
 
 import torch
 
+from finetune.checkpoint.state import TrainState
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
 from finetune.data.transforms import augmented_view
 from finetune.device import Accelerator, resolve_device
+from finetune.errors import ResourceError
 from finetune.features.divide import Divided, agrees, divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, trunk_batch
@@ -27,8 +29,16 @@ class Worker:
     """Makes the work of each phase of a run; phases with the same trunk share what is cached."""
 
     def __init__(
-        self, prepared: Prepared, context: Accelerator, on_event: OnEvent, raise_if_stopped: Callable[[], None]
+        self,
+        prepared: Prepared,
+        context: Accelerator,
+        on_event: OnEvent,
+        raise_if_stopped: Callable[[], None],
+        *,
+        resumed: TrainState | None = None,
     ) -> None:
+        """Take, of a run that is resumed, where it stood: the phase it is in goes on as it began, cached or not."""
+        self.resumed = resumed
         self.prepared, self.context, self.on_event = prepared, context, on_event
         self.raise_if_stopped = raise_if_stopped
         self.device = resolve_device(prepared.recipe.train.device)
@@ -52,11 +62,23 @@ class Worker:
             why = error if phase.plan.frozen else "every layer is trained"
             self._say(f"phase {phase.name}: no feature cache, {why}")
             return Work(self.prepared.backbone.model, self._train_images(phase), self._plain("val"))
-        cached = self._cached(divided, phase)
+        was_cached = self._was_cached(phase)
+        cached = None if was_cached is False else self._cached(divided, phase)
         if cached is not None:
             return cached
+        if was_cached and num_views(self.prepared.recipe, phase) > 1:
+            raise ResourceError(
+                f"phase {phase.name} began on the feature cache, which no longer fits",
+                hint="Free disk, or raise the limit (--set cache.limit=GIB).",
+            )
         self._say(f"phase {phase.name}: frozen layers run every epoch, on freshly drawn views")
         return self._uncached(divided, phase)
+
+    def _was_cached(self, phase: Phase) -> bool | None:
+        """Tell how a phase began that is resumed; None where that is open."""
+        if self.resumed is None or phase not in self.prepared.phases[self.resumed.phase : self.resumed.phase + 1]:
+            return None
+        return self.resumed.is_cached
 
     def _divide(self, phase: Phase) -> Divided:
         backbone = self.prepared.backbone
@@ -89,7 +111,7 @@ class Worker:
         self._say(
             f"phase {phase.name}: frozen layers run once for each image ({shown}); {values:,} values are kept of it"
         )
-        return Work(divided.tail, batches, judged)
+        return Work(divided.tail, batches, judged, is_cached=True)
 
     def _uncached(self, divided: Divided, phase: Phase) -> Work:
         train, val = (
