@@ -24,8 +24,17 @@ def out() -> Console:
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON document."""
-    print(json.dumps(content, indent=1, ensure_ascii=False))
+    """Print one JSON document; escaped where it holds names that are no UTF-8."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    print(text if _is_text(text) else json.dumps(content, indent=1))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> Table:

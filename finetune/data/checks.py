@@ -238,7 +238,8 @@ def _conflicts(manifest: Manifest) -> Iterator[str]:
         first.setdefault(sample.digest, sample)
     twice = [first[digest].file for digest, found in labels.items() if len(found) > 1]
     if twice:
-        yield f"{len(twice)} picture{'s stand' if len(twice) > 1 else ' stands'} in two classes, e.g. {twice[0]}"
+        stand = "pictures stand" if len(twice) > 1 else "picture stands"
+        yield f"{len(twice)} {stand} in two classes, e.g. {twice[0]}; `finetune check` lists all"
     copies = sum(count - 1 for count in Counter(s.digest for s in manifest.samples).values())
     if copies:
         yield f"{copies} images are exact copies of others; copies stay in one split"

@@ -63,7 +63,7 @@ def leaks(manifest: Manifest) -> Iterator[str]:
         astray = [value for value, found in sides.items() if len(found) > 1]
         if astray:
             example = next(s.file for s in manifest.samples if getattr(s, key) == astray[0])
-            yield f"leak: {len(astray)} {what} stand in more than one split, e.g. {example}"
+            yield f"leak: {len(astray)} {what} stand in more than one split, e.g. {example}; `finetune check` lists all"
 
 
 def write(manifest: Manifest, path: Path) -> None:

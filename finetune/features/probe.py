@@ -17,6 +17,7 @@ from finetune.randomness import derive
 
 SHARES = (1.0, 0.5, 0.25, 0.1)  # of the features of several layer groups that may stay
 STRENGTHS = tuple(10.0**power for power in (-3, -2, -1, 0, 1, 2))
+HELD_OUT_STRENGTHS = tuple(10.0**power for power in (4, 3, 2, 1, 0))  # strong first; wrong labels want strong ones
 FOLDS = 5
 MOST_FOR_SEARCH = 2000  # images on which the strength is chosen
 CONSTANT = 1e-6  # deviation, as a share of the largest value, below which float32 sees rounding only
@@ -85,6 +86,34 @@ def loo_guesses(features: Tensor, targets: Tensor, *, num_classes: int) -> Tenso
     """
     scaled, _, _ = _standardised(features.double())
     return _loo_ridge(scaled, targets, num_classes)[0]
+
+
+def held_out_logits(features: Tensor, targets: Tensor, *, num_classes: int, parts: Sequence[Tensor]) -> Tensor:
+    """Yield logits (N, K) that a logistic regression fitted to the other parts gives the images of each part.
+
+    `parts` are index tensors that hold every image once. Of the strengths of regularisation, from strong
+    to weak, the last one that lowers the cross-entropy of what is held out is taken: its softmax is
+    about as sure as it is right.
+
+    Raises:
+        TrainingError: a feature is not finite.
+    """
+    scaled, _, _ = _standardised(features)
+    starts: list[tuple[Tensor, Tensor] | None] = [None] * len(parts)
+    best, least = torch.zeros(len(scaled), num_classes), float("inf")
+    for strength in HELD_OUT_STRENGTHS:
+        logits = torch.zeros(len(scaled), num_classes)
+        for place, held in enumerate(parts):
+            kept = torch.ones(len(scaled), dtype=torch.bool)
+            kept[held] = False
+            solved = _solve(scaled[kept], targets[kept], num_classes, strength, start=starts[place])
+            logits[held] = scaled[held] @ solved[0].T + solved[1]
+            starts[place] = solved
+        loss = float(torch.nn.functional.cross_entropy(logits, targets))
+        if loss >= least:
+            break
+        best, least = logits, loss
+    return best
 
 
 def folds(targets: Tensor, *, seed: int, count: int = FOLDS) -> list[Tensor]:
