@@ -16,7 +16,8 @@ from finetune.errors import TrainingError
 from finetune.randomness import derive
 
 SHARES = (1.0, 0.5, 0.25, 0.1)  # of the features of several layer groups that may stay
-STRENGTHS = tuple(10.0**power for power in (-3, -2, -1, 0, 1, 2))
+STRENGTHS = tuple(10.0**power for power in (-1, 0, 1, 2, 3, 4))
+RIDGES = tuple(10.0**power for power in (-5, -4, -3, -2, -1, 0))  # of an image
 HELD_OUT_STRENGTHS = tuple(10.0**power for power in (4, 3, 2, 1, 0))  # strong first; wrong labels want strong ones
 FOLDS = 5
 MOST_FOR_SEARCH = 2000  # images on which the strength is chosen
@@ -145,7 +146,7 @@ def _loo_ridge(scaled: Tensor, targets: Tensor, num_classes: int) -> tuple[Tenso
     values = values.clamp_min(0)
     turned = vectors.T @ (labels - labels.mean(dim=0))
     best, guesses, dual = -1.0, targets, labels
-    for strength in (strength * count / 100 for strength in STRENGTHS):
+    for strength in (count * ridge for ridge in RIDGES):
         inverse = 1 / (values + strength)
         solved = vectors @ (inverse[:, None] * turned)  # (N, K)
         diagonal = (vectors**2) @ inverse - 1 / (count * strength)  # (N,)
