@@ -10,6 +10,7 @@ import typer
 
 from finetune.cli import tables
 from finetune.cli.options import JsonOption
+from finetune.cli.terminal import escape
 from finetune.types import to_json
 
 app = typer.Typer(
@@ -40,7 +41,7 @@ def list_them(folder: FolderOption = "auto", json_: JsonOption = False) -> None:
     console = tables.out()
     console.print(tables.table(["entry", "of", "what", "images", "MB", "last used"], rows))
     total = sum(entry.num_bytes for entry in entries)
-    console.print(f"\n{len(entries)} entries, {total / 1e6:,.1f} MB in {place}")
+    console.print(f"\n{len(entries)} entries, {total / 1e6:,.1f} MB in {escape(str(place))}")
 
 
 def _what(about: dict[str, Any]) -> tuple[str, str]:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from finetune.cli.terminal import escape
 
 if TYPE_CHECKING:
     from finetune.backbone.layers import LayerTable
@@ -28,8 +29,17 @@ def out() -> Console:
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON document."""
-    print(json.dumps(content, indent=1, ensure_ascii=False))
+    """Print one JSON document; escaped where it holds names that are no UTF-8."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    print(text if _is_text(text) else json.dumps(content, indent=1))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> Table:
@@ -38,7 +48,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(escape(str(cell)) for cell in row))
+        made.add_row(*(escape(str(cell).replace("\n", "\\n")) for cell in row))
     return made
 
 

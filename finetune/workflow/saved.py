@@ -18,6 +18,7 @@ from finetune.backbone import load as backbones
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
 from finetune.backbone.weights import first_line
+from finetune.cells import guarded, unguarded
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.data import split
@@ -104,7 +105,7 @@ def write_problems(path: Path, manifest: Manifest) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
         writer = csv.writer(stream)
         writer.writerow(("file", "reason"))
-        writer.writerows((problem.file, problem.reason) for problem in manifest.problems)
+        writer.writerows(map(guarded, (problem.file, problem.reason)) for problem in manifest.problems)
 
 
 def line(row: dict[str, Any]) -> str:
@@ -119,7 +120,7 @@ def report_content(
     plan = run_folder.read_json(folder.plan)
     found = run_folder.read_json(folder.evidence) if folder.evidence.is_file() else {}
     with folder.problems.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        problems = list(csv.DictReader(stream))
+        problems = [{key: unguarded(cell) for key, cell in row.items()} for row in csv.DictReader(stream)]
     return {
         "title": f"{Path(recipe.data.path).name}: {recipe.strategy.name} on {recipe.backbone.name}",
         "data": plan["data"],
