@@ -105,6 +105,11 @@ def check_new(out: Path) -> None:
     Raises:
         ResourceError: it holds something already, or cannot be written.
     """
+    if not is_utf8(str(out)):
+        raise ResourceError(
+            f"the run folder {out} cannot be made: its name is not UTF-8, as safetensors wants it",
+            hint="Give another with --out.",
+        )
     there = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ResourceError(
@@ -116,6 +121,15 @@ def check_new(out: Path) -> None:
             f"{out} is not empty",
             hint=f"Give a new folder with --out, or go on with that run: finetune run --resume {out}",
         )
+
+
+def is_utf8(name: str) -> bool:
+    """Tell whether a name is text; Python hands on bytes that are none as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def open_run(path: str | Path) -> RunFolder:
@@ -160,8 +174,8 @@ def read_json(path: Path) -> Any:
         CheckpointError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 

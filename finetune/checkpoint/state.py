@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.errors import CheckpointError, ResourceError
 from finetune.settings import FORMAT_VERSION
@@ -66,6 +68,9 @@ class TrainState:
         self.phase, self.num_without_better, self.is_initialised = phase, 0, False
 
 
+STATES = TypeAdapter(TrainState)  # a field of another type is found here
+
+
 @dataclass(slots=True)
 class Checkpoint:
     """What was read from a checkpoint folder."""
@@ -104,12 +109,12 @@ def load(place: Path) -> Checkpoint | None:
     """Yield the checkpoint at a place, or the one before it when it is damaged; None when there is none.
 
     Raises:
-        CheckpointError: there are checkpoints, and none of them is whole.
+        CheckpointError: there are checkpoints, and none of them is whole, or holds what a checkpoint does.
     """
     candidates = [path for path in (place, place.with_name(f"{place.name}.before")) if path.exists()]
     for path in candidates:
         if _is_whole(path):
-            return _read(path)
+            return _understood(path)
     if candidates:
         raise CheckpointError(
             f"the checkpoint {place} is damaged",
@@ -132,15 +137,44 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
     """Put back what `optimiser_tensors` gave; learning rates come from the schedule.
 
     An average lies in memory as its weight does, as it did before: other strides may round otherwise.
+
+    Raises:
+        CheckpointError: they are of another optimiser.
     """
-    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    weights = dict(enumerate(weight for group in optimiser.param_groups for weight in group["params"]))
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        weight = weights[int(index)]
+        index, _, name = key.partition(".")
+        weight = weights.get(int(index) if index.isdecimal() else -1)
+        if weight is None or not name:
+            raise CheckpointError(f"the checkpoint is of another optimiser: it knows a weight {key!r}")
         laid = torch.empty_like(weight, device="cpu").copy_(tensor) if tensor.shape == weight.shape else tensor
         state.setdefault(int(index), {})[name] = laid
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def restore_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put a checkpoint's weights into a model.
+
+    Raises:
+        CheckpointError: they are another model's.
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint is another model's: {str(error).splitlines()[0]}") from error
+
+
+def _understood(path: Path) -> Checkpoint:
+    """Read a checkpoint whose bytes are as `complete.json` says, but which may hold anything still."""
+    try:
+        return _read(path)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"the checkpoint {path} does not hold what a checkpoint does: {reason}",
+            hint="Start again from the recipe: finetune run --recipe RUN/recipe.toml",
+        ) from error
 
 
 def _read(path: Path) -> Checkpoint:
@@ -151,8 +185,7 @@ def _read(path: Path) -> Checkpoint:
             f"{path} has format_version {version}; this version of finetune reads {FORMAT_VERSION}",
             hint="Use the version of finetune that wrote it (environment.json names it).",
         )
-    best = content.pop("best")
-    state = TrainState(**content, best=Best(**best) if best else None)
+    state = STATES.validate_json(json.dumps(content), strict=True)
     return Checkpoint(load_file(path / MODEL), load_file(path / OPTIMISER), state)
 
 
@@ -160,7 +193,7 @@ def _is_whole(path: Path) -> bool:
     try:
         said = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
         return bool(said == _digests(path))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

@@ -231,7 +231,7 @@ def _delimited(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
             return list(reader.fieldnames or []), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from error
 
 
