@@ -47,8 +47,9 @@ def list_them(folder: FolderOption = "auto", json_: JsonOption = False) -> None:
 def _what(about: dict[str, Any]) -> tuple[str, str]:
     """Yield what an entry's rows were computed from, and what they are."""
     if about.get("kind") == "pixels":
-        return Path(about.get("root", "?")).name, f"pixels, {about.get('side', '?')}"
-    return about.get("network", {}).get("name", "?"), f"features, view {about.get('view', '?')}"
+        return Path(str(about.get("root", "?"))).name, f"pixels, {about.get('side', '?')}"
+    network = about.get("network")
+    return network.get("name", "?") if isinstance(network, dict) else "?", f"features, view {about.get('view', '?')}"
 
 
 @app.command()
