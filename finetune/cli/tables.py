@@ -48,7 +48,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(escape(str(cell).replace("\n", "\\n")) for cell in row))
+        made.add_row(*(escape(str(cell)) for cell in row))
     return made
 
 

@@ -16,8 +16,8 @@ def printable(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Yield a printable text as it is to stand in rich's markup."""
-    return markup.escape(printable(text))
+    """Yield a text as it is to stand in one line of rich's markup, printable."""
+    return markup.escape(printable(text).replace("\n", "\\n"))
 
 
 def _spelt(found: re.Match[str]) -> str:

@@ -34,6 +34,7 @@ DECODE_VERSION = 3  # goes up when the same file begins to give another picture
 DRAFT = 1.6  # reduced decoding below that changes the picture visibly; above, by less than a level
 LONGEST = 16  # times its shorter side is what is kept of a strip: made larger, all of it would fill the memory
 LARGE = 2**24  # pixels of a picture that is decoded while no other such one is
+MOST = float(np.finfo(np.float32).max)  # stands for infinity
 BAND = 2**20  # pixels of a large picture that are converted at once
 LARGEST_FILE = 2**30  # bytes; as many pixels as Pillow takes, at 16 bits, are hardly more
 
@@ -228,7 +229,7 @@ def _span(image: Image.Image) -> tuple[float, float]:
 
 
 def _values(image: Image.Image) -> NDArray[np.float64]:
-    return np.nan_to_num(np.asarray(image, dtype=np.float64))
+    return np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=MOST, neginf=-MOST)
 
 
 def _reason(error: BaseException, content: bytes) -> str:
