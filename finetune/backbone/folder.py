@@ -57,7 +57,7 @@ def read_config(folder: Path) -> FolderConfig:
             model_args=checked_args(dict(raw.get("model_args", {}))),
             pretrained_cfg={**known, "num_classes": num_classes},
             classes=tuple(map(str, classes)) if isinstance(classes, list) else (),
-            probe_at=raw.get("probe_at"),
+            probe_at=None if raw.get("probe_at") is None else str(raw["probe_at"]),
         )
     except FileNotFoundError:
         raise BackboneError(

@@ -179,6 +179,19 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
+def read_classes(folder: RunFolder) -> tuple[str, ...]:
+    """Yield the class names of a run, as its plan.json pins them.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    plan = read_json(folder.plan)
+    classes = plan.get("classes") if isinstance(plan, dict) else None
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise CheckpointError(f"{folder.plan} names no classes: it is damaged")
+    return tuple(classes)
+
+
 def _free(path: Path) -> Path:
     names = [path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000))]
     return next(name for name in names if not name.exists())

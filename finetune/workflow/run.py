@@ -100,7 +100,7 @@ def resume(path: str | Path, *, on_event: OnEvent = ignore) -> RunResult:
     if folder.is_finished:
         raise CheckpointError(f"{folder.path} is finished: there is nothing to resume", hint="See its report.html.")
     recipe = recipes.load(folder.recipe)
-    classes = run_folder.read_json(folder.plan)["classes"]
+    classes = run_folder.read_classes(folder)
     manifest = split.read(folder.split, root=saved.data_root(recipe), classes=classes)
     backbone = load_backbone(recipe, architecture_of(recipe), num_classes=len(classes))
     phases = plan_phases(recipe, backbone)

@@ -61,6 +61,10 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     config = timm_folder.read_config(folder.model)
     of = replace(backbones.architecture("auto", weights=folder.model), pretrained=False)
     backbone = backbones.load(of, num_classes=len(config.classes))
+    if config.probe_at and config.probe_at not in {group.name for group in backbone.groups}:
+        raise CheckpointError(
+            f"{folder.model / timm_folder.CONFIG} names a layer group that is none: {config.probe_at}"
+        )
     backbone = prepare.cut_at(backbone, config.probe_at) if config.probe_at else backbone
     try:
         backbone.model.load_state_dict(load_file(weights))
