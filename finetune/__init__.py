@@ -32,6 +32,7 @@ from finetune.types import Event
 
 if TYPE_CHECKING:
     from finetune.data.sample import write_sample
+    from finetune.workflow.check import Check, check
     from finetune.workflow.environment import doctor
     from finetune.workflow.evaluate import Evaluation, evaluate
     from finetune.workflow.export import Export, export
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackboneError",
+    "Check",
     "CheckpointError",
     "Classifier",
     "DataError",
@@ -61,6 +63,7 @@ __all__ = [
     "RunResult",
     "TrainingError",
     "__version__",
+    "check",
     "doctor",
     "evaluate",
     "export",
@@ -78,6 +81,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0"
 
 _LATER = {
+    "Check": "finetune.workflow.check",
     "Classifier": "finetune.workflow.predict",
     "Evaluation": "finetune.workflow.evaluate",
     "Export": "finetune.workflow.export",
@@ -85,6 +89,7 @@ _LATER = {
     "Prediction": "finetune.workflow.predict",
     "Ranked": "finetune.workflow.rank",
     "RunResult": "finetune.workflow.run",
+    "check": "finetune.workflow.check",
     "doctor": "finetune.workflow.environment",
     "evaluate": "finetune.workflow.evaluate",
     "export": "finetune.workflow.export",

@@ -21,6 +21,8 @@ STRATEGIES: tuple[str, ...] = get_args(StrategyName)
 
 DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"
 EMBEDDED = "embedded"  # the backbone whose weights lie in this package
+ALL_STAGES = "all"  # strategy.probe_at: every layer group of the backbone together
+JOIN = "+"  # between several
 EMBEDDED_FULL = "mobilenetv4_conv_small_050.embedded"  # its name in the catalogue
 
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -30,6 +32,19 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+Assumption = Literal[
+    "none",
+    "few",
+    "many",
+    "similar",
+    "dissimilar",
+    "few,similar",
+    "few,dissimilar",
+    "many,similar",
+    "many,dissimilar",
+]
 
 
 class Section(BaseModel):
@@ -76,11 +91,22 @@ class BackboneSection(Section):
 
 class StrategySection(Section):
     name: StrategyName = Field("auto", description="Which layers to train. auto decides from the data.")
+    assume: Assumption = Field(
+        "none", description="auto: what of size and similarity to take as given instead of measured, e.g. few,similar."
+    )
     top_k: Whole | Auto = Field(
-        "auto", description="top-k: the head and the last K layer groups of the backbone. auto: 1."
+        "auto",
+        description="top-k, lp-ft: the head and the last K layer groups of the backbone. auto: 1; with lp-ft all.",
     )
     probe_at: str | Auto = Field(
-        "auto", description="linear-probe: the layer group whose output is classified. auto: the last."
+        "auto",
+        description="linear-probe: the layer group whose output is classified, several joined by +, or all. auto: the"
+        " last.",
+    )
+    norm_statistics: Literal["auto", "frozen", "updated"] = Field(
+        "auto",
+        description="Means and variances of batch norm in layers that are trained: kept as pretrained, or updated by"
+        " every batch. auto: frozen, but updated in what is re-initialised.",
     )
     reinit: bool = Field(False, description="Re-initialise the retrained layers, not only the head.")
 

@@ -218,6 +218,11 @@ def test_a_table_of_other_files_reads_no_text_of_them(tmp_path: Path) -> None:
     assert "the secret" not in caught.value.message + caught.value.hint
 
 
+def test_every_command_takes_markup_from_the_module_that_spells_names_out() -> None:
+    users = [file.name for file in SOURCES if "rich.markup" in file.read_text() or "import markup" in file.read_text()]
+    assert users == ["terminal.py"]
+
+
 NAMES = st.text(st.characters(exclude_categories=()), max_size=30) | st.text(st.sampled_from([*FORMULA_SIGNS, "x"]))
 
 

@@ -48,6 +48,8 @@ def _what(about: dict[str, Any]) -> tuple[str, str]:
     """Yield what an entry's rows were computed from, and what they are."""
     if about.get("kind") == "pixels":
         return Path(str(about.get("root", "?"))).name, f"pixels, {about.get('side', '?')}"
+    if about.get("kind") == "looks":
+        return Path(str(about.get("root", "?"))).name, "small pictures"
     network = about.get("network")
     return network.get("name", "?") if isinstance(network, dict) else "?", f"features, view {about.get('view', '?')}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from finetune import recipe as recipes
 from finetune.backbone.folder import plain_tensors
 from finetune.checkpoint import run_folder, state
+from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
 from finetune.checkpoint.run_folder import RunFolder, write_json, write_text
 from finetune.checkpoint.state import Checkpoint, TrainState
-from finetune.data import split
+from finetune.data.loaders import lost_workers
 from finetune.device import accelerator, resolve_device
-from finetune.errors import CheckpointError
+from finetune.errors import CheckpointError, DataError, ResourceError, TrainingError
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import measure
 from finetune.report import page
@@ -29,19 +30,16 @@ from finetune.strategy.strategies import retrained
 from finetune.train.loop import Fit, FitSettings
 from finetune.train.phases import fit_phases
 from finetune.types import SPLITS, Event, OnEvent, ignore, to_json
-from finetune.workflow import environment, saved
+from finetune.workflow import changes, saved
 from finetune.workflow.batch_size import with_micro_batch
 from finetune.workflow.batches import Worker
+from finetune.workflow.laying import lay_folder, reopen, with_whole_paths
+from finetune.workflow.passes import plain_batches
 from finetune.workflow.prepare import (
     Prepared,
-    architecture_of,
     load_backbone,
-    pixels_of,
-    plain_batches,
-    plan_phases,
     prepare,
     recipe_of,
-    with_head,
 )
 from finetune.workflow.signals import Stop, stop_on_signals
 
@@ -80,36 +78,73 @@ def run(
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    if out is not None:
-        run_folder.check_new(Path(out))
-    began = time.monotonic()
-    prepared = with_micro_batch(prepare(chosen, on_event=on_event), on_event=on_event)
-    seconds = {"prepare": time.monotonic() - began}
-    folder = _lay_folder(prepared, None if out is None else Path(out))
-    on_event(Event("message", {"text": f"run folder: {folder.path}"}))
-    return _train(folder, prepared, None, seconds=seconds, on_event=on_event)
+    with stop_on_signals() as stop:
+        if out is not None:
+            with new_folder(Path(out)) as folder:
+                write_text(folder.asked, recipes.dump(with_whole_paths(chosen)))
+                return _begin(folder, *_prepared(chosen, on_event), stop=stop, on_event=on_event)
+        prepared, seconds = _prepared(chosen, on_event)
+        words = (Path(chosen.data.path).stem, prepared.backbone.architecture.label, prepared.recipe.strategy.name)
+        with new_folder(None, words=words) as folder:
+            return _begin(folder, prepared, seconds, stop=stop, on_event=on_event)
 
 
-def resume(path: str | Path, *, on_event: OnEvent = ignore) -> RunResult:
+def resume(
+    path: str | Path,
+    *,
+    allow: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    on_event: OnEvent = ignore,
+    **settings: Any,
+) -> RunResult:
     """Go on with an interrupted run from its last checkpoint, as if it had never stopped.
 
+    `allow` names the kinds of change ("data", "version", "recipe") that may have come between;
+    `settings` and `overrides` change the recipe, as in `run`.
+
     Raises:
-        CheckpointError: no run folder, damaged, or already finished.
+        CheckpointError: no run folder, damaged, already finished, or something changed that may not.
+        ResourceError: another process is at it.
     """
-    folder = run_folder.open_run(path)
+    kinds = changes.check_kinds(allow)
+    folder = run_folder.open_unfinished(path)
+    _check_unfinished(folder)
+    with stop_on_signals() as stop, claimed(folder, seconds=LINGER, on_event=on_event):
+        _check_unfinished(folder)
+        clear_leftovers(folder)
+        if not folder.recipe.is_file():
+            on_event(Event("message", {"text": f"{folder.path} was stopped before its first step: it begins anew"}))
+            chosen = recipe_of(folder.asked, settings=settings, overrides=overrides)
+            return _begin(folder, *_prepared(chosen, on_event), stop=stop, on_event=on_event)
+        stop.folder = folder.path
+        folder.asked.unlink(missing_ok=True)
+        recipe = recipe_of(folder.recipe, settings=settings, overrides=overrides)
+        prepared, allowed = reopen(folder, recipe, allow=kinds, on_event=on_event)
+        checkpoint = state.load(folder.last, on_event=on_event)
+        history = checkpoint.state.history if checkpoint else []
+        _write_epochs(folder, history)
+        on_event(Event("message", {"text": f"resuming {folder.path} after {len(history)} epochs"}))
+        return _train(folder, prepared, checkpoint, allowed=allowed, seconds={}, stop=stop, on_event=on_event)
+
+
+def _check_unfinished(folder: RunFolder) -> None:
     if folder.is_finished:
         raise CheckpointError(f"{folder.path} is finished: there is nothing to resume", hint="See its report.html.")
-    recipe = recipes.load(folder.recipe)
-    classes = run_folder.read_classes(folder)
-    manifest = split.read(folder.split, root=saved.data_root(recipe), classes=classes)
-    backbone = load_backbone(recipe, architecture_of(recipe), num_classes=len(classes))
-    phases = plan_phases(recipe, backbone)
-    pixels = pixels_of(recipe, manifest, backbone)
-    prepared = Prepared(recipe, manifest, with_head(recipe, backbone), phases, None, None, pixels)
-    checkpoint = state.load(folder.last)
-    done = len(checkpoint.state.history) if checkpoint else 0
-    on_event(Event("message", {"text": f"resuming {folder.path} after {done} epochs"}))
-    return _train(folder, prepared, checkpoint, seconds={}, on_event=on_event)
+
+
+def _prepared(recipe: Recipe, on_event: OnEvent) -> tuple[Prepared, dict[str, float]]:
+    began = time.monotonic()
+    prepared = with_micro_batch(prepare(recipe, on_event=on_event), on_event=on_event)
+    return prepared, {"prepare": time.monotonic() - began}
+
+
+def _begin(
+    folder: RunFolder, prepared: Prepared, seconds: dict[str, float], *, stop: Stop, on_event: OnEvent
+) -> RunResult:
+    lay_folder(folder, prepared)
+    stop.folder = folder.path
+    on_event(Event("message", {"text": f"run folder: {folder.path}"}))
+    return _train(folder, prepared, None, allowed=[], seconds=seconds, stop=stop, on_event=on_event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +155,14 @@ class _Keeper:
 
     def last(self, model: nn.Module, optimiser: dict[str, Tensor], now: TrainState) -> None:
         state.save(self.folder.last, plain_tensors(model), optimiser, now)
-        write_text(self.folder.epochs, "".join(f"{saved.line(row)}\n" for row in now.history))
+        _write_epochs(self.folder, now.history)
 
     def best(self, model: nn.Module, now: TrainState) -> None:
-        state.save(self.folder.best, plain_tensors(model), {}, now)
+        state.save(self.folder.best, plain_tensors(model), {}, now, keeps_before=False)
+
+
+def _write_epochs(folder: RunFolder, history: Sequence[dict[str, Any]]) -> None:
+    write_text(folder.epochs, "".join(f"{saved.line(row)}\n" for row in history))
 
 
 class _Timing:
@@ -144,38 +183,63 @@ def _train(
     prepared: Prepared,
     checkpoint: Checkpoint | None,
     *,
+    allowed: Sequence[str],
     seconds: dict[str, float],
+    stop: Stop,
     on_event: OnEvent,
 ) -> RunResult:
     began = time.monotonic()
     recipe, backbone = prepared.recipe, prepared.backbone
     fresh, timing = _fresh(prepared), _Timing(on_event)
-    with _deterministic(recipe.train.deterministic), stop_on_signals() as stop:
+    with _deterministic(recipe.train.deterministic), _how_to_go_on(folder), lost_workers():
         context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
-        worker = Worker(prepared, context, timing, lambda: stop.raise_if_asked(lambda: None, folder.path))
+        resumed = checkpoint.state if checkpoint else None
+        worker = Worker(prepared, context, timing, lambda: stop.raise_if_asked(lambda: None), resumed=resumed)
         fit = _fit(folder, prepared, worker, stop)
-        end = fit_phases(fit, prepared.phases, fresh=fresh, resumed=checkpoint)
-    seconds["train"] = time.monotonic() - began
+        with stop.training(), lost_workers():
+            end = fit_phases(fit, prepared.phases, fresh=fresh, resumed=checkpoint)
+        seconds["train"] = time.monotonic() - began
+        backbone.model.load_state_dict(_best(folder, end).model)
+        metrics = _evaluate(prepared, fit)
+        saved.write_model(folder.model, backbone, prepared.manifest.classes)
+        seconds["evaluate"] = time.monotonic() - began - seconds["train"]
+        write_json(
+            folder.timing,
+            {
+                "seconds": seconds,
+                "num_train": len(prepared.manifest.split("train")),
+                "epochs": len(end.history),
+                "training": timing.rows,
+            },
+        )
+        best_epoch = end.best.epoch if end.best else 0
+        content = saved.report_content(folder, recipe, metrics, end.history, best_epoch=best_epoch)
+        page.write(folder.report, {**content, "computed": [*allowed, *worker.said]})
+        write_json(folder.metrics, metrics)
+    return RunResult(folder.path, recipe.strategy.name, metrics, best_epoch, len(prepared.manifest.problems))
+
+
+def _best(folder: RunFolder, end: TrainState) -> Checkpoint:
+    """Yield the checkpoint of the epoch that was best."""
     best = state.load(folder.best)
-    if best is None or end.best is None:
-        raise CheckpointError(f"{folder.best} is gone: the best weights cannot be evaluated")
-    backbone.model.load_state_dict(best.model)
-    metrics = _evaluate(prepared, fit)
-    saved.write_model(folder.model, backbone, prepared.manifest.classes)
-    seconds["evaluate"] = time.monotonic() - began - seconds["train"]
-    write_json(
-        folder.timing,
-        {
-            "seconds": seconds,
-            "num_train": len(prepared.manifest.split("train")),
-            "epochs": len(end.history),
-            "training": timing.rows,
-        },
-    )
-    content = saved.report_content(folder, recipe, metrics, end.history, best_epoch=end.best.epoch)
-    page.write(folder.report, {**content, "computed": worker.said})
-    write_json(folder.metrics, metrics)
-    return RunResult(folder.path, recipe.strategy.name, metrics, end.best.epoch, len(prepared.manifest.problems))
+    if best is None or end.best is None or best.state.best != end.best:
+        raise CheckpointError(
+            f"{folder.best} no longer holds the best epoch: its weights cannot be evaluated",
+            hint=f"Start again from the recipe: finetune run --recipe {folder.recipe}",
+        )
+    return best
+
+
+@contextmanager
+def _how_to_go_on(folder: RunFolder) -> Iterator[None]:
+    """Add to the hint of what fails inside the block how the run is gone on with."""
+    try:
+        yield
+    except (DataError, ResourceError, TrainingError) as error:
+        text = f"What was done is kept: finetune run --resume {folder.path}"
+        more = " --allow recipe, with the flag that is to change" if isinstance(error, TrainingError) else ""
+        error.hint = f"{error.hint} {text}{more}".lstrip()
+        raise
 
 
 def _fit(folder: RunFolder, prepared: Prepared, worker: Worker, stop: Stop) -> Fit:
@@ -200,7 +264,7 @@ def _fit(folder: RunFolder, prepared: Prepared, worker: Worker, stop: Stop) -> F
         accelerator=worker.context,
         keeper=_Keeper(folder),
         on_event=worker.on_event,
-        raise_if_stopped=lambda save: stop.raise_if_asked(save, folder.path),
+        raise_if_stopped=stop.raise_if_asked,
     )
 
 
@@ -223,22 +287,6 @@ def _evaluate(prepared: Prepared, fit: Fit) -> dict[str, dict[str, dict[str, flo
         logits, targets = collect_logits(fit.model, batches.epoch(), autocast=fit.accelerator.autocast)
         found[name] = {key: to_json(value) for key, value in measure(logits, targets).items()}
     return found
-
-
-def _lay_folder(prepared: Prepared, out: Path | None) -> RunFolder:
-    recipe, manifest = prepared.recipe, prepared.manifest
-    words = (Path(recipe.data.path).stem, prepared.backbone.architecture.label, recipe.strategy.name)
-    folder = run_folder.create(out, words=words)
-    split.write(manifest, folder.split)
-    saved.write_problems(folder.problems, manifest)
-    write_json(folder.plan, saved.plan_content(prepared.backbone, prepared.phases, manifest))
-    if prepared.evidence is not None and prepared.verdict is not None:
-        content = {"evidence": to_json(prepared.evidence), "verdict": to_json(prepared.verdict)}
-        write_json(folder.evidence, content)
-    write_json(folder.environment, environment.describe())
-    header = "The resolved recipe of this run; repeat it with: finetune run --recipe recipe.toml"
-    write_text(folder.recipe, recipes.dump(recipe, header=header))
-    return folder
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +22,12 @@ from finetune.backbone.weights import first_line
 from finetune.cells import guarded, unguarded
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.run_folder import RunFolder
+from finetune.checkpoint.state import written_beside
 from finetune.data import split
 from finetune.device import in_fast_layout, resolve_device
 from finetune.errors import CheckpointError
 from finetune.report import page
+from finetune.report.depth import depth
 from finetune.settings import Recipe
 from finetune.types import Manifest, Phase, to_json
 from finetune.workflow import prepare
@@ -76,16 +79,17 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
 
 def write_model(place: Path, backbone: Backbone, classes: Sequence[str]) -> None:
     """Write the model as a timm folder; a probe at an inner layer group says so in its config.json."""
-    timm_folder.write(
-        backbone.model,
-        place,
-        architecture=backbone.architecture.registered,
-        model_args=backbone.model_args,
-        preprocessing=backbone.preprocessing,
-        classes=classes,
-        pretrained_cfg=getattr(backbone.model, "pretrained_cfg", {}),
-        probe_at=backbone.model.at if isinstance(backbone.model, StagedClassifier) else None,
-    )
+    with written_beside(place, keeps_before=False) as beside:
+        timm_folder.write(
+            backbone.model,
+            beside,
+            architecture=backbone.architecture.registered,
+            model_args=backbone.model_args,
+            preprocessing=backbone.preprocessing,
+            classes=classes,
+            pretrained_cfg=getattr(backbone.model, "pretrained_cfg", {}),
+            probe_at=backbone.model.at if isinstance(backbone.model, StagedClassifier) else None,
+        )
 
 
 def data_root(recipe: Recipe) -> str:
@@ -106,10 +110,11 @@ def plan_content(backbone: Backbone, phases: Sequence[Phase], manifest: Manifest
 
 def write_problems(path: Path, manifest: Manifest) -> None:
     """Write problems.csv: every image that was left out, and why."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("file", "reason"))
-        writer.writerows(map(guarded, (problem.file, problem.reason)) for problem in manifest.problems)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("file", "reason"))
+    writer.writerows(map(guarded, (problem.file, problem.reason)) for problem in manifest.problems)
+    run_folder.write_text(path, text.getvalue())
 
 
 def line(row: dict[str, Any]) -> str:
@@ -132,6 +137,7 @@ def report_content(
         "metric_names": list(dict.fromkeys(name for values in metrics.values() for name in values)),
         "evidence": found.get("evidence"),
         "verdict": found.get("verdict"),
+        "depth": depth(found["evidence"]) if "evidence" in found else None,
         "strategy": recipe.strategy.name,
         "phases": plan["phases"],
         "sizes": {group["name"]: group["num_parameters"] for group in plan["groups"]},

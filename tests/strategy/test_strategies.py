@@ -39,7 +39,8 @@ def test_every_plan_covers_every_group_and_says_the_same_thrice(
     for phase in planned(strategy, reinit=reinit, has_linear_head=has_linear_head, top_k=2):
         assert [plan.group for plan in phase.plan.groups] == NAMES
         for plan in phase.plan.groups:
-            assert plan.is_frozen is (plan.lr_scale == 0) is (plan.norm_statistics == "frozen")
+            assert plan.is_frozen is (plan.lr_scale == 0)
+            assert not (plan.is_frozen and plan.norm_statistics == "updated")
             assert not (plan.is_frozen and plan.is_reinitialised)
         assert phase.plan.trained[-1] == "head"
         assert phase.lr == 0.1
@@ -174,3 +175,27 @@ def test_gradual_gets_deeper_with_every_phase_and_ends_at_full(count: int) -> No
 def test_gradual_with_reinit_renews_every_group_once_when_its_turn_comes() -> None:
     found = planned("gradual", reinit=True)
     assert [renewed(phase) for phase in found] == [["head"], ["three", "four"], ["two"], ["stem", "one"]]
+
+
+@pytest.mark.parametrize(
+    ("top_k", "name", "expected"), [(1, "top-1", NAMES[4:]), (3, "top-3", NAMES[2:]), (5, "full", NAMES)]
+)
+def test_lp_ft_goes_on_with_as_many_groups_as_it_is_told(top_k: int, name: str, expected: list[str]) -> None:
+    probe, then = planned("lp-ft", top_k=top_k)
+    assert (probe.solver, then.name) == ("lbfgs", name)
+    assert (trained(then), renewed(then)) == (expected, [])
+
+
+@pytest.mark.parametrize("strategy", ["top-k", "full", "lp-ft", "gradual"])
+@pytest.mark.parametrize("updates_norms", [False, True])
+def test_norm_statistics_of_pretrained_layers_stay_unless_asked(strategy: str, updates_norms: bool) -> None:
+    for phase in planned(strategy, top_k=2, updates_norms=updates_norms):
+        for plan in phase.plan.groups:
+            is_updated = not plan.is_frozen and (plan.group == "head" or updates_norms)
+            assert (plan.norm_statistics == "updated") is is_updated
+
+
+@pytest.mark.parametrize("strategy", ["scratch", "full"])
+def test_norm_statistics_of_what_is_new_are_updated(strategy: str) -> None:
+    (phase,) = planned(strategy, reinit=True)
+    assert {plan.norm_statistics for plan in phase.plan.groups} == {"updated"}
