@@ -93,7 +93,7 @@ def parse_set(text: str) -> tuple[str, Any]:
         raise RecipeError(f"--set {text}: write it as section.key=value")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), value.strip()
     return key.strip(), parsed if isinstance(parsed, (str, int, float, list, dict)) else value.strip()
 
@@ -161,14 +161,14 @@ def _read(path: Path) -> dict[str, Any]:
         return _parse(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise RecipeError(f"no recipe file {path}", hint="`finetune recipes ls` lists the shipped ones.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(f"recipe file {path} cannot be read: {error}") from error
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"recipe {source} is not TOML: {error}") from error
 
 

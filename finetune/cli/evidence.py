@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.markup import escape
 
 from finetune.cli.tables import table
+from finetune.cli.terminal import escape
 from finetune.types import Evidence, Interval, Verdict
 
 BAR = 24  # characters for a top1 of 1

@@ -53,7 +53,7 @@ def reopen(
     """
     began = changes.read_beginning(folder)
     news = changes.settle(folder, recipe, began, allow=allow, on_event=on_event)
-    classes = run_folder.read_json(folder.plan)["classes"]
+    classes = run_folder.read_classes(folder)
     kept = split.read(folder.split, root=saved.data_root(recipe), classes=classes)
     backbone = load_backbone(recipe, architecture_of(recipe), num_classes=len(classes))
     pixels = pixels_of(recipe, kept, backbone)

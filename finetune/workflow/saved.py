@@ -19,6 +19,7 @@ from finetune.backbone import load as backbones
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
 from finetune.backbone.weights import first_line
+from finetune.cells import guarded, unguarded
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import written_beside
@@ -63,6 +64,10 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     config = timm_folder.read_config(folder.model)
     of = replace(backbones.architecture("auto", weights=folder.model), pretrained=False)
     backbone = backbones.load(of, num_classes=len(config.classes))
+    if config.probe_at and config.probe_at not in {group.name for group in backbone.groups}:
+        raise CheckpointError(
+            f"{folder.model / timm_folder.CONFIG} names a layer group that is none: {config.probe_at}"
+        )
     backbone = prepare.cut_at(backbone, config.probe_at) if config.probe_at else backbone
     try:
         backbone.model.load_state_dict(load_file(weights))
@@ -108,7 +113,7 @@ def write_problems(path: Path, manifest: Manifest) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(("file", "reason"))
-    writer.writerows((problem.file, problem.reason) for problem in manifest.problems)
+    writer.writerows(map(guarded, (problem.file, problem.reason)) for problem in manifest.problems)
     run_folder.write_text(path, text.getvalue())
 
 
@@ -124,7 +129,7 @@ def report_content(
     plan = run_folder.read_json(folder.plan)
     found = run_folder.read_json(folder.evidence) if folder.evidence.is_file() else {}
     with folder.problems.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        problems = list(csv.DictReader(stream))
+        problems = [{key: unguarded(cell) for key, cell in row.items()} for row in csv.DictReader(stream)]
     return {
         "title": f"{Path(recipe.data.path).name}: {recipe.strategy.name} on {recipe.backbone.name}",
         "data": plan["data"],
