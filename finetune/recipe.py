@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from finetune.errors import RecipeError, did_you_mean
-from finetune.settings import SECTIONS, Recipe
+from finetune.settings import FORMAT_VERSION, SECTIONS, Recipe
 
 # The flags that stand for one key each; every other key is reached by --set.
 ALIASES: dict[str, str] = {
@@ -217,6 +217,8 @@ def _sentence(key: str, reasons: list[str], raw: Mapping[str, Any]) -> str:
     value: Any = raw
     for part in key.split("."):
         value = value[part]
+    if key == "format_version":
+        return f"format_version = {value!r}: must be {FORMAT_VERSION}, all that this version of finetune reads"
     near = did_you_mean(value, _choices(key)) if isinstance(value, str) else ""
     shown = str(value) if isinstance(value, float) and not math.isfinite(value) else repr(value)
     return f"{key} = {shown}: {' or '.join(_specific(reasons, value))}.{near}"

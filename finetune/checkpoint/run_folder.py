@@ -204,7 +204,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error}", hint="A run folder cannot do without it: start a new run."
+        ) from error
 
 
 def read_classes(folder: RunFolder) -> tuple[str, ...]:

@@ -132,7 +132,7 @@ def written_beside(place: Path, *, keeps_before: bool = True) -> Iterator[Path]:
         shutil.rmtree(oldest, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        reason = (isinstance(error, OSError) and error.strerror) or str(error).rpartition("I/O error: ")[2]
         raise ResourceError(f"{place} cannot be written: {reason}", hint="Free some disk.") from error
 
 
