@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from finetune.workflow.environment import doctor
     from finetune.workflow.evaluate import Evaluation, evaluate
     from finetune.workflow.export import Export, export
+    from finetune.workflow.launch import resume, run
     from finetune.workflow.plan import Plan, plan
     from finetune.workflow.predict import Classifier, Prediction, load
     from finetune.workflow.rank import Ranked, rank
-    from finetune.workflow.run import RunResult, resume, run
+    from finetune.workflow.run import RunResult
 
 __all__ = [
     "BackboneError",
@@ -91,8 +92,8 @@ _LATER = {
     "load": "finetune.workflow.predict",
     "plan": "finetune.workflow.plan",
     "rank": "finetune.workflow.rank",
-    "resume": "finetune.workflow.run",
-    "run": "finetune.workflow.run",
+    "resume": "finetune.workflow.launch",
+    "run": "finetune.workflow.launch",
     "write_sample": "finetune.data.sample",
 }
 

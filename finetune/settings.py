@@ -16,7 +16,7 @@ FORMAT_VERSION = 1  # of recipe, run folder and cache
 Auto = Literal["auto"]
 NoneWord = Literal["none"]
 
-StrategyName = Literal["auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch"]
+StrategyName = Literal["auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch", "race"]
 STRATEGIES: tuple[str, ...] = get_args(StrategyName)
 
 DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"

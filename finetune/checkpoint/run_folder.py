@@ -49,6 +49,10 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.csv"
+
+    @property
     def timing(self) -> Path:
         return self.path / "timing.json"
 

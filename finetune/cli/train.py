@@ -38,8 +38,8 @@ def run(
     """Train a classifier on a folder of images."""
     if resume is not None and (settings or overrides or recipe or out):
         raise RecipeError("--resume goes on with a run as it is, and takes no other flag")
-    from finetune.workflow.run import resume as go_on
-    from finetune.workflow.run import run as train
+    from finetune.workflow.launch import resume as go_on
+    from finetune.workflow.launch import run as train
     from finetune.workflow.shipped import load_recipe
 
     with watching(is_quiet=json_) as on_event:

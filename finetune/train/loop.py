@@ -137,6 +137,7 @@ def _train_epochs(fit: Fit, run: nn.Module, work: Work, optimiser: Any, phase: P
         if time.monotonic() - saved_at > QUICK:
             _keep(fit, optimiser, state)
             saved_at = time.monotonic()
+        fit.raise_if_stopped(lambda: _keep(fit, optimiser, state))
 
 
 def close_epoch(fit: Fit, work: Work, phase: Phase, state: TrainState, *, lr: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from finetune.device import in_fast_layout, resolve_device
 from finetune.errors import CheckpointError
 from finetune.report import page
 from finetune.settings import Recipe
-from finetune.types import Manifest, Phase, to_json
+from finetune.types import Manifest, Phase, Split, to_json
 from finetune.workflow import prepare
 
 
@@ -105,6 +105,16 @@ def write_problems(path: Path, manifest: Manifest) -> None:
         writer = csv.writer(stream)
         writer.writerow(("file", "reason"))
         writer.writerows((problem.file, problem.reason) for problem in manifest.problems)
+
+
+def write_predictions(path: Path, manifest: Manifest, guesses: Mapping[Split, Sequence[int]]) -> None:
+    """Write predictions.csv: for every measured image its split, its class, and the class that was named."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("file", "split", "class", "predicted"))
+        for name, guessed in guesses.items():
+            for sample, guess in zip(manifest.split(name), guessed, strict=True):
+                writer.writerow((sample.file, name, manifest.classes[sample.target.index], manifest.classes[guess]))
 
 
 def line(row: dict[str, Any]) -> str:

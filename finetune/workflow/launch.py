@@ -1,0 +1,46 @@
+"""`run` and `resume` as a user means them, whichever way the recipe asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune.checkpoint import run_folder
+from finetune.settings import Recipe
+from finetune.types import OnEvent, ignore
+from finetune.workflow.prepare import recipe_of
+from finetune.workflow.run import RunResult, resume_alone, run_alone
+
+
+def run(
+    data: str | Path | None = None,
+    *,
+    recipe: Recipe | str | Path | None = None,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    on_event: OnEvent = ignore,
+    **settings: Any,
+) -> RunResult:
+    """Train a classifier on a folder of images (or a table) and leave a run folder.
+
+        finetune.run("imgs", strategy="head-only", backbone="resnet18", epochs=5)
+
+    `settings` are the flags of `finetune run`, `overrides` any key of the recipe by its dotted name.
+
+    Raises:
+        FinetuneError: one of its kinds, with the way out in `.hint`.
+    """
+    chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
+    if out is not None:
+        run_folder.check_new(Path(out))
+    return run_alone(chosen, out=None if out is None else Path(out), on_event=on_event)
+
+
+def resume(path: str | Path, *, on_event: OnEvent = ignore) -> RunResult:
+    """Go on with an interrupted run from its last checkpoint, as if it had never stopped.
+
+    Raises:
+        CheckpointError: no run folder, damaged, or already finished.
+    """
+    return resume_alone(run_folder.open_run(path), on_event=on_event)
