@@ -32,6 +32,7 @@ from finetune.types import Event
 
 if TYPE_CHECKING:
     from finetune.data.sample import write_sample
+    from finetune.workflow.compare import Comparison, compare, resume_comparison
     from finetune.workflow.environment import doctor
     from finetune.workflow.evaluate import Evaluation, evaluate
     from finetune.workflow.export import Export, export
@@ -45,6 +46,7 @@ __all__ = [
     "BackboneError",
     "CheckpointError",
     "Classifier",
+    "Comparison",
     "DataError",
     "Evaluation",
     "Event",
@@ -62,6 +64,7 @@ __all__ = [
     "RunResult",
     "TrainingError",
     "__version__",
+    "compare",
     "doctor",
     "evaluate",
     "export",
@@ -69,6 +72,7 @@ __all__ = [
     "plan",
     "rank",
     "resume",
+    "resume_comparison",
     "run",
     "write_sample",
 ]
@@ -80,12 +84,14 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 
 _LATER = {
     "Classifier": "finetune.workflow.predict",
+    "Comparison": "finetune.workflow.compare",
     "Evaluation": "finetune.workflow.evaluate",
     "Export": "finetune.workflow.export",
     "Plan": "finetune.workflow.plan",
     "Prediction": "finetune.workflow.predict",
     "Ranked": "finetune.workflow.rank",
     "RunResult": "finetune.workflow.run",
+    "compare": "finetune.workflow.compare",
     "doctor": "finetune.workflow.environment",
     "evaluate": "finetune.workflow.evaluate",
     "export": "finetune.workflow.export",
@@ -93,6 +99,7 @@ _LATER = {
     "plan": "finetune.workflow.plan",
     "rank": "finetune.workflow.rank",
     "resume": "finetune.workflow.launch",
+    "resume_comparison": "finetune.workflow.compare",
     "run": "finetune.workflow.launch",
     "write_sample": "finetune.data.sample",
 }

@@ -53,6 +53,10 @@ class RunFolder:
         return self.path / "predictions.csv"
 
     @property
+    def race(self) -> Path:
+        return self.path / "race.json"
+
+    @property
     def timing(self) -> Path:
         return self.path / "timing.json"
 

@@ -13,7 +13,7 @@ import numpy as np
 from finetune.types import Interval
 
 Z95 = 1.959963984540054
-FEW_T95 = (12.706, 4.303, 3.182, 2.776)  # of Student's t with 1, 2, ... degrees of freedom
+FEW_T95 = (12.706, 4.303, 3.182, 2.776, 2.571)  # of Student's t with 1, 2, ... degrees of freedom
 
 
 def wilson(share: float, count: int) -> Interval:
@@ -67,9 +67,9 @@ def paired_over_seeds(one: np.ndarray, other: np.ndarray) -> Interval:
 
 
 def t95(freedom: int) -> float:
-    """Yield the 97.5 % quantile of Student's t, to 0.003.
+    """Yield the 97.5 % quantile of Student's t, to 0.002.
 
-    Source: Abramowitz & Stegun 1964, 26.7.5, an expansion that needs more than 4 degrees of freedom.
+    Source: Abramowitz & Stegun 1964, 26.7.5, an expansion that needs more than 5 degrees of freedom.
     """
     if freedom <= len(FEW_T95):
         return FEW_T95[freedom - 1]

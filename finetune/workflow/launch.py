@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.checkpoint import run_folder
+from finetune.checkpoint.run_folder import RunFolder
 from finetune.settings import Recipe
-from finetune.types import OnEvent, ignore
+from finetune.types import Manifest, OnEvent, ignore
 from finetune.workflow.prepare import recipe_of
 from finetune.workflow.run import RunResult, resume_alone, run_alone
 
@@ -34,7 +35,7 @@ def run(
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     if out is not None:
         run_folder.check_new(Path(out))
-    return run_alone(chosen, out=None if out is None else Path(out), on_event=on_event)
+    return start(chosen, out=None if out is None else Path(out), on_event=on_event)
 
 
 def resume(path: str | Path, *, on_event: OnEvent = ignore) -> RunResult:
@@ -43,4 +44,24 @@ def resume(path: str | Path, *, on_event: OnEvent = ignore) -> RunResult:
     Raises:
         CheckpointError: no run folder, damaged, or already finished.
     """
-    return resume_alone(run_folder.open_run(path), on_event=on_event)
+    return go_on(run_folder.open_run(path), on_event=on_event)
+
+
+def start(
+    recipe: Recipe, *, out: Path | None = None, manifest: Manifest | None = None, on_event: OnEvent = ignore
+) -> RunResult:
+    """Do what a recipe asks for in a new run folder; `manifest` is its data where it was read before.
+
+    Raises:
+        FinetuneError: one of its kinds, with the way out in `.hint`.
+    """
+    return run_alone(recipe, out=out, manifest=manifest, on_event=on_event)
+
+
+def go_on(folder: RunFolder, *, on_event: OnEvent = ignore) -> RunResult:
+    """Go on with an interrupted run.
+
+    Raises:
+        CheckpointError: damaged, or already finished.
+    """
+    return resume_alone(folder, on_event=on_event)

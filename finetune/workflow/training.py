@@ -24,7 +24,7 @@ from finetune.types import Event, OnEvent
 from finetune.workflow import saved
 from finetune.workflow.batches import Worker
 from finetune.workflow.prepare import Prepared, load_backbone
-from finetune.workflow.signals import Stop, stop_on_signals
+from finetune.workflow.signals import stop_on_signals
 
 
 @dataclass(frozen=True, slots=True)

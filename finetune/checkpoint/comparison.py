@@ -1,0 +1,107 @@
+"""The comparison folder: its places, and what each run in it took, epoch by epoch.
+
+compare.json    who is compared, on which seeds, what failed, and (last) how it came out
+recipe.toml     what all runs share, as it was asked for      split.csv   the images of every run
+runs/           a run folder for each strategy and seed       clocks/     seconds at the end of each epoch
+compare.html    one page that opens offline
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.checkpoint.run_folder import RunFolder, read_json, write_json
+from finetune.errors import CheckpointError
+from finetune.settings import FORMAT_VERSION
+from finetune.types import Event
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonFolder:
+    """The places in a comparison folder."""
+
+    path: Path
+
+    @property
+    def content(self) -> Path:
+        return self.path / "compare.json"
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def split(self) -> Path:
+        return self.path / "split.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "compare.html"
+
+    def run(self, name: str) -> RunFolder:
+        """Yield the run folder of one strategy and seed."""
+        return RunFolder(self.path / "runs" / name)
+
+    def clock(self, name: str) -> Path:
+        """Yield where the seconds of one run lie."""
+        return self.path / "clocks" / f"{name}.jsonl"
+
+
+def open_comparison(path: str | Path) -> tuple[ComparisonFolder, dict[str, Any]]:
+    """Yield an existing comparison folder and its compare.json.
+
+    Raises:
+        CheckpointError: there is none at this path, or of another version.
+    """
+    folder = ComparisonFolder(Path(path))
+    if not folder.content.is_file():
+        raise CheckpointError(
+            f"{folder.path} is no comparison folder: it has no compare.json",
+            hint="Start one: finetune compare --data DIR --out FOLDER",
+        )
+    content = read_json(folder.content)
+    if content.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder.content} has format_version {content.get('format_version')};"
+            f" this version of finetune reads {FORMAT_VERSION}",
+            hint="Use the version of finetune that wrote it.",
+        )
+    return folder, content
+
+
+def write_comparison(folder: ComparisonFolder, content: dict[str, Any]) -> None:
+    """Write compare.json."""
+    write_json(folder.content, {"format_version": FORMAT_VERSION, **content})
+
+
+class Clock:
+    """Writes after how many seconds of a run each epoch was over; a run that goes on adds to what it took before."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = seconds_by_epoch(path)
+        self.path, self.began = path, time.monotonic() - max(before.values(), default=0.0)
+
+    def __call__(self, event: Event) -> None:
+        """Take note of the end of an epoch."""
+        if event.kind == "epoch":
+            row = {"epoch": event.facts["epoch"], "seconds": round(time.monotonic() - self.began, 3)}
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+
+
+def seconds_by_epoch(path: Path) -> dict[int, float]:
+    """Yield what a `Clock` wrote; of an epoch that was done twice the later end, half a line is left out."""
+    found: dict[int, float] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:  # the machine stopped while it was written
+                continue
+            found[int(row["epoch"])] = float(row["seconds"])
+    return found
