@@ -75,7 +75,9 @@ class BackboneSection(Section):
 
 
 class StrategySection(Section):
-    name: StrategyName = Field("auto", description="Which layers to train. auto decides from the data.")
+    name: StrategyName = Field(
+        "auto", description="Which layers to train. auto decides from the data, race lets the likeliest start."
+    )
     top_k: Whole | Auto = Field(
         "auto", description="top-k: the head and the last K layer groups of the backbone. auto: 1."
     )

@@ -29,6 +29,7 @@ from finetune.workflow.prepare import (
     read_and_tell,
     recipe_of,
 )
+from finetune.workflow.race import is_racing
 from finetune.workflow.standings import Finished, Standing, finished, sentences, standings
 
 SHOWN = ("progress", "step", "warning", "timing")  # what a single run says is for its own folder
@@ -174,7 +175,7 @@ def _run_one(asked: _Asked, manifest: Manifest, name: str, entrant: Entrant, see
             on_event(event)
 
     try:
-        if folder.recipe.is_file() or folder.race.is_file():
+        if folder.recipe.is_file() or is_racing(folder):
             result = go_on(folder, on_event=watch)
         else:
             shutil.rmtree(folder.path, ignore_errors=True)  # of a run that was stopped before its first step

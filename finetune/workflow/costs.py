@@ -83,8 +83,8 @@ def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, spe
     epochs = phase.epochs if phase.solver == "gradient" else 1
     try:
         forward = 2 * multiplications(skeleton.model, image_size=size)
-        step, everything = (_step_flops(skeleton, plan, size) for plan in (phase.plan, _trained(phase.plan)))
-        cut = _cut(recipe, skeleton, phase, num_train, num_val, forward=forward, step=step)
+        step, everything = (step_flops(skeleton, plan, size) for plan in (phase.plan, _trained(phase.plan)))
+        cut = cut_of(recipe, skeleton, phase, num_train, num_val, forward=forward, step=step)
         memory = phase_memory(skeleton, phase, optimiser=recipe.optim.name).of(batch)
     except (NotImplementedError, RuntimeError):  # a network that computes with the values of its tensors
         return Cost(batch, None, None, None)
@@ -98,7 +98,7 @@ def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, spe
     return Cost(batch, memory, seconds, cut)
 
 
-def _cut(
+def cut_of(
     recipe: Recipe, skeleton: Backbone, phase: Phase, num_train: int, num_val: int, *, forward: int, step: int
 ) -> Cut | None:
     """Cut the model of a phase as the run would; None where nothing can be kept."""
@@ -118,7 +118,7 @@ def _cut(
     return Cut(divided.shapes, layout.row_bytes, share, views, rows if views else 0, max(0.0, saved / max(whole, 1)))
 
 
-def _step_flops(skeleton: Backbone, plan: FreezePlan, size: tuple[int, int]) -> int:
+def step_flops(skeleton: Backbone, plan: FreezePlan, size: tuple[int, int]) -> int:
     """Yield the operations of a forward pass of one image and of the backward pass that a plan needs."""
     model = skeleton.model
     with freezing(model, plan, skeleton.groups), FlopCounterMode(display=False) as counter:

@@ -8,9 +8,11 @@ from typing import Any
 
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.run_folder import RunFolder
+from finetune.errors import CheckpointError
 from finetune.settings import Recipe
 from finetune.types import Manifest, OnEvent, ignore
 from finetune.workflow.prepare import recipe_of
+from finetune.workflow.race import go_on_racing, is_racing, race
 from finetune.workflow.run import RunResult, resume_alone, run_alone
 
 
@@ -44,7 +46,12 @@ def resume(path: str | Path, *, on_event: OnEvent = ignore) -> RunResult:
     Raises:
         CheckpointError: no run folder, damaged, or already finished.
     """
-    return go_on(run_folder.open_run(path), on_event=on_event)
+    folder = RunFolder(Path(path))
+    if (folder.path / "race").is_dir() and not folder.race.is_file():
+        raise CheckpointError(
+            f"the race in {folder.path} was stopped before it began", hint="Nothing was trained yet: start it again."
+        )
+    return go_on(folder if is_racing(folder) else run_folder.open_run(path), on_event=on_event)
 
 
 def start(
@@ -55,6 +62,8 @@ def start(
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
+    if recipe.strategy.name == "race":
+        return race(recipe, out=out, manifest=manifest, on_event=on_event)
     return run_alone(recipe, out=out, manifest=manifest, on_event=on_event)
 
 
@@ -64,4 +73,6 @@ def go_on(folder: RunFolder, *, on_event: OnEvent = ignore) -> RunResult:
     Raises:
         CheckpointError: damaged, or already finished.
     """
+    if is_racing(folder):
+        return go_on_racing(folder, on_event=on_event)
     return resume_alone(folder, on_event=on_event)

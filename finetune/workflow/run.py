@@ -68,8 +68,10 @@ def run_alone(
     return _train(folder, prepared, None, seconds=seconds, on_event=on_event)
 
 
-def resume_alone(folder: RunFolder, *, on_event: OnEvent = ignore) -> RunResult:
-    """Go on with one run from its last checkpoint, to its end.
+def resume_alone(
+    folder: RunFolder, *, seconds: dict[str, float] | None = None, on_event: OnEvent = ignore
+) -> RunResult:
+    """Go on with one run from its last checkpoint, to its end; `seconds` is what came before, for timing.json.
 
     Raises:
         CheckpointError: damaged, or already finished.
@@ -79,7 +81,7 @@ def resume_alone(folder: RunFolder, *, on_event: OnEvent = ignore) -> RunResult:
     prepared, checkpoint = reopen(folder)
     done = len(checkpoint.state.history) if checkpoint else 0
     on_event(Event("message", {"text": f"resuming {folder.path} after {done} epochs"}))
-    return _train(folder, prepared, checkpoint, seconds={}, on_event=on_event)
+    return _train(folder, prepared, checkpoint, seconds=seconds or {}, on_event=on_event)
 
 
 def reopen(folder: RunFolder) -> tuple[Prepared, Checkpoint | None]:

@@ -137,6 +137,7 @@ def report_content(
         "metric_names": list(dict.fromkeys(name for values in metrics.values() for name in values)),
         "evidence": found.get("evidence"),
         "verdict": found.get("verdict"),
+        "race": run_folder.read_json(folder.race) if folder.race.is_file() else None,
         "strategy": recipe.strategy.name,
         "phases": plan["phases"],
         "sizes": {group["name"]: group["num_parameters"] for group in plan["groups"]},

@@ -81,7 +81,7 @@ def test_too_few_epochs_are_an_error_or_enough(strategy: str, has_linear_head: b
 
 
 def test_every_strategy_of_the_recipe_has_numbers_and_phases() -> None:
-    assert {*DEFAULTS, "auto"} == set(STRATEGIES)
+    assert {*DEFAULTS, "auto", "race"} == set(STRATEGIES)
     with pytest.raises(RecipeError, match="'auto' has no phases"):
         planned("auto")
 

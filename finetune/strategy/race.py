@@ -1,0 +1,167 @@
+"""Which strategies race, how far each goes before the slower ones stop, and who wins: pure, and free of torch.
+
+The candidates are the verdict's own choice and its two neighbours in the matrix: what it would be with
+as many images but less (or more) similar ones, and with as similar but more (or fewer) images. Rungs are
+those of successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943): at each the worse half stops, and
+at the last all but the best.
+
+Work is counted in forward passes of one image, backward passes and filling caches included. However it
+ends, a race in which a strategy wins that trains through layers costs at most 1.5 times that strategy
+alone. Strategies on cached features take a few passes over the images each, so they run whole; where one
+of them wins, what the first rung of the others took comes on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from finetune.strategy.entrants import Entrant
+from finetune.types import Evidence, Verdict
+
+MOST_OVERHEAD = 0.5  # of the winner's own work
+CHEAP_PASSES, CHEAP_EPOCH = 6.0, 0.05  # over the images, in all and in an epoch: who takes no more runs whole
+MOST_OF_EPOCHS = 3  # the first rung is at most so manieth of the epochs
+
+Size = Literal["few", "many"]
+Similarity = Literal["similar", "dissimilar"]
+CELLS: dict[tuple[Size, Similarity], str] = {
+    ("few", "similar"): "head-only",
+    ("few", "dissimilar"): "linear-probe",
+    ("many", "similar"): "top-k",
+    ("many", "dissimilar"): "full",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Forward passes that each epoch of a strategy takes, and over how many images they are counted."""
+
+    epochs: tuple[float, ...]
+    num_images: int
+
+    @property
+    def whole(self) -> float:
+        return sum(self.epochs)
+
+    @property
+    def is_cheap(self) -> bool:
+        """Tell whether it stands on cached features: what it takes is a few passes to fill the cache."""
+        return self.whole <= CHEAP_PASSES * self.num_images and all(
+            epoch <= CHEAP_EPOCH * self.num_images for epoch in self.epochs[1:]
+        )
+
+    def until(self, epoch: int) -> float:
+        """Yield what the epochs up to one take."""
+        return sum(self.epochs[:epoch])
+
+
+@dataclass(frozen=True, slots=True)
+class RacePlan:
+    """Who starts, after how many epochs the rungs are, and who does not start and why."""
+
+    starts: tuple[str, ...]
+    rungs: tuple[int, ...]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a candidate stands at a rung: the best val top1 so far and its loss, after so many epochs."""
+
+    label: str
+    epochs: int
+    val_top1: float
+    val_loss: float
+    is_kept: bool = False
+
+
+def candidates(verdict: Verdict, evidence: Evidence, names: Sequence[str]) -> tuple[Entrant, ...]:
+    """Yield the verdict's own choice and its neighbours in the matrix; `names` are the backbone's layer groups."""
+    other_size: Size = "many" if verdict.size == "few" else "few"
+    other_similarity: Similarity = "dissimilar" if verdict.similarity == "similar" else "similar"
+    cells = [CELLS[verdict.size, verdict.similarity], CELLS[verdict.size, other_similarity]]
+    cells.append(CELLS[other_size, verdict.similarity])
+    own = _entrant(verdict.strategy, evidence, names, top_k=verdict.top_k, probe_at=verdict.probe_at)
+    neighbours = (_entrant(name, evidence, names) for name in cells if name != verdict.strategy)
+    return (own, *neighbours)[:3]
+
+
+def plan_race(works: Mapping[str, Work]) -> RacePlan:
+    """Yield who starts and the rungs, from the work of each candidate; the verdict's own choice comes first.
+
+    The first rung is as late as the bound allows, and at most a third of the epochs.
+    """
+    own, *others = works
+    starts, left_out, first = [own], {}, 0
+    for label in others:
+        wider = {name: works[name] for name in (*starts, label)}
+        reach = _first_rung(wider)
+        if works[own].is_cheap and not works[label].is_cheap:
+            left_out[label] = f"one epoch of it costs more than racing {own} may"
+        elif reach is None:
+            left_out[label] = "its first epoch would cost more than half of what another candidate costs in all"
+        else:
+            starts, first = [*starts, label], reach
+    return RacePlan(tuple(starts), _rungs(first, [works[label] for label in starts]), left_out)
+
+
+def overhead(works: Mapping[str, Work], rungs: Sequence[int], *, winner: str) -> float:
+    """Yield the most that the others take when one wins: the first rung of all, the next ones of those kept."""
+    others = [work for label, work in works.items() if label != winner]
+    spent = [work.whole if work.is_cheap else work.until(rungs[0]) for work in others]
+    later = (0.0 if work.is_cheap else work.until(rungs[-1]) - work.until(rungs[0]) for work in others)
+    return sum(spent) + max(later, default=0.0)
+
+
+def judge(places: Sequence[Place], works: Mapping[str, Work], *, is_last: bool) -> list[Place]:
+    """Yield the places at a rung, the best first, and mark who is kept: the better half, at the last rung the best.
+
+    By val top1, of equals the lower loss, of those the one with less work.
+    """
+    order = sorted(places, key=lambda place: (-place.val_top1, place.val_loss, works[place.label].whole))
+    num_kept = 1 if is_last else -(-len(order) // 2)
+    return [replace(place, is_kept=rank < num_kept) for rank, place in enumerate(order)]
+
+
+def _first_rung(works: Mapping[str, Work]) -> int | None:
+    """Yield the latest first rung with which no costly winner pays more than it may; None where not even 1 does."""
+    costly = {label: work for label, work in works.items() if not work.is_cheap}
+    if not costly:
+        return 1
+    latest = max(1, min(len(work.epochs) for work in costly.values()) // MOST_OF_EPOCHS)
+    fits = (
+        reach
+        for reach in range(latest, 0, -1)
+        if all(
+            overhead(works, _rungs(reach, [*works.values()]), winner=label) <= MOST_OVERHEAD * work.whole
+            for label, work in costly.items()
+        )
+    )
+    return next(fits, None)
+
+
+def _rungs(first: int, works: Sequence[Work]) -> tuple[int, ...]:
+    """Yield one rung, and a second where more than two train through layers; none for one alone."""
+    if len(works) == 1:
+        return ()
+    return (first, 2 * first) if sum(not work.is_cheap for work in works) > 2 else (first,)
+
+
+def _entrant(
+    strategy: str,
+    evidence: Evidence,
+    names: Sequence[str],
+    *,
+    top_k: int | None = None,
+    probe_at: str | None = None,
+) -> Entrant:
+    if strategy == "top-k":
+        k = top_k or max(1, round(len(names) / 4))
+        return Entrant(f"top-k-{k}", strategy, top_k=k)
+    if strategy == "linear-probe":
+        there = [name for name in names if name in evidence.probe]
+        at = probe_at or max(there, key=lambda name: (evidence.probe[name].value, there.index(name)))
+        return Entrant(f"linear-probe-{at}", strategy, probe_at=at)
+    return Entrant(strategy, strategy)

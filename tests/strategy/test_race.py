@@ -1,0 +1,96 @@
+"""Who races, how far, and what it costs at most: whichever of the costly ones wins."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from finetune.strategy.race import MOST_OVERHEAD, Place, Work, candidates, judge, overhead, plan_race
+from finetune.types import Evidence, Interval, Verdict
+
+NAMES = ("stem", "layer1", "layer2", "layer3")
+
+
+def evidence(*shares: float) -> Evidence:
+    probe = {name: Interval(share, share - 0.1, share + 0.1) for name, share in zip(NAMES, shares, strict=True)}
+    return Evidence(1000, 5, 200, 200.0, 1000, probe)
+
+
+def works(**passes: tuple[float, float, int]) -> dict[str, Work]:
+    """Works over 100 images from (passes before the first epoch, passes of an epoch, epochs)."""
+    return {
+        name: Work((100 * (first + each), *[100 * each] * (count - 1)), 100)
+        for name, (first, each, count) in passes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("size", "similarity", "strategy", "expected"),
+    [
+        ("few", "similar", "head-only", ["head-only", "linear-probe-layer2", "top-k-1"]),
+        ("few", "dissimilar", "linear-probe", ["linear-probe-layer2", "head-only", "full"]),
+        ("many", "similar", "top-k", ["top-k-1", "full", "head-only"]),
+        ("many", "dissimilar", "full", ["full", "top-k-1", "linear-probe-layer2"]),
+        ("many", "similar", "lp-ft", ["lp-ft", "top-k-1", "full"]),
+    ],
+)
+def test_the_verdict_starts_with_its_neighbours_in_the_matrix(size, similarity, strategy, expected) -> None:
+    found = candidates(Verdict(size, similarity, strategy, "why"), evidence(0.2, 0.5, 0.9, 0.8), NAMES)
+    assert [one.label for one in found] == expected
+
+
+def test_the_verdicts_own_numbers_are_kept() -> None:
+    verdict = Verdict("many", "similar", "top-k", "why", top_k=3)
+    assert candidates(verdict, evidence(0.2, 0.5, 0.9, 0.8), NAMES)[0].top_k == 3
+    probe = Verdict("few", "dissimilar", "linear-probe", "why", probe_at="layer1")
+    assert candidates(probe, evidence(0.2, 0.5, 0.9, 0.8), NAMES)[0].probe_at == "layer1"
+
+
+def test_no_costly_winner_pays_more_than_half_of_itself_for_the_others() -> None:
+    firsts, each, counts = (0.0, 1.0, 3.4), (0.1, 0.7, 3.2), (3, 12, 30)
+    kinds = list(itertools.product(firsts, each, counts))
+    raced = 0
+    for one, two, three in itertools.product(kinds, kinds[::2], kinds[::3]):
+        field = works(own=one, near=two, far=three)
+        plan = plan_race(field)
+        started = {label: field[label] for label in plan.starts}
+        assert plan.starts[0] == "own"
+        assert {*plan.starts, *plan.left_out} == {*field}
+        raced += len(started) > 1
+        for label, work in started.items():
+            if len(started) > 1 and not work.is_cheap:
+                assert overhead(started, plan.rungs, winner=label) <= MOST_OVERHEAD * work.whole
+    assert raced > 300
+
+
+def test_full_and_top_k_race_with_a_probe_that_runs_whole() -> None:
+    plan = plan_race(works(full=(0, 3.2, 12), topk=(3.4, 0.7, 12), probe=(1, 0.2, 1)))
+    assert plan.starts == ("full", "topk", "probe")
+    assert plan.rungs == (1,)
+
+
+def test_a_cheap_choice_races_with_cheap_ones_only() -> None:
+    plan = plan_race(works(head=(4, 0.01, 30), probe=(0.9, 0, 1), topk=(3.4, 0.7, 12)))
+    assert plan.starts == ("head", "probe")
+    assert "costs more than racing head may" in plan.left_out["topk"]
+
+
+def test_a_costly_one_whose_first_epoch_is_too_dear_is_left_out() -> None:
+    plan = plan_race(works(topk=(3, 0.5, 12), huge=(0, 10, 12)))
+    assert (plan.starts, plan.rungs) == (("topk",), ())
+    assert "more than half" in plan.left_out["huge"]
+
+
+def test_the_first_rung_is_at_most_a_third_of_the_epochs() -> None:
+    assert plan_race(works(a=(0, 3, 30), b=(0, 3, 30))).rungs == (10,)
+    assert plan_race(works(a=(0, 3, 30), b=(0, 3, 30), c=(0, 3, 30))).rungs == (5, 10)
+
+
+def test_the_worse_half_stops_and_ties_go_to_lower_loss_then_less_work() -> None:
+    field = works(a=(0, 3, 12), b=(0, 2, 12), c=(0, 1, 12))
+    ranked = judge([Place("a", 2, 0.8, 0.5), Place("b", 2, 0.8, 0.4), Place("c", 2, 0.7, 0.1)], field, is_last=False)
+    assert [(place.label, place.is_kept) for place in ranked] == [("b", True), ("a", True), ("c", False)]
+    ranked = judge([Place("a", 2, 0.8, 0.5), Place("b", 2, 0.8, 0.5)], field, is_last=True)
+    assert [(place.label, place.is_kept) for place in ranked] == [("b", True), ("a", False)]
+    assert judge([Place("a", 2, 0.1, 9.0)], field, is_last=False)[0].is_kept
