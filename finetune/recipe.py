@@ -41,6 +41,7 @@ ALIASES: dict[str, str] = {
     "batch_size": "train.batch_size",
     "micro_batch": "train.micro_batch",
     "lr": "optim.lr",
+    "refit": "train.refit",
     "seed": "train.seed",
     "device": "train.device",
     "workers": "train.workers",

@@ -102,6 +102,11 @@ class TrainSection(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Arithmetic of the forward pass. auto: bfloat16 where a GPU has it, else float32."
     )
+    refit: bool = Field(
+        False,
+        description="Train once more on train and val with the chosen numbers, and deliver that model; val can no"
+        " longer measure it.",
+    )
     seed: Seed = Field(0, description="Seed of all that is random in training.")
     deterministic: bool = Field(False, description="Deterministic kernels on a GPU too; slower.")
     patience: Count | Auto | NoneWord = Field(

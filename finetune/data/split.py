@@ -98,6 +98,13 @@ def _sample(row: Mapping[str, str | None], index: Mapping[str | None, int]) -> S
     return Sample(file, Target(index[label]), split, group or None, digest)
 
 
+def val_in_train(manifest: Manifest) -> Manifest:
+    """Yield a manifest whose val images belong to train; test stays as it is."""
+    return replace(
+        manifest, samples=tuple(replace(s, split="train") if s.split == "val" else s for s in manifest.samples)
+    )
+
+
 def _units(samples: Sequence[Sample]) -> list[Unit]:
     """Join samples that share a content hash or a group, whether directly or through others."""
     parent: dict[str, str] = {}

@@ -59,10 +59,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class RacePlan:
-    """Who starts, after how many epochs the rungs are, and who does not start and why."""
+    """Who starts, after how many epochs the rungs are, who runs whole at once, and who does not start and why."""
 
     starts: tuple[str, ...]
     rungs: tuple[int, ...]
+    whole: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -104,7 +105,9 @@ def plan_race(works: Mapping[str, Work]) -> RacePlan:
             left_out[label] = "its first epoch would cost more than half of what another candidate costs in all"
         else:
             starts, first = [*starts, label], reach
-    return RacePlan(tuple(starts), _rungs(first, [works[label] for label in starts]), left_out)
+    rungs = _rungs(first, [works[label] for label in starts])
+    whole = tuple(label for label in starts if works[label].is_cheap)
+    return RacePlan(tuple(starts), rungs, whole, left_out)
 
 
 def overhead(works: Mapping[str, Work], rungs: Sequence[int], *, winner: str) -> float:

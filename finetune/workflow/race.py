@@ -126,7 +126,7 @@ def planned(made: Mapping[str, Prepared]) -> tuple[dict[str, Work], RacePlan]:
     known = {label: work for label, work in counted.items() if work is not None}
     unknown = {label: "its work cannot be counted" for label in made if label != own and label not in known}
     if own not in known:
-        return known, RacePlan((own,), (), dict.fromkeys((*made,)[1:], f"the work of {own} cannot be counted"))
+        return known, RacePlan((own,), (), (), dict.fromkeys((*made,)[1:], f"the work of {own} cannot be counted"))
     plan = plan_race(known)
     return known, replace(plan, left_out={**unknown, **plan.left_out})
 
@@ -136,8 +136,13 @@ def told(plan: RacePlan) -> str:
     out = "".join(f"; {label} is left out: {why}" for label, why in plan.left_out.items())
     if len(plan.starts) == 1:
         return f"race: {plan.starts[0]} has no rival{out}"
-    rungs = " and ".join(map(str, plan.rungs))
-    return f"race: {', '.join(plan.starts)}; rungs after {rungs} epoch{'s' if plan.rungs[-1] > 1 else ''}{out}"
+    text = f"race: {', '.join(plan.starts)}"
+    if plan.whole:
+        all_do = len(plan.whole) == len(plan.starts)
+        text += f"; on cached features, so run whole: {'all' if all_do else ', '.join(plan.whole)}"
+    if len(plan.whole) < len(plan.starts):
+        text += f"; rungs after {' and '.join(map(str, plan.rungs))} epoch{'s' if plan.rungs[-1] > 1 else ''}"
+    return text + out
 
 
 def _run_rungs(folder: RunFolder, content: dict[str, Any], on_event: OnEvent) -> None:
@@ -149,7 +154,7 @@ def _run_rungs(folder: RunFolder, content: dict[str, Any], on_event: OnEvent) ->
         ranked = judge(places, works, is_last=epochs == content["rungs"][-1])
         content["results"].append({"epochs": epochs, "places": [to_json(place) for place in ranked]})
         write_json(folder.race, content)
-        on_event(Event("message", {"text": f"rung after epoch {epochs}: {', '.join(map(_shown, ranked))}"}))
+        on_event(Event("message", {"text": f"best val top1: {', '.join(map(_shown, ranked))}"}))
         alive = [place.label for place in ranked if place.is_kept]
         if len(alive) == 1:
             break
@@ -210,4 +215,5 @@ def _took(content: dict[str, Any], works: Mapping[str, Work]) -> dict[str, float
 
 
 def _shown(place: Place) -> str:
-    return f"{place.label} {place.val_top1:.3f}{'' if place.is_kept else ' (stops)'}"
+    after = f"after {place.epochs} epoch{'s' if place.epochs > 1 else ''}"
+    return f"{place.label} {place.val_top1:.3f} {after}{'' if place.is_kept else ' (stops)'}"

@@ -32,6 +32,7 @@ from finetune.workflow.prepare import (
     prepare,
     with_head,
 )
+from finetune.workflow.refit import FIRST, refit
 from finetune.workflow.training import train
 
 Metrics = dict[str, dict[str, dict[str, float]]]  # by split and name, each with value, low and high
@@ -118,8 +119,18 @@ def _train(
         raise CheckpointError(f"{folder.best} is gone: the best weights cannot be evaluated")
     backbone.model.load_state_dict(best.model)
     metrics, guesses = _evaluate(prepared, trained.fit, ("val", "test"))
-    saved.write_model(folder.model, backbone, prepared.manifest.classes)
+    delivered, refitted = backbone, None
     seconds["evaluate"] = time.monotonic() - began - seconds["train"]
+    if recipe.train.refit:
+        refitted = refit(folder, prepared, end, on_event=on_event)
+        delivered = refitted.prepared.backbone
+        later, guessed = _evaluate(refitted.prepared, refitted.fit, ("test",))
+        metrics, guesses = (
+            {**{f"{name}, {FIRST}": found for name, found in metrics.items()}, **later},
+            guesses | guessed,
+        )
+        seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
+    saved.write_model(folder.model, delivered, prepared.manifest.classes)
     saved.write_predictions(folder.predictions, prepared.manifest, guesses)
     write_json(
         folder.timing,
@@ -131,7 +142,7 @@ def _train(
         },
     )
     content = saved.report_content(folder, recipe, metrics, end.history, best_epoch=end.best.epoch)
-    page.write(folder.report, {**content, "computed": list(trained.said)})
+    page.write(folder.report, {**content, "computed": list(trained.said), "refit": refitted})
     write_json(folder.metrics, metrics)
     return RunResult(folder.path, recipe.strategy.name, metrics, end.best.epoch, len(prepared.manifest.problems))
 

@@ -39,8 +39,9 @@ class SavedRun:
     classes: tuple[str, ...]
 
     def manifest(self) -> Manifest:
-        """Yield the data that the run was trained on, as split.csv pins it."""
-        return split.read(self.folder.split, root=data_root(self.recipe), classes=self.classes)
+        """Yield the data that the run was trained on, as split.csv pins it; what a refit took of val is train."""
+        found = split.read(self.folder.split, root=data_root(self.recipe), classes=self.classes)
+        return split.val_in_train(found) if self.recipe.train.refit else found
 
 
 def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
