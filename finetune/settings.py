@@ -29,6 +29,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+TIME = r"^([1-9]\d*h(\d+m)?(\d+s)?|[1-9]\d*m(\d+s)?|[1-9]\d*s)$"
+Time = Annotated[str, Field(pattern=TIME)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -89,6 +91,11 @@ class StrategySection(Section):
 
 class TrainSection(Section):
     epochs: Count | Auto = Field("auto", description="Epochs of all phases together. auto: by strategy.")
+    time: Time | NoneWord = Field(
+        "none",
+        description="Train no longer than this, as predicted on this machine: 90s, 20m, 1h30m. auto falls to a cheaper"
+        " strategy where its choice has no time; a named strategy takes fewer epochs, or refuses.",
+    )
     batch_size: Count | Auto = Field(
         "auto", description="Images of one step. auto: by the number of train images: 8, 16, 32 or 64."
     )

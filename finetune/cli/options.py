@@ -30,6 +30,7 @@ FLAGS: dict[str, tuple[str, str, str | None]] = {
     "probe_at": (STRATEGY, "GROUP", "Classify the output of this layer group."),
     "reinit": (STRATEGY, "", None),
     "epochs": (TRAINING, "N", None),
+    "time": (TRAINING, "TIME", "Train no longer than this: 90s, 20m, 1h30m; fewer epochs, or a cheaper strategy."),
     "batch_size": (TRAINING, "N", None),
     "micro_batch": (TRAINING, "N", "Images that go through the network at once; else as many as memory takes."),
     "lr": (TRAINING, "RATE", None),

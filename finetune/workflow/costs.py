@@ -53,12 +53,16 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a phase takes: bytes of memory for a step of `batch` images, seconds of computing."""
+    """What a phase takes: bytes of memory for a step of `batch` images, seconds of computing.
+
+    `once_seconds` of them do not grow with the epochs: running the trunk for the cache, solving on it.
+    """
 
     batch: int
     memory_bytes: int | None
     seconds: float | None
     cut: Cut | None
+    once_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,14 @@ class Speed:
     step: float
 
 
-def costs(recipe: Recipe, skeleton: Backbone, phases: Sequence[Phase], *, num_images: int) -> tuple[Cost, ...]:
-    """Yield what every phase of a plan takes for so many images, train and val together."""
-    speed = _measured(recipe, skeleton)
+def costs(
+    recipe: Recipe, skeleton: Backbone, phases: Sequence[Phase], *, num_images: int, speed: Speed | None = None
+) -> tuple[Cost, ...]:
+    """Yield what every phase of a plan takes for so many images, train and val together.
+
+    The machine is timed unless its `speed` is known.
+    """
+    speed = speed or speed_of(recipe, skeleton)
     return tuple(_cost(recipe, skeleton, phase, num_images, speed) for phase in phases)
 
 
@@ -95,7 +104,9 @@ def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, spe
     learn = speed.step * (step - (cut.trunk_share if cut else 0.0) * forward) / everything
     passes = (num_train * cut.views + num_val) if cut and cut.views else epochs * num_images
     seconds = passes * trunk + epochs * (num_train * (learn if phase.solver == "gradient" else 0) + num_val * tail)
-    return Cost(batch, memory, seconds, cut)
+    is_once = phase.solver == "lbfgs"
+    once = seconds if is_once else passes * trunk if cut and cut.views else 0.0
+    return Cost(batch, memory, seconds, cut, once)
 
 
 def cut_of(
@@ -135,7 +146,7 @@ def _trained(plan: FreezePlan) -> FreezePlan:
     return FreezePlan(tuple(replace(item, trains="all") for item in plan.groups))
 
 
-def _measured(recipe: Recipe, skeleton: Backbone) -> Speed | None:
+def speed_of(recipe: Recipe, skeleton: Backbone) -> Speed | None:
     """Time the network with random weights on this machine; None for one that is too large to try."""
     if sum(p.numel() for p in skeleton.model.parameters()) > LARGEST:
         return None

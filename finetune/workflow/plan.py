@@ -16,6 +16,7 @@ from finetune.workflow import race as racing
 from finetune.workflow.batch_size import skeleton_or_none
 from finetune.workflow.costs import Cost, costs
 from finetune.workflow.prepare import Prepared, recipe_of
+from finetune.workflow.timed import within_time
 
 USUAL_CLASSES = 1000  # of ImageNet, where neither the data nor the weights have classes
 USUAL_IMAGES = 1000  # that sizes and times are for where there is no data
@@ -114,6 +115,7 @@ def plan(
     else:
         made = _prepared_on_paper(chosen)
     num_images = images or len(made.manifest.samples) or USUAL_IMAGES
+    made = within_time(made, chosen, may_fall=name == "auto", num_images=num_images, on_event=on_event)
     skeleton = skeleton_or_none(made.recipe, num_classes=len(made.manifest.classes))
     return Plan(
         backbone=made.backbone.architecture.name,
@@ -122,7 +124,7 @@ def plan(
         strategy=made.recipe.strategy.name,
         groups=made.backbone.groups,
         phases=made.phases,
-        notes=(*told, *preparing.remarks(made.recipe, made.backbone)),
+        notes=(*told, *made.notes, *preparing.remarks(made.recipe, made.backbone)),
         evidence=made.evidence,
         verdict=made.verdict,
         num_images=num_images,

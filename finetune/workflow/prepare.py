@@ -41,6 +41,7 @@ class Prepared:
     evidence: Evidence | None
     verdict: Verdict | None
     pixels: PixelCache | None = None
+    notes: tuple[str, ...] = ()
 
 
 def recipe_of(

@@ -19,9 +19,9 @@ from typing import Any
 from finetune import recipe as recipes
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.run_folder import RunFolder, read_json, write_json
-from finetune.errors import CheckpointError, FinetuneError, Interrupted
+from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError
 from finetune.settings import FORMAT_VERSION, Recipe
-from finetune.strategy.race import Place, RacePlan, Work, candidates, judge, plan_race
+from finetune.strategy.race import MOST_OVERHEAD, Place, RacePlan, Work, candidates, judge, plan_race
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
 from finetune.workflow.batch_size import with_micro_batch
 from finetune.workflow.prepare import (
@@ -34,6 +34,7 @@ from finetune.workflow.prepare import (
     with_head,
 )
 from finetune.workflow.run import RunResult, lay_folder, reopen, resume_alone
+from finetune.workflow.timed import within_time
 from finetune.workflow.training import train
 from finetune.workflow.work import work_of
 
@@ -47,8 +48,11 @@ def race(
         FinetuneError: one of its kinds; of a candidate only if every one of them fails.
     """
     own = prepare(as_auto(recipe), manifest=manifest, on_event=on_event)
-    made = field_of(recipe, own)
+    auto = as_auto(recipe)
+    own = _in_time(own, auto, may_fall=True, on_event=on_event)
+    made, late = _in_time_each(field_of(auto, own), auto)
     works, plan = planned(made)
+    plan = replace(plan, left_out={**late, **plan.left_out})
     words = (Path(own.recipe.data.path).stem, own.backbone.architecture.label, "race")
     folder = run_folder.create(out, words=words)
     on_event(Event("message", {"text": f"run folder: {folder.path}"}))
@@ -67,6 +71,24 @@ def race(
     write_json(folder.race, content)
     on_event(Event("message", {"text": told(plan)}))
     return go_on_racing(folder, on_event=on_event)
+
+
+def _in_time(made: Prepared, asked: Recipe, *, may_fall: bool, on_event: OnEvent) -> Prepared:
+    """Yield a candidate that leaves the race its share of the time."""
+    num_images, share = len(made.manifest.samples), 1 / (1 + MOST_OVERHEAD)
+    return within_time(made, asked, may_fall=may_fall, num_images=num_images, share=share, on_event=on_event)
+
+
+def _in_time_each(made: Mapping[str, Prepared], asked: Recipe) -> tuple[dict[str, Prepared], dict[str, str]]:
+    """Yield the candidates that have time, the first of which is settled, and why others have not."""
+    own, *others = made
+    found, late = {own: made[own]}, {}
+    for label in others:
+        try:
+            found[label] = _in_time(made[label], asked, may_fall=False, on_event=ignore)
+        except RecipeError as error:
+            late[label] = error.message
+    return found, late
 
 
 def go_on_racing(folder: RunFolder, *, on_event: OnEvent = ignore) -> RunResult:

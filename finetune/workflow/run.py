@@ -33,6 +33,7 @@ from finetune.workflow.prepare import (
     with_head,
 )
 from finetune.workflow.refit import FIRST, refit
+from finetune.workflow.timed import within_time
 from finetune.workflow.training import train
 
 Metrics = dict[str, dict[str, dict[str, float]]]  # by split and name, each with value, low and high
@@ -62,7 +63,11 @@ def run_alone(
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     began = time.monotonic()
-    prepared = with_micro_batch(prepare(recipe, manifest=manifest, on_event=on_event), on_event=on_event)
+    prepared = prepare(recipe, manifest=manifest, on_event=on_event)
+    is_open = recipe.strategy.name == "auto"
+    num_images = len(prepared.manifest.samples)
+    prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
+    prepared = with_micro_batch(prepared, on_event=on_event)
     seconds = {"prepare": time.monotonic() - began}
     folder = lay_folder(prepared, out)
     on_event(Event("message", {"text": f"run folder: {folder.path}"}))
@@ -169,7 +174,8 @@ def lay_folder(prepared: Prepared, out: Path | None) -> RunFolder:
     folder = run_folder.create(out, words=words)
     split.write(manifest, folder.split)
     saved.write_problems(folder.problems, manifest)
-    write_json(folder.plan, saved.plan_content(prepared.backbone, prepared.phases, manifest))
+    plan = saved.plan_content(prepared.backbone, prepared.phases, manifest)
+    write_json(folder.plan, {**plan, "notes": list(prepared.notes)})
     if prepared.evidence is not None and prepared.verdict is not None:
         content = {"evidence": to_json(prepared.evidence), "verdict": to_json(prepared.verdict)}
         write_json(folder.evidence, content)

@@ -139,6 +139,7 @@ def report_content(
         "evidence": found.get("evidence"),
         "verdict": found.get("verdict"),
         "race": run_folder.read_json(folder.race) if folder.race.is_file() else None,
+        "notes": plan.get("notes", []),
         "strategy": recipe.strategy.name,
         "phases": plan["phases"],
         "sizes": {group["name"]: group["num_parameters"] for group in plan["groups"]},
