@@ -74,14 +74,13 @@ def compare(
 def show(found: Comparison) -> None:
     """Print the strategies, the best first, what failed, and what it means."""
     console = tables.out()
-    columns = ["strategy", f"{found.split} top1", "behind the best", "time", "trained", "epoch"]
+    columns = ["strategy", f"{found.split} top1", "behind the best", "time", "params", "epoch"]
     console.print()
     console.print(tables.table(columns, [_row(one) for one in found.standings]))
     over = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
     console.print(f"\n{found.num_images} {found.split} images{over}; in brackets 95 %, behind the best of pairs")
-    for failure in found.failed:
-        of = f" (seed {failure.seed})" if len(found.seeds) > 1 else ""
-        console.print(f"[red]failed[/red] {escape(f'{failure.strategy}{of}: {failure.reason}')}")
+    for text in dict.fromkeys(f"{failure.strategy}: {failure.reason}" for failure in found.failed):
+        console.print(f"[red]failed[/red] {escape(text)}")
     for line in found.said:
         console.print(escape(line))
     if found.split == "val":
@@ -96,7 +95,7 @@ def _row(one: Standing) -> tuple[str, ...]:
     return (
         name,
         f"{top1.value:.3f} [{top1.low:.2f}, {top1.high:.2f}]",
-        f"{gap.value:.3f} [{gap.low:.2f}, {gap.high:.2f}]" if gap else "",
+        f"{gap.value:.2f} [{gap.low:.2f}, {gap.high:.2f}]" if gap else "",
         tables.duration(one.seconds),
         _count(one.num_trained),
         str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]}-{epochs[-1]}",
@@ -105,7 +104,6 @@ def _row(one: Standing) -> tuple[str, ...]:
 
 def _count(number: int) -> str:
     """Yield a number of parameters in a few signs."""
-    for unit, size in (("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return str(number)
+    if number >= 10**6:
+        return f"{number / 10**6:.1f} M"
+    return f"{number / 1000:.0f} k" if number >= 10**4 else str(number)

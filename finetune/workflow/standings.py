@@ -129,6 +129,8 @@ def sentences(found: Sequence[Standing], *, is_pretrained: bool) -> list[str]:
     said = [text]
     if same:
         said.append(f"cannot be told apart from it on these images: {', '.join(same)}")
+    if max(len(one.seeds) for one in found) == 2:
+        said.append("two seeds say little of seeds, hence the wide intervals: take three or more")
     scratch = next((one for one in found if one.strategy == "scratch"), None)
     rival = next((one for one in found if one.strategy != "scratch"), None)
     if scratch and rival and is_pretrained:

@@ -143,6 +143,17 @@ def test_differences_are_taken_on_the_seeds_that_both_have() -> None:
     assert found[1].difference is not None and found[1].difference.value == 0.5
 
 
+def test_two_seeds_are_said_to_be_few() -> None:
+    def said(count: int) -> list[str]:
+        return sentences(
+            standings({label: [run(label, "+-", seed=seed) for seed in range(count)] for label in "ab"}),
+            is_pretrained=True,
+        )
+
+    assert "two seeds say little" in said(2)[-1]
+    assert not any("seeds" in text for count in (1, 3) for text in said(count))
+
+
 def test_runs_on_other_images_are_not_compared() -> None:
     with pytest.raises(finetune.CheckpointError, match="different images"):
         standings({"a": [run("a", "++")], "b": [run("b", "+++")]})
