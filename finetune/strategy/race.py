@@ -5,10 +5,10 @@ as many images but less (or more) similar ones, and with as similar but more (or
 those of successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943): at each the worse half stops, and
 at the last all but the best.
 
-Work is counted in forward passes of one image, backward passes and filling caches included. However it
-ends, a race in which a strategy wins that trains through layers costs at most 1.5 times that strategy
-alone. Strategies on cached features take a few passes over the images each, so they run whole; where one
-of them wins, what the first rung of the others took comes on top.
+Work is counted in forward passes of one image, backward passes and filling caches included. Whoever wins,
+what the others take is at most half of what the winner takes alone; who can't start under that is left
+out. One thing is not counted: strategies on cached features take a few passes over the images each, so
+they run whole, also beside one of their kind that wins.
 """
 
 from __future__ import annotations
@@ -99,10 +99,9 @@ def plan_race(works: Mapping[str, Work]) -> RacePlan:
     for label in others:
         wider = {name: works[name] for name in (*starts, label)}
         reach = _first_rung(wider)
-        if works[own].is_cheap and not works[label].is_cheap:
-            left_out[label] = f"one epoch of it costs more than racing {own} may"
-        elif reach is None:
-            left_out[label] = "its first epoch would cost more than half of what another candidate costs in all"
+        if reach is None:
+            cheapest, *_, dearest = sorted(wider, key=lambda name: wider[name].whole)
+            left_out[label] = f"were {cheapest} to win, an epoch of {dearest} would have cost more than half of it"
         else:
             starts, first = [*starts, label], reach
     rungs = _rungs(first, [works[label] for label in starts])
@@ -111,11 +110,15 @@ def plan_race(works: Mapping[str, Work]) -> RacePlan:
 
 
 def overhead(works: Mapping[str, Work], rungs: Sequence[int], *, winner: str) -> float:
-    """Yield the most that the others take when one wins: the first rung of all, the next ones of those kept."""
+    """Yield the most that the others take when one wins: the first rung of all, the next one of those kept.
+
+    Beside a winner on cached features those of its kind are not counted.
+    """
     others = [work for label, work in works.items() if label != winner]
-    spent = [work.whole if work.is_cheap else work.until(rungs[0]) for work in others]
-    later = (0.0 if work.is_cheap else work.until(rungs[-1]) - work.until(rungs[0]) for work in others)
-    return sum(spent) + max(later, default=0.0)
+    costly = [work for work in others if not work.is_cheap]
+    later = max((work.until(rungs[-1]) - work.until(rungs[0]) for work in costly), default=0.0)
+    whole = 0.0 if works[winner].is_cheap else sum(work.whole for work in others if work.is_cheap)
+    return sum(work.until(rungs[0]) for work in costly) + later + whole
 
 
 def judge(places: Sequence[Place], works: Mapping[str, Work], *, is_last: bool) -> list[Place]:
@@ -129,17 +132,17 @@ def judge(places: Sequence[Place], works: Mapping[str, Work], *, is_last: bool) 
 
 
 def _first_rung(works: Mapping[str, Work]) -> int | None:
-    """Yield the latest first rung with which no costly winner pays more than it may; None where not even 1 does."""
-    costly = {label: work for label, work in works.items() if not work.is_cheap}
+    """Yield the latest first rung with which no winner pays more than it may; None where not even 1 does."""
+    costly = [work for work in works.values() if not work.is_cheap]
     if not costly:
         return 1
-    latest = max(1, min(len(work.epochs) for work in costly.values()) // MOST_OF_EPOCHS)
+    latest = max(1, min(len(work.epochs) for work in costly) // MOST_OF_EPOCHS)
     fits = (
         reach
         for reach in range(latest, 0, -1)
         if all(
             overhead(works, _rungs(reach, [*works.values()]), winner=label) <= MOST_OVERHEAD * work.whole
-            for label, work in costly.items()
+            for label, work in works.items()
         )
     )
     return next(fits, None)
