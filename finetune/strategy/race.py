@@ -101,7 +101,7 @@ def plan_race(works: Mapping[str, Work]) -> RacePlan:
         reach = _first_rung(wider)
         if reach is None:
             cheapest, *_, dearest = sorted(wider, key=lambda name: wider[name].whole)
-            left_out[label] = f"were {cheapest} to win, an epoch of {dearest} would have cost more than half of it"
+            left_out[label] = f"an epoch of {dearest} is more than half of all that {cheapest} takes"
         else:
             starts, first = [*starts, label], reach
     rungs = _rungs(first, [works[label] for label in starts])

@@ -67,7 +67,7 @@ def test_no_winner_pays_more_than_half_of_itself_for_the_others() -> None:
 def test_full_and_top_k_race_and_a_probe_beside_them_would_win_too_dearly() -> None:
     plan = plan_race(works(full=(0, 3.2, 12), topk=(3.4, 0.7, 12), probe=(1, 0.02, 1)))
     assert (plan.starts, plan.rungs, plan.whole) == (("full", "topk"), (1,), ())
-    assert plan.left_out["probe"] == "were probe to win, an epoch of full would have cost more than half of it"
+    assert plan.left_out["probe"] == "an epoch of full is more than half of all that probe takes"
 
 
 def test_a_choice_on_cached_features_races_with_its_kind_which_runs_whole() -> None:
