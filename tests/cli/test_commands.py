@@ -77,9 +77,10 @@ def test_resume_takes_no_other_flag(finetune_cli, tmp_path: Path) -> None:
     assert "no other flag" in done.err
 
 
-def test_compare_prints_a_table_of_80_columns_and_json(finetune_cli, place: Path, tmp_path: Path, monkeypatch) -> None:
+def test_compare_prints_a_table_of_80_columns_and_json(finetune_cli, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    asked = ("--data", place / "imgs", "--strategies", "head-only,linear-probe", *QUICK, "--out", tmp_path / "c")
+    finetune_cli("sample", tmp_path / "imgs", "--per-class", "8")
+    asked = ("--data", tmp_path / "imgs", "--strategies", "head-only,linear-probe", *QUICK, "--out", tmp_path / "c")
     shown = finetune_cli("compare", *asked)
     assert shown.code == 0, shown.err
     assert "behind the best" in shown.out and "val also chose" in shown.out
