@@ -32,6 +32,7 @@ from finetune.types import Event
 
 if TYPE_CHECKING:
     from finetune.data.sample import write_sample
+    from finetune.workflow.check import Check, check
     from finetune.workflow.compare import Comparison, compare, resume_comparison
     from finetune.workflow.environment import doctor
     from finetune.workflow.evaluate import Evaluation, evaluate
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackboneError",
+    "Check",
     "CheckpointError",
     "Classifier",
     "Comparison",
@@ -64,6 +66,7 @@ __all__ = [
     "RunResult",
     "TrainingError",
     "__version__",
+    "check",
     "compare",
     "doctor",
     "evaluate",
@@ -83,6 +86,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0"
 
 _LATER = {
+    "Check": "finetune.workflow.check",
     "Classifier": "finetune.workflow.predict",
     "Comparison": "finetune.workflow.compare",
     "Evaluation": "finetune.workflow.evaluate",
@@ -91,6 +95,7 @@ _LATER = {
     "Prediction": "finetune.workflow.predict",
     "Ranked": "finetune.workflow.rank",
     "RunResult": "finetune.workflow.run",
+    "check": "finetune.workflow.check",
     "compare": "finetune.workflow.compare",
     "doctor": "finetune.workflow.environment",
     "evaluate": "finetune.workflow.evaluate",

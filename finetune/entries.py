@@ -148,8 +148,12 @@ def open_entry(folder: Path, key: Mapping[str, Any]) -> Entry:
         about = place / "about.json"
         if not about.is_file():
             beside = place / f".about.{os.getpid()}"
-            beside.write_text(_about(key), encoding="utf-8")
-            beside.replace(about)
+            try:
+                beside.write_text(_about(key), encoding="utf-8")
+                beside.replace(about)
+            except OSError:
+                beside.unlink(missing_ok=True)
+                raise
         return Entry(place)
     except OSError as error:
         raise ResourceError(

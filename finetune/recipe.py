@@ -35,6 +35,7 @@ ALIASES: dict[str, str] = {
     "image_size": "backbone.image_size",
     "strategy": "strategy.name",
     "top_k": "strategy.top_k",
+    "assume": "strategy.assume",
     "probe_at": "strategy.probe_at",
     "reinit": "strategy.reinit",
     "epochs": "train.epochs",

@@ -21,6 +21,8 @@ STRATEGIES: tuple[str, ...] = get_args(StrategyName)
 
 DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"
 EMBEDDED = "embedded"  # the backbone whose weights lie in this package
+ALL_STAGES = "all"  # strategy.probe_at: every layer group of the backbone together
+JOIN = "+"  # between several
 EMBEDDED_FULL = "mobilenetv4_conv_small_050.embedded"  # its name in the catalogue
 
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -32,6 +34,19 @@ Whole = Annotated[int, Field(ge=0)]
 TIME = r"^([1-9]\d*h(\d+m)?(\d+s)?|[1-9]\d*m(\d+s)?|[1-9]\d*s)$"
 Time = Annotated[str, Field(pattern=TIME)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+Assumption = Literal[
+    "none",
+    "few",
+    "many",
+    "similar",
+    "dissimilar",
+    "few,similar",
+    "few,dissimilar",
+    "many,similar",
+    "many,dissimilar",
+]
 
 
 class Section(BaseModel):
@@ -80,11 +95,23 @@ class StrategySection(Section):
     name: StrategyName = Field(
         "auto", description="Which layers to train. auto decides from the data, race lets the likeliest start."
     )
+    assume: Assumption = Field(
+        "none",
+        description="auto, race: what of size and similarity to take as given instead of measured, e.g. few,similar.",
+    )
     top_k: Whole | Auto = Field(
-        "auto", description="top-k: the head and the last K layer groups of the backbone. auto: 1."
+        "auto",
+        description="top-k, lp-ft: the head and the last K layer groups of the backbone. auto: 1; with lp-ft all.",
     )
     probe_at: str | Auto = Field(
-        "auto", description="linear-probe: the layer group whose output is classified. auto: the last."
+        "auto",
+        description="linear-probe: the layer group whose output is classified, several joined by +, or all. auto: the"
+        " last.",
+    )
+    norm_statistics: Literal["auto", "frozen", "updated"] = Field(
+        "auto",
+        description="Means and variances of batch norm in layers that are trained: kept as pretrained, or updated by"
+        " every batch. auto: frozen, but updated in what is re-initialised.",
     )
     reinit: bool = Field(False, description="Re-initialise the retrained layers, not only the head.")
 

@@ -156,29 +156,75 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """What was measured about a data set under a backbone before training.
-
-    `probe` holds, for every tapped layer group, the cross-validated top-1 of a linear classifier on
-    its pooled features.
-    """
+class Size:
+    """How much there is to learn from; `gain` is what a probe gains from 50 % to 100 % of the images probed."""
 
     num_images: int
     num_classes: int
     images_per_class_min: int
     images_per_class_median: float
+    imbalance: float  # the largest class over the smallest
     num_probed: int
-    probe: dict[str, Interval] = field(default_factory=dict)
+    gain: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """What the backbone's own classifier makes of the images: mean largest probability, and mean entropy
+    as a share of that of a guess."""
+
+    top: float
+    entropy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was measured about a data set under a backbone before training.
+
+    `probe` holds, for every tapped layer group, the leave-one-out top-1 of a linear classifier on its
+    pooled features, `joint` that on all of them side by side. `behind` is how far the last group lies
+    behind the best one, on the same images. `spread` is the scatter of the class means over that
+    within the classes, in the features of the last group: small where classes are fine.
+    `shift` tells of every group with batch norm how far its inputs lie from the stored statistics, in
+    stored deviations.
+    """
+
+    size: Size
+    probe: dict[str, Interval]
+    joint: Interval
+    behind: Interval
+    spread: float
+    logme: float
+    shift: dict[str, float] = field(default_factory=dict)
+    confidence: Confidence | None = None
+    short_side: float | None = None  # of the pictures, the median, in pixels
+    grey_share: float | None = None
+
+    @property
+    def last(self) -> str:
+        """The last layer group that was probed."""
+        return list(self.probe)[-1]
+
+    @property
+    def best(self) -> str:
+        """The layer group with the best probe; of equals, the later one."""
+        names = list(self.probe)
+        return max(names, key=lambda name: (self.probe[name].value, names.index(name)))
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The cell of the strategy matrix, the strategy with its numbers, and the sentence why."""
+    """The cell of the strategy matrix, the strategy with its numbers, and the sentence why.
+
+    `size_score` and `similarity_score` are what the cell was told from; above 0 is many, and similar.
+    """
 
     size: Literal["few", "many"]
     similarity: Literal["similar", "dissimilar"]
     strategy: str
     reason: str
+    size_score: Interval
+    similarity_score: Interval
     top_k: int | None = None
     probe_at: str | None = None
 

@@ -27,7 +27,7 @@ from torch import nn
 from finetune.backbone import catalogue, torch_hub
 from finetune.backbone import folder as timm_folder
 from finetune.backbone.classics import CLASSICS
-from finetune.backbone.groups import layer_groups
+from finetune.backbone.groups import head_modules, layer_groups
 from finetune.backbone.layers import NETWORK_ERRORS
 from finetune.backbone.weights import DAMAGE_ERRORS, LoadReport, first_line, load_into, read_weights
 from finetune.errors import BackboneError
@@ -79,6 +79,7 @@ class Backbone:
     preprocessing: Preprocessing
     weights: LoadReport | None
     model_args: dict[str, Any]
+    classifier: nn.Linear | None = None  # the one that came with the weights
 
 
 def architecture(
@@ -141,12 +142,14 @@ def load(of: Architecture, *, num_classes: int | None, image_size: int | None = 
     size_args = _size_args(of, image_size)
     with forked(derive(seed, "backbone")):
         model, report = _with_weights(of, size_args)
+    classifier = _linear_classifier(model) if report is not None and report.has_classifier else None
     with forked(derive(seed, "head")):
         _renew_head(model, of, num_classes)
     preprocessing = _preprocessing(model, of, image_size)
     model.eval()
     check_image_size(model, preprocessing.image_size, of.label)
-    return Backbone(model, of, layer_groups(model), preprocessing, report, {**of.model_args, **size_args})
+    arguments = {**of.model_args, **size_args}
+    return Backbone(model, of, layer_groups(model), preprocessing, report, arguments, classifier)
 
 
 def skeleton(of: Architecture, *, num_classes: int | None, image_size: int | None = None) -> Backbone:
@@ -195,6 +198,12 @@ def _of_folder(name: str, folder: Path, pretrained: bool, model_args: dict[str, 
     arguments = {**config.model_args, **model_args}
     registered = config.architecture.split(".")[0]
     return Architecture(config.architecture, registered, folder, pretrained, arguments, config.pretrained_cfg)
+
+
+def _linear_classifier(model: nn.Module) -> nn.Linear | None:
+    """Yield the classifier of a network, where it is one linear layer."""
+    heads = head_modules(model) if getattr(model, "num_classes", 0) else []
+    return heads[0] if len(heads) == 1 and isinstance(heads[0], nn.Linear) else None
 
 
 def _renew_head(model: nn.Module, of: Architecture, num_classes: int | None) -> None:

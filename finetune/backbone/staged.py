@@ -1,4 +1,4 @@
-"""A linear classifier on an inner layer group: what plain timm cannot express.
+"""A linear classifier on inner layer groups, one or several: what plain timm cannot express.
 
 Letters: B batch, C channels, H W pixels, D features, K classes.
 """
@@ -10,15 +10,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finetune.backbone.trace import pooled, position_dims, prefix, trace
+from finetune.backbone.trace import prefix, trace
 from finetune.errors import RecipeError, did_you_mean
+from finetune.settings import ALL_STAGES, JOIN
 from finetune.types import LayerGroup
 
 
 class StagedClassifier(nn.Module):
     """The layer groups of a network up to one of them, an average over positions, a linear head.
 
-    Later layer groups are not computed, nor kept. State-dict keys: `trunk.<timm's key>`, `head.*`.
+    Of several layer groups the averages stand side by side, in the order of the network; `widths` tells
+    how many features each gives. Later layer groups are not computed, nor kept.
+    State-dict keys: `trunk.<timm's key>`, `head.*`.
+    Source: Evci et al. 2022, Head2Toe, arXiv:2201.03529 (several).
     """
 
     def __init__(
@@ -26,20 +30,17 @@ class StagedClassifier(nn.Module):
     ) -> None:
         super().__init__()
         traced = trace(model, groups, image_size=image_size)
-        self.at = at
+        names = [name for name in stages(at, groups) if at != ALL_STAGES or name in traced.ends]
+        self.at = JOIN.join(names)
         self.num_classes = num_classes
-        self.trunk = prefix(traced, [at])
-        device = next(model.parameters()).device
-        with torch.no_grad():
-            output = self.trunk(torch.zeros(2, 3, *image_size, device=device))[0]
-        self.positions = position_dims(output.ndim, is_channels_last=at in traced.channels_last)
-        width = pooled(output, is_channels_last=at in traced.channels_last).shape[1]
-        self.head = nn.Linear(width, num_classes, device=device)
+        self.trunk = prefix(traced, names, is_pooled=True)
+        self.widths = [traced.widths[name] for name in names]
+        self.head = nn.Linear(sum(self.widths), num_classes, device=next(model.parameters()).device)
 
     def features(self, images: Tensor) -> Tensor:  # (B, 3, H, W)
-        """Yield the pooled features of the layer group, (B, D)."""
-        output: Tensor = self.trunk(images)[0]
-        return output.mean(dim=self.positions) if self.positions else output
+        """Yield the pooled features of the layer groups, (B, D)."""
+        found = self.trunk(images)
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W)
         logits: Tensor = self.head(self.features(images))
@@ -61,16 +62,27 @@ class StagedClassifier(nn.Module):
         return tuple(kept)
 
 
-def check_stage(at: str, groups: Sequence[LayerGroup]) -> str:
-    """Yield `at` when it names a layer group of the backbone.
+def stages(at: str, groups: Sequence[LayerGroup]) -> list[str]:
+    """Yield the layer groups that "NAME", "NAME+NAME" or "all" stands for, in the order of the network.
 
     Raises:
-        RecipeError: it does not.
+        RecipeError: there is no such layer group.
     """
     names = [group.name for group in groups if not group.is_head]
-    if at not in names:
-        raise RecipeError(
-            f"strategy.probe_at = {at!r}: no such layer group.{did_you_mean(at, names)}",
-            hint=f"This backbone has {', '.join(names)}.",
-        )
-    return at
+    wanted = names if at == ALL_STAGES else at.split(JOIN)
+    for name in wanted:
+        if name not in names:
+            raise RecipeError(
+                f"strategy.probe_at = {name!r}: no such layer group.{did_you_mean(name, names)}",
+                hint=f"This backbone has {', '.join(names)}. Several: {JOIN.join(names[-2:])}; all: {ALL_STAGES}.",
+            )
+    return [name for name in names if name in wanted]
+
+
+def check_stage(at: str, groups: Sequence[LayerGroup]) -> str:
+    """Yield `at` with the names of its layer groups in order.
+
+    Raises:
+        RecipeError: there is no such layer group.
+    """
+    return JOIN.join(stages(at, groups))

@@ -44,12 +44,17 @@ def without_traces(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A network's graph in eval mode, the rank of every node, and the output node of every group."""
+    """A network's graph in eval mode, the rank of every node, and the output node of every group.
+
+    Of every output: its dimensions that are positions (of feature maps or tokens), and how many
+    features are left when they are averaged away.
+    """
 
     module: fx.GraphModule
     ranks: dict[str, int]
     ends: dict[str, str]
-    channels_last: frozenset[str]
+    positions: dict[str, tuple[int, ...]]
+    widths: dict[str, int]
 
 
 class Tracer(fx.Tracer):
@@ -103,12 +108,23 @@ def trace(model: nn.Module, groups: Sequence[LayerGroup], *, image_size: tuple[i
     ranks = _ranks(module, groups)
     ends = _ends(module, model, groups, ranks, shapes.features)
     usual = getattr(model, "output_fmt", "NCHW") == "NHWC"
-    last = frozenset(group for group, node in ends.items() if _is_channels_last(shapes.features[node], usual))
-    return Traced(module, ranks, ends, last)
+    found = {group: shapes.features[node] for group, node in ends.items()}
+    positions = {
+        group: position_dims(len(shape), is_channels_last=_is_channels_last(shape, usual))
+        for group, shape in found.items()
+    }
+    widths = {
+        group: next(size for at, size in enumerate(shape) if at and at not in positions[group])
+        for group, shape in found.items()
+    }
+    return Traced(module, ranks, ends, positions, widths)
 
 
-def prefix(traced: Traced, ends: Sequence[str]) -> fx.GraphModule:
-    """Yield the part of a graph that computes the outputs of some layer groups, as a tuple of tensors."""
+def prefix(traced: Traced, ends: Sequence[str], *, is_pooled: bool = False) -> fx.GraphModule:
+    """Yield the part of a graph that computes the outputs of some layer groups, as a tuple of tensors.
+
+    Pooled, each is averaged over its positions: (B, D).
+    """
     nodes = {node.name: node for node in traced.module.graph.nodes}
     needed = ancestors([nodes[traced.ends[end]] for end in ends])
     graph = fx.Graph()
@@ -116,14 +132,13 @@ def prefix(traced: Traced, ends: Sequence[str]) -> fx.GraphModule:
     for node in traced.module.graph.nodes:
         if node in needed or node.op == "placeholder":
             copied[node] = graph.node_copy(node, lambda old: copied[old])
-    graph.output(tuple(copied[nodes[traced.ends[end]]] for end in ends))
+    outputs = []
+    for end in ends:
+        output = copied[nodes[traced.ends[end]]]
+        where = traced.positions[end] if is_pooled else ()
+        outputs.append(graph.call_method("mean", (output,), {"dim": where}) if where else output)
+    graph.output(tuple(outputs))
     return fx.GraphModule(traced.module, graph)
-
-
-def pooled(features: Tensor, *, is_channels_last: bool) -> Tensor:
-    """Average over positions: (B, C, H, W), (B, H, W, C) or (B, N, D) to (B, D)."""
-    positions = position_dims(features.ndim, is_channels_last=is_channels_last)
-    return features.mean(dim=positions) if positions else features
 
 
 def position_dims(ndim: int, *, is_channels_last: bool) -> tuple[int, ...]:

@@ -36,6 +36,7 @@ class LoadReport:
 
     source: str
     share: float
+    has_classifier: bool = True
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     other_shape: tuple[str, ...] = ()
@@ -105,6 +106,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, architecture: 
     return LoadReport(
         source,
         share,
+        has_classifier=bool(head) and head <= fitting.keys(),
         missing=tuple(key for key in own if key not in found and key not in head and _counts(key)),
         unexpected=tuple(key for key in found if key not in own),
         other_shape=tuple(

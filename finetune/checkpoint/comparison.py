@@ -2,6 +2,7 @@
 
 compare.json    who is compared, on which seeds, what failed, and (last) how it came out
 recipe.toml     what all runs share, as it was asked for      split.csv   the images of every run
+began.json      what a comparison that goes on is compared with
 runs/           a run folder for each strategy and seed       clocks/     seconds at the end of each epoch
 compare.html    one page that opens offline
 """
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.checkpoint.run_folder import RunFolder, read_json, write_json
+from finetune.checkpoint.run_folder import LOCK, RunFolder, read_json, unwritable, write_json
+from finetune.checkpoint.state import check_format
 from finetune.errors import CheckpointError
 from finetune.settings import FORMAT_VERSION
 from finetune.types import Event
@@ -28,7 +30,7 @@ class ComparisonFolder:
 
     @property
     def content(self) -> Path:
-        return self.path / "compare.json"
+        return RunFolder(self.path).comparison
 
     @property
     def recipe(self) -> Path:
@@ -58,18 +60,18 @@ def open_comparison(path: str | Path) -> tuple[ComparisonFolder, dict[str, Any]]
         CheckpointError: there is none at this path, or of another version.
     """
     folder = ComparisonFolder(Path(path))
+    if (folder.path / LOCK).is_file() and not folder.recipe.is_file():
+        raise CheckpointError(
+            f"what began in {folder.path} was stopped before it had written anything",
+            hint=f"Nothing is lost: give the same command again, with --out {folder.path} or without.",
+        )
     if not folder.content.is_file():
         raise CheckpointError(
             f"{folder.path} is no comparison folder: it has no compare.json",
             hint="Start one: finetune compare --data DIR --out FOLDER",
         )
     content = read_json(folder.content)
-    if content.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder.content} has format_version {content.get('format_version')};"
-            f" this version of finetune reads {FORMAT_VERSION}",
-            hint="Use the version of finetune that wrote it.",
-        )
+    check_format(folder.content, content.get("format_version"))
     return folder, content
 
 
@@ -82,16 +84,31 @@ class Clock:
     """Writes after how many seconds of a run each epoch was over; a run that goes on adds to what it took before."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Go on with the file at a path, or begin it.
+
+        Raises:
+            ResourceError: the disk is full or the folder cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(path, error) from error
         before = seconds_by_epoch(path)
         self.path, self.began = path, time.monotonic() - max(before.values(), default=0.0)
 
     def __call__(self, event: Event) -> None:
-        """Take note of the end of an epoch."""
+        """Take note of the end of an epoch.
+
+        Raises:
+            ResourceError: the disk is full or the folder cannot be written.
+        """
         if event.kind == "epoch":
             row = {"epoch": event.facts["epoch"], "seconds": round(time.monotonic() - self.began, 3)}
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
+            try:
+                with self.path.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(row) + "\n")
+            except OSError as error:
+                raise unwritable(self.path, error) from error
 
 
 def seconds_by_epoch(path: Path) -> dict[int, float]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import CheckpointError, ResourceError
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,15 @@ class RunFolder:
     @property
     def recipe(self) -> Path:
         return self.path / "recipe.toml"
+
+    @property
+    def asked(self) -> Path:
+        """The recipe as it was asked for, until the resolved one stands."""
+        return self.path / "asked.toml"
+
+    @property
+    def began(self) -> Path:
+        return self.path / "began.json"
 
     @property
     def split(self) -> Path:
@@ -57,6 +68,21 @@ class RunFolder:
         return self.path / "race.json"
 
     @property
+    def candidates(self) -> Path:
+        """Where the candidates of a race have their run folders."""
+        return self.path / "race"
+
+    @property
+    def comparison(self) -> Path:
+        """What makes this the folder of a comparison."""
+        return self.path / "compare.json"
+
+    @property
+    def refit(self) -> RunFolder:
+        """Where a refit has its checkpoints and epochs."""
+        return RunFolder(self.path / "refit")
+
+    @property
     def timing(self) -> Path:
         return self.path / "timing.json"
 
@@ -85,26 +111,39 @@ class RunFolder:
         return self.path / "exports"
 
     @property
+    def laid(self) -> tuple[Path, ...]:
+        """What stands in the folder before the first step; recipe.toml is written last and makes it a run folder."""
+        return (
+            self.asked, self.split, self.problems, self.plan, self.evidence, self.environment, self.began,
+            self.comparison, self.race, self.recipe,
+        )  # fmt: skip
+
+    @property
+    def is_laid(self) -> bool:
+        """Tell whether all stands that is known before the first step: there is something to go on with."""
+        return self.recipe.is_file() or self.race.is_file()
+
+    @property
+    def is_racing(self) -> bool:
+        """Tell whether this is a race whose winner has not taken its place yet."""
+        return self.race.is_file() and not self.recipe.is_file()
+
+    @property
+    def command(self) -> str:
+        """The command that goes on with what lies here."""
+        return "finetune compare" if self.comparison.is_file() else "finetune run"
+
+    def leftovers(self) -> Iterator[Path]:
+        """Yield what a killed process had begun to write."""
+        yield from self.path.glob(".*.new")
+        yield from self.path.glob(".*.old")
+        yield from self.last.parent.glob(".*")
+        yield from self.refit.last.parent.glob(".*")
+
+    @property
     def is_finished(self) -> bool:
         """Tell whether the run came to its end: metrics.json is written last."""
         return self.metrics.is_file()
-
-
-def create(out: Path | None, *, words: Iterable[str]) -> RunFolder:
-    """Make a run folder: `out` (new or empty), else runs/<date-time>-<words>.
-
-    Raises:
-        ResourceError: `out` holds something already, or the place cannot be written.
-    """
-    path = out or _free(Path("runs") / "-".join([datetime.now().strftime("%Y-%m-%d-%H%M"), *map(_slug, words)]))
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        check_new(path)
-        return RunFolder(path)
-    except OSError as error:
-        raise ResourceError(
-            f"the run folder {path} cannot be written: {error.strerror}", hint="Give another with --out."
-        ) from error
 
 
 def check_new(out: Path) -> None:
@@ -119,11 +158,18 @@ def check_new(out: Path) -> None:
             f"the run folder {out} cannot be made: {there} is no folder that can be written",
             hint="Give another with --out.",
         )
-    if out.is_dir() and any(out.iterdir()):
-        raise ResourceError(
-            f"{out} is not empty",
-            hint=f"Give a new folder with --out, or go on with that run: finetune run --resume {out}",
-        )
+    if out.is_dir() and not _is_bare(RunFolder(out)):
+        is_run = RunFolder(out).recipe.is_file() or RunFolder(out).asked.is_file()
+        go_on = f", or go on with it: {RunFolder(out).command} --resume {out}" if is_run else "."
+        raise ResourceError(f"{out} is not empty", hint=f"Give a new folder with --out{go_on}")
+
+
+def _is_bare(folder: RunFolder) -> bool:
+    """Tell whether a folder holds no more than what a killed process had begun to lay out."""
+    there = {file.name for file in folder.path.iterdir()}
+    begun = {name for place in folder.laid for name in (place.name, f".{place.name}.new")}
+    is_begun = LOCK in there and there <= {LOCK, *begun} and not (folder.is_laid or folder.asked.is_file())
+    return not there or is_begun
 
 
 def open_run(path: str | Path) -> RunFolder:
@@ -140,6 +186,21 @@ def open_run(path: str | Path) -> RunFolder:
     return folder
 
 
+def open_unfinished(path: str | Path) -> RunFolder:
+    """Yield a run folder that can be gone on with, even one whose process was killed while it was laid out.
+
+    Raises:
+        CheckpointError: there is none at this path, or its run was stopped before it had written anything.
+    """
+    folder = RunFolder(Path(path))
+    if folder.asked.is_file() or folder.recipe.is_file() or not (folder.path / LOCK).is_file():
+        return folder if folder.asked.is_file() else open_run(path)
+    raise CheckpointError(
+        f"the run in {folder.path} was stopped before it had written anything",
+        hint=f"Nothing is lost: give the same command again, with --out {folder.path} or without.",
+    )
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON beside its place and rename it, so that no half of it is ever seen."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -151,14 +212,24 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.new")
     try:
-        beside.write_text(text, encoding="utf-8", errors="surrogateescape")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise ResourceError(f"{path} cannot be written: {error.strerror}") from error
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> ResourceError:
+    """Yield the error of a file that the system refuses to write."""
+    text = f"{path} cannot be written: {error.strerror}"
+    return ResourceError(text, hint="Free some disk, or see who may write there.")
 
 
 def read_json(path: Path) -> Any:
@@ -173,15 +244,13 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def _free(path: Path) -> Path:
-    names = [path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000))]
-    return next(name for name in names if not name.exists())
-
-
-def _slug(word: str) -> str:
+def slug(word: str) -> str:
+    """Yield a word as it can stand in the name of a run folder."""
     return re.sub(r"[^A-Za-z0-9_.]+", "_", word).strip("._") or "x"
 
 
 def _runs_there() -> str:
     runs = sorted(Path("runs").glob("*/recipe.toml"), key=lambda path: path.stat().st_mtime)
-    return f"The newest here is {runs[-1].parent}." if runs else ""
+    return (
+        f"The newest here is {runs[-1].parent}." if runs else "A run writes one: finetune run --data DIR --out FOLDER"
+    )

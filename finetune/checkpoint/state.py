@@ -1,8 +1,8 @@
 """A checkpoint: weights, optimiser and the place in training, from which a run goes on exactly.
 
 A checkpoint is a folder. It is written beside its place, the file `complete.json` with the hash of
-every other file last, and then renamed; the one before is kept until then. Nothing in it is
-executed: tensors are safetensors, the rest is JSON.
+every other file last, and then renamed; the one before stays beside it as NAME.before, for the case
+that the last one is damaged. Nothing in it is executed: tensors are safetensors, the rest is JSON.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from finetune.errors import CheckpointError, ResourceError
 from finetune.settings import FORMAT_VERSION
+from finetune.types import Event, OnEvent, ignore
 
 MODEL, OPTIMISER, STATE, COMPLETE = "model.safetensors", "optimiser.safetensors", "state.json", "complete.json"
 
@@ -43,7 +47,8 @@ class TrainState:
     """Where training stands: the next step to do, what this epoch has summed up, what was best.
 
     `phase` counts phases, `epoch` and `step` what is done inside the phase and the epoch.
-    `history` holds the finished epochs' lines of metrics.jsonl.
+    `history` holds the finished epochs' lines of metrics.jsonl; `is_cached` says whether the phase
+    trains on the feature cache, None before that is settled.
     """
 
     phase: int = 0
@@ -55,6 +60,7 @@ class TrainState:
     best: Best | None = None
     num_without_better: int = 0
     is_initialised: bool = False
+    is_cached: bool | None = None
     scaler: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -63,7 +69,7 @@ class TrainState:
 
     def enter_phase(self, phase: int) -> None:
         self.enter_epoch(0)
-        self.phase, self.num_without_better, self.is_initialised = phase, 0, False
+        self.phase, self.num_without_better, self.is_initialised, self.is_cached = phase, 0, False, None
 
 
 @dataclass(slots=True)
@@ -75,47 +81,92 @@ class Checkpoint:
     state: TrainState
 
 
-def save(place: Path, model: dict[str, Tensor], optimiser: dict[str, Tensor], state: TrainState) -> None:
-    """Write a checkpoint; until it is complete the one before stays.
+def save(
+    place: Path,
+    model: dict[str, Tensor],
+    optimiser: dict[str, Tensor],
+    state: TrainState,
+    *,
+    keeps_before: bool = True,
+) -> None:
+    """Write a checkpoint; the one that stood at its place becomes NAME.before, where that is kept.
 
     Raises:
         ResourceError: the disk is full or cannot be written.
     """
-    beside, before = place.with_name(f".{place.name}.new"), place.with_name(f"{place.name}.before")
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+    with written_beside(place, keeps_before=keeps_before) as beside:
         save_file(model, beside / MODEL)
         save_file(optimiser, beside / OPTIMISER)
         content = {"format_version": FORMAT_VERSION, **asdict(state)}
         (beside / STATE).write_text(json.dumps(content), encoding="utf-8")
-        (beside / COMPLETE).write_text(json.dumps(_digests(beside)), encoding="utf-8")
-        if place.exists():
-            shutil.rmtree(before, ignore_errors=True)
-            os.replace(place, before)
-        os.replace(beside, place)
-        shutil.rmtree(before, ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise ResourceError(f"the checkpoint {place} cannot be written: {error.strerror}") from error
+        said = {"format_version": FORMAT_VERSION, **_digests(beside)}
+        (beside / COMPLETE).write_text(json.dumps(said), encoding="utf-8")
 
 
-def load(place: Path) -> Checkpoint | None:
-    """Yield the checkpoint at a place, or the one before it when it is damaged; None when there is none.
+@contextmanager
+def written_beside(place: Path, *, keeps_before: bool = True) -> Iterator[Path]:
+    """Yield a new folder beside a place, and put it there when the block ends; until then the old one stays.
 
     Raises:
-        CheckpointError: there are checkpoints, and none of them is whole.
+        ResourceError: the disk is full or cannot be written.
     """
-    candidates = [path for path in (place, place.with_name(f"{place.name}.before")) if path.exists()]
+    beside, before, oldest = _beside(place), _before(place), place.with_name(f".{place.name}.old")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        yield beside
+        for file in beside.iterdir():
+            _flush(file)
+        shutil.rmtree(oldest, ignore_errors=True)
+        if place.exists() and not keeps_before:
+            os.replace(place, oldest)
+        elif place.exists():
+            if before.exists():
+                os.replace(before, oldest)
+            os.replace(place, before)
+        os.replace(beside, place)
+        shutil.rmtree(oldest, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise ResourceError(f"{place} cannot be written: {reason}", hint="Free some disk.") from error
+
+
+def load(place: Path, *, on_event: OnEvent = ignore) -> Checkpoint | None:
+    """Yield the checkpoint at a place, or aloud the one before it when it is damaged; None when there is none.
+
+    What is damaged is removed then, so that the next checkpoint does not push out the one that is whole.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none of them is whole, or another version wrote them.
+    """
+    candidates = [path for path in (place, _before(place)) if path.exists()]
     for path in candidates:
         if _is_whole(path):
+            if path != candidates[0]:
+                on_event(Event("warning", {"text": f"the checkpoint {place} is damaged; the one before it is used"}))
+                shutil.rmtree(place, ignore_errors=True)
             return _read(path)
     if candidates:
         raise CheckpointError(
-            f"the checkpoint {place} is damaged",
-            hint="Start again from the recipe: finetune run --recipe RUN/recipe.toml",
+            f"the checkpoint {place} is damaged, and so is the one before it, where there was one",
+            hint=f"Start again from the recipe: finetune run --recipe {place.parent.parent / 'recipe.toml'}",
         )
     return None
+
+
+def _beside(place: Path) -> Path:
+    return place.with_name(f".{place.name}.new")
+
+
+def _before(place: Path) -> Path:
+    return place.with_name(f"{place.name}.before")
+
+
+def _flush(file: Path) -> None:
+    """Have the system write a file to the disk: a name that outlives a power cut without its bytes is damage."""
+    with file.open("r+b") as stream:
+        os.fsync(stream.fileno())
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -145,12 +196,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
 
 def _read(path: Path) -> Checkpoint:
     content = json.loads((path / STATE).read_text(encoding="utf-8"))
-    version = content.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format_version {version}; this version of finetune reads {FORMAT_VERSION}",
-            hint="Use the version of finetune that wrote it (environment.json names it).",
-        )
+    check_format(path, content.pop("format_version", None))
     best = content.pop("best")
     state = TrainState(**content, best=Best(**best) if best else None)
     return Checkpoint(load_file(path / MODEL), load_file(path / OPTIMISER), state)
@@ -159,9 +205,23 @@ def _read(path: Path) -> Checkpoint:
 def _is_whole(path: Path) -> bool:
     try:
         said = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+        check_format(path, said.pop("format_version", FORMAT_VERSION))
         return bool(said == _digests(path))
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         return False
+
+
+def check_format(path: Path, version: object) -> None:
+    """See that this version of finetune reads what a file says it holds.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format_version {version}; this version of finetune reads {FORMAT_VERSION}",
+            hint="Use the version of finetune that wrote it (environment.json names it).",
+        )
 
 
 def _digests(folder: Path) -> dict[str, str]:

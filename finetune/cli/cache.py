@@ -47,6 +47,8 @@ def _what(about: dict[str, Any]) -> tuple[str, str]:
     """Yield what an entry's rows were computed from, and what they are."""
     if about.get("kind") == "pixels":
         return Path(about.get("root", "?")).name, f"pixels, {about.get('side', '?')}"
+    if about.get("kind") == "looks":
+        return Path(about.get("root", "?")).name, "small pictures"
     return about.get("network", {}).get("name", "?"), f"features, view {about.get('view', '?')}"
 
 

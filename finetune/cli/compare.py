@@ -36,7 +36,8 @@ def compare(
         typer.Option(
             "--strategies",
             metavar="A,B,...",
-            help=f"Who is compared, some with a number: top-k:3, linear-probe:GROUP. Default: {','.join(USUAL)}.",
+            help="Who is compared, some with a number: top-k:3, lp-ft:3, linear-probe:GROUP."
+            f" Default: {','.join(USUAL)}.",
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", min=1, help="Runs of each. Default: 1.")] = None,
@@ -46,18 +47,24 @@ def compare(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The comparison folder, new or empty.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with a stopped comparison.")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="data|version", help="With --resume, let this have changed."),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Run several strategies on your data, and say which are better beyond chance."""
     if resume is not None and (settings or overrides or recipe or out or strategies or seeds):
-        raise RecipeError("--resume goes on with a comparison as it is, and takes no other flag")
+        raise RecipeError("--resume goes on with a comparison as it is, and takes no other flag but --allow")
+    if allow and resume is None:
+        raise RecipeError("--allow goes with --resume: a new comparison has nothing to compare with")
     from finetune.workflow.compare import compare as run_all
     from finetune.workflow.compare import resume_comparison
     from finetune.workflow.shipped import load_recipe
 
     with watching(is_quiet=json_) as on_event:
         if resume is not None:
-            found = resume_comparison(resume, on_event=on_event)
+            found = resume_comparison(resume, allow=allow or (), on_event=on_event)
         else:
             chosen = [name.strip() for name in strategies.split(",")] if strategies else USUAL
             base = load_recipe(recipe) if recipe else None

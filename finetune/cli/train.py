@@ -9,6 +9,7 @@ import typer
 
 from finetune.cli import tables
 from finetune.cli.options import TRAINING, JsonOption, recipe_options
+from finetune.cli.plan import show_plan
 from finetune.cli.screen import watching
 from finetune.errors import RecipeError
 
@@ -33,18 +34,24 @@ def run(
     recipe: RecipeOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run folder, new or empty.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with an interrupted run.")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="data|version|recipe", help="With --resume, let this have changed."),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Train a classifier on a folder of images."""
-    if resume is not None and (settings or overrides or recipe or out):
-        raise RecipeError("--resume goes on with a run as it is, and takes no other flag")
+    if resume is not None and (recipe or out):
+        raise RecipeError("--resume goes on in the run's own folder with its own recipe: no --recipe, no --out")
+    if allow and resume is None:
+        raise RecipeError("--allow goes with --resume: a new run has nothing to compare with")
     from finetune.workflow.launch import resume as go_on
     from finetune.workflow.launch import run as train
     from finetune.workflow.shipped import load_recipe
 
     with watching(is_quiet=json_) as on_event:
         if resume is not None:
-            result = go_on(resume, on_event=on_event)
+            result = go_on(resume, allow=allow or (), overrides=overrides, on_event=on_event, **settings)
         else:
             base = load_recipe(recipe) if recipe else None
             result = train(recipe=base, out=out, overrides=overrides, on_event=on_event, **settings)
@@ -81,4 +88,4 @@ def plan(
     if json_:
         tables.print_json(made.to_json())
     else:
-        tables.show_plan(made)
+        show_plan(made)

@@ -116,8 +116,11 @@ class _Filling:
 
     def __enter__(self) -> None:
         if self.pixels:
-            self.pixels.entry.lock.acquire()
-            self.pixels.entry.refresh()
+            try:
+                self.pixels.entry.lock.acquire()
+                self.pixels.entry.refresh()
+            except OSError as error:
+                self._go_without(error.strerror or str(error))
 
     def __exit__(self, *_: object) -> None:
         if self.pixels:
@@ -140,10 +143,13 @@ class _Filling:
         try:
             self.pixels.add(list(self.waiting), list(self.waiting.values()))
         except ResourceError as error:
-            self.on_event(Event("warning", {"text": f"no pixel cache: {error.message}"}))
             self.pixels.entry.lock.release()
-            self.pixels = None
+            self._go_without(error.message)
         self.waiting.clear()
+
+    def _go_without(self, reason: str) -> None:
+        self.on_event(Event("warning", {"text": f"no pixel cache: {reason}"}))
+        self.pixels = None
 
 
 Stamp = tuple[str, int, int]
@@ -232,7 +238,8 @@ def _conflicts(manifest: Manifest) -> Iterator[str]:
         first.setdefault(sample.digest, sample)
     twice = [first[digest].file for digest, found in labels.items() if len(found) > 1]
     if twice:
-        yield f"{len(twice)} picture{'s stand' if len(twice) > 1 else ' stands'} in two classes, e.g. {twice[0]}"
+        stand = "pictures stand" if len(twice) > 1 else "picture stands"
+        yield f"{len(twice)} {stand} in two classes, e.g. {twice[0]}; `finetune check` lists all"
     copies = sum(count - 1 for count in Counter(s.digest for s in manifest.samples).values())
     if copies:
         yield f"{copies} images are exact copies of others; copies stay in one split"

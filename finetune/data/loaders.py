@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from finetune.data.decode import UndecodableError, read_rgb
 from finetune.data.pixels import PixelCache
 from finetune.data.transforms import View, normalise, picture_side
-from finetune.errors import DataError
+from finetune.errors import DataError, ResourceError
 from finetune.randomness import derive, forked
 from finetune.types import Preprocessing, Sample
 
@@ -152,14 +152,34 @@ class ImageBatches:
 
         Raises:
             DataError: an image that was scanned can no longer be read.
+            ResourceError: a worker process died.
         """
         self.order.phase, self.order.epoch, self.order.start = phase, epoch, start
-        for batch in self.loader:
-            if isinstance(batch, DataError):
-                raise batch
-            images, targets = batch
-            images = images.to(self.device, non_blocking=True)
-            yield normalise(images, self.preprocessing), targets.to(self.device, non_blocking=True)
+        with lost_workers():
+            for batch in self.loader:
+                if isinstance(batch, DataError):
+                    raise batch
+                images, targets = batch
+                images = images.to(self.device, non_blocking=True)
+                yield normalise(images, self.preprocessing), targets.to(self.device, non_blocking=True)
+
+
+@contextmanager
+def lost_workers() -> Iterator[None]:
+    """Turn torch's word of a dead worker, which may come at any line of the block, into our error.
+
+    Raises:
+        ResourceError: a process that decodes images died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ResourceError(
+            f"a process that decodes images died ({str(error).split('. ')[0].strip().rstrip('.')})",
+            hint="Most often memory ran out, or /dev/shm is small: take fewer of them (--workers 0).",
+        ) from error
 
 
 def auto_workers(num_images: int, device: torch.device) -> int:

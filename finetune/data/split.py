@@ -7,12 +7,14 @@ obeyed, and what leaks in it is reported.
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.errors import CheckpointError, DataError
+from finetune.errors import CheckpointError, DataError, ResourceError
 from finetune.randomness import derive
 from finetune.types import SPLITS, Manifest, Sample, Split, Target
 
@@ -61,11 +63,27 @@ def leaks(manifest: Manifest) -> Iterator[str]:
         astray = [value for value, found in sides.items() if len(found) > 1]
         if astray:
             example = next(s.file for s in manifest.samples if getattr(s, key) == astray[0])
-            yield f"leak: {len(astray)} {what} stand in more than one split, e.g. {example}"
+            yield f"leak: {len(astray)} {what} stand in more than one split, e.g. {example}; `finetune check` lists all"
 
 
 def write(manifest: Manifest, path: Path) -> None:
-    """Write split.csv: file, label, split, group and content hash of every sample."""
+    """Write split.csv: file, label, split, group and content hash of every sample; whole or not at all.
+
+    Raises:
+        ResourceError: the disk is full, or cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(manifest, beside)
+        os.replace(beside, path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise ResourceError(f"{path} cannot be written: {error.strerror}", hint="Free some disk.") from error
+
+
+def _write(manifest: Manifest, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)

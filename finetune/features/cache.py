@@ -20,6 +20,7 @@ import PIL
 import timm
 import torch
 from filelock import Timeout
+from torch import Tensor
 
 from finetune.data.decode import DECODE_VERSION
 from finetune.data.loaders import ImageBatches, ImageDataset
@@ -28,7 +29,7 @@ from finetune.data.transforms import augmented_view, plain_view
 from finetune.device import available_memory, is_channels_last
 from finetune.entries import entries_folder, entry_name, make_room, open_entry
 from finetune.errors import ResourceError
-from finetune.features.divide import Divided, Trunk
+from finetune.features.divide import Trunk
 from finetune.features.sources import Autocast, CachedBatches, run_trunk, trunk_batch
 from finetune.features.store import Layout, RowsInMemory, RowsOnDisk
 from finetune.randomness import derive
@@ -39,6 +40,14 @@ MEMORY_SHARE = 0.25  # of what is free: rows beyond that are read from the file 
 LOCK_SECONDS = 3600
 FEWEST_IN_ONE_PASS = 500  # images that are worth starting workers for a single pass
 Rows = RowsOnDisk | RowsInMemory
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Boundary tensors (N, ...) that another pass has yielded for the plain view of some images, by digest."""
+
+    digests: tuple[str, ...]
+    boundary: tuple[Tensor, ...]
 
 
 @dataclass(slots=True)
@@ -60,17 +69,29 @@ class FeatureCache:
     pixels: PixelCache | None = None
 
     def batches(
-        self, divided: Divided, samples: Sequence[Sample], *, views: int, batch_size: int, seed: int | None
+        self,
+        trunk: Trunk,
+        shapes: tuple[tuple[int, ...], ...],
+        samples: Sequence[Sample],
+        *,
+        views: int,
+        batch_size: int,
+        seed: int | None,
+        known: Known | None = None,
     ) -> CachedBatches | None:
-        """Yield cached batches of samples, the cache filled as far as it was not; None when they do not fit."""
-        layout = Layout(divided.shapes, self.settings.precision)
+        """Yield cached batches of samples, the cache filled as far as it was not; None when they do not fit.
+
+        `shapes` are those of the trunk's boundary tensors for one image. What is `known` is not computed
+        again, if the trunk yields the same bits for the first images of it.
+        """
+        layout = Layout(shapes, self.settings.precision)
         digests = [sample.digest for sample in samples]
         rows, places = [], []
         for view in range(views):
-            kept = self._kept(divided.trunk, layout, view, needed=len(set(digests)) * layout.row_bytes * views)
+            kept = self._kept(trunk, layout, view, needed=len(set(digests)) * layout.row_bytes * views)
             if kept is None:
                 return None
-            self._fill(kept, divided.trunk, samples, view)
+            self._fill(kept, trunk, samples, view, known if view == 0 else None)
             places.append(kept.places(digests))
             rows.append(kept.mapped())
         if sum(len(set(digests)) * layout.row_bytes for _ in rows) < MEMORY_SHARE * available_memory():
@@ -81,7 +102,7 @@ class FeatureCache:
             rows,
             places,
             layout=layout,
-            laid=divided.trunk.laid,
+            laid=trunk.laid,
             targets=targets,
             batch_size=batch_size,
             device=self.device,
@@ -105,7 +126,7 @@ class FeatureCache:
     def _in_memory(layout: Layout, needed: int) -> RowsInMemory | None:
         return RowsInMemory(layout) if needed < MEMORY_SHARE * available_memory() else None
 
-    def _fill(self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int) -> None:
+    def _fill(self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int, known: Known | None) -> None:
         """Run the trunk over the images that are not kept yet; another process that does so is waited for."""
         try:
             with kept.lock.acquire(timeout=LOCK_SECONDS):
@@ -115,11 +136,31 @@ class FeatureCache:
                     text = f"{len(damaged)} rows of the feature cache are damaged and computed again"
                     self.on_event(Event("warning", {"text": text}))
                 missing = {s.digest: s for s in samples if s.digest not in kept}
+                if missing and known is not None:
+                    self._adopt(kept, trunk, missing, known)
+                    missing = {digest: sample for digest, sample in missing.items() if digest not in kept}
                 if missing:
                     self._compute(kept, trunk, list(missing.values()), view)
                 kept.touch()
         except Timeout as error:
             raise ResourceError(f"another process holds {error.lock_file} for an hour") from error
+        except OSError as error:
+            raise ResourceError(
+                f"the feature cache cannot be used: {error.strerror or error}",
+                hint="Go without: --set cache.features=memory, or name another place: --set cache.folder=DIR.",
+            ) from error
+
+    def _adopt(self, kept: Rows, trunk: Trunk, missing: dict[str, Sample], known: Known) -> None:
+        """Take the rows of another pass, once the trunk has yielded the same bits for a batch of its images."""
+        places = {digest: place for place, digest in enumerate(known.digests) if digest in missing}
+        if tuple(tuple(tensor.shape[1:]) for tensor in known.boundary) != kept.layout.shapes or not places:
+            return
+        rows = kept.layout.pack([tensor[list(places.values())] for tensor in known.boundary])
+        digests = list(places)
+        checked = digests[: trunk_batch(self.device)]
+        self._compute(kept, trunk, [missing[digest] for digest in checked], 0)
+        if np.array_equal(kept.mapped()[kept.places(checked)], rows[: len(checked)]) and len(digests) > len(checked):
+            kept.add(digests[len(checked) :], rows[len(checked) :])
 
     def _compute(self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int) -> None:
         transform = plain_view(self.preprocessing) if view == 0 else augmented_view(self.preprocessing, self.augment)

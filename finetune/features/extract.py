@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.backbone.trace import Traced, pooled, prefix
+from finetune.backbone.trace import Traced, prefix
 from finetune.errors import BackboneError
+from finetune.features.divide import Trunk
 
 Batches = Iterable[tuple[Any, Tensor]]
 Tap = Callable[[Any], tuple[Tensor, ...]]
@@ -34,18 +35,9 @@ def extract(
     return tuple(torch.cat(column) for column in zip(*rows, strict=True)), torch.cat(targets)
 
 
-def taps(traced: Traced, groups: Sequence[str]) -> Tap:
-    """Yield a function of images that gives the pooled output of several layer groups in one pass."""
-    part = prefix(traced, groups)
-
-    def tap(images: Tensor) -> tuple[Tensor, ...]:
-        outputs = part.eval()(images)
-        return tuple(
-            pooled(output, is_channels_last=group in traced.channels_last)
-            for group, output in zip(groups, outputs, strict=True)
-        )
-
-    return tap
+def taps(traced: Traced, groups: Sequence[str]) -> Trunk:
+    """Yield what gives the pooled output of several layer groups in one pass, each (B, D)."""
+    return Trunk(prefix(traced, groups, is_pooled=True), [1] * len(groups))
 
 
 def before_head(model: nn.Module, head: nn.Module) -> Tap:

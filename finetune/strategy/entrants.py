@@ -1,6 +1,6 @@
 """Who takes part in a comparison: strategies by name, some with a number of their own.
 
-    head-only, top-k:3 (the last three layer groups), linear-probe:layer3 (a probe at layer3)
+    head-only, top-k:3 and lp-ft:3 (the last three layer groups), linear-probe:layer3 (a probe at layer3)
 
 Pure, and free of torch.
 """
@@ -64,10 +64,10 @@ def _entrant(label: str) -> Entrant:
         raise RecipeError(f"strategy {name!r}: no such strategy.{did_you_mean(name, STRATEGIES)}")
     if not colon:
         return Entrant(label, name)
-    if name == "top-k" and number.isdecimal():
+    if name in ("top-k", "lp-ft") and number.isdecimal():
         return Entrant(label, name, top_k=int(number))
     if name == "linear-probe" and number:
         return Entrant(label, name, probe_at=number)
-    if name == "top-k":
-        raise RecipeError(f"strategy {label!r}: top-k takes a whole number, as in top-k:3")
+    if name in ("top-k", "lp-ft"):
+        raise RecipeError(f"strategy {label!r}: {name} takes a whole number, as in {name}:3")
     raise RecipeError(f"strategy {label!r}: {name} takes no number")

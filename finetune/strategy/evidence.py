@@ -1,20 +1,27 @@
 """What is measured about a data set under a backbone before anything is trained.
 
-Letters: N images, D features.
+Letters: N images, D features, K classes.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from statistics import median
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from finetune.evaluation.intervals import wilson
-from finetune.features.probe import loo_ridge
+from finetune.evaluation.intervals import paired, wilson
+from finetune.features.probe import loo_guesses
+from finetune.features.scores import logme
 from finetune.randomness import derive
-from finetune.types import Evidence, Manifest, Sample
+from finetune.types import Confidence, Evidence, Interval, Manifest, Sample, Size
 
-MOST_PROBED = 1000
+MOST_PROBED = 600
+FEWEST_PROBED = 4
 
 
 def stratified_sample(manifest: Manifest, *, seed: int, most: int = MOST_PROBED) -> tuple[Sample, ...]:
@@ -31,18 +38,88 @@ def stratified_sample(manifest: Manifest, *, seed: int, most: int = MOST_PROBED)
     return tuple(sample for sample in train if sample.file in kept)
 
 
-def measure(manifest: Manifest, features: dict[str, Tensor], targets: Tensor) -> Evidence:
+@dataclass(frozen=True, slots=True)
+class LookedAt:
+    """What some of the pictures themselves tell: see `Evidence`."""
+
+    short_side: float | None = None
+    grey_share: float | None = None
+    shift: dict[str, float] = field(default_factory=dict)
+
+
+def measure(
+    manifest: Manifest,
+    features: dict[str, Tensor],
+    targets: Tensor,
+    *,
+    looked_at: LookedAt | None = None,
+    confidence: Confidence | None = None,
+) -> Evidence:
     """Yield the evidence from pooled features (N, D) of a sample, by layer group in order."""
+    looked_at = looked_at or LookedAt()
     counts = list(manifest.counts("train").values())
-    probe = {
-        group: wilson(loo_ridge(found, targets, num_classes=len(manifest.classes)), len(targets))
-        for group, found in features.items()
-    }
-    return Evidence(
+    num_classes = len(manifest.classes)
+    hits = {group: _hits(found, targets, num_classes) for group, found in features.items()}
+    joint = _hits(torch.cat(list(features.values()), dim=1), targets, num_classes)
+    last = list(features)[-1]
+    best = max(hits, key=lambda group: (hits[group].mean(), list(hits).index(group)))
+    size = Size(
         num_images=sum(counts),
-        num_classes=len(manifest.classes),
+        num_classes=num_classes,
         images_per_class_min=min(counts),
         images_per_class_median=median(counts),
+        imbalance=max(counts) / max(min(counts), 1),
         num_probed=len(targets),
-        probe=probe,
+        gain=paired(hits[last], _hits_of_halves(features[last], targets, num_classes)),
     )
+    return Evidence(
+        size=size,
+        probe={group: _share(found) for group, found in hits.items()},
+        joint=_share(joint),
+        behind=paired(hits[best], hits[last]),
+        spread=spread(features[last], targets),
+        logme=logme(features[last], targets),
+        shift=looked_at.shift,
+        confidence=confidence,
+        short_side=looked_at.short_side,
+        grey_share=looked_at.grey_share,
+    )
+
+
+def spread(features: Tensor, targets: Tensor) -> float:
+    """Yield the scatter of the class means over that within the classes, in standardised features (N, D).
+
+    Free of what chance alone scatters the means of few images: 0 where classes are not told apart.
+    """
+    values = features.double()
+    values = (values - values.mean(dim=0)) / values.std(dim=0, correction=0).clamp_min(1e-9)
+    labels = one_hot(targets).double()
+    labels = labels[:, labels.any(dim=0)]  # (N, K)
+    counts = labels.sum(dim=0)
+    means = labels.T @ values / counts[:, None]  # (K, D)
+    free = len(values) - len(counts)
+    if free <= 0:
+        return 0.0
+    within = float((values - labels @ means).square().sum() / free)
+    between = float((counts[:, None] * means.square()).sum() - (len(counts) - 1) * within) / len(values)
+    return max(0.0, between) / max(within, 1e-9)
+
+
+def _hits(features: Tensor, targets: Tensor, num_classes: int) -> NDArray[np.bool_]:
+    """Tell of each image whether a ridge classifier fitted to the others gets it right."""
+    if len(targets) < FEWEST_PROBED:
+        return np.zeros(len(targets), dtype=bool)
+    return (loo_guesses(features, targets, num_classes=num_classes) == targets).numpy()
+
+
+def _hits_of_halves(features: Tensor, targets: Tensor, num_classes: int) -> NDArray[np.bool_]:
+    """Tell the same of classifiers fitted to the other images of one half, every class halved."""
+    order = torch.argsort(targets, stable=True)
+    hits = np.zeros(len(targets), dtype=bool)
+    for half in (order[::2], order[1::2]):
+        hits[half.numpy()] = _hits(features[half], targets[half], num_classes)
+    return hits
+
+
+def _share(hits: NDArray[np.bool_]) -> Interval:
+    return wilson(float(hits.mean()), len(hits))

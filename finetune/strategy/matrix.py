@@ -1,64 +1,85 @@
 """The strategy matrix of the notes: few or many images, similar or dissimilar to the pretraining data.
 
               similar                     dissimilar
-    few       head-only                   linear-probe at the stage that serves best
-    many      top-k, small k              full
+    few       head-only                   linear-probe on the stages that serve best
+    many      top-k, from a solved head   full, from a solved head
 
 Pure: evidence in, verdict out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable
+from typing import Literal
 
-from finetune.types import Evidence, LayerGroup, Verdict
+from finetune.settings import ALL_STAGES
+from finetune.types import Evidence, Interval, Verdict
 
-FEW_PER_CLASS = 100  # of a class, in the median
-FEW_IN_ALL = 1000
-SIMILAR_GAP = 0.02  # how far the last stage may lie behind the best one and still serve
-SIMILAR_GAIN = 0.5  # share of the way from chance to perfect that it must separate
+FEW = 100.0  # images: a class of the median, or a tenth of all, whichever is less
+SIMILAR = 0.5  # share of the way from chance to perfect that the last stage must separate, less what it lies behind
 
 
-def decide(evidence: Evidence, groups: Sequence[LayerGroup]) -> Verdict:
-    """Yield the cell of the matrix and what to do there.
+def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
+    """Yield the cell of the matrix and what to do there; `assume` overrides what was measured.
 
     Few: fewer than 100 images a class (median) or 1,000 in all. Similar: a linear classifier on the
-    features of the last layer group is as good as on any earlier one (within two points), and
-    closes half of the way from chance to perfect.
+    features of the last layer group closes half of the way from chance to perfect, less what it lies
+    behind the best layer group.
     """
-    names = [group.name for group in groups if not group.is_head and group.name in evidence.probe]
-    last = names[-1]
-    best = max(names, key=lambda name: (evidence.probe[name].value, names.index(name)))
-    at_last, at_best = evidence.probe[last].value, evidence.probe[best].value
-    chance = 1 / evidence.num_classes
-    gain = (at_last - chance) / (1 - chance)
-    is_similar = at_best - at_last <= SIMILAR_GAP and gain >= SIMILAR_GAIN
-    is_few = evidence.images_per_class_median < FEW_PER_CLASS or evidence.num_images < FEW_IN_ALL
-    found = f"{_counted(evidence)}; {_compared(last, best, evidence, is_similar)}"
-    if is_few and is_similar:
-        return Verdict("few", "similar", "head-only", f"{found}; few images → train the head only")
-    if is_few:
-        reason = f"{found}; few images → linear probe at {best}"
-        return Verdict("few", "dissimilar", "linear-probe", reason, probe_at=best)
+    assumed = set(assume) - {"none"}
+    size, similarity = size_score(evidence), similarity_score(evidence)
+    is_many = "many" in assumed or ("few" not in assumed and size.value >= 0)
+    is_similar = "similar" in assumed or ("dissimilar" not in assumed and similarity.value >= 0)
+    row: Literal["few", "many"] = "many" if is_many else "few"
+    column: Literal["similar", "dissimilar"] = "similar" if is_similar else "dissimilar"
+    strategy, what, top_k, probe_at = _cell(evidence, is_many, is_similar)
+    stated = " (as assumed)" if assumed else ""
+    reason = f"{_counted(evidence)}; {_compared(evidence)}: {column}; {row}{stated} → {what}"
+    return Verdict(row, column, strategy, reason, size, similarity, top_k=top_k, probe_at=probe_at)
+
+
+def size_score(evidence: Evidence) -> Interval:
+    """Yield how many images there are: 0 at the cut-off, 1 at ten times as many. It is counted, not estimated."""
+    size = evidence.size
+    score = math.log10(min(size.images_per_class_median, size.num_images / 10) / FEW)
+    return Interval(score, score, score)
+
+
+def similarity_score(evidence: Evidence) -> Interval:
+    """Yield how well the last layer group separates the classes, above the cut-off."""
+    chance = 1 / evidence.size.num_classes
+    last = evidence.probe[evidence.last]
+
+    def score(top1: float) -> float:
+        return (top1 - chance) / (1 - chance) - max(0.0, evidence.behind.value) * 2 - SIMILAR
+
+    return Interval(score(last.value), score(last.low), score(last.high))
+
+
+def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str, int | None, str | None]:
+    """Yield the strategy, its words, and its number."""
+    if is_many and is_similar:
+        k = max(2, round(len(evidence.probe) / 2))
+        return "lp-ft", f"solve the head, then train the top {k}", k, None
+    if is_many:
+        return "lp-ft", "solve the head, then train everything", None, None
     if is_similar:
-        k = max(1, round(len(names) / 4))
-        return Verdict("many", "similar", "top-k", f"{found}; many images → train the top {k}", top_k=k)
-    return Verdict("many", "dissimilar", "full", f"{found}; many images → train everything")
+        return "head-only", "train the head only", None, None
+    return "linear-probe", "linear probe on all stages together", None, ALL_STAGES
 
 
 def _counted(evidence: Evidence) -> str:
+    size = evidence.size
     return (
-        f"{evidence.num_images} images, {evidence.num_classes} classes"
-        f" ({evidence.images_per_class_median:g} a class in the median)"
+        f"{size.num_images} images, {size.num_classes} classes ({size.images_per_class_median:g} a class in the median)"
     )
 
 
-def _compared(last: str, best: str, evidence: Evidence, is_similar: bool) -> str:
+def _compared(evidence: Evidence) -> str:
+    last, best = evidence.last, evidence.best
     at_last = evidence.probe[last]
-    spread = (at_last.high - at_last.low) / 2
-    text = f"the last stage separates them at {at_last.value:.0%} ± {spread:.0%}"
+    text = f"the last stage separates them at {at_last.value:.0%} ± {(at_last.high - at_last.low) / 2:.0%}"
     if best != last:
-        text += f", {best} at {evidence.probe[best].value:.0%}"
-    elif len(evidence.probe) > 1:
-        text += ", earlier stages are no better"
-    return text + (": similar" if is_similar else ": dissimilar")
+        return f"{text}, {best} at {evidence.probe[best].value:.0%}"
+    return text + (", earlier stages are no better" if len(evidence.probe) > 1 else "")

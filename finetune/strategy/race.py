@@ -1,7 +1,7 @@
 """Which strategies race, how far each goes before the slower ones stop, and who wins: pure, and free of torch.
 
-The candidates are the verdict's own choice and its two neighbours in the matrix: what it would be with
-as many images but less (or more) similar ones, and with as similar but more (or fewer) images. Rungs are
+The candidates are the verdict's own choice and its two neighbours in the matrix: what the matrix has for
+as many images but less (or more) similar ones, and for as similar but more (or fewer) images. Rungs are
 those of successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943): at each the worse half stops, and
 at the last all but the best.
 
@@ -15,23 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
+from finetune.settings import JOIN
 from finetune.strategy.entrants import Entrant
+from finetune.strategy.matrix import decide
 from finetune.types import Evidence, Verdict
 
 MOST_OVERHEAD = 0.5  # of the winner's own work
 CHEAP_PASSES, CHEAP_EPOCH = 6.0, 0.05  # over the images, in all and in an epoch: who takes no more runs whole
 MOST_OF_EPOCHS = 3  # the first rung is at most so manieth of the epochs
-
-Size = Literal["few", "many"]
-Similarity = Literal["similar", "dissimilar"]
-CELLS: dict[tuple[Size, Similarity], str] = {
-    ("few", "similar"): "head-only",
-    ("few", "dissimilar"): "linear-probe",
-    ("many", "similar"): "top-k",
-    ("many", "dissimilar"): "full",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +70,13 @@ class Place:
     is_kept: bool = False
 
 
-def candidates(verdict: Verdict, evidence: Evidence, names: Sequence[str]) -> tuple[Entrant, ...]:
-    """Yield the verdict's own choice and its neighbours in the matrix; `names` are the backbone's layer groups."""
-    other_size: Size = "many" if verdict.size == "few" else "few"
-    other_similarity: Similarity = "dissimilar" if verdict.similarity == "similar" else "similar"
-    cells = [CELLS[verdict.size, verdict.similarity], CELLS[verdict.size, other_similarity]]
-    cells.append(CELLS[other_size, verdict.similarity])
-    own = _entrant(verdict.strategy, evidence, names, top_k=verdict.top_k, probe_at=verdict.probe_at)
-    neighbours = (_entrant(name, evidence, names) for name in cells if name != verdict.strategy)
-    return (own, *neighbours)[:3]
+def candidates(verdict: Verdict, evidence: Evidence) -> tuple[Entrant, ...]:
+    """Yield the verdict's own choice and its neighbours in the matrix: those of the other column and the other row."""
+    other_size = "many" if verdict.size == "few" else "few"
+    other_similarity = "dissimilar" if verdict.similarity == "similar" else "similar"
+    neighbours = ((verdict.size, other_similarity), (other_size, verdict.similarity))
+    found = [_entrant(verdict), *(_entrant(decide(evidence, assume=cell)) for cell in neighbours)]
+    return tuple({one.label: one for one in found}.values())
 
 
 def plan_race(works: Mapping[str, Work]) -> RacePlan:
@@ -155,19 +145,10 @@ def _rungs(first: int, works: Sequence[Work]) -> tuple[int, ...]:
     return (first, 2 * first) if sum(not work.is_cheap for work in works) > 2 else (first,)
 
 
-def _entrant(
-    strategy: str,
-    evidence: Evidence,
-    names: Sequence[str],
-    *,
-    top_k: int | None = None,
-    probe_at: str | None = None,
-) -> Entrant:
-    if strategy == "top-k":
-        k = top_k or max(1, round(len(names) / 4))
-        return Entrant(f"top-k-{k}", strategy, top_k=k)
-    if strategy == "linear-probe":
-        there = [name for name in names if name in evidence.probe]
-        at = probe_at or max(there, key=lambda name: (evidence.probe[name].value, there.index(name)))
-        return Entrant(f"linear-probe-{at}", strategy, probe_at=at)
-    return Entrant(strategy, strategy)
+def _entrant(verdict: Verdict) -> Entrant:
+    """Yield what a verdict chose; its label is the name of a folder, so that many layer groups are only counted."""
+    number = verdict.probe_at if verdict.top_k is None else verdict.top_k
+    if isinstance(number, str) and JOIN in number:
+        number = f"{number.count(JOIN) + 1}-stages"
+    label = verdict.strategy if number is None else f"{verdict.strategy}-{number}"
+    return Entrant(label, verdict.strategy, top_k=verdict.top_k, probe_at=verdict.probe_at)

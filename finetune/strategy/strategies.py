@@ -1,10 +1,10 @@
 """From a strategy's name and numbers to phases: pure, and free of torch.
 
 head-only     the head, on a frozen backbone
-linear-probe  the head, solved to convergence, on the output of one layer group
+linear-probe  the head, solved to convergence, on the output of one layer group or of several
 top-k         the head and the last k layer groups of the backbone
 full          everything, with a learning rate that shrinks towards the input
-lp-ft         linear-probe, then full (Kumar et al. 2022, arXiv:2202.10054)
+lp-ft         linear-probe, then full or the last k layer groups (Kumar et al. 2022, arXiv:2202.10054)
 gradual       the head, then more layer groups phase by phase (Howard & Ruder 2018, arXiv:1801.06146)
 scratch       everything, re-initialised
 """
@@ -35,11 +35,21 @@ DEFAULTS: dict[str, Numbers] = {
     "linear-probe": Numbers(epochs=30, lr=1e-3, weight_decay=1e-2, layer_decay=1.0),
     "top-k": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
     "full": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
-    "lp-ft": Numbers(epochs=12, lr=2e-4, weight_decay=5e-2, layer_decay=0.7),
+    "lp-ft": Numbers(epochs=12, lr=3e-4, weight_decay=5e-2, layer_decay=0.7),
     "gradual": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
     "scratch": Numbers(epochs=30, lr=3e-3, weight_decay=5e-2, layer_decay=1.0),
 }
+DEFAULT_TOP_K = {"top-k": 1}
+LEAST_STEPS, MOST_EPOCHS = 200, 100  # a handful of images is shown more often, or nothing would be learned
 SGD_FACTOR = 10.0  # sgd wants about ten times AdamW's learning rate
+
+
+def epochs_for(strategy: str, num_train: int | None, batch_size: int) -> int:
+    """Yield the epochs that "auto" means: those of the strategy, or as many as 200 steps take, up to 100."""
+    usual = DEFAULTS[strategy].epochs
+    if not num_train:
+        return usual
+    return max(usual, min(MOST_EPOCHS, -(-LEAST_STEPS // -(-num_train // batch_size))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +60,9 @@ class Choice:
     epochs: int
     lr: float
     layer_decay: float
-    top_k: int = 1
+    top_k: int | None = None  # layer groups of the backbone that are trained; None: all, where that is meant
     reinit: bool = False
+    updates_norms: bool = False  # of pretrained layers that are trained
     has_linear_head: bool = True
 
 
@@ -68,12 +79,15 @@ def phases(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
     if name == "linear-probe":
         return (_probe(choice, groups),)
     if name == "top-k":
-        return (_phase(f"top-{choice.top_k}", choice, groups, depth=_checked_depth(choice, groups)),)
+        depth = _checked_depth(choice, groups)
+        return (_phase(f"top-{depth}", choice, groups, depth=depth),)
     if name == "lp-ft":
         first = _probe(choice, groups)
         _need_epochs(choice, 1 + first.epochs)
         rest = choice.epochs - first.epochs
-        return (first, _phase("full", choice, groups, depth=num_backbone, epochs=rest, depth_before=0))
+        depth = num_backbone if choice.top_k is None else _checked_depth(choice, groups)
+        words = "full" if depth == num_backbone else f"top-{depth}"
+        return (first, _phase(words, choice, groups, depth=depth, epochs=rest, depth_before=0))
     if name == "gradual":
         return _gradual(choice, groups)
     if name in ("full", "scratch"):
@@ -146,13 +160,14 @@ def _phase(
         distance = len(groups) - 1 - index
         is_trained = distance <= depth
         is_new = is_trained and (depth_before is None or distance > depth_before)
+        updates = renews or group.is_head or choice.updates_norms
         plans.append(
             GroupPlan(
                 group.name,
                 trains="all" if is_trained else "none",
                 is_reinitialised=is_new and (group.is_head or renews),
                 lr_scale=choice.layer_decay**distance if is_trained else 0.0,
-                norm_statistics="updated" if is_trained else "frozen",
+                norm_statistics="updated" if is_trained and updates else "frozen",
             )
         )
     return Phase(name, FreezePlan(tuple(plans)), choice.epochs if epochs is None else epochs, choice.lr, solver)
@@ -160,12 +175,13 @@ def _phase(
 
 def _checked_depth(choice: Choice, groups: Sequence[LayerGroup]) -> int:
     names = [group.name for group in groups if not group.is_head]
-    if choice.top_k > len(names):
+    depth = DEFAULT_TOP_K["top-k"] if choice.top_k is None else choice.top_k
+    if depth > len(names):
         raise RecipeError(
-            f"strategy.top_k = {choice.top_k}: this backbone has {len(names)} layer groups",
+            f"strategy.top_k = {depth}: this backbone has {len(names)} layer groups",
             hint=f"From input to output: {', '.join(names)}.",
         )
-    return choice.top_k
+    return depth
 
 
 def _need_epochs(choice: Choice, count: int) -> None:

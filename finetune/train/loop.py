@@ -78,6 +78,7 @@ class Work:
     run: nn.Module
     train: Batches
     val: Batches | None
+    is_cached: bool = False
 
 
 @dataclass(slots=True)
@@ -107,6 +108,7 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
     """
     with freezing(fit.model, phase.plan, fit.groups) as hold:
         work = fit.work_of(phase)
+        state.is_cached = work.is_cached
         hold(work.run)
         parameters = optimisers.parameter_groups(
             fit.model, phase.plan, fit.groups, lr=phase.lr, weight_decay=fit.settings.weight_decay
@@ -133,18 +135,28 @@ def _train_epochs(fit: Fit, run: nn.Module, work: Work, optimiser: Any, phase: P
     while state.epoch < (phase.stop_after or phase.epochs) and not _is_out_of_patience(fit, state):
         _train_epoch(fit, run, work.train, optimiser, phase, state)
         lr = _lr(fit, phase, state.epoch, len(work.train) - 1, len(work.train))
-        close_epoch(fit, work, phase, state, lr=lr)
+        close_epoch(fit, work, phase, state, lr=lr, save=lambda: _keep(fit, optimiser, phase, state))
         state.enter_epoch(state.epoch + 1)
         if time.monotonic() - saved_at > QUICK:
-            _keep(fit, optimiser, state)
+            _keep(fit, optimiser, phase, state)
             saved_at = time.monotonic()
-        fit.raise_if_stopped(lambda: _keep(fit, optimiser, state))
+        fit.raise_if_stopped(lambda: _keep(fit, optimiser, phase, state))
 
 
-def close_epoch(fit: Fit, work: Work, phase: Phase, state: TrainState, *, lr: float) -> None:
-    """Measure val, add the epoch's line to the history, keep the weights when they are the best so far."""
-    value, loss = _on_val(fit, work)
+def close_epoch(
+    fit: Fit, work: Work, phase: Phase, state: TrainState, *, lr: float, save: Callable[[], None] = lambda: None
+) -> None:
+    """Measure val, add the epoch's line to the history, keep the weights when they are the best so far.
+
+    `save` writes a checkpoint when the run is stopped meanwhile: behind the last step of the epoch.
+
+    Raises:
+        TrainingError: the val loss is not finite.
+    """
+    value, loss = _on_val(fit, work, save)
     epoch = len(state.history) + 1
+    if loss is not None and not math.isfinite(loss):
+        raise _not_finite(fit, f"the val loss is {loss} after epoch {epoch}, in phase {phase.name}", phase)
     line = {
         "phase": phase.name,
         "epoch": epoch,
@@ -167,12 +179,20 @@ def close_epoch(fit: Fit, work: Work, phase: Phase, state: TrainState, *, lr: fl
     fit.on_event(Event("epoch", {**line, "is_best": state.best.epoch == epoch}))
 
 
-def _on_val(fit: Fit, work: Work) -> tuple[float, float] | tuple[None, None]:
+def _on_val(fit: Fit, work: Work, save: Callable[[], None]) -> tuple[float, float] | tuple[None, None]:
     """Yield top1 and loss on val, where there is one."""
     if work.val is None:
         return None, None
-    logits, targets = collect_logits(work.run, work.val.epoch(), autocast=fit.accelerator.autocast)
+    batches = stoppable(fit, work.val.epoch(), save)
+    logits, targets = collect_logits(work.run, batches, autocast=fit.accelerator.autocast)
     return top1(logits, targets), float(cross_entropy(logits.double(), targets))
+
+
+def stoppable(fit: Fit, batches: Iterator[tuple[Any, Tensor]], save: Callable[[], None]) -> Iterator[Any]:
+    """Yield batches as long as nobody asks the run to stop."""
+    for batch in batches:
+        yield batch
+        fit.raise_if_stopped(save)
 
 
 def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, phase: Phase, state: TrainState) -> None:
@@ -187,7 +207,9 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, pha
         place = derive(fit.settings.seed, "step", state.phase, state.epoch, state.step)
         with forked(place, devices=(fit.accelerator.device,)):
             loss, num_correct = _step(fit, run, optimiser, inputs, targets)
-        _check_finite(loss, phase, state)
+        if not math.isfinite(loss):
+            where = f"in phase {phase.name}, epoch {state.epoch + 1}, step {state.step + 1}"
+            raise _not_finite(fit, f"the loss is {loss} {where}", phase)
         state.step += 1
         state.loss_sum += loss * len(targets)
         state.num_correct += num_correct
@@ -209,9 +231,9 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, pha
         )
         every = fit.settings.checkpoint_every
         if every is not None and time.monotonic() - saved_at > 60 * every:
-            _keep(fit, optimiser, state)
+            _keep(fit, optimiser, phase, state)
             saved_at = time.monotonic()
-        fit.raise_if_stopped(lambda: _keep(fit, optimiser, state))
+        fit.raise_if_stopped(lambda: _keep(fit, optimiser, phase, state))
     seconds = {"seconds": time.monotonic() - began, "waited": waited.seconds}
     fit.on_event(Event("timing", {"phase": phase.name, "epoch": state.epoch + 1, **seconds}))
 
@@ -272,20 +294,20 @@ def _lr(fit: Fit, phase: Phase, epoch: int, step: int, steps: int) -> float:
     )
 
 
-def _keep(fit: Fit, optimiser: Any, state: TrainState) -> None:
+def _keep(fit: Fit, optimiser: Any, phase: Phase, state: TrainState) -> None:
+    """Write a checkpoint, unless the weights are no longer finite: the last good one stays then."""
+    for name, weight in fit.model.named_parameters():
+        if weight.requires_grad and not bool(torch.isfinite(weight).all()):
+            raise _not_finite(fit, f"{name} is no longer finite in phase {phase.name}, epoch {state.epoch + 1}", phase)
     if fit.accelerator.scaler is not None:
         state.scaler = fit.accelerator.scaler.state_dict()
     own = optimiser.optimizer if isinstance(optimiser, AcceleratedOptimizer) else optimiser
     fit.keeper.last(fit.model, optimiser_tensors(own), state)
 
 
-def _check_finite(loss: float, phase: Phase, state: TrainState) -> None:
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the loss is {loss} in phase {phase.name}, epoch {state.epoch + 1}, step {state.step + 1}",
-            hint=f"Lower the learning rate (--lr {phase.lr / 10:g}), or train in float32"
-            " (--set train.precision=float32).",
-        )
+def _not_finite(fit: Fit, text: str, phase: Phase) -> TrainingError:
+    exact = "" if fit.accelerator.mixed_precision == "no" else ", or train in float32 (--set train.precision=float32)"
+    return TrainingError(text, hint=f"Lower the learning rate (--lr {phase.lr / 10:g}){exact}.")
 
 
 def _is_out_of_patience(fit: Fit, state: TrainState) -> bool:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from finetune.backbone.freeze import freezing, reinitialise
 from finetune.backbone.groups import head_modules
+from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.errors import BackboneError
 from finetune.features.extract import before_head, extract
 from finetune.features.probe import fit_probe
-from finetune.train.loop import Fit, close_epoch, fit_phase
+from finetune.train.loop import Fit, close_epoch, fit_phase, stoppable
 from finetune.types import Event, Phase
 
 
@@ -52,14 +53,20 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         work = fit.work_of(phase)
         hold(work.run)
         tap = before_head(work.run, head)
-        (features,), targets = extract(tap, work.train.epoch(), autocast=fit.accelerator.autocast)
-    probe = fit_probe(features, targets, num_classes=head.out_features, seed=fit.settings.seed)
+        batches = stoppable(fit, work.train.epoch(), lambda: None)
+        (features,), targets = extract(tap, batches, autocast=fit.accelerator.autocast)
+    is_selective = isinstance(fit.model, StagedClassifier) and len(fit.model.widths) > 1
+    probe = fit_probe(
+        features, targets, num_classes=head.out_features, seed=fit.settings.seed, is_selective=is_selective
+    )
     with torch.no_grad():
         head.weight.copy_(probe.weight)
         head.bias.copy_(probe.bias)
     text = (
         f"head solved on {len(targets)} images, L2 strength {probe.strength:g}, cross-validated top1 {probe.top1:.3f}"
     )
+    if is_selective:
+        text += f", {probe.share:.0%} of the features kept"
     fit.on_event(Event("message", {"text": text}))
     _sum_up(state, features, targets, probe.weight, probe.bias)
     close_epoch(fit, work, phase, state, lr=0.0)

@@ -89,5 +89,6 @@ def _tried(recipe: Recipe, backbone: Backbone, phase: Phase, batch: int) -> int:
 
 def _accumulates(batch: int, size: int, phases: Sequence[Phase]) -> str:
     text = f"{size} of the {batch} images of a step go through the network at once; their gradients are accumulated"
-    trains_norms = any(item.norm_statistics == "updated" for phase in phases for item in phase.plan.groups)
+    items = (item for phase in phases for item in phase.plan.groups if item.group != "head")
+    trains_norms = any(item.norm_statistics == "updated" for item in items)
     return text + (f", and batch norm, which is trained, sees {size} images at a time" if trains_norms else "")

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 
+from finetune.checkpoint.state import TrainState
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
 from finetune.data.transforms import augmented_view
 from finetune.device import Accelerator, resolve_device
-from finetune.features.cache import FeatureCache
+from finetune.errors import ResourceError
 from finetune.features.divide import Divided, agrees, divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, trunk_batch
 from finetune.randomness import derive, forked
-from finetune.settings import CacheSection, Recipe
+from finetune.settings import Recipe
 from finetune.train.loop import Work
 from finetune.types import Event, OnEvent, Phase, Split
-from finetune.workflow.prepare import Prepared, plain_batches
+from finetune.workflow.passes import feature_cache, plain_batches
+from finetune.workflow.prepare import Prepared
 
 AUTO_VIEWS = 4
 
@@ -28,12 +29,29 @@ class Worker:
     """Makes the work of each phase of a run; phases with the same trunk share what is cached."""
 
     def __init__(
-        self, prepared: Prepared, context: Accelerator, on_event: OnEvent, raise_if_stopped: Callable[[], None]
+        self,
+        prepared: Prepared,
+        context: Accelerator,
+        on_event: OnEvent,
+        raise_if_stopped: Callable[[], None],
+        *,
+        resumed: TrainState | None = None,
     ) -> None:
+        """Take, of a run that is resumed, where it stood: the phase it is in goes on as it began, cached or not."""
+        self.resumed = resumed
         self.prepared, self.context, self.on_event = prepared, context, on_event
         self.raise_if_stopped = raise_if_stopped
         self.device = resolve_device(prepared.recipe.train.device)
-        self.cache = self._cache(prepared.recipe.cache)
+        self.cache = feature_cache(
+            prepared.recipe,
+            prepared.manifest,
+            prepared.backbone,
+            prepared.pixels,
+            workers=self._workers("train"),
+            autocast=context.autocast,
+            on_event=on_event,
+            raise_if_stopped=raise_if_stopped,
+        )
         self.said: list[str] = []  # how each phase computed, for the report
 
     def work_of(self, phase: Phase) -> Work:
@@ -44,11 +62,23 @@ class Worker:
             why = error if phase.plan.frozen else "every layer is trained"
             self._say(f"phase {phase.name}: no feature cache, {why}")
             return Work(self.prepared.backbone.model, self._train_images(phase), self._val())
-        cached = self._cached(divided, phase)
+        was_cached = self._was_cached(phase)
+        cached = None if was_cached is False else self._cached(divided, phase)
         if cached is not None:
             return cached
+        if was_cached and num_views(self.prepared.recipe, phase) > 1:
+            raise ResourceError(
+                f"phase {phase.name} began on the feature cache, which no longer fits",
+                hint="Free disk, or raise the limit (--set cache.limit=GIB).",
+            )
         self._say(f"phase {phase.name}: frozen layers run every epoch, on freshly drawn views")
         return self._uncached(divided, phase)
+
+    def _was_cached(self, phase: Phase) -> bool | None:
+        """Tell how a phase began that is resumed; None where that is open."""
+        if self.resumed is None or phase not in self.prepared.phases[self.resumed.phase : self.resumed.phase + 1]:
+            return None
+        return self.resumed.is_cached
 
     def _divide(self, phase: Phase) -> Divided:
         backbone = self.prepared.backbone
@@ -69,8 +99,9 @@ class Worker:
         if views == 0:  # nothing would be read twice
             return None
         seed = None if phase.solver == "lbfgs" else recipe.train.seed
-        fill = partial(self.cache.batches, divided, batch_size=int(recipe.train.batch_size))
-        batches = fill(train, views=views, seed=seed)
+        fill = partial(self.cache.batches, divided.trunk, divided.shapes, batch_size=int(recipe.train.batch_size))
+        known = self.prepared.tapped.known(self.prepared.backbone.model) if self.prepared.tapped else None
+        batches = fill(train, views=views, seed=seed, known=known)
         judged = fill(val, views=1, seed=None) if batches and val else None
         if batches is None or (val and judged is None):
             self._say(f"phase {phase.name}: no feature cache, it would not fit (cache.limit, free disk or memory)")
@@ -80,7 +111,7 @@ class Worker:
         self._say(
             f"phase {phase.name}: frozen layers run once for each image ({shown}); {values:,} values are kept of it"
         )
-        return Work(divided.tail, batches, judged)
+        return Work(divided.tail, batches, judged, is_cached=True)
 
     def _uncached(self, divided: Divided, phase: Phase) -> Work:
         train, val = (
@@ -118,24 +149,6 @@ class Worker:
     def _workers(self, split: Split) -> int:
         workers = self.prepared.recipe.train.workers
         return auto_workers(len(self.prepared.manifest.split(split)), self.device) if workers == "auto" else workers
-
-    def _cache(self, settings: CacheSection) -> FeatureCache:
-        backbone, recipe = self.prepared.backbone, self.prepared.recipe
-        return FeatureCache(
-            root=Path(self.prepared.manifest.root),
-            preprocessing=backbone.preprocessing,
-            augment=recipe.augment,
-            settings=settings,
-            network={"name": backbone.architecture.name, "arguments": backbone.model_args},
-            seed=recipe.train.seed,
-            device=self.device,
-            precision=str(recipe.train.precision),
-            workers=self._workers("train"),
-            autocast=self.context.autocast,
-            on_event=self.on_event,
-            raise_if_stopped=self.raise_if_stopped,
-            pixels=self.prepared.pixels,
-        )
 
     def _say(self, text: str) -> None:
         self.said.append(text)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune import recipe as recipes
-from finetune.checkpoint import run_folder
+from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
 from finetune.checkpoint.comparison import Clock, ComparisonFolder, open_comparison, write_comparison
-from finetune.checkpoint.run_folder import write_text
+from finetune.checkpoint.run_folder import RunFolder, write_text
 from finetune.data import split
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError
 from finetune.report import comparison as page
 from finetune.settings import Recipe
 from finetune.strategy.entrants import USUAL, Entrant, entrants
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
-from finetune.workflow import saved
+from finetune.workflow import changes
 from finetune.workflow.launch import go_on, start
+from finetune.workflow.laying import Terms, reopen_data, with_whole_paths
 from finetune.workflow.prepare import (
     architecture_of,
     describe_data,
@@ -29,9 +30,10 @@ from finetune.workflow.prepare import (
     read_and_tell,
     recipe_of,
 )
-from finetune.workflow.race import is_racing
+from finetune.workflow.signals import Stop, stop_on_signals
 from finetune.workflow.standings import Finished, Standing, finished, sentences, standings
 
+HEADER = "What the runs of this comparison share."
 SHOWN = ("progress", "step", "warning", "timing")  # what a single run says is for its own folder
 
 
@@ -65,7 +67,7 @@ class Comparison:
 
 @dataclass(slots=True)
 class _Asked:
-    """What is compared, as compare.json has it."""
+    """What is compared, as compare.json has it, and on what terms its runs go on."""
 
     folder: ComparisonFolder
     recipe: Recipe
@@ -73,6 +75,8 @@ class _Asked:
     seeds: tuple[int, ...]
     classes: tuple[str, ...]
     data: str
+    terms: Terms
+    stop: Stop
     failed: dict[str, Failure] = field(default_factory=dict)
     errors: list[FinetuneError] = field(default_factory=list)
 
@@ -106,63 +110,69 @@ def compare(
     if seeds < 1:
         raise RecipeError(f"a comparison on {seeds} seeds has no run", hint="Give --seeds 1 or more.")
     shared = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    shared = recipes.update(shared, {"strategy.name": "auto", "strategy.top_k": "auto", "strategy.probe_at": "auto"})
-    if out is not None:
-        run_folder.check_new(Path(out))
-    manifest = _read(shared, on_event)
+    own = {"strategy.name": "auto", "strategy.top_k": "auto", "strategy.probe_at": "auto"}
+    shared = with_whole_paths(recipes.update(shared, own))
     words = (Path(shared.data.path).stem, architecture_of(shared).label, "compare")
-    folder = ComparisonFolder(run_folder.create(None if out is None else Path(out), words=words).path)
-    split.write(manifest, folder.split)
-    write_text(folder.recipe, recipes.dump(shared, header="What the runs of this comparison share."))
-    first = shared.train.seed
-    asked = _Asked(
-        folder, shared, chosen, tuple(range(first, first + seeds)), manifest.classes, describe_data(manifest)
-    )
-    _write(asked)
-    on_event(Event("message", {"text": f"comparison folder: {folder.path}"}))
-    return _run_all(asked, manifest, on_event)
+    with stop_on_signals() as stop, new_folder(None if out is None else Path(out), words=words) as place:
+        listed = list_data(shared)
+        backbone = load_backbone(shared, architecture_of(shared), num_classes=len(listed.classes))
+        pixels = pixels_of(shared, listed, backbone)
+        manifest = read_and_tell(shared, listed, pixels=pixels, on_event=on_event)
+        first = shared.train.seed
+        asked = _Asked(
+            ComparisonFolder(place.path), shared, chosen, tuple(range(first, first + seeds)), manifest.classes,
+            describe_data(manifest), Terms(), stop,
+        )  # fmt: skip
+        split.write(manifest, place.split)
+        changes.note_beginning(place, shared, backbone)
+        _write(asked)
+        write_text(place.recipe, recipes.dump(shared, header=HEADER))
+        on_event(Event("message", {"text": f"comparison folder: {place.path}"}))
+        return _run_all(asked, manifest, on_event)
 
 
-def resume_comparison(path: str | Path, *, on_event: OnEvent = ignore) -> Comparison:
+def resume_comparison(path: str | Path, *, allow: Iterable[str] = (), on_event: OnEvent = ignore) -> Comparison:
     """Go on with a comparison: finished runs are kept, a started one goes on, a failed one is tried again.
 
+    `allow` names the kinds of change ("data", "version") that may have come between.
+
     Raises:
-        CheckpointError: no comparison folder, or nothing in it is left to do.
+        CheckpointError: no comparison folder, nothing in it is left to do, or something changed that may not.
+        ResourceError: another process is at it.
     """
+    terms = Terms(changes.check_kinds(allow))
+    place = RunFolder(Path(path))
+    _unfinished(path)
+    with stop_on_signals() as stop, claimed(place, seconds=LINGER, on_event=on_event):
+        folder, content = _unfinished(path)
+        clear_leftovers(place)
+        recipe, classes = recipes.load(folder.recipe), tuple(content["classes"])
+        again, _ = reopen_data(place, recipe, classes, terms, header=HEADER, on_event=on_event)
+        asked = _Asked(
+            folder, recipe, entrants(content["strategies"]), tuple(content["seeds"]), classes, str(content["data"]),
+            terms, stop,
+        )  # fmt: skip
+        return _run_all(asked, again.manifest, on_event)
+
+
+def _unfinished(path: str | Path) -> tuple[ComparisonFolder, dict[str, Any]]:
     folder, content = open_comparison(path)
     if content["standings"] is not None and not content["failed"]:
         raise CheckpointError(f"{folder.path} is finished: there is nothing to resume", hint="See its compare.html.")
-    recipe = recipes.load(folder.recipe)
-    classes = tuple(content["classes"])
-    asked = _Asked(
-        folder, recipe, entrants(content["strategies"]), tuple(content["seeds"]), classes, str(content["data"])
-    )
-    manifest = split.read(folder.split, root=saved.data_root(recipe), classes=classes)
-    return _run_all(asked, manifest, on_event)
-
-
-def _read(recipe: Recipe, on_event: OnEvent) -> Manifest:
-    """Read and scan the data once for all runs, into the pixel cache where they are wanted there."""
-    listed = list_data(recipe)
-    backbone = load_backbone(recipe, architecture_of(recipe), num_classes=len(listed.classes))
-    return read_and_tell(recipe, listed, pixels=pixels_of(recipe, listed, backbone), on_event=on_event)
+    return folder, content
 
 
 def _run_all(asked: _Asked, manifest: Manifest, on_event: OnEvent) -> Comparison:
+    asked.stop.begun(RunFolder(asked.folder.path))
     every = asked.runs()
-    try:
-        for number, (name, entrant, seed) in enumerate(every, 1):
-            if asked.folder.run(name).is_finished:
-                continue
-            of = f", seed {seed}" if len(asked.seeds) > 1 else ""
-            on_event(Event("message", {"text": f"{number} of {len(every)}: {entrant.label}{of}"}))
-            _run_one(asked, manifest, name, entrant, seed, on_event)
-            if number < len(every):
-                _sum_up(asked, is_done=False)
-    except Interrupted as stopped:
-        raise _stopped(asked, stopped.message, stopped.exit_code) from stopped
-    except KeyboardInterrupt:
-        raise _stopped(asked, "stopped", 130) from None
+    for number, (name, entrant, seed) in enumerate(every, 1):
+        if asked.folder.run(name).is_finished:
+            continue
+        of = f", seed {seed}" if len(asked.seeds) > 1 else ""
+        on_event(Event("message", {"text": f"{number} of {len(every)}: {entrant.label}{of}"}))
+        _run_one(asked, manifest, name, entrant, seed, on_event)
+        if number < len(every):
+            _sum_up(asked, is_done=False)
     return _sum_up(asked, is_done=True)
 
 
@@ -175,12 +185,12 @@ def _run_one(asked: _Asked, manifest: Manifest, name: str, entrant: Entrant, see
             on_event(event)
 
     try:
-        if folder.recipe.is_file() or is_racing(folder):
-            result = go_on(folder, on_event=watch)
+        if folder.is_laid:
+            result = go_on(folder, asked.terms, stop=asked.stop, on_event=watch)
         else:
             shutil.rmtree(folder.path, ignore_errors=True)  # of a run that was stopped before its first step
             recipe = recipes.update(asked.recipe, {**entrant.keys(), "train.seed": seed})
-            result = start(recipe, out=folder.path, manifest=manifest, on_event=watch)
+            result = start(recipe, out=folder.path, manifest=manifest, stop=asked.stop, on_event=watch)
     except Interrupted:
         raise
     except FinetuneError as error:
@@ -218,10 +228,10 @@ def _sum_up(asked: _Asked, *, is_done: bool) -> Comparison:
         failed=tuple(asked.failed.values()),
         said=tuple(sentences(found, is_pretrained=asked.recipe.backbone.pretrained)),
     )
+    page.write(asked.folder.report, _page_content(asked, comparison, is_done=is_done))
     _write(asked, comparison if is_done else None)
     if is_done and some is None:
         raise asked.errors[0]
-    page.write(asked.folder.report, _page_content(asked, comparison, is_done=is_done))
     return comparison
 
 
@@ -251,11 +261,6 @@ def _page_content(asked: _Asked, comparison: Comparison, *, is_done: bool) -> di
         "runs": [(name, entrant.label, seed) for name, entrant, seed in asked.runs()],
         "has_seeds": len(asked.seeds) > 1,
     }
-
-
-def _stopped(asked: _Asked, message: str, exit_code: int) -> Interrupted:
-    hint = f"Go on with: finetune compare --resume {asked.folder.path}"
-    return Interrupted(message, hint=hint, exit_code=exit_code)
 
 
 def _slug(label: str) -> str:

@@ -11,7 +11,7 @@ from finetune.errors import DataError, did_you_mean
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import confusion, measure
 from finetune.types import SPLITS, Interval, Manifest, OnEvent, Sample, Split, Target, ignore
-from finetune.workflow.prepare import plain_batches
+from finetune.workflow.passes import plain_batches
 from finetune.workflow.saved import SavedRun, load_run
 
 

@@ -17,7 +17,7 @@ from finetune.device import in_fast_layout
 from finetune.errors import ExportError, ResourceError
 from finetune.exports.onnx import Parity, prove, write_onnx
 from finetune.types import to_json
-from finetune.workflow.prepare import plain_batches
+from finetune.workflow.passes import plain_batches
 from finetune.workflow.saved import SavedRun, load_run
 
 NUM_PROOF_IMAGES = 14

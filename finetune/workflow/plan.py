@@ -148,13 +148,23 @@ def _layers_alone(recipe: Recipe) -> Plan:
     )
 
 
+def _num_train(recipe: Recipe, manifest: Manifest | None) -> int | None:
+    """Yield how many images will train: those of the train split, or what val and test leave of all."""
+    if manifest is None:
+        return None
+    named = len(manifest.split("train"))
+    left = named or len(manifest.samples)
+    has_val = bool(manifest.split("val"))
+    return max(1, round(left * (1 - (0 if has_val else recipe.split.val) - (0 if named else recipe.split.test))))
+
+
 def _prepared_on_paper(recipe: Recipe) -> Prepared:
     """Settle a recipe on a network without weights, and on the names of the classes alone."""
     manifest = preparing.list_data(recipe) if recipe.data.path else None
     skeleton = preparing.skeleton_of(recipe, num_classes=len(manifest.classes) if manifest else None)
     if not skeleton.model.num_classes:  # weights without a classifier
         skeleton = preparing.skeleton_of(recipe, num_classes=USUAL_CLASSES)
-    recipe = preparing.resolve_numbers(recipe, skeleton, None)
+    recipe = preparing.resolve_numbers(recipe, skeleton, None, num_train=_num_train(recipe, manifest))
     phases = preparing.plan_phases(recipe, skeleton)
     if manifest is None:
         num_classes: int = skeleton.model.num_classes  # type: ignore[assignment]

@@ -9,23 +9,19 @@ from typing import Any
 
 from finetune import recipe as recipes
 from finetune.backbone import load as backbones
-from finetune.backbone.groups import head_modules
 from finetune.backbone.load import Architecture, Backbone
-from finetune.backbone.staged import StagedClassifier, check_stage
-from finetune.backbone.trace import trace
+from finetune.backbone.staged import StagedClassifier, check_stage, stages
 from finetune.data import checks, sources, split
-from finetune.data.loaders import ImageBatches, ImageDataset
 from finetune.data.pixels import PixelCache, opened_or_none
-from finetune.data.transforms import picture_side, plain_view
+from finetune.data.transforms import picture_side
 from finetune.device import in_fast_layout, resolve_device, resolve_precision
 from finetune.errors import BackboneError, RecipeError
-from finetune.features.extract import before_head, extract, taps
 from finetune.settings import Recipe
-from finetune.strategy import evidence as evidences
 from finetune.strategy.matrix import decide
-from finetune.strategy.strategies import DEFAULTS, SGD_FACTOR, Choice, is_full, phases
+from finetune.strategy.strategies import DEFAULT_TOP_K, DEFAULTS, SGD_FACTOR, Choice, epochs_for, is_full, phases
 from finetune.train.phases import linear_head
-from finetune.types import Event, Evidence, Manifest, OnEvent, Phase, Sample, Verdict, ignore
+from finetune.types import Event, Evidence, Manifest, OnEvent, Phase, Verdict, ignore
+from finetune.workflow.evidence import Tapped, measure
 
 BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a step takes so many
 
@@ -41,6 +37,7 @@ class Prepared:
     evidence: Evidence | None
     verdict: Verdict | None
     pixels: PixelCache | None = None
+    tapped: Tapped | None = None  # what the evidence has computed already
     notes: tuple[str, ...] = ()
 
 
@@ -92,16 +89,16 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
         manifest = read_and_tell(recipe, listed, pixels=pixels, on_event=on_event)
     if backbone.weights is not None:
         on_event(Event("message", {"text": f"{of.label}: {backbone.weights.sentence()}"}))
-    evidence = verdict = None
+    evidence = verdict = tapped = None
     if recipe.strategy.name == "auto":
-        evidence = measure(recipe, manifest, backbone, pixels=pixels, on_event=on_event)
-        verdict = decide(evidence, backbone.groups)
+        evidence, tapped = measure(recipe, manifest, backbone, pixels, on_event=on_event)
+        verdict = decide(evidence, assume=recipe.strategy.assume.split(","))
         on_event(Event("message", {"text": f"auto: {verdict.reason}"}))
     recipe = resolve(recipe, manifest, backbone, verdict)
     planned = plan_phases(recipe, backbone)
     for remark in remarks(recipe, backbone):
         on_event(Event("warning", {"text": remark}))
-    return Prepared(recipe, manifest, with_head(recipe, backbone), planned, evidence, verdict, pixels)
+    return Prepared(recipe, manifest, with_head(recipe, backbone), planned, evidence, verdict, pixels, tapped)
 
 
 def architecture_of(recipe: Recipe) -> Architecture:
@@ -188,62 +185,10 @@ def describe_data(manifest: Manifest) -> str:
     return text
 
 
-def measure(
-    recipe: Recipe,
-    manifest: Manifest,
-    backbone: Backbone,
-    *,
-    pixels: PixelCache | None = None,
-    on_event: OnEvent = ignore,
-) -> Evidence:
-    """Run the frozen backbone over a sample once and measure how each layer group separates the classes."""
-    chosen = evidences.stratified_sample(manifest, seed=recipe.train.seed)
-    batches = plain_batches(recipe, manifest, backbone, chosen, pixels=pixels)
-    names = [group.name for group in backbone.groups if not group.is_head]
-    try:
-        traced = trace(backbone.model, backbone.groups, image_size=backbone.preprocessing.image_size)
-        names = [name for name in names if name in traced.ends]
-        tap = taps(traced, names)
-    except BackboneError as error:
-        on_event(Event("warning", {"text": f"{error.message}; measured on the last layer group alone"}))
-        names, tap = names[-1:], before_head(backbone.model, head_modules(backbone.model)[0])
-
-    def watched() -> Any:
-        for done, batch in enumerate(batches.epoch(), 1):
-            yield batch
-            on_event(Event("progress", {"task": "measure features", "done": done, "total": len(batches)}))
-
-    features, targets = extract(tap, watched())
-    return evidences.measure(manifest, dict(zip(names, features, strict=True)), targets)
-
-
-def plain_batches(
-    recipe: Recipe,
-    manifest: Manifest,
-    backbone: Backbone,
-    samples: tuple[Sample, ...],
-    *,
-    batch_size: int | None = None,
-    pixels: PixelCache | None = None,
-) -> ImageBatches:
-    """Yield batches of samples in order, as evaluation sees them."""
-    preprocessing = backbone.preprocessing
-    view = plain_view(preprocessing)
-    dataset = ImageDataset(manifest.root, samples, view, preprocessing, seed=None, pixels=pixels)
-    size = batch_size or next((n for n in (recipe.train.micro_batch, recipe.train.batch_size) if n != "auto"), 32)
-    return ImageBatches(
-        dataset,
-        preprocessing=preprocessing,
-        batch_size=size,
-        device=resolve_device(recipe.train.device),
-        workers=recipe.train.workers if isinstance(recipe.train.workers, int) else 0,
-    )
-
-
 def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Verdict | None) -> Recipe:
     """Yield the recipe with every "auto" settled that changes what is computed."""
-    recipe = resolve_numbers(recipe, backbone, verdict)
     num_train = len(manifest.split("train"))
+    recipe = resolve_numbers(recipe, backbone, verdict, num_train=num_train)
     weights = None if backbone.architecture.is_embedded else backbone.architecture.weights
     device = resolve_device(recipe.train.device)
     changes = {
@@ -251,7 +196,6 @@ def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Ver
         "backbone.name": backbone.architecture.name,
         "backbone.weights": str(weights.resolve()) if weights else "none",
         "backbone.image_size": backbone.preprocessing.image_size[0],
-        "train.batch_size": _or(recipe.train.batch_size, wanted_batch(num_train)),
         "train.precision": resolve_precision(recipe.train.precision, device),
     }
     return recipes.update(recipe, changes)
@@ -262,18 +206,23 @@ def wanted_batch(num_train: int) -> int:
     return next(size for least, size in BATCHES.items() if num_train >= least)
 
 
-def resolve_numbers(recipe: Recipe, backbone: Backbone, verdict: Verdict | None) -> Recipe:
+def resolve_numbers(
+    recipe: Recipe, backbone: Backbone, verdict: Verdict | None, *, num_train: int | None = None
+) -> Recipe:
     """Yield the recipe with the strategy and its numbers settled; needs no data but for a verdict."""
     name = verdict.strategy if verdict else recipe.strategy.name
     numbers = DEFAULTS[name]
-    epochs = _or(recipe.train.epochs, numbers.epochs)
-    top_k = _or(recipe.strategy.top_k, (verdict and verdict.top_k) or 1)
+    batch_size = _or(recipe.train.batch_size, wanted_batch(num_train) if num_train else "auto")
+    usual = epochs_for(name, num_train, int(batch_size)) if num_train else numbers.epochs
+    epochs = _or(recipe.train.epochs, usual)
+    top_k = _or(recipe.strategy.top_k, (verdict and verdict.top_k) or DEFAULT_TOP_K.get(name, "auto"))
     probe_at = _or(recipe.strategy.probe_at, (verdict and verdict.probe_at) or _last(backbone))
     lr = numbers.lr * (SGD_FACTOR if recipe.optim.name == "sgd" else 1.0)
     changes = {
         "strategy.name": name,
-        "strategy.top_k": top_k if name == "top-k" else "auto",
+        "strategy.top_k": top_k,
         "strategy.probe_at": check_stage(probe_at, backbone.groups) if name == "linear-probe" else "auto",
+        "train.batch_size": batch_size,
         "train.epochs": epochs,
         "train.patience": _or(recipe.train.patience, max(5, round(epochs / 3))),
         "optim.lr": _or(recipe.optim.lr, lr),
@@ -287,8 +236,8 @@ def plan_phases(recipe: Recipe, backbone: Backbone) -> tuple[Phase, ...]:
     """Yield the phases of a resolved recipe."""
     groups = backbone.groups
     if is_staged(recipe, backbone):
-        names = [group.name for group in groups]
-        cut = names.index(str(recipe.strategy.probe_at))
+        deepest = stages(str(recipe.strategy.probe_at), groups)[-1]
+        cut = [group.name for group in groups].index(deepest)
         groups = (*groups[: cut + 1], groups[-1])
     return phases(choice_of(recipe, backbone), groups)
 
@@ -300,8 +249,9 @@ def choice_of(recipe: Recipe, backbone: Backbone) -> Choice:
         epochs=int(recipe.train.epochs),
         lr=float(recipe.optim.lr),
         layer_decay=float(recipe.optim.layer_decay),
-        top_k=1 if recipe.strategy.top_k == "auto" else recipe.strategy.top_k,
+        top_k=None if recipe.strategy.top_k == "auto" else recipe.strategy.top_k,
         reinit=recipe.strategy.reinit,
+        updates_norms=recipe.strategy.norm_statistics == "updated",
         has_linear_head=is_staged(recipe, backbone) or linear_head(backbone.model) is not None,
     )
 
@@ -311,7 +261,11 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
     choice = choice_of(recipe, backbone)
     if is_full(choice, backbone.groups):
         yield f"top-k {choice.top_k} is all layer groups of this backbone: the same as full"
-    if choice.reinit and (choice.strategy in ("full", "gradual", "lp-ft") or is_full(choice, backbone.groups)):
+    if (
+        choice.reinit
+        and choice.strategy != "scratch"
+        and any(not phase.plan.frozen for phase in plan_phases(recipe, backbone))
+    ):
         yield f"{choice.strategy} with reinit re-initialises every layer: this is training from scratch"
     if choice.strategy == "linear-probe" and not choice.has_linear_head:
         yield "the head of this network is more than one linear layer: it is trained by gradient, not solved"
@@ -351,9 +305,11 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
     """Refuse a number that the named strategy would not use: nothing is silently ignored."""
     name = recipe.strategy.name
     problems = []
-    if changes.get("strategy.top_k", "auto") != "auto" and name not in ("auto", "top-k"):
-        problems.append(f"strategy.top_k has no meaning with strategy.name = {name!r}, only with 'top-k'")
+    if changes.get("strategy.top_k", "auto") != "auto" and name not in ("auto", "top-k", "lp-ft"):
+        problems.append(f"strategy.top_k has no meaning with strategy.name = {name!r}, only with 'top-k' and 'lp-ft'")
     if changes.get("strategy.probe_at", "auto") != "auto" and name not in ("auto", "linear-probe"):
         problems.append(f"strategy.probe_at has no meaning with strategy.name = {name!r}, only with 'linear-probe'")
+    if changes.get("strategy.assume", "none") != "none" and name not in ("auto", "race"):
+        problems.append(f"strategy.assume has no meaning with strategy.name = {name!r}, only with 'auto' and 'race'")
     if problems:
         raise RecipeError(problems)

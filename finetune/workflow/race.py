@@ -2,6 +2,7 @@
 
     OUT/race.json             who started, what each rung showed, who won, what it took
     OUT/race/<candidate>/     a run folder for each, stopped where it lost; the winner's becomes OUT itself
+    OUT/asked.toml            the recipe of the race, until the winner's stands
 
 A race that is stopped goes on with `finetune run --resume OUT`: what a candidate has done lies in its
 checkpoints, and what follows at a rung follows from them.
@@ -10,67 +11,98 @@ checkpoints, and what follows at a rung follows from them.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from finetune import recipe as recipes
-from finetune.checkpoint import run_folder
-from finetune.checkpoint.run_folder import RunFolder, read_json, write_json
-from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError
+from finetune.checkpoint import state
+from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers
+from finetune.checkpoint.run_folder import LOCK, RunFolder, read_json, unwritable, write_json, write_text
+from finetune.checkpoint.state import check_format
+from finetune.data import checks
+from finetune.errors import BackboneError, RecipeError, TrainingError
 from finetune.settings import FORMAT_VERSION, Recipe
 from finetune.strategy.race import MOST_OVERHEAD, Place, RacePlan, Work, candidates, judge, plan_race
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
 from finetune.workflow.batch_size import with_micro_batch
+from finetune.workflow.laying import Terms, lay_folder, reopen, with_whole_paths
 from finetune.workflow.prepare import (
     Prepared,
     architecture_of,
+    list_data,
     load_backbone,
     plan_phases,
     prepare,
     resolve,
     with_head,
 )
-from finetune.workflow.run import RunResult, lay_folder, reopen, resume_alone
+from finetune.workflow.run import RunResult, resume_alone
+from finetune.workflow.signals import Stop
 from finetune.workflow.timed import within_time
-from finetune.workflow.training import train
+from finetune.workflow.training import computing, telling_how_to_go_on, train
 from finetune.workflow.work import work_of
 
 
-def race(
-    recipe: Recipe, *, out: Path | None = None, manifest: Manifest | None = None, on_event: OnEvent = ignore
-) -> RunResult:
-    """Race the likeliest strategies on the data of a recipe, and finish the winner in a new run folder.
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A race before its first step: every candidate as it is prepared, the verdict's own choice first."""
+
+    recipe: Recipe
+    made: Mapping[str, Prepared]
+    works: Mapping[str, Work]
+    plan: RacePlan
+
+    @property
+    def own(self) -> Prepared:
+        return next(iter(self.made.values()))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the run folder is called by, where it has no name."""
+        return (Path(self.own.recipe.data.path).stem, self.own.backbone.architecture.label, "race")
+
+    def begin(self, folder: RunFolder, *, stop: Stop, on_event: OnEvent) -> RunResult:
+        """Lay out a folder that is held, with a run folder for every candidate, and race to the winner's end.
+
+        Raises:
+            FinetuneError: one of its kinds; of a candidate only if every one of them fails.
+        """
+        write_text(folder.asked, recipes.dump(with_whole_paths(self.recipe)))
+        shutil.rmtree(folder.candidates, ignore_errors=True)  # of a race that was stopped before it began
+        for label in self.plan.starts:
+            lay_folder(candidate_folder(folder, label), with_micro_batch(self.made[label], on_event=on_event))
+        content = {
+            "format_version": FORMAT_VERSION,
+            "starts": list(self.plan.starts),
+            "rungs": list(self.plan.rungs),
+            "left_out": self.plan.left_out,
+            "work": {label: to_json(self.works[label]) for label in self.plan.starts if label in self.works},
+            "results": [],
+            "failed": {},
+            "winner": None,
+        }
+        write_json(folder.race, content)
+        on_event(Event("message", {"text": f"run folder: {folder.path}"}))
+        on_event(Event("message", {"text": told(self.plan)}))
+        return go_on_racing(folder, Terms(), now=self.own.manifest, stop=stop, on_event=on_event)
+
+
+def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> Field:
+    """Yield the race of the likeliest strategies on the data of a recipe.
 
     Raises:
-        FinetuneError: one of its kinds; of a candidate only if every one of them fails.
+        FinetuneError: one of its kinds, with the way out in `.hint`.
     """
-    own = prepare(as_auto(recipe), manifest=manifest, on_event=on_event)
     auto = as_auto(recipe)
+    own = prepare(auto, manifest=manifest, on_event=on_event)
     own = _in_time(own, auto, may_fall=True, on_event=on_event)
     made, late = _in_time_each(field_of(auto, own), auto)
     works, plan = planned(made)
-    plan = replace(plan, left_out={**late, **plan.left_out})
-    words = (Path(own.recipe.data.path).stem, own.backbone.architecture.label, "race")
-    folder = run_folder.create(out, words=words)
-    on_event(Event("message", {"text": f"run folder: {folder.path}"}))
-    for label in plan.starts:
-        lay_folder(with_micro_batch(made[label], on_event=on_event), candidate_folder(folder, label).path)
-    content = {
-        "format_version": FORMAT_VERSION,
-        "starts": list(plan.starts),
-        "rungs": list(plan.rungs),
-        "left_out": plan.left_out,
-        "work": {label: to_json(works[label]) for label in plan.starts if label in works},
-        "results": [],
-        "failed": {},
-        "winner": None,
-    }
-    write_json(folder.race, content)
-    on_event(Event("message", {"text": told(plan)}))
-    return go_on_racing(folder, on_event=on_event)
+    return Field(recipe, made, works, replace(plan, left_out={**late, **plan.left_out}))
 
 
 def _in_time(made: Prepared, asked: Recipe, *, may_fall: bool, on_event: OnEvent) -> Prepared:
@@ -91,35 +123,33 @@ def _in_time_each(made: Mapping[str, Prepared], asked: Recipe) -> tuple[dict[str
     return found, late
 
 
-def go_on_racing(folder: RunFolder, *, on_event: OnEvent = ignore) -> RunResult:
-    """Race from where the candidates' checkpoints stand to the winner's end.
+def go_on_racing(
+    folder: RunFolder, terms: Terms, *, now: Manifest | None = None, stop: Stop, on_event: OnEvent = ignore
+) -> RunResult:
+    """Race, in a folder that is held, from where the candidates' checkpoints stand to the winner's end.
+
+    `now` is the data as it is, where it was read before.
 
     Raises:
-        CheckpointError: race.json is damaged or of another version.
+        CheckpointError: race.json is damaged or of another version, or something changed that may not.
     """
     content = read_json(folder.race)
-    if content.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder.race} has format_version {content.get('format_version')};"
-            f" this version of finetune reads {FORMAT_VERSION}",
-            hint="Use the version of finetune that wrote it.",
-        )
+    check_format(folder.race, content.get("format_version"))
     began = time.monotonic()
+    stop.begun(folder)
     if content["winner"] is None:
-        _run_rungs(folder, content, on_event)
-        write_json(folder.race, content)
+        with telling_how_to_go_on(folder):
+            first = candidate_folder(folder, content["starts"][0])
+            now = now or checks.scan(list_data(terms.recipe(first.recipe)), on_event=on_event)
+            _Rungs(folder, content, terms, now, stop, on_event).run()
     _promote(folder, content["winner"])
-    return resume_alone(folder, seconds={"race": time.monotonic() - began}, on_event=on_event)
-
-
-def is_racing(folder: RunFolder) -> bool:
-    """Tell whether a folder holds a race whose winner has not taken its place yet."""
-    return folder.race.is_file() and not folder.recipe.is_file()
+    seconds = {"race": time.monotonic() - began}
+    return resume_alone(folder, terms, now=now, seconds=seconds, stop=stop, on_event=on_event)
 
 
 def candidate_folder(folder: RunFolder, label: str) -> RunFolder:
     """Yield the run folder of a candidate."""
-    return RunFolder(folder.path / "race" / label)
+    return RunFolder(folder.candidates / label)
 
 
 def as_auto(recipe: Recipe) -> Recipe:
@@ -131,8 +161,7 @@ def field_of(recipe: Recipe, own: Prepared) -> dict[str, Prepared]:
     """Yield every candidate as it is prepared, the verdict's own choice first."""
     assert own.evidence is not None and own.verdict is not None  # auto measures both
     plain = load_backbone(own.recipe, architecture_of(own.recipe), num_classes=len(own.manifest.classes))
-    names = [group.name for group in plain.groups if not group.is_head]
-    first, *others = candidates(own.verdict, own.evidence, names)
+    first, *others = candidates(own.verdict, own.evidence)
     found = {first.label: own}
     for entrant in others:
         settled = resolve(recipes.update(recipe, entrant.keys()), own.manifest, plain, None)
@@ -167,62 +196,91 @@ def told(plan: RacePlan) -> str:
     return text + out
 
 
-def _run_rungs(folder: RunFolder, content: dict[str, Any], on_event: OnEvent) -> None:
-    """Run every rung and name the winner; what is done already only follows again from the checkpoints."""
-    works = {label: Work(tuple(work["epochs"]), work["num_images"]) for label, work in content["work"].items()}
-    alive, content["results"] = list(content["starts"]), []
-    for epochs in content["rungs"]:
-        places = [place for label in alive if (place := _run_to(folder, content, label, epochs, works, on_event))]
-        ranked = judge(places, works, is_last=epochs == content["rungs"][-1])
-        content["results"].append({"epochs": epochs, "places": [to_json(place) for place in ranked]})
-        write_json(folder.race, content)
-        on_event(Event("message", {"text": f"best val top1: {', '.join(map(_shown, ranked))}"}))
-        alive = [place.label for place in ranked if place.is_kept]
-        if len(alive) == 1:
-            break
-    content["winner"] = alive[0]
-    if works:
-        content["took"] = _took(content, works)
-    on_event(Event("message", {"text": f"race: {alive[0]} wins and goes on"}))
+@dataclass(frozen=True, slots=True)
+class _Rungs:
+    """The rungs of a race, on what terms they are run, and race.json, which tells of them."""
 
+    folder: RunFolder
+    content: dict[str, Any]
+    terms: Terms
+    now: Manifest
+    stop: Stop
+    on_event: OnEvent
 
-def _run_to(
-    folder: RunFolder,
-    content: dict[str, Any],
-    label: str,
-    epochs: int,
-    works: Mapping[str, Work],
-    on_event: OnEvent,
-) -> Place | None:
-    """Train a candidate up to a rung and yield its place there; None for one that fails while others are left."""
-    own = candidate_folder(folder, label)
-    until = None if works[label].is_cheap else epochs
-    try:
-        prepared, checkpoint = reopen(own)
-        now = checkpoint.state if checkpoint else None
-        if now is None or (now.phase < len(prepared.phases) and (until is None or len(now.history) < until)):
-            on_event(Event("message", {"text": f"{label}:"}))
-            now = train(own, prepared, checkpoint, until=until, resumed_as=folder, on_event=on_event).state
-    except Interrupted:
-        raise
-    except FinetuneError as error:
-        content["failed"][label] = error.message
-        if len(content["failed"]) == len(content["starts"]):
-            raise
-        on_event(Event("warning", {"text": f"{label} failed and leaves the race: {error.message}"}))
-        return None
-    shown = now.history if until is None else now.history[:until]
-    best = max(shown, key=lambda row: (row["val_top1"], -row["val_loss"]))
-    return Place(label, len(shown), best["val_top1"], best["val_loss"])
+    @property
+    def works(self) -> dict[str, Work]:
+        """The work of every candidate that it is known of."""
+        return {label: Work(tuple(one["epochs"]), one["num_images"]) for label, one in self.content["work"].items()}
+
+    def run(self) -> None:
+        """Run every rung and name the winner; what is done already only follows again from the checkpoints."""
+        content, works = self.content, self.works
+        alive, content["results"], content["failed"] = list(content["starts"]), [], {}
+        for epochs in content["rungs"]:
+            places = [place for label in alive if (place := self._run_to(label, epochs, works[label]))]
+            ranked = judge(places, works, is_last=epochs == content["rungs"][-1])
+            content["results"].append({"epochs": epochs, "places": [to_json(place) for place in ranked]})
+            write_json(self.folder.race, content)
+            self._say(f"best val top1: {', '.join(map(_shown, ranked))}")
+            alive = [place.label for place in ranked if place.is_kept]
+            if len(alive) == 1:
+                break
+        content["winner"] = alive[0]
+        if works:
+            content["took"] = _took(content, works)
+        write_json(self.folder.race, content)
+        self._say(f"race: {alive[0]} wins and goes on")
+
+    def _run_to(self, label: str, epochs: int, work: Work) -> Place | None:
+        """Train a candidate up to a rung and yield its place there; None for one that fails while others are left."""
+        own = candidate_folder(self.folder, label)
+        until = None if work.is_cheap else epochs
+        try:
+            with claimed(own, seconds=LINGER, on_event=self.on_event):
+                history = self._history_to(own, label, until)
+        except (BackboneError, TrainingError) as error:
+            self.content["failed"][label] = error.message
+            if len(self.content["failed"]) == len(self.content["starts"]):
+                raise
+            self.on_event(Event("warning", {"text": f"{label} failed and leaves the race: {error.message}"}))
+            return None
+        shown = history if until is None else history[:until]
+        best = max(shown, key=lambda row: (row["val_top1"], -row["val_loss"]))
+        return Place(label, len(shown), best["val_top1"], best["val_loss"])
+
+    def _history_to(self, own: RunFolder, label: str, until: int | None) -> list[dict[str, Any]]:
+        """Yield the epochs of a candidate that has come as far as it is asked to."""
+        clear_leftovers(own)
+        checkpoint = state.load(own.last, on_event=self.on_event)
+        done = checkpoint.state if checkpoint else None
+        prepared, _ = reopen(own, self.terms, now=self.now, named=self.folder, on_event=self.on_event)
+        if done and (done.phase == len(prepared.phases) or (until is not None and len(done.history) >= until)):
+            return done.history
+        self._say(f"{label}:")
+        with computing(prepared.recipe):
+            trained = train(own, prepared, checkpoint, until=until, stop=self.stop, on_event=self.on_event)
+        return trained.state.history
+
+    def _say(self, text: str) -> None:
+        self.on_event(Event("message", {"text": text}))
 
 
 def _promote(folder: RunFolder, winner: str) -> None:
-    """Make the winner's run folder the race's own, the recipe last; a move that was stopped is finished."""
+    """Make the winner's run folder the race's own, the recipe last; a move that was stopped is finished.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
     own = candidate_folder(folder, winner)
-    if own.path.is_dir():
+    if not own.path.is_dir():
+        return
+    try:
+        (own.path / LOCK).unlink(missing_ok=True)
         for entry in sorted(own.path.iterdir(), key=lambda path: path.name == own.recipe.name):
             os.replace(entry, folder.path / entry.name)
         own.path.rmdir()
+    except OSError as error:
+        raise unwritable(folder.path, error) from error
 
 
 def _took(content: dict[str, Any], works: Mapping[str, Work]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from finetune.strategy.strategies import up_to_epoch
 from finetune.train.loop import Fit
 from finetune.types import Event, OnEvent
 from finetune.workflow.prepare import Prepared, architecture_of, load_backbone, with_head
+from finetune.workflow.signals import Stop
 from finetune.workflow.training import train
 
 FIRST = "first fit"
@@ -35,7 +36,7 @@ class Refit:
         return len(self.prepared.manifest.split("train"))
 
 
-def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, on_event: OnEvent) -> Refit:
+def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, stop: Stop, on_event: OnEvent) -> Refit:
     """Train a fresh network on train and val as the first fit was trained up to its best epoch.
 
     Its checkpoints lie in refit/ of the run folder: a refit that is stopped goes on exactly.
@@ -59,6 +60,6 @@ def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, on_event:
         else:
             on_event(event)
 
-    place = RunFolder(folder.path / "refit")
-    trained = train(place, again, state.load(place.last), resumed_as=folder, on_event=watch)
+    checkpoint = state.load(folder.refit.last, on_event=on_event)
+    trained = train(folder.refit, again, checkpoint, stop=stop, on_event=watch)
     return Refit(again, trained.fit, len(trained.state.history))

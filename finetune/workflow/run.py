@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune import recipe as recipes
-from finetune.checkpoint import run_folder, state
-from finetune.checkpoint.run_folder import RunFolder, write_json, write_text
-from finetune.checkpoint.state import Checkpoint
-from finetune.data import split
+from finetune.checkpoint import state
+from finetune.checkpoint.run_folder import RunFolder, write_json
+from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.errors import CheckpointError
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import measure
@@ -20,23 +18,18 @@ from finetune.report import page
 from finetune.settings import Recipe
 from finetune.train.loop import Fit
 from finetune.types import Event, Manifest, OnEvent, Split, ignore, to_json
-from finetune.workflow import environment, saved
+from finetune.workflow import saved
 from finetune.workflow.batch_size import with_micro_batch
-from finetune.workflow.prepare import (
-    Prepared,
-    architecture_of,
-    load_backbone,
-    pixels_of,
-    plain_batches,
-    plan_phases,
-    prepare,
-    with_head,
-)
-from finetune.workflow.refit import FIRST, refit
+from finetune.workflow.laying import Terms, lay_folder, reopen
+from finetune.workflow.passes import plain_batches
+from finetune.workflow.prepare import Prepared, prepare
+from finetune.workflow.refit import FIRST, Refit, refit
+from finetune.workflow.signals import Stop
 from finetune.workflow.timed import within_time
-from finetune.workflow.training import train
+from finetune.workflow.training import Trained, computing, telling_how_to_go_on, train
 
 Metrics = dict[str, dict[str, dict[str, float]]]  # by split and name, each with value, low and high
+Guesses = dict[Split, list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +47,33 @@ class RunResult:
         return {**to_json(self), "folder": str(self.folder)}
 
 
-def run_alone(
-    recipe: Recipe, *, out: Path | None = None, manifest: Manifest | None = None, on_event: OnEvent = ignore
-) -> RunResult:
-    """Train what a recipe says in a new run folder; `manifest` is its data where it was read before.
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """One run before its first step, and the seconds that it took to come there."""
+
+    prepared: Prepared
+    seconds: dict[str, float]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the run folder is called by, where it has no name."""
+        recipe = self.prepared.recipe
+        return (Path(recipe.data.path).stem, self.prepared.backbone.architecture.label, recipe.strategy.name)
+
+    def begin(self, folder: RunFolder, *, stop: Stop, on_event: OnEvent) -> RunResult:
+        """Lay out a folder that is held, and train in it from the first step.
+
+        Raises:
+            FinetuneError: one of its kinds, with the way out in `.hint`.
+        """
+        lay_folder(folder, self.prepared)
+        stop.begun(folder)
+        on_event(Event("message", {"text": f"run folder: {folder.path}"}))
+        return _train(folder, self.prepared, None, allowed=[], seconds=self.seconds, stop=stop, on_event=on_event)
+
+
+def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> Ready:
+    """Yield the run that a recipe asks for; `manifest` is its data where it was read before.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
@@ -67,43 +83,32 @@ def run_alone(
     is_open = recipe.strategy.name == "auto"
     num_images = len(prepared.manifest.samples)
     prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
-    prepared = with_micro_batch(prepared, on_event=on_event)
-    seconds = {"prepare": time.monotonic() - began}
-    folder = lay_folder(prepared, out)
-    on_event(Event("message", {"text": f"run folder: {folder.path}"}))
-    return _train(folder, prepared, None, seconds=seconds, on_event=on_event)
+    return Ready(with_micro_batch(prepared, on_event=on_event), {"prepare": time.monotonic() - began})
 
 
 def resume_alone(
-    folder: RunFolder, *, seconds: dict[str, float] | None = None, on_event: OnEvent = ignore
+    folder: RunFolder,
+    terms: Terms,
+    *,
+    now: Manifest | None = None,
+    seconds: dict[str, float] | None = None,
+    stop: Stop,
+    on_event: OnEvent = ignore,
 ) -> RunResult:
-    """Go on with one run from its last checkpoint, to its end; `seconds` is what came before, for timing.json.
+    """Go on with one run, whose folder is held, from its last checkpoint to its end.
+
+    `now` is its data as it is, where it was read before; `seconds` is what came before, for timing.json.
 
     Raises:
-        CheckpointError: damaged, or already finished.
+        CheckpointError: damaged, or something changed that may not.
     """
-    if folder.is_finished:
-        raise CheckpointError(f"{folder.path} is finished: there is nothing to resume", hint="See its report.html.")
-    prepared, checkpoint = reopen(folder)
+    stop.begun(folder)
+    folder.asked.unlink(missing_ok=True)
+    prepared, allowed = reopen(folder, terms, now=now, on_event=on_event)
+    checkpoint = state.load(folder.last, on_event=on_event)
     done = len(checkpoint.state.history) if checkpoint else 0
     on_event(Event("message", {"text": f"resuming {folder.path} after {done} epochs"}))
-    return _train(folder, prepared, checkpoint, seconds=seconds or {}, on_event=on_event)
-
-
-def reopen(folder: RunFolder) -> tuple[Prepared, Checkpoint | None]:
-    """Yield an unfinished run as it was prepared, and its last checkpoint where there is one.
-
-    Raises:
-        CheckpointError: the run folder is damaged.
-    """
-    recipe = recipes.load(folder.recipe)
-    classes = run_folder.read_json(folder.plan)["classes"]
-    manifest = split.read(folder.split, root=saved.data_root(recipe), classes=classes)
-    backbone = load_backbone(recipe, architecture_of(recipe), num_classes=len(classes))
-    phases = plan_phases(recipe, backbone)
-    pixels = pixels_of(recipe, manifest, backbone)
-    prepared = Prepared(recipe, manifest, with_head(recipe, backbone), phases, None, None, pixels)
-    return prepared, state.load(folder.last)
+    return _train(folder, prepared, checkpoint, allowed=allowed, seconds=seconds or {}, stop=stop, on_event=on_event)
 
 
 def _train(
@@ -111,51 +116,73 @@ def _train(
     prepared: Prepared,
     checkpoint: Checkpoint | None,
     *,
+    allowed: Sequence[str],
     seconds: dict[str, float],
+    stop: Stop,
     on_event: OnEvent,
 ) -> RunResult:
     began = time.monotonic()
-    recipe, backbone = prepared.recipe, prepared.backbone
-    trained = train(folder, prepared, checkpoint, on_event=on_event)
-    end = trained.state
-    seconds["train"] = time.monotonic() - began
-    best = state.load(folder.best)
-    if best is None or end.best is None:
-        raise CheckpointError(f"{folder.best} is gone: the best weights cannot be evaluated")
-    backbone.model.load_state_dict(best.model)
-    metrics, guesses = _evaluate(prepared, trained.fit, ("val", "test"))
-    delivered, refitted = backbone, None
-    seconds["evaluate"] = time.monotonic() - began - seconds["train"]
-    if recipe.train.refit:
-        refitted = refit(folder, prepared, end, on_event=on_event)
-        delivered = refitted.prepared.backbone
-        later, guessed = _evaluate(refitted.prepared, refitted.fit, ("test",))
-        metrics, guesses = (
-            {**{f"{name}, {FIRST}": found for name, found in metrics.items()}, **later},
-            guesses | guessed,
-        )
-        seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
-    saved.write_model(folder.model, delivered, prepared.manifest.classes)
-    saved.write_predictions(folder.predictions, prepared.manifest, guesses)
-    write_json(
-        folder.timing,
-        {
-            "seconds": seconds,
-            "num_train": len(prepared.manifest.split("train")),
-            "epochs": len(end.history),
-            "training": list(trained.timing),
-        },
-    )
-    content = saved.report_content(folder, recipe, metrics, end.history, best_epoch=end.best.epoch)
-    page.write(folder.report, {**content, "computed": list(trained.said), "refit": refitted})
+    refitted = None
+    with telling_how_to_go_on(folder), computing(prepared.recipe):
+        trained = train(folder, prepared, checkpoint, stop=stop, on_event=on_event)
+        seconds["train"] = time.monotonic() - began
+        prepared.backbone.model.load_state_dict(_best(folder, trained.state).model)
+        metrics, guesses = _evaluate(prepared, trained.fit, ("val", "test"))
+        seconds["evaluate"] = time.monotonic() - began - seconds["train"]
+        if prepared.recipe.train.refit:
+            refitted = refit(folder, prepared, trained.state, stop=stop, on_event=on_event)
+            later, guessed = _evaluate(refitted.prepared, refitted.fit, ("test",))
+            metrics = {**{f"{name}, {FIRST}": found for name, found in metrics.items()}, **later}
+            guesses |= guessed
+            seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
+        return _deliver(folder, prepared, trained, refitted, metrics, guesses, allowed=allowed, seconds=seconds)
+
+
+def _deliver(
+    folder: RunFolder,
+    prepared: Prepared,
+    trained: Trained,
+    refitted: Refit | None,
+    metrics: Metrics,
+    guesses: Guesses,
+    *,
+    allowed: Sequence[str],
+    seconds: dict[str, float],
+) -> RunResult:
+    """Write the model, what it named, and the report; metrics.json last, which ends the run."""
+    recipe, manifest, end = prepared.recipe, prepared.manifest, trained.state
+    delivered = refitted.prepared.backbone if refitted else prepared.backbone
+    saved.write_model(folder.model, delivered, manifest.classes)
+    saved.write_predictions(folder.predictions, manifest, guesses)
+    timing = {
+        "seconds": seconds,
+        "num_train": len(manifest.split("train")),
+        "epochs": len(end.history),
+        "training": list(trained.timing),
+    }
+    write_json(folder.timing, timing)
+    best_epoch = end.best.epoch if end.best else 0
+    content = saved.report_content(folder, recipe, metrics, end.history, best_epoch=best_epoch)
+    page.write(folder.report, {**content, "computed": [*allowed, *trained.said], "refit": refitted})
     write_json(folder.metrics, metrics)
-    return RunResult(folder.path, recipe.strategy.name, metrics, end.best.epoch, len(prepared.manifest.problems))
+    return RunResult(folder.path, recipe.strategy.name, metrics, best_epoch, len(manifest.problems))
 
 
-def _evaluate(prepared: Prepared, fit: Fit, splits: Sequence[Split]) -> tuple[Metrics, dict[Split, list[int]]]:
+def _best(folder: RunFolder, end: TrainState) -> Checkpoint:
+    """Yield the checkpoint of the epoch that was best."""
+    best = state.load(folder.best)
+    if best is None or end.best is None or best.state.best != end.best:
+        raise CheckpointError(
+            f"{folder.best} no longer holds the best epoch: its weights cannot be evaluated",
+            hint=f"Start again from the recipe: finetune run --recipe {folder.recipe}",
+        )
+    return best
+
+
+def _evaluate(prepared: Prepared, fit: Fit, splits: Sequence[Split]) -> tuple[Metrics, Guesses]:
     """Measure the model on each split that the data has; yield metrics, and the class guessed for every image."""
     recipe, metrics = prepared.recipe, {}
-    guesses: dict[Split, list[int]] = {}
+    guesses: Guesses = {}
     for name in splits:
         samples = prepared.manifest.split(name)
         if not samples:
@@ -165,21 +192,3 @@ def _evaluate(prepared: Prepared, fit: Fit, splits: Sequence[Split]) -> tuple[Me
         metrics[str(name)] = {key: to_json(value) for key, value in measure(logits, targets).items()}
         guesses[name] = logits.argmax(dim=1).tolist()
     return metrics, guesses
-
-
-def lay_folder(prepared: Prepared, out: Path | None) -> RunFolder:
-    """Make a run folder with all that is known before the first step; the recipe, by which it is one, comes last."""
-    recipe, manifest = prepared.recipe, prepared.manifest
-    words = (Path(recipe.data.path).stem, prepared.backbone.architecture.label, recipe.strategy.name)
-    folder = run_folder.create(out, words=words)
-    split.write(manifest, folder.split)
-    saved.write_problems(folder.problems, manifest)
-    plan = saved.plan_content(prepared.backbone, prepared.phases, manifest)
-    write_json(folder.plan, {**plan, "notes": list(prepared.notes)})
-    if prepared.evidence is not None and prepared.verdict is not None:
-        content = {"evidence": to_json(prepared.evidence), "verdict": to_json(prepared.verdict)}
-        write_json(folder.evidence, content)
-    write_json(folder.environment, environment.describe())
-    header = "The resolved recipe of this run; repeat it with: finetune run --recipe recipe.toml"
-    write_text(folder.recipe, recipes.dump(recipe, header=header))
-    return folder

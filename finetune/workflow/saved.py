@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ from finetune.backbone.staged import StagedClassifier
 from finetune.backbone.weights import first_line
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.run_folder import RunFolder
+from finetune.checkpoint.state import written_beside
 from finetune.data import split
 from finetune.device import in_fast_layout, resolve_device
 from finetune.errors import CheckpointError
 from finetune.report import page
+from finetune.report.depth import depth
 from finetune.settings import Recipe
-from finetune.types import Manifest, Phase, Split, to_json
+from finetune.types import Manifest, Split, to_json
 from finetune.workflow import prepare
+from finetune.workflow.prepare import Prepared
 
 
 @dataclass(slots=True)
@@ -72,16 +76,17 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
 
 def write_model(place: Path, backbone: Backbone, classes: Sequence[str]) -> None:
     """Write the model as a timm folder; a probe at an inner layer group says so in its config.json."""
-    timm_folder.write(
-        backbone.model,
-        place,
-        architecture=backbone.architecture.registered,
-        model_args=backbone.model_args,
-        preprocessing=backbone.preprocessing,
-        classes=classes,
-        pretrained_cfg=getattr(backbone.model, "pretrained_cfg", {}),
-        probe_at=backbone.model.at if isinstance(backbone.model, StagedClassifier) else None,
-    )
+    with written_beside(place, keeps_before=False) as beside:
+        timm_folder.write(
+            backbone.model,
+            beside,
+            architecture=backbone.architecture.registered,
+            model_args=backbone.model_args,
+            preprocessing=backbone.preprocessing,
+            classes=classes,
+            pretrained_cfg=getattr(backbone.model, "pretrained_cfg", {}),
+            probe_at=backbone.model.at if isinstance(backbone.model, StagedClassifier) else None,
+        )
 
 
 def data_root(recipe: Recipe) -> str:
@@ -90,32 +95,39 @@ def data_root(recipe: Recipe) -> str:
     return str(path if path.is_dir() else path.parent)
 
 
-def plan_content(backbone: Backbone, phases: Sequence[Phase], manifest: Manifest) -> dict[str, Any]:
-    """Yield plan.json: classes, layer groups, and every phase with its freeze plan."""
+def plan_content(prepared: Prepared) -> dict[str, Any]:
+    """Yield plan.json: classes, layer groups, every phase with its freeze plan, and what is to be said of it."""
+    manifest = prepared.manifest
     return {
         "classes": list(manifest.classes),
         "data": prepare.describe_data(manifest),
-        "groups": [{"name": g.name, "num_parameters": g.num_parameters} for g in backbone.groups],
-        "phases": [to_json(phase) for phase in phases],
+        "groups": [{"name": g.name, "num_parameters": g.num_parameters} for g in prepared.backbone.groups],
+        "phases": [to_json(phase) for phase in prepared.phases],
+        "notes": list(prepared.notes),
     }
 
 
 def write_problems(path: Path, manifest: Manifest) -> None:
     """Write problems.csv: every image that was left out, and why."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("file", "reason"))
-        writer.writerows((problem.file, problem.reason) for problem in manifest.problems)
+    _write_table(path, ("file", "reason"), ((problem.file, problem.reason) for problem in manifest.problems))
 
 
 def write_predictions(path: Path, manifest: Manifest, guesses: Mapping[Split, Sequence[int]]) -> None:
     """Write predictions.csv: for every measured image its split, its class, and the class that was named."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("file", "split", "class", "predicted"))
-        for name, guessed in guesses.items():
-            for sample, guess in zip(manifest.split(name), guessed, strict=True):
-                writer.writerow((sample.file, name, manifest.classes[sample.target.index], manifest.classes[guess]))
+    rows = (
+        (sample.file, name, manifest.classes[sample.target.index], manifest.classes[guess])
+        for name, guessed in guesses.items()
+        for sample, guess in zip(manifest.split(name), guessed, strict=True)
+    )
+    _write_table(path, ("file", "split", "class", "predicted"), rows)
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(rows)
+    run_folder.write_text(path, text.getvalue())
 
 
 def line(row: dict[str, Any]) -> str:
@@ -138,8 +150,9 @@ def report_content(
         "metric_names": list(dict.fromkeys(name for values in metrics.values() for name in values)),
         "evidence": found.get("evidence"),
         "verdict": found.get("verdict"),
+        "depth": depth(found["evidence"]) if "evidence" in found else None,
         "race": run_folder.read_json(folder.race) if folder.race.is_file() else None,
-        "notes": plan.get("notes", []),
+        "notes": plan["notes"],
         "strategy": recipe.strategy.name,
         "phases": plan["phases"],
         "sizes": {group["name"]: group["num_parameters"] for group in plan["groups"]},

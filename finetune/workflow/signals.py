@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that the run honours at its next step, after writing a checkpoint."""
+"""Ctrl-C and SIGTERM: while training a wish that is honoured at the next step, after a checkpoint; else at once."""
 
 from __future__ import annotations
 
@@ -7,50 +7,92 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
-from finetune.errors import Interrupted
+from finetune.checkpoint.run_folder import RunFolder
+from finetune.errors import Interrupted, ResourceError
 
 
 @dataclass(slots=True)
 class Stop:
-    """Whether a signal asked the run to stop; a second one stops it at once."""
+    """Whether a signal asked the run to stop; a second one stops it at once.
+
+    `folder` is what one goes on with, once it is laid out, `is_training` whether there is something to save.
+    """
 
     signal: int = 0
+    folder: RunFolder | None = None
+    is_training: bool = False
 
-    def raise_if_asked(self, save: Callable[[], None], folder: Path) -> None:
+    def begun(self, folder: RunFolder) -> None:
+        """Take the folder that one goes on with; of a run in a comparison that is the comparison's."""
+        self.folder = self.folder or folder
+
+    def raise_if_asked(self, save: Callable[[], None]) -> None:
         """Write a checkpoint and leave, if a signal came.
 
         Raises:
             Interrupted: one came; the hint says how to go on.
         """
-        if not self.signal:
-            return
-        save()
-        raise Interrupted(
-            f"stopped by {signal.Signals(self.signal).name}; what was done is kept",
-            hint=f"Go on with: finetune run --resume {folder}",
-            exit_code=128 + self.signal,
-        )
+        if self.signal:
+            save()
+            raise self.error()
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Take a signal inside the block as a wish, to be asked for by `raise_if_asked`.
+
+        Raises:
+            Interrupted: one came that nobody asked for.
+        """
+        self.is_training = True
+        try:
+            yield
+        except ResourceError as error:
+            if self.signal and isinstance(
+                error.__cause__, RuntimeError
+            ):  # a worker that got the same signal died of it
+                raise self.error() from error
+            raise
+        finally:
+            self.is_training = False
+        self.raise_if_asked(lambda: None)
+
+    def error(self) -> Interrupted:
+        """Yield the error of the signal that came."""
+        name = signal.Signals(self.signal).name
+        if self.folder is None:
+            text, way = f"stopped by {name} before anything was trained", "Give the same command again to start anew."
+        else:
+            text = f"stopped by {name}; what was done is kept"
+            way = f"Go on with: {self.folder.command} --resume {self.folder.path}"
+        return Interrupted(text, hint=way, exit_code=128 + self.signal)
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Catch SIGINT and SIGTERM inside the block; outside the main thread there is nothing to catch."""
+    """Catch SIGINT and SIGTERM inside the block; outside the main thread there is nothing to catch.
+
+    Raises:
+        Interrupted: one came when there was nothing to save first.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def ask(number: int, _: FrameType | None) -> None:
-        if stop.signal:
+        is_second, stop.signal = bool(stop.signal), stop.signal or number
+        if is_second or not stop.is_training:
             raise KeyboardInterrupt
-        stop.signal = number
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
+    except KeyboardInterrupt as error:
+        if not stop.signal:
+            raise
+        raise stop.error() from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -62,6 +62,8 @@ class Standing:
 def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
     """Read a finished run; it is judged on test, or on val where there is no test.
 
+    An epoch that was done by the run on its own, outside of the comparison, has taken no time in it.
+
     Raises:
         CheckpointError: something in its folder is missing or damaged.
     """
@@ -74,7 +76,10 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
             rows = list(csv.DictReader(stream))
         lines = [json.loads(line) for line in folder.epochs.read_text(encoding="utf-8").splitlines()]
         curve = tuple(
-            {**{key: line[key] for key in ("epoch", "val_top1", "val_loss")}, "seconds": at[line["epoch"]]}
+            {
+                **{key: line[key] for key in ("epoch", "val_top1", "val_loss")},
+                "seconds": max((at[epoch] for epoch in at if epoch <= line["epoch"]), default=0.0),
+            }
             for line in lines
         )
     except (OSError, ValueError, KeyError) as error:

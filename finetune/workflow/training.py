@@ -15,7 +15,9 @@ from finetune.backbone.folder import plain_tensors
 from finetune.checkpoint import state
 from finetune.checkpoint.run_folder import RunFolder, write_text
 from finetune.checkpoint.state import Checkpoint, TrainState
+from finetune.data.loaders import lost_workers
 from finetune.device import accelerator, resolve_device
+from finetune.errors import DataError, ResourceError, TrainingError
 from finetune.settings import Recipe
 from finetune.strategy.strategies import retrained
 from finetune.train.loop import Fit, FitSettings
@@ -24,7 +26,7 @@ from finetune.types import Event, OnEvent
 from finetune.workflow import saved
 from finetune.workflow.batches import Worker
 from finetune.workflow.prepare import Prepared, load_backbone
-from finetune.workflow.signals import stop_on_signals
+from finetune.workflow.signals import Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,10 @@ class _Keeper:
 
     def last(self, model: nn.Module, optimiser: dict[str, Tensor], now: TrainState) -> None:
         state.save(self.folder.last, plain_tensors(model), optimiser, now)
-        write_text(self.folder.epochs, "".join(f"{saved.line(row)}\n" for row in now.history))
+        _write_epochs(self.folder, now.history)
 
     def best(self, model: nn.Module, now: TrainState) -> None:
-        state.save(self.folder.best, plain_tensors(model), {}, now)
+        state.save(self.folder.best, plain_tensors(model), {}, now, keeps_before=False)
 
 
 def train(
@@ -75,38 +77,74 @@ def train(
     prepared: Prepared,
     checkpoint: Checkpoint | None,
     *,
+    stop: Stop,
     on_event: OnEvent,
     until: int | None = None,
-    resumed_as: RunFolder | None = None,
 ) -> Trained:
     """Train from a checkpoint (or the first step) to the end of the phases, or until so many epochs are done.
 
-    Checkpoints go to `folder`; `resumed_as` is the run folder that a user would resume, where it is another.
+    What a stopped process wrote about epochs behind the checkpoint is cut.
 
     Raises:
         Interrupted: a signal came; a checkpoint was written.
     """
-    recipe = prepared.recipe
-    named = resumed_as or folder
-    watch = _Watch(on_event, done=len(checkpoint.state.history) if checkpoint else 0)
-    with _deterministic(recipe.train.deterministic), stop_on_signals() as stop:
+    recipe, resumed = prepared.recipe, checkpoint.state if checkpoint else None
+    history = resumed.history if resumed else []
+    watch = _Watch(on_event, done=len(history))
+    _write_epochs(folder, history)
 
-        def raise_if_stopped(save: Callable[[], None]) -> None:
-            stop.raise_if_asked(save, named.path)
-            if until is not None and watch.num_epochs >= until:
-                save()
-                raise _PausedError
+    def raise_if_stopped(save: Callable[[], None]) -> None:
+        stop.raise_if_asked(save)
+        if until is not None and watch.num_epochs >= until:
+            save()
+            raise _PausedError
 
-        context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
-        worker = Worker(prepared, context, watch, lambda: stop.raise_if_asked(lambda: None, named.path))
-        fit = _fit(folder, prepared, worker, raise_if_stopped)
+    context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
+    worker = Worker(prepared, context, watch, lambda: stop.raise_if_asked(lambda: None), resumed=resumed)
+    fit = _fit(folder, prepared, worker, raise_if_stopped)
+    fresh = _fresh(prepared)
+    with stop.training(), lost_workers():
         try:
-            end = fit_phases(fit, prepared.phases, fresh=_fresh(prepared), resumed=checkpoint)
+            end = fit_phases(fit, prepared.phases, fresh=fresh, resumed=checkpoint)
         except _PausedError:
             paused = state.load(folder.last)
             assert paused is not None  # written just before the pause
             end = paused.state
     return Trained(end, fit, worker.said, watch.rows)
+
+
+@contextmanager
+def computing(recipe: Recipe) -> Iterator[None]:
+    """Compute inside the block as a recipe asks: with deterministic kernels where it does.
+
+    Raises:
+        ResourceError: a process that decodes images died.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if recipe.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        with lost_workers():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def telling_how_to_go_on(folder: RunFolder) -> Iterator[None]:
+    """Add to the hint of what fails inside the block how the run is gone on with."""
+    try:
+        yield
+    except (DataError, ResourceError, TrainingError) as error:
+        text = f"What was done is kept: finetune run --resume {folder.path}"
+        more = " --allow recipe, with the flag that is to change" if isinstance(error, TrainingError) else ""
+        error.hint = f"{error.hint} {text}{more}".lstrip()
+        raise
+
+
+def _write_epochs(folder: RunFolder, history: Sequence[dict[str, Any]]) -> None:
+    write_text(folder.epochs, "".join(f"{saved.line(row)}\n" for row in history))
 
 
 def _fit(
@@ -145,16 +183,3 @@ def _fresh(prepared: Prepared) -> nn.Module:
         return prepared.backbone.model
     of = replace(prepared.backbone.architecture, pretrained=False)
     return load_backbone(prepared.recipe, of, num_classes=len(prepared.manifest.classes)).model
-
-
-@contextmanager
-def _deterministic(is_asked: bool) -> Iterator[None]:
-    """Ask torch for deterministic kernels inside the block, where the recipe does."""
-    before = torch.are_deterministic_algorithms_enabled()
-    if is_asked:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)

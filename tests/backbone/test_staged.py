@@ -126,7 +126,9 @@ def test_a_layer_group_that_is_not_there_is_an_error_with_the_nearest_names() ->
     assert check_stage("layer2", groups) == "layer2"
     with pytest.raises(RecipeError, match=r"probe_at = 'layr2'.*Did you mean 'layer2'") as caught:
         check_stage("layr2", groups)
-    assert caught.value.hint == "This backbone has stem, layer1, layer2, layer3, layer4."
+    assert caught.value.hint == (
+        "This backbone has stem, layer1, layer2, layer3, layer4. Several: layer3+layer4; all: all."
+    )
     with pytest.raises(RecipeError):
         check_stage("head", groups)
 
@@ -139,3 +141,28 @@ def test_an_inner_probe_is_divided_before_its_head(name: str) -> None:
     groups = probe.layer_groups(layer_groups(model))
     plan = FreezePlan(tuple(GroupPlan(group.name, "all" if group.is_head else "none") for group in groups))
     assert divide(probe, plan, groups, image_size=(160, 160)).shapes == ((num_features,),)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_several_groups_stand_side_by_side_in_the_order_of_the_network(name: str) -> None:
+    model = network(name)
+    names = [group.name for group in layer_groups(model) if not group.is_head][1:3]
+    both = staged(model, f"{names[1]}+{names[0]}").eval()
+    assert both.at == "+".join(names)
+    with torch.no_grad():
+        alone = [staged(model, at).eval().features(pictures()) for at in names]
+        assert torch.equal(both.features(pictures()), torch.cat(alone, dim=1))
+    assert both.widths == [features.shape[1] for features in alone]
+
+
+def test_all_is_every_group_of_the_backbone() -> None:
+    model = network("test_resnet")
+    probe = staged(model, "all")
+    names = [group.name for group in layer_groups(model) if not group.is_head]
+    assert probe.at == "+".join(names) == check_stage("all", layer_groups(model))
+    assert [group.name for group in probe.layer_groups(layer_groups(model))] == [*names, "head"]
+
+
+def test_a_typo_among_several_is_named() -> None:
+    with pytest.raises(RecipeError, match="probe_at = 'layr4'"):
+        check_stage("layer2+layr4", layer_groups(network("test_resnet")))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.backbone.groups import head_modules, layer_groups
-from finetune.backbone.trace import Traced, pooled, prefix, trace
+from finetune.backbone.trace import Traced, prefix, trace
 from finetune.errors import BackboneError
 
 LAYOUTS = ["test_resnet", "test_vit", "test_convnext"]
@@ -203,15 +203,16 @@ def test_a_picture_of_another_size_than_the_network_takes_is_an_error() -> None:
         traced(network("deit_tiny_distilled_patch16_224"), 96)
 
 
-def test_channels_last_is_told_by_the_shape() -> None:
+def test_positions_are_told_by_the_shape() -> None:
     swin = network("swin_tiny_patch4_window7_224")
-    assert traced(swin, 56).channels_last >= {"stem", "layers.0", "layers.1"}
-    assert not traced(network("test_resnet"), 160).channels_last
-    assert not traced(network("test_convnext"), 160).channels_last
+    positions = traced(swin, 56).positions
+    assert [positions[name] for name in ("stem", "layers.0", "layers.1")] == [(1, 2), (1,), (1,)]
+    for name in ("test_resnet", "test_convnext"):
+        assert traced(network(name), 160).positions["stem"] == (2, 3)
 
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "test_resnet"])
-def test_channels_last_is_the_networks_own_word_where_all_sides_are_equal(name: str) -> None:
+def test_positions_are_the_networks_own_word_where_all_sides_are_equal(name: str) -> None:
     class Cube(nn.Module):
         output_fmt = "NHWC" if name.startswith("swin") else "NCHW"
 
@@ -225,13 +226,18 @@ def test_channels_last_is_the_networks_own_word_where_all_sides_are_equal(name: 
         def forward(self, images: Tensor) -> Tensor:
             return self.head(self.next(self.body(images)).mean(dim=(2, 3)))
 
-    assert ("stem" in traced(Cube(), 8).channels_last) is name.startswith("swin")
+    assert traced(Cube(), 8).positions["stem"] == ((1, 2) if name.startswith("swin") else (2, 3))
 
 
-def test_pooling_averages_over_positions_of_every_layout() -> None:
-    maps = torch.randn(2, 5, 3, 4)
-    assert torch.equal(pooled(maps, is_channels_last=False), maps.mean(dim=(2, 3)))
-    assert torch.allclose(pooled(maps.permute(0, 2, 3, 1), is_channels_last=True), maps.mean(dim=(2, 3)))
-    tokens = torch.randn(2, 7, 5)
-    assert torch.equal(pooled(tokens, is_channels_last=False), tokens.mean(dim=1))
-    assert torch.equal(pooled(tokens[:, 0], is_channels_last=True), tokens[:, 0])
+@pytest.mark.parametrize("name", ["test_resnet", "swin_tiny_patch4_window7_224", "test_vit"])
+def test_a_pooled_prefix_averages_over_positions_of_every_layout(name: str) -> None:
+    size = 56 if name.startswith("swin") else 160
+    found = traced(network(name, **({"img_size": 56} if size == 56 else {})), size)
+    names = list(found.ends)
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        whole, pooled = prefix(found, names)(images), prefix(found, names, is_pooled=True)(images)
+    for group, output, means in zip(names, whole, pooled, strict=True):
+        where = found.positions[group]
+        assert torch.equal(means, output.mean(dim=where) if where else output)
+        assert means.shape == (2, found.widths[group])

@@ -87,6 +87,10 @@ CASES: dict[str, tuple[Make, int, str]] = {
     "set without value": (with_flags("--set", "optim.lr"), 2, "section.key=value"),
     "probe at no group": (with_flags("--strategy", "linear-probe", "--probe-at", "layer9"), 2, "no such layer group"),
     "no device": (with_flags("--device", "mps"), 5, "none that torch can use"),
+    "allow without resume": (with_flags("--allow", "data"), 2, "--allow goes with --resume"),
+    "resume elsewhere": (with_flags("--resume", "run", "--out", "other"), 2, "no --recipe, no --out"),
+    "resume of nothing": (lambda tmp: ("--resume", tmp / "nowhere"), 6, "no run folder"),
+    "allow what is none": (lambda tmp: ("--resume", tmp, "--allow", "everything"), 2, "no such kind of change"),
     "too few epochs": (with_flags("--strategy", "gradual", "--epochs", "2"), 2, "has 4 phases"),
 }
 

@@ -260,7 +260,7 @@ def test_pictures_in_two_classes_and_copies_are_noted(image_folder: MakeImages) 
     root = image_folder()
     (root / "bee/twin.jpg").write_bytes((root / "ant/ant-00.jpg").read_bytes())
     notes = scanned(root).notes
-    assert "1 picture stands in two classes, e.g. ant/ant-00.jpg" in notes
+    assert "1 picture stands in two classes, e.g. ant/ant-00.jpg; `finetune check` lists all" in notes
     assert any(note.startswith("1 images are exact copies") for note in notes)
 
 

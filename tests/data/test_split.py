@@ -288,8 +288,8 @@ def test_leaks_in_a_split_of_the_user_are_reported_with_an_example() -> None:
     done = assign(manifest_of(*samples), val=0.2, test=0.0, seed=0)
     assert splits_of(done) == {s.file: s.split for s in samples}
     assert done.notes == (
-        "leak: 1 pictures stand in more than one split, e.g. a.jpg",
-        "leak: 1 groups stand in more than one split, e.g. c.jpg",
+        "leak: 1 pictures stand in more than one split, e.g. a.jpg; `finetune check` lists all",
+        "leak: 1 groups stand in more than one split, e.g. c.jpg; `finetune check` lists all",
     )
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from finetune.errors import TrainingError
 from finetune.features import probe as probes
-from finetune.features.probe import STRENGTHS, Probe, fit_probe, folds, loo_ridge
+from finetune.features.probe import RIDGES, STRENGTHS, Probe, fit_probe, folds, loo_ridge
 
 
 def clouds(
@@ -185,7 +185,7 @@ def test_features_that_are_not_finite_are_an_error(value: float) -> None:
         assert "float32" in caught.value.hint
 
 
-def explicit_loo(features: Tensor, targets: Tensor, strength: float, num_classes: int) -> float:
+def explicit_loo(features: Tensor, targets: Tensor, ridge: float, num_classes: int) -> float:
     """Fit the ridge classifier and its means anew without each image, in the primal, and ask it about that image."""
     scaled, _, _ = standardised(features)
     count, width = scaled.shape
@@ -195,21 +195,21 @@ def explicit_loo(features: Tensor, targets: Tensor, strength: float, num_classes
         kept = [index for index in range(count) if index != left]
         centre, mean = scaled[kept].mean(dim=0), labels[kept].mean(dim=0)
         centred = scaled[kept] - centre
-        gram = centred.T @ centred / width + strength * count / 100 * torch.eye(width, dtype=torch.double)
+        gram = centred.T @ centred / width + ridge * count * torch.eye(width, dtype=torch.double)
         weight = torch.linalg.solve(gram, centred.T @ (labels[kept] - mean) / width)
         num_right += int(((scaled[left] - centre) @ weight + mean).argmax() == targets[left])
     return num_right / count
 
 
-@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("ridge", RIDGES)
 @pytest.mark.parametrize(("count", "width", "num_classes"), [(40, 6, 3), (36, 60, 4), (30, 3, 2)])
 def test_leave_one_out_is_what_refitting_without_each_image_gives(
-    monkeypatch: pytest.MonkeyPatch, strength: float, count: int, width: int, num_classes: int
+    monkeypatch: pytest.MonkeyPatch, ridge: float, count: int, width: int, num_classes: int
 ) -> None:
-    monkeypatch.setattr(probes, "STRENGTHS", (strength,))
+    monkeypatch.setattr(probes, "RIDGES", (ridge,))
     distance = 0.6 if width < count else 0.4
     features, targets = clouds(count=count, width=width, num_classes=num_classes, distance=distance)
-    wanted = explicit_loo(features, targets, strength, num_classes)
+    wanted = explicit_loo(features, targets, ridge, num_classes)
     assert loo_ridge(features, targets, num_classes=num_classes) == pytest.approx(wanted)
     assert 0 < wanted < 1  # so that single images count
 
@@ -247,3 +247,28 @@ def test_folds_are_a_stratified_partition_that_depends_on_the_seed_alone() -> No
         assert max(counts) - min(counts) <= 1
     assert all(torch.equal(a, b) for a, b in zip(found, folds(targets, seed=0), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(found, folds(targets, seed=1), strict=True) if len(a) == len(b))
+
+
+def test_selection_drops_what_tells_nothing_and_the_rest_is_solved_alone() -> None:
+    telling, targets = clouds(count=120, width=8, distance=0.7)
+    noise = torch.randn(120, 152, generator=torch.Generator().manual_seed(1))
+    features = torch.cat([noise, telling], dim=1)
+    probe = fit_probe(features, targets, num_classes=3, is_selective=True)
+    kept = (probe.weight != 0).any(dim=0)
+    assert probe.share < 1
+    assert kept.sum() == round(probe.share * 160)
+    assert kept[-8:].sum() >= 7
+    assert kept[:-8].float().mean() < 0.5
+    fresh, wanted = clouds(count=300, width=8, distance=0.7)
+    more = torch.cat([torch.randn(300, 152, generator=torch.Generator().manual_seed(2)), fresh], dim=1)
+    whole = fit_probe(features, targets, num_classes=3)
+    assert hits(probe, more, wanted) > hits(whole, more, wanted)
+
+
+def test_where_every_feature_tells_all_are_kept() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(90) % 3
+    features = torch.randn(90, 40, generator=generator) + torch.randn(3, 40, generator=generator)[targets] * 0.4
+    probe = fit_probe(features, targets, num_classes=3, is_selective=True)
+    assert (probe.weight != 0).any(dim=0).float().mean() == probe.share
+    assert probe.share >= 0.5

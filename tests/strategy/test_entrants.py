@@ -9,7 +9,8 @@ from finetune.strategy.entrants import USUAL, entrants
 
 
 def test_a_number_belongs_to_the_strategy_before_it() -> None:
-    top, probe, full = entrants(["top-k:3", "linear-probe:layer2", "full"])
+    top, then, probe, full = entrants(["top-k:3", "lp-ft:3", "linear-probe:layer2", "full"])
+    assert (then.strategy, then.top_k) == ("lp-ft", 3)
     assert top.keys() == {"strategy.name": "top-k", "strategy.top_k": 3, "strategy.probe_at": "auto"}
     assert probe.keys()["strategy.probe_at"] == "layer2"
     assert full.keys() == {"strategy.name": "full", "strategy.top_k": "auto", "strategy.probe_at": "auto"}
@@ -24,6 +25,7 @@ def test_the_usual_ones_are_five_with_scratch_among_them() -> None:
     [
         (["head-only", "ful"], "Did you mean 'full'"),
         (["head-only", "top-k:x"], "whole number"),
+        (["head-only", "lp-ft:layer3"], "lp-ft takes a whole number"),
         (["head-only", "full:2"], "full takes no number"),
         (["full"], "needs two strategies"),
         (["top-k:2", "full", "top-k:2"], "'top-k:2' is there twice"),

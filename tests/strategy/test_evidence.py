@@ -11,7 +11,7 @@ import torch
 
 from finetune.evaluation.intervals import wilson
 from finetune.features.probe import loo_ridge
-from finetune.strategy.evidence import measure, stratified_sample
+from finetune.strategy.evidence import measure, spread, stratified_sample
 from finetune.types import Manifest, Sample, Target
 
 
@@ -79,8 +79,58 @@ def test_evidence_counts_train_and_probes_every_group() -> None:
     noise = torch.randn(30, 6, generator=generator)
     features = {"stem": noise, "layer4": noise + 5 * torch.nn.functional.one_hot(targets, 6)}
     found = measure(data, features, targets)
-    assert (found.num_images, found.num_classes, found.num_probed) == (63, 3, 30)
-    assert (found.images_per_class_min, found.images_per_class_median) == (3, 20)
+    size = found.size
+    assert (size.num_images, size.num_classes, size.num_probed) == (63, 3, 30)
+    assert (size.images_per_class_min, size.images_per_class_median, size.imbalance) == (3, 20, 40 / 3)
     assert list(found.probe) == ["stem", "layer4"]
     assert found.probe["layer4"] == wilson(loo_ridge(features["layer4"], targets, num_classes=3), 30)
     assert found.probe["stem"].value < 0.6 < 0.95 < found.probe["layer4"].value
+    assert (found.last, found.best) == ("layer4", "layer4")
+    assert found.behind.value == 0
+    assert found.joint == wilson(loo_ridge(torch.cat(list(features.values()), 1), targets, num_classes=3), 30)
+
+
+def test_a_last_group_that_lies_behind_is_measured_on_the_same_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(60) % 3
+    noise = torch.randn(60, 6, generator=generator)
+    good = noise + 5 * torch.nn.functional.one_hot(targets, 6)
+    found = measure(manifest(20, 20, 20), {"stem": good, "layer4": noise}, targets)
+    assert (found.last, found.best) == ("layer4", "stem")
+    assert found.behind.value == pytest.approx(found.probe["stem"].value - found.probe["layer4"].value)
+    assert 0 < found.behind.low < found.behind.value < found.behind.high
+
+
+def test_of_equal_groups_the_later_one_is_the_best() -> None:
+    targets = torch.arange(30) % 3
+    features = torch.nn.functional.one_hot(targets, 6).float()
+    found = measure(manifest(10, 10, 10), {"stem": features, "layer4": features}, targets)
+    assert found.best == "layer4"
+
+
+def test_the_gain_is_what_half_of_the_images_lack() -> None:
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.arange(200) % 2
+    weak = torch.randn(200, 150, generator=generator) + 0.12 * (targets[:, None] * 2 - 1)
+    learning = measure(manifest(100, 100), {"a": weak}, targets).size.gain
+    assert learning.value > 0
+    sure = torch.randn(200, 4, generator=generator) + 9 * (targets[:, None] * 2 - 1)
+    assert measure(manifest(100, 100), {"a": sure}, targets).size.gain.value == 0
+
+
+def test_spread_is_the_ratio_of_the_scatters() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(20_000) % 2
+    apart = torch.randn(20_000, 3, generator=generator) + 2.0 * (targets[:, None] * 2 - 1)
+    assert spread(apart, targets) == pytest.approx(4, rel=0.05)  # means at +-2, deviation 1
+    assert spread(7 * apart + 3, targets) == pytest.approx(spread(apart, targets))
+    assert spread(torch.randn(300, 50, generator=generator), torch.arange(300) % 30) < 0.01
+    assert spread(apart[:2], targets[:2]) == 0  # one image a class: nothing to compare with
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_handful_of_images_is_measured_too(count: int) -> None:
+    targets = torch.arange(count) % 2
+    found = measure(manifest(3, 2), {"a": torch.randn(count, 3)}, targets)
+    assert 0 <= found.probe["a"].low <= found.probe["a"].high <= 1
+    assert -1 <= found.size.gain.low <= found.size.gain.high <= 1

@@ -6,15 +6,18 @@ import itertools
 
 import pytest
 
+from finetune.strategy.matrix import decide
 from finetune.strategy.race import MOST_OVERHEAD, Place, Work, candidates, judge, overhead, plan_race
-from finetune.types import Evidence, Interval, Verdict
+from finetune.types import Evidence, Interval, Size, Verdict
 
-NAMES = ("stem", "layer1", "layer2", "layer3")
+SURE = Interval(0.5, 0.4, 0.6)
 
 
-def evidence(*shares: float) -> Evidence:
-    probe = {name: Interval(share, share - 0.1, share + 0.1) for name, share in zip(NAMES, shares, strict=True)}
-    return Evidence(1000, 5, 200, 200.0, 1000, probe)
+def evidence() -> Evidence:
+    """Evidence of no cell in particular: the matrix says what each cell means to it."""
+    size = Size(1000, 5, 200, 200.0, 1.0, 600, SURE)
+    probe = {name: Interval(top1, top1 - 0.1, top1 + 0.1) for name, top1 in (("stem", 0.2), ("one", 0.5), ("two", 0.8))}
+    return Evidence(size, probe, joint=SURE, behind=Interval(0.0, 0.0, 0.0), spread=1.0, logme=0.5)
 
 
 def works(**passes: tuple[float, float, int]) -> dict[str, Work]:
@@ -25,26 +28,36 @@ def works(**passes: tuple[float, float, int]) -> dict[str, Work]:
     }
 
 
+@pytest.mark.parametrize("size", ["few", "many"])
+@pytest.mark.parametrize("similarity", ["similar", "dissimilar"])
+def test_the_verdict_starts_with_its_neighbours_in_the_matrix(size: str, similarity: str) -> None:
+    other = {"few": "many", "many": "few", "similar": "dissimilar", "dissimilar": "similar"}
+    own = decide(evidence(), assume=(size, similarity))
+    column = decide(evidence(), assume=(size, other[similarity]))
+    row = decide(evidence(), assume=(other[size], similarity))
+    numbers = list(dict.fromkeys((one.strategy, one.top_k, one.probe_at) for one in (own, column, row)))
+    found = candidates(own, evidence())
+    assert [(one.strategy, one.top_k, one.probe_at) for one in found] == numbers
+    assert len(found) > 1
+
+
 @pytest.mark.parametrize(
-    ("size", "similarity", "strategy", "expected"),
+    ("strategy", "top_k", "probe_at", "label"),
     [
-        ("few", "similar", "head-only", ["head-only", "linear-probe-layer2", "top-k-1"]),
-        ("few", "dissimilar", "linear-probe", ["linear-probe-layer2", "head-only", "full"]),
-        ("many", "similar", "top-k", ["top-k-1", "full", "head-only"]),
-        ("many", "dissimilar", "full", ["full", "top-k-1", "linear-probe-layer2"]),
-        ("many", "similar", "lp-ft", ["lp-ft", "top-k-1", "full"]),
+        ("head-only", None, None, "head-only"),
+        ("full", None, None, "full"),
+        ("lp-ft", None, None, "lp-ft"),
+        ("lp-ft", 7, None, "lp-ft-7"),
+        ("top-k", 3, None, "top-k-3"),
+        ("linear-probe", None, "one", "linear-probe-one"),
+        ("linear-probe", None, "all", "linear-probe-all"),
+        ("linear-probe", None, "stem+one+two", "linear-probe-3-stages"),
     ],
 )
-def test_the_verdict_starts_with_its_neighbours_in_the_matrix(size, similarity, strategy, expected) -> None:
-    found = candidates(Verdict(size, similarity, strategy, "why"), evidence(0.2, 0.5, 0.9, 0.8), NAMES)
-    assert [one.label for one in found] == expected
-
-
-def test_the_verdicts_own_numbers_are_kept() -> None:
-    verdict = Verdict("many", "similar", "top-k", "why", top_k=3)
-    assert candidates(verdict, evidence(0.2, 0.5, 0.9, 0.8), NAMES)[0].top_k == 3
-    probe = Verdict("few", "dissimilar", "linear-probe", "why", probe_at="layer1")
-    assert candidates(probe, evidence(0.2, 0.5, 0.9, 0.8), NAMES)[0].probe_at == "layer1"
+def test_the_verdicts_own_numbers_are_kept(strategy: str, top_k: int | None, probe_at: str | None, label: str) -> None:
+    verdict = Verdict("many", "similar", strategy, "why", SURE, SURE, top_k=top_k, probe_at=probe_at)
+    own = candidates(verdict, evidence())[0]
+    assert (own.label, own.strategy, own.top_k, own.probe_at) == (label, strategy, top_k, probe_at)
 
 
 def test_no_winner_pays_more_than_half_of_itself_for_the_others() -> None:

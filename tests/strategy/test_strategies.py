@@ -39,7 +39,8 @@ def test_every_plan_covers_every_group_and_says_the_same_thrice(
     for phase in planned(strategy, reinit=reinit, has_linear_head=has_linear_head, top_k=2):
         assert [plan.group for plan in phase.plan.groups] == NAMES
         for plan in phase.plan.groups:
-            assert plan.is_frozen is (plan.lr_scale == 0) is (plan.norm_statistics == "frozen")
+            assert plan.is_frozen is (plan.lr_scale == 0)
+            assert not (plan.is_frozen and plan.norm_statistics == "updated")
             assert not (plan.is_frozen and plan.is_reinitialised)
         assert phase.plan.trained[-1] == "head"
         assert phase.lr == 0.1
@@ -186,3 +187,27 @@ def test_phases_up_to_an_epoch_keep_their_schedules_and_drop_what_came_later() -
     ]
     solved = phases(Choice("lp-ft", epochs=12, lr=1e-3, layer_decay=0.7), groups())
     assert up_to_epoch(solved, ["probe"]) == solved[:1]
+
+
+@pytest.mark.parametrize(
+    ("top_k", "name", "expected"), [(1, "top-1", NAMES[4:]), (3, "top-3", NAMES[2:]), (5, "full", NAMES)]
+)
+def test_lp_ft_goes_on_with_as_many_groups_as_it_is_told(top_k: int, name: str, expected: list[str]) -> None:
+    probe, then = planned("lp-ft", top_k=top_k)
+    assert (probe.solver, then.name) == ("lbfgs", name)
+    assert (trained(then), renewed(then)) == (expected, [])
+
+
+@pytest.mark.parametrize("strategy", ["top-k", "full", "lp-ft", "gradual"])
+@pytest.mark.parametrize("updates_norms", [False, True])
+def test_norm_statistics_of_pretrained_layers_stay_unless_asked(strategy: str, updates_norms: bool) -> None:
+    for phase in planned(strategy, top_k=2, updates_norms=updates_norms):
+        for plan in phase.plan.groups:
+            is_updated = not plan.is_frozen and (plan.group == "head" or updates_norms)
+            assert (plan.norm_statistics == "updated") is is_updated
+
+
+@pytest.mark.parametrize("strategy", ["scratch", "full"])
+def test_norm_statistics_of_what_is_new_are_updated(strategy: str) -> None:
+    (phase,) = planned(strategy, reinit=True)
+    assert {plan.norm_statistics for plan in phase.plan.groups} == {"updated"}

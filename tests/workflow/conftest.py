@@ -33,6 +33,27 @@ def quick_run(drawn: Path, tmp_path: Path) -> Callable[..., finetune.RunResult]:
     return run
 
 
+TINY = {"backbone": "lenet5", "pretrained": False, "image_size": 32, "batch_size": 8, "workers": 0, "device": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 drawn pictures in 6 classes."""
+    folder = tmp_path_factory.mktemp("few") / "shapes"
+    write_sample(folder, per_class=4)
+    return folder
+
+
+@pytest.fixture
+def tiny_run(few: Path, tmp_path: Path) -> Callable[..., finetune.RunResult]:
+    """Run LeNet-5 on 24 pictures, half a second; arguments as `finetune.run`. An epoch has 3 steps."""
+
+    def run(strategy: str = "full", *, out: str = "run", data: Path = few, **more: Any):
+        return finetune.run(data, strategy=strategy, out=tmp_path / out, **{**TINY, "epochs": 2, **more})
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def finished(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished head-only run on the drawn set."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from finetune import entries
 from finetune.features import cache as feature_cache
-from finetune.features.sources import run_trunk
+from finetune.features.cache import Known
+from finetune.features.sources import run_trunk, trunk_batch
+from finetune.types import Interval, Verdict
+from finetune.workflow import evidence, prepare
 
 SAME = ("model/model.safetensors", "checkpoints/last/model.safetensors", "metrics.jsonl", "metrics.json")
 EXACT = {"augment.level": "none", "train.patience": "none"}
@@ -117,3 +121,39 @@ def test_a_file_where_the_cache_should_be_is_no_error(quick_run, tmp_path: Path)
     )
     assert any("kept in memory" in text for text in said)
     assert (result.folder / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("more", [{"strategy": "head-only"}, {"strategy": "linear-probe"},
+                                  {"strategy": "linear-probe", "probe_at": "layer2+layer4"},
+                                  {"strategy": "linear-probe", "probe_at": "layer3"}])  # fmt: skip
+def test_what_the_evidence_computed_is_not_computed_again(
+    quick_run, monkeypatch: pytest.MonkeyPatch, more: dict[str, str]
+) -> None:
+    name = more["strategy"]
+    alone = quick_run(out="alone", **more, overrides=EXACT)
+    nothing = Interval(0, 0, 0)
+    verdict = Verdict("few", "similar", name, "", nothing, nothing, probe_at=more.get("probe_at"))
+    monkeypatch.setattr(prepare, "decide", lambda evidence, assume: verdict)
+    seen = count_images(monkeypatch)
+    fresh = {"cache.folder": str(alone.folder.parent / "fresh")}
+    auto = quick_run("auto", out="auto", overrides={**EXACT, **fresh})
+    assert auto.strategy == name
+    # the evidence, one batch to see that the bits agree, and val
+    assert sum(seen) == 48 + trunk_batch(torch.device("cpu")) + 12
+    assert (alone.folder / SAME[0]).read_bytes() == (auto.folder / SAME[0]).read_bytes()
+
+
+def test_rows_that_differ_are_computed(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = quick_run("linear-probe", out="alone", overrides=EXACT)
+    known = evidence.Tapped.known
+
+    def wrong(self: evidence.Tapped, model: torch.nn.Module) -> Known | None:
+        found = known(self, model)
+        return found and Known(found.digests, tuple(tensor + 1e-6 for tensor in found.boundary))
+
+    monkeypatch.setattr(evidence.Tapped, "known", wrong)
+    fresh = {"cache.folder": str(alone.folder.parent / "fresh"), "strategy.assume": "few,similar"}
+    seen = count_images(monkeypatch)
+    auto = quick_run("auto", out="auto", overrides={**EXACT, **fresh})
+    assert auto.strategy == "head-only"
+    assert sum(seen) == 48 + 48 + 12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -13,10 +14,18 @@ import numpy as np
 import pytest
 
 import finetune
+from finetune import recipe as recipes
+from finetune.checkpoint.claim import claimed
 from finetune.checkpoint.comparison import Clock, seconds_by_epoch
+from finetune.checkpoint.run_folder import RunFolder
 from finetune.evaluation.intervals import wilson
 from finetune.types import Event
+from finetune.workflow import compare
 from finetune.workflow.standings import Finished, sentences, standings
+
+from .conftest import TINY
+from .test_kill import FOLDERS, assert_same, die_everywhere
+from .test_resume import stop_after
 
 QUICK = {"image_size": 32, "batch_size": 16, "workers": 0, "device": "cpu", "backbone": "test_resnet", "epochs": 2}
 
@@ -108,6 +117,67 @@ def test_a_stopped_comparison_goes_on_and_ends_as_one_that_was_not(drawn: Path, 
     assert facts[0] == facts[1]
     with pytest.raises(finetune.CheckpointError, match="is finished"):
         finetune.resume_comparison(tmp_path / "stopped")
+
+
+def test_a_comparison_killed_at_every_kind_of_point_ends_as_one_that_was_not(few: Path, tmp_path: Path) -> None:
+    def begin(out: str) -> finetune.Comparison:
+        return finetune.compare(few, strategies=["head-only", "full"], out=tmp_path / out, **{**TINY, "epochs": 2})
+
+    whole, killed = begin("whole"), tmp_path / "killed"
+    found = die_everywhere(
+        lambda: begin("killed"), killed, spared=("os.rename", *FOLDERS), go_on=finetune.resume_comparison
+    )
+    assert all(ended.signal == signal.SIGKILL for ended in found), [one.said for one in found if not one.signal]
+    assert len(found) > 20
+    told = [json.loads((folder / "compare.json").read_text()) for folder in (whole.folder, killed)]
+    facts = [[(one["label"], one["top1"], one["difference"]) for one in content["standings"]] for content in told]
+    assert facts[0] == facts[1] and told[1]["failed"] == {}
+    for name in ("head-only-seed0", "full-seed0"):
+        assert_same(whole.folder / "runs" / name, killed / "runs" / name)
+
+
+@pytest.fixture
+def stopped(few: Path, tmp_path: Path) -> Path:
+    """A comparison on pictures of its own that was stopped in its second run."""
+    own = Path(shutil.copytree(few, tmp_path / "own"))
+    with pytest.raises(finetune.Interrupted):
+        finetune.compare(
+            own, strategies=["head-only", "full"], out=tmp_path / "c", on_event=stop_after(8), **{**TINY, "epochs": 2}
+        )
+    return tmp_path / "c"
+
+
+def test_a_comparison_whose_images_changed_is_refused_until_it_is_allowed(stopped: Path, tmp_path: Path) -> None:
+    recipe = recipes.load(stopped / "recipe.toml")
+    rows = list(csv.DictReader((stopped / "split.csv").open()))
+    (tmp_path / "own" / next(row["file"] for row in rows if row["split"] == "train")).unlink()
+    with pytest.raises(finetune.CheckpointError, match="1 gone") as refused:
+        finetune.resume_comparison(stopped)
+    assert f"finetune compare --resume {stopped} --allow data" in refused.value.hint
+    assert json.loads((stopped / "compare.json").read_text())["failed"] == {}
+    assert finetune.resume_comparison(stopped, allow=["data"]).failed == ()
+    assert recipes.load(stopped / "recipe.toml") == recipe
+
+
+def test_the_recipe_of_a_comparison_cannot_change(stopped: Path) -> None:
+    file = stopped / "recipe.toml"
+    file.write_text(recipes.dump(recipes.update(recipes.load(file), {"optim.lr": 0.5})))
+    with pytest.raises(finetune.CheckpointError, match="cannot change within a comparison"):
+        finetune.resume_comparison(stopped, allow=["recipe"])
+
+
+def test_a_comparison_is_resumed_as_one_and_by_one(stopped: Path, monkeypatch) -> None:
+    with pytest.raises(finetune.CheckpointError, match="is a comparison") as refused:
+        finetune.resume(stopped)
+    assert f"finetune compare --resume {stopped}" in refused.value.hint
+    monkeypatch.setattr(compare, "LINGER", 0)
+    with claimed(RunFolder(stopped), seconds=0), pytest.raises(finetune.ResourceError, match="another process"):
+        finetune.resume_comparison(stopped)
+
+
+def test_a_run_of_a_stopped_comparison_is_an_ordinary_one(stopped: Path) -> None:
+    finetune.resume(stopped / "runs" / "full-seed0")
+    assert len(finetune.resume_comparison(stopped).standings) == 2
 
 
 def test_a_comparison_of_failures_alone_is_an_error(drawn: Path, tmp_path: Path) -> None:

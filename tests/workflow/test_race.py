@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,20 +14,27 @@ import pytest
 
 import finetune
 from finetune.checkpoint.run_folder import RunFolder
-from finetune.types import Event, Verdict
+from finetune.types import Event, Interval, Verdict
 from finetune.workflow import launch, prepare, race
+
+from .killing import forked
+from .test_kill import FOLDERS, die_everywhere, unfinished_files
+from .test_resume import stop_after
 
 SAME = ("model/model.safetensors", "checkpoints/best/model.safetensors", "metrics.jsonl", "metrics.json", "split.csv")
 QUICK = {"batch_size": 16, "workers": 0, "device": "cpu", "pretrained": False}
+SURE = Interval(1.0, 0.9, 1.1)
+TINY = {"epochs": 4, "overrides": {"cache.features": "none"}}
+SPARED = ("os.rename", *FOLDERS)
 MORE = {"epochs": 6, "image_size": 32, "overrides": {"cache.features": "none"}}
 
 
 @pytest.fixture(scope="module")
 def many() -> Iterator[None]:
     """The verdict of a large set unlike the pretraining data, so that strategies race that train through layers."""
-    verdict = Verdict("many", "dissimilar", "full", "so it was decided")
+    verdict = Verdict("many", "dissimilar", "full", "so it was decided", SURE, SURE)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(prepare, "decide", lambda *_: verdict)
+        patched.setattr(prepare, "decide", lambda *_, **__: verdict)
         yield
 
 
@@ -104,7 +112,7 @@ def test_a_winner_that_was_half_moved_is_moved_to_its_end(whole: Path, quick_run
     with pytest.raises(KeyboardInterrupt):
         quick_run("race", out="stopped", **MORE)
     monkeypatch.setattr(race.os, "replace", moved)
-    assert race.is_racing(RunFolder(tmp_path / "stopped"))
+    assert RunFolder(tmp_path / "stopped").is_racing
     assert files(finetune.resume(tmp_path / "stopped").folder) == files(whole)
 
 
@@ -124,19 +132,62 @@ def test_a_candidate_that_fails_leaves_the_race(many, quick_run, monkeypatch: py
 
 
 def test_on_few_images_what_races_stands_on_cached_features(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
-    verdict = Verdict("few", "similar", "head-only", "so it was decided")
-    monkeypatch.setattr(prepare, "decide", lambda *_: verdict)
+    verdict = Verdict("few", "similar", "head-only", "so it was decided", SURE, SURE)
+    monkeypatch.setattr(prepare, "decide", lambda *_, **__: verdict)
     result = quick_run("race", out="race", epochs=5)
     found = told(result.folder)
     assert found["starts"][0] == "head-only" and found["starts"][1].startswith("linear-probe")
-    assert set(found["left_out"]) == {"top-k-1"}
+    (dear,) = found["left_out"]
+    assert dear.startswith(("lp-ft", "top-k", "full"))
     assert result.strategy in ("head-only", "linear-probe")
 
 
-def test_a_race_that_never_began_says_so(tmp_path: Path) -> None:
-    (tmp_path / "race").mkdir()
-    with pytest.raises(finetune.CheckpointError, match="before it began"):
-        launch.resume(tmp_path)
+def test_a_race_killed_while_it_is_laid_out_begins_anew(many, tiny_run, tmp_path: Path) -> None:
+    whole = tiny_run("race", out="whole", **TINY).folder
+    out = tmp_path / "killed"
+    ended = forked(lambda: tiny_run("race", out="killed", **TINY), lambda _, label: label.endswith("/.race.json.new"))
+    assert ended.signal == signal.SIGKILL, ended.said
+    assert (out / "race").is_dir() and not (out / "race.json").exists()
+    assert files(finetune.resume(out).folder) == files(whole)
+
+
+def test_a_race_killed_at_every_kind_of_point_ends_as_if_never_killed(many, tiny_run, tmp_path: Path) -> None:
+    whole = tiny_run("race", out="whole", **TINY).folder
+    killed = tmp_path / "killed"
+    found = die_everywhere(lambda: tiny_run("race", out="killed", **TINY), killed, spared=SPARED)
+    assert all(ended.signal == signal.SIGKILL for ended in found), [one.said for one in found if not one.signal]
+    assert len(found) > 20
+    assert files(killed) == files(whole)
+    assert told(killed)["results"] == told(whole)["results"]
+    assert unfinished_files(killed) == [] and not (killed / "asked.toml").exists()
+
+
+def test_a_race_whose_images_changed_is_refused_by_its_own_name(many, tiny_run, few: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(few, tmp_path / "own"))
+    with pytest.raises(finetune.Interrupted):
+        tiny_run("race", data=own, on_event=stop_after(2), **TINY)
+    sorted(own.rglob("*.jpg"))[0].unlink()
+    with pytest.raises(finetune.CheckpointError, match="1 gone") as refused:
+        finetune.resume(tmp_path / "run")
+    assert f"--recipe {tmp_path / 'run' / 'asked.toml'};" in refused.value.hint
+    assert f"finetune run --resume {tmp_path / 'run'} --allow data" in refused.value.hint
+    finetune.resume(tmp_path / "run", allow=["data"])
+    assert "1 gone" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_race_that_still_runs_is_not_resumed(many, tiny_run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(launch, "LINGER", 0)
+    refused: list[str] = []
+
+    def again(event: Event) -> None:
+        if event.kind == "step" and not refused:
+            for folder in (tmp_path / "run", tmp_path / "run" / "race" / "full"):
+                with pytest.raises(finetune.ResourceError, match="another process") as error:
+                    finetune.resume(folder)
+                refused.append(error.value.message)
+
+    tiny_run("race", on_event=again, **TINY)
+    assert len(refused) == 2
 
 
 def test_a_plan_of_a_race_says_who_would_start(drawn: Path) -> None:

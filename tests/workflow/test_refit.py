@@ -17,7 +17,10 @@ from finetune.data import split
 from finetune.types import Event
 from finetune.workflow.saved import load_run
 
+from .test_kill import FOLDERS, die_everywhere, unfinished_files
+
 SAME = ("model/model.safetensors", "metrics.json", "metrics.jsonl", "predictions.csv", "refit/metrics.jsonl")
+TINY = {"epochs": 3, "test": 0.2, "refit": True}
 MORE = {"image_size": 32, "epochs": 4, "test": 0.2, "refit": True}
 
 
@@ -101,6 +104,17 @@ def test_a_stopped_refit_goes_on_to_the_same_bits(quick_run, tmp_path: Path, str
     finetune.resume(tmp_path / "stopped")
     for name in SAME:
         assert (whole.folder / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes(), name
+
+
+def test_a_refit_killed_at_every_kind_of_point_ends_as_if_never_killed(tiny_run, tmp_path: Path) -> None:
+    whole = tiny_run("full", out="whole", **TINY).folder
+    killed = tmp_path / "killed"
+    found = die_everywhere(lambda: tiny_run("full", out="killed", **TINY), killed, spared=("os.rename", *FOLDERS))
+    assert all(ended.signal == signal.SIGKILL for ended in found), [one.said for one in found if not one.signal]
+    assert any("refit/.metrics.jsonl.new" in ended.points[-1] for ended in found)
+    for name in SAME:
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    assert unfinished_files(killed) == []
 
 
 def test_without_a_test_split_the_figures_are_the_first_fits_and_the_export_is_proven(quick_run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ import finetune
 from finetune import entries
 from finetune.types import Event
 
-SAME = ("model/model.safetensors", "checkpoints/best/model.safetensors", "metrics.jsonl", "metrics.json")
+from .test_kill import EVERY_STEP, SAME, assert_same
 
 
 def stop_after(steps: int, number: signal.Signals = signal.SIGTERM):
@@ -62,13 +63,63 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(quick_run, tmp_path: P
     assert (tmp_path / "run" / "checkpoints" / "last" / "complete.json").is_file()
 
 
-def test_a_damaged_last_checkpoint_is_not_used(quick_run, tmp_path: Path) -> None:
+@pytest.fixture
+def stopped(tiny_run, tmp_path: Path) -> Path:
+    """A run with a checkpoint at every step, stopped at its fifth."""
     with pytest.raises(finetune.Interrupted):
-        quick_run(on_event=stop_after(5))
-    state = tmp_path / "run" / "checkpoints" / "last" / "state.json"
+        tiny_run(on_event=stop_after(5), overrides=EVERY_STEP)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("file", ["state.json", "model.safetensors"])
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before_aloud(tiny_run, stopped: Path, file: str) -> None:
+    spoiled = stopped / "checkpoints" / "last" / file
+    spoiled.write_bytes(spoiled.read_bytes()[:-20] + b"x" * 20)
+    said: list[str] = []
+    finetune.resume(stopped, on_event=lambda event: said.append(str(event.facts.get("text"))))
+    assert any("last is damaged; the one before it is used" in text for text in said)
+    assert_same(tiny_run(out="whole").folder, stopped)
+
+
+def test_two_damaged_checkpoints_are_an_error_with_the_way_out(stopped: Path) -> None:
+    for place in ("last", "last.before"):
+        (stopped / "checkpoints" / place / "model.safetensors").write_bytes(b"")
+    with pytest.raises(finetune.CheckpointError, match="is damaged, and so is the one before") as failed:
+        finetune.resume(stopped)
+    assert f"finetune run --recipe {stopped / 'recipe.toml'}" in failed.value.hint
+
+
+def test_weights_of_another_epoch_are_never_taken_for_the_best(tiny_run, tmp_path: Path) -> None:
+    folder = tiny_run().folder
+    (folder / "metrics.json").unlink()
+    state = folder / "checkpoints" / "best" / "state.json"
     state.write_bytes(state.read_bytes()[:-20])
-    with pytest.raises(finetune.CheckpointError, match="damaged"):
-        finetune.resume(tmp_path / "run")
+    with pytest.raises(finetune.CheckpointError, match="best"):
+        finetune.resume(folder)
+    assert not (folder / "metrics.json").exists()
+
+
+def test_lines_behind_the_checkpoint_are_cut(stopped: Path) -> None:
+    (stopped / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 9}\n{"ep')
+    with pytest.raises(finetune.Interrupted):
+        finetune.resume(stopped, on_event=stop_after(1))
+    lines = [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1]
+
+
+def test_a_run_may_stop_at_every_step_and_go_on(tiny_run, tmp_path: Path) -> None:
+    more = {"overrides": {"train.patience": 1, "optim.name": "sgd"}}
+    whole = tiny_run(out="whole", **more).folder
+    go_on, times = lambda: tiny_run(on_event=stop_after(1), **more), 0
+    while True:
+        try:
+            go_on()
+            break
+        except finetune.Interrupted:
+            times += 1
+            go_on = lambda: finetune.resume(tmp_path / "run", on_event=stop_after(1))  # noqa: E731
+    assert times >= 4
+    assert_same(whole, tmp_path / "run")
 
 
 def test_a_finished_run_is_not_resumed(finished: Path) -> None:

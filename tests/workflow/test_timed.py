@@ -10,13 +10,20 @@ import pytest
 import finetune
 from finetune import recipe as recipes
 from finetune.strategy.budget import Option
-from finetune.types import Verdict
+from finetune.types import Interval, Verdict
 from finetune.workflow import prepare, timed
 from finetune.workflow.costs import Speed, costs
 from finetune.workflow.prepare import Prepared
 
 real_predicted = timed.predicted
-SECONDS = {"full": (0, 60), "top-k": (60, 10), "head-only": (60, 0.1), "linear-probe": (20, 0), "gradual": (30, 20)}
+SECONDS = {
+    "full": (0, 60),
+    "top-k": (60, 10),
+    "head-only": (60, 0.1),
+    "linear-probe": (20, 0),
+    "gradual": (30, 20),
+    "lp-ft": (60, 60),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +40,9 @@ def _known_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def decides_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare, "decide", lambda *_: Verdict("many", "dissimilar", "full", "so it was decided"))
+    sure = Interval(1.0, 0.9, 1.1)
+    verdict = Verdict("many", "dissimilar", "full", "so it was decided", sure, sure)
+    monkeypatch.setattr(prepare, "decide", lambda *_, **__: verdict)
 
 
 def settled(folder: Path) -> tuple[str, int, str]:

@@ -1,9 +1,9 @@
 """Pretrain the embedded backbone by distillation: python tools/embedded/distil.py --out build/distilled ...
 
-Teacher and student see the same strongly cropped and recoloured view of a photograph, or a picture
-drawn by a formula. The student learns the teacher's feature maps at strides 8, 16 and 32 (through one
-1x1 convolution each, dropped afterwards), its pooled features, and what the teacher's own classifier
-makes of the student's features.
+The student begins as the teacher made narrower (narrow.py). Then both see the same strongly cropped and
+recoloured view of a photograph, or a picture drawn by a formula. The student learns the teacher's
+feature maps at strides 8, 16 and 32 (through one 1x1 convolution each, dropped afterwards), its pooled
+features, and what the teacher's own classifier makes of the student's features.
 
 B batch, C channels, S side of a view, D features.
 
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import timm
 import torch
+from narrow import least_squares, narrow, rows
 from pictures import draw
 from safetensors.torch import load_file
 from student import Average, mixed, student, train, views, write
@@ -27,6 +28,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as pixels
 
 STRIDES = (8, 16, 32)
+SAMPLED = 640  # views that the student is narrowed and its adapters are fitted on
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
@@ -44,7 +46,11 @@ def main() -> None:
     if options.init:
         tensors = {key: tensor.float() for key, tensor in load_file(options.init / "model.safetensors").items()}
         model.load_state_dict(tensors, strict=False)
+    sample = views([photographs[i] for i in torch.randint(len(photographs), (SAMPLED,))], smallest=0.3)
+    if not options.init:
+        narrow(model, teacher, sample)
     imitation = Imitation(model, teacher).to(options.device)
+    imitation.fit_adapters(sample)
     average = Average(model)
     num_drawn = round(options.batch * options.share_drawn)
 
@@ -73,6 +79,20 @@ class Imitation(nn.Module):
         self.adapters = nn.ModuleList(nn.Conv2d(widths[0][s], widths[1][s], 1) for s in STRIDES)
         self.norms = nn.ModuleList(nn.BatchNorm2d(widths[1][s], affine=False) for s in STRIDES)
         self.pooled_norm = nn.BatchNorm1d(teacher.head_hidden_size, affine=False)
+
+    @torch.no_grad()
+    def fit_adapters(self, batch: Tensor) -> None:
+        """Begin with the adapters that suit the student as it is."""
+        self.model.eval()
+        for at, adapter in enumerate(self.adapters):
+            ours, theirs = (
+                rows(batch, lambda x, net=net, at=at: _features(net, x)[at]) for net in (self.model, self.teacher)
+            )
+            wanted = (theirs - theirs.mean(0)) / (theirs.std(0) + 1e-3)
+            weight = least_squares(ours, wanted)
+            adapter.weight.copy_(weight[:, :, None, None])
+            adapter.bias.copy_(wanted.mean(0) - weight @ ours.mean(0))
+        self.model.train()
 
     def forward(self, batch: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(batch.device.type, dtype=torch.bfloat16):
@@ -120,9 +140,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--formulas", type=int, default=4000, help="how many drawn pictures take part")
     parser.add_argument("--share-drawn", type=float, default=0.2, help="of every batch")
     parser.add_argument("--smallest", type=float, default=0.08, help="smallest share of a picture in a view")
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()

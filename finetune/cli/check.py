@@ -1,0 +1,164 @@
+"""`check`: what is wrong with a data set, before anything is trained on it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from finetune.cli import tables
+from finetune.cli.options import DATA, JsonOption, recipe_options
+from finetune.cli.screen import watching
+from finetune.cli.train import RecipeOption
+from finetune.errors import RecipeError, printable
+
+if TYPE_CHECKING:
+    from finetune.data.findings import Case, Finding
+    from finetune.data.summary import Pictures
+    from finetune.workflow.check import Check
+
+EXAMPLES = (
+    "Ends with 9 when something would spoil a result.   ·   finetune check imgs --quick"
+    "   ·   finetune check imgs --sheet worst.png   ·   finetune check imgs --groups imgs.csv"
+)
+FLAGS = ("data", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers")
+MOST_CLASSES = 12  # more are told in one line
+MOST_FILES = 4  # of one case
+
+
+@partial(recipe_options, flags=FLAGS)
+def check(
+    *,
+    settings: dict[str, Any],
+    overrides: dict[str, Any],
+    name: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="Short for --data PATH.", show_default=False)
+    ] = None,
+    recipe: RecipeOption = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave out what needs a backbone: labels, odd pictures.")
+    ] = False,
+    alike: Annotated[
+        float,
+        typer.Option(
+            "--alike", metavar="SHARE", help="Least likeness (correlation) of near copies; 1: exact copies only."
+        ),
+    ] = 0.98,
+    show: Annotated[int, typer.Option("--show", metavar="N", min=0, help="Examples of each finding.")] = 5,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", metavar="PNG", help="Draw the worst pictures there.", rich_help_panel=DATA)
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            "--groups",
+            metavar="CSV",
+            help="Write a table there in which copies are groups, for `run --group-by group`.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Tell what is wrong with a data set before training: copies, leaks, wrong labels."""
+    if name is not None and settings.setdefault("data", name) != name:
+        raise RecipeError(f"two data sets, {name} and --data {settings['data']}", hint="Name one of them.")
+    from finetune.workflow.check import check as examine
+    from finetune.workflow.shipped import load_recipe
+
+    with watching(is_quiet=json_) as on_event:
+        base = load_recipe(recipe) if recipe else None
+        found = examine(
+            quick=quick, alike=alike, sheet=sheet, groups=groups, recipe=base, overrides=overrides, on_event=on_event,
+            **settings,
+        )  # fmt: skip
+    if json_:
+        tables.print_json(found.to_json())
+    else:
+        show_check(found, most=show)
+        for path in filter(None, (sheet, groups)):
+            tables.out().print(f"written: [bold]{_shown(str(path))}[/bold]")
+    found.raise_if_spoiled()
+
+
+def show_check(found: Check, *, most: int) -> None:
+    """Print what a data set is and what is wrong with it, with at most so many examples of each finding."""
+    console = tables.out()
+    console.print(f"{found.num_images:,} images in {len(found.classes)} classes: {_shown(found.data)}")
+    for note in found.notes:
+        console.print(f"[yellow]note:[/yellow] {_shown(note)}")
+    console.print(f"{_pictures(found.pictures, found.num_images)}\n")
+    _show_classes(console, found.classes)
+    for finding in found.findings:
+        console.print()
+        _show_finding(console, finding, most)
+    console.print()
+    if not found.findings:
+        console.print("nothing is wrong as far as was looked")
+    if found.judged and not found.judged.num_images:
+        console.print("labels were not judged: no class has enough images")
+    elif found.judged:
+        console.print(
+            f"labels of {found.judged.num_images:,} images were judged by a linear classifier on"
+            f" {_shown(found.judged.backbone)}, top1 {found.judged.top1:.3f}"
+        )
+    else:
+        console.print("labels and odd pictures were not looked at (--quick)")
+
+
+def _show_classes(console: Console, classes: dict[str, dict[str, int]]) -> None:
+    counts = list(classes.values())
+    if len(classes) <= MOST_CLASSES:
+        rows = [(printable(name), *(f"{n:,}" for n in count.values())) for name, count in classes.items()]
+        console.print(tables.table(["class", *counts[0]], rows))
+        return
+    for part in counts[0]:
+        sizes = sorted(count[part] for count in counts)
+        console.print(
+            f"{part}: {sum(sizes):,}; a class {sizes[0]:,} to {sizes[-1]:,}, median {sizes[len(sizes) // 2]:,}"
+        )
+
+
+def _pictures(pictures: Pictures, total: int) -> str:
+    formats = ", ".join(f"{count:,} {name}" for name, count in pictures.formats.items())
+    grey = {0: "all in colour", total: "all grey"}.get(pictures.num_grey, f"{pictures.num_grey:,} grey")
+    sizes = [f"{width}x{height}" for width, height in (pictures.smallest, pictures.median, pictures.largest)]
+    size = f"all {sizes[0]}" if sizes[0] == sizes[2] else f"{sizes[0]} to {sizes[2]}, in the median {sizes[1]}"
+    return f"{formats}; {grey}; {size} pixels"
+
+
+def _show_finding(console: Console, finding: Finding, most: int) -> None:
+    colour, word = ("red", "spoils results") if finding.spoils else ("yellow", "note")
+    console.print(f"[bold {colour}]{finding.kind}[/bold {colour}] ({word}): {_shown(finding.text)}")
+    shown = finding.cases[:most]
+    if shown and any(case.files for case in shown):
+        console.print(_files(shown))
+    else:
+        for case in shown:
+            console.print(f"  {_shown(case.note)}")
+    if most and len(finding.cases) > most:
+        console.print(f"  and {len(finding.cases) - most:,} more: --show N, or all with --json")
+    if finding.advice:
+        console.print(f"  [dim]{_shown(finding.advice)}[/dim]")
+
+
+def _files(cases: tuple[Case, ...]) -> Table:
+    made = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    made.add_column(overflow="fold", ratio=3, min_width=20)
+    for _ in range(3):
+        made.add_column(overflow="fold")
+    for case in cases:
+        for place, one in enumerate(case.files[:MOST_FILES]):
+            note = case.note if place == 0 else ""
+            made.add_row(f"  {_shown(one.file)}", _shown(one.label or ""), one.split or "", _shown(note))
+        if len(case.files) > MOST_FILES:
+            made.add_row(f"  and {len(case.files) - MOST_FILES} more like it", "", "", "")
+    return made
+
+
+def _shown(text: str) -> str:
+    return escape(printable(text))

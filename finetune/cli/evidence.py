@@ -1,0 +1,56 @@
+"""The evidence of auto in the terminal: the probe accuracy over depth, and the numbers beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.markup import escape
+
+from finetune.cli.tables import table
+from finetune.types import Evidence, Interval, Verdict
+
+BAR = 24  # characters for a top1 of 1
+
+
+def show_evidence(console: Console, evidence: Evidence, verdict: Verdict) -> None:
+    """Print the verdict, the probe of every layer group as a bar, and what else was measured."""
+    console.print(f"{escape(verdict.reason)}\n")
+    probes = {**evidence.probe, "all together": evidence.joint}
+    rows = [(group, f"{found.value:.3f}", _ends(found, 2), _bar(found)) for group, found in probes.items()]
+    made = table(["linear classifier on", "top1", "95 %", ""], rows)
+    made.columns[3].justify = "left"
+    console.print(made)
+    console.print()
+    console.print(table(["evidence", "value", "95 %"], list(_numbers(evidence, verdict))))
+
+
+def _bar(found: Interval) -> str:
+    """Draw a value as #, and its interval as - on both sides of its end."""
+    low, value, high = (round(x * BAR) for x in (found.low, found.value, found.high))
+    return "#" * low + "=" * (value - low) + "-" * (high - value)
+
+
+def _ends(found: Interval, digits: int) -> str:
+    return f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def _numbers(evidence: Evidence, verdict: Verdict) -> Iterator[tuple[str, str, str]]:
+    size = evidence.size
+    yield "size: log10 of the images over the cut-off", f"{verdict.size_score.value:.2f}", ""
+    similarity = verdict.similarity_score
+    yield "similarity, above the cut-off", f"{similarity.value:.2f}", _ends(similarity, 2)
+    yield "the last group behind the best", f"{evidence.behind.value:.3f}", _ends(evidence.behind, 3)
+    yield "gain of a probe from twice the images", f"{size.gain.value:.3f}", _ends(size.gain, 3)
+    yield "largest class over smallest", f"{size.imbalance:.1f}", ""
+    yield "spread of class means over that within", f"{evidence.spread:.2f}", ""
+    yield "LogME", f"{evidence.logme:.3f}", ""
+    if evidence.shift:
+        group, shift = list(evidence.shift.items())[-1]
+        yield f"shift of batch norm at {group}, in deviations", f"{shift:.2f}", ""
+    if evidence.confidence is not None:
+        yield "confidence of the pretrained classifier", f"{evidence.confidence.top:.2f}", ""
+        yield "its entropy, as a share of a guess's", f"{evidence.confidence.entropy:.2f}", ""
+    if evidence.short_side is not None and evidence.grey_share is not None:
+        yield "short side of the pictures, median, pixels", f"{evidence.short_side:g}", ""
+        yield "grey pictures", f"{evidence.grey_share:.0%}", ""

@@ -1,0 +1,238 @@
+"""What is wrong with a data set that can be told without a network; each finding with its images and the way out.
+
+A finding *spoils* a result when what is measured on val or test would not be what it says: pictures that
+stand on both sides, pictures in two classes, a class that is not measured, files that are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from finetune.data.looks import Looks
+from finetune.data.near import Copies
+from finetune.data.summary import give_aways
+from finetune.types import SPLITS, Manifest
+
+MOST_DAMAGED = 0.01  # share of all files; `run` leaves them out by name, and fewer change little
+BLANK = 2.0  # deviation of the grey values of a picture, in levels, below which nothing is to be seen
+IMBALANCE = 10  # times as many images in the largest class as in the smallest
+HOW = {"bytes": "same bytes", "pixels": "same pixels", "near": "near copy"}
+GROUPED = (
+    "Keep copies on one side: finetune check DATA --groups FILE.csv, then"
+    " finetune run --data FILE.csv --group-by group."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An image as a finding names it; what was left out has no label."""
+
+    file: str
+    label: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One example of a finding: the images that are concerned together, and what is said of them."""
+
+    files: tuple[Seen, ...]
+    note: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong: its kind, whether it spoils a result, one sentence, the way out, and every case of it."""
+
+    kind: str
+    spoils: bool
+    text: str
+    advice: str
+    cases: tuple[Case, ...] = ()
+
+
+def picture_findings(listed: Manifest, manifest: Manifest, looks: Looks, copies: Sequence[Copies]) -> list[Finding]:
+    """Yield what is wrong with the pictures of a manifest, what spoils a result first.
+
+    `manifest` has its splits (none, where none could be made), `listed` those that the user made; the looks
+    and the copies go by the place of a sample in both.
+    """
+    copies = sorted(copies, key=lambda one: list(HOW).index(one.how))  # the surest first
+    found = [
+        *_leaks(listed, manifest, copies),
+        *_conflicts(manifest, copies),
+        *_groups_astray(manifest),
+        *_unmeasured(manifest),
+        *_damaged(manifest),
+        *_harmless_copies(manifest, copies),
+        *_blank(manifest, looks),
+        *_imbalance(manifest),
+        *_give_aways(manifest, looks),
+    ]
+    return sorted(found, key=lambda finding: not finding.spoils)
+
+
+def seen(manifest: Manifest, place: int) -> Seen:
+    """Yield an image of a manifest as findings name it."""
+    sample = manifest.samples[place]
+    return Seen(sample.file, manifest.classes[sample.target.index], sample.split)
+
+
+def number(count: int, what: str, more: str = "") -> str:
+    """Yield a count with its word: "1 image", "2 images"."""
+    return f"{count:,} {what if count == 1 else more or what + 's'}"
+
+
+def _case(manifest: Manifest, copies: Copies, *, apart: str = "label") -> Case:
+    """Yield copies as a case; the first files are such as differ in their label (or split)."""
+    files = [seen(manifest, place) for place in copies.members]
+    first = {getattr(one, apart): one for one in reversed(files)}
+    ordered = sorted(files, key=lambda one: first[getattr(one, apart)] is not one)
+    return Case(tuple(ordered), HOW[copies.how], {"how": copies.how})
+
+
+def _splits(manifest: Manifest, copies: Copies) -> set[str | None]:
+    return {manifest.samples[place].split for place in copies.members}
+
+
+def _labels(manifest: Manifest, copies: Copies) -> set[int]:
+    return {manifest.samples[place].target.index for place in copies.members}
+
+
+def _leaks(listed: Manifest, manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding]:
+    astray = [one for one in copies if len(_splits(manifest, one)) > 1]
+    if astray:
+        is_given = all(listed.samples[p].split == manifest.samples[p].split for one in astray for p in one.members)
+        yield Finding(
+            "leak",
+            True,
+            f"{number(len(astray), 'picture stands', 'pictures stand')} in more than one split"
+            f"{'' if is_given else ' when `run` divides this data'}: val or test would look too good",
+            "Remove each from all splits but one." if is_given else GROUPED,
+            tuple(_case(manifest, one, apart="split") for one in astray),
+        )
+
+
+def _conflicts(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding]:
+    torn = [one for one in copies if len(_labels(manifest, one)) > 1]
+    if torn:
+        yield Finding(
+            "conflict",
+            True,
+            f"{number(len(torn), 'picture stands', 'pictures stand')} in more than one class: at most one is right",
+            "Keep each in its right class, and remove it from the others.",
+            tuple(_case(manifest, one) for one in torn),
+        )
+
+
+def _groups_astray(manifest: Manifest) -> Iterator[Finding]:
+    groups: dict[str, list[int]] = {}
+    for place, sample in enumerate(manifest.samples):
+        if sample.group:
+            groups.setdefault(sample.group, []).append(place)
+    astray = {name: places for name, places in groups.items() if len({manifest.samples[p].split for p in places}) > 1}
+    if astray:
+        yield Finding(
+            "group-leak",
+            True,
+            f"{number(len(astray), 'group stands', 'groups stand')} in more than one split:"
+            " val or test would look too good",
+            "Give all images of a group one split, or leave the split to `run`.",
+            tuple(
+                Case(tuple(seen(manifest, p) for p in places), f"group {name}", {"group": name})
+                for name, places in astray.items()
+            ),
+        )
+
+
+def _unmeasured(manifest: Manifest) -> Iterator[Finding]:
+    counts = {split: manifest.counts(split) for split in SPLITS if manifest.split(split)}
+    lacking = {name: [split for split in counts if not counts[split][name]] for name in manifest.classes}
+    cases = [
+        Case((), f"{name}: {number(manifest.counts()[name], 'image')}, none in {' and '.join(splits)}", {"class": name})
+        for name, splits in lacking.items()
+        if splits
+    ]
+    if counts and cases:
+        yield Finding(
+            "too-few",
+            True,
+            f"{number(len(cases), 'class has', 'classes have')} too few images to stand in every split",
+            "Add images (of other groups, where there are groups), or take the class out.",
+            tuple(cases),
+        )
+
+
+def _damaged(manifest: Manifest) -> Iterator[Finding]:
+    if manifest.problems:
+        count, total = len(manifest.problems), len(manifest.problems) + len(manifest.samples)
+        share = count / total
+        yield Finding(
+            "damaged",
+            share > MOST_DAMAGED,
+            f"{number(count, 'file')} of {total:,} ({share:.1%}) cannot be used; `run` leaves them out",
+            "Get them anew, or remove them.",
+            tuple(Case((Seen(p.file),), p.reason, {"reason": p.reason}) for p in manifest.problems),
+        )
+
+
+def _harmless_copies(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding]:
+    plain = [one for one in copies if len(_splits(manifest, one)) == len(_labels(manifest, one)) == 1]
+    if plain:
+        extra = sum(len(one.members) - 1 for one in plain)
+        yield Finding(
+            "copies",
+            False,
+            f"{number(len(plain), 'picture is', 'pictures are')} there more than once, within one class and split",
+            f"{number(extra, 'copy', 'copies')} could go: what is there twice counts twice.",
+            tuple(_case(manifest, one) for one in plain),
+        )
+
+
+def _blank(manifest: Manifest, looks: Looks) -> Iterator[Finding]:
+    blank = np.flatnonzero(looks["contrast"] < BLANK).tolist()
+    if blank:
+        yield Finding(
+            "blank",
+            False,
+            f"{number(len(blank), 'picture is', 'pictures are')} blank or nearly so",
+            "Look at them: is there something to be seen?",
+            tuple(Case((seen(manifest, place),)) for place in blank),
+        )
+
+
+def _imbalance(manifest: Manifest) -> Iterator[Finding]:
+    counts = manifest.counts()
+    largest, smallest = (pick(counts, key=lambda name: counts[name]) for pick in (max, min))
+    if counts[largest] >= IMBALANCE * counts[smallest]:
+        yield Finding(
+            "imbalance",
+            False,
+            f"{largest} has {counts[largest]:,} images and {smallest} {counts[smallest]:,}",
+            "Go by macro_f1 rather than top1, in which a small class hardly counts.",
+        )
+
+
+def _give_aways(manifest: Manifest, looks: Looks) -> Iterator[Finding]:
+    labels = np.array([sample.target.index for sample in manifest.samples], dtype=np.int64)
+    for one in give_aways(looks, labels, manifest.classes):
+        yield Finding(
+            "give-away",
+            False,
+            f"{one.trait} of the pictures tells {one.share:.0%} of what there is to know about their class",
+            "A classifier may learn this in place of what it should see: bring the classes into one form.",
+            tuple(
+                Case((), _told(value, counts), {"value": value, "counts": counts})
+                for value, counts in one.counts.items()
+            ),
+        )
+
+
+def _told(value: str, counts: dict[str, int]) -> str:
+    shown = [f"{count:,} {name}" for name, count in list(counts.items())[:3]]
+    return f"{value}: {', '.join(shown)}{', ...' if len(counts) > 3 else ''}"

@@ -1,0 +1,72 @@
+"""Copies of one picture as groups, and a table that says so: what `run` takes to keep them in one split."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from finetune.data.near import Copies
+from finetune.errors import DataError
+from finetune.types import Manifest, Sample
+
+
+def with_groups(manifest: Manifest, copies: Sequence[Copies]) -> Manifest:
+    """Yield a manifest in which copies of one picture are one group, together with the groups it has.
+
+    A group goes by the name of its first image.
+    """
+    parent: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    def tie(key: str, sample: Sample) -> None:
+        parent[find(key)] = find(f"file {sample.file}")
+
+    for one in copies:
+        for place in one.members:
+            tie(f"copies {one.members[0]}", manifest.samples[place])
+    for sample in manifest.samples:
+        if sample.group:
+            tie(f"group {sample.group}", sample)
+    name: dict[str, str] = {}
+    samples = []
+    for sample in manifest.samples:
+        root = find(f"file {sample.file}")
+        samples.append(replace(sample, group=name.setdefault(root, sample.file)))
+    return replace(manifest, samples=tuple(samples))
+
+
+def table_of(manifest: Manifest, folder: Path) -> str:
+    """Yield the CSV of a manifest (image, label, split, group), its paths as seen from a folder.
+
+    Raises:
+        DataError: a name that a table cannot hold, as it would be read otherwise than it was written.
+    """
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(["image", "label", "split", "group"])
+    for sample in manifest.samples:
+        path = os.path.relpath(Path(manifest.root, sample.file), folder.absolute())
+        row = [path, manifest.classes[sample.target.index], sample.split or "", sample.group or ""]
+        for cell in row:
+            _check_cell(cell)
+        writer.writerow(row)
+    return stream.getvalue()
+
+
+def _check_cell(cell: str) -> None:
+    try:
+        is_kept = cell.encode().decode().strip() == cell
+    except UnicodeEncodeError:
+        is_kept = False
+    if not is_kept:
+        hint = "Rename it: no space at its ends, and only characters of UTF-8."
+        raise DataError(f"{cell!r} cannot be written into a table", hint=hint)

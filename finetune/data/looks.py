@@ -1,0 +1,143 @@
+"""What each picture looks like, small: its size and format, the hash of its pixels, and pictures of 32 and 8 pixels.
+
+Everything that is told about copies comes from these, never from the files again. They are kept by
+content in the cache, about a kilobyte an image.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+
+from finetune.data.decode import DECODE_VERSION, FORMATS, UndecodableError, decode, quiet, read_content
+from finetune.entries import Entry, entries_folder, entry_name, make_room, open_entry
+from finetune.errors import DataError, ResourceError
+from finetune.settings import CacheSection
+from finetune.types import Event, Manifest, OnEvent, Sample, ignore
+
+LOOKS_VERSION = 1  # goes up when the same picture begins to give another row
+SIDE, COARSE = 32, 8  # pixels of the small grey picture and of the smaller one in colour
+CHUNK = 256
+SAME_GREY = 3  # levels that channels of a grey picture may differ by, after a lossy format
+LOOK = np.dtype(
+    [
+        ("height", "<u4"),
+        ("width", "<u4"),
+        ("format", "u1"),  # index in FORMATS
+        ("is_grey", "u1"),
+        ("contrast", "<f4"),  # deviation of the grey values of the whole picture, in levels
+        ("pixels", "V16"),  # hash of size and RGB values
+        ("grey", "u1", (SIDE, SIDE)),
+        ("colour", "u1", (COARSE, COARSE, 3)),
+    ]
+)
+Looks = NDArray[np.void]  # of LOOK, one an image
+
+
+def looks_of(manifest: Manifest, *, settings: CacheSection, on_event: OnEvent = ignore) -> Looks:
+    """Yield what every sample of a scanned manifest looks like, in its order; each content is decoded once, ever.
+
+    Raises:
+        DataError: an image that was scanned can no longer be read.
+    """
+    entry = _entry(manifest, settings)
+    known = {} if entry is None else _recall(entry, manifest.samples)
+    fresh = {sample.digest: sample for sample in manifest.samples if sample.digest not in known}
+    for digests, rows in _decoded(Path(manifest.root), list(fresh.values()), on_event):
+        known.update(zip(digests, rows, strict=True))
+        if entry is not None:
+            entry = _kept(entry, digests, rows)
+    return np.concatenate([known[sample.digest] for sample in manifest.samples])  # (N,)
+
+
+def look(content: bytes) -> Looks:
+    """Yield what the picture in the bytes of an image file looks like, as an array of one row.
+
+    Raises:
+        UndecodableError: there is none.
+    """
+    picture = decode(content)
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        name = "JPEG" if image.format == "MPO" else str(image.format)
+    small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    channels = np.asarray(small).astype(np.int16)
+    row = np.zeros(1, LOOK)
+    row["height"], row["width"] = picture.height, picture.width
+    row["format"] = FORMATS.index(name)
+    row["is_grey"] = int((channels.max(axis=2) - channels.min(axis=2)).max()) <= SAME_GREY
+    row["contrast"] = np.asarray(picture.convert("L")).std()
+    row["pixels"] = np.void(blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).digest())
+    row["grey"] = np.asarray(small.convert("L"))
+    row["colour"] = np.asarray(small.resize((COARSE, COARSE), Image.Resampling.BOX))
+    return row
+
+
+def _decoded(root: Path, samples: Sequence[Sample], on_event: OnEvent) -> Iterator[tuple[list[str], list[Looks]]]:
+    with quiet(), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for start in range(0, len(samples), CHUNK):
+            chunk = samples[start : start + CHUNK]
+            rows = list(pool.map(lambda sample: _look_at(root, sample), chunk))
+            yield [sample.digest for sample in chunk], rows
+            on_event(Event("progress", {"task": "look at images", "done": start + len(chunk), "total": len(samples)}))
+
+
+def _look_at(root: Path, sample: Sample) -> Looks:
+    try:
+        return look(read_content(root / sample.file))
+    except (OSError, UndecodableError) as error:
+        raise DataError(f"{sample.file} could be read when the data was scanned and cannot now: {error}") from error
+
+
+def _entry(manifest: Manifest, settings: CacheSection) -> Entry | None:
+    """Open what is kept of a data set's looks; None where nothing can be kept."""
+    key = {
+        "kind": "looks",
+        "root": str(Path(manifest.root).absolute()),
+        "looks": LOOKS_VERSION,
+        "bytes": LOOK.itemsize,
+        "decode": DECODE_VERSION,
+        "versions": {"pillow": PIL.__version__},
+    }
+    folder, limit = entries_folder(settings.folder), int(settings.limit * 2**30)
+    needed = len(manifest.samples) * LOOK.itemsize
+    try:
+        if not make_room(folder, needed=needed, limit=limit, keep=entry_name(key)):
+            return None
+        entry = open_entry(folder, key)
+        entry.touch()
+    except (OSError, ResourceError):
+        return None
+    return entry
+
+
+def _recall(entry: Entry, samples: Sequence[Sample]) -> dict[str, Looks]:
+    digests = [sample.digest for sample in samples if sample.digest in entry]
+    entry.drop_damaged(digests)
+    content, found = entry.mapped(), {}
+    for digest in digests:
+        record = entry.find(digest)
+        if record is not None:
+            start = int(record["offset"])
+            found[digest] = np.frombuffer(content[start : start + LOOK.itemsize].tobytes(), LOOK)
+    return found
+
+
+def _kept(entry: Entry, digests: Sequence[str], rows: Sequence[Looks]) -> Entry | None:
+    """Add rows to an entry; None, and no more is kept, when the disk is full."""
+    try:
+        with entry.lock:
+            entry.refresh()
+            new = [place for place, digest in enumerate(digests) if digest not in entry]
+            entry.add([digests[place] for place in new], [rows[place].view(np.uint8) for place in new])
+    except ResourceError:
+        return None
+    return entry

@@ -1,0 +1,91 @@
+"""What the files of a data set are, besides what they show: sizes, formats, grey or colour.
+
+Letters: N images, K classes, V values of a trait.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.data.decode import FORMATS
+from finetune.data.looks import Looks
+
+GIVES_AWAY = 0.2  # share of what there is to know about the class that a trait must tell to be named
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Sizes (width, height) by their area, and how many images have which format and are grey."""
+
+    smallest: tuple[int, int]
+    median: tuple[int, int]
+    largest: tuple[int, int]
+    formats: dict[str, int]
+    num_grey: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveAway:
+    """A trait that tells the class: what share of it, and of each of its values how many images of which class."""
+
+    trait: str
+    share: float
+    counts: dict[str, dict[str, int]]
+
+
+def pictures_of(looks: Looks) -> Pictures:
+    """Yield what the pictures of a data set (N,) are."""
+    order = np.argsort(looks["width"].astype(np.int64) * looks["height"], kind="stable")
+    ends = (looks[order[place]] for place in (0, len(order) // 2, -1))
+    sizes: list[tuple[int, int]] = [(int(row["width"]), int(row["height"])) for row in ends]
+    formats = Counter(FORMATS[index] for index in looks["format"].tolist())
+    return Pictures(sizes[0], sizes[1], sizes[2], dict(formats.most_common()), int(looks["is_grey"].sum()))
+
+
+def give_aways(looks: Looks, labels: NDArray[np.int64], classes: tuple[str, ...]) -> list[GiveAway]:
+    """Yield the traits of files that tell the class index (N,) of images, the most telling first.
+
+    A classifier may learn them in place of what it should see. A trait is named when its mutual
+    information with the class is a fifth or more of the entropy of the class, less what chance gives
+    (V - 1) (K - 1) / (2 N).
+    """
+    found = []
+    for trait, values in _traits(looks).items():
+        share = _share(values, labels)
+        if share >= GIVES_AWAY:
+            counts: dict[str, Counter[str]] = {}
+            for value, label in zip(values.tolist(), labels.tolist(), strict=True):
+                counts.setdefault(value, Counter())[classes[label]] += 1
+            found.append(GiveAway(trait, share, {value: dict(count.most_common()) for value, count in counts.items()}))
+    return sorted(found, key=lambda one: -one.share)
+
+
+def _traits(looks: Looks) -> dict[str, NDArray[np.str_]]:
+    shorter = np.minimum(looks["width"], looks["height"]).astype(np.float64)
+    low = (2 ** np.floor(np.log2(shorter))).astype(np.int64)
+    ratio = looks["width"] / looks["height"]
+    return {
+        "the file format": np.array(FORMATS)[looks["format"]],
+        "being grey": np.where(looks["is_grey"] == 1, "grey", "in colour"),
+        "the size": np.array([f"{side} to {2 * side - 1} pixels" for side in low.tolist()]),
+        "the shape": np.select([ratio > 1.02, ratio < 0.98], ["wide", "tall"], "square"),
+    }
+
+
+def _share(values: NDArray[Any], labels: NDArray[np.int64]) -> float:
+    """Yield the share of the entropy of labels (N,) that values (N,) tell, what chance gives taken off."""
+    _, value = np.unique(values, return_inverse=True)
+    _, label = np.unique(labels, return_inverse=True)
+    joint = np.zeros((value.max() + 1, label.max() + 1))
+    np.add.at(joint, (value, label), 1 / len(labels))
+    apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    told = float((joint * np.log(np.where(joint > 0, joint / apart, 1))).sum())
+    shares = joint.sum(axis=0)
+    entropy = -float((shares * np.log(shares)).sum())
+    chance = (joint.shape[0] - 1) * (joint.shape[1] - 1) / (2 * len(labels))
+    return max(0.0, told - chance) / entropy if entropy > 0 else 0.0

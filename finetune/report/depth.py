@@ -1,0 +1,32 @@
+"""The probe accuracy over depth, as coordinates of an inline SVG: one dot with its interval a layer group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+WIDTH, HEIGHT = 560, 150
+
+
+def depth(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Yield dots (x, y, low, high, name, value), the line through them, and the height of all stages together."""
+    probe = evidence["probe"]
+    step = WIDTH / max(len(probe), 1)
+    dots = [
+        {
+            "x": round((at + 0.5) * step, 1),
+            "y": _height(found["value"]),
+            "low": _height(found["low"]),
+            "high": _height(found["high"]),
+            "name": name,
+            "value": found["value"],
+        }
+        for at, (name, found) in enumerate(probe.items())
+    ]
+    line = " ".join(f"{dot['x']},{dot['y']}" for dot in dots)
+    chance = _height(1 / evidence["size"]["num_classes"])
+    return {"dots": dots, "line": line, "joint": _height(evidence["joint"]["value"]), "chance": chance}
+
+
+def _height(share: float) -> float:
+    return round(HEIGHT * (1 - share), 1)

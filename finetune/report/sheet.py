@@ -1,0 +1,100 @@
+"""A contact sheet: pictures in rows under headings, each with a few lines below it, as one PNG."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from finetune.data.decode import UndecodableError, read_rgb
+from finetune.errors import ResourceError
+
+ACROSS, SIDE, GAP = 6, 180, 12  # an even number across: pairs stay together
+TEXT, LINE, HEADING = 13, 17, 30  # pixels: size of letters, of a line, of a heading
+INK, PALE, PAPER = "#202020", "#d8d8d8", "white"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One picture and the lines below it."""
+
+    file: Path
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Pictures under a heading."""
+
+    title: str
+    cells: tuple[Cell, ...]
+
+
+def write(path: Path, sections: Sequence[Section]) -> None:
+    """Draw a contact sheet and write it beside its place, then rename it.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draw(sections).save(beside, format="PNG")
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ResourceError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def draw(sections: Sequence[Section]) -> Image.Image:
+    """Yield the contact sheet of sections; a picture that cannot be read is an empty frame."""
+    font, bold = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT + 3)
+    heights = [HEADING + sum(_row_height(row) for row in _rows(section)) for section in sections]
+    sheet = Image.new("RGB", (GAP + ACROSS * (SIDE + GAP), GAP + max(sum(heights), HEADING)), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    top = GAP
+    for section in sections:
+        pen.text((GAP, top), _fitted(section.title, bold, sheet.width - 2 * GAP), INK, bold)
+        top += HEADING
+        for row in _rows(section):
+            for column, cell in enumerate(row):
+                left = GAP + column * (SIDE + GAP)
+                _put(sheet, cell.file, left, top)
+                for place, line in enumerate(cell.lines):
+                    pen.text((left, top + SIDE + 4 + place * LINE), _fitted(line, font, SIDE), INK, font)
+            top += _row_height(row)
+    return sheet
+
+
+def _rows(section: Section) -> list[tuple[Cell, ...]]:
+    return [section.cells[start : start + ACROSS] for start in range(0, len(section.cells), ACROSS)]
+
+
+def _row_height(row: Sequence[Cell]) -> int:
+    return SIDE + GAP + LINE * max(len(cell.lines) for cell in row)
+
+
+def _put(sheet: Image.Image, file: Path, left: int, top: int) -> None:
+    ImageDraw.Draw(sheet).rectangle((left, top, left + SIDE - 1, top + SIDE - 1), outline=PALE)
+    try:
+        picture = read_rgb(file, side=SIDE)
+    except UndecodableError:
+        return
+    share = (SIDE - 2) / max(picture.size)
+    width, height = (max(1, round(pixels * share)) for pixels in picture.size)
+    kind = Image.Resampling.BICUBIC if share < 1 else Image.Resampling.NEAREST
+    small = picture.resize((width, height), kind)
+    sheet.paste(small, (left + (SIDE - width) // 2, top + (SIDE - height) // 2))
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Yield a text, its middle left out where it is too wide: the end of a file's name tells most."""
+    if font.getlength(text) <= width:
+        return text
+    for kept in range(min(len(text), width) // 2, 0, -1):
+        short = f"{text[:kept]}…{text[-kept:]}"
+        if font.getlength(short) <= width:
+            return short
+    return ""

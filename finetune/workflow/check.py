@@ -1,0 +1,286 @@
+"""What is wrong with a data set, told before anything is trained on it.
+
+The pictures are judged by what the scan and their small copies say; labels and odd pictures by a
+classifier on a frozen backbone's features, which are kept in the feature cache for a later run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from finetune import recipe as recipes
+from finetune.backbone.load import Backbone
+from finetune.checkpoint.run_folder import write_text
+from finetune.data import checks, split
+from finetune.data.findings import Case, Finding, Seen, number, picture_findings, seen
+from finetune.data.grouping import table_of, with_groups
+from finetune.data.looks import looks_of
+from finetune.data.near import ALIKE, copies_of
+from finetune.data.summary import Pictures, pictures_of
+from finetune.device import resolve_device
+from finetune.errors import DataError, FindingsError, RecipeError, ResourceError, printable
+from finetune.features.labels import held_out_probabilities, is_judged, suspects
+from finetune.features.odd import odd_ones
+from finetune.report import sheet as sheets
+from finetune.settings import EMBEDDED, Recipe
+from finetune.types import SPLITS, Event, Manifest, OnEvent, ignore, to_json
+from finetune.workflow.prepare import architecture_of, list_data, load_backbone, pixels_of, recipe_of
+from finetune.workflow.rank import features_of
+
+LEAST_ALIKE = 0.9
+ON_SHEET = 12  # pictures of each finding
+STRONG = 0.9  # top1 from which on most doubts are worth a look
+WEAK = "Many will be hard pictures: a backbone that knows them better (--backbone, --weights) doubts fewer."
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What labels and odd pictures were judged by: the backbone, and how often its classifier was right."""
+
+    backbone: str
+    top1: float
+    num_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a data set is, and what is wrong with it; what spoils a result stands first."""
+
+    data: str
+    root: str
+    num_images: int
+    classes: dict[str, dict[str, int]]
+    pictures: Pictures
+    notes: tuple[str, ...]
+    judged: Judged | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def spoiling(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.spoils)
+
+    def raise_if_spoiled(self) -> None:
+        """Raise what would spoil a result, if anything would.
+
+        Raises:
+            FindingsError: something would.
+        """
+        if self.spoiling:
+            kinds = ", ".join(finding.kind for finding in self.spoiling)
+            raise FindingsError(
+                f"{number(len(self.spoiling), 'finding')} would spoil a result: {kinds}",
+                hint="Mend the data and check again. --json lists every image of every finding.",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Yield the check as one JSON document."""
+        return {
+            "data": self.data,
+            "root": self.root,
+            "num_images": self.num_images,
+            "classes": self.classes,
+            "pictures": to_json(self.pictures),
+            "notes": list(self.notes),
+            "judged": to_json(self.judged) if self.judged else None,
+            "spoils": bool(self.spoiling),
+            "findings": [_finding_json(finding) for finding in self.findings],
+        }
+
+
+def check(
+    data: str | Path | None = None,
+    *,
+    quick: bool = False,
+    alike: float = ALIKE,
+    sheet: str | Path | None = None,
+    groups: str | Path | None = None,
+    recipe: Recipe | str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    on_event: OnEvent = ignore,
+    **settings: Any,
+) -> Check:
+    """Tell what is wrong with a data set, under the split that a run with the same settings would make.
+
+        finetune.check("imgs", quick=True).raise_if_spoiled()
+
+    `quick` leaves out what needs a backbone: suspicious labels and odd pictures. `alike` is the least
+    correlation of near copies (1: exact copies only). `sheet` names a PNG for the worst pictures,
+    `groups` a CSV that `run` takes with `group_by="group"` to keep copies in one split.
+
+    Raises:
+        DataError, BackboneError, RecipeError, ResourceError, TrainingError: what cannot be used, and the way out.
+    """
+    if not LEAST_ALIKE <= alike <= 1:
+        raise RecipeError(f"--alike {alike:g}: between {LEAST_ALIKE:g} and 1, please", hint=f"The default is {ALIKE}.")
+    for path, suffix in ((sheet, ".png"), (groups, ".csv")):
+        if path is not None:
+            _check_place(Path(path), suffix)
+    chosen = _with_backbone(recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides))
+    _check_shares(chosen)
+    resolve_device(chosen.train.device)
+    listed = list_data(chosen)
+    backbone = None if quick else load_backbone(chosen, architecture_of(chosen), num_classes=len(listed.classes))
+    pixels = pixels_of(chosen, listed, backbone) if backbone else None
+    scanned = checks.scan(listed, pixels=pixels, on_event=on_event)
+    manifest, indivisible = _divided(chosen, scanned)
+    looks = looks_of(scanned, settings=chosen.cache, on_event=on_event)
+    copies = copies_of(looks, [sample.digest for sample in scanned.samples], alike=alike)
+    found = [*indivisible, *picture_findings(scanned, manifest, looks, copies)]
+    grouped, judged = with_groups(scanned, copies), None
+    if backbone:
+        judged, doubts = _judge(chosen, backbone, manifest, _units(grouped), on_event)
+        found += doubts
+    if groups is not None:
+        write_text(Path(groups), table_of(grouped, Path(groups).parent))
+    if sheet is not None:
+        _write_sheet(Path(sheet), Path(manifest.root), found)
+    return Check(
+        data=chosen.data.path,
+        root=manifest.root,
+        num_images=len(manifest.samples),
+        classes=_class_counts(manifest),
+        pictures=pictures_of(looks),
+        notes=listed.notes,
+        judged=judged,
+        findings=tuple(found),
+    )
+
+
+def _class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
+    """Yield for each class its images, and how many of them each split has."""
+    parts = {name: manifest.counts(name) for name in SPLITS if manifest.split(name)}
+    totals = manifest.counts()
+    return {name: {"images": totals[name], **{part: parts[part][name] for part in parts}} for name in manifest.classes}
+
+
+def _with_backbone(recipe: Recipe) -> Recipe:
+    """Yield the recipe of a pass over plain images, by the embedded backbone where it names none."""
+    changes: dict[str, Any] = {
+        "strategy.name": "linear-probe",
+        "strategy.top_k": "auto",
+        "strategy.probe_at": "auto",
+    }
+    if recipe.backbone.name == "auto" and recipe.backbone.weights == "none":
+        changes["backbone.name"] = EMBEDDED
+    return recipes.update(recipe, changes)
+
+
+def _check_shares(recipe: Recipe) -> None:
+    aside = recipe.split.val + recipe.split.test
+    if aside >= 1:
+        raise RecipeError(f"split.val + split.test = {aside:g} leaves nothing to train on", hint="Set less aside.")
+
+
+def _check_place(path: Path, suffix: str) -> None:
+    """Refuse before anything is computed what could not be written after it."""
+    if path.suffix.lower() != suffix:
+        raise RecipeError(f"{path} does not end in {suffix}", hint=f"Name it {path.with_suffix(suffix).name}.")
+    if path.exists():
+        raise ResourceError(f"{path} is there already", hint="Name another file, or remove it.")
+    if not path.parent.is_dir():
+        raise ResourceError(f"no such folder: {path.parent}", hint="Make it, or name another place.")
+
+
+def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]]:
+    """Yield the manifest as `run` would divide it; as it is, and the finding, where it cannot be divided."""
+    chosen = recipe.split
+    try:
+        return split.assign(scanned, val=chosen.val, test=chosen.test, seed=chosen.seed), []
+    except DataError as error:
+        return scanned, [Finding("too-few", True, f"this data cannot be divided: {error.message}", error.hint)]
+
+
+def _units(grouped: Manifest) -> list[int]:
+    """Yield for each image a number that it shares with its copies and its group."""
+    numbers: dict[str | None, int] = {}
+    return [numbers.setdefault(sample.group, len(numbers)) for sample in grouped.samples]
+
+
+def _judge(
+    recipe: Recipe, backbone: Backbone, manifest: Manifest, units: Sequence[int], on_event: OnEvent
+) -> tuple[Judged, list[Finding]]:
+    """Judge labels and look for odd pictures, in features of all images whatever their split."""
+
+    def told(event: Event) -> None:
+        if event.kind in ("progress", "warning"):  # how a phase would compute is of no interest here
+            on_event(event)
+
+    samples = [replace(sample, split="train") for sample in manifest.samples]
+    features, targets = features_of(recipe, backbone, manifest, samples, on_event=told)
+    seed, num_classes = recipe.train.seed, len(manifest.classes)
+    probabilities = held_out_probabilities(features, targets, units, num_classes=num_classes, seed=seed)
+    top1 = float((probabilities.argmax(dim=1) == targets).double().mean())
+    judged = Judged(backbone.architecture.label, top1, int(is_judged(targets, units).sum()))
+    doubted = _doubted(manifest, probabilities, targets, units, top1)
+    odd = _odd(manifest, features, targets, units, seed)
+    return judged, [finding for finding in (doubted, odd) if finding.cases]
+
+
+def _doubted(manifest: Manifest, probabilities: Tensor, targets: Tensor, units: Sequence[int], top1: float) -> Finding:
+    found = suspects(probabilities, targets, units)
+    cases = tuple(
+        Case(
+            (seen(manifest, one.place),),
+            f"rather {manifest.classes[one.suggested]}, {one.suggested_confidence:.2f} to {one.confidence:.2f}",
+            {
+                "suggested": manifest.classes[one.suggested],
+                "suggested_confidence": one.suggested_confidence,
+                "confidence": one.confidence,
+            },
+        )
+        for one in found
+    )
+    return Finding(
+        "label",
+        False,
+        f"{number(len(cases), 'label')} may be wrong: a linear classifier doubts them, which is right on {top1:.1%}"
+        " of the images that it was not fitted to",
+        "Look at the first ones. " + (WEAK if top1 < STRONG else "Wrong labels stand among hard pictures."),
+        cases,
+    )
+
+
+def _odd(manifest: Manifest, features: Tensor, targets: Tensor, units: Sequence[int], seed: int) -> Finding:
+    cases = tuple(
+        Case(
+            (seen(manifest, one.place),),
+            f"{one.deviations:.1f} deviations off",
+            {"distance": one.distance, "usual": one.usual, "deviations": one.deviations},
+        )
+        for one in odd_ones(features, targets, units, seed=seed)
+    )
+    return Finding(
+        "odd",
+        False,
+        f"{number(len(cases), 'picture is', 'pictures are')} like none of the others",
+        "Look at them: do they belong here?",
+        cases,
+    )
+
+
+def _write_sheet(path: Path, root: Path, findings: Sequence[Finding]) -> None:
+    sections = []
+    for finding in findings:
+        pairs = [(case, one) for case in finding.cases for one in case.files[:2]][:ON_SHEET]
+        cells = tuple(sheets.Cell(root / one.file, _caption(case, one)) for case, one in pairs)
+        if cells:
+            sections.append(sheets.Section(printable(f"{finding.kind}: {finding.text}"), cells))
+    sheets.write(path, sections)
+
+
+def _caption(case: Case, one: Seen) -> tuple[str, ...]:
+    of = ", ".join(part for part in (one.label, one.split) if part)
+    return tuple(printable(line) for line in (one.file, of, case.note))
+
+
+def _finding_json(finding: Finding) -> dict[str, Any]:
+    cases = [
+        {"files": [{"file": one.file, "class": one.label, "split": one.split} for one in case.files], **case.facts}
+        for case in finding.cases
+    ]
+    return {**{name: getattr(finding, name) for name in ("kind", "spoils", "text", "advice")}, "cases": cases}

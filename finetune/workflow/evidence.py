@@ -1,0 +1,154 @@
+"""The evidence of auto: one pass of the frozen backbone over a sample of train, and what is read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from finetune.backbone.groups import head_modules
+from finetune.backbone.load import Backbone
+from finetune.backbone.staged import StagedClassifier
+from finetune.backbone.trace import trace
+from finetune.data.decode import quiet, read_rgb
+from finetune.data.loaders import auto_workers
+from finetune.data.pixels import PixelCache
+from finetune.data.transforms import picture_side
+from finetune.device import accelerator, resolve_device, resolve_precision
+from finetune.errors import BackboneError
+from finetune.features.cache import Known
+from finetune.features.extract import before_head, extract, taps
+from finetune.features.shift import norm_shift
+from finetune.features.sources import TrunkBatches
+from finetune.settings import JOIN, Recipe
+from finetune.strategy import evidence
+from finetune.strategy.evidence import LookedAt
+from finetune.types import Confidence, Event, Evidence, Manifest, OnEvent, Sample, ignore
+from finetune.workflow.passes import feature_cache, plain_batches
+
+MOST_LOOKED_AT = 64  # pictures for what is no feature: sides, grey, statistics of norms
+GREY = 6  # levels by which the channels of a grey picture may differ
+
+
+@dataclass(frozen=True, slots=True)
+class Tapped:
+    """The pooled features (N, D) of every layer group for the images of a sample."""
+
+    digests: tuple[str, ...]
+    features: dict[str, Tensor]
+
+    def known(self, model: nn.Module) -> Known | None:
+        """Yield what reaches the head of a model, as far as it is among these features."""
+        names = model.at.split(JOIN) if isinstance(model, StagedClassifier) else list(self.features)[-1:]
+        if not set(names) <= self.features.keys():
+            return None
+        parts = [self.features[name] for name in names]
+        return Known(self.digests, (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1),))
+
+
+def measure(
+    recipe: Recipe,
+    manifest: Manifest,
+    backbone: Backbone,
+    pixels: PixelCache | None,
+    *,
+    on_event: OnEvent = ignore,
+) -> tuple[Evidence, Tapped]:
+    """Run the frozen backbone over a sample once; yield the evidence, and the features for who trains on them."""
+    chosen = evidence.stratified_sample(manifest, seed=recipe.train.seed)
+    names, features, targets = _features(recipe, manifest, backbone, chosen, pixels, on_event)
+    found = evidence.measure(
+        manifest,
+        dict(zip(names, features, strict=True)),
+        targets,
+        looked_at=_looked_at(recipe, manifest, backbone, chosen, pixels),
+        confidence=_confidence(backbone, features[-1]),
+    )
+    return found, Tapped(tuple(s.digest for s in chosen), dict(zip(names, features, strict=True)))
+
+
+def _features(
+    recipe: Recipe,
+    manifest: Manifest,
+    backbone: Backbone,
+    chosen: Sequence[Sample],
+    pixels: PixelCache | None,
+    on_event: OnEvent,
+) -> tuple[list[str], tuple[Tensor, ...], Tensor]:
+    """Yield the names of the layer groups, their pooled features (N, D), and the class indices (N,)."""
+    device = resolve_device(recipe.train.device)
+    context = accelerator(device, resolve_precision(recipe.train.precision, device))
+    names = [group.name for group in backbone.groups if not group.is_head]
+    try:
+        traced = trace(backbone.model, backbone.groups, image_size=backbone.preprocessing.image_size)
+    except BackboneError as error:
+        on_event(Event("warning", {"text": f"{error.message}; measured on the last layer group alone"}))
+        tap = before_head(backbone.model, head_modules(backbone.model)[0])
+        images = plain_batches(recipe, manifest, backbone, tuple(chosen), pixels=pixels).epoch()
+        features, targets = extract(tap, images, autocast=context.autocast)
+        return names[-1:], features, targets
+    names = [name for name in names if name in traced.ends]
+    trunk = taps(traced, names)
+    cache = feature_cache(
+        recipe,
+        manifest,
+        backbone,
+        pixels,
+        workers=auto_workers(len(chosen), device) if recipe.train.workers == "auto" else recipe.train.workers,
+        autocast=context.autocast,
+        on_event=on_event,
+        raise_if_stopped=lambda: None,
+    )
+    shapes = tuple((traced.widths[name],) for name in names)
+    kept: Any = None
+    if recipe.cache.features != "none":
+        kept = cache.batches(trunk, shapes, chosen, views=1, batch_size=len(chosen), seed=None)
+    if kept is None:
+        images_of = plain_batches(recipe, manifest, backbone, tuple(chosen), pixels=pixels)
+        kept = TrunkBatches(trunk, images_of, autocast=context.autocast)
+    features, targets = extract(lambda rows: rows, kept.epoch())
+    return names, features, targets
+
+
+def _looked_at(
+    recipe: Recipe, manifest: Manifest, backbone: Backbone, chosen: Sequence[Sample], pixels: PixelCache | None
+) -> LookedAt:
+    """Look at some of the pictures themselves, and at what they do to the norms."""
+    some = [chosen[place * len(chosen) // MOST_LOOKED_AT] for place in range(MOST_LOOKED_AT)]
+    some = list(dict.fromkeys(some))
+    sides, greys = [], []
+    with quiet():
+        for sample in some:
+            file = Path(manifest.root, sample.file)
+            try:
+                with Image.open(file) as picture:
+                    sides.append(min(picture.size))
+                values = np.asarray(read_rgb(file, side=picture_side(backbone.preprocessing)), dtype=np.int16)
+            except (BackboneError, OSError):
+                continue  # it was readable when it was scanned
+            greys.append(int(np.ptp(values, axis=2).max()) <= GREY)
+    batches = plain_batches(recipe, manifest, backbone, tuple(some), batch_size=len(some), pixels=pixels)
+    images, _ = next(iter(batches.epoch()))
+    return LookedAt(
+        short_side=float(median(sides)) if sides else None,
+        grey_share=sum(greys) / len(greys) if greys else None,
+        shift=norm_shift(backbone.model, backbone.groups, images),
+    )
+
+
+def _confidence(backbone: Backbone, features: Tensor) -> Confidence | None:
+    """Ask the classifier that came with the weights, where it is one linear layer on the last features (N, D)."""
+    own = backbone.classifier
+    if own is None or own.in_features != features.shape[1]:
+        return None
+    with torch.no_grad():
+        log = own.cpu()(features).log_softmax(dim=1)
+    entropy = -(log.exp() * log).sum(dim=1).mean() / np.log(own.out_features)
+    return Confidence(top=float(log.exp().amax(dim=1).mean()), entropy=float(entropy))

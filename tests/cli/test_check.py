@@ -1,0 +1,114 @@
+"""`finetune check` as a user sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from finetune.data.sample import CLASSES, write_sample
+
+FIRST = f"{CLASSES[0]}/{CLASSES[0]}-000.jpg"
+
+
+@pytest.fixture
+def imgs(tmp_path: Path) -> Path:
+    write_sample(tmp_path / "imgs", per_class=3)
+    return tmp_path / "imgs"
+
+
+@pytest.fixture
+def torn(imgs: Path) -> Path:
+    """The drawn set with a picture in two classes, under a name that a terminal must not obey."""
+    (imgs / CLASSES[1] / "\x1b[31mcopy\n[bold]x.jpg").write_bytes((imgs / FIRST).read_bytes())
+    return imgs
+
+
+def test_a_clean_set_ends_with_0(finetune_cli, imgs: Path) -> None:
+    done = finetune_cli("check", imgs, "--quick")
+    assert done.code == 0
+    assert "18 images in 6 classes" in done.out
+    assert "nothing is wrong as far as was looked" in done.out
+    assert "not looked at (--quick)" in done.out
+    assert done.err == ""
+
+
+def test_what_spoils_a_result_ends_with_9_after_everything_was_shown(
+    finetune_cli, torn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = finetune_cli("check", torn, "--quick")
+    assert done.code == 9
+    assert "conflict (spoils results): 1 picture stands in more than one class" in done.out
+    assert FIRST in done.out
+    assert "\\x1b[31mcopy\\n[bold]x.jpg" in done.out
+    assert "\x1b" not in done.out
+    assert done.err.splitlines()[-2] == "error: 1 finding would spoil a result: conflict"
+    assert done.err.splitlines()[-1].startswith("hint: ")
+    assert max(map(len, done.out.splitlines())) <= 100
+
+
+def test_json_is_one_complete_document_whatever_the_names(finetune_cli, torn: Path) -> None:
+    (torn / CLASSES[0] / os.fsdecode(b"\xff.jpg")).write_bytes(b"")
+    done = finetune_cli("check", torn, "--quick", "--json")
+    assert done.code == 9
+    found = json.loads(done.out)
+    assert (found["num_images"], found["spoils"], found["judged"]) == (19, True, None)
+    assert set(found["pictures"]) == {"smallest", "median", "largest", "formats", "num_grey"}
+    conflict, damaged = found["findings"]
+    assert {one["class"] for one in conflict["cases"][0]["files"]} == {CLASSES[0], CLASSES[1]}
+    assert conflict["cases"][0]["how"] == "bytes"
+    assert damaged["cases"] == [
+        {"files": [{"file": f"{CLASSES[0]}/\udcff.jpg", "class": None, "split": None}], "reason": "the file is empty"}
+    ]
+
+
+def test_labels_are_judged_by_the_embedded_backbone_and_a_sheet_is_drawn(
+    finetune_cli, torn: Path, tmp_path: Path
+) -> None:
+    sheet = tmp_path / "worst.png"
+    done = finetune_cli("check", "--data", torn, "--image-size", "64", "--device", "cpu", "--sheet", sheet)
+    assert done.code == 9
+    assert "labels were not judged: no class has enough images" in done.out
+    assert f"written: {sheet}" in done.out.replace("\n", "")
+    assert sheet.stat().st_size > 1000
+
+
+def test_only_some_examples_are_shown_and_the_rest_is_counted(finetune_cli, imgs: Path) -> None:
+    for number in range(3):
+        name = f"{CLASSES[0]}/{CLASSES[0]}-00{number}.jpg"
+        (imgs / CLASSES[1] / f"copy{number}.jpg").write_bytes((imgs / name).read_bytes())
+    done = finetune_cli("check", imgs, "--quick", "--show", "1")
+    assert "and 2 more: --show N, or all with --json" in done.out
+    assert "copy0.jpg" in done.out and "copy1.jpg" not in done.out
+    assert "copy0.jpg" not in finetune_cli("check", imgs, "--quick", "--show", "0").out
+
+
+def test_many_classes_are_told_in_lines(finetune_cli, image_folder) -> None:
+    root = image_folder(classes=" ".join(f"c{n:02}" for n in range(20)), per_class=2, side=12)
+    done = finetune_cli("check", root, "--quick")
+    assert "images: 40; a class 2 to 2, median 2" in done.out
+    assert "c07" not in done.out
+
+
+def test_wrong_arguments_end_with_2_and_missing_data_with_3(finetune_cli, imgs: Path) -> None:
+    assert finetune_cli("check", imgs, "--data", "other").code == 2
+    assert finetune_cli("check").code == 2
+    assert finetune_cli("check", imgs, "--alike", "0.1").code == 2
+    assert finetune_cli("check", imgs / "nowhere").code == 3
+    assert finetune_cli("check", "--help").code == 0
+
+
+def test_what_is_kept_is_named_in_the_cache(finetune_cli, imgs: Path) -> None:
+    finetune_cli("check", imgs, "--quick")
+    assert "small pictures" in finetune_cli("cache", "ls").out
+
+
+def test_run_names_check_where_its_scan_finds_a_conflict(finetune_cli, torn: Path, tmp_path: Path) -> None:
+    quick = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--epochs", "1", "--device", "cpu")
+    done = finetune_cli("run", "--data", torn, *quick, "--strategy", "head-only", "--out", tmp_path / "run")
+    assert done.code == 0
+    assert "1 picture stands in two classes" in done.err
+    assert "`finetune check` lists all" in done.err

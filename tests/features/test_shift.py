@@ -1,0 +1,54 @@
+"""The shift of batch norm is told in the deviations that it has stored, by layer group."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import nn
+
+from finetune.backbone.groups import layer_groups
+from finetune.features.shift import norm_shift
+
+
+def images(count: int = 4) -> torch.Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def settled(model: nn.Module) -> nn.Module:
+    """Let the statistics be those of the images themselves, layer by layer."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for _ in norms:  # each layer's input is settled once those before it are
+        for norm in norms:
+            norm.momentum = 1.0
+            norm.train()
+        with torch.no_grad():
+            model(images())
+        model.eval()
+    return model
+
+
+def test_images_like_the_stored_statistics_have_no_shift_and_others_have_theirs() -> None:
+    model = settled(timm.create_model("test_resnet", pretrained=False).eval())
+    groups = layer_groups(model)
+    at_home = norm_shift(model, groups, images())
+    assert list(at_home) == [group.name for group in groups if not group.is_head]
+    assert max(at_home.values()) < 0.1  # rounding grows with depth
+    first = model.bn1
+    first.running_mean += 2 * torch.sqrt(first.running_var + first.eps)
+    moved = norm_shift(model, groups, images())
+    assert moved["stem"] > at_home["stem"] + 0.3
+    assert moved["layer4"] > at_home["layer4"]
+
+
+def test_nothing_of_the_model_changes() -> None:
+    model = timm.create_model("test_resnet", pretrained=False).train()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    norm_shift(model, layer_groups(model), images())
+    assert model.training
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_network_without_batch_norm_has_no_shift() -> None:
+    model = timm.create_model("test_vit", pretrained=False).eval()
+    assert norm_shift(model, layer_groups(model), torch.randn(1, 3, 160, 160)) == {}

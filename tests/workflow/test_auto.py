@@ -1,0 +1,131 @@
+"""auto on data sets that are small, odd or broken: a sane verdict or a clear refusal, the same every time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import finetune
+from finetune.types import Verdict
+from finetune.workflow.plan import Plan
+
+QUICK = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "device": "cpu", "workers": 0}
+
+
+def write_pictures(folder: Path, counts: list[int], *, side: int = 32, mode: str = "RGB", seed: int = 0) -> Path:
+    """Write pictures of noise around a shade of their own for each class."""
+    rng = np.random.default_rng(seed)
+    for label, count in enumerate(counts):
+        place = folder / f"class-{label:03}"
+        place.mkdir(parents=True)
+        shade = rng.integers(0, 256, 3)
+        for number in range(count):
+            values = np.clip(shade + rng.normal(0, 40, (side, side, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(values).convert(mode).save(place / f"{number}.png")
+    return folder
+
+
+def planned(data: Path, **more: object) -> tuple[Plan, Verdict]:
+    plan = finetune.plan(data, **{**QUICK, **more})
+    assert plan.verdict is not None
+    assert plan.evidence is not None
+    assert plan.strategy == plan.verdict.strategy
+    return plan, plan.verdict
+
+
+@pytest.mark.parametrize(
+    ("counts", "more"),
+    [
+        ([5, 5], {}),
+        ([12, 4, 8], {}),
+        ([40, 4], {}),
+        ([3] * 120, {}),
+    ],
+    ids=["10 images", "three classes", "imbalanced", "120 classes"],
+)
+def test_odd_sets_get_a_sane_verdict(tmp_path: Path, counts: list[int], more: dict[str, object]) -> None:
+    plan, verdict = planned(write_pictures(tmp_path / "d", counts), **more)
+    assert verdict.size == "few"
+    assert plan.evidence.size.num_classes == len(counts)
+    for value in (verdict.size_score, verdict.similarity_score):
+        assert value.low <= value.value <= value.high
+    assert plan.phases
+
+
+@pytest.mark.slow
+def test_500_classes_get_a_verdict(tmp_path: Path) -> None:
+    plan, verdict = planned(write_pictures(tmp_path / "d", [4] * 500))
+    assert plan.evidence.size.num_classes == 500
+    assert verdict.size == "few"
+
+
+def test_grey_pictures_of_28_pixels_are_seen_to_be_that(tmp_path: Path) -> None:
+    plan, _ = planned(write_pictures(tmp_path / "d", [20, 20], side=28, mode="L"))
+    assert (plan.evidence.short_side, plan.evidence.grey_share) == (28, 1.0)
+    colour, _ = planned(write_pictures(tmp_path / "e", [20, 20]))
+    assert (colour.evidence.short_side, colour.evidence.grey_share) == (32, 0.0)
+
+
+def test_a_class_of_one_image_is_measured_with_the_others(tmp_path: Path) -> None:
+    plan, verdict = planned(write_pictures(tmp_path / "d", [10, 1]))
+    assert (plan.evidence.size.images_per_class_min, plan.evidence.size.imbalance) == (1, 8)
+    assert verdict.size == "few"
+
+
+def test_half_of_the_files_corrupt_is_a_verdict_on_the_other_half(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "d", [20, 20])
+    whole, _ = planned(data)
+    for number, file in enumerate(sorted(data.rglob("*.png"))):
+        if number % 2:
+            file.write_bytes(file.read_bytes()[:60])
+    plan, verdict = planned(data)
+    assert plan.evidence.size.num_images < whole.evidence.size.num_images == 32
+    assert plan.evidence.size.num_images == 16
+    assert "16 images, 2 classes" in verdict.reason
+
+
+def test_the_same_data_gives_the_same_evidence_cached_or_not(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "d", [12, 12, 12])
+    first = planned(data)[0].to_json()
+    again = planned(data)[0].to_json()
+    uncached = planned(data, overrides={"cache.features": "none", "cache.pixels": "none"})[0].to_json()
+    for key in ("evidence", "verdict"):
+        assert json.dumps(first[key]) == json.dumps(again[key]) == json.dumps(uncached[key])
+
+
+@pytest.mark.parametrize("size", ["few", "many"])
+@pytest.mark.parametrize("similarity", ["similar", "dissimilar"])
+def test_a_user_may_override_what_was_measured(tmp_path: Path, size: str, similarity: str) -> None:
+    data = write_pictures(tmp_path / "d", [8, 8])
+    _, verdict = planned(data, assume=f"{size},{similarity}")
+    assert (verdict.size, verdict.similarity) == (size, similarity)
+    assert "(as assumed)" in verdict.reason
+    _, half = planned(data, assume=similarity)
+    assert (half.size, half.similarity) == ("few", similarity)
+
+
+def test_an_assumption_without_auto_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(finetune.RecipeError, match=r"strategy\.assume has no meaning"):
+        finetune.plan(tmp_path, strategy="full", assume="similar")
+
+
+def test_a_network_that_cannot_be_traced_is_measured_on_its_last_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **more: object) -> None:
+        raise finetune.BackboneError("this network cannot be traced")
+
+    monkeypatch.setattr("finetune.workflow.evidence.trace", refuse)
+    said: list[str] = []
+    plan = finetune.plan(
+        write_pictures(tmp_path / "d", [8, 8]),
+        **QUICK,
+        on_event=lambda event: said.append(str(event.facts.get("text", ""))),
+    )
+    assert plan.evidence is not None
+    assert list(plan.evidence.probe) == ["layer4"]
+    assert any("last layer group alone" in text for text in said)

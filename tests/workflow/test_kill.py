@@ -1,0 +1,150 @@
+"""Killed at any point of writing, again and again, a run that is resumed ends as one that was never killed."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import finetune
+
+from .killing import Ended, forked
+
+SAME = ("model/model.safetensors", "checkpoints/best/model.safetensors", "metrics.jsonl", "metrics.json")
+FOLDERS = ("os.mkdir", "os.remove", "os.rmdir")  # the slow test stops there too
+VIEWS = {"cache.views": 2}
+EVERY_STEP = {"train.checkpoint_every": 1e-9}
+
+
+def again(begin: Callable[[], object], out: Path, go_on: Callable[[Path], object] = finetune.resume) -> None:
+    """Do what the tool says: resume, or give the same command again where nothing had been written."""
+    if not out.exists() or not any(out.iterdir()):
+        begin()
+        return
+    try:
+        go_on(out)
+    except finetune.CheckpointError as error:
+        if "had written anything" not in error.message:
+            raise
+        begin()
+
+
+def die_everywhere(
+    begin: Callable[[], object],
+    out: Path,
+    *,
+    is_full: bool = False,
+    spared: tuple[str, ...] = (),
+    limit: int = 200,
+    go_on: Callable[[Path], object] = finetune.resume,
+) -> list[Ended]:
+    """Start a run, end it at the first point where it has not ended yet, go on, until it comes to its end."""
+
+    def is_new(label: str) -> bool:
+        return label not in seen and not label.startswith(spared)
+
+    seen: set[str] = set()
+    found: list[Ended] = []
+    work = begin
+    while len(found) < limit:
+        ended = forked(work, lambda _, label: is_new(label), is_full=is_full)
+        if ended.code == 0 and not any(map(is_new, ended.points)):
+            return found
+        found.append(ended)
+        assert any(map(is_new, ended.points)), ended
+        seen.add(next(filter(is_new, ended.points)))
+        work = lambda: again(begin, out, go_on)  # noqa: E731
+    raise AssertionError(f"still not at its end after {limit} times, last at {found[-1].points[-1]}")
+
+
+def assert_same(whole: Path, resumed: Path) -> None:
+    for name in SAME:
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
+
+
+def unfinished_files(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob(".*") if path.name != ".lock"]
+
+
+def test_killed_once_at_every_kind_of_point_a_run_ends_as_if_never_killed(tiny_run, tmp_path, monkeypatch) -> None:
+    more = {"overrides": VIEWS, "epochs": 3}
+    whole = tiny_run("lp-ft", out="whole", **more).folder
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+    killed = tmp_path / "killed"
+    found = die_everywhere(lambda: tiny_run("lp-ft", out="killed", **more), killed, spared=FOLDERS)
+    assert all(ended.signal == signal.SIGKILL for ended in found), [e.said for e in found if not e.signal]
+    assert len(found) > 30
+    assert_same(whole, killed)
+    assert unfinished_files(killed) == []
+
+
+def test_with_the_disk_full_at_every_kind_of_point_a_run_says_so_and_goes_on_later(
+    tiny_run, tmp_path, monkeypatch
+) -> None:
+    whole = tiny_run(out="whole").folder
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+    stopped = tmp_path / "stopped"
+    found = die_everywhere(lambda: tiny_run(out="stopped"), stopped, is_full=True, spared=("os.rename", *FOLDERS))
+    for ended in found:
+        assert (ended.code, "cannot be" in ended.said, "hint: " in ended.said) == (5, True, True), ended.said
+    assert len(found) > 15
+    assert_same(whole, stopped)
+    assert unfinished_files(stopped) == []
+
+
+@pytest.mark.parametrize("kilobytes", [1, 40])
+def test_a_file_that_may_not_grow_is_an_error_and_the_run_goes_on_later(tiny_run, tmp_path, kilobytes: int) -> None:
+    """What the system refuses in the middle of a write: half a file is there, whoever writes it."""
+
+    def starve() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1000, kilobytes * 1000))
+        tiny_run(out="stopped", overrides={"cache.pixels": "none"})
+
+    ended = forked(starve)
+    assert (ended.code, "cannot be written" in ended.said) == (5, True), ended.said
+    assert unfinished_files(tmp_path) == []
+    again(lambda: tiny_run(out="stopped"), tmp_path / "stopped")
+    assert_same(tiny_run(out="whole").folder, tmp_path / "stopped")
+
+
+RECIPES: dict[str, tuple[str, dict[str, object]]] = {
+    "every step, patience 1": (
+        "full", {"epochs": 4, "overrides": {**EVERY_STEP, "train.patience": 1, "optim.name": "sgd"}},
+    ),
+    "gradual, in micro-batches": ("gradual", {"epochs": 4, "micro_batch": 3, "overrides": EVERY_STEP}),
+    "head-only on two views": ("head-only", {"overrides": {**EVERY_STEP, **VIEWS}}),
+    "a probe at an inner layer group": ("linear-probe", {"backbone": "test_resnet", "probe_at": "layer2"}),
+    "reinit, from images": ("top-k", {"reinit": True, "overrides": {**EVERY_STEP, "cache.features": "none"}}),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_killed_at_any_single_point_a_run_ends_as_if_never_killed(tiny_run, tmp_path, monkeypatch, name: str) -> None:
+    strategy, more = RECIPES[name]
+    whole = tiny_run(strategy, out="whole", **more).folder
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache-all"))
+    every = forked(lambda: tiny_run(strategy, out="all", **more)).points
+    for number in range(1, len(every) + 1):
+        monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / f"cache-{number}"))
+        begin, out = partial(tiny_run, strategy, out=str(number), **more), tmp_path / str(number)
+        ended = forked(begin, lambda passed, _, at=number: passed == at)
+        assert ended.signal == signal.SIGKILL, ended.said
+        again(begin, out)
+        assert_same(whole, out)
+        shutil.rmtree(out)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_by_the_system_every_run_is_exact() -> None:
+    """Processes of their own, SIGKILL from outside: `tools/kill.py --times 100` is the long form."""
+    tool = Path(__file__).parents[2] / "tools" / "kill.py"
+    done = subprocess.run([sys.executable, tool, "--times", "14", "--seed", "1"], capture_output=True, text=True)
+    assert "14 of 14 exact" in done.stdout, done.stdout + done.stderr

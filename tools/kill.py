@@ -1,0 +1,189 @@
+"""Kills runs with SIGKILL at random moments, resumes them, and compares them bit for bit with runs left alone.
+
+    python tools/kill.py [--times 100] [--seed 0] [--place FOLDER]
+
+Several recipes in turn; each run is a process of its own, killed one to three times between its first
+line and its last, then resumed to its end. Moments are drawn from the seed over the whole time that the
+same run takes when left alone. Ends with "100 of 100 exact" and exit code 0, or keeps what differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.data.sample import write_sample
+
+SAME = (
+    "model/model.safetensors", "model/config.json", "checkpoints/best/model.safetensors", "checkpoints/best/state.json",
+    "checkpoints/last/model.safetensors", "checkpoints/last/optimiser.safetensors", "metrics.json", "metrics.jsonl",
+    "split.csv", "plan.json", "recipe.toml",
+)  # fmt: skip
+DRIVER = "import finetune.workflow.run, finetune.cli as cli; print('ready', flush=True); cli.main()"
+EVERY_STEP = "train.checkpoint_every=0.000001"
+RECIPES: dict[str, tuple[str, ...]] = {
+    "full, sgd, a checkpoint a step, patience 4": (
+        "--backbone", "lenet5", "--strategy", "full", "--epochs", "40", "--set", EVERY_STEP, "--set", "optim.name=sgd",
+        "--set", "train.patience=4",
+    ),
+    "gradual, in micro-batches": (
+        "--backbone", "test_resnet", "--strategy", "gradual", "--epochs", "8", "--micro-batch", "3",
+        "--set", EVERY_STEP, "--set", "train.patience=1",
+    ),
+    "head-only, embedded, cached views": (
+        "--backbone", "embedded", "--pretrained", "--strategy", "head-only", "--epochs", "30", "--set", "cache.views=3",
+    ),
+    "lp-ft, drop path, test split": (
+        "--backbone", "test_vit", "--strategy", "lp-ft", "--epochs", "10", "--test", "0.2", "--set", EVERY_STEP,
+        "--set", "backbone.model_args={drop_path_rate=0.3}",
+    ),
+    "linear-probe at an inner layer group": (
+        "--backbone", "test_resnet", "--strategy", "linear-probe", "--probe-at", "layer2",
+    ),
+    "top-k, reinit, workers, no cache": (
+        "--backbone", "test_convnext", "--strategy", "top-k", "--top-k", "2", "--reinit", "--epochs", "4",
+        "--workers", "2", "--set", "cache.features=none", "--set", EVERY_STEP,
+    ),
+    "auto": ("--backbone", "test_resnet", "--epochs", "6", "--set", "augment.color_jitter=0.3"),
+}  # fmt: skip
+TINY = ("--no-pretrained", "--image-size", "32", "--batch-size", "8", "--workers", "0", "--device", "cpu")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One run: its flags, its folder, a cache of its own."""
+
+    flags: tuple[str, ...]
+    out: Path
+    cache: Path
+
+    def begin(self) -> list[str]:
+        return ["run", *self.flags, "--out", str(self.out)]
+
+    def again(self) -> list[str]:
+        """Yield what a user would type next: resume, or the same command where nothing had been written."""
+        has_begun = (self.out / "recipe.toml").is_file() or (self.out / "asked.toml").is_file()
+        return ["run", "--resume", str(self.out)] if has_begun else self.begin()
+
+
+def start(place: Place, words: Sequence[str]) -> subprocess.Popen[str]:
+    """Start `finetune WORDS...` and yield its process once everything is imported."""
+    environment = {**os.environ, "FINETUNE_CACHE": str(place.cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with (place.out.parent / "said.txt").open("a") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, *words], stdout=subprocess.PIPE, stderr=said, text=True, env=environment
+        )
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def finish(place: Place, words: Sequence[str]) -> float:
+    """Run `finetune WORDS...` to its end and yield its seconds, imports left out."""
+    with start(place, words) as process:
+        began = time.monotonic()
+        process.communicate()
+    if process.returncode:
+        said = (place.out.parent / "said.txt").read_text()
+        raise SystemExit(f"finetune {' '.join(words)} ended with {process.returncode}:\n{said[-2000:]}")
+    return time.monotonic() - began
+
+
+def kill_after(place: Place, words: Sequence[str], seconds: float) -> bool:
+    """Run `finetune WORDS...` and kill it after so many seconds; tell whether it was still alive."""
+    with start(place, words) as process:
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return True
+    return False
+
+
+def stage(place: Place) -> str:
+    """Say how far a killed run had come."""
+    if not (place.out / "recipe.toml").is_file():
+        return "preparing"
+    if (place.out / "model").exists():
+        return "at the report"
+    try:
+        state = json.loads((place.out / "checkpoints" / "last" / "state.json").read_text())
+    except OSError:
+        return "before a checkpoint"
+    return f"phase {state['phase'] + 1}, {len(state['history'])} epochs"
+
+
+def differences(whole: Path, resumed: Path) -> list[str]:
+    """Name the files that differ, and what is half-written."""
+    differ = [name for name in SAME if (whole / name).read_bytes() != (resumed / name).read_bytes()]
+    return differ + [path.name for path in resumed.rglob(".*") if path.name != ".lock"]
+
+
+def attempt(place: Place, whole: Path, seconds: float, draw: random.Random) -> tuple[list[str], list[str]]:
+    """Kill a run one to three times, let it end, and yield where it was killed and what differs."""
+    kills: list[str] = []
+    wanted = draw.choice((1, 1, 2, 3))
+    while len(kills) < wanted:
+        moment = draw.uniform(0, seconds)
+        if kill_after(place, place.again(), moment):
+            kills.append(f"{moment:.2f} s ({stage(place)})")
+        elif kills:
+            break
+        else:  # it was quicker than the one left alone
+            shutil.rmtree(place.out)
+            shutil.rmtree(place.cache)
+    if not (place.out / "metrics.json").is_file():
+        finish(place, place.again())
+    return kills, differences(whole, place.out)
+
+
+def main() -> None:
+    """Kill, resume, compare, and say how many are exact."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--times", type=int, default=100, help="runs to kill (100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (0)")
+    parser.add_argument("--place", type=Path, help="folder to work in (a temporary one)")
+    asked = parser.parse_args()
+    root = asked.place or Path(tempfile.mkdtemp(prefix="kill-"))
+    data, draw = root / "imgs", random.Random(asked.seed)
+    write_sample(data, per_class=8)
+    names = list(RECIPES)[: asked.times]
+    wholes: dict[str, tuple[Path, float]] = {}
+    for number, name in enumerate(names):
+        place = _place(root / f"whole-{number}", name, data)
+        wholes[name] = place.out, finish(place, place.begin())
+        print(f"left alone {wholes[name][1]:5.1f} s  {name}", flush=True)
+    exact = killed = 0
+    for number in range(asked.times):
+        name = names[number % len(names)]
+        place = _place(root / f"killed-{number}", name, data)
+        kills, found = attempt(place, *wholes[name], draw)
+        exact, killed = exact + (not found), killed + len(kills)
+        print(f"{number + 1:>4}  {'exact' if not found else 'DIFFERS: ' + ', '.join(found)}  {name}")
+        print("".join(f"      killed at {kill}\n" for kill in kills), end="", flush=True)
+        if not found:
+            shutil.rmtree(place.out.parent)
+    print(f"{exact} of {asked.times} exact, after {killed} kills")
+    if exact == asked.times:
+        shutil.rmtree(root)
+    else:
+        raise SystemExit(f"what differs is kept in {root}")
+
+
+def _place(folder: Path, name: str, data: Path) -> Place:
+    folder.mkdir(parents=True)
+    return Place(("--data", str(data), *TINY, *RECIPES[name]), folder / "run", folder / "cache")
+
+
+if __name__ == "__main__":
+    main()
