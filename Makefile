@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test realdata lint bench docs clean
+.PHONY: install demo test realdata lint audit bench docs clean
 
 install: $(STAMP)
 
@@ -25,6 +25,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: install
+	$(BIN)/python tools/audit.py
 
 # make bench DATA=imgs WEIGHTS=folder: against the peers that are installed, and against the physical limit.
 bench: install

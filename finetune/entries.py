@@ -2,7 +2,7 @@
 
 An entry is a folder named by the hash of everything that its rows depend on but the image. In it lie
 `about.json` (that everything), `rows.bin` (the rows, one after the other) and `index.bin` (one record
-a row: the image's content hash, where the row lies, and a checksum). Rows are flushed before their
+a row: the image's content hash, where the row lies, and a checksum of both). Rows are flushed before their
 records are written, so a killed process leaves whole rows only; a row that does not match its
 checksum is never used.
 """
@@ -26,7 +26,7 @@ from filelock import FileLock
 from finetune.errors import ResourceError
 from finetune.places import cache_folder
 
-LAYOUT = 2  # goes up when rows of an older version must not be read
+LAYOUT = 3  # goes up when rows of an older version must not be read
 RECORD = np.dtype([("key", "V16"), ("offset", "<u8"), ("length", "<u4"), ("height", "<u4"), ("sum", "<u4")])
 Record = np.void  # one of these
 
@@ -36,6 +36,7 @@ class Entry:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.row_bytes: int | None = None  # where all rows have one length, as `hold` says
         self.rows_file, self.index_file = folder / "rows.bin", folder / "index.bin"
         self.lock = FileLock(folder / "lock")
         self.places: dict[bytes, int] = {}
@@ -51,15 +52,24 @@ class Entry:
         place = self.places.get(bytes.fromhex(digest))
         return None if place is None else self.table[place]
 
+    def hold(self, row_bytes: int) -> None:
+        """Hold rows of one length; from a record of another one on, nothing counts."""
+        self.row_bytes = row_bytes
+        self.refresh()
+
     def refresh(self) -> None:
-        """Read which rows are whole; a record without its row, or half a record, does not count."""
+        """Read which rows are whole; from half a record on, or one that does not follow the one before, none counts."""
         self.places.clear()
         self.num_records = self.end = 0
         if not self.index_file.is_file() or not self.rows_file.is_file():
             return
         content, size = self.index_file.read_bytes(), self.rows_file.stat().st_size
         found = np.frombuffer(content, RECORD, count=len(content) // RECORD.itemsize)
-        is_whole = found["offset"] + found["length"] <= size
+        lengths = found["length"].astype(np.int64)
+        ends = np.cumsum(lengths)
+        is_whole = (found["offset"] == ends - lengths) & (ends <= size)
+        if self.row_bytes is not None:
+            is_whole &= lengths == self.row_bytes
         found = found if is_whole.all() else found[: int(is_whole.argmin())]
         self._note(found)
 
@@ -74,7 +84,7 @@ class Entry:
         records["length"] = [row.nbytes for row in rows]
         records["offset"] = self.end + np.cumsum(records["length"], dtype=np.int64) - records["length"]
         records["height"] = heights or 0
-        records["sum"] = [checksum(row) for row in rows]
+        records["sum"] = [checksum(row, record) for row, record in zip(rows, records, strict=True)]
         try:
             _write(self.rows_file, self.end, rows)
             _write(self.index_file, self.num_records * RECORD.itemsize, [records])
@@ -93,7 +103,7 @@ class Entry:
             record = self.find(digest)
             if record is not None:
                 start = int(record["offset"])
-                if checksum(content[start : start + int(record["length"])]) != record["sum"]:
+                if checksum(content[start : start + int(record["length"])], record) != record["sum"]:
                     damaged.append(digest)
         for digest in damaged:
             del self.places[bytes.fromhex(digest)]
@@ -121,9 +131,9 @@ class Entry:
         os.utime(self.folder / "about.json", (time.time(), time.time()))
 
 
-def checksum(row: np.ndarray) -> int:
-    """Yield the checksum of a row's bytes (CRC-32: what damages a file, not who forges one)."""
-    return crc32(np.ascontiguousarray(row).data)
+def checksum(row: np.ndarray, record: Record) -> int:
+    """Yield the checksum of a row's bytes and of its record (CRC-32: what damages a file, not who forges one)."""
+    return crc32(np.ascontiguousarray(row).data, crc32(record.tobytes()[: -RECORD["sum"].itemsize]))
 
 
 def _write(file: Path, start: int, parts: Iterable[np.ndarray]) -> None:
@@ -195,9 +205,10 @@ def list_entries(folder: Path) -> list[EntryFacts]:
         try:
             content = json.loads(about.read_text(encoding="utf-8"))
             sizes = {file.name: file.stat().st_size for file in about.parent.iterdir()}
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             content, sizes = {}, {}
         rows = sizes.get("index.bin", 0) // RECORD.itemsize
+        content = content if isinstance(content, dict) else {}
         found.append(EntryFacts(about.parent.name, content, rows, sum(sizes.values()), about.stat().st_mtime))
     return sorted(found, key=lambda entry: entry.used)
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from finetune.errors import RecipeError, did_you_mean
-from finetune.settings import SECTIONS, TIME, Recipe
+from finetune.settings import FORMAT_VERSION, SECTIONS, TIME, Recipe
 
 # The flags that stand for one key each; every other key is reached by --set.
 ALIASES: dict[str, str] = {
@@ -96,7 +96,7 @@ def parse_set(text: str) -> tuple[str, Any]:
         raise RecipeError(f"--set {text}: write it as section.key=value")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), value.strip()
     return key.strip(), parsed if isinstance(parsed, (str, int, float, list, dict)) else value.strip()
 
@@ -164,14 +164,14 @@ def _read(path: Path) -> dict[str, Any]:
         return _parse(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise RecipeError(f"no recipe file {path}", hint="`finetune recipes ls` lists the shipped ones.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(f"recipe file {path} cannot be read: {error}") from error
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"recipe {source} is not TOML: {error}") from error
 
 
@@ -225,6 +225,8 @@ def _sentence(key: str, reasons: list[str], raw: Mapping[str, Any]) -> str:
     value: Any = raw
     for part in key.split("."):
         value = value[part]
+    if key == "format_version":
+        return f"format_version = {value!r}: must be {FORMAT_VERSION}, all that this version of finetune reads"
     near = did_you_mean(value, _choices(key)) if isinstance(value, str) else ""
     shown = str(value) if isinstance(value, float) and not math.isfinite(value) else repr(value)
     return f"{key} = {shown}: {' or '.join(_specific(reasons, value))}.{near}"

@@ -174,7 +174,7 @@ class Confidence:
     as a share of that of a guess."""
 
     top: float
-    entropy: float
+    entropy: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +185,8 @@ class Evidence:
     pooled features, `joint` that on all of them side by side. `behind` is how far the last group lies
     behind the best one, on the same images. `spread` is the scatter of the class means over that
     within the classes, in the features of the last group: small where classes are fine.
-    `shift` tells of every group with batch norm how far its inputs lie from the stored statistics, in
-    stored deviations.
+    `shift` is how far the inputs of batch norm lie from the stored statistics, in stored deviations:
+    the mean over the layer groups, and `shifts` of each.
     """
 
     size: Size
@@ -195,7 +195,8 @@ class Evidence:
     behind: Interval
     spread: float
     logme: float
-    shift: dict[str, float] = field(default_factory=dict)
+    shift: Interval | None = None
+    shifts: dict[str, float] = field(default_factory=dict)
     confidence: Confidence | None = None
     short_side: float | None = None  # of the pictures, the median, in pixels
     grey_share: float | None = None

@@ -14,7 +14,7 @@ import finetune
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "finetune"
 LAYERS = [
-    {"errors", "types", "settings", "randomness", "places"},
+    {"errors", "types", "settings", "randomness", "places", "cells"},
     {"entries"},
     {"recipe", "device", "data", "optim", "backbone"},
     {"features", "evaluation", "checkpoint"},

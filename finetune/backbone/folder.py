@@ -20,7 +20,8 @@ from finetune.types import Preprocessing
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-KNOWN = frozenset(field.name for field in fields(PretrainedCfg))  # a newer timm may write more
+SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
+KNOWN = frozenset(field.name for field in fields(PretrainedCfg)) - SOURCES  # a newer timm may write more
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +44,43 @@ def read_config(folder: Path) -> FolderConfig:
     """Yield what the config.json of a timm folder says.
 
     Raises:
-        BackboneError: there is none, it is not JSON, or it names no architecture.
+        BackboneError: there is none, it is not JSON, it names no architecture, or what it names is of no use.
     """
     try:
         raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         config = raw.get("pretrained_cfg", raw)  # timm's old form is flat
         known = {key: value for key, value in config.items() if key in KNOWN}
-        classes = raw.get("label_names") or config.get("label_names") or ()
+        classes = raw.get("label_names") or config.get("label_names") or []
+        num_classes = raw.get("num_classes", config.get("num_classes"))
         return FolderConfig(
             architecture=str(raw["architecture"]),
-            model_args=dict(raw.get("model_args", {})),
-            pretrained_cfg={**known, "num_classes": raw.get("num_classes", config.get("num_classes"))},
-            classes=tuple(classes) if isinstance(classes, list) else (),
-            probe_at=raw.get("probe_at"),
+            model_args=checked_args(dict(raw.get("model_args", {}))),
+            pretrained_cfg={**known, "num_classes": num_classes},
+            classes=tuple(map(str, classes)) if isinstance(classes, list) else (),
+            probe_at=None if raw.get("probe_at") is None else str(raw["probe_at"]),
         )
     except FileNotFoundError:
         raise BackboneError(
             f"{folder} is no timm folder: it has no {CONFIG}",
             hint="A timm folder holds config.json and model.safetensors.",
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BackboneError(f"{folder / CONFIG} cannot be used: {error!r}") from error
+
+
+def checked_args(model_args: dict[str, Any]) -> dict[str, Any]:
+    """Yield arguments for `timm.create_model` as they are.
+
+    Raises:
+        BackboneError: one of them makes timm read a file, which older versions of it unpickle.
+    """
+    astray = [key for key in model_args if key.startswith(("pretrained", "checkpoint")) or key == "cache_dir"]
+    if astray:
+        raise BackboneError(
+            f"backbone.model_args names {astray[0]!r}, which says where weights come from, not what the network is",
+            hint="Leave it out, and name weights with --weights.",
+        )
+    return model_args
 
 
 def write(

@@ -97,7 +97,7 @@ def architecture(
     Raises:
         BackboneError: the name is unknown, or the folder is another network's.
     """
-    model_args = model_args or {}
+    model_args = timm_folder.checked_args(model_args or {})
     if name.startswith("local-dir:"):
         weights, name = Path(name.removeprefix("local-dir:")), "auto"
     if name in (EMBEDDED, EMBEDDED_FULL):
@@ -120,6 +120,7 @@ def architecture(
         name = DEFAULT_BACKBONE
     if name.startswith("hf-hub:"):
         config, registered, args = _hub_config(name)
+        args = timm_folder.checked_args(args)
         return Architecture(name, registered, weights, pretrained, {**args, **model_args}, config)
     if not is_model(name):
         raise BackboneError(
@@ -260,10 +261,10 @@ def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Modul
             f"{of.name} does not take these arguments: {error}",
             hint="See backbone.model_args" + (" and --image-size." if size_args else "."),
         ) from error
-    except (ValueError, AssertionError, ArithmeticError) as error:
-        raise BackboneError(f"{of.name} cannot be built with {arguments}: {error}") from error
     except RuntimeError as error:
         raise BackboneError(f"{of.name} cannot be built: {error}") from error
+    except (*NETWORK_ERRORS, MemoryError) as error:
+        raise BackboneError(f"{of.name} cannot be built with {arguments}: {error}") from error
 
 
 def _hub_config(name: str) -> tuple[dict[str, Any], str, dict[str, Any]]:

@@ -15,11 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from finetune.checkpoint.run_folder import LOCK, RunFolder, read_json, unwritable, write_json
 from finetune.checkpoint.state import check_format
 from finetune.errors import CheckpointError
 from finetune.settings import FORMAT_VERSION
 from finetune.types import Event
+
+
+class _Content(BaseModel):
+    """What must hold of compare.json before a comparison goes on with it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    strategies: list[str]
+    seeds: list[int] = Field(min_length=1)
+    classes: list[str] = Field(min_length=1)
+    data: str
+    failed: dict[str, Any]
+    standings: list[Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +85,21 @@ def open_comparison(path: str | Path) -> tuple[ComparisonFolder, dict[str, Any]]
             hint="Start one: finetune compare --data DIR --out FOLDER",
         )
     content = read_json(folder.content)
+    if not isinstance(content, dict):
+        raise _damaged(folder)
     check_format(folder.content, content.get("format_version"))
+    try:
+        _Content.model_validate(content)
+    except ValidationError as error:
+        raise _damaged(folder) from error
     return folder, content
+
+
+def _damaged(folder: ComparisonFolder) -> CheckpointError:
+    return CheckpointError(
+        f"{folder.content} does not hold a comparison: it is damaged",
+        hint=f"Start it again: finetune compare --recipe {folder.recipe}",
+    )
 
 
 def write_comparison(folder: ComparisonFolder, content: dict[str, Any]) -> None:
@@ -118,7 +145,7 @@ def seconds_by_epoch(path: Path) -> dict[int, float]:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:  # the machine stopped while it was written
+                found[int(row["epoch"])] = float(row["seconds"])
+            except (ValueError, TypeError, KeyError):  # the machine stopped while it was written
                 continue
-            found[int(row["epoch"])] = float(row["seconds"])
     return found

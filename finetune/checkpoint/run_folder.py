@@ -152,6 +152,11 @@ def check_new(out: Path) -> None:
     Raises:
         ResourceError: it holds something already, or cannot be written.
     """
+    if not is_utf8(str(out)):
+        raise ResourceError(
+            f"the run folder {out} cannot be made: its name is not UTF-8, as safetensors wants it",
+            hint="Give another with --out.",
+        )
     there = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ResourceError(
@@ -170,6 +175,15 @@ def _is_bare(folder: RunFolder) -> bool:
     begun = {name for place in folder.laid for name in (place.name, f".{place.name}.new")}
     is_begun = LOCK in there and there <= {LOCK, *begun} and not (folder.is_laid or folder.asked.is_file())
     return not there or is_begun
+
+
+def is_utf8(name: str) -> bool:
+    """Tell whether a name is text; Python hands on bytes that are none as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def open_run(path: str | Path) -> RunFolder:
@@ -239,9 +253,24 @@ def read_json(path: Path) -> Any:
         CheckpointError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}", hint="A run folder cannot do without it: start a new run."
+        ) from error
+
+
+def read_classes(folder: RunFolder) -> tuple[str, ...]:
+    """Yield the class names of a run, as its plan.json pins them.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    plan = read_json(folder.plan)
+    classes = plan.get("classes") if isinstance(plan, dict) else None
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise CheckpointError(f"{folder.plan} names no classes: it is damaged")
+    return tuple(classes)
 
 
 def slug(word: str) -> str:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.errors import CheckpointError, ResourceError
 from finetune.settings import FORMAT_VERSION
@@ -70,6 +71,9 @@ class TrainState:
     def enter_phase(self, phase: int) -> None:
         self.enter_epoch(0)
         self.phase, self.num_without_better, self.is_initialised, self.is_cached = phase, 0, False, None
+
+
+STATES = TypeAdapter(TrainState)  # a field of another type is found here
 
 
 @dataclass(slots=True)
@@ -128,7 +132,7 @@ def written_beside(place: Path, *, keeps_before: bool = True) -> Iterator[Path]:
         shutil.rmtree(oldest, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        reason = (isinstance(error, OSError) and error.strerror) or str(error).rpartition("I/O error: ")[2]
         raise ResourceError(f"{place} cannot be written: {reason}", hint="Free some disk.") from error
 
 
@@ -146,7 +150,7 @@ def load(place: Path, *, on_event: OnEvent = ignore) -> Checkpoint | None:
             if path != candidates[0]:
                 on_event(Event("warning", {"text": f"the checkpoint {place} is damaged; the one before it is used"}))
                 shutil.rmtree(place, ignore_errors=True)
-            return _read(path)
+            return _understood(path)
     if candidates:
         raise CheckpointError(
             f"the checkpoint {place} is damaged, and so is the one before it, where there was one",
@@ -183,22 +187,50 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
     """Put back what `optimiser_tensors` gave; learning rates come from the schedule.
 
     An average lies in memory as its weight does, as it did before: other strides may round otherwise.
+
+    Raises:
+        CheckpointError: they are of another optimiser.
     """
-    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    weights = dict(enumerate(weight for group in optimiser.param_groups for weight in group["params"]))
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        weight = weights[int(index)]
+        index, _, name = key.partition(".")
+        weight = weights.get(int(index) if index.isdecimal() else -1)
+        if weight is None or not name:
+            raise CheckpointError(f"the checkpoint is of another optimiser: it knows a weight {key!r}")
         laid = torch.empty_like(weight, device="cpu").copy_(tensor) if tensor.shape == weight.shape else tensor
         state.setdefault(int(index), {})[name] = laid
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 
 
+def restore_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put a checkpoint's weights into a model.
+
+    Raises:
+        CheckpointError: they are another model's.
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint is another model's: {str(error).splitlines()[0]}") from error
+
+
+def _understood(path: Path) -> Checkpoint:
+    """Read a checkpoint whose bytes are as `complete.json` says, but which may hold anything still."""
+    try:
+        return _read(path)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"the checkpoint {path} does not hold what a checkpoint does: {reason}",
+            hint="Start again from the recipe: finetune run --recipe RUN/recipe.toml",
+        ) from error
+
+
 def _read(path: Path) -> Checkpoint:
     content = json.loads((path / STATE).read_text(encoding="utf-8"))
     check_format(path, content.pop("format_version", None))
-    best = content.pop("best")
-    state = TrainState(**content, best=Best(**best) if best else None)
+    state = STATES.validate_json(json.dumps(content), strict=True)
     return Checkpoint(load_file(path / MODEL), load_file(path / OPTIMISER), state)
 
 
@@ -207,7 +239,7 @@ def _is_whole(path: Path) -> bool:
         said = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
         check_format(path, said.pop("format_version", FORMAT_VERSION))
         return bool(said == _digests(path))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 

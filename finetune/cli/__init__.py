@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from finetune.cli.terminal import printable
 from finetune.errors import FinetuneError
 
 
@@ -14,7 +15,7 @@ def main() -> None:
     try:
         app()
     except FinetuneError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        print(f"error: {printable(error.message)}", file=sys.stderr)
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            print(f"hint: {printable(error.hint)}", file=sys.stderr)
         sys.exit(error.exit_code)

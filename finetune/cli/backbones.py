@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from finetune.cli import rank, tables
 from finetune.cli.options import JsonOption, complete_backbone, complete_family, complete_licence, with_interrupt
 from finetune.cli.screen import watching
+from finetune.cli.terminal import escape
 
 if TYPE_CHECKING:
     from finetune.backbone.catalogue import Entry

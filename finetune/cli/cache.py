@@ -10,6 +10,7 @@ import typer
 
 from finetune.cli import tables
 from finetune.cli.options import JsonOption
+from finetune.cli.terminal import escape
 from finetune.types import to_json
 
 app = typer.Typer(
@@ -40,16 +41,17 @@ def list_them(folder: FolderOption = "auto", json_: JsonOption = False) -> None:
     console = tables.out()
     console.print(tables.table(["entry", "of", "what", "images", "MB", "last used"], rows))
     total = sum(entry.num_bytes for entry in entries)
-    console.print(f"\n{len(entries)} entries, {total / 1e6:,.1f} MB in {place}")
+    console.print(f"\n{len(entries)} entries, {total / 1e6:,.1f} MB in {escape(str(place))}")
 
 
 def _what(about: dict[str, Any]) -> tuple[str, str]:
     """Yield what an entry's rows were computed from, and what they are."""
     if about.get("kind") == "pixels":
-        return Path(about.get("root", "?")).name, f"pixels, {about.get('side', '?')}"
+        return Path(str(about.get("root", "?"))).name, f"pixels, {about.get('side', '?')}"
     if about.get("kind") == "looks":
-        return Path(about.get("root", "?")).name, "small pictures"
-    return about.get("network", {}).get("name", "?"), f"features, view {about.get('view', '?')}"
+        return Path(str(about.get("root", "?"))).name, "small pictures"
+    network = about.get("network")
+    return network.get("name", "?") if isinstance(network, dict) else "?", f"features, view {about.get('view', '?')}"
 
 
 @app.command()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from finetune.cli import tables
 from finetune.cli.options import DATA, JsonOption, recipe_options
 from finetune.cli.screen import watching
+from finetune.cli.terminal import escape
 from finetune.cli.train import RecipeOption
 from finetune.errors import RecipeError, printable
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from finetune.cli import tables
 from finetune.cli.options import FLAGS, TRAINING, JsonOption, recipe_options
 from finetune.cli.screen import watching
+from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
 from finetune.strategy.entrants import USUAL
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.markup import escape
 
 from finetune.cli.tables import table
+from finetune.cli.terminal import escape
 from finetune.types import Evidence, Interval, Verdict
 
 BAR = 24  # characters for a top1 of 1
@@ -45,12 +45,12 @@ def _numbers(evidence: Evidence, verdict: Verdict) -> Iterator[tuple[str, str, s
     yield "largest class over smallest", f"{size.imbalance:.1f}", ""
     yield "spread of class means over that within", f"{evidence.spread:.2f}", ""
     yield "LogME", f"{evidence.logme:.3f}", ""
-    if evidence.shift:
-        group, shift = list(evidence.shift.items())[-1]
-        yield f"shift of batch norm at {group}, in deviations", f"{shift:.2f}", ""
+    if evidence.shift is not None:
+        yield "shift of batch norm, in deviations", f"{evidence.shift.value:.3f}", _ends(evidence.shift, 3)
     if evidence.confidence is not None:
         yield "confidence of the pretrained classifier", f"{evidence.confidence.top:.2f}", ""
-        yield "its entropy, as a share of a guess's", f"{evidence.confidence.entropy:.2f}", ""
+        entropy = evidence.confidence.entropy
+        yield "its entropy, as a share of a guess's", f"{entropy.value:.2f}", _ends(entropy, 2)
     if evidence.short_side is not None and evidence.grey_share is not None:
         yield "short side of the pictures, median, pixels", f"{evidence.short_side:g}", ""
         yield "grey pictures", f"{evidence.grey_share:.0%}", ""

@@ -9,6 +9,7 @@ import typer
 
 from finetune.cli import tables
 from finetune.cli.options import JsonOption, with_interrupt
+from finetune.cli.terminal import escape
 
 
 @with_interrupt
@@ -40,6 +41,6 @@ def doctor(json_: JsonOption = False) -> None:
     made = tables.table(["", ""], list(lines.items()))
     made.columns[1].justify, made.show_header = "left", False
     console.print(made)
-    console.print(f"\ncache: {found['cache']}\nhub cache: {found['hub_cache']}")
+    console.print(f"\ncache: {escape(str(found['cache']))}\nhub cache: {escape(str(found['hub_cache']))}")
     reached = "reached" if found["hub_is_reachable"] else "not reached; use --weights PATH or --no-pretrained"
     console.print(f"model hub: {reached}")

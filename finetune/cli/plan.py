@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from finetune.cli.evidence import show_evidence
 from finetune.cli.tables import amount, duration, out, table
+from finetune.cli.terminal import escape
 
 if TYPE_CHECKING:
     from finetune.backbone.layers import LayerTable

@@ -6,11 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from finetune.cli import tables
 from finetune.cli.options import JsonOption, recipe_options
 from finetune.cli.screen import watching
+from finetune.cli.terminal import escape
 
 if TYPE_CHECKING:
     from finetune.workflow.rank import Ranked

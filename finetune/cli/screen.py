@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from finetune.cli.terminal import escape
 from finetune.types import Event, OnEvent
 
 PLAIN_STEP = 0.25  # share of a long task after which a plain line is printed

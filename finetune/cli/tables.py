@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from finetune.cli.terminal import escape
 
 if TYPE_CHECKING:
     from finetune.workflow.evaluate import Evaluation

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import sys
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetune.cells import guarded
 from finetune.cli import tables
 from finetune.cli.options import DeviceOption, JsonOption, with_interrupt
 from finetune.cli.screen import watching
+from finetune.cli.terminal import escape
 from finetune.types import to_json
 
 if TYPE_CHECKING:
@@ -99,7 +102,7 @@ def export(
         tables.print_json({"path": str(done.path), "format": done.format, "parity": done.parity})
         return
     console = tables.out()
-    console.print(f"[bold]{done.path}[/bold]")
+    console.print(f"[bold]{escape(str(done.path))}[/bold]")
     console.print(
         f"proven on {done.parity['num_images']} images of the data:"
         f" logits differ by at most {done.parity['largest_difference']:.1e}"
@@ -112,6 +115,9 @@ def _likely(prediction: Prediction) -> list[str]:
 
 
 def _print_csv(found: list[Prediction], top: int) -> None:
+    """Print CSV; names that are no UTF-8 keep their bytes, as in the run folder's files."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
     writer = csv.writer(sys.stdout)
     places = range(1, top + 1)
     writer.writerow(["file", *(f"{what}{n}" for n in places for what in ("class", "probability")), "problem"])
@@ -120,11 +126,6 @@ def _print_csv(found: list[Prediction], top: int) -> None:
         for place in range(top):
             has_it = place < len(prediction.classes)
             cells += (
-                [_guarded(prediction.classes[place]), f"{prediction.probabilities[place]:.6f}"] if has_it else ["", ""]
+                [guarded(prediction.classes[place]), f"{prediction.probabilities[place]:.6f}"] if has_it else ["", ""]
             )
-        writer.writerow([_guarded(prediction.file), *cells, _guarded(prediction.problem)])
-
-
-def _guarded(cell: str) -> str:
-    """Keep a spreadsheet from taking a name for a formula."""
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+        writer.writerow([guarded(prediction.file), *cells, guarded(prediction.problem)])

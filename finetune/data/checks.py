@@ -19,15 +19,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from finetune.data.decode import UndecodableError, decode, quiet, read_content
+from finetune.data.decode import UndecodableError, alone, decode, quiet, read_content
 from finetune.data.pixels import PixelCache
 from finetune.errors import DataError, ResourceError
 from finetune.places import cache_folder
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 
-SCAN_VERSION = 3  # goes up when `decode` begins to accept or refuse other files
+SCAN_VERSION = 4  # goes up when `decode` begins to accept or refuse other files
 CHUNK = 256
 AT_ONCE = 32  # pictures are written together
+LARGE_FILE = 2**26  # bytes; of larger ones a single one is in memory at a time
 RECALL = "select digest, problem from scans where path=? and size=? and changed=? and version=?"
 
 
@@ -91,6 +92,11 @@ def scan_files(
 
 
 def _scan_one(file: Path, *, side: int | None) -> tuple[Scan, Image.Image | None]:
+    with alone(_stamp(file)[1] > LARGE_FILE):
+        return _scanned(file, side)
+
+
+def _scanned(file: Path, side: int | None) -> tuple[Scan, Image.Image | None]:
     try:
         content = read_content(file)
     except OSError as error:

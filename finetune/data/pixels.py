@@ -62,7 +62,8 @@ class FoundPixels:
 
     def read(self, index: int) -> Image.Image | None:
         """Yield the picture of a sample; None where it is absent or damaged."""
-        _, offset, length, height, total = self.records[index].tolist()
+        record = self.records[index]
+        _, offset, length, height, total = record.tolist()
         if not length:
             return None
         try:
@@ -71,7 +72,7 @@ class FoundPixels:
         except (OSError, ValueError):
             return None
         row = self._rows[offset : offset + length]
-        if not self.is_checked[index] and (len(row) < length or checksum(row) != total):
+        if not self.is_checked[index] and (len(row) < length or checksum(row, record) != total):
             return None
         self.is_checked[index] = True
         return Image.fromarray(row.reshape(height, -1, 3))

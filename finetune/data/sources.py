@@ -96,7 +96,9 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if _holds(path.is_dir):
-            files += [path / name for name in _walk(path)]
+            unread: list[OSError] = []
+            files += [path / name for name in _walk(path, unread.append)]
+            files += [Path(error.filename) for error in unread]  # to be told of in the place of what they hold
         elif _holds(path.exists):
             files.append(path)
         else:
@@ -145,8 +147,13 @@ def _add_classes(found: _Found, root: Path, folders: list[str], *, prefix: str, 
     if loose:
         found.notes.append(f"{loose} images in {prefix or 'the folder itself'} belong to no class and are left out")
     for folder in folders:
-        names = list(_walk(root / prefix / folder))
-        if not names:
+        unread: list[OSError] = []
+        names = list(_walk(root / prefix / folder, unread.append))
+        found.problems += [
+            Problem(os.path.relpath(error.filename, root), f"a folder that cannot be read: {error.strerror}")
+            for error in unread
+        ]
+        if not names and not unread:
             found.notes.append(f"no images in {prefix}{folder}")
         found.rows += [_Row(f"{prefix}{folder}/{name}", folder, split) for name in names]
 
@@ -165,13 +172,13 @@ def _is_ignored(path: Path) -> bool:
     return all(_holds((path / name).is_file) for name in RUN_FILES)
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Yield the images below a folder, relative to it, in sorted order.
+def _walk(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[str]:
+    """Yield the images below a folder, relative to it, in sorted order; a folder that cannot be read is handed over.
 
     No folder is walked twice, however often it is linked, and none that the folder itself lies in.
     """
     seen = {_identity(parent) for parent in folder.resolve().parents}
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=on_error):
         here = _identity(Path(place))
         if here in seen:
             folders.clear()
@@ -200,7 +207,18 @@ def _read_table(path: Path, image: str, label: str, split: str, group_by: str) -
     found = _Found()
     for number, row in enumerate(rows, 2):
         _add_row(found, path, number, row, (image, label, split, group_by))
+    outside = [row.file for row in found.rows if _is_outside(path.parent, row.file)]
+    if outside:
+        found.notes.append(f"{len(outside)} images lie outside of the table's folder, e.g. {outside[0]}")
     return found
+
+
+def _is_outside(root: Path, file: str) -> bool:
+    """Tell whether a table names a file that is not below its folder; links are not looked into."""
+    if not Path(file).is_absolute() and ".." not in file:
+        return False
+    top = os.path.normpath(root.absolute())
+    return not Path(os.path.normpath(Path(top, file))).is_relative_to(top)
 
 
 def _add_row(found: _Found, path: Path, number: int, row: dict[str, Any], names: tuple[str, ...]) -> None:
@@ -231,7 +249,7 @@ def _delimited(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
             return list(reader.fieldnames or []), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from error
 
 

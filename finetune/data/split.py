@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from finetune.cells import guarded, unguarded
 from finetune.errors import CheckpointError, DataError, ResourceError
 from finetune.randomness import derive
 from finetune.types import SPLITS, Manifest, Sample, Split, Target
 
+DIGEST = re.compile("(?:[0-9a-f]{2})*")
 COLUMNS = ("file", "label", "split", "group", "digest")
 Unit = list[Sample]
 
@@ -88,7 +91,8 @@ def _write(manifest: Manifest, path: Path) -> None:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
         for s in manifest.samples:
-            writer.writerow([s.file, manifest.classes[s.target.index], s.split, s.group or "", s.digest])
+            names = (s.file, manifest.classes[s.target.index], s.split or "", s.group or "", s.digest)
+            writer.writerow(map(guarded, names))
 
 
 def read(path: Path, *, root: str, classes: Sequence[str]) -> Manifest:
@@ -97,21 +101,22 @@ def read(path: Path, *, root: str, classes: Sequence[str]) -> Manifest:
     Raises:
         CheckpointError: the file is missing or damaged.
     """
-    index: dict[str | None, int] = {name: place for place, name in enumerate(classes)}
+    index: dict[str, int] = {name: place for place, name in enumerate(classes)}
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
             samples = tuple(_sample(row, index) for row in csv.DictReader(stream))
-    except (OSError, KeyError, csv.Error) as error:
+    except (OSError, KeyError, ValueError, csv.Error) as error:
         raise CheckpointError(f"{path} cannot be read as a split: {error!r}") from error
     if not samples:
         raise CheckpointError(f"{path} cannot be read as a split: it lists no image")
     return Manifest(root, tuple(classes), samples)
 
 
-def _sample(row: Mapping[str, str | None], index: Mapping[str | None, int]) -> Sample:
-    file, label, word, group, digest = (row[column] for column in COLUMNS)
+def _sample(row: Mapping[str, str | None], index: Mapping[str, int]) -> Sample:
+    cells = [row[column] for column in COLUMNS]
+    file, label, word, group, digest = (unguarded(cell) for cell in cells if cell is not None)
     split = next((name for name in SPLITS if name == word), None)
-    if file is None or split is None or digest is None:
+    if not file or split is None or not is_digest(digest):
         raise KeyError(word)
     return Sample(file, Target(index[label]), split, group or None, digest)
 
@@ -121,6 +126,11 @@ def val_in_train(manifest: Manifest) -> Manifest:
     return replace(
         manifest, samples=tuple(replace(s, split="train") if s.split == "val" else s for s in manifest.samples)
     )
+
+
+def is_digest(text: str) -> bool:
+    """Tell whether a text is a content hash in digits of base 16, or none."""
+    return DIGEST.fullmatch(text) is not None
 
 
 def _units(samples: Sequence[Sample]) -> list[Unit]:

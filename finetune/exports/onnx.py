@@ -68,7 +68,7 @@ def write_onnx(model: nn.Module, path: Path, *, classes: Sequence[str], preproce
     assert program is not None
     program.model.metadata_props.update(
         {
-            "classes": json.dumps(list(classes), ensure_ascii=False),
+            "classes": json.dumps(list(classes)),
             "preprocessing": json.dumps(
                 {
                     "image_size": list(preprocessing.image_size),

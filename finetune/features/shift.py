@@ -1,46 +1,75 @@
 """How far the inputs of batch norm lie from the statistics that it has stored.
 
-Letters: B batch, C channels.
+Letters: B batch, C channels, R resamples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from finetune.backbone.freeze import modules_by_group
-from finetune.types import LayerGroup
+from finetune.types import Interval, LayerGroup
+
+RESAMPLES = 200
 
 
-def norm_shift(model: nn.Module, groups: Sequence[LayerGroup], images: Tensor) -> dict[str, float]:
-    """Yield for every layer group with batch norm the mean distance over its channels, in stored deviations.
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """The mean shift of all layer groups with batch norm, and of each: in stored deviations."""
 
-    `images` are (B, 3, H, W). Empty for a network without batch norm. Of a channel: |mean of these
-    images - stored mean| / stored deviation.
+    mean: Interval
+    groups: dict[str, float] = field(default_factory=dict)
+
+
+def norm_shift(model: nn.Module, groups: Sequence[LayerGroup], images: Tensor) -> Shift | None:
+    """Yield how far some images (B, 3, H, W) lie from what a network has seen; None without batch norm.
+
+    Of a channel: |mean over these images - stored mean| / stored deviation. Of a layer group: the mean
+    over the channels of its norms. The interval is that of other images of the same kind: a bootstrap.
     """
     places = modules_by_group(model, groups)
-    found: dict[str, list[float]] = {}
-
-    def look(module: nn.Module, inputs: Any, *, group: str) -> None:
-        values: Tensor = inputs[0].detach().float()
-        over = [dim for dim in range(values.ndim) if dim != 1]
-        stored: Any = module
-        distance = (values.mean(dim=over) - stored.running_mean).abs() * torch.rsqrt(stored.running_var + stored.eps)
-        found.setdefault(group, []).append(float(distance.mean()))
-
-    def looking(group: str) -> Any:
-        return lambda module, inputs: look(module, inputs, group=group)
-
-    handles = [
-        module.register_forward_pre_hook(looking(group))
+    heads = {group.name for group in groups if group.is_head}
+    norms = {
+        module: group
         for path, module in model.named_modules()
-        if getattr(module, "running_mean", None) is not None and (group := places[path]) is not None
-    ]
-    if not handles:
-        return {}
+        if getattr(module, "running_mean", None) is not None and (group := places[path]) and group not in heads
+    }
+    if not norms:
+        return None
+    seen = _means(model, list(norms), images)
+    drawn = np.random.default_rng(0).integers(0, len(images), (RESAMPLES, len(images)))
+    weights = torch.stack([torch.bincount(torch.from_numpy(row), minlength=len(images)) for row in drawn])
+    shares = torch.cat([torch.ones(1, len(images)), weights.float()]) / len(images)  # (1 + R, B)
+    by_group: dict[str, list[Tensor]] = {}
+    for module, means in seen.items():
+        stored: Any = module
+        deviations = torch.rsqrt(stored.running_var + stored.eps).float().cpu()
+        distance = (shares @ means - stored.running_mean.float().cpu()).abs() * deviations  # (1 + R, C)
+        by_group.setdefault(norms[module], []).append(distance.mean(dim=1))
+    found = {group.name: torch.stack(by_group[group.name]).mean(dim=0) for group in groups if group.name in by_group}
+    mean = torch.stack(list(found.values())).mean(dim=0)
+    low, high = np.quantile(mean[1:].numpy(), [0.025, 0.975])
+    value = float(mean[0])
+    interval = Interval(value, min(value, float(low)), max(value, float(high)))
+    return Shift(interval, {name: float(values[0]) for name, values in found.items()})
+
+
+def _means(model: nn.Module, norms: Sequence[nn.Module], images: Tensor) -> dict[nn.Module, Tensor]:
+    """Yield the mean input (B, C) of every channel of some norms, for each image."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def look(module: nn.Module, inputs: Any) -> None:
+        values: Tensor = inputs[0].detach().float()
+        if values.shape[0] == len(images):
+            seen[module] = values.flatten(2).mean(dim=2).cpu() if values.ndim > 2 else values.cpu()
+
+    handles = [norm.register_forward_pre_hook(look) for norm in norms]
     was_training = model.training
     try:
         with torch.no_grad():
@@ -49,4 +78,4 @@ def norm_shift(model: nn.Module, groups: Sequence[LayerGroup], images: Tensor) -
         model.train(was_training)
         for handle in handles:
             handle.remove()
-    return {group.name: sum(v) / len(v) for group in groups if (v := found.get(group.name))}
+    return seen

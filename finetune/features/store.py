@@ -51,6 +51,7 @@ class RowsOnDisk:
     def __init__(self, entry: Entry, layout: Layout) -> None:
         self.entry, self.layout = entry, layout
         self.lock = entry.lock
+        entry.hold(layout.row_bytes)
 
     def __contains__(self, digest: str) -> bool:
         return digest in self.entry

@@ -44,7 +44,8 @@ class LookedAt:
 
     short_side: float | None = None
     grey_share: float | None = None
-    shift: dict[str, float] = field(default_factory=dict)
+    shift: Interval | None = None
+    shifts: dict[str, float] = field(default_factory=dict)
 
 
 def measure(
@@ -80,6 +81,7 @@ def measure(
         spread=spread(features[last], targets),
         logme=logme(features[last], targets),
         shift=looked_at.shift,
+        shifts=looked_at.shifts,
         confidence=confidence,
         short_side=looked_at.short_side,
         grey_share=looked_at.grey_share,

@@ -16,8 +16,10 @@ from typing import Literal
 from finetune.settings import ALL_STAGES
 from finetune.types import Evidence, Interval, Verdict
 
-FEW = 100.0  # images: a class of the median, or a tenth of all, whichever is less
-SIMILAR = 0.5  # share of the way from chance to perfect that the last stage must separate, less what it lies behind
+FEW = 100.0  # images of a class in the median, or a tenth of all where that is less
+FAR_SHIFT = 0.21  # of batch norm, in stored deviations
+FAR_ENTROPY = 0.58  # of the pretrained classifier, as a share of that of a guess
+NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, less twice what it lies behind
 
 
 def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
@@ -47,14 +49,24 @@ def size_score(evidence: Evidence) -> Interval:
 
 
 def similarity_score(evidence: Evidence) -> Interval:
-    """Yield how well the last layer group separates the classes, above the cut-off."""
-    chance = 1 / evidence.size.num_classes
-    last = evidence.probe[evidence.last]
+    """Yield how near the images are to what the backbone has seen: above 0 near, below 0 far.
 
-    def score(top1: float) -> float:
-        return (top1 - chance) / (1 - chance) - max(0.0, evidence.behind.value) * 2 - SIMILAR
-
-    return Interval(score(last.value), score(last.low), score(last.high))
+    With batch norm: how often the shift of its inputs goes into the shift at the cut-off, in doublings.
+    Without: how far the entropy of the pretrained classifier stays under its cut-off; where there is no
+    classifier: how well the last layer group separates the classes.
+    """
+    if evidence.shift is not None:
+        shift = evidence.shift
+        value, low, high = (math.log2(FAR_SHIFT / max(x, 1e-6)) for x in (shift.value, shift.high, shift.low))
+        return Interval(value, low, high)
+    if evidence.confidence is not None:
+        entropy = evidence.confidence.entropy
+        value, low, high = (1 - x / FAR_ENTROPY for x in (entropy.value, entropy.high, entropy.low))
+        return Interval(value, low, high)
+    chance, last = 1 / evidence.size.num_classes, evidence.probe[evidence.last]
+    behind = 2 * max(0.0, evidence.behind.value)
+    value, low, high = ((x - chance) / (1 - chance) - behind - NEAR_GAIN for x in (last.value, last.low, last.high))
+    return Interval(value, low, high)
 
 
 def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str, int | None, str | None]:

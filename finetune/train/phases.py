@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from finetune.backbone.freeze import freezing, reinitialise
 from finetune.backbone.groups import head_modules
 from finetune.backbone.staged import StagedClassifier
-from finetune.checkpoint.state import Checkpoint, TrainState
+from finetune.checkpoint.state import Checkpoint, TrainState, restore_model
 from finetune.errors import BackboneError
 from finetune.features.extract import before_head, extract
 from finetune.features.probe import fit_probe
@@ -25,7 +25,7 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
     """
     state, optimiser_state = (resumed.state, resumed.optimiser) if resumed else (TrainState(), {})
     if resumed:
-        fit.model.load_state_dict(resumed.model)
+        restore_model(fit.model, resumed.model)
     for index in range(state.phase, len(phases)):
         phase = phases[index]
         _announce(fit, phase, index, len(phases))

@@ -23,6 +23,7 @@ from finetune.data.pixels import PixelCache
 from finetune.data.transforms import picture_side
 from finetune.device import accelerator, resolve_device, resolve_precision
 from finetune.errors import BackboneError
+from finetune.evaluation.intervals import bootstrap
 from finetune.features.cache import Known
 from finetune.features.extract import before_head, extract, taps
 from finetune.features.shift import norm_shift
@@ -136,10 +137,12 @@ def _looked_at(
             greys.append(int(np.ptp(values, axis=2).max()) <= GREY)
     batches = plain_batches(recipe, manifest, backbone, tuple(some), batch_size=len(some), pixels=pixels)
     images, _ = next(iter(batches.epoch()))
+    shift = norm_shift(backbone.model, backbone.groups, images)
     return LookedAt(
         short_side=float(median(sides)) if sides else None,
         grey_share=sum(greys) / len(greys) if greys else None,
-        shift=norm_shift(backbone.model, backbone.groups, images),
+        shift=shift.mean if shift else None,
+        shifts=shift.groups if shift else {},
     )
 
 
@@ -150,5 +153,6 @@ def _confidence(backbone: Backbone, features: Tensor) -> Confidence | None:
         return None
     with torch.no_grad():
         log = own.cpu()(features).log_softmax(dim=1)
-    entropy = -(log.exp() * log).sum(dim=1).mean() / np.log(own.out_features)
-    return Confidence(top=float(log.exp().amax(dim=1).mean()), entropy=float(entropy))
+    entropies = (-(log.exp() * log).sum(dim=1) / np.log(own.out_features)).numpy()
+    entropy = bootstrap(lambda chosen: float(entropies[chosen].mean()), len(entropies))
+    return Confidence(top=float(log.exp().amax(dim=1).mean()), entropy=entropy)

@@ -78,7 +78,7 @@ def reopen(
         CheckpointError: something changed that was not allowed, or a file of the run is damaged.
     """
     recipe = terms.recipe(folder.recipe)
-    classes = run_folder.read_json(folder.plan)["classes"]
+    classes = run_folder.read_classes(folder)
     again, allowed = reopen_data(folder, recipe, classes, terms, now=now, named=named, on_event=on_event)
     phases = plan_phases(recipe, again.plain)
     return Prepared(recipe, again.manifest, again.backbone, phases, None, None, again.pixels), allowed

@@ -64,7 +64,7 @@ class Classifier:
             try:
                 pictures[file] = view(read_rgb(file, side=side))
             except UndecodableError as error:
-                predictions[file] = Prediction(str(file), problem=error.message)
+                predictions[file] = Prediction(str(file), problem=error.message.removeprefix(f"{file}: "))
         if pictures:
             images = torch.stack(list(pictures.values())).to(self._accelerator.device)
             with torch.no_grad(), self._accelerator.autocast():

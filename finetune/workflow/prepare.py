@@ -11,11 +11,12 @@ from finetune import recipe as recipes
 from finetune.backbone import load as backbones
 from finetune.backbone.load import Architecture, Backbone
 from finetune.backbone.staged import StagedClassifier, check_stage, stages
+from finetune.checkpoint import run_folder
 from finetune.data import checks, sources, split
 from finetune.data.pixels import PixelCache, opened_or_none
 from finetune.data.transforms import picture_side
 from finetune.device import in_fast_layout, resolve_device, resolve_precision
-from finetune.errors import BackboneError, RecipeError
+from finetune.errors import BackboneError, DataError, RecipeError
 from finetune.settings import Recipe
 from finetune.strategy.matrix import decide
 from finetune.strategy.strategies import DEFAULT_TOP_K, DEFAULTS, SGD_FACTOR, Choice, epochs_for, is_full, phases
@@ -137,6 +138,9 @@ def list_data(recipe: Recipe) -> Manifest:
             "data.path is empty: where are the images?",
             hint="Add --data DIR. No data at hand? `finetune sample DIR` draws some.",
         )
+    place = Path(data.path).expanduser().resolve()
+    if not run_folder.is_utf8(str(place)):
+        raise DataError(f"the name of {place} is not UTF-8: the recipe of a run cannot hold it", hint="Rename it.")
     return sources.read(
         data.path,
         image_column=data.image_column,

@@ -21,8 +21,8 @@ from typing import Any
 from finetune import recipe as recipes
 from finetune.checkpoint import state
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers
-from finetune.checkpoint.run_folder import LOCK, RunFolder, read_json, unwritable, write_json, write_text
-from finetune.checkpoint.state import check_format
+from finetune.checkpoint.racing import open_race
+from finetune.checkpoint.run_folder import LOCK, RunFolder, unwritable, write_json, write_text
 from finetune.data import checks
 from finetune.errors import BackboneError, RecipeError, TrainingError
 from finetune.settings import FORMAT_VERSION, Recipe
@@ -133,8 +133,7 @@ def go_on_racing(
     Raises:
         CheckpointError: race.json is damaged or of another version, or something changed that may not.
     """
-    content = read_json(folder.race)
-    check_format(folder.race, content.get("format_version"))
+    content = open_race(folder)
     began = time.monotonic()
     stop.begun(folder)
     if content["winner"] is None:

@@ -19,12 +19,13 @@ from finetune.backbone import load as backbones
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
 from finetune.backbone.weights import first_line
+from finetune.cells import guarded, unguarded
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import written_beside
 from finetune.data import split
 from finetune.device import in_fast_layout, resolve_device
-from finetune.errors import CheckpointError
+from finetune.errors import CheckpointError, RecipeError
 from finetune.report import page
 from finetune.report.depth import depth
 from finetune.settings import Recipe
@@ -65,7 +66,12 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     config = timm_folder.read_config(folder.model)
     of = replace(backbones.architecture("auto", weights=folder.model), pretrained=False)
     backbone = backbones.load(of, num_classes=len(config.classes))
-    backbone = prepare.cut_at(backbone, config.probe_at) if config.probe_at else backbone
+    try:
+        backbone = prepare.cut_at(backbone, config.probe_at) if config.probe_at else backbone
+    except RecipeError as error:
+        raise CheckpointError(
+            f"{folder.model / timm_folder.CONFIG} names a layer group that is none: {config.probe_at}"
+        ) from error
     try:
         backbone.model.load_state_dict(load_file(weights))
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -126,7 +132,7 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows(map(guarded, row) for row in rows)
     run_folder.write_text(path, text.getvalue())
 
 
@@ -142,7 +148,7 @@ def report_content(
     plan = run_folder.read_json(folder.plan)
     found = run_folder.read_json(folder.evidence) if folder.evidence.is_file() else {}
     with folder.problems.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        problems = list(csv.DictReader(stream))
+        problems = [{key: unguarded(cell) for key, cell in row.items()} for row in csv.DictReader(stream)]
     return {
         "title": f"{Path(recipe.data.path).name}: {recipe.strategy.name} on {recipe.backbone.name}",
         "data": plan["data"],

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from finetune import recipe as recipes
+from finetune.cells import unguarded
 from finetune.checkpoint.comparison import seconds_by_epoch
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.errors import CheckpointError
@@ -73,7 +74,7 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
     at = seconds_by_epoch(clock)
     try:
         with folder.predictions.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            rows = list(csv.DictReader(stream))
+            rows = [{key: unguarded(cell or "") for key, cell in row.items()} for row in csv.DictReader(stream)]
         lines = [json.loads(line) for line in folder.epochs.read_text(encoding="utf-8").splitlines()]
         curve = tuple(
             {

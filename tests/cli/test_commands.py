@@ -71,10 +71,11 @@ def test_doctor_tells_versions_and_the_hub(finetune_cli, monkeypatch: pytest.Mon
     assert found["packages"]["torch"][0].isdigit()
 
 
-def test_resume_takes_no_other_flag(finetune_cli, tmp_path: Path) -> None:
-    done = finetune_cli("run", "--resume", tmp_path, "--epochs", "3")
-    assert done.code == 2
-    assert "no other flag" in done.err
+def test_resume_takes_no_other_recipe_and_no_other_folder(finetune_cli, tmp_path: Path) -> None:
+    for flags in (("--recipe", "full"), ("--out", "elsewhere")):
+        done = finetune_cli("run", "--resume", tmp_path, *flags)
+        assert done.code == 2
+        assert "no --recipe, no --out" in done.err
 
 
 def test_compare_prints_a_table_of_80_columns_and_json(finetune_cli, tmp_path: Path, monkeypatch) -> None:

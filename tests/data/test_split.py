@@ -6,6 +6,7 @@ import os
 import random
 from collections import Counter
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ SEEDS = range(30)
 def sample(
     file: str, label: int = 0, *, split: Split | None = None, group: str | None = None, digest: str = ""
 ) -> Sample:
-    return Sample(file, Target(label), split, group, digest or f"digest of {file}")
+    return Sample(file, Target(label), split, group, digest or blake2b(os.fsencode(file), digest_size=16).hexdigest())
 
 
 def manifest_of(*samples: Sample) -> Manifest:
@@ -40,7 +41,7 @@ def grouped(rng: random.Random, *, is_pure: bool) -> Manifest:
         for number in range(rng.randint(3, 40)):
             word = f"{label} " if is_pure else ""
             group = f"{word}g{rng.randint(0, 9)}" if rng.random() < 0.6 else None
-            digest = f"{word}d{rng.randint(0, 30)}" if rng.random() < 0.2 else ""
+            digest = f"{word}d{rng.randint(0, 30)}".encode().hex() if rng.random() < 0.2 else ""
             samples.append(sample(f"{label}/{number}.jpg", label, group=group, digest=digest))
     rng.shuffle(samples)
     return manifest_of(*samples)

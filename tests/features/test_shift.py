@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import timm
 import torch
 from torch import nn
@@ -30,12 +31,12 @@ def settled(model: nn.Module) -> nn.Module:
 def test_images_like_the_stored_statistics_have_no_shift_and_others_have_theirs() -> None:
     model = settled(timm.create_model("test_resnet", pretrained=False).eval())
     groups = layer_groups(model)
-    at_home = norm_shift(model, groups, images())
+    at_home = norm_shift(model, groups, images()).groups
     assert list(at_home) == [group.name for group in groups if not group.is_head]
     assert max(at_home.values()) < 0.1  # rounding grows with depth
     first = model.bn1
     first.running_mean += 2 * torch.sqrt(first.running_var + first.eps)
-    moved = norm_shift(model, groups, images())
+    moved = norm_shift(model, groups, images()).groups
     assert moved["stem"] > at_home["stem"] + 0.3
     assert moved["layer4"] > at_home["layer4"]
 
@@ -51,4 +52,15 @@ def test_nothing_of_the_model_changes() -> None:
 
 def test_a_network_without_batch_norm_has_no_shift() -> None:
     model = timm.create_model("test_vit", pretrained=False).eval()
-    assert norm_shift(model, layer_groups(model), torch.randn(1, 3, 160, 160)) == {}
+    assert norm_shift(model, layer_groups(model), torch.randn(1, 3, 160, 160)) is None
+
+
+def test_the_mean_is_over_the_groups_and_its_interval_narrows_with_more_images() -> None:
+    model = timm.create_model("test_resnet", pretrained=False).eval()
+    groups = layer_groups(model)
+    few, many = (norm_shift(model, groups, images(count)) for count in (6, 48))
+    for found in (few, many):
+        assert found.mean.value == pytest.approx(sum(found.groups.values()) / len(found.groups))
+        assert found.mean.low <= found.mean.value <= found.mean.high
+    assert many.mean.high - many.mean.low < few.mean.high - few.mean.low
+    assert norm_shift(model, groups, images(6)) == few

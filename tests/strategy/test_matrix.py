@@ -1,98 +1,119 @@
-"""The four cells of the matrix, and the numbers that lie between them."""
+"""The four cells of the matrix, the scores that tell them apart, and what a user may assume instead."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from finetune.evaluation.intervals import wilson
-from finetune.strategy.matrix import decide
-from finetune.types import Evidence, LayerGroup, Verdict
+from finetune.strategy.matrix import FAR_ENTROPY, FAR_SHIFT, FEW, decide, similarity_score, size_score
+from finetune.types import Confidence, Evidence, Interval, Size
 
-GROUPS = tuple(
-    LayerGroup(name, (f"{name}.weight",), 1, is_head=name == "head")
-    for name in ("stem", "layer1", "layer2", "layer3", "layer4", "head")
-)
-SIMILAR = [0.3, 0.5, 0.7, 0.8, 0.9]
-DISSIMILAR = [0.3, 0.5, 0.7, 0.6, 0.4]
+NOTHING = Interval(0, 0, 0)
+NEAR, FAR = Interval(FAR_SHIFT / 2, FAR_SHIFT / 2.2, FAR_SHIFT / 1.8), Interval(FAR_SHIFT * 2, FAR_SHIFT, 1)
 
 
-def verdict(probe: list[float], *, num_images: int, per_class: float, num_classes: int = 10) -> Verdict:
-    names = [group.name for group in GROUPS[: len(probe)]]
+def evidence(
+    *, num_images: int = 400, per_class: float = 40, probe: tuple[float, ...] = (0.3, 0.5, 0.9), **more: Any
+) -> Evidence:
+    names = ("stem", *(f"layer{number}" for number in range(1, len(probe))))
     measured = {name: wilson(value, 500) for name, value in zip(names, probe, strict=True)}
-    return decide(Evidence(num_images, num_classes, 1, per_class, 500, measured), GROUPS)
-
-
-@pytest.mark.parametrize(
-    ("probe", "num_images", "per_class", "cell", "strategy"),
-    [
-        (SIMILAR, 400, 40, ("few", "similar"), "head-only"),
-        (DISSIMILAR, 400, 40, ("few", "dissimilar"), "linear-probe"),
-        (SIMILAR, 40_000, 4000, ("many", "similar"), "top-k"),
-        (DISSIMILAR, 40_000, 4000, ("many", "dissimilar"), "full"),
-    ],
-)
-def test_each_cell_has_its_strategy(
-    probe: list[float], num_images: int, per_class: float, cell: tuple[str, str], strategy: str
-) -> None:
-    found = verdict(probe, num_images=num_images, per_class=per_class)
-    assert (found.size, found.similarity) == cell
-    assert found.strategy == strategy
-    assert (found.top_k, found.probe_at) == {"top-k": (1, None), "linear-probe": (None, "layer2")}.get(
-        strategy, (None, None)
+    behind = max(probe) - probe[-1]
+    return Evidence(
+        size=Size(num_images, 10, 1, per_class, 1.0, 500, NOTHING),
+        probe=measured,
+        joint=measured[names[-1]],
+        behind=Interval(behind, behind, behind),
+        spread=0.1,
+        logme=0.0,
+        **more,
     )
 
 
-@pytest.mark.parametrize(
-    ("num_images", "per_class", "size"),
-    [(999, 500, "few"), (1000, 500, "many"), (1000, 100, "many"), (5000, 99.5, "few"), (10**6, 99, "few")],
-)
-def test_few_is_under_100_a_class_or_1000_in_all(num_images: int, per_class: float, size: str) -> None:
-    assert verdict(SIMILAR, num_images=num_images, per_class=per_class).size == size
+@pytest.mark.parametrize(("is_many", "size"), [(False, "few"), (True, "many")])
+@pytest.mark.parametrize(("shift", "similarity"), [(NEAR, "similar"), (FAR, "dissimilar")])
+def test_each_cell_is_told_by_size_and_shift(is_many: bool, size: str, shift: Interval, similarity: str) -> None:
+    seen = evidence(num_images=20 * int(FEW) if is_many else int(FEW), per_class=2 * FEW if is_many else 4, shift=shift)
+    found = decide(seen)
+    assert (found.size, found.similarity) == (size, similarity)
+    assert f"{similarity}; {size} → " in found.reason
+
+
+def test_four_cells_have_the_strategies_of_the_documentation() -> None:
+    found = {
+        assumed: decide(evidence(), assume=assumed.split(","))
+        for assumed in ("few,similar", "few,dissimilar", "many,similar", "many,dissimilar")
+    }
+    assert {name: (one.strategy, one.top_k, one.probe_at) for name, one in found.items()} == CELLS
+
+
+CELLS = {
+    "few,similar": ("head-only", None, None),
+    "few,dissimilar": ("linear-probe", None, "all"),
+    "many,similar": ("lp-ft", 2, None),
+    "many,dissimilar": ("lp-ft", None, None),
+}
 
 
 @pytest.mark.parametrize(
-    ("probe", "num_classes", "similarity"),
+    ("num_images", "per_class", "is_many"),
     [
-        ([0.9, 0.9], 10, "similar"),
-        ([0.91, 0.90], 10, "similar"),  # within two points
-        ([0.95, 0.90], 10, "dissimilar"),
-        ([0.1, 0.56], 10, "similar"),  # half of the way from 0.1 to 1 is 0.55
-        ([0.1, 0.54], 10, "dissimilar"),
-        ([0.5, 0.74], 2, "dissimilar"),
-        ([0.5, 0.76], 2, "similar"),
+        (10 * FEW, FEW, True),
+        (10 * FEW - 1, 10 * FEW, False),
+        (1000 * FEW, FEW - 0.5, False),
+        (100 * FEW, 2 * FEW, True),
     ],
 )
-def test_similar_is_a_last_group_that_serves(probe: list[float], num_classes: int, similarity: str) -> None:
-    assert verdict(probe, num_images=400, per_class=40, num_classes=num_classes).similarity == similarity
+def test_many_is_enough_of_a_class_and_in_all(num_images: float, per_class: float, is_many: bool) -> None:
+    seen = evidence(num_images=int(num_images), per_class=per_class)
+    assert (size_score(seen).value >= 0) is is_many
 
 
-def test_of_groups_that_are_equally_good_the_probe_stands_on_the_last() -> None:
-    found = verdict([0.4, 0.7, 0.7, 0.6], num_images=400, per_class=40)
-    assert found.probe_at == "layer2"
-    assert verdict([0.2, 0.3, 0.3], num_images=400, per_class=40).probe_at == "layer2"
+def test_ten_times_the_images_are_one_more() -> None:
+    one, ten = (size_score(evidence(num_images=n, per_class=n / 2)).value for n in (300, 3000))
+    assert ten - one == pytest.approx(1)
 
 
-def test_one_tapped_group_is_enough_to_decide() -> None:
-    evidence = Evidence(400, 10, 1, 40, 400, {"layer4": wilson(0.9, 400)})
-    assert decide(evidence, GROUPS).strategy == "head-only"
-    evidence = Evidence(400, 10, 1, 40, 400, {"layer4": wilson(0.2, 400)})
-    found = decide(evidence, GROUPS)
-    assert (found.strategy, found.probe_at) == ("linear-probe", "layer4")
-    assert "earlier" not in found.reason
+@pytest.mark.parametrize("factor", [0.5, 0.99, 1.01, 2.0])
+def test_the_shift_of_batch_norm_comes_first(factor: float) -> None:
+    shift = Interval(factor * FAR_SHIFT, 0.9 * factor * FAR_SHIFT, 1.1 * factor * FAR_SHIFT)
+    unsure = Confidence(0.1, Interval(0.9, 0.8, 1.0))
+    found = similarity_score(evidence(shift=shift, confidence=unsure))
+    assert (found.value > 0) is (factor < 1)
+    assert found.low < found.value < found.high
 
 
-def test_top_k_is_about_a_quarter_of_the_backbone() -> None:
-    names = [*(f"blocks.{i}" for i in range(12)), "head"]
-    groups = tuple(LayerGroup(name, (name,), 1, is_head=name == "head") for name in names)
-    measured = {name: wilson(0.9, 500) for name in names[:-1]}
-    assert decide(Evidence(40_000, 10, 1, 4000, 500, measured), groups).top_k == 3
+@pytest.mark.parametrize("factor", [0.5, 0.99, 1.01, 1.5])
+def test_without_batch_norm_the_classifier_is_asked(factor: float) -> None:
+    entropy = Interval(factor * FAR_ENTROPY, 0.9 * factor * FAR_ENTROPY, 1.1 * factor * FAR_ENTROPY)
+    found = similarity_score(evidence(confidence=Confidence(0.5, entropy)))
+    assert (found.value > 0) is (factor < 1)
+    assert found.low < found.value < found.high
+
+
+@pytest.mark.parametrize(
+    ("probe", "is_similar"),
+    [((0.1, 0.56), True), ((0.1, 0.54), False), ((0.95, 0.9), True), ((0.9, 0.7), False)],
+)
+def test_without_either_the_last_group_must_separate(probe: tuple[float, ...], is_similar: bool) -> None:
+    assert (similarity_score(evidence(probe=probe)).value > 0) is is_similar
+
+
+@pytest.mark.parametrize("words", ["few", "many", "similar", "dissimilar", "few,dissimilar", "many,similar"])
+def test_what_is_assumed_is_not_measured_and_the_reason_says_so(words: str) -> None:
+    for shift in (NEAR, FAR):
+        found = decide(evidence(shift=shift), assume=words.split(","))
+        assert set(words.split(",")) <= {found.size, found.similarity}
+        assert "(as assumed)" in found.reason
+        assert found.similarity_score == similarity_score(evidence(shift=shift))
+    assert "assumed" not in decide(evidence(), assume=["none"]).reason
 
 
 def test_the_reason_says_what_was_counted_and_compared() -> None:
-    found = verdict(DISSIMILAR, num_images=400, per_class=40.5)
-    assert found.reason == (
-        "400 images, 10 classes (40.5 a class in the median); the last stage separates them at 40% ± 4%,"
-        " layer2 at 70%: dissimilar; few images → linear probe at layer2"
+    found = decide(evidence(probe=(0.3, 0.7, 0.4), per_class=40.5, shift=FAR))
+    assert found.reason.startswith(
+        "400 images, 10 classes (40.5 a class in the median); the last stage separates them at 40% ± 4%, layer1 at 70%"
     )
-    found = verdict(SIMILAR, num_images=40_000, per_class=4000)
-    assert "earlier stages are no better: similar; many images → train the top 1" in found.reason
+    assert ", earlier stages are no better" in decide(evidence(shift=NEAR)).reason
+    assert "stages" not in decide(evidence(probe=(0.9,), shift=NEAR)).reason.split(";")[1]

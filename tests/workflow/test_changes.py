@@ -13,9 +13,13 @@ import pytest
 from PIL import Image
 
 import finetune
+from finetune import entries
 from finetune import recipe as recipes
+from finetune.data import checks
 from finetune.types import Event
 from finetune.workflow import changes
+
+from .test_kill import assert_same
 
 
 @pytest.fixture
@@ -183,8 +187,19 @@ def test_a_file_of_a_newer_format_is_refused_by_name(stopped: Path, file: str) -
 def test_a_recipe_of_another_format_is_refused_by_name(stopped: Path) -> None:
     file = stopped / "recipe.toml"
     file.write_text(file.read_text().replace("format_version = 1", "format_version = 2"))
-    with pytest.raises(finetune.RecipeError, match="format_version = 2"):
+    with pytest.raises(finetune.RecipeError, match="format_version = 2: must be 1, all that this version"):
         finetune.resume(stopped)
+
+
+def test_rows_and_scans_of_another_format_are_made_anew(tiny_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tiny_run("head-only", out="first", overrides={"cache.views": 2}).folder
+    before = {entry.name for entry in entries.list_entries(entries.entries_folder())}
+    monkeypatch.setattr(entries, "LAYOUT", entries.LAYOUT + 1)
+    monkeypatch.setattr(checks, "SCAN_VERSION", checks.SCAN_VERSION - 1)
+    again = tiny_run("head-only", out="again", overrides={"cache.views": 2}).folder
+    names = {entry.name for entry in entries.list_entries(entries.entries_folder())}
+    assert len(names - before) == len(before) == 3
+    assert_same(first, again)
 
 
 def test_allow_names_its_kinds(stopped: Path) -> None:

@@ -175,6 +175,18 @@ def test_a_comparison_is_resumed_as_one_and_by_one(stopped: Path, monkeypatch) -
         finetune.resume_comparison(stopped)
 
 
+@pytest.mark.parametrize("changed", [{"seeds": []}, {"classes": 3}, {"format_version": 2}, {"failed": []}])
+def test_a_comparison_that_is_told_wrong_is_refused(tmp_path: Path, changed: dict[str, object]) -> None:
+    content = {
+        "format_version": 1, "strategies": ["full", "head-only"], "seeds": [0], "classes": ["a"], "data": "",
+        "failed": {}, "standings": None,
+    }  # fmt: skip
+    for damaged in (json.dumps({**content, **changed}), "[]", "{"):
+        (tmp_path / "compare.json").write_text(damaged)
+        with pytest.raises(finetune.CheckpointError, match=r"compare\.json"):
+            finetune.resume_comparison(tmp_path)
+
+
 def test_a_run_of_a_stopped_comparison_is_an_ordinary_one(stopped: Path) -> None:
     finetune.resume(stopped / "runs" / "full-seed0")
     assert len(finetune.resume_comparison(stopped).standings) == 2

@@ -175,6 +175,23 @@ def test_a_race_whose_images_changed_is_refused_by_its_own_name(many, tiny_run, 
     assert "1 gone" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"winner": "../../elsewhere"}, {"starts": [".."]}, {"starts": []}, {"work": {}}, {"rungs": [0]},
+        {"rungs": "all"}, {"winner": "nobody"}, {"format_version": 2},
+    ],
+)  # fmt: skip
+def test_a_race_that_is_told_wrong_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    work = {"epochs": [1.0], "num_images": 1}
+    content = {"format_version": 1, "starts": ["full"], "rungs": [1], "work": {"full": work}, "winner": None}
+    (tmp_path / "asked.toml").write_text("format_version = 1\n")
+    for damaged in (json.dumps({**content, **changed}), "[]", "{"):
+        (tmp_path / "race.json").write_text(damaged)
+        with pytest.raises(finetune.CheckpointError, match=r"race\.json"):
+            finetune.resume(tmp_path)
+
+
 def test_a_race_that_still_runs_is_not_resumed(many, tiny_run, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(launch, "LINGER", 0)
     refused: list[str] = []

@@ -1,0 +1,19 @@
+"""Names in the cells of CSV files, so that a spreadsheet takes none of them for a formula.
+
+A file or a class may be called `=cmd|' /C calc'!A0`. Such a cell gets an apostrophe in front, and so does
+one that begins with an apostrophe already: taking one off gives back what was written.
+"""
+
+from __future__ import annotations
+
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+
+
+def guarded(name: str) -> str:
+    """Yield a name as a cell that is text to every spreadsheet."""
+    return f"'{name}" if name.startswith(FORMULA_SIGNS) else name
+
+
+def unguarded(cell: str) -> str:
+    """Yield the name that `guarded` made a cell of; files from before it was there are read as they are."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_SIGNS) else cell

@@ -1,0 +1,112 @@
+"""Every command does its work on a folder that holds the whole corpus, and says what it left out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.cells import unguarded
+from tests.corpus import EITHER, LISTED, USED, Odd, noise, write_corpus
+
+QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--device", "cpu", "--workers", "0")
+KINDS = {".toml", ".csv", ".json", ".jsonl", ".html", ".safetensors"}
+
+
+@pytest.fixture
+def odd_data(tmp_path: Path) -> tuple[Path, dict[str, Odd]]:
+    root = tmp_path / "<b>imgs"
+    odd = write_corpus(root / "<script>alert(1)<∕script>")
+    for number, name in enumerate(["<script>alert(1)<∕script>", "=cmd|' -C calc'!A0"]):
+        (root / name).mkdir(exist_ok=True)
+        for index in range(12):
+            noise(seed=900 + 20 * number + index).save(root / name / f"good-{number}-{index}.png")
+    return root, odd
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    found = csv.DictReader(io.StringIO(text, newline=""))
+    return [{key: unguarded(cell) for key, cell in row.items()} for row in found]
+
+
+def text_of(path: Path) -> str:
+    return path.read_bytes().decode(errors="surrogateescape")
+
+
+def cells(text: str) -> list[str]:
+    return [cell for row in csv.reader(io.StringIO(text, newline="")) for cell in row]
+
+
+def test_all_commands_work_on_a_folder_with_the_whole_corpus(finetune_cli, odd_data, tmp_path: Path) -> None:
+    root, odd = odd_data
+    run = tmp_path / "run"
+    done = finetune_cli("run", "--data", root, "--strategy", "head-only", "--epochs", 1, *QUICK, "--out", run)
+    assert done.code == 0, done.err
+    must = {name for name, one in odd.items() if one.verdict is LISTED}
+    may = must | {name for name, one in odd.items() if one.verdict is EITHER}
+    problems = {Path(row["file"]).name: row["reason"] for row in rows(text_of(run / "problems.csv"))}
+    assert must <= set(problems) <= may
+    assert all(odd[name].reason in reason for name, reason in problems.items())
+    kept = {Path(row["file"]).name for row in rows(text_of(run / "split.csv"))}
+    assert {name for name, one in odd.items() if one.verdict is USED} <= kept
+    assert kept & set(problems) == set()
+
+    for name in ("problems.csv", "split.csv"):
+        assert_safe_cells(text_of(run / name))
+    page = text_of(run / "report.html")
+    assert "<script" not in page and "<b>imgs" not in page and "&lt;script&gt;" in page
+    assert {file.suffix for file in run.rglob("*") if file.is_file() and file.suffix} <= KINDS  # no other to escape in
+
+    done = finetune_cli("plan", "--data", root, *QUICK)
+    assert done.code == 0, done.err
+    assert f"{len(problems)} left out" in done.err
+    assert_safe_for_terminals(done.out + done.err)
+
+    done = finetune_cli("eval", run, "--data", root, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["num_images"] == len(kept)
+
+    assert_predictions_agree(finetune_cli, run, root, problems, kept)
+
+
+def assert_predictions_agree(finetune_cli, run: Path, root: Path, problems: dict[str, str], kept: set[str]) -> None:
+    printed = predicted_csv(run, root)
+    assert_safe_cells(printed)
+    found = {Path(row["file"]).name: row for row in rows(printed)}
+    assert {name: row["problem"] for name, row in found.items() if row["problem"]} == problems
+    assert {name for name, row in found.items() if row["class1"]} == kept
+    named = {name for row in found.values() if row["class1"] for name in (row["class1"], row["class2"])}
+    assert named == {"<script>alert(1)<∕script>", "=cmd|' -C calc'!A0"}
+
+    done = finetune_cli("predict", run, root, "--json")
+    assert {Path(row["file"]).name for row in json.loads(done.out)} == set(found)
+
+    done = finetune_cli("predict", run, root)
+    assert done.code == 0, done.err
+    assert_safe_for_terminals(done.out + done.err)
+
+
+def predicted_csv(run: Path, root: Path) -> str:
+    """Predict in a process of its own, within a time, whose output takes no byte that is not UTF-8 of itself."""
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune", "predict", run, root, "--csv", "--top", "2", "--device", "cpu"],
+        capture_output=True, timeout=300, cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    return done.stdout.decode(errors="surrogateescape")
+
+
+def assert_safe_cells(text: str) -> None:
+    assert [cell for cell in cells(text) if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))] == []
+
+
+def assert_safe_for_terminals(text: str) -> None:
+    assert re.findall("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", text) == []
