@@ -33,19 +33,22 @@ from finetune.types import Event
 if TYPE_CHECKING:
     from finetune.data.sample import write_sample
     from finetune.workflow.check import Check, check
+    from finetune.workflow.compare import Comparison, compare, resume_comparison
     from finetune.workflow.environment import doctor
     from finetune.workflow.evaluate import Evaluation, evaluate
     from finetune.workflow.export import Export, export
+    from finetune.workflow.launch import resume, run
     from finetune.workflow.plan import Plan, plan
     from finetune.workflow.predict import Classifier, Prediction, load
     from finetune.workflow.rank import Ranked, rank
-    from finetune.workflow.run import RunResult, resume, run
+    from finetune.workflow.run import RunResult
 
 __all__ = [
     "BackboneError",
     "Check",
     "CheckpointError",
     "Classifier",
+    "Comparison",
     "DataError",
     "Evaluation",
     "Event",
@@ -64,6 +67,7 @@ __all__ = [
     "TrainingError",
     "__version__",
     "check",
+    "compare",
     "doctor",
     "evaluate",
     "export",
@@ -71,6 +75,7 @@ __all__ = [
     "plan",
     "rank",
     "resume",
+    "resume_comparison",
     "run",
     "write_sample",
 ]
@@ -83,6 +88,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 _LATER = {
     "Check": "finetune.workflow.check",
     "Classifier": "finetune.workflow.predict",
+    "Comparison": "finetune.workflow.compare",
     "Evaluation": "finetune.workflow.evaluate",
     "Export": "finetune.workflow.export",
     "Plan": "finetune.workflow.plan",
@@ -90,14 +96,16 @@ _LATER = {
     "Ranked": "finetune.workflow.rank",
     "RunResult": "finetune.workflow.run",
     "check": "finetune.workflow.check",
+    "compare": "finetune.workflow.compare",
     "doctor": "finetune.workflow.environment",
     "evaluate": "finetune.workflow.evaluate",
     "export": "finetune.workflow.export",
     "load": "finetune.workflow.predict",
     "plan": "finetune.workflow.plan",
     "rank": "finetune.workflow.rank",
-    "resume": "finetune.workflow.run",
-    "run": "finetune.workflow.run",
+    "resume": "finetune.workflow.launch",
+    "resume_comparison": "finetune.workflow.compare",
+    "run": "finetune.workflow.launch",
     "write_sample": "finetune.data.sample",
 }
 

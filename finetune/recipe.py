@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from finetune.errors import RecipeError, did_you_mean
-from finetune.settings import FORMAT_VERSION, SECTIONS, Recipe
+from finetune.settings import FORMAT_VERSION, SECTIONS, TIME, Recipe
 
 # The flags that stand for one key each; every other key is reached by --set.
 ALIASES: dict[str, str] = {
@@ -39,13 +39,16 @@ ALIASES: dict[str, str] = {
     "probe_at": "strategy.probe_at",
     "reinit": "strategy.reinit",
     "epochs": "train.epochs",
+    "time": "train.time",
     "batch_size": "train.batch_size",
     "micro_batch": "train.micro_batch",
     "lr": "optim.lr",
+    "refit": "train.refit",
     "seed": "train.seed",
     "device": "train.device",
     "workers": "train.workers",
 }
+PATTERNS = {TIME: "must be a time such as 90s, 20m or 1h30m"}
 
 
 def fields() -> dict[str, FieldInfo]:
@@ -207,8 +210,13 @@ def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
         if problem["type"] == "extra_forbidden":
             reasons[key] = []
         else:
-            reasons.setdefault(key, []).append(problem["msg"].replace("Input should be", "must be"))
+            reasons.setdefault(key, []).append(_reason(problem))
     return [_sentence(key, list(dict.fromkeys(found)), raw) for key, found in reasons.items()]
+
+
+def _reason(problem: Mapping[str, Any]) -> str:
+    pattern = problem.get("ctx", {}).get("pattern")
+    return PATTERNS[pattern] if pattern else str(problem["msg"]).replace("Input should be", "must be")
 
 
 def _sentence(key: str, reasons: list[str], raw: Mapping[str, Any]) -> str:

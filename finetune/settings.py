@@ -16,7 +16,7 @@ FORMAT_VERSION = 1  # of recipe, run folder and cache
 Auto = Literal["auto"]
 NoneWord = Literal["none"]
 
-StrategyName = Literal["auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch"]
+StrategyName = Literal["auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch", "race"]
 STRATEGIES: tuple[str, ...] = get_args(StrategyName)
 
 DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"
@@ -31,6 +31,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+TIME = r"^([1-9]\d*h(\d+m)?(\d+s)?|[1-9]\d*m(\d+s)?|[1-9]\d*s)$"
+Time = Annotated[str, Field(pattern=TIME)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -90,9 +92,12 @@ class BackboneSection(Section):
 
 
 class StrategySection(Section):
-    name: StrategyName = Field("auto", description="Which layers to train. auto decides from the data.")
+    name: StrategyName = Field(
+        "auto", description="Which layers to train. auto decides from the data, race lets the likeliest start."
+    )
     assume: Assumption = Field(
-        "none", description="auto: what of size and similarity to take as given instead of measured, e.g. few,similar."
+        "none",
+        description="auto, race: what of size and similarity to take as given instead of measured, e.g. few,similar.",
     )
     top_k: Whole | Auto = Field(
         "auto",
@@ -113,6 +118,11 @@ class StrategySection(Section):
 
 class TrainSection(Section):
     epochs: Count | Auto = Field("auto", description="Epochs of all phases together. auto: by strategy.")
+    time: Time | NoneWord = Field(
+        "none",
+        description="Train no longer than this, as predicted on this machine: 90s, 20m, 1h30m. auto falls to a cheaper"
+        " strategy where its choice has no time; a named strategy takes fewer epochs, or refuses.",
+    )
     batch_size: Count | Auto = Field(
         "auto", description="Images of one step. auto: by the number of train images: 8, 16, 32 or 64."
     )
@@ -125,6 +135,11 @@ class TrainSection(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Arithmetic of the forward pass. auto: bfloat16 where a GPU has it, else float32."
+    )
+    refit: bool = Field(
+        False,
+        description="Train once more on train and val with the chosen numbers, and deliver that model; val can no"
+        " longer measure it.",
     )
     seed: Seed = Field(0, description="Seed of all that is random in training.")
     deterministic: bool = Field(False, description="Deterministic kernels on a GPU too; slower.")

@@ -134,7 +134,8 @@ class Phase:
     """A stretch of training under one freeze plan.
 
     `solver` is "gradient" (epochs of mini-batches at peak learning rate `lr`) or "lbfgs" (the head
-    is solved to convergence on features of plain images; `epochs` is 0 then).
+    is solved to convergence on features of plain images; `epochs` is 0 then). `stop_after` ends it after
+    so many epochs, on the schedule of all of them.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Phase:
     epochs: int
     lr: float
     solver: Solver = "gradient"
+    stop_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

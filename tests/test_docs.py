@@ -27,7 +27,10 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_on_a_page_is_one_of_the_tool(page: Path) -> None:
-    known = {"run", "plan", "check", "eval", "predict", "export", "recipes", "cache", "sample", "doctor", "backbones"}
+    known = {
+        *("run", "plan", "check", "compare", "eval", "predict", "export"),
+        *("recipes", "cache", "sample", "doctor", "backbones"),
+    }
     used = set(re.findall(r"(?:^|[`$] ?)finetune ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
     assert used <= known
 

@@ -69,7 +69,7 @@ def new_folder(out: Path | None, *, words: Iterable[str] = ()) -> Iterator[RunFo
         try:
             yield folder
         except BaseException:
-            if not folder.recipe.is_file():
+            if not folder.is_laid:
                 _take_back(folder, made)
             raise
 
@@ -99,6 +99,7 @@ def _made_by_name(words: Iterable[str]) -> list[Path]:
 
 def _take_back(folder: RunFolder, made: Iterable[Path]) -> None:
     clear_leftovers(folder)
+    shutil.rmtree(folder.candidates, ignore_errors=True)
     for name in (*folder.laid, folder.path / LOCK):
         name.unlink(missing_ok=True)
     for parent in made:

@@ -14,7 +14,6 @@ from typing import Any
 from finetune.errors import CheckpointError, ResourceError
 
 LOCK = ".lock"
-BARE = (LOCK, ".asked.toml.new")  # what a run leaves that is killed before it has written anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +60,29 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.csv"
+
+    @property
+    def race(self) -> Path:
+        return self.path / "race.json"
+
+    @property
+    def candidates(self) -> Path:
+        """Where the candidates of a race have their run folders."""
+        return self.path / "race"
+
+    @property
+    def comparison(self) -> Path:
+        """What makes this the folder of a comparison."""
+        return self.path / "compare.json"
+
+    @property
+    def refit(self) -> RunFolder:
+        """Where a refit has its checkpoints and epochs."""
+        return RunFolder(self.path / "refit")
+
+    @property
     def timing(self) -> Path:
         return self.path / "timing.json"
 
@@ -92,14 +114,31 @@ class RunFolder:
     def laid(self) -> tuple[Path, ...]:
         """What stands in the folder before the first step; recipe.toml is written last and makes it a run folder."""
         return (
-            self.asked, self.split, self.problems, self.plan, self.evidence, self.environment, self.began, self.recipe,
+            self.asked, self.split, self.problems, self.plan, self.evidence, self.environment, self.began,
+            self.comparison, self.race, self.recipe,
         )  # fmt: skip
+
+    @property
+    def is_laid(self) -> bool:
+        """Tell whether all stands that is known before the first step: there is something to go on with."""
+        return self.recipe.is_file() or self.race.is_file()
+
+    @property
+    def is_racing(self) -> bool:
+        """Tell whether this is a race whose winner has not taken its place yet."""
+        return self.race.is_file() and not self.recipe.is_file()
+
+    @property
+    def command(self) -> str:
+        """The command that goes on with what lies here."""
+        return "finetune compare" if self.comparison.is_file() else "finetune run"
 
     def leftovers(self) -> Iterator[Path]:
         """Yield what a killed process had begun to write."""
         yield from self.path.glob(".*.new")
         yield from self.path.glob(".*.old")
         yield from self.last.parent.glob(".*")
+        yield from self.refit.last.parent.glob(".*")
 
     @property
     def is_finished(self) -> bool:
@@ -124,10 +163,18 @@ def check_new(out: Path) -> None:
             f"the run folder {out} cannot be made: {there} is no folder that can be written",
             hint="Give another with --out.",
         )
-    if out.is_dir() and any(file.name not in BARE for file in out.iterdir()):
+    if out.is_dir() and not _is_bare(RunFolder(out)):
         is_run = RunFolder(out).recipe.is_file() or RunFolder(out).asked.is_file()
-        go_on = f", or go on with that run: finetune run --resume {out}" if is_run else "."
+        go_on = f", or go on with it: {RunFolder(out).command} --resume {out}" if is_run else "."
         raise ResourceError(f"{out} is not empty", hint=f"Give a new folder with --out{go_on}")
+
+
+def _is_bare(folder: RunFolder) -> bool:
+    """Tell whether a folder holds no more than what a killed process had begun to lay out."""
+    there = {file.name for file in folder.path.iterdir()}
+    begun = {name for place in folder.laid for name in (place.name, f".{place.name}.new")}
+    is_begun = LOCK in there and there <= {LOCK, *begun} and not (folder.is_laid or folder.asked.is_file())
+    return not there or is_begun
 
 
 def is_utf8(name: str) -> bool:
@@ -190,9 +237,13 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise ResourceError(
-            f"{path} cannot be written: {error.strerror}", hint="Free some disk, or see who may write there."
-        ) from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> ResourceError:
+    """Yield the error of a file that the system refuses to write."""
+    text = f"{path} cannot be written: {error.strerror}"
+    return ResourceError(text, hint="Free some disk, or see who may write there.")
 
 
 def read_json(path: Path) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import finetune
-from finetune.cli import backbones, cache, check, make, recipes, train, use
+from finetune.cli import backbones, cache, check, compare, make, recipes, train, use
 
 app = typer.Typer(
     name="finetune",
@@ -22,6 +22,7 @@ TRAIN, USE, MORE = "Train", "Use a trained classifier", "More"
 app.command(rich_help_panel=TRAIN, epilog=train.RUN_EXAMPLES)(train.run)
 app.command(rich_help_panel=TRAIN, epilog=train.PLAN_EXAMPLES)(train.plan)
 app.command(rich_help_panel=TRAIN, epilog=check.EXAMPLES)(check.check)
+app.command(rich_help_panel=TRAIN, epilog=compare.EXAMPLES)(compare.compare)
 app.add_typer(backbones.app, name="backbones", rich_help_panel=TRAIN)
 app.command("eval", rich_help_panel=USE, epilog="Example:  finetune eval runs/RUN --split test")(use.evaluate)
 app.command(rich_help_panel=USE, epilog="Example:  finetune predict runs/RUN photos/ --top 3 --csv")(use.predict)

@@ -31,9 +31,11 @@ FLAGS: dict[str, tuple[str, str, str | None]] = {
     "probe_at": (STRATEGY, "GROUP", "Classify the output of this layer group, of several joined by +, or of all."),
     "reinit": (STRATEGY, "", None),
     "epochs": (TRAINING, "N", None),
+    "time": (TRAINING, "TIME", "Train no longer than this: 90s, 20m, 1h30m; fewer epochs, or a cheaper strategy."),
     "batch_size": (TRAINING, "N", None),
     "micro_batch": (TRAINING, "N", "Images that go through the network at once; else as many as memory takes."),
     "lr": (TRAINING, "RATE", None),
+    "refit": (TRAINING, "", "Train once more on train and val, and deliver that model."),
     "seed": (TRAINING, "N", None),
     "device": (TRAINING, "NAME", "auto, cpu, cuda or mps."),
     "workers": (TRAINING, "N", None),
@@ -63,7 +65,7 @@ def complete_licence(incomplete: str) -> list[str]:
 
 
 COMPLETIONS: dict[str, Callable[[str], list[str]]] = {"backbone": complete_backbone}
-SWITCHES = {"pretrained": "--pretrained/--no-pretrained", "reinit": "--reinit/--no-reinit"}
+SWITCHES = {name: f"--{name}/--no-{name}" for name in ("pretrained", "reinit", "refit")}
 
 
 def recipe_options(command: Callable[..., None], *, flags: Collection[str] = FLAGS) -> Callable[..., None]:

@@ -45,8 +45,8 @@ def run(
         raise RecipeError("--resume goes on in the run's own folder with its own recipe: no --recipe, no --out")
     if allow and resume is None:
         raise RecipeError("--allow goes with --resume: a new run has nothing to compare with")
-    from finetune.workflow.run import resume as go_on
-    from finetune.workflow.run import run as train
+    from finetune.workflow.launch import resume as go_on
+    from finetune.workflow.launch import run as train
     from finetune.workflow.shipped import load_recipe
 
     with watching(is_quiet=json_) as on_event:

@@ -77,6 +77,7 @@ def write(manifest: Manifest, path: Path) -> None:
     """
     beside = path.with_name(f".{path.name}.new")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         _write(manifest, beside)
         os.replace(beside, path)
     except OSError as error:
@@ -118,6 +119,13 @@ def _sample(row: Mapping[str, str | None], index: Mapping[str, int]) -> Sample:
     if not file or split is None or not is_digest(digest):
         raise KeyError(word)
     return Sample(file, Target(index[label]), split, group or None, digest)
+
+
+def val_in_train(manifest: Manifest) -> Manifest:
+    """Yield a manifest whose val images belong to train; test stays as it is."""
+    return replace(
+        manifest, samples=tuple(replace(s, split="train") if s.split == "val" else s for s in manifest.samples)
+    )
 
 
 def is_digest(text: str) -> bool:

@@ -1,4 +1,7 @@
-"""95 % confidence intervals for what is measured on a finite number of images."""
+"""95 % confidence intervals for what is measured on a finite number of images.
+
+Letters: S seeds, N images.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 from finetune.types import Interval
 
 Z95 = 1.959963984540054
+FEW_T95 = (12.706, 4.303, 3.182, 2.776, 2.571)  # of Student's t with 1, 2, ... degrees of freedom
 
 
 def wilson(share: float, count: int) -> Interval:
@@ -29,15 +33,59 @@ def paired(one: np.ndarray, other: np.ndarray) -> Interval:
     """Yield the interval of top1 of one minus top1 of another, from which images each got right.
 
     Both were asked about the same images, so only those count on which they differ: much is told
-    apart that two separate intervals would leave open.
+    apart that two separate intervals would leave open. Shares of several asked of each image (N,)
+    count like answers.
     Source: Agresti & Min 2005, Simple improved confidence intervals for comparing matched
     proportions, Statistics in Medicine 24.
     """
-    count, gains, losses = len(one), int((one & ~other).sum()), int((other & ~one).sum())
-    value = (gains - losses) / max(count, 1)
-    centre = (gains - losses) / (count + 2)
-    half = Z95 * math.sqrt(gains + losses + 1 - (gains - losses) ** 2 / (count + 2)) / (count + 2)
+    gaps = one.astype(float) - other.astype(float)  # (N,)
+    count, gained, moved = len(gaps), float(gaps.sum()), float((gaps**2).sum())
+    value = gained / max(count, 1)
+    centre = gained / (count + 2)
+    half = Z95 * math.sqrt(moved + 1 - gained**2 / (count + 2)) / (count + 2)
     return Interval(value, min(value, max(-1.0, centre - half)), max(value, min(1.0, centre + half)))
+
+
+def over_seeds(hits: np.ndarray) -> Interval:
+    """Yield the interval of the mean top1 of several seeds, from which images each seed got right (S, N).
+
+    Other images and another seed would both have moved it: the ends are Wilson's over the images at
+    the mean, and the t interval over the seeds, added as independent errors are (root of the sum of
+    squares). One seed says nothing of seeds: it is Wilson's alone.
+    """
+    return _with_seeds(wilson(float(hits.mean()), hits.shape[1]), hits.mean(axis=1), lowest=0.0)
+
+
+def paired_over_seeds(one: np.ndarray, other: np.ndarray) -> Interval:
+    """Yield the interval of mean top1 of one minus that of another, each (S, N), seed by seed and image by image.
+
+    The ends are put together as in `over_seeds`: of `paired` over the images, and of the t interval
+    over the differences that each seed shows.
+    """
+    by_seed = one.mean(axis=1) - other.mean(axis=1)
+    return _with_seeds(paired(one.mean(axis=0), other.mean(axis=0)), by_seed, lowest=-1.0)
+
+
+def t95(freedom: int) -> float:
+    """Yield the 97.5 % quantile of Student's t, to 0.002.
+
+    Source: Abramowitz & Stegun 1964, 26.7.5, an expansion that needs more than 5 degrees of freedom.
+    """
+    if freedom <= len(FEW_T95):
+        return FEW_T95[freedom - 1]
+    z = Z95
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def _with_seeds(images: Interval, by_seed: np.ndarray, *, lowest: float) -> Interval:
+    count = len(by_seed)
+    if count < 2:
+        return images
+    half = t95(count - 1) * float(by_seed.std(ddof=1)) / math.sqrt(count)
+    below, above = (math.hypot(images.value - end, half) for end in (images.low, images.high))
+    return Interval(images.value, max(lowest, images.value - below), min(1.0, images.value + above))
 
 
 def bootstrap(measure: Callable[[np.ndarray], float], count: int, *, draws: int = 300, seed: int = 0) -> Interval:

@@ -16,10 +16,15 @@ from finetune.checkpoint.run_folder import write_text
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write the page of a run; `content` is what `saved.report_content` gathers from its folder."""
+    render(path, "page.html.j2", content)
+
+
+def render(path: Path, template: str, content: Mapping[str, Any]) -> None:
+    """Write a page from a template of this room; what comes from files is escaped."""
     environment = Environment(
         loader=PackageLoader("finetune.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    write_text(path, environment.get_template("page.html.j2").render(content))
+    write_text(path, environment.get_template(template).render(content))
 
 
 def curve(values: list[float | None], *, low: float, high: float, width: int = 560, height: int = 140) -> str:

@@ -12,7 +12,7 @@ scratch       everything, re-initialised
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune.errors import RecipeError
 from finetune.types import FreezePlan, GroupPlan, LayerGroup, Phase, Solver
@@ -93,6 +93,19 @@ def phases(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
     if name in ("full", "scratch"):
         return (_phase(name, choice, groups, depth=num_backbone),)
     raise RecipeError(f"strategy {name!r} has no phases of its own")
+
+
+def up_to_epoch(planned: Sequence[Phase], done: Sequence[str]) -> tuple[Phase, ...]:
+    """Yield the phases as far as epochs were done in them; `done` names the phase of every epoch.
+
+    Each keeps its schedule: the learning rate of an epoch is what it was.
+    """
+    found = []
+    for phase in planned:
+        count = done.count(phase.name)
+        if count:
+            found.append(phase if phase.solver == "lbfgs" else replace(phase, stop_after=count))
+    return tuple(found)
 
 
 def is_full(choice: Choice, groups: Sequence[LayerGroup]) -> bool:

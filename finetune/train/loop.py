@@ -71,12 +71,13 @@ class Work:
     """What a phase runs: the model on images, or its tail on what the trunk yielded.
 
     `run` shares its parameters with the model. `train` is drawn anew each epoch; for a phase that is
-    solved it holds the images in order, as evaluation sees them.
+    solved it holds the images in order, as evaluation sees them. Without `val` nothing is measured, and
+    no epoch is better than another.
     """
 
     run: nn.Module
     train: Batches
-    val: Batches
+    val: Batches | None
     is_cached: bool = False
 
 
@@ -131,7 +132,7 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
 
 def _train_epochs(fit: Fit, run: nn.Module, work: Work, optimiser: Any, phase: Phase, state: TrainState) -> None:
     saved_at = time.monotonic()
-    while state.epoch < phase.epochs and not _is_out_of_patience(fit, state):
+    while state.epoch < (phase.stop_after or phase.epochs) and not _is_out_of_patience(fit, state):
         _train_epoch(fit, run, work.train, optimiser, phase, state)
         lr = _lr(fit, phase, state.epoch, len(work.train) - 1, len(work.train))
         close_epoch(fit, work, phase, state, lr=lr, save=lambda: _keep(fit, optimiser, phase, state))
@@ -139,6 +140,7 @@ def _train_epochs(fit: Fit, run: nn.Module, work: Work, optimiser: Any, phase: P
         if time.monotonic() - saved_at > QUICK:
             _keep(fit, optimiser, phase, state)
             saved_at = time.monotonic()
+        fit.raise_if_stopped(lambda: _keep(fit, optimiser, phase, state))
 
 
 def close_epoch(
@@ -151,11 +153,9 @@ def close_epoch(
     Raises:
         TrainingError: the val loss is not finite.
     """
-    batches = stoppable(fit, work.val.epoch(), save)
-    logits, targets = collect_logits(work.run, batches, autocast=fit.accelerator.autocast)
-    value, loss = top1(logits, targets), float(cross_entropy(logits.double(), targets))
+    value, loss = _on_val(fit, work, save)
     epoch = len(state.history) + 1
-    if not math.isfinite(loss):
+    if loss is not None and not math.isfinite(loss):
         raise _not_finite(fit, f"the val loss is {loss} after epoch {epoch}, in phase {phase.name}", phase)
     line = {
         "phase": phase.name,
@@ -167,6 +167,9 @@ def close_epoch(
         "val_top1": value,
     }
     state.history.append(line)
+    if value is None or loss is None:
+        fit.on_event(Event("epoch", {**line, "is_best": False}))
+        return
     if state.best is None or state.best.is_beaten_by(value, loss):
         state.best = Best(value, loss, state.phase, epoch)
         state.num_without_better = 0
@@ -174,6 +177,15 @@ def close_epoch(
     else:
         state.num_without_better += 1
     fit.on_event(Event("epoch", {**line, "is_best": state.best.epoch == epoch}))
+
+
+def _on_val(fit: Fit, work: Work, save: Callable[[], None]) -> tuple[float, float] | tuple[None, None]:
+    """Yield top1 and loss on val, where there is one."""
+    if work.val is None:
+        return None, None
+    batches = stoppable(fit, work.val.epoch(), save)
+    logits, targets = collect_logits(work.run, batches, autocast=fit.accelerator.autocast)
+    return top1(logits, targets), float(cross_entropy(logits.double(), targets))
 
 
 def stoppable(fit: Fit, batches: Iterator[tuple[Any, Tensor]], save: Callable[[], None]) -> Iterator[Any]:

@@ -61,7 +61,7 @@ class Worker:
         except IndivisibleError as error:
             why = error if phase.plan.frozen else "every layer is trained"
             self._say(f"phase {phase.name}: no feature cache, {why}")
-            return Work(self.prepared.backbone.model, self._train_images(phase), self._plain("val"))
+            return Work(self.prepared.backbone.model, self._train_images(phase), self._val())
         was_cached = self._was_cached(phase)
         cached = None if was_cached is False else self._cached(divided, phase)
         if cached is not None:
@@ -84,7 +84,7 @@ class Worker:
         backbone = self.prepared.backbone
         size = backbone.preprocessing.image_size
         divided = divide(backbone.model, phase.plan, backbone.groups, image_size=size)
-        images, _ = next(self._plain("val").epoch())
+        images, _ = next((self._val() or self._plain("train")).epoch())
         count = trunk_batch(self.device)
         images = images.repeat(-(-count // len(images)), 1, 1, 1)[:count]
         fork = partial(forked, derive(0, "agrees"), devices=(self.device,))
@@ -102,8 +102,8 @@ class Worker:
         fill = partial(self.cache.batches, divided.trunk, divided.shapes, batch_size=int(recipe.train.batch_size))
         known = self.prepared.tapped.known(self.prepared.backbone.model) if self.prepared.tapped else None
         batches = fill(train, views=views, seed=seed, known=known)
-        judged = fill(val, views=1, seed=None) if batches else None
-        if batches is None or judged is None:
+        judged = fill(val, views=1, seed=None) if batches and val else None
+        if batches is None or (val and judged is None):
             self._say(f"phase {phase.name}: no feature cache, it would not fit (cache.limit, free disk or memory)")
             return None
         values = sum(torch.Size(shape).numel() for shape in divided.shapes)
@@ -115,10 +115,14 @@ class Worker:
 
     def _uncached(self, divided: Divided, phase: Phase) -> Work:
         train, val = (
-            TrunkBatches(divided.trunk, images, autocast=self.context.autocast)
-            for images in (self._train_images(phase), self._plain("val"))
+            images and TrunkBatches(divided.trunk, images, autocast=self.context.autocast)
+            for images in (self._train_images(phase), self._val())
         )
+        assert train is not None
         return Work(divided.tail, train, val)
+
+    def _val(self) -> ImageBatches | None:
+        return self._plain("val") if self.prepared.manifest.split("val") else None
 
     def _train_images(self, phase: Phase) -> ImageBatches:
         return self._plain("train") if phase.solver == "lbfgs" else self._augmented("train")

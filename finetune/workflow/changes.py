@@ -105,7 +105,7 @@ def check_weights(folder: RunFolder, began: Mapping[str, Any], backbone: Backbon
     if weights_digest(backbone) != began["weights"]:
         raise CheckpointError(
             f"the pretrained weights of {backbone.architecture.label} are not those that {folder.path} began with",
-            hint=f"Name the right ones with --weights, or start a new run: finetune run --recipe {folder.recipe}",
+            hint=f"Name the right ones with --weights, or {_anew(folder)}",
         )
 
 
@@ -119,11 +119,13 @@ def settle(
     """
     allowed = []
     if changed := list(_recipe_changes(began["recipe"], recipe)):
-        fixed = [text for key, text in changed if key.split(".")[0] in FIXED or key in FIXED_KEYS]
+        is_fixed = folder.comparison.is_file()  # its runs share one recipe
+        fixed = [text for key, text in changed if is_fixed or key.split(".")[0] in FIXED or key in FIXED_KEYS]
         if fixed:
             raise CheckpointError(
-                f"{folder.path} was begun with another recipe: {_some(fixed)}; this cannot change within a run",
-                hint=f"Put it back, or start a new run: finetune run --recipe {folder.recipe} with your changes.",
+                f"{folder.path} was begun with another recipe: {_some(fixed)}; this cannot change within a"
+                f" {_what(folder)}",
+                hint=f"Put it back, or {_anew(folder)} with your changes.",
             )
         _refuse_unless("recipe", "the recipe", [text for _, text in changed], allow, folder)
         allowed += [f"recipe: {text}" for _, text in changed]
@@ -201,9 +203,19 @@ def _refuse_unless(kind: str, what: str, changed: Sequence[str], allow: Collecti
     if kind not in allow:
         raise CheckpointError(
             f"{what} changed since {folder.path} began: {_some(changed)}",
-            hint=f"Put it back; or start a new run: finetune run --recipe {folder.recipe}; or go on, no longer exactly:"
-            f" finetune run --resume {folder.path} --allow {kind}",
+            hint=f"Put it back; or {_anew(folder)}; or go on, no longer exactly:"
+            f" {folder.command} --resume {folder.path} --allow {kind}",
         )
+
+
+def _what(folder: RunFolder) -> str:
+    return "comparison" if folder.comparison.is_file() else "run"
+
+
+def _anew(folder: RunFolder) -> str:
+    """Yield how to begin anew; a race that is not over has its recipe as it was asked for."""
+    recipe = folder.asked if folder.is_racing else folder.recipe
+    return f"start a new {_what(folder)}: {folder.command} --recipe {recipe}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -53,12 +53,16 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a phase takes: bytes of memory for a step of `batch` images, seconds of computing."""
+    """What a phase takes: bytes of memory for a step of `batch` images, seconds of computing.
+
+    `once_seconds` of them do not grow with the epochs: running the trunk for the cache, solving on it.
+    """
 
     batch: int
     memory_bytes: int | None
     seconds: float | None
     cut: Cut | None
+    once_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,14 @@ class Speed:
     step: float
 
 
-def costs(recipe: Recipe, skeleton: Backbone, phases: Sequence[Phase], *, num_images: int) -> tuple[Cost, ...]:
-    """Yield what every phase of a plan takes for so many images, train and val together."""
-    speed = _measured(recipe, skeleton)
+def costs(
+    recipe: Recipe, skeleton: Backbone, phases: Sequence[Phase], *, num_images: int, speed: Speed | None = None
+) -> tuple[Cost, ...]:
+    """Yield what every phase of a plan takes for so many images, train and val together.
+
+    The machine is timed unless its `speed` is known.
+    """
+    speed = speed or speed_of(recipe, skeleton)
     return tuple(_cost(recipe, skeleton, phase, num_images, speed) for phase in phases)
 
 
@@ -83,8 +92,8 @@ def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, spe
     epochs = phase.epochs if phase.solver == "gradient" else 1
     try:
         forward = 2 * multiplications(skeleton.model, image_size=size)
-        step, everything = (_step_flops(skeleton, plan, size) for plan in (phase.plan, _trained(phase.plan)))
-        cut = _cut(recipe, skeleton, phase, num_train, num_val, forward=forward, step=step)
+        step, everything = (step_flops(skeleton, plan, size) for plan in (phase.plan, _trained(phase.plan)))
+        cut = cut_of(recipe, skeleton, phase, num_train, num_val, forward=forward, step=step)
         memory = phase_memory(skeleton, phase, optimiser=recipe.optim.name).of(batch)
     except (NotImplementedError, RuntimeError):  # a network that computes with the values of its tensors
         return Cost(batch, None, None, None)
@@ -95,10 +104,12 @@ def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, spe
     learn = speed.step * (step - (cut.trunk_share if cut else 0.0) * forward) / everything
     passes = (num_train * cut.views + num_val) if cut and cut.views else epochs * num_images
     seconds = passes * trunk + epochs * (num_train * (learn if phase.solver == "gradient" else 0) + num_val * tail)
-    return Cost(batch, memory, seconds, cut)
+    is_once = phase.solver == "lbfgs"
+    once = seconds if is_once else passes * trunk if cut and cut.views else 0.0
+    return Cost(batch, memory, seconds, cut, once)
 
 
-def _cut(
+def cut_of(
     recipe: Recipe, skeleton: Backbone, phase: Phase, num_train: int, num_val: int, *, forward: int, step: int
 ) -> Cut | None:
     """Cut the model of a phase as the run would; None where nothing can be kept."""
@@ -118,7 +129,7 @@ def _cut(
     return Cut(divided.shapes, layout.row_bytes, share, views, rows if views else 0, max(0.0, saved / max(whole, 1)))
 
 
-def _step_flops(skeleton: Backbone, plan: FreezePlan, size: tuple[int, int]) -> int:
+def step_flops(skeleton: Backbone, plan: FreezePlan, size: tuple[int, int]) -> int:
     """Yield the operations of a forward pass of one image and of the backward pass that a plan needs."""
     model = skeleton.model
     with freezing(model, plan, skeleton.groups), FlopCounterMode(display=False) as counter:
@@ -135,7 +146,7 @@ def _trained(plan: FreezePlan) -> FreezePlan:
     return FreezePlan(tuple(replace(item, trains="all") for item in plan.groups))
 
 
-def _measured(recipe: Recipe, skeleton: Backbone) -> Speed | None:
+def speed_of(recipe: Recipe, skeleton: Backbone) -> Speed | None:
     """Time the network with random weights on this machine; None for one that is too large to try."""
     if sum(p.numel() for p in skeleton.model.parameters()) > LARGEST:
         return None

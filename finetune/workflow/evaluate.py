@@ -44,18 +44,23 @@ def evaluate(
     """
     saved = load_run(run, device=device)
     manifest = saved.manifest() if data is None else _other_data(saved, data, on_event)
-    name, samples = _chosen(manifest, split, is_own=data is None)
+    name, samples = _chosen(manifest, split, is_own=data is None, is_refit=saved.recipe.train.refit)
     batches = plain_batches(saved.recipe, manifest, saved.backbone, samples, batch_size=batch_size)
     context = accelerator(batches.device, str(saved.recipe.train.precision))
     logits, targets = collect_logits(saved.backbone.model, batches.epoch(), autocast=context.autocast)
     return Evaluation(name, len(samples), saved.classes, measure(logits, targets), confusion(logits, targets))
 
 
-def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool) -> tuple[str, tuple[Sample, ...]]:
+def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool, is_refit: bool) -> tuple[str, tuple[Sample, ...]]:
     if split is None and not is_own:
         return "all", manifest.samples
     there = [name for name in SPLITS if manifest.split(name)]
     name = split or ("test" if "test" in there else "val")
+    if name not in there and is_own and is_refit:
+        raise DataError(
+            f"this model was refitted on train and val: no {name} split is left to measure it on",
+            hint="Its metrics.json has those of the first fit; a run sets a test split aside with --test 0.2.",
+        )
     if name not in there:
         raise DataError(
             f"this data has no {name} split",

@@ -106,7 +106,8 @@ def _timm_folder(saved: SavedRun, place: Path) -> Export:
 
 def _proof_images(saved: SavedRun) -> torch.Tensor:
     manifest = saved.manifest()
-    samples = manifest.split("val")[:: max(1, len(manifest.split("val")) // NUM_PROOF_IMAGES)]
+    judged = next(found for name in ("val", "test", "train") if (found := manifest.split(name)))
+    samples = judged[:: max(1, len(judged) // NUM_PROOF_IMAGES)]
     batches = plain_batches(saved.recipe, manifest, saved.backbone, samples[:NUM_PROOF_IMAGES])
     return torch.cat([images.cpu() for images, _ in batches.epoch()])  # (N, 3, H, W)
 

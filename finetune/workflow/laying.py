@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from finetune import recipe as recipes
+from finetune.backbone.load import Backbone
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.run_folder import RunFolder, write_json, write_text
 from finetune.data import checks, split
+from finetune.data.pixels import PixelCache
 from finetune.settings import Recipe
-from finetune.types import Event, OnEvent, to_json
+from finetune.types import Event, Manifest, OnEvent, to_json
 from finetune.workflow import changes, environment, saved
 from finetune.workflow.prepare import (
     Prepared,
@@ -19,10 +23,24 @@ from finetune.workflow.prepare import (
     load_backbone,
     pixels_of,
     plan_phases,
+    recipe_of,
     with_head,
 )
 
 HEADER = "The resolved recipe of this run; repeat it with: finetune run --recipe recipe.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a stopped run goes on: the kinds of change that are allowed, and what changes its recipe."""
+
+    allow: frozenset[str] = frozenset()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def recipe(self, file: Path) -> Recipe:
+        """Yield a recipe of the run as it is to be from now on."""
+        return recipe_of(file, settings=self.settings, overrides=self.overrides)
 
 
 def lay_folder(folder: RunFolder, prepared: Prepared) -> None:
@@ -33,7 +51,7 @@ def lay_folder(folder: RunFolder, prepared: Prepared) -> None:
     """
     split.write(prepared.manifest, folder.split)
     saved.write_problems(folder.problems, prepared.manifest)
-    write_json(folder.plan, saved.plan_content(prepared.backbone, prepared.phases, prepared.manifest))
+    write_json(folder.plan, saved.plan_content(prepared))
     if prepared.evidence is not None and prepared.verdict is not None:
         content = {"evidence": to_json(prepared.evidence), "verdict": to_json(prepared.verdict)}
         write_json(folder.evidence, content)
@@ -44,34 +62,74 @@ def lay_folder(folder: RunFolder, prepared: Prepared) -> None:
 
 
 def reopen(
-    folder: RunFolder, recipe: Recipe, *, allow: Collection[str], on_event: OnEvent
+    folder: RunFolder,
+    terms: Terms,
+    *,
+    now: Manifest | None = None,
+    named: RunFolder | None = None,
+    on_event: OnEvent,
 ) -> tuple[Prepared, list[str]]:
     """Yield a run before its next step, and in words every change that was allowed since it began.
+
+    `now` is the data as it is, where it was read already; `named` is the folder that a user goes on with,
+    where it is another.
 
     Raises:
         CheckpointError: something changed that was not allowed, or a file of the run is damaged.
     """
-    began = changes.read_beginning(folder)
-    news = changes.settle(folder, recipe, began, allow=allow, on_event=on_event)
+    recipe = terms.recipe(folder.recipe)
     classes = run_folder.read_classes(folder)
+    again, allowed = reopen_data(folder, recipe, classes, terms, now=now, named=named, on_event=on_event)
+    phases = plan_phases(recipe, again.plain)
+    return Prepared(recipe, again.manifest, again.backbone, phases, None, None, again.pixels), allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """The data and the backbone that a run or a comparison goes on with, `plain` with all its layer groups."""
+
+    manifest: Manifest
+    plain: Backbone
+    backbone: Backbone
+    pixels: PixelCache | None
+
+
+def reopen_data(
+    folder: RunFolder,
+    recipe: Recipe,
+    classes: Sequence[str],
+    terms: Terms,
+    *,
+    now: Manifest | None = None,
+    named: RunFolder | None = None,
+    header: str = HEADER,
+    on_event: OnEvent,
+) -> tuple[Reopened, list[str]]:
+    """Yield data and backbone as they are now, compared with what a run or a comparison began with.
+
+    Raises:
+        CheckpointError: something changed that was not allowed, or a file of the folder is damaged.
+    """
+    named = named or folder
+    began = changes.read_beginning(folder)
+    news = changes.settle(named, recipe, began, allow=terms.allow, on_event=on_event)
     kept = split.read(folder.split, root=saved.data_root(recipe), classes=classes)
-    backbone = load_backbone(recipe, architecture_of(recipe), num_classes=len(classes))
-    pixels = pixels_of(recipe, kept, backbone)
-    now = checks.scan(list_data(recipe), pixels=pixels, on_event=on_event)
-    manifest, more = changes.settle_data(folder, kept, now, allow=allow)
-    phases = plan_phases(recipe, backbone)
-    prepared = Prepared(recipe, manifest, with_head(recipe, backbone), phases, None, None, pixels)
+    plain = load_backbone(recipe, architecture_of(recipe), num_classes=len(classes))
+    pixels = pixels_of(recipe, kept, plain)
+    now = now or checks.scan(list_data(recipe), pixels=pixels, on_event=on_event)
+    manifest, more = changes.settle_data(named, kept, now, allow=terms.allow)
+    backbone = with_head(recipe, plain)
     if not news:
-        changes.check_weights(folder, began, prepared.backbone)
+        changes.check_weights(named, began, backbone)
     news += more
-    allowed = [*began["allowed"], *news]
+    allowed = list(dict.fromkeys([*began["allowed"], *news]))
     for text in news:
         on_event(Event("warning", {"text": f"{text} (allowed: the run is no longer what it would have been)"}))
     if news or recipe != recipes.load(folder.recipe) or recipe.model_dump() != began["recipe"]:
-        changes.note_beginning(folder, recipe, prepared.backbone, allowed=allowed)
+        changes.note_beginning(folder, recipe, backbone, allowed=allowed)
         split.write(manifest, folder.split)
-        write_text(folder.recipe, recipes.dump(recipe, header=HEADER))
-    return prepared, allowed
+        write_text(folder.recipe, recipes.dump(recipe, header=header))
+    return Reopened(manifest, plain, backbone, pixels), allowed
 
 
 def with_whole_paths(recipe: Recipe) -> Recipe:

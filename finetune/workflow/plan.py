@@ -12,9 +12,11 @@ from finetune.errors import RecipeError
 from finetune.settings import Recipe
 from finetune.types import Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
 from finetune.workflow import prepare as preparing
+from finetune.workflow import race as racing
 from finetune.workflow.batch_size import skeleton_or_none
 from finetune.workflow.costs import Cost, costs
 from finetune.workflow.prepare import Prepared, recipe_of
+from finetune.workflow.timed import within_time
 
 USUAL_CLASSES = 1000  # of ImageNet, where neither the data nor the weights have classes
 USUAL_IMAGES = 1000  # that sizes and times are for where there is no data
@@ -96,18 +98,24 @@ def plan(
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    if chosen.strategy.name == "auto" and not chosen.data.path and layers:
+    name, told = chosen.strategy.name, []
+    if name in ("auto", "race") and not chosen.data.path and layers:
         return _layers_alone(chosen)
-    if chosen.strategy.name == "auto":
+    if name in ("auto", "race"):
         if not chosen.data.path:
             raise RecipeError(
-                "strategy auto decides from the data, and there is none",
+                f"strategy {name} decides from the data, and there is none",
                 hint="Add --data DIR, or name a strategy, e.g. --strategy head-only.",
             )
-        made = preparing.prepare(chosen, on_event=on_event)
+        made = preparing.prepare(racing.as_auto(chosen), on_event=on_event)
+        if name == "race":
+            told = [
+                f"{racing.told(racing.planned(racing.field_of(chosen, made))[1])}; shown is {made.recipe.strategy.name}"
+            ]
     else:
         made = _prepared_on_paper(chosen)
     num_images = images or len(made.manifest.samples) or USUAL_IMAGES
+    made = within_time(made, chosen, may_fall=name == "auto", num_images=num_images, on_event=on_event)
     skeleton = skeleton_or_none(made.recipe, num_classes=len(made.manifest.classes))
     return Plan(
         backbone=made.backbone.architecture.name,
@@ -116,7 +124,7 @@ def plan(
         strategy=made.recipe.strategy.name,
         groups=made.backbone.groups,
         phases=made.phases,
-        notes=tuple(preparing.remarks(made.recipe, made.backbone)),
+        notes=(*told, *made.notes, *preparing.remarks(made.recipe, made.backbone)),
         evidence=made.evidence,
         verdict=made.verdict,
         num_images=num_images,
@@ -127,15 +135,15 @@ def plan(
 
 def _layers_alone(recipe: Recipe) -> Plan:
     skeleton = preparing.skeleton_of(recipe, num_classes=None)
-    size = skeleton.preprocessing.image_size
+    size, name = skeleton.preprocessing.image_size, recipe.strategy.name
     return Plan(
         backbone=skeleton.architecture.name,
         image_size=size,
         num_classes=skeleton.model.num_classes,  # type: ignore[arg-type]
-        strategy=recipe.strategy.name,
+        strategy=name,
         groups=skeleton.groups,
         phases=(),
-        notes=("strategy auto decides from the data what to train: add --data DIR, or name a --strategy",),
+        notes=(f"strategy {name} decides from the data what to train: add --data DIR, or name a --strategy",),
         layers=layer_table(skeleton.model, image_size=size),
     )
 

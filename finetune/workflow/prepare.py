@@ -39,6 +39,7 @@ class Prepared:
     verdict: Verdict | None
     pixels: PixelCache | None = None
     tapped: Tapped | None = None  # what the evidence has computed already
+    notes: tuple[str, ...] = ()
 
 
 def recipe_of(
@@ -72,21 +73,21 @@ def recipe_of(
     return recipe
 
 
-def prepare(recipe: Recipe, *, on_event: OnEvent = ignore) -> Prepared:
+def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> Prepared:
     """Read the data, load the backbone, decide what "auto" leaves open, and settle every number.
+
+    `manifest` is the data where it was read before.
 
     Raises:
         DataError, BackboneError, RecipeError, ResourceError: what cannot be used, and the way out.
     """
     of = architecture_of(recipe)
     resolve_device(recipe.train.device)
-    listed = list_data(recipe)
+    listed = manifest or list_data(recipe)
     backbone = load_backbone(recipe, of, num_classes=len(listed.classes))
     pixels = pixels_of(recipe, listed, backbone)
-    manifest = read_data(recipe, listed, pixels=pixels, on_event=on_event)
-    on_event(Event("message", {"text": describe_data(manifest)}))
-    for note in manifest.notes:
-        on_event(Event("warning", {"text": note}))
+    if manifest is None:
+        manifest = read_and_tell(recipe, listed, pixels=pixels, on_event=on_event)
     if backbone.weights is not None:
         on_event(Event("message", {"text": f"{of.label}: {backbone.weights.sentence()}"}))
     evidence = verdict = tapped = None
@@ -165,6 +166,17 @@ def read_data(
     """Read, scan and split the data of a recipe; what the scan decodes fills the pixel cache."""
     manifest = checks.scan(listed or list_data(recipe), pixels=pixels, on_event=on_event)
     return split.assign(manifest, val=recipe.split.val, test=recipe.split.test, seed=recipe.split.seed)
+
+
+def read_and_tell(
+    recipe: Recipe, listed: Manifest, *, pixels: PixelCache | None = None, on_event: OnEvent = ignore
+) -> Manifest:
+    """Read, scan and split the data of a recipe, and say what was found."""
+    manifest = read_data(recipe, listed, pixels=pixels, on_event=on_event)
+    on_event(Event("message", {"text": describe_data(manifest)}))
+    for note in manifest.notes:
+        on_event(Event("warning", {"text": note}))
+    return manifest
 
 
 def describe_data(manifest: Manifest) -> str:
@@ -301,7 +313,7 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
         problems.append(f"strategy.top_k has no meaning with strategy.name = {name!r}, only with 'top-k' and 'lp-ft'")
     if changes.get("strategy.probe_at", "auto") != "auto" and name not in ("auto", "linear-probe"):
         problems.append(f"strategy.probe_at has no meaning with strategy.name = {name!r}, only with 'linear-probe'")
-    if changes.get("strategy.assume", "none") != "none" and name != "auto":
-        problems.append(f"strategy.assume has no meaning with strategy.name = {name!r}, only with 'auto'")
+    if changes.get("strategy.assume", "none") != "none" and name not in ("auto", "race"):
+        problems.append(f"strategy.assume has no meaning with strategy.name = {name!r}, only with 'auto' and 'race'")
     if problems:
         raise RecipeError(problems)

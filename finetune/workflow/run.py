@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from finetune import recipe as recipes
-from finetune.backbone.folder import plain_tensors
-from finetune.checkpoint import run_folder, state
-from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
-from finetune.checkpoint.run_folder import RunFolder, write_json, write_text
+from finetune.checkpoint import state
+from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.state import Checkpoint, TrainState
-from finetune.data.loaders import lost_workers
-from finetune.device import accelerator, resolve_device
-from finetune.errors import CheckpointError, DataError, ResourceError, TrainingError
+from finetune.errors import CheckpointError
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import measure
 from finetune.report import page
 from finetune.settings import Recipe
-from finetune.strategy.strategies import retrained
-from finetune.train.loop import Fit, FitSettings
-from finetune.train.phases import fit_phases
-from finetune.types import SPLITS, Event, OnEvent, ignore, to_json
-from finetune.workflow import changes, saved
+from finetune.train.loop import Fit
+from finetune.types import Event, Manifest, OnEvent, Split, ignore, to_json
+from finetune.workflow import saved
 from finetune.workflow.batch_size import with_micro_batch
-from finetune.workflow.batches import Worker
-from finetune.workflow.laying import lay_folder, reopen, with_whole_paths
+from finetune.workflow.laying import Terms, lay_folder, reopen
 from finetune.workflow.passes import plain_batches
-from finetune.workflow.prepare import (
-    Prepared,
-    load_backbone,
-    prepare,
-    recipe_of,
-)
-from finetune.workflow.signals import Stop, stop_on_signals
+from finetune.workflow.prepare import Prepared, prepare
+from finetune.workflow.refit import FIRST, Refit, refit
+from finetune.workflow.signals import Stop
+from finetune.workflow.timed import within_time
+from finetune.workflow.training import Trained, computing, telling_how_to_go_on, train
+
+Metrics = dict[str, dict[str, dict[str, float]]]  # by split and name, each with value, low and high
+Guesses = dict[Split, list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +38,7 @@ class RunResult:
 
     folder: Path
     strategy: str
-    metrics: dict[str, dict[str, dict[str, float]]]
+    metrics: Metrics
     best_epoch: int
     problems: int
 
@@ -59,123 +47,68 @@ class RunResult:
         return {**to_json(self), "folder": str(self.folder)}
 
 
-def run(
-    data: str | Path | None = None,
-    *,
-    recipe: Recipe | str | Path | None = None,
-    out: str | Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    on_event: OnEvent = ignore,
-    **settings: Any,
-) -> RunResult:
-    """Train a classifier on a folder of images (or a table) and leave a run folder.
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """One run before its first step, and the seconds that it took to come there."""
 
-        finetune.run("imgs", strategy="head-only", backbone="resnet18", epochs=5)
+    prepared: Prepared
+    seconds: dict[str, float]
 
-    `settings` are the flags of `finetune run`, `overrides` any key of the recipe by its dotted name.
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the run folder is called by, where it has no name."""
+        recipe = self.prepared.recipe
+        return (Path(recipe.data.path).stem, self.prepared.backbone.architecture.label, recipe.strategy.name)
+
+    def begin(self, folder: RunFolder, *, stop: Stop, on_event: OnEvent) -> RunResult:
+        """Lay out a folder that is held, and train in it from the first step.
+
+        Raises:
+            FinetuneError: one of its kinds, with the way out in `.hint`.
+        """
+        lay_folder(folder, self.prepared)
+        stop.begun(folder)
+        on_event(Event("message", {"text": f"run folder: {folder.path}"}))
+        return _train(folder, self.prepared, None, allowed=[], seconds=self.seconds, stop=stop, on_event=on_event)
+
+
+def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> Ready:
+    """Yield the run that a recipe asks for; `manifest` is its data where it was read before.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
-    chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    with stop_on_signals() as stop:
-        if out is not None:
-            with new_folder(Path(out)) as folder:
-                write_text(folder.asked, recipes.dump(with_whole_paths(chosen)))
-                return _begin(folder, *_prepared(chosen, on_event), stop=stop, on_event=on_event)
-        prepared, seconds = _prepared(chosen, on_event)
-        words = (Path(chosen.data.path).stem, prepared.backbone.architecture.label, prepared.recipe.strategy.name)
-        with new_folder(None, words=words) as folder:
-            return _begin(folder, prepared, seconds, stop=stop, on_event=on_event)
+    began = time.monotonic()
+    prepared = prepare(recipe, manifest=manifest, on_event=on_event)
+    is_open = recipe.strategy.name == "auto"
+    num_images = len(prepared.manifest.samples)
+    prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
+    return Ready(with_micro_batch(prepared, on_event=on_event), {"prepare": time.monotonic() - began})
 
 
-def resume(
-    path: str | Path,
+def resume_alone(
+    folder: RunFolder,
+    terms: Terms,
     *,
-    allow: Iterable[str] = (),
-    overrides: Mapping[str, Any] | None = None,
+    now: Manifest | None = None,
+    seconds: dict[str, float] | None = None,
+    stop: Stop,
     on_event: OnEvent = ignore,
-    **settings: Any,
 ) -> RunResult:
-    """Go on with an interrupted run from its last checkpoint, as if it had never stopped.
+    """Go on with one run, whose folder is held, from its last checkpoint to its end.
 
-    `allow` names the kinds of change ("data", "version", "recipe") that may have come between;
-    `settings` and `overrides` change the recipe, as in `run`.
+    `now` is its data as it is, where it was read before; `seconds` is what came before, for timing.json.
 
     Raises:
-        CheckpointError: no run folder, damaged, already finished, or something changed that may not.
-        ResourceError: another process is at it.
+        CheckpointError: damaged, or something changed that may not.
     """
-    kinds = changes.check_kinds(allow)
-    folder = run_folder.open_unfinished(path)
-    _check_unfinished(folder)
-    with stop_on_signals() as stop, claimed(folder, seconds=LINGER, on_event=on_event):
-        _check_unfinished(folder)
-        clear_leftovers(folder)
-        if not folder.recipe.is_file():
-            on_event(Event("message", {"text": f"{folder.path} was stopped before its first step: it begins anew"}))
-            chosen = recipe_of(folder.asked, settings=settings, overrides=overrides)
-            return _begin(folder, *_prepared(chosen, on_event), stop=stop, on_event=on_event)
-        stop.folder = folder.path
-        folder.asked.unlink(missing_ok=True)
-        recipe = recipe_of(folder.recipe, settings=settings, overrides=overrides)
-        prepared, allowed = reopen(folder, recipe, allow=kinds, on_event=on_event)
-        checkpoint = state.load(folder.last, on_event=on_event)
-        history = checkpoint.state.history if checkpoint else []
-        _write_epochs(folder, history)
-        on_event(Event("message", {"text": f"resuming {folder.path} after {len(history)} epochs"}))
-        return _train(folder, prepared, checkpoint, allowed=allowed, seconds={}, stop=stop, on_event=on_event)
-
-
-def _check_unfinished(folder: RunFolder) -> None:
-    if folder.is_finished:
-        raise CheckpointError(f"{folder.path} is finished: there is nothing to resume", hint="See its report.html.")
-
-
-def _prepared(recipe: Recipe, on_event: OnEvent) -> tuple[Prepared, dict[str, float]]:
-    began = time.monotonic()
-    prepared = with_micro_batch(prepare(recipe, on_event=on_event), on_event=on_event)
-    return prepared, {"prepare": time.monotonic() - began}
-
-
-def _begin(
-    folder: RunFolder, prepared: Prepared, seconds: dict[str, float], *, stop: Stop, on_event: OnEvent
-) -> RunResult:
-    lay_folder(folder, prepared)
-    stop.folder = folder.path
-    on_event(Event("message", {"text": f"run folder: {folder.path}"}))
-    return _train(folder, prepared, None, allowed=[], seconds=seconds, stop=stop, on_event=on_event)
-
-
-@dataclass(frozen=True, slots=True)
-class _Keeper:
-    """Writes checkpoints and the epochs' lines into a run folder."""
-
-    folder: RunFolder
-
-    def last(self, model: nn.Module, optimiser: dict[str, Tensor], now: TrainState) -> None:
-        state.save(self.folder.last, plain_tensors(model), optimiser, now)
-        _write_epochs(self.folder, now.history)
-
-    def best(self, model: nn.Module, now: TrainState) -> None:
-        state.save(self.folder.best, plain_tensors(model), {}, now, keeps_before=False)
-
-
-def _write_epochs(folder: RunFolder, history: Sequence[dict[str, Any]]) -> None:
-    write_text(folder.epochs, "".join(f"{saved.line(row)}\n" for row in history))
-
-
-class _Timing:
-    """Hands events on, and keeps those that say where the time went."""
-
-    def __init__(self, on_event: OnEvent) -> None:
-        self.on_event = on_event
-        self.rows: list[dict[str, Any]] = []
-
-    def __call__(self, event: Event) -> None:
-        if event.kind == "timing":
-            self.rows.append(event.facts)
-        self.on_event(event)
+    stop.begun(folder)
+    folder.asked.unlink(missing_ok=True)
+    prepared, allowed = reopen(folder, terms, now=now, on_event=on_event)
+    checkpoint = state.load(folder.last, on_event=on_event)
+    done = len(checkpoint.state.history) if checkpoint else 0
+    on_event(Event("message", {"text": f"resuming {folder.path} after {done} epochs"}))
+    return _train(folder, prepared, checkpoint, allowed=allowed, seconds=seconds or {}, stop=stop, on_event=on_event)
 
 
 def _train(
@@ -189,34 +122,50 @@ def _train(
     on_event: OnEvent,
 ) -> RunResult:
     began = time.monotonic()
-    recipe, backbone = prepared.recipe, prepared.backbone
-    fresh, timing = _fresh(prepared), _Timing(on_event)
-    with _deterministic(recipe.train.deterministic), _how_to_go_on(folder), lost_workers():
-        context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
-        resumed = checkpoint.state if checkpoint else None
-        worker = Worker(prepared, context, timing, lambda: stop.raise_if_asked(lambda: None), resumed=resumed)
-        fit = _fit(folder, prepared, worker, stop)
-        with stop.training(), lost_workers():
-            end = fit_phases(fit, prepared.phases, fresh=fresh, resumed=checkpoint)
+    refitted = None
+    with telling_how_to_go_on(folder), computing(prepared.recipe):
+        trained = train(folder, prepared, checkpoint, stop=stop, on_event=on_event)
         seconds["train"] = time.monotonic() - began
-        backbone.model.load_state_dict(_best(folder, end).model)
-        metrics = _evaluate(prepared, fit)
-        saved.write_model(folder.model, backbone, prepared.manifest.classes)
+        prepared.backbone.model.load_state_dict(_best(folder, trained.state).model)
+        metrics, guesses = _evaluate(prepared, trained.fit, ("val", "test"))
         seconds["evaluate"] = time.monotonic() - began - seconds["train"]
-        write_json(
-            folder.timing,
-            {
-                "seconds": seconds,
-                "num_train": len(prepared.manifest.split("train")),
-                "epochs": len(end.history),
-                "training": timing.rows,
-            },
-        )
-        best_epoch = end.best.epoch if end.best else 0
-        content = saved.report_content(folder, recipe, metrics, end.history, best_epoch=best_epoch)
-        page.write(folder.report, {**content, "computed": [*allowed, *worker.said]})
-        write_json(folder.metrics, metrics)
-    return RunResult(folder.path, recipe.strategy.name, metrics, best_epoch, len(prepared.manifest.problems))
+        if prepared.recipe.train.refit:
+            refitted = refit(folder, prepared, trained.state, stop=stop, on_event=on_event)
+            later, guessed = _evaluate(refitted.prepared, refitted.fit, ("test",))
+            metrics = {**{f"{name}, {FIRST}": found for name, found in metrics.items()}, **later}
+            guesses |= guessed
+            seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
+        return _deliver(folder, prepared, trained, refitted, metrics, guesses, allowed=allowed, seconds=seconds)
+
+
+def _deliver(
+    folder: RunFolder,
+    prepared: Prepared,
+    trained: Trained,
+    refitted: Refit | None,
+    metrics: Metrics,
+    guesses: Guesses,
+    *,
+    allowed: Sequence[str],
+    seconds: dict[str, float],
+) -> RunResult:
+    """Write the model, what it named, and the report; metrics.json last, which ends the run."""
+    recipe, manifest, end = prepared.recipe, prepared.manifest, trained.state
+    delivered = refitted.prepared.backbone if refitted else prepared.backbone
+    saved.write_model(folder.model, delivered, manifest.classes)
+    saved.write_predictions(folder.predictions, manifest, guesses)
+    timing = {
+        "seconds": seconds,
+        "num_train": len(manifest.split("train")),
+        "epochs": len(end.history),
+        "training": list(trained.timing),
+    }
+    write_json(folder.timing, timing)
+    best_epoch = end.best.epoch if end.best else 0
+    content = saved.report_content(folder, recipe, metrics, end.history, best_epoch=best_epoch)
+    page.write(folder.report, {**content, "computed": [*allowed, *trained.said], "refit": refitted})
+    write_json(folder.metrics, metrics)
+    return RunResult(folder.path, recipe.strategy.name, metrics, best_epoch, len(manifest.problems))
 
 
 def _best(folder: RunFolder, end: TrainState) -> Checkpoint:
@@ -230,73 +179,16 @@ def _best(folder: RunFolder, end: TrainState) -> Checkpoint:
     return best
 
 
-@contextmanager
-def _how_to_go_on(folder: RunFolder) -> Iterator[None]:
-    """Add to the hint of what fails inside the block how the run is gone on with."""
-    try:
-        yield
-    except (DataError, ResourceError, TrainingError) as error:
-        text = f"What was done is kept: finetune run --resume {folder.path}"
-        more = " --allow recipe, with the flag that is to change" if isinstance(error, TrainingError) else ""
-        error.hint = f"{error.hint} {text}{more}".lstrip()
-        raise
-
-
-def _fit(folder: RunFolder, prepared: Prepared, worker: Worker, stop: Stop) -> Fit:
-    recipe = prepared.recipe
-    settings = FitSettings(
-        optimiser=recipe.optim.name,
-        weight_decay=float(recipe.optim.weight_decay),
-        schedule=recipe.optim.schedule,
-        warmup=recipe.optim.warmup,
-        clip=None if recipe.optim.clip == "none" else recipe.optim.clip,
-        label_smoothing=recipe.loss.label_smoothing,
-        patience=None if recipe.train.patience == "none" else int(recipe.train.patience),
-        checkpoint_every=None if recipe.train.checkpoint_every == "none" else recipe.train.checkpoint_every,
-        seed=recipe.train.seed,
-        micro_batch=None if recipe.train.micro_batch == "auto" else recipe.train.micro_batch,
-    )
-    return Fit(
-        model=prepared.backbone.model,
-        groups=prepared.backbone.groups,
-        work_of=worker.work_of,
-        settings=settings,
-        accelerator=worker.context,
-        keeper=_Keeper(folder),
-        on_event=worker.on_event,
-        raise_if_stopped=stop.raise_if_asked,
-    )
-
-
-def _fresh(prepared: Prepared) -> nn.Module:
-    """Yield the network as it is when new, for what is re-initialised; the head is new already."""
-    if not set(retrained(prepared.phases)) - {"head"}:
-        return prepared.backbone.model
-    of = replace(prepared.backbone.architecture, pretrained=False)
-    return load_backbone(prepared.recipe, of, num_classes=len(prepared.manifest.classes)).model
-
-
-def _evaluate(prepared: Prepared, fit: Fit) -> dict[str, dict[str, dict[str, float]]]:
-    recipe = prepared.recipe
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name in SPLITS:
-        if name == "train" or not prepared.manifest.split(name):
-            continue
+def _evaluate(prepared: Prepared, fit: Fit, splits: Sequence[Split]) -> tuple[Metrics, Guesses]:
+    """Measure the model on each split that the data has; yield metrics, and the class guessed for every image."""
+    recipe, metrics = prepared.recipe, {}
+    guesses: Guesses = {}
+    for name in splits:
         samples = prepared.manifest.split(name)
+        if not samples:
+            continue
         batches = plain_batches(recipe, prepared.manifest, prepared.backbone, samples, pixels=prepared.pixels)
         logits, targets = collect_logits(fit.model, batches.epoch(), autocast=fit.accelerator.autocast)
-        found[name] = {key: to_json(value) for key, value in measure(logits, targets).items()}
-    return found
-
-
-@contextmanager
-def _deterministic(is_asked: bool) -> Iterator[None]:
-    """Ask torch for deterministic kernels inside the block, where the recipe does."""
-    before = torch.are_deterministic_algorithms_enabled()
-    if is_asked:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
+        metrics[str(name)] = {key: to_json(value) for key, value in measure(logits, targets).items()}
+        guesses[name] = logits.argmax(dim=1).tolist()
+    return metrics, guesses

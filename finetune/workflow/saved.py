@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import written_beside
 from finetune.data import split
 from finetune.device import in_fast_layout, resolve_device
-from finetune.errors import CheckpointError
+from finetune.errors import CheckpointError, RecipeError
 from finetune.report import page
 from finetune.report.depth import depth
 from finetune.settings import Recipe
-from finetune.types import Manifest, Phase, to_json
+from finetune.types import Manifest, Split, to_json
 from finetune.workflow import prepare
+from finetune.workflow.prepare import Prepared
 
 
 @dataclass(slots=True)
@@ -43,8 +44,9 @@ class SavedRun:
     classes: tuple[str, ...]
 
     def manifest(self) -> Manifest:
-        """Yield the data that the run was trained on, as split.csv pins it."""
-        return split.read(self.folder.split, root=data_root(self.recipe), classes=self.classes)
+        """Yield the data that the run was trained on, as split.csv pins it; what a refit took of val is train."""
+        found = split.read(self.folder.split, root=data_root(self.recipe), classes=self.classes)
+        return split.val_in_train(found) if self.recipe.train.refit else found
 
 
 def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
@@ -64,11 +66,12 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     config = timm_folder.read_config(folder.model)
     of = replace(backbones.architecture("auto", weights=folder.model), pretrained=False)
     backbone = backbones.load(of, num_classes=len(config.classes))
-    if config.probe_at and config.probe_at not in {group.name for group in backbone.groups}:
+    try:
+        backbone = prepare.cut_at(backbone, config.probe_at) if config.probe_at else backbone
+    except RecipeError as error:
         raise CheckpointError(
             f"{folder.model / timm_folder.CONFIG} names a layer group that is none: {config.probe_at}"
-        )
-    backbone = prepare.cut_at(backbone, config.probe_at) if config.probe_at else backbone
+        ) from error
     try:
         backbone.model.load_state_dict(load_file(weights))
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -98,22 +101,38 @@ def data_root(recipe: Recipe) -> str:
     return str(path if path.is_dir() else path.parent)
 
 
-def plan_content(backbone: Backbone, phases: Sequence[Phase], manifest: Manifest) -> dict[str, Any]:
-    """Yield plan.json: classes, layer groups, and every phase with its freeze plan."""
+def plan_content(prepared: Prepared) -> dict[str, Any]:
+    """Yield plan.json: classes, layer groups, every phase with its freeze plan, and what is to be said of it."""
+    manifest = prepared.manifest
     return {
         "classes": list(manifest.classes),
         "data": prepare.describe_data(manifest),
-        "groups": [{"name": g.name, "num_parameters": g.num_parameters} for g in backbone.groups],
-        "phases": [to_json(phase) for phase in phases],
+        "groups": [{"name": g.name, "num_parameters": g.num_parameters} for g in prepared.backbone.groups],
+        "phases": [to_json(phase) for phase in prepared.phases],
+        "notes": list(prepared.notes),
     }
 
 
 def write_problems(path: Path, manifest: Manifest) -> None:
     """Write problems.csv: every image that was left out, and why."""
+    _write_table(path, ("file", "reason"), ((problem.file, problem.reason) for problem in manifest.problems))
+
+
+def write_predictions(path: Path, manifest: Manifest, guesses: Mapping[Split, Sequence[int]]) -> None:
+    """Write predictions.csv: for every measured image its split, its class, and the class that was named."""
+    rows = (
+        (sample.file, name, manifest.classes[sample.target.index], manifest.classes[guess])
+        for name, guessed in guesses.items()
+        for sample, guess in zip(manifest.split(name), guessed, strict=True)
+    )
+    _write_table(path, ("file", "split", "class", "predicted"), rows)
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(("file", "reason"))
-    writer.writerows(map(guarded, (problem.file, problem.reason)) for problem in manifest.problems)
+    writer.writerow(columns)
+    writer.writerows(map(guarded, row) for row in rows)
     run_folder.write_text(path, text.getvalue())
 
 
@@ -138,6 +157,8 @@ def report_content(
         "evidence": found.get("evidence"),
         "verdict": found.get("verdict"),
         "depth": depth(found["evidence"]) if "evidence" in found else None,
+        "race": run_folder.read_json(folder.race) if folder.race.is_file() else None,
+        "notes": plan["notes"],
         "strategy": recipe.strategy.name,
         "phases": plan["phases"],
         "sizes": {group["name"]: group["num_parameters"] for group in plan["groups"]},

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
+from finetune.checkpoint.run_folder import RunFolder
 from finetune.errors import Interrupted, ResourceError
 
 
@@ -17,12 +17,16 @@ from finetune.errors import Interrupted, ResourceError
 class Stop:
     """Whether a signal asked the run to stop; a second one stops it at once.
 
-    `folder` is the run folder once it is laid out, `is_training` whether there is something to save.
+    `folder` is what one goes on with, once it is laid out, `is_training` whether there is something to save.
     """
 
     signal: int = 0
-    folder: Path | None = None
+    folder: RunFolder | None = None
     is_training: bool = False
+
+    def begun(self, folder: RunFolder) -> None:
+        """Take the folder that one goes on with; of a run in a comparison that is the comparison's."""
+        self.folder = self.folder or folder
 
     def raise_if_asked(self, save: Callable[[], None]) -> None:
         """Write a checkpoint and leave, if a signal came.
@@ -60,13 +64,9 @@ class Stop:
         if self.folder is None:
             text, way = f"stopped by {name} before anything was trained", "Give the same command again to start anew."
         else:
-            text, way = f"stopped by {name}; what was done is kept", go_on(self.folder)
+            text = f"stopped by {name}; what was done is kept"
+            way = f"Go on with: {self.folder.command} --resume {self.folder.path}"
         return Interrupted(text, hint=way, exit_code=128 + self.signal)
-
-
-def go_on(folder: Path) -> str:
-    """Yield the sentence that says how a run is gone on with."""
-    return f"Go on with: finetune run --resume {folder}"
 
 
 @contextmanager

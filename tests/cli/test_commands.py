@@ -53,7 +53,9 @@ def test_recipes_are_listed_shown_copied_and_checked(finetune_cli, tmp_path: Pat
     assert "Did you mean 'full'" in finetune_cli("recipes", "show", "ful").err
 
 
-@pytest.mark.parametrize("command", [(), ("run",), ("plan",), ("eval",), ("predict",), ("export",), ("recipes",)])
+@pytest.mark.parametrize(
+    "command", [(), ("run",), ("compare",), ("plan",), ("eval",), ("predict",), ("export",), ("recipes",)]
+)
 def test_help_answers(finetune_cli, command: tuple[str, ...]) -> None:
     done = finetune_cli(*command, "--help")
     assert done.code == 0
@@ -74,6 +76,21 @@ def test_resume_takes_no_other_recipe_and_no_other_folder(finetune_cli, tmp_path
         done = finetune_cli("run", "--resume", tmp_path, *flags)
         assert done.code == 2
         assert "no --recipe, no --out" in done.err
+
+
+def test_compare_prints_a_table_of_80_columns_and_json(finetune_cli, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    finetune_cli("sample", tmp_path / "imgs", "--per-class", "8")
+    asked = ("--data", tmp_path / "imgs", "--strategies", "head-only,linear-probe", *QUICK, "--out", tmp_path / "c")
+    shown = finetune_cli("compare", *asked)
+    assert shown.code == 0, shown.err
+    assert "behind the best" in shown.out and "val also chose" in shown.out
+    assert max(map(len, shown.out.split("in brackets")[0].splitlines())) <= 80
+    refused = finetune_cli("compare", "--resume", tmp_path / "c", "--json")
+    assert (refused.code, "is finished" in refused.err) == (6, True)
+    again = finetune_cli("compare", *asked[:-1], tmp_path / "again", "--json")
+    assert {one["label"] for one in json.loads(again.out)["standings"]} == {"head-only", "linear-probe"}
+    assert finetune_cli("compare", "--resume", tmp_path / "c", "--epochs", "3").code == 2
 
 
 def test_predict_guards_against_formulas(finetune_cli, place: Path, tmp_path: Path, monkeypatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from finetune.evaluation.intervals import bootstrap, paired, wilson
+from finetune.evaluation.intervals import bootstrap, over_seeds, paired, paired_over_seeds, t95, wilson
 
 
 @pytest.mark.parametrize(
@@ -109,3 +109,43 @@ def test_paired_covers_the_truth_in_95_of_100() -> None:
         found = paired(np.isin(draws, (0, 1)), np.isin(draws, (0, 2)))
         covered.append(found.low <= 0.1 <= found.high)
     assert 0.92 < np.mean(covered) < 0.98
+
+
+def drawn(seeds: int, images: int, *, share: float = 0.7, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((seeds, images)) < share
+
+
+def test_t_has_the_values_of_the_tables() -> None:
+    known = {1: 12.706, 2: 4.303, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 10: 2.228, 30: 2.042, 1000: 1.962}
+    assert {freedom: t95(freedom) for freedom in known} == pytest.approx(known, abs=0.002)
+
+
+def test_one_seed_has_the_interval_of_its_images() -> None:
+    hits = drawn(1, 80)
+    assert over_seeds(hits) == wilson(float(hits.mean()), 80)
+    other = drawn(1, 80, seed=1)
+    assert paired_over_seeds(hits, other) == paired(hits[0], other[0])
+
+
+def test_seeds_that_agree_leave_the_interval_of_the_images() -> None:
+    hits = np.repeat(drawn(1, 80), 3, axis=0)
+    found, alone = over_seeds(hits), wilson(float(hits.mean()), 80)
+    assert (found.value, found.low, found.high) == pytest.approx((alone.value, alone.low, alone.high))
+
+
+def test_seeds_that_differ_widen_it_by_their_t_interval() -> None:
+    hits = np.zeros((2, 100), dtype=bool)
+    hits[0, :60], hits[1, :40] = True, True
+    found, images = over_seeds(hits), wilson(0.5, 100)
+    seeds = 12.706 * np.std([0.6, 0.4], ddof=1) / np.sqrt(2)
+    assert found.low == max(0, 0.5 - np.hypot(0.5 - images.low, seeds))
+    assert found.value == 0.5
+
+
+def test_paired_over_seeds_turns_round_and_crosses_zero_where_seeds_disagree() -> None:
+    one, other = drawn(3, 200, share=0.9), drawn(3, 200, share=0.6, seed=1)
+    found, turned = paired_over_seeds(one, other), paired_over_seeds(other, one)
+    assert found.low > 0
+    assert (found.low, found.high) == pytest.approx((-turned.high, -turned.low))
+    wavering = np.stack([one[0], other[1]])
+    assert paired_over_seeds(wavering, np.stack([other[0], one[1]])).low < 0

@@ -6,7 +6,7 @@ import pytest
 
 from finetune.errors import RecipeError
 from finetune.settings import STRATEGIES
-from finetune.strategy.strategies import DEFAULTS, Choice, is_full, phases, retrained
+from finetune.strategy.strategies import DEFAULTS, Choice, is_full, phases, retrained, up_to_epoch
 from finetune.types import LayerGroup, Phase
 
 NAMES = ["stem", "one", "two", "three", "four", "head"]
@@ -82,7 +82,7 @@ def test_too_few_epochs_are_an_error_or_enough(strategy: str, has_linear_head: b
 
 
 def test_every_strategy_of_the_recipe_has_numbers_and_phases() -> None:
-    assert {*DEFAULTS, "auto"} == set(STRATEGIES)
+    assert {*DEFAULTS, "auto", "race"} == set(STRATEGIES)
     with pytest.raises(RecipeError, match="'auto' has no phases"):
         planned("auto")
 
@@ -175,6 +175,18 @@ def test_gradual_gets_deeper_with_every_phase_and_ends_at_full(count: int) -> No
 def test_gradual_with_reinit_renews_every_group_once_when_its_turn_comes() -> None:
     found = planned("gradual", reinit=True)
     assert [renewed(phase) for phase in found] == [["head"], ["three", "four"], ["two"], ["stem", "one"]]
+
+
+def test_phases_up_to_an_epoch_keep_their_schedules_and_drop_what_came_later() -> None:
+    planned = phases(Choice("gradual", epochs=12, lr=1e-3, layer_decay=0.7), groups())
+    done = [planned[0].name] * 2 + [planned[1].name]
+    cut = up_to_epoch(planned, done)
+    assert [(phase.name, phase.stop_after, phase.epochs) for phase in cut] == [
+        (planned[0].name, 2, planned[0].epochs),
+        (planned[1].name, 1, planned[1].epochs),
+    ]
+    solved = phases(Choice("lp-ft", epochs=12, lr=1e-3, layer_decay=0.7), groups())
+    assert up_to_epoch(solved, ["probe"]) == solved[:1]
 
 
 @pytest.mark.parametrize(

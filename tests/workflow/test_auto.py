@@ -129,3 +129,9 @@ def test_a_network_that_cannot_be_traced_is_measured_on_its_last_group(
     assert plan.evidence is not None
     assert list(plan.evidence.probe) == ["layer4"]
     assert any("last layer group alone" in text for text in said)
+
+
+def test_a_probe_on_all_stages_together_is_loaded_and_measured_again(quick_run) -> None:
+    result = quick_run("linear-probe", image_size=32, probe_at="all")
+    found = finetune.evaluate(result.folder, split="val")
+    assert found.metrics["top1"].value == result.metrics["val"]["top1"]["value"]

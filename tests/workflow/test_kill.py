@@ -23,13 +23,13 @@ VIEWS = {"cache.views": 2}
 EVERY_STEP = {"train.checkpoint_every": 1e-9}
 
 
-def again(begin: Callable[[], object], out: Path) -> None:
+def again(begin: Callable[[], object], out: Path, go_on: Callable[[Path], object] = finetune.resume) -> None:
     """Do what the tool says: resume, or give the same command again where nothing had been written."""
     if not out.exists() or not any(out.iterdir()):
         begin()
         return
     try:
-        finetune.resume(out)
+        go_on(out)
     except finetune.CheckpointError as error:
         if "had written anything" not in error.message:
             raise
@@ -37,7 +37,13 @@ def again(begin: Callable[[], object], out: Path) -> None:
 
 
 def die_everywhere(
-    begin: Callable[[], object], out: Path, *, is_full: bool = False, spared: tuple[str, ...] = (), limit: int = 200
+    begin: Callable[[], object],
+    out: Path,
+    *,
+    is_full: bool = False,
+    spared: tuple[str, ...] = (),
+    limit: int = 200,
+    go_on: Callable[[Path], object] = finetune.resume,
 ) -> list[Ended]:
     """Start a run, end it at the first point where it has not ended yet, go on, until it comes to its end."""
 
@@ -54,7 +60,7 @@ def die_everywhere(
         found.append(ended)
         assert any(map(is_new, ended.points)), ended
         seen.add(next(filter(is_new, ended.points)))
-        work = lambda: again(begin, out)  # noqa: E731
+        work = lambda: again(begin, out, go_on)  # noqa: E731
     raise AssertionError(f"still not at its end after {limit} times, last at {found[-1].points[-1]}")
 
 

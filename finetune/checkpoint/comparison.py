@@ -1,0 +1,151 @@
+"""The comparison folder: its places, and what each run in it took, epoch by epoch.
+
+compare.json    who is compared, on which seeds, what failed, and (last) how it came out
+recipe.toml     what all runs share, as it was asked for      split.csv   the images of every run
+began.json      what a comparison that goes on is compared with
+runs/           a run folder for each strategy and seed       clocks/     seconds at the end of each epoch
+compare.html    one page that opens offline
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from finetune.checkpoint.run_folder import LOCK, RunFolder, read_json, unwritable, write_json
+from finetune.checkpoint.state import check_format
+from finetune.errors import CheckpointError
+from finetune.settings import FORMAT_VERSION
+from finetune.types import Event
+
+
+class _Content(BaseModel):
+    """What must hold of compare.json before a comparison goes on with it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    strategies: list[str]
+    seeds: list[int] = Field(min_length=1)
+    classes: list[str] = Field(min_length=1)
+    data: str
+    failed: dict[str, Any]
+    standings: list[Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonFolder:
+    """The places in a comparison folder."""
+
+    path: Path
+
+    @property
+    def content(self) -> Path:
+        return RunFolder(self.path).comparison
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def split(self) -> Path:
+        return self.path / "split.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "compare.html"
+
+    def run(self, name: str) -> RunFolder:
+        """Yield the run folder of one strategy and seed."""
+        return RunFolder(self.path / "runs" / name)
+
+    def clock(self, name: str) -> Path:
+        """Yield where the seconds of one run lie."""
+        return self.path / "clocks" / f"{name}.jsonl"
+
+
+def open_comparison(path: str | Path) -> tuple[ComparisonFolder, dict[str, Any]]:
+    """Yield an existing comparison folder and its compare.json.
+
+    Raises:
+        CheckpointError: there is none at this path, or of another version.
+    """
+    folder = ComparisonFolder(Path(path))
+    if (folder.path / LOCK).is_file() and not folder.recipe.is_file():
+        raise CheckpointError(
+            f"what began in {folder.path} was stopped before it had written anything",
+            hint=f"Nothing is lost: give the same command again, with --out {folder.path} or without.",
+        )
+    if not folder.content.is_file():
+        raise CheckpointError(
+            f"{folder.path} is no comparison folder: it has no compare.json",
+            hint="Start one: finetune compare --data DIR --out FOLDER",
+        )
+    content = read_json(folder.content)
+    if not isinstance(content, dict):
+        raise _damaged(folder)
+    check_format(folder.content, content.get("format_version"))
+    try:
+        _Content.model_validate(content)
+    except ValidationError as error:
+        raise _damaged(folder) from error
+    return folder, content
+
+
+def _damaged(folder: ComparisonFolder) -> CheckpointError:
+    return CheckpointError(
+        f"{folder.content} does not hold a comparison: it is damaged",
+        hint=f"Start it again: finetune compare --recipe {folder.recipe}",
+    )
+
+
+def write_comparison(folder: ComparisonFolder, content: dict[str, Any]) -> None:
+    """Write compare.json."""
+    write_json(folder.content, {"format_version": FORMAT_VERSION, **content})
+
+
+class Clock:
+    """Writes after how many seconds of a run each epoch was over; a run that goes on adds to what it took before."""
+
+    def __init__(self, path: Path) -> None:
+        """Go on with the file at a path, or begin it.
+
+        Raises:
+            ResourceError: the disk is full or the folder cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        before = seconds_by_epoch(path)
+        self.path, self.began = path, time.monotonic() - max(before.values(), default=0.0)
+
+    def __call__(self, event: Event) -> None:
+        """Take note of the end of an epoch.
+
+        Raises:
+            ResourceError: the disk is full or the folder cannot be written.
+        """
+        if event.kind == "epoch":
+            row = {"epoch": event.facts["epoch"], "seconds": round(time.monotonic() - self.began, 3)}
+            try:
+                with self.path.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(row) + "\n")
+            except OSError as error:
+                raise unwritable(self.path, error) from error
+
+
+def seconds_by_epoch(path: Path) -> dict[int, float]:
+    """Yield what a `Clock` wrote; of an epoch that was done twice the later end, half a line is left out."""
+    found: dict[int, float] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+                found[int(row["epoch"])] = float(row["seconds"])
+            except (ValueError, TypeError, KeyError):  # the machine stopped while it was written
+                continue
+    return found

@@ -1,0 +1,116 @@
+"""`compare`: several strategies on the same images, and which are better beyond chance."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finetune.cli import tables
+from finetune.cli.options import FLAGS, TRAINING, JsonOption, recipe_options
+from finetune.cli.screen import watching
+from finetune.cli.terminal import escape
+from finetune.errors import RecipeError
+from finetune.strategy.entrants import USUAL
+
+if TYPE_CHECKING:
+    from finetune.workflow.compare import Comparison
+    from finetune.workflow.standings import Standing
+
+EXAMPLES = (
+    "Examples:  finetune compare --data imgs   ·   finetune compare --data imgs --strategies head-only,top-k:3,scratch"
+    " --seeds 3 --test 0.2   ·   finetune compare --resume runs/COMPARISON"
+)
+SHARED = tuple(flag for flag in FLAGS if flag not in ("strategy", "top_k", "probe_at"))
+
+
+@partial(recipe_options, flags=SHARED)
+def compare(
+    *,
+    settings: dict[str, Any],
+    overrides: dict[str, Any],
+    strategies: Annotated[
+        str | None,
+        typer.Option(
+            "--strategies",
+            metavar="A,B,...",
+            help="Who is compared, some with a number: top-k:3, lp-ft:3, linear-probe:GROUP."
+            f" Default: {','.join(USUAL)}.",
+        ),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", min=1, help="Runs of each. Default: 1.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME|FILE", help="What all runs share.", rich_help_panel=TRAINING),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The comparison folder, new or empty.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with a stopped comparison.")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="data|version", help="With --resume, let this have changed."),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Run several strategies on your data, and say which are better beyond chance."""
+    if resume is not None and (settings or overrides or recipe or out or strategies or seeds):
+        raise RecipeError("--resume goes on with a comparison as it is, and takes no other flag but --allow")
+    if allow and resume is None:
+        raise RecipeError("--allow goes with --resume: a new comparison has nothing to compare with")
+    from finetune.workflow.compare import compare as run_all
+    from finetune.workflow.compare import resume_comparison
+    from finetune.workflow.shipped import load_recipe
+
+    with watching(is_quiet=json_) as on_event:
+        if resume is not None:
+            found = resume_comparison(resume, allow=allow or (), on_event=on_event)
+        else:
+            chosen = [name.strip() for name in strategies.split(",")] if strategies else USUAL
+            base = load_recipe(recipe) if recipe else None
+            found = run_all(
+                strategies=chosen, seeds=seeds or 1, recipe=base, out=out, overrides=overrides,
+                on_event=on_event, **settings,
+            )  # fmt: skip
+    if json_:
+        tables.print_json(found.to_json())
+    else:
+        show(found)
+
+
+def show(found: Comparison) -> None:
+    """Print the strategies, the best first, what failed, and what it means."""
+    console = tables.out()
+    columns = ["strategy", f"{found.split} top1", "behind the best", "time", "params", "epoch"]
+    console.print()
+    console.print(tables.table(columns, [_row(one) for one in found.standings]))
+    over = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
+    console.print(f"\n{found.num_images} {found.split} images{over}; in brackets 95 %, behind the best of pairs")
+    for text in dict.fromkeys(f"{failure.strategy}: {failure.reason}" for failure in found.failed):
+        console.print(f"[red]failed[/red] {escape(text)}")
+    for line in found.said:
+        console.print(escape(line))
+    if found.split == "val":
+        console.print("note: val also chose the best epoch, so this flatters; --test 0.2 sets a test split aside")
+    console.print(f"curves: [bold]{escape(str(found.folder / 'compare.html'))}[/bold]", soft_wrap=True)
+
+
+def _row(one: Standing) -> tuple[str, ...]:
+    top1, gap = one.top1, one.difference
+    epochs = sorted(set(one.best_epochs))
+    name = one.label if one.strategy == one.label.partition(":")[0] else f"{one.label} ({one.strategy})"
+    return (
+        name,
+        f"{top1.value:.3f} [{top1.low:.2f}, {top1.high:.2f}]",
+        f"{gap.value:.2f} [{gap.low:.2f}, {gap.high:.2f}]" if gap else "",
+        tables.duration(one.seconds),
+        _count(one.num_trained),
+        str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]}-{epochs[-1]}",
+    )
+
+
+def _count(number: int) -> str:
+    """Yield a number of parameters in a few signs."""
+    if number >= 10**6:
+        return f"{number / 10**6:.1f} M"
+    return f"{number / 1000:.0f} k" if number >= 10**4 else str(number)

@@ -1,0 +1,127 @@
+"""compare.html: one file that opens offline and shows how strategies learn, and which is better beyond chance.
+
+Curves are inline SVG. A strategy that is solved in one go is a point, with a dotted line on from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.report.page import render
+
+COLOURS = ("#2f6fc4", "#d9730d", "#2e8b57", "#b0307a", "#7a5cc2", "#8a6d3b", "#0f9a9a", "#c0392b")
+WIDTH, HEIGHT = 380, 220  # of what is inside the axes, in units of the picture
+LOG_FROM = 20  # so many times the time of the quickest: then seconds stand on a logarithmic axis
+LARGEST_LOSS = 1.5  # of that of guessing; beyond it a curve leaves the picture
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One run in a panel: where it goes, and where its best epoch is."""
+
+    points: str
+    best: Point
+    colour: str
+    is_dashed: bool
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One picture: its lines in its own units, and the marks on its axes as (place, text)."""
+
+    title: str
+    across: str
+    lines: tuple[Line, ...]
+    x_marks: tuple[tuple[float, str], ...]
+    y_marks: tuple[tuple[float, str], ...]
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the page; `content` holds title, data, the comparison, and the names of its runs."""
+    found = content["comparison"].standings
+    labels = list(dict.fromkeys(label for _, label, _ in content["runs"]))
+    colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(labels)}
+    page = {**content, "colours": colours, "panels": panels(found, colours, num_classes=content["num_classes"])}
+    render(path, "compare.html.j2", {**page, "width": WIDTH, "height": HEIGHT})
+
+
+def panels(found: Sequence[Any], colours: Mapping[str, str], *, num_classes: int) -> tuple[Panel, ...]:
+    """Yield val top1 and val loss, each over epochs and over seconds."""
+    if not found:
+        return ()
+    largest = LARGEST_LOSS * math.log(max(num_classes, 2))
+    return tuple(
+        _panel(found, colours, x=x, y=y, most=most)
+        for y, most in (("val_top1", math.inf), ("val_loss", largest))
+        for x in ("epoch", "seconds")
+    )
+
+
+def marks(low: float, high: float, *, most: int = 6) -> tuple[float, ...]:
+    """Yield round numbers from low to high, at most so many, a step of 1, 2 or 5 times a power of ten apart."""
+    span = max(high - low, 1e-9)
+    power = 10 ** math.floor(math.log10(span / most))
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if span / (power * factor) <= most - 1)
+    first = math.ceil(low / step - 1e-9)
+    return tuple(round(place * step, 10) for place in range(first, math.floor(high / step + 1e-9) + 1))
+
+
+def _panel(found: Sequence[Any], colours: Mapping[str, str], *, x: str, y: str, most: float) -> Panel:
+    curves = [(one, curve) for one in found for curve in one.curves]
+    ends = [curve[-1][x] for _, curve in curves]
+    values = [min(row[y], most) for _, curve in curves for row in curve]
+    is_log = x == "seconds" and max(ends) > LOG_FROM * max(min(ends), 0.05)
+    firsts = min(curve[0][x] for _, curve in curves)
+    left, right = (max(0.1, min(firsts, min(ends)) * 0.8) if is_log else 0.0), max(*ends, 1.0) * 1.02
+    low, high = _range(values, is_share=y == "val_top1")
+
+    def across(value: float) -> float:
+        value = max(value, left)
+        share = math.log(value / left) / math.log(right / left) if is_log else (value - left) / (right - left)
+        return round(share * WIDTH, 1)
+
+    def up(value: float) -> float:
+        return round(HEIGHT - (min(value, high) - low) / (high - low) * HEIGHT, 1)
+
+    lines = tuple(_line(one, curve, x, y, across, up, colours[one.label]) for one, curve in curves)
+    ticks = _log_marks(left, right) if is_log else marks(left, right)
+    if x == "epoch":
+        ticks = tuple(tick for tick in ticks if tick == int(tick))
+    name = {"val_top1": "val top1", "val_loss": "val loss"}[y]
+    over = {"epoch": "epochs", "seconds": "seconds"}[x]
+    return Panel(
+        title=f"{name} over {over}",
+        across=f"{over}, on a logarithmic scale" if is_log else over,
+        lines=lines,
+        x_marks=tuple((across(tick), f"{tick:g}") for tick in ticks),
+        y_marks=tuple((up(tick), f"{tick:g}") for tick in marks(low, high)),
+    )
+
+
+def _line(one: Any, curve: Sequence[Mapping[str, Any]], x: str, y: str, across: Any, up: Any, colour: str) -> Line:
+    places = [(across(row[x]), up(row[y])) for row in curve]
+    best = max(range(len(curve)), key=lambda i: (curve[i]["val_top1"], -curve[i]["val_loss"]))
+    if len(places) == 1:  # solved in one go: its level, on to the end
+        places.append((float(WIDTH), places[0][1]))
+    points = " ".join(f"{a:g},{b:g}" for a, b in places)
+    return Line(points, places[best], colour, len(curve) == 1 or one.strategy == "scratch", one.label)
+
+
+def _range(values: Sequence[float], *, is_share: bool) -> Point:
+    low, high = min(values), max(values)
+    room = max(0.05 * (high - low), 0.01)
+    return (max(0.0, low - room), min(1.0, high + room)) if is_share else (max(0.0, low - room), high + room)
+
+
+def _log_marks(low: float, high: float) -> tuple[float, ...]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = tuple(factor * 10.0**power for power in powers for factor in (1, 2, 5))
+    there = tuple(value for value in every if low <= value <= high)
+    return there if len(there) <= 8 else tuple(value for value in there if math.log10(value) % 1 < 1e-9)

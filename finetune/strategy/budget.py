@@ -1,0 +1,66 @@
+"""What fits into a time: fewer epochs of what was chosen, or a cheaper strategy. Pure, and free of torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WORTH = 1 / 3  # of its epochs: with fewer a cheaper strategy is taken instead
+CHEAPER = ("full", "top-k", "head-only", "linear-probe")  # each takes less than the one before it
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A strategy and the seconds it is predicted to take: once, and for each of its epochs."""
+
+    strategy: str
+    epochs: int
+    least: int
+    once: float
+    epoch: float
+
+    def seconds(self, epochs: int) -> float:
+        """Yield what so many epochs take."""
+        return self.once + epochs * self.epoch
+
+    def fitting(self, limit: float) -> int | None:
+        """Yield how many of its epochs fit into so many seconds; None where not even the fewest do."""
+        if self.seconds(self.least) > limit:
+            return None
+        if self.epoch <= 0:
+            return self.epochs
+        return min(self.epochs, max(self.least, math.floor((limit - self.once) / self.epoch)))
+
+
+def seconds_of(text: str) -> float:
+    """Yield the seconds of a time as recipes write it: 90s, 20m, 1h30m."""
+    units = {"h": 3600, "m": 60, "s": 1}
+    return float(sum(int(count) * units[unit] for count, unit in re.findall(r"(\d+)([hms])", text)))
+
+
+def told(seconds: float) -> str:
+    """Yield seconds as recipes write them, rounded up to what a person would say."""
+    whole = math.ceil(seconds)
+    if whole <= 120:
+        return f"{max(whole, 1)}s"
+    minutes = math.ceil(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    return (f"{hours}h" if hours else "") + (f"{rest}m" if rest or not hours else "")
+
+
+def choose(options: Sequence[Option], limit: float) -> tuple[Option, int] | None:
+    """Yield the first option of which enough epochs fit, and how many; the first comes first, cheaper ones follow.
+
+    Enough is a third of its epochs; where that holds for none, the last of which any fit; None where none do.
+    """
+    fitting = [(option, epochs) for option in options if (epochs := option.fitting(limit)) is not None]
+    enough = (pair for pair in fitting if pair[1] >= WORTH * pair[0].epochs)
+    return next(enough, fitting[-1] if fitting else None)
+
+
+def cheaper_than(strategy: str) -> tuple[str, ...]:
+    """Yield what a strategy may fall to, the dearest first."""
+    place = CHEAPER.index(strategy) if strategy in CHEAPER else 0
+    return CHEAPER[place + 1 :]

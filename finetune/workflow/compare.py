@@ -1,0 +1,267 @@
+"""Comparing strategies: the same images, the same seeds, one run folder each, and who is better beyond chance."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune import recipe as recipes
+from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
+from finetune.checkpoint.comparison import Clock, ComparisonFolder, open_comparison, write_comparison
+from finetune.checkpoint.run_folder import RunFolder, write_text
+from finetune.data import split
+from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError
+from finetune.report import comparison as page
+from finetune.settings import Recipe
+from finetune.strategy.entrants import USUAL, Entrant, entrants
+from finetune.types import Event, Manifest, OnEvent, ignore, to_json
+from finetune.workflow import changes
+from finetune.workflow.launch import go_on, start
+from finetune.workflow.laying import Terms, reopen_data, with_whole_paths
+from finetune.workflow.prepare import (
+    architecture_of,
+    describe_data,
+    list_data,
+    load_backbone,
+    pixels_of,
+    read_and_tell,
+    recipe_of,
+)
+from finetune.workflow.signals import Stop, stop_on_signals
+from finetune.workflow.standings import Finished, Standing, finished, sentences, standings
+
+HEADER = "What the runs of this comparison share."
+SHOWN = ("progress", "step", "warning", "timing")  # what a single run says is for its own folder
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A run that did not come to its end, and why."""
+
+    strategy: str
+    seed: int
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How strategies came out, the best first, on `num_images` images of one split."""
+
+    folder: Path
+    split: str
+    num_images: int
+    seeds: tuple[int, ...]
+    standings: tuple[Standing, ...]
+    failed: tuple[Failure, ...]
+    said: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Yield the comparison as one JSON document."""
+        rows = [{**to_json(one), "is_told_apart": one.is_told_apart} for one in self.standings]
+        return {**to_json(self), "folder": str(self.folder), "standings": rows}
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What is compared, as compare.json has it, and on what terms its runs go on."""
+
+    folder: ComparisonFolder
+    recipe: Recipe
+    entrants: tuple[Entrant, ...]
+    seeds: tuple[int, ...]
+    classes: tuple[str, ...]
+    data: str
+    terms: Terms
+    stop: Stop
+    failed: dict[str, Failure] = field(default_factory=dict)
+    errors: list[FinetuneError] = field(default_factory=list)
+
+    def runs(self) -> list[tuple[str, Entrant, int]]:
+        """Yield every run by name, seed after seed, so that a comparison that is stopped has whole seeds."""
+        return [(f"{_slug(one.label)}-seed{seed}", one, seed) for seed in self.seeds for one in self.entrants]
+
+
+def compare(
+    data: str | Path | None = None,
+    *,
+    strategies: Sequence[str] = USUAL,
+    seeds: int = 1,
+    recipe: Recipe | str | Path | None = None,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    on_event: OnEvent = ignore,
+    **settings: Any,
+) -> Comparison:
+    """Run several strategies on the same images and say which are better beyond chance.
+
+        finetune.compare("imgs", strategies=["head-only", "top-k:2", "scratch"], backbone="resnet18")
+
+    `settings` are the flags of `finetune run` and hold for every run, `seeds` how often each strategy is
+    run. A strategy that fails is listed with its reason, and the others go on.
+
+    Raises:
+        FinetuneError: one of its kinds; of the runs only if every one of them fails.
+    """
+    chosen = entrants(strategies)
+    if seeds < 1:
+        raise RecipeError(f"a comparison on {seeds} seeds has no run", hint="Give --seeds 1 or more.")
+    shared = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
+    own = {"strategy.name": "auto", "strategy.top_k": "auto", "strategy.probe_at": "auto"}
+    shared = with_whole_paths(recipes.update(shared, own))
+    words = (Path(shared.data.path).stem, architecture_of(shared).label, "compare")
+    with stop_on_signals() as stop, new_folder(None if out is None else Path(out), words=words) as place:
+        listed = list_data(shared)
+        backbone = load_backbone(shared, architecture_of(shared), num_classes=len(listed.classes))
+        pixels = pixels_of(shared, listed, backbone)
+        manifest = read_and_tell(shared, listed, pixels=pixels, on_event=on_event)
+        first = shared.train.seed
+        asked = _Asked(
+            ComparisonFolder(place.path), shared, chosen, tuple(range(first, first + seeds)), manifest.classes,
+            describe_data(manifest), Terms(), stop,
+        )  # fmt: skip
+        split.write(manifest, place.split)
+        changes.note_beginning(place, shared, backbone)
+        _write(asked)
+        write_text(place.recipe, recipes.dump(shared, header=HEADER))
+        on_event(Event("message", {"text": f"comparison folder: {place.path}"}))
+        return _run_all(asked, manifest, on_event)
+
+
+def resume_comparison(path: str | Path, *, allow: Iterable[str] = (), on_event: OnEvent = ignore) -> Comparison:
+    """Go on with a comparison: finished runs are kept, a started one goes on, a failed one is tried again.
+
+    `allow` names the kinds of change ("data", "version") that may have come between.
+
+    Raises:
+        CheckpointError: no comparison folder, nothing in it is left to do, or something changed that may not.
+        ResourceError: another process is at it.
+    """
+    terms = Terms(changes.check_kinds(allow))
+    place = RunFolder(Path(path))
+    _unfinished(path)
+    with stop_on_signals() as stop, claimed(place, seconds=LINGER, on_event=on_event):
+        folder, content = _unfinished(path)
+        clear_leftovers(place)
+        recipe, classes = recipes.load(folder.recipe), tuple(content["classes"])
+        again, _ = reopen_data(place, recipe, classes, terms, header=HEADER, on_event=on_event)
+        asked = _Asked(
+            folder, recipe, entrants(content["strategies"]), tuple(content["seeds"]), classes, str(content["data"]),
+            terms, stop,
+        )  # fmt: skip
+        return _run_all(asked, again.manifest, on_event)
+
+
+def _unfinished(path: str | Path) -> tuple[ComparisonFolder, dict[str, Any]]:
+    folder, content = open_comparison(path)
+    if content["standings"] is not None and not content["failed"]:
+        raise CheckpointError(f"{folder.path} is finished: there is nothing to resume", hint="See its compare.html.")
+    return folder, content
+
+
+def _run_all(asked: _Asked, manifest: Manifest, on_event: OnEvent) -> Comparison:
+    asked.stop.begun(RunFolder(asked.folder.path))
+    every = asked.runs()
+    for number, (name, entrant, seed) in enumerate(every, 1):
+        if asked.folder.run(name).is_finished:
+            continue
+        of = f", seed {seed}" if len(asked.seeds) > 1 else ""
+        on_event(Event("message", {"text": f"{number} of {len(every)}: {entrant.label}{of}"}))
+        _run_one(asked, manifest, name, entrant, seed, on_event)
+        if number < len(every):
+            _sum_up(asked, is_done=False)
+    return _sum_up(asked, is_done=True)
+
+
+def _run_one(asked: _Asked, manifest: Manifest, name: str, entrant: Entrant, seed: int, on_event: OnEvent) -> None:
+    folder, clock = asked.folder.run(name), Clock(asked.folder.clock(name))
+
+    def watch(event: Event) -> None:
+        clock(event)
+        if event.kind in SHOWN:
+            on_event(event)
+
+    try:
+        if folder.is_laid:
+            result = go_on(folder, asked.terms, stop=asked.stop, on_event=watch)
+        else:
+            shutil.rmtree(folder.path, ignore_errors=True)  # of a run that was stopped before its first step
+            recipe = recipes.update(asked.recipe, {**entrant.keys(), "train.seed": seed})
+            result = start(recipe, out=folder.path, manifest=manifest, stop=asked.stop, on_event=watch)
+    except Interrupted:
+        raise
+    except FinetuneError as error:
+        asked.errors.append(error)
+        asked.failed[name] = Failure(entrant.label, seed, error.message, error.hint)
+        on_event(Event("warning", {"text": f"{entrant.label} failed: {error.message}"}))
+        return
+    one = _finished(asked, name, seed)
+    facts = f"{one.split} top1 {one.hits.mean():.3f}, best epoch {result.best_epoch}"
+    on_event(Event("message", {"text": f"  {facts}, {one.curve[-1]['seconds']:.0f} s"}))
+
+
+def _finished(asked: _Asked, name: str, seed: int) -> Finished:
+    return finished(asked.folder.run(name), asked.folder.clock(name), seed=seed)
+
+
+def _sum_up(asked: _Asked, *, is_done: bool) -> Comparison:
+    """Write compare.json and the page about the runs that are finished.
+
+    Raises:
+        FinetuneError: all is done, and every run failed.
+    """
+    runs: dict[str, list[Finished]] = {one.label: [] for one in asked.entrants}
+    for name, entrant, seed in asked.runs():
+        if asked.folder.run(name).is_finished:
+            runs[entrant.label].append(_finished(asked, name, seed))
+    some = next((run for found in runs.values() for run in found), None)
+    found = standings(runs)
+    comparison = Comparison(
+        folder=asked.folder.path,
+        split=some.split if some else "val",
+        num_images=len(some.files) if some else 0,
+        seeds=asked.seeds,
+        standings=found,
+        failed=tuple(asked.failed.values()),
+        said=tuple(sentences(found, is_pretrained=asked.recipe.backbone.pretrained)),
+    )
+    page.write(asked.folder.report, _page_content(asked, comparison, is_done=is_done))
+    _write(asked, comparison if is_done else None)
+    if is_done and some is None:
+        raise asked.errors[0]
+    return comparison
+
+
+def _write(asked: _Asked, comparison: Comparison | None = None) -> None:
+    content: dict[str, Any] = {
+        "strategies": [one.label for one in asked.entrants],
+        "seeds": list(asked.seeds),
+        "classes": list(asked.classes),
+        "data": asked.data,
+        "failed": {name: to_json(failure) for name, failure in asked.failed.items()},
+        "standings": None,
+    }
+    if comparison is not None:
+        told = comparison.to_json()
+        content |= {key: told[key] for key in ("split", "num_images", "standings", "said")}
+    write_comparison(asked.folder, content)
+
+
+def _page_content(asked: _Asked, comparison: Comparison, *, is_done: bool) -> dict[str, Any]:
+    label = architecture_of(asked.recipe).label
+    return {
+        "title": f"{Path(asked.recipe.data.path).name}: strategies compared on {label}",
+        "data": asked.data,
+        "comparison": comparison,
+        "is_done": is_done,
+        "num_classes": len(asked.classes),
+        "runs": [(name, entrant.label, seed) for name, entrant, seed in asked.runs()],
+        "has_seeds": len(asked.seeds) > 1,
+    }
+
+
+def _slug(label: str) -> str:
+    return label.replace(":", "-")

@@ -1,0 +1,298 @@
+"""Racing strategies: the likeliest start, the worse stop at rungs, the winner goes on as if it had run alone.
+
+    OUT/race.json             who started, what each rung showed, who won, what it took
+    OUT/race/<candidate>/     a run folder for each, stopped where it lost; the winner's becomes OUT itself
+    OUT/asked.toml            the recipe of the race, until the winner's stands
+
+A race that is stopped goes on with `finetune run --resume OUT`: what a candidate has done lies in its
+checkpoints, and what follows at a rung follows from them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from finetune import recipe as recipes
+from finetune.checkpoint import state
+from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers
+from finetune.checkpoint.racing import open_race
+from finetune.checkpoint.run_folder import LOCK, RunFolder, unwritable, write_json, write_text
+from finetune.data import checks
+from finetune.errors import BackboneError, RecipeError, TrainingError
+from finetune.settings import FORMAT_VERSION, Recipe
+from finetune.strategy.race import MOST_OVERHEAD, Place, RacePlan, Work, candidates, judge, plan_race
+from finetune.types import Event, Manifest, OnEvent, ignore, to_json
+from finetune.workflow.batch_size import with_micro_batch
+from finetune.workflow.laying import Terms, lay_folder, reopen, with_whole_paths
+from finetune.workflow.prepare import (
+    Prepared,
+    architecture_of,
+    list_data,
+    load_backbone,
+    plan_phases,
+    prepare,
+    resolve,
+    with_head,
+)
+from finetune.workflow.run import RunResult, resume_alone
+from finetune.workflow.signals import Stop
+from finetune.workflow.timed import within_time
+from finetune.workflow.training import computing, telling_how_to_go_on, train
+from finetune.workflow.work import work_of
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A race before its first step: every candidate as it is prepared, the verdict's own choice first."""
+
+    recipe: Recipe
+    made: Mapping[str, Prepared]
+    works: Mapping[str, Work]
+    plan: RacePlan
+
+    @property
+    def own(self) -> Prepared:
+        return next(iter(self.made.values()))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the run folder is called by, where it has no name."""
+        return (Path(self.own.recipe.data.path).stem, self.own.backbone.architecture.label, "race")
+
+    def begin(self, folder: RunFolder, *, stop: Stop, on_event: OnEvent) -> RunResult:
+        """Lay out a folder that is held, with a run folder for every candidate, and race to the winner's end.
+
+        Raises:
+            FinetuneError: one of its kinds; of a candidate only if every one of them fails.
+        """
+        write_text(folder.asked, recipes.dump(with_whole_paths(self.recipe)))
+        shutil.rmtree(folder.candidates, ignore_errors=True)  # of a race that was stopped before it began
+        for label in self.plan.starts:
+            lay_folder(candidate_folder(folder, label), with_micro_batch(self.made[label], on_event=on_event))
+        content = {
+            "format_version": FORMAT_VERSION,
+            "starts": list(self.plan.starts),
+            "rungs": list(self.plan.rungs),
+            "left_out": self.plan.left_out,
+            "work": {label: to_json(self.works[label]) for label in self.plan.starts if label in self.works},
+            "results": [],
+            "failed": {},
+            "winner": None,
+        }
+        write_json(folder.race, content)
+        on_event(Event("message", {"text": f"run folder: {folder.path}"}))
+        on_event(Event("message", {"text": told(self.plan)}))
+        return go_on_racing(folder, Terms(), now=self.own.manifest, stop=stop, on_event=on_event)
+
+
+def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> Field:
+    """Yield the race of the likeliest strategies on the data of a recipe.
+
+    Raises:
+        FinetuneError: one of its kinds, with the way out in `.hint`.
+    """
+    auto = as_auto(recipe)
+    own = prepare(auto, manifest=manifest, on_event=on_event)
+    own = _in_time(own, auto, may_fall=True, on_event=on_event)
+    made, late = _in_time_each(field_of(auto, own), auto)
+    works, plan = planned(made)
+    return Field(recipe, made, works, replace(plan, left_out={**late, **plan.left_out}))
+
+
+def _in_time(made: Prepared, asked: Recipe, *, may_fall: bool, on_event: OnEvent) -> Prepared:
+    """Yield a candidate that leaves the race its share of the time."""
+    num_images, share = len(made.manifest.samples), 1 / (1 + MOST_OVERHEAD)
+    return within_time(made, asked, may_fall=may_fall, num_images=num_images, share=share, on_event=on_event)
+
+
+def _in_time_each(made: Mapping[str, Prepared], asked: Recipe) -> tuple[dict[str, Prepared], dict[str, str]]:
+    """Yield the candidates that have time, the first of which is settled, and why others have not."""
+    own, *others = made
+    found, late = {own: made[own]}, {}
+    for label in others:
+        try:
+            found[label] = _in_time(made[label], asked, may_fall=False, on_event=ignore)
+        except RecipeError as error:
+            late[label] = error.message
+    return found, late
+
+
+def go_on_racing(
+    folder: RunFolder, terms: Terms, *, now: Manifest | None = None, stop: Stop, on_event: OnEvent = ignore
+) -> RunResult:
+    """Race, in a folder that is held, from where the candidates' checkpoints stand to the winner's end.
+
+    `now` is the data as it is, where it was read before.
+
+    Raises:
+        CheckpointError: race.json is damaged or of another version, or something changed that may not.
+    """
+    content = open_race(folder)
+    began = time.monotonic()
+    stop.begun(folder)
+    if content["winner"] is None:
+        with telling_how_to_go_on(folder):
+            first = candidate_folder(folder, content["starts"][0])
+            now = now or checks.scan(list_data(terms.recipe(first.recipe)), on_event=on_event)
+            _Rungs(folder, content, terms, now, stop, on_event).run()
+    _promote(folder, content["winner"])
+    seconds = {"race": time.monotonic() - began}
+    return resume_alone(folder, terms, now=now, seconds=seconds, stop=stop, on_event=on_event)
+
+
+def candidate_folder(folder: RunFolder, label: str) -> RunFolder:
+    """Yield the run folder of a candidate."""
+    return RunFolder(folder.candidates / label)
+
+
+def as_auto(recipe: Recipe) -> Recipe:
+    """Yield a recipe of a race as auto would have it."""
+    return recipes.update(recipe, {"strategy.name": "auto"})
+
+
+def field_of(recipe: Recipe, own: Prepared) -> dict[str, Prepared]:
+    """Yield every candidate as it is prepared, the verdict's own choice first."""
+    assert own.evidence is not None and own.verdict is not None  # auto measures both
+    plain = load_backbone(own.recipe, architecture_of(own.recipe), num_classes=len(own.manifest.classes))
+    first, *others = candidates(own.verdict, own.evidence)
+    found = {first.label: own}
+    for entrant in others:
+        settled = resolve(recipes.update(recipe, entrant.keys()), own.manifest, plain, None)
+        backbone = with_head(settled, plain)
+        found[entrant.label] = replace(own, recipe=settled, backbone=backbone, phases=plan_phases(settled, plain))
+    return found
+
+
+def planned(made: Mapping[str, Prepared]) -> tuple[dict[str, Work], RacePlan]:
+    """Yield the work of every candidate that it is known of, and the race that follows."""
+    own, *_ = made
+    counted = {label: work_of(one.recipe, one.phases, one.manifest) for label, one in made.items()}
+    known = {label: work for label, work in counted.items() if work is not None}
+    unknown = {label: "its work cannot be counted" for label in made if label != own and label not in known}
+    if own not in known:
+        return known, RacePlan((own,), (), (), dict.fromkeys((*made,)[1:], f"the work of {own} cannot be counted"))
+    plan = plan_race(known)
+    return known, replace(plan, left_out={**unknown, **plan.left_out})
+
+
+def told(plan: RacePlan) -> str:
+    """Yield one line about a race."""
+    out = "".join(f"; {label} is left out: {why}" for label, why in plan.left_out.items())
+    if len(plan.starts) == 1:
+        return f"race: {plan.starts[0]} has no rival{out}"
+    text = f"race: {', '.join(plan.starts)}"
+    if plan.whole:
+        all_do = len(plan.whole) == len(plan.starts)
+        text += f"; on cached features, so run whole: {'all' if all_do else ', '.join(plan.whole)}"
+    if len(plan.whole) < len(plan.starts):
+        text += f"; rungs after {' and '.join(map(str, plan.rungs))} epoch{'s' if plan.rungs[-1] > 1 else ''}"
+    return text + out
+
+
+@dataclass(frozen=True, slots=True)
+class _Rungs:
+    """The rungs of a race, on what terms they are run, and race.json, which tells of them."""
+
+    folder: RunFolder
+    content: dict[str, Any]
+    terms: Terms
+    now: Manifest
+    stop: Stop
+    on_event: OnEvent
+
+    @property
+    def works(self) -> dict[str, Work]:
+        """The work of every candidate that it is known of."""
+        return {label: Work(tuple(one["epochs"]), one["num_images"]) for label, one in self.content["work"].items()}
+
+    def run(self) -> None:
+        """Run every rung and name the winner; what is done already only follows again from the checkpoints."""
+        content, works = self.content, self.works
+        alive, content["results"], content["failed"] = list(content["starts"]), [], {}
+        for epochs in content["rungs"]:
+            places = [place for label in alive if (place := self._run_to(label, epochs, works[label]))]
+            ranked = judge(places, works, is_last=epochs == content["rungs"][-1])
+            content["results"].append({"epochs": epochs, "places": [to_json(place) for place in ranked]})
+            write_json(self.folder.race, content)
+            self._say(f"best val top1: {', '.join(map(_shown, ranked))}")
+            alive = [place.label for place in ranked if place.is_kept]
+            if len(alive) == 1:
+                break
+        content["winner"] = alive[0]
+        if works:
+            content["took"] = _took(content, works)
+        write_json(self.folder.race, content)
+        self._say(f"race: {alive[0]} wins and goes on")
+
+    def _run_to(self, label: str, epochs: int, work: Work) -> Place | None:
+        """Train a candidate up to a rung and yield its place there; None for one that fails while others are left."""
+        own = candidate_folder(self.folder, label)
+        until = None if work.is_cheap else epochs
+        try:
+            with claimed(own, seconds=LINGER, on_event=self.on_event):
+                history = self._history_to(own, label, until)
+        except (BackboneError, TrainingError) as error:
+            self.content["failed"][label] = error.message
+            if len(self.content["failed"]) == len(self.content["starts"]):
+                raise
+            self.on_event(Event("warning", {"text": f"{label} failed and leaves the race: {error.message}"}))
+            return None
+        shown = history if until is None else history[:until]
+        best = max(shown, key=lambda row: (row["val_top1"], -row["val_loss"]))
+        return Place(label, len(shown), best["val_top1"], best["val_loss"])
+
+    def _history_to(self, own: RunFolder, label: str, until: int | None) -> list[dict[str, Any]]:
+        """Yield the epochs of a candidate that has come as far as it is asked to."""
+        clear_leftovers(own)
+        checkpoint = state.load(own.last, on_event=self.on_event)
+        done = checkpoint.state if checkpoint else None
+        prepared, _ = reopen(own, self.terms, now=self.now, named=self.folder, on_event=self.on_event)
+        if done and (done.phase == len(prepared.phases) or (until is not None and len(done.history) >= until)):
+            return done.history
+        self._say(f"{label}:")
+        with computing(prepared.recipe):
+            trained = train(own, prepared, checkpoint, until=until, stop=self.stop, on_event=self.on_event)
+        return trained.state.history
+
+    def _say(self, text: str) -> None:
+        self.on_event(Event("message", {"text": text}))
+
+
+def _promote(folder: RunFolder, winner: str) -> None:
+    """Make the winner's run folder the race's own, the recipe last; a move that was stopped is finished.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    own = candidate_folder(folder, winner)
+    if not own.path.is_dir():
+        return
+    try:
+        (own.path / LOCK).unlink(missing_ok=True)
+        for entry in sorted(own.path.iterdir(), key=lambda path: path.name == own.recipe.name):
+            os.replace(entry, folder.path / entry.name)
+        own.path.rmdir()
+    except OSError as error:
+        raise unwritable(folder.path, error) from error
+
+
+def _took(content: dict[str, Any], works: Mapping[str, Work]) -> dict[str, float]:
+    """Yield the planned work of the winner alone, what the others took at most, and how much more that is."""
+    winner = content["winner"]
+    reached: dict[str, int] = {}
+    for result in content["results"]:
+        reached |= {place["label"]: place["epochs"] for place in result["places"]}
+    others = sum(works[label].until(epochs) for label, epochs in reached.items() if label != winner)
+    alone = works[winner].whole
+    return {"winner_alone": alone, "others": others, "times": (alone + others) / alone}
+
+
+def _shown(place: Place) -> str:
+    after = f"after {place.epochs} epoch{'s' if place.epochs > 1 else ''}"
+    return f"{place.label} {place.val_top1:.3f} {after}{'' if place.is_kept else ' (stops)'}"

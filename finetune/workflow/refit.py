@@ -1,0 +1,65 @@
+"""The refit: the chosen numbers once more, on train and val together, for as many epochs as were best.
+
+The first fit has chosen on val; what it chose (phases, learning rates along the same schedule, the number
+of epochs in each phase) is now fixed, and nothing is left for val to decide. So the refit takes its
+images too, and can no longer be measured on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from finetune.checkpoint import state
+from finetune.checkpoint.run_folder import RunFolder
+from finetune.checkpoint.state import TrainState
+from finetune.data.split import val_in_train
+from finetune.strategy.strategies import up_to_epoch
+from finetune.train.loop import Fit
+from finetune.types import Event, OnEvent
+from finetune.workflow.prepare import Prepared, architecture_of, load_backbone, with_head
+from finetune.workflow.signals import Stop
+from finetune.workflow.training import train
+
+FIRST = "first fit"
+
+
+@dataclass(frozen=True, slots=True)
+class Refit:
+    """What the refit ran on, where it ended, and its epochs."""
+
+    prepared: Prepared
+    fit: Fit
+    num_epochs: int
+
+    @property
+    def num_images(self) -> int:
+        return len(self.prepared.manifest.split("train"))
+
+
+def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, stop: Stop, on_event: OnEvent) -> Refit:
+    """Train a fresh network on train and val as the first fit was trained up to its best epoch.
+
+    Its checkpoints lie in refit/ of the run folder: a refit that is stopped goes on exactly.
+    """
+    assert first.best is not None  # the first fit was measured on val
+    recipe, manifest = prepared.recipe, val_in_train(prepared.manifest)
+    backbone = load_backbone(recipe, architecture_of(recipe), num_classes=len(manifest.classes))
+    done = [str(line["phase"]) for line in first.history[: first.best.epoch]]
+    again = replace(
+        prepared,
+        manifest=manifest,
+        backbone=with_head(recipe, backbone),
+        phases=up_to_epoch(prepared.phases, done),
+    )
+    text = f"refit: {len(done)} epochs on {len(manifest.split('train'))} images, those of train and val"
+    on_event(Event("message", {"text": text}))
+
+    def watch(event: Event) -> None:
+        if event.kind == "epoch":  # of a fit without a val there is nothing to draw but how far it is
+            on_event(Event("progress", {"task": "refit", "done": event.facts["epoch"], "total": len(done)}))
+        else:
+            on_event(event)
+
+    checkpoint = state.load(folder.refit.last, on_event=on_event)
+    trained = train(folder.refit, again, checkpoint, stop=stop, on_event=watch)
+    return Refit(again, trained.fit, len(trained.state.history))

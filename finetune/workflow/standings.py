@@ -1,0 +1,193 @@
+"""How the runs of a comparison came out: each against the best, on the same images, seed by seed.
+
+Letters: S seeds, N images.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+
+from finetune import recipe as recipes
+from finetune.cells import unguarded
+from finetune.checkpoint.comparison import seconds_by_epoch
+from finetune.checkpoint.run_folder import RunFolder, read_json
+from finetune.errors import CheckpointError
+from finetune.evaluation.intervals import over_seeds, paired_over_seeds
+from finetune.types import Interval
+
+Curve = tuple[dict[str, Any], ...]  # epochs: epoch, val_top1, val_loss, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One finished run: which images it got right, and its way there."""
+
+    seed: int
+    strategy: str
+    split: str
+    files: tuple[str, ...]
+    hits: np.ndarray  # (N,)
+    best_epoch: int
+    num_trained: int
+    curve: Curve
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One strategy over its seeds; `difference` is the best one's top1 minus this one's, None for the best."""
+
+    label: str
+    strategy: str
+    top1: Interval
+    seeds: tuple[int, ...]
+    seconds: float
+    num_trained: int
+    best_epochs: tuple[int, ...]
+    curves: tuple[Curve, ...]
+    difference: Interval | None = None
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Tell whether the best one is better beyond chance."""
+        return self.difference is not None and self.difference.low > 0
+
+
+def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
+    """Read a finished run; it is judged on test, or on val where there is no test.
+
+    An epoch that was done by the run on its own, outside of the comparison, has taken no time in it.
+
+    Raises:
+        CheckpointError: something in its folder is missing or damaged.
+    """
+    plan = read_json(folder.plan)
+    sizes = {group["name"]: group["num_parameters"] for group in plan["groups"]}
+    items = [item for phase in plan["phases"] for item in phase["plan"]["groups"]]
+    at = seconds_by_epoch(clock)
+    try:
+        with folder.predictions.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            rows = [{key: unguarded(cell or "") for key, cell in row.items()} for row in csv.DictReader(stream)]
+        lines = [json.loads(line) for line in folder.epochs.read_text(encoding="utf-8").splitlines()]
+        curve = tuple(
+            {
+                **{key: line[key] for key in ("epoch", "val_top1", "val_loss")},
+                "seconds": max((at[epoch] for epoch in at if epoch <= line["epoch"]), default=0.0),
+            }
+            for line in lines
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder.path} cannot be read: {error}") from error
+    split = "test" if any(row["split"] == "test" for row in rows) else "val"
+    judged = [row for row in rows if row["split"] == split]
+    return Finished(
+        seed=seed,
+        strategy=recipes.load(folder.recipe).strategy.name,
+        split=split,
+        files=tuple(row["file"] for row in judged),
+        hits=np.array([row["class"] == row["predicted"] for row in judged]),
+        best_epoch=max(curve, key=lambda row: (row["val_top1"], -row["val_loss"]))["epoch"],
+        num_trained=sum(sizes[name] for name in {item["group"] for item in items if item["trains"] != "none"}),
+        curve=curve,
+    )
+
+
+def standings(runs: Mapping[str, Sequence[Finished]]) -> tuple[Standing, ...]:
+    """Yield the strategies, the best first: by top1, of equals the one that trains fewer parameters.
+
+    A difference is taken on the seeds that both have.
+
+    Raises:
+        CheckpointError: two runs were judged on other images.
+    """
+    own = {label: tuple(found) for label, found in runs.items() if found}
+    if len({run.files for found in own.values() for run in found}) > 1:
+        raise CheckpointError(
+            "the runs of this comparison were judged on different images: the data changed meanwhile",
+            hint="Start a new comparison.",
+        )
+    order = sorted(
+        (_standing(label, found) for label, found in own.items()),
+        key=lambda one: (-one.top1.value, one.num_trained, one.seconds),
+    )
+    return tuple(
+        one if one is order[0] else replace(one, difference=_difference(own[order[0].label], own[one.label]))
+        for one in order
+    )
+
+
+def sentences(found: Sequence[Standing], *, is_pretrained: bool) -> list[str]:
+    """Say what the standings mean: who is best, who cannot be told apart, what pretraining brought."""
+    if not found:
+        return []
+    best, others = found[0], found[1:]
+    same = [one.label for one in others if not one.is_told_apart]
+    text = f"{best.label} is best with {best.top1.value:.3f}"
+    if len(found) > 1 and not same:
+        text += ", and better than each of the others beyond chance"
+    said = [text]
+    if same:
+        said.append(f"cannot be told apart from it on these images: {', '.join(same)}")
+    if max(len(one.seeds) for one in found) == 2:
+        said.append("two seeds say little of seeds, hence the wide intervals: take three or more")
+    scratch = next((one for one in found if one.strategy == "scratch"), None)
+    rival = next((one for one in found if one.strategy != "scratch"), None)
+    if scratch and rival and is_pretrained:
+        said.append(_pretraining(rival, scratch))
+    return said
+
+
+def _standing(label: str, runs: Sequence[Finished]) -> Standing:
+    strategies = list(dict.fromkeys(run.strategy for run in runs))
+    return Standing(
+        label=label,
+        strategy=" or ".join(strategies),
+        top1=over_seeds(np.stack([run.hits for run in runs])),
+        seeds=tuple(run.seed for run in runs),
+        seconds=mean(run.curve[-1]["seconds"] for run in runs),
+        num_trained=max(run.num_trained for run in runs),
+        best_epochs=tuple(run.best_epoch for run in runs),
+        curves=tuple(run.curve for run in runs),
+    )
+
+
+def _difference(best: Sequence[Finished], other: Sequence[Finished]) -> Interval | None:
+    both = sorted({run.seed for run in best} & {run.seed for run in other})
+    if not both:
+        return None
+    one, two = (np.stack([next(r.hits for r in runs if r.seed == seed) for seed in both]) for runs in (best, other))
+    return paired_over_seeds(one, two)
+
+
+def _pretraining(rival: Standing, scratch: Standing) -> str:
+    """Compare the way up of the best pretrained strategy with that of scratch, and where both end."""
+    goal = median(max(row["val_top1"] for row in curve) for curve in scratch.curves)
+    ways = [_reached(one.curves, goal) for one in (rival, scratch)]
+    if ways[0] is None:
+        text = f"{rival.label}, pretrained, did not come to the val top1 that scratch has, {goal:.3f}"
+    else:
+        text = f"{rival.label}, pretrained, had the best val top1 of scratch, {goal:.3f}, after {ways[0]}"
+        text += f"; scratch after {ways[1]}" if ways[1] else ""
+    end = f"{rival.top1.value:.3f} against {scratch.top1.value:.3f}"
+    lead = rival.top1.value - scratch.top1.value
+    gap = scratch.difference if rival.difference is None else rival.difference
+    if gap is None or gap.low <= 0:
+        return f"{text}; in the end it is no higher beyond chance: {end}"
+    return f"{text}; in the end it is {'higher' if lead > 0 else 'lower'}: {end}"
+
+
+def _reached(curves: Sequence[Curve], goal: float) -> str | None:
+    """Yield after how many epochs and seconds, in the median over seeds, val top1 was at a goal."""
+    found = [next((row for row in curve if row["val_top1"] >= goal), None) for curve in curves]
+    there = [row for row in found if row is not None]
+    if len(there) * 2 <= len(found):
+        return None
+    epochs, seconds = (median(row[key] for row in there) for key in ("epoch", "seconds"))
+    return f"{epochs:g} epoch{'s' if epochs != 1 else ''} ({seconds:.0f} s)"

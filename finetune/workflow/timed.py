@@ -1,0 +1,139 @@
+"""Keeping to a time: what training is predicted to take on this machine decides epochs, or the strategy.
+
+Predicted is the computing of training, from times that are measured on this machine with random weights
+(see `costs`). Reading the data and measuring the evidence come before; what else the machine does is not
+known, so `MARGIN` of the time is kept back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from finetune import recipe as recipes
+from finetune.errors import RecipeError, ResourceError
+from finetune.settings import Recipe
+from finetune.strategy.budget import Option, cheaper_than, choose, seconds_of, told
+from finetune.types import Event, OnEvent
+from finetune.workflow.batch_size import skeleton_or_none
+from finetune.workflow.costs import Speed, costs, speed_of
+from finetune.workflow.prepare import Prepared, is_staged, plan_phases, resolve, resolve_numbers, with_head
+
+MARGIN = 0.2
+
+
+def within_time(
+    prepared: Prepared, asked: Recipe, *, may_fall: bool, num_images: int, share: float = 1.0, on_event: OnEvent
+) -> Prepared:
+    """Yield a run that is predicted to be over in `train.time`: as it is, with fewer epochs, or another strategy.
+
+    `asked` is the recipe as the user has it, `may_fall` whether the strategy is the tool's choice, `share`
+    of the time is this run's.
+
+    Raises:
+        RecipeError: nothing fits; the hint says what would.
+        ResourceError: this network's time cannot be predicted.
+    """
+    time = asked.train.time
+    if time == "none":
+        return prepared
+    limit = seconds_of(time) * (1 - MARGIN) * share / (2 if asked.train.refit else 1)
+    candidates = [prepared]
+    if may_fall and not is_staged(prepared.recipe, prepared.backbone):
+        candidates += [_fallen(prepared, asked, name) for name in cheaper_than(prepared.recipe.strategy.name)]
+    options = predicted(candidates, num_images=num_images)
+    chosen = choose(options, limit)
+    if chosen is None:
+        fitting = [] if may_fall else _others(prepared, asked, limit, num_images)
+        raise _nothing_fits(time, options, limit, fitting=fitting)
+    option, epochs = chosen
+    made = candidates[options.index(option)]
+    note = _note(time, prepared, option, epochs)
+    on_event(Event("message", {"text": f"time: {note}"}))
+    recipe = recipes.update(made.recipe, {"train.epochs": epochs, "train.time": "none"})
+    verdict = made.verdict and replace(
+        made.verdict,
+        strategy=option.strategy,
+        reason=f"{made.verdict.reason}; {note}",
+        top_k=None if recipe.strategy.top_k == "auto" else recipe.strategy.top_k,
+        probe_at=None if recipe.strategy.probe_at == "auto" else recipe.strategy.probe_at,
+    )
+    return replace(
+        made, recipe=recipe, phases=plan_phases(recipe, made.backbone), verdict=verdict, notes=(*made.notes, note)
+    )
+
+
+def predicted(candidates: list[Prepared], *, num_images: int) -> list[Option]:
+    """Yield what each candidate is predicted to take; the machine is timed once.
+
+    Raises:
+        ResourceError: it cannot be predicted.
+    """
+    found: list[Option] = []
+    speed: Speed | None = None
+    for made in candidates:
+        skeleton = skeleton_or_none(made.recipe, num_classes=len(made.manifest.classes))
+        if skeleton is not None and speed is None:
+            speed = speed_of(made.recipe, skeleton)
+        if skeleton is None or speed is None:
+            raise _unknown(made)
+        taken = costs(made.recipe, skeleton, made.phases, num_images=num_images, speed=speed)
+        seconds = [(cost.seconds, cost.once_seconds) for cost in taken]
+        whole = sum(one for one, _ in seconds if one is not None)
+        once = sum(one for _, one in seconds if one is not None)
+        if any(one is None for pair in seconds for one in pair):
+            raise _unknown(made)
+        epochs = int(made.recipe.train.epochs)
+        least = max(1, len(made.phases))
+        found.append(Option(made.recipe.strategy.name, epochs, least, once, (whole - once) / epochs))
+    return found
+
+
+def _fallen(prepared: Prepared, asked: Recipe, strategy: str) -> Prepared:
+    """Yield the run with a cheaper strategy, its numbers those of that strategy."""
+    keys = {"strategy.name": strategy, "strategy.top_k": "auto", "strategy.probe_at": "auto"}
+    changed = recipes.update(asked, keys)
+    if prepared.manifest.samples:
+        recipe = resolve(changed, prepared.manifest, prepared.backbone, None)
+    else:
+        recipe = resolve_numbers(changed, prepared.backbone, None)
+    backbone = with_head(recipe, prepared.backbone)
+    return replace(prepared, recipe=recipe, backbone=backbone, phases=plan_phases(recipe, backbone))
+
+
+def _note(time: str, prepared: Prepared, option: Option, epochs: int) -> str:
+    takes = f"about {told(option.seconds(epochs))} of computing"
+    planned = prepared.recipe.strategy.name
+    if option.strategy != planned:
+        count = f", {epochs} epochs" if option.epoch else ""
+        return f"in {time} {planned} has no time for a third of its epochs → {option.strategy}{count}, {takes}"
+    if epochs < option.epochs:
+        return f"in {time} {option.strategy} has time for {epochs} of its {option.epochs} epochs, {takes}"
+    return f"{option.strategy} fits into {time}: {takes}"
+
+
+def _others(prepared: Prepared, asked: Recipe, limit: float, num_images: int) -> list[str]:
+    """Yield the cheaper strategies that would fit."""
+    if is_staged(prepared.recipe, prepared.backbone):
+        return []
+    cheaper = [_fallen(prepared, asked, name) for name in cheaper_than(prepared.recipe.strategy.name)]
+    options = predicted(cheaper, num_images=num_images)
+    return [option.strategy for option in options if option.fitting(limit) is not None]
+
+
+def _nothing_fits(time: str, options: list[Option], limit: float, *, fitting: list[str]) -> RecipeError:
+    least = min(options, key=lambda option: option.seconds(option.least))
+    needed = least.seconds(least.least)
+    count = f"{least.least} epoch{'s' if least.least > 1 else ''} of {least.strategy} alone"
+    longer = told(seconds_of(time) * needed / limit)
+    other = f"--strategy {' or '.join(fitting)}, which would fit" if fitting else "smaller pictures (--image-size)"
+    return RecipeError(
+        f"train.time = {time!r}: {count} is predicted to take {told(needed)} of computing",
+        hint=f"Give --time {longer} or more, or {other}.",
+    )
+
+
+def _unknown(prepared: Prepared) -> ResourceError:
+    return ResourceError(
+        f"how long {prepared.backbone.architecture.label} takes cannot be predicted on this machine",
+        hint="Leave --time away, and say how long with --epochs.",
+    )

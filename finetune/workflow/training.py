@@ -1,0 +1,185 @@
+"""Training what is prepared, in its run folder: to the end of its phases, or up to an epoch and no further."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.backbone.folder import plain_tensors
+from finetune.checkpoint import state
+from finetune.checkpoint.run_folder import RunFolder, write_text
+from finetune.checkpoint.state import Checkpoint, TrainState
+from finetune.data.loaders import lost_workers
+from finetune.device import accelerator, resolve_device
+from finetune.errors import DataError, ResourceError, TrainingError
+from finetune.settings import Recipe
+from finetune.strategy.strategies import retrained
+from finetune.train.loop import Fit, FitSettings
+from finetune.train.phases import fit_phases
+from finetune.types import Event, OnEvent
+from finetune.workflow import saved
+from finetune.workflow.batches import Worker
+from finetune.workflow.prepare import Prepared, load_backbone
+from finetune.workflow.signals import Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Where training stands, what it ran on, how each phase computed, and where the time went."""
+
+    state: TrainState
+    fit: Fit
+    said: Sequence[str]
+    timing: Sequence[dict[str, Any]]
+
+
+class _PausedError(Exception):
+    """Training came to the epoch up to which it was asked to go; a checkpoint was written."""
+
+
+class _Watch:
+    """Hands events on, keeps those that say where the time went, and counts epochs."""
+
+    def __init__(self, on_event: OnEvent, *, done: int) -> None:
+        self.on_event = on_event
+        self.rows: list[dict[str, Any]] = []
+        self.num_epochs = done
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "timing":
+            self.rows.append(event.facts)
+        self.num_epochs += event.kind == "epoch"
+        self.on_event(event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Keeper:
+    """Writes checkpoints and the epochs' lines into a run folder."""
+
+    folder: RunFolder
+
+    def last(self, model: nn.Module, optimiser: dict[str, Tensor], now: TrainState) -> None:
+        state.save(self.folder.last, plain_tensors(model), optimiser, now)
+        _write_epochs(self.folder, now.history)
+
+    def best(self, model: nn.Module, now: TrainState) -> None:
+        state.save(self.folder.best, plain_tensors(model), {}, now, keeps_before=False)
+
+
+def train(
+    folder: RunFolder,
+    prepared: Prepared,
+    checkpoint: Checkpoint | None,
+    *,
+    stop: Stop,
+    on_event: OnEvent,
+    until: int | None = None,
+) -> Trained:
+    """Train from a checkpoint (or the first step) to the end of the phases, or until so many epochs are done.
+
+    What a stopped process wrote about epochs behind the checkpoint is cut.
+
+    Raises:
+        Interrupted: a signal came; a checkpoint was written.
+    """
+    recipe, resumed = prepared.recipe, checkpoint.state if checkpoint else None
+    history = resumed.history if resumed else []
+    watch = _Watch(on_event, done=len(history))
+    _write_epochs(folder, history)
+
+    def raise_if_stopped(save: Callable[[], None]) -> None:
+        stop.raise_if_asked(save)
+        if until is not None and watch.num_epochs >= until:
+            save()
+            raise _PausedError
+
+    context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
+    worker = Worker(prepared, context, watch, lambda: stop.raise_if_asked(lambda: None), resumed=resumed)
+    fit = _fit(folder, prepared, worker, raise_if_stopped)
+    fresh = _fresh(prepared)
+    with stop.training(), lost_workers():
+        try:
+            end = fit_phases(fit, prepared.phases, fresh=fresh, resumed=checkpoint)
+        except _PausedError:
+            paused = state.load(folder.last)
+            assert paused is not None  # written just before the pause
+            end = paused.state
+    return Trained(end, fit, worker.said, watch.rows)
+
+
+@contextmanager
+def computing(recipe: Recipe) -> Iterator[None]:
+    """Compute inside the block as a recipe asks: with deterministic kernels where it does.
+
+    Raises:
+        ResourceError: a process that decodes images died.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if recipe.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        with lost_workers():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def telling_how_to_go_on(folder: RunFolder) -> Iterator[None]:
+    """Add to the hint of what fails inside the block how the run is gone on with."""
+    try:
+        yield
+    except (DataError, ResourceError, TrainingError) as error:
+        text = f"What was done is kept: finetune run --resume {folder.path}"
+        more = " --allow recipe, with the flag that is to change" if isinstance(error, TrainingError) else ""
+        error.hint = f"{error.hint} {text}{more}".lstrip()
+        raise
+
+
+def _write_epochs(folder: RunFolder, history: Sequence[dict[str, Any]]) -> None:
+    write_text(folder.epochs, "".join(f"{saved.line(row)}\n" for row in history))
+
+
+def _fit(
+    folder: RunFolder, prepared: Prepared, worker: Worker, raise_if_stopped: Callable[[Callable[[], None]], None]
+) -> Fit:
+    return Fit(
+        model=prepared.backbone.model,
+        groups=prepared.backbone.groups,
+        work_of=worker.work_of,
+        settings=_settings(prepared.recipe),
+        accelerator=worker.context,
+        keeper=_Keeper(folder),
+        on_event=worker.on_event,
+        raise_if_stopped=raise_if_stopped,
+    )
+
+
+def _settings(recipe: Recipe) -> FitSettings:
+    return FitSettings(
+        optimiser=recipe.optim.name,
+        weight_decay=float(recipe.optim.weight_decay),
+        schedule=recipe.optim.schedule,
+        warmup=recipe.optim.warmup,
+        clip=None if recipe.optim.clip == "none" else recipe.optim.clip,
+        label_smoothing=recipe.loss.label_smoothing,
+        patience=None if recipe.train.patience == "none" else int(recipe.train.patience),
+        checkpoint_every=None if recipe.train.checkpoint_every == "none" else recipe.train.checkpoint_every,
+        seed=recipe.train.seed,
+        micro_batch=None if recipe.train.micro_batch == "auto" else recipe.train.micro_batch,
+    )
+
+
+def _fresh(prepared: Prepared) -> nn.Module:
+    """Yield the network as it is when new, for what is re-initialised; the head is new already."""
+    if not set(retrained(prepared.phases)) - {"head"}:
+        return prepared.backbone.model
+    of = replace(prepared.backbone.architecture, pretrained=False)
+    return load_backbone(prepared.recipe, of, num_classes=len(prepared.manifest.classes)).model

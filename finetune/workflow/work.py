@@ -1,0 +1,44 @@
+"""The work of a run, epoch by epoch, in forward passes of one image: counted on a network without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from finetune.backbone.cost import multiplications
+from finetune.backbone.load import Backbone
+from finetune.settings import Recipe
+from finetune.strategy.race import Work
+from finetune.types import Manifest, Phase
+from finetune.workflow.batch_size import skeleton_or_none
+from finetune.workflow.costs import cut_of, step_flops
+
+
+def work_of(recipe: Recipe, phases: Sequence[Phase], manifest: Manifest) -> Work | None:
+    """Yield the work of a resolved recipe; None for a network whose operations cannot be counted.
+
+    What a trunk yields is counted where it is computed: with the first epoch of its phase when it is
+    cached, else with every epoch. A cache that is filled already, or by another phase, makes it less.
+    """
+    skeleton = skeleton_or_none(recipe, num_classes=len(manifest.classes))
+    if skeleton is None:
+        return None
+    num_train, num_val = len(manifest.split("train")), len(manifest.split("val"))
+    try:
+        epochs = [value for phase in phases for value in _phase(recipe, skeleton, phase, num_train, num_val)]
+    except (NotImplementedError, RuntimeError):  # a network that computes with the values of its tensors
+        return None
+    return Work(tuple(epochs), num_train + num_val)
+
+
+def _phase(recipe: Recipe, skeleton: Backbone, phase: Phase, num_train: int, num_val: int) -> list[float]:
+    size = skeleton.preprocessing.image_size
+    forward = 2 * multiplications(skeleton.model, image_size=size)
+    is_solved = phase.solver == "lbfgs"
+    step = 1.0 if is_solved else step_flops(skeleton, phase.plan, size) / forward
+    cut = cut_of(recipe, skeleton, phase, num_train, num_val, forward=forward, step=round(step * forward))
+    trunk = cut.trunk_share if cut and cut.views else 0.0
+    views = cut.views if cut else 0
+    epoch = num_train * max(step - trunk, 0.0) + num_val * (1 - trunk)
+    filling = trunk * (num_train * views + num_val)
+    count = 1 if is_solved else phase.epochs
+    return [filling + epoch, *[epoch] * (count - 1)]

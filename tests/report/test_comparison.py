@@ -1,0 +1,60 @@
+"""The pictures of a comparison: round marks, everything inside its axes."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+
+from finetune.report.comparison import HEIGHT, LARGEST_LOSS, WIDTH, marks, panels
+
+
+def one(label: str, seconds: float, tops: tuple[float, ...], *, loss: float = 1.0) -> SimpleNamespace:
+    curve = [
+        {"epoch": n, "val_top1": top, "val_loss": loss / n, "seconds": seconds * n} for n, top in enumerate(tops, 1)
+    ]
+    return SimpleNamespace(label=label, strategy=label, curves=[curve])
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.31, 0.87), (0, 30), (2.2, 2.3), (0, 12345), (0, 1e-4)])
+def test_marks_are_round_few_and_inside(low: float, high: float) -> None:
+    found = marks(low, high)
+    assert 2 <= len(found) <= 7
+    assert low <= found[0] and found[-1] <= high * (1 + 1e-9)
+    steps = {round((b - a) / (found[1] - found[0]), 6) for a, b in pairwise(found)}
+    assert steps == {1.0}
+
+
+def test_every_curve_lies_inside_the_axes() -> None:
+    found = [one("full", 30, (0.5, 0.9, 0.8), loss=1000), one("linear-probe", 0.4, (0.7,))]
+    for panel in panels(found, {"full": "#000", "linear-probe": "#111"}, num_classes=2):
+        for line in panel.lines:
+            pairs = [tuple(map(float, pair.split(","))) for pair in line.points.split()]
+            assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in [*pairs, line.best])
+        assert all(0 <= place <= WIDTH for place, _ in panel.x_marks)
+
+
+def test_a_head_that_is_solved_is_a_level_and_its_best_is_its_point() -> None:
+    panel = panels([one("linear-probe", 2, (0.7,)), one("full", 2, (0.5, 0.9))], {"linear-probe": "a", "full": "b"},
+                   num_classes=2)[0]  # fmt: skip
+    first, second = panel.lines
+    assert first.is_dashed and not second.is_dashed
+    heights = [pair.split(",")[1] for pair in first.points.split()]
+    assert len(heights) == 2 and heights[0] == heights[1]
+    assert second.best == tuple(map(float, second.points.split()[1].split(",")))
+
+
+def test_seconds_stand_on_a_logarithmic_axis_where_times_are_far_apart() -> None:
+    colours = {"a": "1", "b": "2"}
+    near = panels([one("a", 1, (0.1, 0.2)), one("b", 2, (0.1, 0.2))], colours, num_classes=2)
+    far = panels([one("a", 1, (0.1, 0.2)), one("b", 500, (0.1, 0.2))], colours, num_classes=2)
+    assert [panel.across for panel in near][1] == "seconds"
+    assert "logarithmic" in far[1].across
+    assert far[0].across == "epochs"
+
+
+def test_a_loss_beyond_guessing_does_not_flatten_the_others() -> None:
+    found = [one("a", 1, (0.1, 0.2), loss=1000), one("b", 1, (0.1, 0.2))]
+    panel = panels(found, {"a": "1", "b": "2"}, num_classes=3)[2]
+    assert max(float(text) for _, text in panel.y_marks) <= LARGEST_LOSS * 1.2
