@@ -23,7 +23,7 @@ DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"
 EMBEDDED = "embedded"  # the backbone whose weights lie in this package
 ALL_STAGES = "all"  # strategy.probe_at: every layer group of the backbone together
 JOIN = "+"  # between several
-EMBEDDED_FULL = "mobilenetv4_conv_small_050.embedded"  # its name in the catalogue
+EMBEDDED_FULL = "mobilenetv2_075.embedded"  # its name in the catalogue
 
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

@@ -120,15 +120,16 @@ def _cases(rows: Sequence[dict[str, Any]]) -> Iterable[Case]:
         best = max(shared, key=lambda name: statistics.mean(other[name] for other in others))
         regret = {name: found[best] - found[name] for name in found}
         seen = evidence[key]
-        yield Case(*key, (size_score(seen).value, similarity_score(seen).value), found, regret)
+        yield Case(*key, (size_score(seen, is_similar=True).value, similarity_score(seen).value), found, regret)
 
 
 def _evidence(raw: dict[str, Any]) -> Evidence:
-    intervals = {name: Interval(**raw[name]) for name in ("joint", "behind")}
+    found = {name: Interval(**raw[name]) for name in ("joint", "behind", "shift") if raw[name]}
     size = Size(**{**raw["size"], "gain": Interval(**raw["size"]["gain"])})
     probe = {name: Interval(**value) for name, value in raw["probe"].items()}
-    confidence = Confidence(**raw["confidence"]) if raw["confidence"] else None
-    return Evidence(**{**raw, **intervals, "size": size, "probe": probe, "confidence": confidence})
+    asked = raw["confidence"]
+    confidence = Confidence(asked["top"], Interval(**asked["entropy"])) if asked else None
+    return Evidence(**{**raw, **found, "size": size, "probe": probe, "confidence": confidence})
 
 
 def _show_top1(cases: Sequence[Case], names: Sequence[str]) -> None:

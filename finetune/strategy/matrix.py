@@ -2,7 +2,7 @@
 
               similar                     dissimilar
     few       head-only                   linear-probe on the stages that serve best
-    many      top-k, from a solved head   full, from a solved head
+    many      the last quarter, lp-ft     the last half, or everything, lp-ft
 
 Pure: evidence in, verdict out.
 """
@@ -16,7 +16,10 @@ from typing import Literal
 from finetune.settings import ALL_STAGES
 from finetune.types import Evidence, Interval, Verdict
 
-FEW = 100.0  # images of a class in the median, or a tenth of all where that is less
+# Images of a class in the median, or a tenth of all where that is less. Where images are dissimilar, training inner
+# layers pays much sooner: benchmarks/strategy.
+FEW = {"similar": 100.0, "dissimilar": 12.0}
+PLENTY = 100.0  # of a class: enough to train everything where images are dissimilar
 FAR_SHIFT = 0.21  # of batch norm, in stored deviations
 FAR_ENTROPY = 0.58  # of the pretrained classifier, as a share of that of a guess
 NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, less twice what it lies behind
@@ -25,14 +28,14 @@ NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, 
 def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
     """Yield the cell of the matrix and what to do there; `assume` overrides what was measured.
 
-    Few: fewer than 100 images a class (median) or 1,000 in all. Similar: a linear classifier on the
-    features of the last layer group closes half of the way from chance to perfect, less what it lies
-    behind the best layer group.
+    Similar: `similarity_score` is not below 0. Few: fewer than 100 images a class (median) or 1,000 in
+    all where they are similar, than 12 or 120 where they are not.
     """
     assumed = set(assume) - {"none"}
-    size, similarity = size_score(evidence), similarity_score(evidence)
-    is_many = "many" in assumed or ("few" not in assumed and size.value >= 0)
+    similarity = similarity_score(evidence)
     is_similar = "similar" in assumed or ("dissimilar" not in assumed and similarity.value >= 0)
+    size = size_score(evidence, is_similar=is_similar)
+    is_many = "many" in assumed or ("few" not in assumed and size.value >= 0)
     row: Literal["few", "many"] = "many" if is_many else "few"
     column: Literal["similar", "dissimilar"] = "similar" if is_similar else "dissimilar"
     strategy, what, top_k, probe_at = _cell(evidence, is_many, is_similar)
@@ -41,10 +44,9 @@ def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
     return Verdict(row, column, strategy, reason, size, similarity, top_k=top_k, probe_at=probe_at)
 
 
-def size_score(evidence: Evidence) -> Interval:
+def size_score(evidence: Evidence, *, is_similar: bool) -> Interval:
     """Yield how many images there are: 0 at the cut-off, 1 at ten times as many. It is counted, not estimated."""
-    size = evidence.size
-    score = math.log10(min(size.images_per_class_median, size.num_images / 10) / FEW)
+    score = math.log10(_usable(evidence) / FEW["similar" if is_similar else "dissimilar"])
     return Interval(score, score, score)
 
 
@@ -71,14 +73,23 @@ def similarity_score(evidence: Evidence) -> Interval:
 
 def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str, int | None, str | None]:
     """Yield the strategy, its words, and its number."""
+    num_groups = len(evidence.probe)
     if is_many and is_similar:
-        k = max(2, round(len(evidence.probe) / 2))
+        k = max(1, round(num_groups / 4))
+        return "lp-ft", f"solve the head, then train the top {k}", k, None
+    if is_many and _usable(evidence) < PLENTY:
+        k = max(1, round(num_groups / 2))
         return "lp-ft", f"solve the head, then train the top {k}", k, None
     if is_many:
         return "lp-ft", "solve the head, then train everything", None, None
     if is_similar:
         return "head-only", "train the head only", None, None
     return "linear-probe", "linear probe on all stages together", None, ALL_STAGES
+
+
+def _usable(evidence: Evidence) -> float:
+    """Yield the images of a class in the median, or a tenth of all where that is less."""
+    return min(evidence.size.images_per_class_median, evidence.size.num_images / 10)
 
 
 def _counted(evidence: Evidence) -> str:

@@ -60,7 +60,7 @@ def test_without_pretrained_it_is_the_same_network_with_random_weights() -> None
     trained, random = (load(architecture(EMBEDDED, pretrained=flag), num_classes=2) for flag in (True, False))
     assert [group.name for group in trained.groups] == [group.name for group in random.groups]
     assert random.weights is None
-    assert not torch.equal(*(b.model.state_dict()["blocks.1.0.conv.weight"] for b in (trained, random)))
+    assert not torch.equal(*(b.model.state_dict()["blocks.1.0.conv_pw.weight"] for b in (trained, random)))
 
 
 def test_weights_of_ones_own_beside_its_name_are_an_error(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune.evaluation.intervals import wilson
-from finetune.strategy.matrix import FAR_ENTROPY, FAR_SHIFT, FEW, decide, similarity_score, size_score
+from finetune.strategy.matrix import FAR_ENTROPY, FAR_SHIFT, FEW, PLENTY, decide, similarity_score, size_score
 from finetune.types import Confidence, Evidence, Interval, Size
 
 NOTHING = Interval(0, 0, 0)
@@ -34,7 +34,8 @@ def evidence(
 @pytest.mark.parametrize(("is_many", "size"), [(False, "few"), (True, "many")])
 @pytest.mark.parametrize(("shift", "similarity"), [(NEAR, "similar"), (FAR, "dissimilar")])
 def test_each_cell_is_told_by_size_and_shift(is_many: bool, size: str, shift: Interval, similarity: str) -> None:
-    seen = evidence(num_images=20 * int(FEW) if is_many else int(FEW), per_class=2 * FEW if is_many else 4, shift=shift)
+    cut = FEW[similarity]
+    seen = evidence(num_images=int(20 * cut), per_class=2 * cut if is_many else cut / 2, shift=shift)
     found = decide(seen)
     assert (found.size, found.similarity) == (size, similarity)
     assert f"{similarity}; {size} → " in found.reason
@@ -51,27 +52,29 @@ def test_four_cells_have_the_strategies_of_the_documentation() -> None:
 CELLS = {
     "few,similar": ("head-only", None, None),
     "few,dissimilar": ("linear-probe", None, "all"),
-    "many,similar": ("lp-ft", 2, None),
-    "many,dissimilar": ("lp-ft", None, None),
+    "many,similar": ("lp-ft", 1, None),
+    "many,dissimilar": ("lp-ft", 2, None),
 }
 
 
+def test_with_plenty_of_dissimilar_images_everything_is_trained() -> None:
+    at, below = (decide(evidence(num_images=10_000, per_class=n, shift=FAR)) for n in (PLENTY, PLENTY - 1))
+    assert (at.strategy, at.top_k, below.strategy, below.top_k) == ("lp-ft", None, "lp-ft", 2)
+
+
+@pytest.mark.parametrize("similarity", ["similar", "dissimilar"])
 @pytest.mark.parametrize(
-    ("num_images", "per_class", "is_many"),
-    [
-        (10 * FEW, FEW, True),
-        (10 * FEW - 1, 10 * FEW, False),
-        (1000 * FEW, FEW - 0.5, False),
-        (100 * FEW, 2 * FEW, True),
-    ],
+    ("in_all", "per_class", "is_many"),
+    [(10, 1, True), (9.9, 10, False), (1000, 0.99, False), (100, 2, True)],
 )
-def test_many_is_enough_of_a_class_and_in_all(num_images: float, per_class: float, is_many: bool) -> None:
-    seen = evidence(num_images=int(num_images), per_class=per_class)
-    assert (size_score(seen).value >= 0) is is_many
+def test_many_is_enough_of_a_class_and_in_all(similarity: str, in_all: float, per_class: float, is_many: bool) -> None:
+    cut = FEW[similarity]
+    seen = evidence(num_images=int(in_all * cut), per_class=per_class * cut)
+    assert (size_score(seen, is_similar=similarity == "similar").value >= 0) is is_many
 
 
 def test_ten_times_the_images_are_one_more() -> None:
-    one, ten = (size_score(evidence(num_images=n, per_class=n / 2)).value for n in (300, 3000))
+    one, ten = (size_score(evidence(num_images=n, per_class=n / 2), is_similar=True).value for n in (300, 3000))
     assert ten - one == pytest.approx(1)
 
 

@@ -30,8 +30,12 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(quick_run, strategy:
 
 def test_what_is_accumulated_is_said_with_what_it_does_to_batch_norm(quick_run) -> None:
     said: list[str] = []
-    quick_run("full", micro_batch=4, batch_size=12, on_event=lambda event: said.append(str(event.facts.get("text"))))
+    more = {"micro_batch": 4, "batch_size": 12, "on_event": lambda event: said.append(str(event.facts.get("text")))}
+    quick_run("full", overrides={"strategy.norm_statistics": "updated"}, **more)
     assert any("gradients are accumulated" in text and "batch norm" in text and "4 images" in text for text in said)
+    said.clear()
+    quick_run("full", out="kept", **more)
+    assert any("gradients are accumulated" in text and "batch norm" not in text for text in said)
 
 
 def test_little_memory_means_parts_and_stands_in_the_recipe(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:

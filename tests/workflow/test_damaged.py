@@ -14,7 +14,7 @@ from finetune.errors import CheckpointError, FinetuneError
 from finetune.workflow.saved import load_run
 from tests.test_fuzz import mutated
 
-EXAMPLES = pytest.mark.parametrize("examples", [15, pytest.param(800, marks=pytest.mark.slow)])
+EXAMPLES = pytest.mark.parametrize("examples", [15, pytest.param(200, marks=pytest.mark.slow)])
 
 
 @EXAMPLES
