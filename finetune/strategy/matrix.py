@@ -16,9 +16,9 @@ from typing import Literal
 from finetune.settings import ALL_STAGES
 from finetune.types import Evidence, Interval, Verdict
 
-# Images of a class in the median, or a tenth of all where that is less. Where images are dissimilar, training inner
-# layers pays much sooner: benchmarks/strategy.
-FEW = {"similar": 100.0, "dissimilar": 12.0}
+# Fewer images are few: of a class in the median, and in all. Where images are dissimilar, training inner layers pays
+# much sooner: benchmarks/strategy.
+FEW = {"similar": (100.0, 1000.0), "dissimilar": (12.0, 36.0)}
 PLENTY = 100.0  # of a class: enough to train everything where images are dissimilar
 FAR_SHIFT = 0.21  # of batch norm, in stored deviations
 FAR_ENTROPY = 0.58  # of the pretrained classifier, as a share of that of a guess
@@ -29,7 +29,7 @@ def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
     """Yield the cell of the matrix and what to do there; `assume` overrides what was measured.
 
     Similar: `similarity_score` is not below 0. Few: fewer than 100 images a class (median) or 1,000 in
-    all where they are similar, than 12 or 120 where they are not.
+    all where they are similar, than 12 or 36 where they are not.
     """
     assumed = set(assume) - {"none"}
     similarity = similarity_score(evidence)
@@ -40,13 +40,15 @@ def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
     column: Literal["similar", "dissimilar"] = "similar" if is_similar else "dissimilar"
     strategy, what, top_k, probe_at = _cell(evidence, is_many, is_similar)
     stated = " (as assumed)" if assumed else ""
-    reason = f"{_counted(evidence)}; {_compared(evidence)}: {column}; {row}{stated} → {what}"
+    reason = f"{_counted(evidence)}; {_compared(evidence)}{_seen(evidence)}: {column}; {row}{stated} → {what}"
     return Verdict(row, column, strategy, reason, size, similarity, top_k=top_k, probe_at=probe_at)
 
 
 def size_score(evidence: Evidence, *, is_similar: bool) -> Interval:
     """Yield how many images there are: 0 at the cut-off, 1 at ten times as many. It is counted, not estimated."""
-    score = math.log10(_usable(evidence) / FEW["similar" if is_similar else "dissimilar"])
+    of_a_class, in_all = FEW["similar" if is_similar else "dissimilar"]
+    size = evidence.size
+    score = math.log10(min(size.images_per_class_median / of_a_class, size.num_images / in_all))
     return Interval(score, score, score)
 
 
@@ -77,7 +79,7 @@ def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str
     if is_many and is_similar:
         k = max(1, round(num_groups / 4))
         return "lp-ft", f"solve the head, then train the top {k}", k, None
-    if is_many and _usable(evidence) < PLENTY:
+    if is_many and evidence.size.images_per_class_median < PLENTY:
         k = max(1, round(num_groups / 2))
         return "lp-ft", f"solve the head, then train the top {k}", k, None
     if is_many:
@@ -85,11 +87,6 @@ def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str
     if is_similar:
         return "head-only", "train the head only", None, None
     return "linear-probe", "linear probe on all stages together", None, ALL_STAGES
-
-
-def _usable(evidence: Evidence) -> float:
-    """Yield the images of a class in the median, or a tenth of all where that is less."""
-    return min(evidence.size.images_per_class_median, evidence.size.num_images / 10)
 
 
 def _counted(evidence: Evidence) -> str:
@@ -106,3 +103,13 @@ def _compared(evidence: Evidence) -> str:
     if best != last:
         return f"{text}, {best} at {evidence.probe[best].value:.0%}"
     return text + (", earlier stages are no better" if len(evidence.probe) > 1 else "")
+
+
+def _seen(evidence: Evidence) -> str:
+    """Say what told whether they are similar, where the probe did not."""
+    if evidence.shift is not None:
+        return f"; batch norm finds them {evidence.shift.value:.2f} deviations off (similar below {FAR_SHIFT})"
+    if evidence.confidence is not None:
+        share = evidence.confidence.entropy.value
+        return f"; the pretrained classifier is {share:.0%} as unsure as a guess (similar below {FAR_ENTROPY:.0%})"
+    return ""

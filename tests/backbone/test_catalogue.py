@@ -62,6 +62,8 @@ def test_every_network_of_ours_that_is_registered_is_in_the_table() -> None:
 
 
 def test_the_default_weights_are_those_of_timm() -> None:
+    import finetune.backbone.load  # noqa: F401  registers ours
+
     if IS_SAME_TIMM:
         timms = {
             n.name: n.weights[0] for n in networks().values() if n.weights and n.weights[0].hub != catalogue.PACKAGE
