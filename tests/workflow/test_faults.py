@@ -18,6 +18,7 @@ import finetune
 from finetune.data import decode, loaders
 from finetune.train import loop
 from finetune.types import Event
+from finetune.workflow import launch
 from finetune.workflow import run as running
 
 from .conftest import TINY
@@ -242,7 +243,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(tiny_run, whole, tmp_path: 
 
 
 def test_a_run_that_is_still_running_is_not_resumed(tiny_run, whole, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(running, "LINGER", 0.2)
+    monkeypatch.setattr(launch, "LINGER", 0.2)
     refused: list[finetune.ResourceError] = []
 
     def meddle() -> None:
