@@ -27,14 +27,22 @@ from finetune.types import FreezePlan, LayerGroup
 
 
 class Tail(nn.Module):
-    """The tail as a module of the boundary tensors; its layers are the model's own."""
+    """The tail as a module of the boundary tensors; its layers are the model's own.
 
-    def __init__(self, in_training: nn.Module, in_eval: nn.Module) -> None:
+    What the freeze plan holds in eval mode (`still`: norms of trained layers that keep their statistics)
+    stands in it whenever the tail computes.
+    """
+
+    def __init__(self, in_training: nn.Module, in_eval: nn.Module, still: Sequence[nn.Module]) -> None:
         super().__init__()
+        self.still = tuple(still)
         self.in_training = in_training
         self.in_eval = in_eval
 
     def forward(self, boundary: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+        for module in self.still:
+            if module.training:
+                module.training = False
         part = self.in_training if self.training else self.in_eval
         output: Tensor | tuple[Tensor, ...] = part(*boundary)
         return output
@@ -108,7 +116,7 @@ def _divide(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], im
     if not tensors or in_training.input_key in tensors:
         raise IndivisibleError("nothing is frozen before what is trained")
     graph = in_training.part(tensors)
-    tail = Tail(in_training.rest(trunk, kinds), in_eval.rest(trunk, kinds))
+    tail = Tail(in_training.rest(trunk, kinds), in_eval.rest(trunk, kinds), still)
     rows = [kind for kind in kinds.values() if isinstance(kind, Rows)]
     return Divided(Trunk(graph, [row.fold for row in rows]), tail, tuple(row.shape for row in rows))
 

@@ -157,3 +157,13 @@ def test_rows_that_differ_are_computed(quick_run, monkeypatch: pytest.MonkeyPatc
     auto = quick_run("auto", out="auto", overrides={**EXACT, **fresh})
     assert auto.strategy == "head-only"
     assert sum(seen) == 48 + 48 + 12
+
+
+@pytest.mark.parametrize("norm_statistics", ["frozen", "updated"])
+def test_top_k_trains_on_the_cache_whatever_its_norms_do(quick_run, norm_statistics: str) -> None:
+    said: list[str] = []
+    quick_run(
+        "top-k", epochs=6, overrides={**EXACT, "strategy.norm_statistics": norm_statistics},
+        on_event=lambda event: said.append(str(event.facts.get("text"))),
+    )  # fmt: skip
+    assert any("phase top-1: frozen layers run once for each image" in text for text in said)

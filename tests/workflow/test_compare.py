@@ -119,6 +119,7 @@ def test_a_stopped_comparison_goes_on_and_ends_as_one_that_was_not(drawn: Path, 
         finetune.resume_comparison(tmp_path / "stopped")
 
 
+@pytest.mark.slow
 def test_a_comparison_killed_at_every_kind_of_point_ends_as_one_that_was_not(few: Path, tmp_path: Path) -> None:
     def begin(out: str) -> finetune.Comparison:
         return finetune.compare(few, strategies=["head-only", "full"], out=tmp_path / out, **{**TINY, "epochs": 2})

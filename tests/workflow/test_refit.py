@@ -106,6 +106,7 @@ def test_a_stopped_refit_goes_on_to_the_same_bits(quick_run, tmp_path: Path, str
         assert (whole.folder / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_refit_killed_at_every_kind_of_point_ends_as_if_never_killed(tiny_run, tmp_path: Path) -> None:
     whole = tiny_run("full", out="whole", **TINY).folder
     killed = tmp_path / "killed"
