@@ -54,6 +54,11 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "--backbone", "test_convnext", "--strategy", "top-k", "--top-k", "2", "--reinit", "--epochs", "4",
         "--workers", "2", "--set", "cache.features=none", "--set", EVERY_STEP,
     ),
+    "linear-probe at all stages": ("--backbone", "test_resnet", "--strategy", "linear-probe", "--probe-at", "all"),
+    "lp-ft on the top layers, refitted": (
+        "--backbone", "test_resnet", "--strategy", "lp-ft", "--top-k", "2", "--epochs", "4", "--refit",
+        "--set", EVERY_STEP,
+    ),
     "auto": ("--backbone", "test_resnet", "--epochs", "6", "--set", "augment.color_jitter=0.3"),
 }  # fmt: skip
 TINY = ("--no-pretrained", "--image-size", "32", "--batch-size", "8", "--workers", "0", "--device", "cpu")
