@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/python tools/demo.py
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4
 
 realdata: install
 	$(BIN)/python -m pytest -q -m realdata

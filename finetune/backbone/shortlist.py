@@ -1,10 +1,9 @@
-"""Backbones worth ranking when none are named, and whether their weights are on this machine."""
+"""Backbones worth ranking when none are named, from the weakest to the strongest."""
 
 from __future__ import annotations
 
-from huggingface_hub import try_to_load_from_cache
-from timm.models import get_pretrained_cfg
-
+from finetune.backbone.catalogue import find
+from finetune.backbone.stored import place_of
 from finetune.settings import DEFAULT_BACKBONE, EMBEDDED
 
 # Small to medium, of different families and pretraining; from the weakest published top-1 on ImageNet
@@ -20,28 +19,15 @@ SHORTLIST = (
     "convnext_nano.in12k_ft_in1k",
     "convnext_tiny.in12k_ft_in1k",
 )
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def on_this_machine() -> tuple[str, ...]:
     """Yield the names of the short list whose weights need no network."""
-    return tuple(name for name in SHORTLIST if has_weights_here(name))
-
-
-def has_weights_here(name: str) -> bool:
-    """Tell whether the weights of a name lie in this package or in the hub's cache."""
-    if name == EMBEDDED:
-        return True
-    config = get_pretrained_cfg(name)
-    if config is None or not config.hf_hub_id:
-        return False
-    return any(isinstance(try_to_load_from_cache(config.hf_hub_id, file), str) for file in WEIGHT_FILES)
+    return tuple(name for name in SHORTLIST if (entry := find(name)) and place_of(entry.weights))
 
 
 def standing(name: str) -> float | None:
     """Yield the place of a timm name among backbones in general, the strongest highest; None: not known."""
-    if name in SHORTLIST:
-        return float(SHORTLIST.index(name))
-    config = get_pretrained_cfg(name)
-    full = f"{config.architecture}.{config.tag}" if config is not None and config.tag else name
+    entry = find(name)
+    full = entry.full_name if entry and name not in SHORTLIST else name
     return float(SHORTLIST.index(full)) if full in SHORTLIST else None

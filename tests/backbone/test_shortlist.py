@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from timm.models import get_pretrained_cfg, is_model_pretrained
 
 from finetune.backbone import shortlist
-from finetune.backbone.shortlist import SHORTLIST, has_weights_here, on_this_machine, standing
+from finetune.backbone.catalogue import find
+from finetune.backbone.shortlist import SHORTLIST, on_this_machine, standing
 from finetune.settings import EMBEDDED
 
 
@@ -16,15 +19,17 @@ def test_every_name_has_weights_and_a_place_on_the_hub() -> None:
         assert get_pretrained_cfg(name).hf_hub_id == f"timm/{name}"
 
 
-def test_only_what_lies_in_the_hubs_cache_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {(f"timm/{SHORTLIST[2]}", "model.safetensors"), (f"timm/{SHORTLIST[4]}", "pytorch_model.bin")}
-    monkeypatch.setattr(shortlist, "try_to_load_from_cache", lambda *at: "path" if at in there else None)
+def test_only_what_lies_on_this_machine_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = find(EMBEDDED)
+    assert package is not None
+    there = {f"timm/{SHORTLIST[2]}", f"timm/{SHORTLIST[4]}", package.weights.hub if package.weights else ""}
+    monkeypatch.setattr(shortlist, "place_of", lambda weights: Path("here") if weights.hub in there else None)
     assert on_this_machine() == (EMBEDDED, SHORTLIST[2], SHORTLIST[4])
-    assert not has_weights_here("resnet18.a1_in1k")
 
 
-def test_a_file_that_the_hub_is_known_to_lack_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shortlist, "try_to_load_from_cache", lambda *at: object())  # the hub's mark for that
+def test_with_empty_caches_the_embedded_one_is_proposed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert on_this_machine() == (EMBEDDED,)
 
 

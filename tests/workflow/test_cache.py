@@ -30,12 +30,19 @@ def count_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize(
-    ("strategy", "backbone"),
-    [("head-only", "test_resnet"), ("top-k", "test_resnet"), ("top-k", "test_vit"), ("top-k", "test_convnext"),
-     ("gradual", "test_vit"), ("lp-ft", "test_resnet")],
+LAYOUTS = (
+    ("head-only", "test_resnet"), ("top-k", "test_resnet"), ("top-k", "test_vit"), ("top-k", "test_convnext"),
+    ("gradual", "test_vit"), ("lp-ft", "test_resnet"),
 )  # fmt: skip
-@pytest.mark.parametrize("batch_size", [7, 20])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "backbone", "batch_size"),
+    [(*layout, 7) for layout in LAYOUTS]
+    + [
+        pytest.param(*layout, 20, marks=pytest.mark.slow if number > 1 else ()) for number, layout in enumerate(LAYOUTS)
+    ],
+)
 def test_cached_and_uncached_training_are_bit_identical(quick_run, strategy, backbone, batch_size) -> None:
     more = {"backbone": backbone, "batch_size": batch_size, "epochs": 4}
     cached = quick_run(strategy, out="cached", overrides=EXACT, **more)
