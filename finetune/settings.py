@@ -143,9 +143,7 @@ class TrainSection(Section):
     )
     seed: Seed = Field(0, description="Seed of all that is random in training.")
     deterministic: bool = Field(False, description="Deterministic kernels on a GPU too; slower.")
-    patience: Count | Auto | NoneWord = Field(
-        "auto", description="Stop after so many epochs without a better val. auto: a third of the epochs, 5 or more."
-    )
+    patience: Count | NoneWord = Field("none", description="Stop after so many epochs without a better val.")
     checkpoint_every: Positive | NoneWord = Field(
         "none",
         description="Minutes between checkpoints inside an epoch. One is written after every epoch anyway, after quick"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -122,9 +122,9 @@ def write(
     if probe_at is not None:
         config["probe_at"] = probe_at
     (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
-    save_file(plain_tensors(model), folder / WEIGHTS)
+    save_file(plain_tensors(model.state_dict()), folder / WEIGHTS)
 
 
-def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Yield a model's state as tensors that share no memory, as safetensors wants them."""
-    return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in model.state_dict().items()}
+def plain_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Yield the tensors of a model's state so that they share no memory, as safetensors wants them."""
+    return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}

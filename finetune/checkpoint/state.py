@@ -32,20 +32,17 @@ MODEL, OPTIMISER, STATE, COMPLETE = "model.safetensors", "optimiser.safetensors"
 
 @dataclass(slots=True)
 class Best:
-    """The best epoch so far: by val top1, of equals the one with the lower val loss."""
+    """The epoch that would be delivered if training ended here, with its val top1 and loss."""
 
     top1: float
     loss: float
     phase: int
     epoch: int
 
-    def is_beaten_by(self, top1: float, loss: float) -> bool:
-        return top1 > self.top1 or (top1 == self.top1 and loss < self.loss)
-
 
 @dataclass(slots=True)
 class TrainState:
-    """Where training stands: the next step to do, what this epoch has summed up, what was best.
+    """Where training stands: the next step to do, what this epoch has summed up, which epoch counts.
 
     `phase` counts phases, `epoch` and `step` what is done inside the phase and the epoch.
     `history` holds the finished epochs' lines of metrics.jsonl; `is_cached` says whether the phase

@@ -91,13 +91,13 @@ def show(found: Comparison) -> None:
     for line in found.said:
         console.print(escape(line))
     if found.split == "val":
-        console.print("note: val also chose the best epoch, so this flatters; --test 0.2 sets a test split aside")
+        console.print("note: val also chose the epoch, so this flatters; --test 0.2 sets a test split aside")
     console.print(f"curves: [bold]{escape(str(found.folder / 'compare.html'))}[/bold]", soft_wrap=True)
 
 
 def _row(one: Standing) -> tuple[str, ...]:
     top1, gap = one.top1, one.difference
-    epochs = sorted(set(one.best_epochs))
+    epochs = sorted(set(one.delivered_epochs))
     name = one.label if one.strategy == one.label.partition(":")[0] else f"{one.label} ({one.strategy})"
     return (
         name,

@@ -58,8 +58,10 @@ def show_result(result: RunResult) -> None:
     ]
     console.print()
     console.print(table(["", *names], rows))
-    console.print(f"\nbest epoch {result.best_epoch}; everything is in [bold]{escape(str(result.folder))}[/bold]")
-    for name, what in (("model/", "timm's folder of the best weights"), ("report.html", "why, and how well")):
+    console.print(
+        f"\nepoch {result.delivered_epoch} is delivered; everything is in [bold]{escape(str(result.folder))}[/bold]"
+    )
+    for name, what in (("model/", "timm's folder of its weights"), ("report.html", "why, and how well")):
         console.print(f"  {name:<12} {what}")
     console.print(f"next: finetune export {escape(str(result.folder))} --format onnx")
 

@@ -23,10 +23,10 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One run in a panel: where it goes, and where its best epoch is."""
+    """One run in a panel: where it goes, and where the delivered epoch is."""
 
     points: str
-    best: Point
+    delivered: Point
     colour: str
     is_dashed: bool
     label: str
@@ -74,11 +74,13 @@ def marks(low: float, high: float, *, most: int = 6) -> tuple[float, ...]:
 
 
 def _panel(found: Sequence[Any], colours: Mapping[str, str], *, x: str, y: str, most: float) -> Panel:
-    curves = [(one, curve) for one in found for curve in one.curves]
-    ends = [curve[-1][x] for _, curve in curves]
-    values = [min(row[y], most) for _, curve in curves for row in curve]
+    curves = [
+        (one, curve, epoch) for one in found for curve, epoch in zip(one.curves, one.delivered_epochs, strict=True)
+    ]
+    ends = [curve[-1][x] for _, curve, _ in curves]
+    values = [min(row[y], most) for _, curve, _ in curves for row in curve]
     is_log = x == "seconds" and max(ends) > LOG_FROM * max(min(ends), 0.05)
-    firsts = min(curve[0][x] for _, curve in curves)
+    firsts = min(curve[0][x] for _, curve, _ in curves)
     left, right = (max(0.1, min(firsts, min(ends)) * 0.8) if is_log else 0.0), max(*ends, 1.0) * 1.02
     low, high = _range(values, is_share=y == "val_top1")
 
@@ -90,7 +92,7 @@ def _panel(found: Sequence[Any], colours: Mapping[str, str], *, x: str, y: str, 
     def up(value: float) -> float:
         return round(HEIGHT - (min(value, high) - low) / (high - low) * HEIGHT, 1)
 
-    lines = tuple(_line(one, curve, x, y, across, up, colours[one.label]) for one, curve in curves)
+    lines = tuple(_line(one, curve, epoch, x, y, across, up, colours[one.label]) for one, curve, epoch in curves)
     ticks = _log_marks(left, right) if is_log else marks(left, right)
     if x == "epoch":
         ticks = tuple(tick for tick in ticks if tick == int(tick))
@@ -105,13 +107,15 @@ def _panel(found: Sequence[Any], colours: Mapping[str, str], *, x: str, y: str, 
     )
 
 
-def _line(one: Any, curve: Sequence[Mapping[str, Any]], x: str, y: str, across: Any, up: Any, colour: str) -> Line:
+def _line(
+    one: Any, curve: Sequence[Mapping[str, Any]], epoch: int, x: str, y: str, across: Any, up: Any, colour: str
+) -> Line:
     places = [(across(row[x]), up(row[y])) for row in curve]
-    best = max(range(len(curve)), key=lambda i: (curve[i]["val_top1"], -curve[i]["val_loss"]))
+    delivered = next(place for place, row in zip(places, curve, strict=True) if row["epoch"] == epoch)
     if len(places) == 1:  # solved in one go: its level, on to the end
         places.append((float(WIDTH), places[0][1]))
     points = " ".join(f"{a:g},{b:g}" for a, b in places)
-    return Line(points, places[best], colour, len(curve) == 1 or one.strategy == "scratch", one.label)
+    return Line(points, delivered, colour, len(curve) == 1 or one.strategy == "scratch", one.label)
 
 
 def _range(values: Sequence[float], *, is_share: bool) -> Point:

@@ -1,4 +1,4 @@
-"""Training one phase by gradient: epochs of steps, val after each, the best kept, any step resumable.
+"""Training one phase by gradient: epochs of steps, val after each, the one to deliver kept, any step resumable.
 
 Never knows whether its batches are images or features. Letters: B batch, K classes.
 """
@@ -25,6 +25,7 @@ from finetune.evaluation.metrics import top1
 from finetune.optim import optimisers
 from finetune.optim.schedules import lr_factor
 from finetune.randomness import derive, forked
+from finetune.train import choice
 from finetune.train.memory import out_of_memory
 from finetune.train.outputs import aux_weight, loss_of
 from finetune.types import Event, LayerGroup, OnEvent, Phase
@@ -59,7 +60,7 @@ class FitSettings:
 
 
 class Keeper(Protocol):
-    """Where checkpoints go."""
+    """Where checkpoints go: the place in training, and the epoch that would be delivered."""
 
     def last(self, model: nn.Module, optimiser: dict[str, Tensor], state: TrainState) -> None: ...
 
@@ -146,7 +147,7 @@ def _train_epochs(fit: Fit, run: nn.Module, work: Work, optimiser: Any, phase: P
 def close_epoch(
     fit: Fit, work: Work, phase: Phase, state: TrainState, *, lr: float, save: Callable[[], None] = lambda: None
 ) -> None:
-    """Measure val, add the epoch's line to the history, keep the weights when they are the best so far.
+    """Measure val, add the epoch's line to the history, keep the weights when the epoch may be delivered.
 
     `save` writes a checkpoint when the run is stopped meanwhile: behind the last step of the epoch.
 
@@ -170,13 +171,12 @@ def close_epoch(
     if value is None or loss is None:
         fit.on_event(Event("epoch", {**line, "is_best": False}))
         return
-    if state.best is None or state.best.is_beaten_by(value, loss):
+    if work.val is not None and choice.delivered(state.history, work.val.num_images) == epoch:
         state.best = Best(value, loss, state.phase, epoch)
-        state.num_without_better = 0
         fit.keeper.best(fit.model, state)
-    else:
-        state.num_without_better += 1
-    fit.on_event(Event("epoch", {**line, "is_best": state.best.epoch == epoch}))
+    is_best = choice.best(state.history) == epoch
+    state.num_without_better = 0 if is_best else state.num_without_better + 1
+    fit.on_event(Event("epoch", {**line, "is_best": is_best}))
 
 
 def _on_val(fit: Fit, work: Work, save: Callable[[], None]) -> tuple[float, float] | tuple[None, None]:

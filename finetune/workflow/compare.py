@@ -199,7 +199,7 @@ def _run_one(asked: _Asked, manifest: Manifest, name: str, entrant: Entrant, see
         on_event(Event("warning", {"text": f"{entrant.label} failed: {error.message}"}))
         return
     one = _finished(asked, name, seed)
-    facts = f"{one.split} top1 {one.hits.mean():.3f}, best epoch {result.best_epoch}"
+    facts = f"{one.split} top1 {one.hits.mean():.3f}, epoch {result.delivered_epoch}"
     on_event(Event("message", {"text": f"  {facts}, {one.curve[-1]['seconds']:.0f} s"}))
 
 

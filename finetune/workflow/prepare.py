@@ -228,7 +228,6 @@ def resolve_numbers(
         "strategy.probe_at": check_stage(probe_at, backbone.groups) if name == "linear-probe" else "auto",
         "train.batch_size": batch_size,
         "train.epochs": epochs,
-        "train.patience": _or(recipe.train.patience, max(5, round(epochs / 3))),
         "optim.lr": _or(recipe.optim.lr, lr),
         "optim.weight_decay": _or(recipe.optim.weight_decay, numbers.weight_decay),
         "optim.layer_decay": _or(recipe.optim.layer_decay, numbers.layer_decay),

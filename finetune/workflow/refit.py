@@ -37,7 +37,7 @@ class Refit:
 
 
 def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, stop: Stop, on_event: OnEvent) -> Refit:
-    """Train a fresh network on train and val as the first fit was trained up to its best epoch.
+    """Train a fresh network on train and val as the first fit was trained up to the epoch it would deliver.
 
     Its checkpoints lie in refit/ of the run folder: a refit that is stopped goes on exactly.
     """

@@ -39,7 +39,7 @@ class RunResult:
     folder: Path
     strategy: str
     metrics: Metrics
-    best_epoch: int
+    delivered_epoch: int
     problems: int
 
     def to_json(self) -> dict[str, Any]:
@@ -161,19 +161,19 @@ def _deliver(
         "training": list(trained.timing),
     }
     write_json(folder.timing, timing)
-    best_epoch = end.best.epoch if end.best else 0
-    content = saved.report_content(folder, recipe, metrics, end.history, best_epoch=best_epoch)
+    delivered_epoch = end.best.epoch if end.best else 0
+    content = saved.report_content(folder, recipe, metrics, end.history, delivered_epoch=delivered_epoch)
     page.write(folder.report, {**content, "computed": [*allowed, *trained.said], "refit": refitted})
     write_json(folder.metrics, metrics)
-    return RunResult(folder.path, recipe.strategy.name, metrics, best_epoch, len(manifest.problems))
+    return RunResult(folder.path, recipe.strategy.name, metrics, delivered_epoch, len(manifest.problems))
 
 
 def _best(folder: RunFolder, end: TrainState) -> Checkpoint:
-    """Yield the checkpoint of the epoch that was best."""
+    """Yield the checkpoint of the epoch to deliver."""
     best = state.load(folder.best)
     if best is None or end.best is None or best.state.best != end.best:
         raise CheckpointError(
-            f"{folder.best} no longer holds the best epoch: its weights cannot be evaluated",
+            f"{folder.best} no longer holds the epoch to deliver: its weights cannot be evaluated",
             hint=f"Start again from the recipe: finetune run --recipe {folder.recipe}",
         )
     return best

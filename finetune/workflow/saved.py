@@ -36,7 +36,7 @@ from finetune.workflow.prepare import Prepared
 
 @dataclass(slots=True)
 class SavedRun:
-    """A finished run, loaded: its best model with class names and preprocessing, its recipe."""
+    """A finished run, loaded: its model with class names and preprocessing, its recipe."""
 
     folder: RunFolder
     recipe: Recipe
@@ -50,7 +50,7 @@ class SavedRun:
 
 
 def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
-    """Load the best model of a finished run.
+    """Load the model of a finished run.
 
     Raises:
         CheckpointError: no run folder, or a run that has no model yet.
@@ -142,7 +142,12 @@ def line(row: dict[str, Any]) -> str:
 
 
 def report_content(
-    folder: RunFolder, recipe: Recipe, metrics: dict[str, Any], history: Sequence[dict[str, Any]], *, best_epoch: int
+    folder: RunFolder,
+    recipe: Recipe,
+    metrics: dict[str, Any],
+    history: Sequence[dict[str, Any]],
+    *,
+    delivered_epoch: int,
 ) -> dict[str, Any]:
     """Gather what report.html shows from a run folder."""
     plan = run_folder.read_json(folder.plan)
@@ -163,7 +168,7 @@ def report_content(
         "phases": plan["phases"],
         "sizes": {group["name"]: group["num_parameters"] for group in plan["groups"]},
         "history": history,
-        "best_epoch": best_epoch,
+        "delivered_epoch": delivered_epoch,
         "curves": _curves(history),
         "problems": problems[:200],
         "folder": str(folder.path),

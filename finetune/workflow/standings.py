@@ -21,6 +21,7 @@ from finetune.checkpoint.comparison import seconds_by_epoch
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.errors import CheckpointError
 from finetune.evaluation.intervals import over_seeds, paired_over_seeds
+from finetune.train.choice import delivered
 from finetune.types import Interval
 
 Curve = tuple[dict[str, Any], ...]  # epochs: epoch, val_top1, val_loss, seconds
@@ -35,7 +36,7 @@ class Finished:
     split: str
     files: tuple[str, ...]
     hits: np.ndarray  # (N,)
-    best_epoch: int
+    delivered_epoch: int
     num_trained: int
     curve: Curve
 
@@ -50,7 +51,7 @@ class Standing:
     seeds: tuple[int, ...]
     seconds: float
     num_trained: int
-    best_epochs: tuple[int, ...]
+    delivered_epochs: tuple[int, ...]
     curves: tuple[Curve, ...]
     difference: Interval | None = None
 
@@ -93,7 +94,7 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
         split=split,
         files=tuple(row["file"] for row in judged),
         hits=np.array([row["class"] == row["predicted"] for row in judged]),
-        best_epoch=max(curve, key=lambda row: (row["val_top1"], -row["val_loss"]))["epoch"],
+        delivered_epoch=delivered(curve, sum(row["split"] == "val" for row in rows)),
         num_trained=sum(sizes[name] for name in {item["group"] for item in items if item["trains"] != "none"}),
         curve=curve,
     )
@@ -153,7 +154,7 @@ def _standing(label: str, runs: Sequence[Finished]) -> Standing:
         seeds=tuple(run.seed for run in runs),
         seconds=mean(run.curve[-1]["seconds"] for run in runs),
         num_trained=max(run.num_trained for run in runs),
-        best_epochs=tuple(run.best_epoch for run in runs),
+        delivered_epochs=tuple(run.delivered_epoch for run in runs),
         curves=tuple(run.curve for run in runs),
     )
 

@@ -58,18 +58,29 @@ class _Watch:
         self.on_event(event)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Keeper:
-    """Writes checkpoints and the epochs' lines into a run folder."""
+    """Writes checkpoints and the epochs' lines into a run folder.
+
+    What would be delivered is kept in memory until a place in training is written that speaks of it:
+    quick epochs are over sooner than a file is written. What is frozen is not copied.
+    """
 
     folder: RunFolder
+    pending: tuple[dict[str, Tensor], TrainState] | None = None
 
     def last(self, model: nn.Module, optimiser: dict[str, Tensor], now: TrainState) -> None:
-        state.save(self.folder.last, plain_tensors(model), optimiser, now)
+        if self.pending:
+            tensors, then = self.pending
+            state.save(self.folder.best, plain_tensors(tensors), {}, then, keeps_before=False)
+            self.pending = None
+        state.save(self.folder.last, plain_tensors(model.state_dict()), optimiser, now)
         _write_epochs(self.folder, now.history)
 
     def best(self, model: nn.Module, now: TrainState) -> None:
-        state.save(self.folder.best, plain_tensors(model), {}, now, keeps_before=False)
+        frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+        tensors = {name: tensor if name in frozen else tensor.clone() for name, tensor in model.state_dict().items()}
+        self.pending = tensors, replace(now, history=list(now.history))
 
 
 def train(

@@ -14,7 +14,8 @@ def one(label: str, seconds: float, tops: tuple[float, ...], *, loss: float = 1.
     curve = [
         {"epoch": n, "val_top1": top, "val_loss": loss / n, "seconds": seconds * n} for n, top in enumerate(tops, 1)
     ]
-    return SimpleNamespace(label=label, strategy=label, curves=[curve])
+    best = max(curve, key=lambda row: row["val_top1"])["epoch"]
+    return SimpleNamespace(label=label, strategy=label, curves=[curve], delivered_epochs=[best])
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.31, 0.87), (0, 30), (2.2, 2.3), (0, 12345), (0, 1e-4)])
@@ -31,7 +32,7 @@ def test_every_curve_lies_inside_the_axes() -> None:
     for panel in panels(found, {"full": "#000", "linear-probe": "#111"}, num_classes=2):
         for line in panel.lines:
             pairs = [tuple(map(float, pair.split(","))) for pair in line.points.split()]
-            assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in [*pairs, line.best])
+            assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in [*pairs, line.delivered])
         assert all(0 <= place <= WIDTH for place, _ in panel.x_marks)
 
 
@@ -42,7 +43,7 @@ def test_a_head_that_is_solved_is_a_level_and_its_best_is_its_point() -> None:
     assert first.is_dashed and not second.is_dashed
     heights = [pair.split(",")[1] for pair in first.points.split()]
     assert len(heights) == 2 and heights[0] == heights[1]
-    assert second.best == tuple(map(float, second.points.split()[1].split(",")))
+    assert second.delivered == tuple(map(float, second.points.split()[1].split(",")))
 
 
 def test_seconds_stand_on_a_logarithmic_axis_where_times_are_far_apart() -> None:

@@ -1,0 +1,39 @@
+"""Of epochs that val cannot tell apart the last is delivered; an earlier one where it was better beyond chance."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune.train.choice import TOLD_APART, best, delivered
+
+
+def history(*right: int, num_val: int) -> list[dict[str, float]]:
+    return [{"epoch": n, "val_top1": hits / num_val, "val_loss": 1 / n} for n, hits in enumerate(right, 1)]
+
+
+@pytest.mark.parametrize(
+    ("right", "num_val", "expected"),
+    [
+        ((4, 3, 1), 4, 3),  # four images tell nothing apart
+        ((50, 60, 56), 100, 3),
+        ((50, 60, 55), 100, 2),  # five images fewer: p = 1/32
+        ((60, 55, 57), 100, 3),
+        ((60, 50, 40), 100, 1),
+        ((60, 56, 52, 48), 100, 2),  # each is held against the best, not against the one before
+        ((900, 930, 926, 920), 1000, 3),
+        ((0, 0), 3, 2),
+        ((7,), 9, 1),
+        ((), 9, 0),
+    ],
+)
+def test_the_last_epoch_that_is_not_worse_is_delivered(right: tuple[int, ...], num_val: int, expected: int) -> None:
+    assert delivered(history(*right, num_val=num_val), num_val) == expected
+
+
+def test_five_images_are_what_a_sign_test_needs() -> None:
+    assert 0.5**TOLD_APART < 0.05 < 0.5 ** (TOLD_APART - 1)
+
+
+def test_the_best_is_that_with_most_right_then_with_the_least_loss() -> None:
+    assert best(history(1, 3, 3, 2, num_val=4)) == 3
+    assert best([{"epoch": n, "val_top1": 0.5, "val_loss": loss} for n, loss in ((1, 2.0), (2, 1.0), (3, 1.0))]) == 2
