@@ -4,8 +4,9 @@
 
 Regret of a case is the top1 of the strategy that was best there on the other seeds, minus that of the
 strategy in question: a winner picked on the figures it is scored on would look better than it is. The
-rule (two cut-offs and a strategy for each cell of the matrix) is fitted on all data sets but one and
-judged on that one. Intervals are those of the mean over data sets (t, 95 %).
+rule (a cut-off of similarity; on each side of it a cut-off of size, and a strategy for each cell) is
+fitted on all data sets but one and judged on that one. "auto" is `strategy.matrix.decide` as it stands.
+Intervals are those of the mean over data sets (t, 95 %).
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from finetune.strategy.matrix import similarity_score, size_score
+from finetune.strategy.matrix import decide, similarity_score, size_score
 from finetune.types import Confidence, Evidence, Interval, Size
 
 T95 = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
@@ -38,22 +38,21 @@ class Case:
     size: int
     seed: int
     place: tuple[float, float]  # size score, similarity score
+    auto: str
     top1: dict[str, float]
     regret: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Two cut-offs, and the strategy of each cell: (many, similar) to name."""
+    """A cut-off of similarity; on each side (dissimilar, similar) one of size, and what few and many take."""
 
-    cuts: tuple[float, float]
-    cells: dict[tuple[bool, bool], str]
+    similar_from: float
+    sides: tuple[tuple[float, str, str], tuple[float, str, str]]
 
     def choice(self, case: Case) -> str:
-        return self.cells[self.cell(case)]
-
-    def cell(self, case: Case) -> tuple[bool, bool]:
-        return case.place[0] >= self.cuts[0], case.place[1] >= self.cuts[1]
+        many_from, few, many = self.sides[case.place[1] >= self.similar_from]
+        return many if case.place[0] >= many_from else few
 
 
 def main() -> None:
@@ -74,10 +73,10 @@ def main() -> None:
     _show_regret("auto, data set left out", cases, lambda case: left_out[id(case)])
     rule = fit(cases, names)
     _show_regret("auto, fitted on all", cases, rule.choice)
-    print(f"\nfitted on all: many from {rule.cuts[0]:g}, similar from {rule.cuts[1]:g}")
-    for (is_many, is_similar), name in rule.cells.items():
-        count = sum(rule.cell(case) == (is_many, is_similar) for case in cases)
-        print(f"  {'many' if is_many else 'few'}, {'similar' if is_similar else 'dissimilar'}: {name} ({count} cases)")
+    _show_regret("auto", cases, lambda case: case.auto)
+    print(f"\nfitted on all: similar from {rule.similar_from:g}")
+    for name, (many_from, few, many) in zip(("dissimilar", "similar"), rule.sides, strict=True):
+        print(f"  {name}: {few}; many from {many_from:g}: {many}")
     bad = [case for case in cases if case.regret[left_out[id(case)]] > 0.03]
     print(f"\n{len(bad)} of {len(cases)} cases above 3 points:")
     for case in bad:
@@ -89,18 +88,31 @@ def fit(cases: Sequence[Case], names: Sequence[str]) -> Rule:
     """Yield the rule with the least mean regret, every data set counting alike; of equals, the first."""
     weights = {data: 1 / sum(c.data == data for c in cases) for data in {case.data for case in cases}}
     best, found = math.inf, None
-    for cuts in product(SIZES, SIMILARITIES):
-        cells: dict[tuple[bool, bool], str] = {}
-        total = 0.0
-        for cell in product((False, True), repeat=2):
-            inside = [c for c in cases if (c.place[0] >= cuts[0], c.place[1] >= cuts[1]) == cell]
-            sums = {name: sum(weights[c.data] * c.regret[name] for c in inside) for name in names}
-            cells[cell] = min(sums, key=sums.__getitem__)
-            total += sums[cells[cell]]
+    for cut in SIMILARITIES:
+        total, sides = 0.0, []
+        for is_similar in (False, True):
+            inside = [case for case in cases if (case.place[1] >= cut) == is_similar]
+            lost, *side = min(_sides(inside, names, weights), key=lambda option: round(option[0], 9))
+            total += lost
+            sides.append(tuple(side))
         if total < best - 1e-9:
-            best, found = total, Rule(cuts, cells)
+            best, found = total, Rule(cut, (sides[0], sides[1]))
     assert found is not None
     return found
+
+
+def _sides(
+    cases: Sequence[Case], names: Sequence[str], weights: dict[str, float]
+) -> Iterable[tuple[float, float, str, str]]:
+    """Yield for every cut-off of size what is lost with the best strategies, the cut-off, and both."""
+    for cut in SIZES:
+        chosen, total = [], 0.0
+        for is_many in (False, True):
+            inside = [case for case in cases if (case.place[0] >= cut) == is_many]
+            sums = {name: sum(weights[c.data] * c.regret[name] for c in inside) for name in names}
+            chosen.append(min(sums, key=sums.__getitem__))
+            total += sums[chosen[-1]]
+        yield total, cut, chosen[0], chosen[1]
 
 
 def _cases(rows: Sequence[dict[str, Any]]) -> Iterable[Case]:
@@ -120,7 +132,8 @@ def _cases(rows: Sequence[dict[str, Any]]) -> Iterable[Case]:
         best = max(shared, key=lambda name: statistics.mean(other[name] for other in others))
         regret = {name: found[best] - found[name] for name in found}
         seen = evidence[key]
-        yield Case(*key, (size_score(seen, is_similar=True).value, similarity_score(seen).value), found, regret)
+        place = size_score(seen, is_similar=True).value, similarity_score(seen).value
+        yield Case(*key, place, _named(seen), found, regret)
 
 
 def _evidence(raw: dict[str, Any]) -> Evidence:
@@ -130,6 +143,16 @@ def _evidence(raw: dict[str, Any]) -> Evidence:
     asked = raw["confidence"]
     confidence = Confidence(asked["top"], Interval(**asked["entropy"])) if asked else None
     return Evidence(**{**raw, **found, "size": size, "probe": probe, "confidence": confidence})
+
+
+def _named(evidence: Evidence) -> str:
+    """Yield what auto would do, by its name in the bench."""
+    verdict = decide(evidence)
+    if verdict.strategy == "linear-probe":
+        return f"probe {verdict.probe_at or 'last'}"
+    if verdict.top_k is None:
+        return verdict.strategy
+    return f"{verdict.strategy} {'quarter' if verdict.top_k < 0.4 * len(evidence.probe) else 'half'}"
 
 
 def _show_top1(cases: Sequence[Case], names: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune.cli.terminal import escape
+from finetune.train.choice import TOLD_APART
 
 if TYPE_CHECKING:
     from finetune.workflow.evaluate import Evaluation
@@ -58,9 +59,11 @@ def show_result(result: RunResult) -> None:
     ]
     console.print()
     console.print(table(["", *names], rows))
-    console.print(
-        f"\nepoch {result.delivered_epoch} is delivered; everything is in [bold]{escape(str(result.folder))}[/bold]"
-    )
+    if result.num_epochs > 1 and "val" in result.metrics:  # else a refit is delivered
+        is_last = result.delivered_epoch == result.num_epochs
+        why = f"{'no earlier one is better' if is_last else 'later ones are worse'} by {TOLD_APART} val images"
+        console.print(f"\nepoch {result.delivered_epoch} is delivered: {why}")
+    console.print(f"\neverything is in [bold]{escape(str(result.folder))}[/bold]")
     for name, what in (("model/", "timm's folder of its weights"), ("report.html", "why, and how well")):
         console.print(f"  {name:<12} {what}")
     console.print(f"next: finetune export {escape(str(result.folder))} --format onnx")

@@ -39,6 +39,7 @@ class RunResult:
     folder: Path
     strategy: str
     metrics: Metrics
+    num_epochs: int
     delivered_epoch: int
     problems: int
 
@@ -165,7 +166,9 @@ def _deliver(
     content = saved.report_content(folder, recipe, metrics, end.history, delivered_epoch=delivered_epoch)
     page.write(folder.report, {**content, "computed": [*allowed, *trained.said], "refit": refitted})
     write_json(folder.metrics, metrics)
-    return RunResult(folder.path, recipe.strategy.name, metrics, delivered_epoch, len(manifest.problems))
+    return RunResult(
+        folder.path, recipe.strategy.name, metrics, len(end.history), delivered_epoch, len(manifest.problems)
+    )
 
 
 def _best(folder: RunFolder, end: TrainState) -> Checkpoint:
