@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 FORMAT_VERSION = 1  # of recipe, run folder and cache
 
@@ -47,6 +47,13 @@ Assumption = Literal[
     "many,similar",
     "many,dissimilar",
 ]
+
+
+def _size_first(words: Any) -> Any:
+    """Yield what is assumed with the size before the similarity, however it was written."""
+    if not isinstance(words, str):
+        return words
+    return ",".join(sorted((word.strip() for word in words.split(",")), key=lambda word: word not in ("few", "many")))
 
 
 class Section(BaseModel):
@@ -95,7 +102,7 @@ class StrategySection(Section):
     name: StrategyName = Field(
         "auto", description="Which layers to train. auto decides from the data, race lets the likeliest start."
     )
-    assume: Assumption = Field(
+    assume: Annotated[Assumption, BeforeValidator(_size_first)] = Field(
         "none",
         description="auto, race: what of size and similarity to take as given instead of measured, e.g. few,similar.",
     )

@@ -155,6 +155,9 @@ class Interval:
     high: float
 
 
+FEWEST_PROBED = 4  # images: with fewer nothing is known of how well classes are told apart
+
+
 @dataclass(frozen=True, slots=True)
 class Size:
     """How much there is to learn from; `gain` is what a probe gains from 50 % to 100 % of the images probed."""

@@ -18,7 +18,7 @@ def show_evidence(console: Console, evidence: Evidence, verdict: Verdict) -> Non
     console.print(f"{escape(verdict.reason)}\n")
     probes = {**evidence.probe, "all together": evidence.joint}
     rows = [(group, f"{found.value:.3f}", _ends(found, 2), _bar(found)) for group, found in probes.items()]
-    made = table(["linear classifier on", "top1", "95 %", ""], rows)
+    made = table(["linear classifier on", "top1", "95 %", "#= top1, =- its interval"], rows)
     made.columns[3].justify = "left"
     console.print(made)
     console.print()
@@ -37,11 +37,13 @@ def _ends(found: Interval, digits: int) -> str:
 
 def _numbers(evidence: Evidence, verdict: Verdict) -> Iterator[tuple[str, str, str]]:
     size = evidence.size
-    yield "size: log10 of the images over the cut-off", f"{verdict.size_score.value:.2f}", ""
+    yield "size (0: the border of few and many)", f"{verdict.size_score.value:.2f}", ""
     similarity = verdict.similarity_score
-    yield "similarity, above the cut-off", f"{similarity.value:.2f}", _ends(similarity, 2)
+    yield "similarity (0: the border)", f"{similarity.value:.2f}", _ends(similarity, 2)
     yield "the last group behind the best", f"{evidence.behind.value:.3f}", _ends(evidence.behind, 3)
     yield "gain of a probe from twice the images", f"{size.gain.value:.3f}", _ends(size.gain, 3)
+    yield "images of a class, median", f"{size.images_per_class_median:g}", ""
+    yield "images of a class, least", f"{size.images_per_class_min}", ""
     yield "largest class over smallest", f"{size.imbalance:.1f}", ""
     yield "spread of class means over that within", f"{evidence.spread:.2f}", ""
     yield "LogME", f"{evidence.logme:.3f}", ""

@@ -61,7 +61,8 @@ def show_result(result: RunResult) -> None:
     console.print(table(["", *names], rows))
     if result.num_epochs > 1 and "val" in result.metrics:  # else a refit is delivered
         is_last = result.delivered_epoch == result.num_epochs
-        why = f"{'no earlier one is better' if is_last else 'later ones are worse'} by {TOLD_APART} val images"
+        what = "no earlier one was" if is_last else "the best before was"
+        why = f"{what} {TOLD_APART} val images better" + ("" if is_last else " than later ones")
         console.print(f"\nepoch {result.delivered_epoch} is delivered: {why}")
     console.print(f"\neverything is in [bold]{escape(str(result.folder))}[/bold]")
     for name, what in (("model/", "timm's folder of its weights"), ("report.html", "why, and how well")):

@@ -30,8 +30,9 @@ class Shift:
 def norm_shift(model: nn.Module, groups: Sequence[LayerGroup], images: Tensor) -> Shift | None:
     """Yield how far some images (B, 3, H, W) lie from what a network has seen; None without batch norm.
 
-    Of a channel: |mean over these images - stored mean| / stored deviation. Of a layer group: the mean
-    over the channels of its norms. The interval is that of other images of the same kind: a bootstrap.
+    Of a channel: |mean over these images - stored mean| / stored deviation, less what so few images stray by
+    chance. Of a layer group: the mean over the channels of its norms. The interval is that of other
+    images of the same kind: a bootstrap.
     """
     places = modules_by_group(model, groups)
     heads = {group.name for group in groups if group.is_head}
@@ -46,11 +47,14 @@ def norm_shift(model: nn.Module, groups: Sequence[LayerGroup], images: Tensor) -
     drawn = np.random.default_rng(0).integers(0, len(images), (RESAMPLES, len(images)))
     weights = torch.stack([torch.bincount(torch.from_numpy(row), minlength=len(images)) for row in drawn])
     shares = torch.cat([torch.ones(1, len(images)), weights.float()]) / len(images)  # (1 + R, B)
+    strayed = torch.tensor([[1.0], *[[2.0]] * RESAMPLES])  # a resample strays from a sample that strays
     by_group: dict[str, list[Tensor]] = {}
     for module, means in seen.items():
         stored: Any = module
-        deviations = torch.rsqrt(stored.running_var + stored.eps).float().cpu()
-        distance = (shares @ means - stored.running_mean.float().cpu()).abs() * deviations  # (1 + R, C)
+        precision = 1 / (stored.running_var + stored.eps).float().cpu()
+        chance = means.var(dim=0, correction=0) / max(1, len(images) - 1)  # of the mean over the images
+        square = (shares @ means - stored.running_mean.float().cpu()).square() - strayed * chance
+        distance = (square * precision).clamp_min(0).sqrt()  # (1 + R, C)
         by_group.setdefault(norms[module], []).append(distance.mean(dim=1))
     found = {group.name: torch.stack(by_group[group.name]).mean(dim=0) for group in groups if group.name in by_group}
     mean = torch.stack(list(found.values())).mean(dim=0)

@@ -18,19 +18,19 @@ from finetune.evaluation.intervals import paired, wilson
 from finetune.features.probe import loo_guesses
 from finetune.features.scores import logme
 from finetune.randomness import derive
-from finetune.types import Confidence, Evidence, Interval, Manifest, Sample, Size
+from finetune.types import FEWEST_PROBED, Confidence, Evidence, Interval, Manifest, Sample, Size
 
-MOST_PROBED = 600
-FEWEST_PROBED = 4
+MOST_PROBED, MOST_A_CLASS = 600, 4  # the second where it is more: of many classes
 
 
-def stratified_sample(manifest: Manifest, *, seed: int, most: int = MOST_PROBED) -> tuple[Sample, ...]:
-    """Yield at most `most` images of train, in the manifest's order.
+def stratified_sample(manifest: Manifest, *, seed: int, most: int | None = None) -> tuple[Sample, ...]:
+    """Yield at most 600 images of train, or four a class (or `most`), in the manifest's order.
 
     Every class has its share, rounded up or down: of the images ordered by class, and by chance
     within a class, every so-manieth is taken.
     """
     train = manifest.split("train")
+    most = most or max(MOST_PROBED, MOST_A_CLASS * len(manifest.classes))
     if len(train) <= most:
         return train
     drawn = sorted(train, key=lambda s: (s.target.index, derive(seed, "evidence", s.file)))
@@ -71,7 +71,7 @@ def measure(
         images_per_class_median=median(counts),
         imbalance=max(counts) / max(min(counts), 1),
         num_probed=len(targets),
-        gain=paired(hits[last], _hits_of_halves(features[last], targets, num_classes)),
+        gain=_gain(hits[last], features[last], targets, num_classes),
     )
     return Evidence(
         size=size,
@@ -114,13 +114,19 @@ def _hits(features: Tensor, targets: Tensor, num_classes: int) -> NDArray[np.boo
     return (loo_guesses(features, targets, num_classes=num_classes) == targets).numpy()
 
 
-def _hits_of_halves(features: Tensor, targets: Tensor, num_classes: int) -> NDArray[np.bool_]:
-    """Tell the same of classifiers fitted to the other images of one half, every class halved."""
+def _gain(hits: NDArray[np.bool_], features: Tensor, targets: Tensor, num_classes: int) -> Interval:
+    """Yield what the probe gains from twice the images: against classifiers fitted to one half, every class halved.
+
+    Of images that are too few to be halved it is not known.
+    """
     order = torch.argsort(targets, stable=True)
-    hits = np.zeros(len(targets), dtype=bool)
-    for half in (order[::2], order[1::2]):
-        hits[half.numpy()] = _hits(features[half], targets[half], num_classes)
-    return hits
+    halves = (order[::2], order[1::2])
+    if min(map(len, halves)) < FEWEST_PROBED:
+        return Interval(0.0, -1.0, 1.0)
+    of_halves = np.zeros(len(targets), dtype=bool)
+    for half in halves:
+        of_halves[half.numpy()] = _hits(features[half], targets[half], num_classes)
+    return paired(hits, of_halves)
 
 
 def _share(hits: NDArray[np.bool_]) -> Interval:

@@ -61,7 +61,7 @@ class RacePlan:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a candidate stands at a rung: the best val top1 so far and its loss, after so many epochs."""
+    """Where a candidate stands at a rung: val top1 and loss of the epoch that it would deliver after so many."""
 
     label: str
     epochs: int

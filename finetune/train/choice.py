@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-TOLD_APART = 5  # val images: so many, all in favour of one epoch, have p = 1/32 by chance (sign test)
+TOLD_APART = 5  # val images: the fewest of which a sign test can say that it is no chance (p = 1/32)
 
 
 def delivered(history: Sequence[Mapping[str, Any]], num_val: int) -> int:

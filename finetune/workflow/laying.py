@@ -14,7 +14,7 @@ from finetune.checkpoint.run_folder import RunFolder, write_json, write_text
 from finetune.data import checks, split
 from finetune.data.pixels import PixelCache
 from finetune.settings import Recipe
-from finetune.types import Event, Manifest, OnEvent, to_json
+from finetune.types import Event, Manifest, OnEvent
 from finetune.workflow import changes, environment, saved
 from finetune.workflow.prepare import (
     Prepared,
@@ -53,8 +53,7 @@ def lay_folder(folder: RunFolder, prepared: Prepared) -> None:
     saved.write_problems(folder.problems, prepared.manifest)
     write_json(folder.plan, saved.plan_content(prepared))
     if prepared.evidence is not None and prepared.verdict is not None:
-        content = {"evidence": to_json(prepared.evidence), "verdict": to_json(prepared.verdict)}
-        write_json(folder.evidence, content)
+        write_json(folder.evidence, saved.evidence_content(prepared.recipe, prepared.evidence, prepared.verdict))
     write_json(folder.environment, environment.describe())
     changes.note_beginning(folder, prepared.recipe, prepared.backbone)
     write_text(folder.recipe, recipes.dump(prepared.recipe, header=HEADER))

@@ -95,6 +95,9 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
         evidence, tapped = measure(recipe, manifest, backbone, pixels, on_event=on_event)
         verdict = decide(evidence, assume=recipe.strategy.assume.split(","))
         on_event(Event("message", {"text": f"auto: {verdict.reason}"}))
+        if not of.pretrained:
+            text = "the backbone has random weights, of which the evidence tells little: --strategy scratch trains it"
+            on_event(Event("warning", {"text": text}))
     recipe = resolve(recipe, manifest, backbone, verdict)
     planned = plan_phases(recipe, backbone)
     for remark in remarks(recipe, backbone):

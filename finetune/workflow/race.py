@@ -27,6 +27,7 @@ from finetune.data import checks
 from finetune.errors import BackboneError, RecipeError, TrainingError
 from finetune.settings import FORMAT_VERSION, Recipe
 from finetune.strategy.race import MOST_OVERHEAD, Place, RacePlan, Work, candidates, judge, plan_race
+from finetune.train.choice import delivered
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
 from finetune.workflow.batch_size import with_micro_batch
 from finetune.workflow.laying import Terms, lay_folder, reopen, with_whole_paths
@@ -220,7 +221,7 @@ class _Rungs:
             ranked = judge(places, works, is_last=epochs == content["rungs"][-1])
             content["results"].append({"epochs": epochs, "places": [to_json(place) for place in ranked]})
             write_json(self.folder.race, content)
-            self._say(f"best val top1: {', '.join(map(_shown, ranked))}")
+            self._say(f"val top1: {', '.join(map(_shown, ranked))}")
             alive = [place.label for place in ranked if place.is_kept]
             if len(alive) == 1:
                 break
@@ -236,7 +237,7 @@ class _Rungs:
         until = None if work.is_cheap else epochs
         try:
             with claimed(own, seconds=LINGER, on_event=self.on_event):
-                history = self._history_to(own, label, until)
+                history, num_val = self._history_to(own, label, until)
         except (BackboneError, TrainingError) as error:
             self.content["failed"][label] = error.message
             if len(self.content["failed"]) == len(self.content["starts"]):
@@ -244,21 +245,23 @@ class _Rungs:
             self.on_event(Event("warning", {"text": f"{label} failed and leaves the race: {error.message}"}))
             return None
         shown = history if until is None else history[:until]
-        best = max(shown, key=lambda row: (row["val_top1"], -row["val_loss"]))
-        return Place(label, len(shown), best["val_top1"], best["val_loss"])
+        would_be = delivered(shown, num_val)
+        row = next(row for row in shown if row["epoch"] == would_be)
+        return Place(label, len(shown), row["val_top1"], row["val_loss"])
 
-    def _history_to(self, own: RunFolder, label: str, until: int | None) -> list[dict[str, Any]]:
-        """Yield the epochs of a candidate that has come as far as it is asked to."""
+    def _history_to(self, own: RunFolder, label: str, until: int | None) -> tuple[list[dict[str, Any]], int]:
+        """Yield the epochs of a candidate that has come as far as it is asked to, and the number of val images."""
         clear_leftovers(own)
         checkpoint = state.load(own.last, on_event=self.on_event)
         done = checkpoint.state if checkpoint else None
         prepared, _ = reopen(own, self.terms, now=self.now, named=self.folder, on_event=self.on_event)
+        num_val = len(prepared.manifest.split("val"))
         if done and (done.phase == len(prepared.phases) or (until is not None and len(done.history) >= until)):
-            return done.history
+            return done.history, num_val
         self._say(f"{label}:")
         with computing(prepared.recipe):
             trained = train(own, prepared, checkpoint, until=until, stop=self.stop, on_event=self.on_event)
-        return trained.state.history
+        return trained.state.history, num_val
 
     def _say(self, text: str) -> None:
         self.on_event(Event("message", {"text": text}))

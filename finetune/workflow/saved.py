@@ -29,7 +29,7 @@ from finetune.errors import CheckpointError, RecipeError
 from finetune.report import page
 from finetune.report.depth import depth
 from finetune.settings import Recipe
-from finetune.types import Manifest, Split, to_json
+from finetune.types import Evidence, Manifest, Split, Verdict, to_json
 from finetune.workflow import prepare
 from finetune.workflow.prepare import Prepared
 
@@ -139,6 +139,20 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str
 def line(row: dict[str, Any]) -> str:
     """Yield one line of metrics.jsonl."""
     return json.dumps(row, ensure_ascii=False)
+
+
+def evidence_content(recipe: Recipe, evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
+    """Yield what evidence.json holds: what was measured, what follows, and the numbers that it is done with."""
+    numbers = {
+        "top_k": recipe.strategy.top_k,
+        "probe_at": recipe.strategy.probe_at,
+        "epochs": recipe.train.epochs,
+        "batch_size": recipe.train.batch_size,
+        "lr": recipe.optim.lr,
+        "layer_decay": recipe.optim.layer_decay,
+        "weight_decay": recipe.optim.weight_decay,
+    }
+    return {"evidence": to_json(evidence), "verdict": {**to_json(verdict), "numbers": numbers}}
 
 
 def report_content(

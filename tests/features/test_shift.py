@@ -64,3 +64,14 @@ def test_the_mean_is_over_the_groups_and_its_interval_narrows_with_more_images()
         assert found.mean.low <= found.mean.value <= found.mean.high
     assert many.mean.high - many.mean.low < few.mean.high - few.mean.low
     assert norm_shift(model, groups, images(6)) == few
+
+
+def test_four_images_are_as_far_off_as_the_many_that_they_are_drawn_from() -> None:
+    model = timm.create_model("test_resnet", pretrained=False).eval()
+    groups = layer_groups(model)
+    drawn = torch.Generator().manual_seed(1)
+    many = 0.3 * torch.randn(128, 3, 32, 32, generator=drawn) + torch.randn(128, 3, 1, 1, generator=drawn)
+    whole = norm_shift(model, groups, many).mean
+    fours = [norm_shift(model, groups, four).mean for four in many.split(4)]
+    assert sum(four.value for four in fours) / len(fours) == pytest.approx(whole.value, rel=0.25)
+    assert sum(four.low <= whole.value <= four.high for four in fours) >= 0.8 * len(fours)

@@ -42,6 +42,20 @@ def test_every_class_keeps_its_share_to_the_image(counts: tuple[int, ...], most:
         assert abs(found - most * count / sum(counts)) < 1
 
 
+def test_many_classes_have_four_images_each() -> None:
+    sample = stratified_sample(manifest(*[9] * 500), seed=0)
+    assert counts_of(sample, 500) == [4] * 500
+    assert len(stratified_sample(manifest(700, 700), seed=0)) == 600
+
+
+@pytest.mark.parametrize("count", [3, 7])
+def test_the_gain_of_images_too_few_to_be_halved_is_not_known(count: int) -> None:
+    targets = torch.arange(count) % 2
+    features = torch.nn.functional.one_hot(targets, 2) + 0.01 * torch.randn(count, 2, generator=torch.Generator())
+    found = measure(manifest(count, count), {"layer4": features}, targets)
+    assert (found.size.gain.value, found.size.gain.low, found.size.gain.high) == (0, -1, 1)
+
+
 def test_a_small_train_split_is_taken_whole() -> None:
     data = manifest(30, 20)
     assert stratified_sample(data, seed=0, most=50) == data.split("train")

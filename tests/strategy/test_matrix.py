@@ -108,7 +108,8 @@ def test_what_is_assumed_is_not_measured_and_the_reason_says_so(words: str) -> N
     for shift in (NEAR, FAR):
         found = decide(evidence(shift=shift), assume=words.split(","))
         assert set(words.split(",")) <= {found.size, found.similarity}
-        assert "(as assumed)" in found.reason
+        assert all(f"assumed {word}" in found.reason for word in words.split(","))
+        assert found.reason.count("assumed") == len(words.split(","))
         assert found.similarity_score == similarity_score(evidence(shift=shift))
     assert "assumed" not in decide(evidence(), assume=["none"]).reason
 

@@ -103,7 +103,8 @@ def test_a_user_may_override_what_was_measured(tmp_path: Path, size: str, simila
     data = write_pictures(tmp_path / "d", [8, 8])
     _, verdict = planned(data, assume=f"{size},{similarity}")
     assert (verdict.size, verdict.similarity) == (size, similarity)
-    assert "(as assumed)" in verdict.reason
+    assert f"assumed {similarity}; assumed {size}" in verdict.reason
+    assert planned(data, assume=f"{similarity}, {size}")[1] == verdict
     _, half = planned(data, assume=similarity)
     assert (half.size, half.similarity) == ("few", similarity)
 

@@ -103,6 +103,9 @@ def test_auto_measures_decides_and_says_why(quick_run) -> None:
     assert content["verdict"]["strategy"] == result.strategy
     assert set(content["evidence"]["probe"]) == {"stem", "layer1", "layer2", "layer3", "layer4"}
     assert "48 images, 6 classes" in content["verdict"]["reason"]
+    recipe = recipes.load(result.folder / "recipe.toml")
+    assert content["verdict"]["numbers"]["epochs"] == recipe.train.epochs
+    assert content["verdict"]["numbers"]["lr"] == recipe.optim.lr
 
 
 def test_reinit_gives_new_values_to_what_is_retrained_only(quick_run) -> None:
