@@ -1,8 +1,8 @@
 """The strategy matrix of the notes: few or many images, similar or dissimilar to the pretraining data.
 
-              similar                     dissimilar
-    few       head-only                   linear-probe on the stages that serve best
-    many      the last quarter, lp-ft     the last half, or everything, lp-ft
+              similar          dissimilar
+    few       head-only        linear-probe on all stages together
+    many      top-k: the later half, of plenty of dissimilar images everything
 
 Pure: evidence in, verdict out.
 """
@@ -17,9 +17,9 @@ from finetune.settings import ALL_STAGES
 from finetune.types import FEWEST_PROBED, Evidence, Interval, Verdict
 
 # Fewer images are few: of a class in the median, and in all. Where images are dissimilar, training inner layers pays
-# much sooner: benchmarks/strategy.
-FEW = {"similar": (100.0, 1000.0), "dissimilar": (12.0, 36.0)}
-PLENTY = 100.0  # of a class: enough to train everything where images are dissimilar
+# much sooner: benchmarks/strategy, docs/strategies.md.
+FEW = {"similar": (40.0, 100.0), "dissimilar": (5.0, 10.0)}
+PLENTY = 300.0  # of a class: enough to train everything where images are dissimilar
 FAR_SHIFT = 0.19  # of batch norm, in stored deviations
 FAR_ENTROPY = 0.58  # of the pretrained classifier, as a share of that of a guess
 NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, less twice what it lies behind
@@ -28,8 +28,8 @@ NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, 
 def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
     """Yield the cell of the matrix and what to do there; `assume` overrides what was measured.
 
-    Similar: `similarity_score` is not below 0. Few: fewer than 100 images a class (median) or 1,000 in
-    all where they are similar, than 12 or 36 where they are not.
+    Similar: `similarity_score` is not below 0. Few: fewer than 40 images a class (median) or 100 in all
+    where they are similar, than 5 or 10 where they are not.
     """
     assumed = set(assume) - {"none"}
     similarity = similarity_score(evidence)
@@ -75,17 +75,15 @@ def similarity_score(evidence: Evidence) -> Interval:
 
 def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str, int | None, str | None]:
     """Yield the strategy, its words, and its number."""
-    num_groups = len(evidence.probe)
-    if is_many and is_similar:
-        k = max(1, round(num_groups / 4))
-        return "lp-ft", f"solve the head, then train the top {k}", k, None
-    if is_many and evidence.size.images_per_class_median < PLENTY:
-        k = max(1, round(num_groups / 2))
-        return "lp-ft", f"solve the head, then train the top {k}", k, None
+    if is_many and not is_similar and evidence.size.images_per_class_median >= PLENTY:
+        return "full", "train everything", None, None
     if is_many:
-        return "lp-ft", "solve the head, then train everything", None, None
+        k = max(1, round(len(evidence.probe) / 2))
+        return "top-k", f"train the head and the top {k}", k, None
     if is_similar:
         return "head-only", "train the head only", None, None
+    if len(evidence.probe) == 1:  # of a network whose inner groups cannot be reached
+        return "linear-probe", "linear probe on the last stage", None, None
     return "linear-probe", "linear probe on all stages together", None, ALL_STAGES
 
 

@@ -52,14 +52,19 @@ def test_four_cells_have_the_strategies_of_the_documentation() -> None:
 CELLS = {
     "few,similar": ("head-only", None, None),
     "few,dissimilar": ("linear-probe", None, "all"),
-    "many,similar": ("lp-ft", 1, None),
-    "many,dissimilar": ("lp-ft", 2, None),
+    "many,similar": ("top-k", 2, None),
+    "many,dissimilar": ("top-k", 2, None),
 }
 
 
 def test_with_plenty_of_dissimilar_images_everything_is_trained() -> None:
     at, below = (decide(evidence(num_images=10_000, per_class=n, shift=FAR)) for n in (PLENTY, PLENTY - 1))
-    assert (at.strategy, at.top_k, below.strategy, below.top_k) == ("lp-ft", None, "lp-ft", 2)
+    assert (at.strategy, at.top_k, below.strategy, below.top_k) == ("full", None, "top-k", 2)
+
+
+def test_of_a_network_that_shows_its_last_group_alone_the_probe_stands_there() -> None:
+    found = decide(evidence(probe=(0.7,), shift=FAR), assume=["few"])
+    assert (found.strategy, found.probe_at) == ("linear-probe", None)
 
 
 @pytest.mark.parametrize("similarity", ["similar", "dissimilar"])
