@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -173,6 +173,15 @@ def open_entry(folder: Path, key: Mapping[str, Any]) -> Entry:
         ) from error
 
 
+def find_entry(folder: Path, key: Mapping[str, Any]) -> Entry | None:
+    """Yield the entry of a key where there is one that can be read; none is begun."""
+    place = folder / entry_name(key)
+    try:
+        return Entry(place) if (place / "about.json").is_file() else None
+    except OSError:
+        return None
+
+
 def entry_name(key: Mapping[str, Any]) -> str:
     """Yield the name of the folder in which the entry of a key lies."""
     return blake2b(_about(key).encode(), digest_size=16).hexdigest()
@@ -223,19 +232,23 @@ def clear(folder: Path, names: Sequence[str] | None = None) -> int:
     return freed
 
 
-def make_room(folder: Path, *, needed: int, limit: int, keep: str) -> bool:
-    """Remove least recently used entries until `needed` more bytes fit under the limit and on the disk.
+def make_room(folder: Path, *, needed: int, limit: int, keep: Collection[str] = (), missing: int | None = None) -> bool:
+    """Remove least recently used entries until rows of `needed` bytes in all fit under the limit and on the disk.
 
-    Yields False, removing nothing, when they never would: more than the limit, or than half of what
-    the disk has free.
+    The entries that they lie in are to `keep`. `missing` is what is still to be written of them; not given,
+    it is what these entries lack in size. Yields False, removing nothing, when the rows never would fit: they
+    take more than the limit, or what is missing more than half of what the disk has free.
     """
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if needed > limit or needed > shutil.disk_usage(there).free // 2:
+    entries = list_entries(folder)
+    if missing is None:
+        missing = max(0, needed - sum(entry.num_bytes for entry in entries if entry.name in keep))
+    if needed > limit or missing > shutil.disk_usage(there).free // 2:
         return False
-    entries = [entry for entry in list_entries(folder) if entry.name != keep]
-    excess = sum(entry.num_bytes for entry in entries) + needed - limit
+    excess = sum(entry.num_bytes for entry in entries) + missing - limit if missing else 0
     for entry in entries:
         if excess <= 0:
             break
-        excess -= clear(folder, [entry.name])
+        if entry.name not in keep:
+            excess -= clear(folder, [entry.name])
     return True

@@ -109,14 +109,14 @@ def test_least_recently_used_entries_go_first(tmp_path: Path) -> None:
         entry.add(DIGESTS, rows())
         os.utime(entry.folder / "about.json", (1e9 - age, 1e9 - age))
     size = entries.list_entries(tmp_path)[0].num_bytes
-    assert entries.make_room(tmp_path, needed=size, limit=3 * size, keep="none")
+    assert entries.make_room(tmp_path, needed=size, limit=3 * size, keep=["none"])
     assert [entry.about["trunk"] for entry in entries.list_entries(tmp_path)] == ["mid", "new"]
 
 
 def test_what_never_fits_removes_nothing(tmp_path: Path) -> None:
     filled(tmp_path)
-    assert not entries.make_room(tmp_path, needed=100, limit=99, keep="none")
-    assert not entries.make_room(tmp_path, needed=2**60, limit=2**61, keep="none")
+    assert not entries.make_room(tmp_path, needed=100, limit=99, keep=["none"])
+    assert not entries.make_room(tmp_path, needed=2**60, limit=2**61, keep=["none"])
     assert len(entries.list_entries(tmp_path)) == 1
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from finetune.backbone.folder import plain_tensors
 from finetune.checkpoint import state
+from finetune.checkpoint.began_cached import BeganCached
 from finetune.checkpoint.run_folder import RunFolder, write_text
 from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.data.loaders import lost_workers
@@ -99,8 +100,7 @@ def train(
     Raises:
         Interrupted: a signal came; a checkpoint was written.
     """
-    recipe, resumed = prepared.recipe, checkpoint.state if checkpoint else None
-    history = resumed.history if resumed else []
+    recipe, history = prepared.recipe, checkpoint.state.history if checkpoint else []
     watch = _Watch(on_event, done=len(history))
     _write_epochs(folder, history)
 
@@ -111,7 +111,7 @@ def train(
             raise _PausedError
 
     context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
-    worker = Worker(prepared, context, watch, lambda: stop.raise_if_asked(lambda: None), resumed=resumed)
+    worker = Worker(prepared, context, watch, lambda: stop.raise_if_asked(lambda: None), began=BeganCached(folder))
     fit = _fit(folder, prepared, worker, raise_if_stopped)
     fresh = _fresh(prepared)
     with stop.training(), lost_workers():
