@@ -22,10 +22,12 @@ from finetune.errors import DataError, ResourceError, TrainingError
 from finetune.settings import Recipe
 from finetune.strategy.strategies import retrained
 from finetune.train.loop import Fit, FitSettings
+from finetune.train.memory import is_out_of_memory
 from finetune.train.phases import fit_phases
 from finetune.types import Event, OnEvent
 from finetune.workflow import saved
 from finetune.workflow.batches import Worker
+from finetune.workflow.guard import IN_A_RUN, guarded
 from finetune.workflow.prepare import Prepared, load_backbone
 from finetune.workflow.signals import Stop
 
@@ -129,14 +131,14 @@ def computing(recipe: Recipe) -> Iterator[None]:
     """Compute inside the block as a recipe asks: with deterministic kernels where it does.
 
     Raises:
-        ResourceError: a process that decodes images died.
+        ResourceError: memory ran out, or a process that decodes images died.
     """
     before = torch.are_deterministic_algorithms_enabled()
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
-        with lost_workers():
+        with guarded(IN_A_RUN):
             yield
     finally:
         torch.use_deterministic_algorithms(before)
@@ -149,7 +151,8 @@ def telling_how_to_go_on(folder: RunFolder) -> Iterator[None]:
         yield
     except (DataError, ResourceError, TrainingError) as error:
         text = f"What was done is kept: finetune run --resume {folder.path}"
-        more = " --allow recipe, with the flag that is to change" if isinstance(error, TrainingError) else ""
+        is_settings = isinstance(error, TrainingError) or is_out_of_memory(error.__cause__)
+        more = " --allow recipe, with the flag that is to change" if is_settings else ""
         error.hint = f"{error.hint} {text}{more}".lstrip()
         raise
 
