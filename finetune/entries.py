@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -21,14 +22,17 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from finetune.errors import ResourceError
 from finetune.places import cache_folder
+from finetune.types import Event, OnEvent
 
 LAYOUT = 3  # goes up when rows of an older version must not be read
 RECORD = np.dtype([("key", "V16"), ("offset", "<u8"), ("length", "<u4"), ("height", "<u4"), ("sum", "<u4")])
 Record = np.void  # one of these
+SILENCE = 1.0  # seconds that another process is waited for before a word is said of it, and between looks at signals
+LONGEST_WAIT = 3600.0
 
 
 class Entry:
@@ -51,6 +55,38 @@ class Entry:
         """Yield where the row of an image lies."""
         place = self.places.get(bytes.fromhex(digest))
         return None if place is None else self.table[place]
+
+    @contextmanager
+    def filling(
+        self, what: str, *, on_event: OnEvent, raise_if_stopped: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
+        """Let no other process add rows inside the block; one that does so is waited for, which is said once.
+
+        Raises:
+            ResourceError: it goes on for an hour.
+        """
+        began, is_said = time.monotonic(), False
+        while not self._locked():
+            raise_if_stopped()
+            if time.monotonic() - began > LONGEST_WAIT:
+                raise ResourceError(
+                    f"another process holds {self.lock.lock_file} for an hour",
+                    hint="See what it does, or name another place: --set cache.folder=DIR.",
+                )
+            if not is_said:
+                on_event(Event("warning", {"text": f"waiting for another process that fills {what} ({self.folder})"}))
+                is_said = True
+        try:
+            yield
+        finally:
+            self.lock.release()
+
+    def _locked(self) -> bool:
+        try:
+            self.lock.acquire(timeout=SILENCE)
+        except Timeout:
+            return False
+        return True
 
     def hold(self, row_bytes: int) -> None:
         """Hold rows of one length; from a record of another one on, nothing counts."""

@@ -19,7 +19,6 @@ import numpy as np
 import PIL
 import timm
 import torch
-from filelock import Timeout
 from torch import Tensor
 
 from finetune.data.decode import DECODE_VERSION
@@ -37,7 +36,6 @@ from finetune.settings import AugmentSection, CacheSection
 from finetune.types import Event, OnEvent, Preprocessing, Sample
 
 MEMORY_SHARE = 0.25  # of what is free: rows beyond that are read from the file as they are needed
-LOCK_SECONDS = 3600
 FEWEST_IN_ONE_PASS = 500  # images that are worth starting workers for a single pass
 Rows = RowsOnDisk | RowsInMemory
 
@@ -149,7 +147,7 @@ class FeatureCache:
     def _fill(self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int, known: Known | None) -> None:
         """Run the trunk over the images that are not kept yet; another process that does so is waited for."""
         try:
-            with kept.lock.acquire(timeout=LOCK_SECONDS):
+            with kept.filling(on_event=self.on_event, raise_if_stopped=self.raise_if_stopped):
                 kept.refresh()
                 damaged = kept.drop_damaged([sample.digest for sample in samples])
                 if damaged:
@@ -162,8 +160,6 @@ class FeatureCache:
                 if missing:
                     self._compute(kept, trunk, list(missing.values()), view)
                 kept.touch()
-        except Timeout as error:
-            raise ResourceError(f"another process holds {error.lock_file} for an hour") from error
         except OSError as error:
             raise ResourceError(
                 f"the feature cache cannot be used: {error.strerror or error}",

@@ -345,3 +345,29 @@ def test_a_damaged_word_on_how_phases_began_is_one_error(tiny_run, tmp_path: Pat
     (tmp_path / "run" / "cached.json").write_text(content)
     with pytest.raises(finetune.CheckpointError, match=r"cached\.json"):
         finetune.resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("what", ["features", "pixels"])
+def test_who_waits_for_another_process_says_so_and_can_be_stopped(tiny_run, tmp_path: Path, monkeypatch, what) -> None:
+    monkeypatch.setattr(entries, "SILENCE", 0.05)
+    more = {"strategy": "head-only", "overrides": {"cache.views": 2}}
+    whole = tiny_run(out="whole", **more).folder
+    folder = entries.entries_folder()
+    held = [entries.Entry(folder / one.name) for one in entries.list_entries(folder) if one.about["kind"] == what]
+    for entry in held:
+        entry.lock.acquire()
+    said: list[str] = []
+
+    def stop_who_waits(event: Event) -> None:
+        if event.kind == "warning":
+            said.append(event.facts["text"])
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(finetune.Interrupted):
+        tiny_run(on_event=stop_who_waits, **more)
+    assert len(said) == 1
+    assert said[0].startswith("waiting for another process that fills the ")
+    for entry in held:
+        entry.lock.release()
+    again = finetune.resume(tmp_path / "run") if what == "features" else tiny_run(**more)
+    assert_same(whole, again.folder)
