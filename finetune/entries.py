@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -21,14 +22,17 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from finetune.errors import ResourceError
 from finetune.places import cache_folder
+from finetune.types import Event, OnEvent
 
 LAYOUT = 3  # goes up when rows of an older version must not be read
 RECORD = np.dtype([("key", "V16"), ("offset", "<u8"), ("length", "<u4"), ("height", "<u4"), ("sum", "<u4")])
 Record = np.void  # one of these
+SILENCE = 1.0  # seconds that another process is waited for before a word is said of it, and between looks at signals
+LONGEST_WAIT = 3600.0
 
 
 class Entry:
@@ -51,6 +55,38 @@ class Entry:
         """Yield where the row of an image lies."""
         place = self.places.get(bytes.fromhex(digest))
         return None if place is None else self.table[place]
+
+    @contextmanager
+    def filling(
+        self, what: str, *, on_event: OnEvent, raise_if_stopped: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
+        """Let no other process add rows inside the block; one that does so is waited for, which is said once.
+
+        Raises:
+            ResourceError: it goes on for an hour.
+        """
+        began, is_said = time.monotonic(), False
+        while not self._locked():
+            raise_if_stopped()
+            if time.monotonic() - began > LONGEST_WAIT:
+                raise ResourceError(
+                    f"another process holds {self.lock.lock_file} for an hour",
+                    hint="See what it does, or name another place: --set cache.folder=DIR.",
+                )
+            if not is_said:
+                on_event(Event("warning", {"text": f"waiting for another process that fills {what} ({self.folder})"}))
+                is_said = True
+        try:
+            yield
+        finally:
+            self.lock.release()
+
+    def _locked(self) -> bool:
+        try:
+            self.lock.acquire(timeout=SILENCE)
+        except Timeout:
+            return False
+        return True
 
     def hold(self, row_bytes: int) -> None:
         """Hold rows of one length; from a record of another one on, nothing counts."""
@@ -173,6 +209,15 @@ def open_entry(folder: Path, key: Mapping[str, Any]) -> Entry:
         ) from error
 
 
+def find_entry(folder: Path, key: Mapping[str, Any]) -> Entry | None:
+    """Yield the entry of a key where there is one that can be read; none is begun."""
+    place = folder / entry_name(key)
+    try:
+        return Entry(place) if (place / "about.json").is_file() else None
+    except OSError:
+        return None
+
+
 def entry_name(key: Mapping[str, Any]) -> str:
     """Yield the name of the folder in which the entry of a key lies."""
     return blake2b(_about(key).encode(), digest_size=16).hexdigest()
@@ -223,19 +268,23 @@ def clear(folder: Path, names: Sequence[str] | None = None) -> int:
     return freed
 
 
-def make_room(folder: Path, *, needed: int, limit: int, keep: str) -> bool:
-    """Remove least recently used entries until `needed` more bytes fit under the limit and on the disk.
+def make_room(folder: Path, *, needed: int, limit: int, keep: Collection[str] = (), missing: int | None = None) -> bool:
+    """Remove least recently used entries until rows of `needed` bytes in all fit under the limit and on the disk.
 
-    Yields False, removing nothing, when they never would: more than the limit, or than half of what
-    the disk has free.
+    The entries that they lie in are to `keep`. `missing` is what is still to be written of them; not given,
+    it is what these entries lack in size. Yields False, removing nothing, when the rows never would fit: they
+    take more than the limit, or what is missing more than half of what the disk has free.
     """
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if needed > limit or needed > shutil.disk_usage(there).free // 2:
+    entries = list_entries(folder)
+    if missing is None:
+        missing = max(0, needed - sum(entry.num_bytes for entry in entries if entry.name in keep))
+    if needed > limit or missing > shutil.disk_usage(there).free // 2:
         return False
-    entries = [entry for entry in list_entries(folder) if entry.name != keep]
-    excess = sum(entry.num_bytes for entry in entries) + needed - limit
+    excess = sum(entry.num_bytes for entry in entries) + missing - limit if missing else 0
     for entry in entries:
         if excess <= 0:
             break
-        excess -= clear(folder, [entry.name])
+        if entry.name not in keep:
+            excess -= clear(folder, [entry.name])
     return True

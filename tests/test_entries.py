@@ -10,7 +10,8 @@ import pytest
 
 from finetune import entries
 from finetune.entries import RECORD, Entry, open_entry
-from finetune.errors import ResourceError
+from finetune.errors import Interrupted, ResourceError
+from finetune.types import Event, ignore
 
 DIGESTS = [f"{index:032x}" for index in range(5)]
 LENGTHS = [40, 7, 100, 1, 33]
@@ -109,14 +110,14 @@ def test_least_recently_used_entries_go_first(tmp_path: Path) -> None:
         entry.add(DIGESTS, rows())
         os.utime(entry.folder / "about.json", (1e9 - age, 1e9 - age))
     size = entries.list_entries(tmp_path)[0].num_bytes
-    assert entries.make_room(tmp_path, needed=size, limit=3 * size, keep="none")
+    assert entries.make_room(tmp_path, needed=size, limit=3 * size, keep=["none"])
     assert [entry.about["trunk"] for entry in entries.list_entries(tmp_path)] == ["mid", "new"]
 
 
 def test_what_never_fits_removes_nothing(tmp_path: Path) -> None:
     filled(tmp_path)
-    assert not entries.make_room(tmp_path, needed=100, limit=99, keep="none")
-    assert not entries.make_room(tmp_path, needed=2**60, limit=2**61, keep="none")
+    assert not entries.make_room(tmp_path, needed=100, limit=99, keep=["none"])
+    assert not entries.make_room(tmp_path, needed=2**60, limit=2**61, keep=["none"])
     assert len(entries.list_entries(tmp_path)) == 1
 
 
@@ -131,3 +132,48 @@ def test_a_place_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="file"):
         open_entry(tmp_path / "file" / "entries", {})
+
+
+def test_another_process_that_fills_is_waited_for_and_told_once(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(entries, "SILENCE", 0.01)
+    other, looks = filled(tmp_path), iter(range(5))
+    said: list[Event] = []
+
+    def look() -> None:
+        if next(looks) == 4:
+            other.lock.release()
+
+    other.lock.acquire()
+    with open_entry(tmp_path, {"trunk": "a"}).filling("the cache", on_event=said.append, raise_if_stopped=look):
+        assert [event.facts["text"] for event in said] == [
+            f"waiting for another process that fills the cache ({other.folder})"
+        ]
+    with other.filling("the cache", on_event=said.append):
+        assert len(said) == 1
+
+
+def test_who_waits_can_be_stopped_and_holds_nothing_then(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(entries, "SILENCE", 0.01)
+    other, own = filled(tmp_path), open_entry(tmp_path, {"trunk": "a"})
+
+    def stop() -> None:
+        raise Interrupted("stopped")
+
+    with other.filling("the cache", on_event=ignore):
+        with pytest.raises(Interrupted), own.filling("the cache", on_event=ignore, raise_if_stopped=stop):
+            pass
+        assert not own.lock.is_locked
+    with own.filling("the cache", on_event=ignore):
+        assert own.lock.is_locked
+
+
+def test_the_wait_has_an_end(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(entries, "SILENCE", 0.01)
+    monkeypatch.setattr(entries, "LONGEST_WAIT", 0.05)
+    other, own = filled(tmp_path), open_entry(tmp_path, {"trunk": "a"})
+    with (
+        other.filling("the cache", on_event=ignore),
+        pytest.raises(ResourceError, match="for an hour"),
+        own.filling("the cache", on_event=ignore),
+    ):
+        pass

@@ -52,6 +52,11 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def cached(self) -> Path:
+        """Which phases train on the feature cache, and which do not, as each began."""
+        return self.path / "cached.json"
+
+    @property
     def epochs(self) -> Path:
         return self.path / "metrics.jsonl"
 

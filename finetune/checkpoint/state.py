@@ -45,8 +45,7 @@ class TrainState:
     """Where training stands: the next step to do, what this epoch has summed up, which epoch counts.
 
     `phase` counts phases, `epoch` and `step` what is done inside the phase and the epoch.
-    `history` holds the finished epochs' lines of metrics.jsonl; `is_cached` says whether the phase
-    trains on the feature cache, None before that is settled.
+    `history` holds the finished epochs' lines of metrics.jsonl.
     """
 
     phase: int = 0
@@ -58,7 +57,6 @@ class TrainState:
     best: Best | None = None
     num_without_better: int = 0
     is_initialised: bool = False
-    is_cached: bool | None = None
     scaler: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -67,7 +65,7 @@ class TrainState:
 
     def enter_phase(self, phase: int) -> None:
         self.enter_epoch(0)
-        self.phase, self.num_without_better, self.is_initialised, self.is_cached = phase, 0, False, None
+        self.phase, self.num_without_better, self.is_initialised = phase, 0, False
 
 
 STATES = TypeAdapter(TrainState)  # a field of another type is found here

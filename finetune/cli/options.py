@@ -143,4 +143,5 @@ def _set() -> inspect.Parameter:
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+BatchOption = Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images at once.")]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps.")]

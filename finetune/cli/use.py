@@ -13,7 +13,7 @@ import typer
 
 from finetune.cells import guarded
 from finetune.cli import tables
-from finetune.cli.options import DeviceOption, JsonOption, with_interrupt
+from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
 from finetune.types import to_json
@@ -47,13 +47,20 @@ def evaluate(
         SplitName | None, typer.Option("--split", help="Default: test where there is one, else val.")
     ] = None,
     device: DeviceOption = "auto",
+    batch_size: BatchOption = 32,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=0, help="Processes that decode. Default: the run's.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Measure a run's model on a split, or on other data."""
     from finetune.workflow.evaluate import evaluate as measure
 
     with watching(is_quiet=json_) as on_event:
-        found = measure(run, data=data, split=split.value if split else None, device=device, on_event=on_event)
+        found = measure(
+            run, data=data, split=split.value if split else None, device=device, batch_size=batch_size,
+            workers=workers, on_event=on_event,
+        )  # fmt: skip
     if json_:
         tables.print_json(to_json(found))
     else:
@@ -69,13 +76,14 @@ def predict(
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes of each image.")] = 1,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     device: DeviceOption = "auto",
+    batch_size: BatchOption = 32,
     json_: JsonOption = False,
 ) -> None:
     """Name what pictures show."""
     from finetune.workflow.predict import load
 
     with watching(is_quiet=json_ or as_csv) as on_event:
-        found = load(run, device=device).predict(paths, top=top, on_event=on_event)
+        found = load(run, device=device, batch_size=batch_size).predict(paths, top=top, on_event=on_event)
     if json_:
         tables.print_json([to_json(prediction) for prediction in found])
     elif as_csv:

@@ -11,7 +11,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -115,6 +115,7 @@ class _Filling:
     def __init__(self, pixels: PixelCache | None, on_event: OnEvent) -> None:
         self.pixels, self.on_event = pixels, on_event
         self.waiting: dict[str, Image.Image] = {}
+        self.alone = ExitStack()
 
     @property
     def side(self) -> int | None:
@@ -123,14 +124,15 @@ class _Filling:
     def __enter__(self) -> None:
         if self.pixels:
             try:
-                self.pixels.entry.lock.acquire()
+                self.alone.enter_context(self.pixels.entry.filling("the pixel cache", on_event=self.on_event))
                 self.pixels.entry.refresh()
+            except ResourceError as error:
+                self._go_without(error.message)
             except OSError as error:
                 self._go_without(error.strerror or str(error))
 
     def __exit__(self, *_: object) -> None:
-        if self.pixels:
-            self.pixels.entry.lock.release()
+        self.alone.close()
 
     def lacks(self, known: Scan | None) -> bool:
         """Tell whether a file must be opened: it is new, or its picture is not kept."""
@@ -149,11 +151,11 @@ class _Filling:
         try:
             self.pixels.add(list(self.waiting), list(self.waiting.values()))
         except ResourceError as error:
-            self.pixels.entry.lock.release()
             self._go_without(error.message)
         self.waiting.clear()
 
     def _go_without(self, reason: str) -> None:
+        self.alone.close()
         self.on_event(Event("warning", {"text": f"no pixel cache: {reason}"}))
         self.pixels = None
 

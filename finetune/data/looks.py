@@ -110,7 +110,7 @@ def _entry(manifest: Manifest, settings: CacheSection) -> Entry | None:
     folder, limit = entries_folder(settings.folder), int(settings.limit * 2**30)
     needed = len(manifest.samples) * LOOK.itemsize
     try:
-        if not make_room(folder, needed=needed, limit=limit, keep=entry_name(key)):
+        if not make_room(folder, needed=needed, limit=limit, keep=[entry_name(key)]):
             return None
         entry = open_entry(folder, key)
         entry.touch()

@@ -97,7 +97,7 @@ def open_pixels(root: str | Path, *, side: int, num_images: int, settings: Cache
         "versions": {"pillow": PIL.__version__},
     }
     folder, limit = entries_folder(settings.folder), int(settings.limit * 2**30)
-    if not make_room(folder, needed=pixel_bytes(side, num_images), limit=limit, keep=entry_name(key)):
+    if not make_room(folder, needed=pixel_bytes(side, num_images), limit=limit, keep=[entry_name(key)]):
         return None
     entry = open_entry(folder, key)
     entry.touch()

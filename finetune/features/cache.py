@@ -19,7 +19,6 @@ import numpy as np
 import PIL
 import timm
 import torch
-from filelock import Timeout
 from torch import Tensor
 
 from finetune.data.decode import DECODE_VERSION
@@ -27,7 +26,7 @@ from finetune.data.loaders import ImageBatches, ImageDataset
 from finetune.data.pixels import PixelCache
 from finetune.data.transforms import augmented_view, plain_view
 from finetune.device import available_memory, is_channels_last
-from finetune.entries import entries_folder, entry_name, make_room, open_entry
+from finetune.entries import entries_folder, entry_name, find_entry, make_room, open_entry
 from finetune.errors import ResourceError
 from finetune.features.divide import Trunk
 from finetune.features.sources import Autocast, CachedBatches, run_trunk, trunk_batch
@@ -37,7 +36,6 @@ from finetune.settings import AugmentSection, CacheSection
 from finetune.types import Event, OnEvent, Preprocessing, Sample
 
 MEMORY_SHARE = 0.25  # of what is free: rows beyond that are read from the file as they are needed
-LOCK_SECONDS = 3600
 FEWEST_IN_ONE_PASS = 500  # images that are worth starting workers for a single pass
 Rows = RowsOnDisk | RowsInMemory
 
@@ -48,6 +46,15 @@ class Known:
 
     digests: tuple[str, ...]
     boundary: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where what a trunk yields is kept, view by view, once there is room for it."""
+
+    trunk: Trunk
+    layout: Layout
+    views: tuple[Rows, ...]
 
 
 @dataclass(slots=True)
@@ -68,30 +75,52 @@ class FeatureCache:
     raise_if_stopped: Callable[[], None]  # a signal stops the filling too; what is filled stays
     pixels: PixelCache | None = None
 
+    def room(
+        self, trunk: Trunk, shapes: tuple[tuple[int, ...], ...], needs: Sequence[tuple[Sequence[Sample], int]]
+    ) -> Room | None:
+        """Yield where rows for some samples, each in so many views, are kept; None when they do not fit.
+
+        `shapes` are those of the trunk's boundary tensors for one image. On the disk what lies there already
+        needs no room.
+        """
+        layout = Layout(shapes, self.settings.precision)
+        count = max(views for _, views in needs)
+        wanted = [{one.digest for samples, views in needs if view < views for one in samples} for view in range(count)]
+        needed = sum(map(len, wanted)) * layout.row_bytes
+        if self.settings.features == "memory":
+            return self._in_memory(trunk, layout, count, needed)
+        folder, keys = entries_folder(self.settings.folder), self._keys(trunk, layout, count)
+        missing = layout.row_bytes * sum(
+            _num_missing(folder, key, layout, digests) for key, digests in zip(keys, wanted, strict=True)
+        )
+        limit, own = int(self.settings.limit * 2**30), [entry_name(key) for key in keys]
+        if not make_room(folder, needed=needed, limit=limit, keep=own, missing=missing):
+            return None
+        try:
+            return Room(trunk, layout, tuple(RowsOnDisk(open_entry(folder, key), layout) for key in keys))
+        except ResourceError as error:
+            self.on_event(Event("warning", {"text": f"{error.message}; kept in memory instead"}))
+            return self._in_memory(trunk, layout, count, needed)
+
     def batches(
         self,
-        trunk: Trunk,
-        shapes: tuple[tuple[int, ...], ...],
+        room: Room,
         samples: Sequence[Sample],
         *,
         views: int,
         batch_size: int,
         seed: int | None,
         known: Known | None = None,
-    ) -> CachedBatches | None:
-        """Yield cached batches of samples, the cache filled as far as it was not; None when they do not fit.
+    ) -> CachedBatches:
+        """Yield cached batches of samples, the cache filled as far as it was not.
 
-        `shapes` are those of the trunk's boundary tensors for one image. What is `known` is not computed
-        again, if the trunk yields the same bits for the first images of it.
+        What is `known` is not computed again, if the trunk yields the same bits for the first images of it.
         """
-        layout = Layout(shapes, self.settings.precision)
+        layout = room.layout
         digests = [sample.digest for sample in samples]
         rows, places = [], []
-        for view in range(views):
-            kept = self._kept(trunk, layout, view, needed=len(set(digests)) * layout.row_bytes * views)
-            if kept is None:
-                return None
-            self._fill(kept, trunk, samples, view, known if view == 0 else None)
+        for view, kept in enumerate(room.views[:views]):
+            self._fill(kept, room.trunk, samples, view, known if view == 0 else None)
             places.append(kept.places(digests))
             rows.append(kept.mapped())
         if sum(len(set(digests)) * layout.row_bytes for _ in rows) < MEMORY_SHARE * available_memory():
@@ -102,34 +131,23 @@ class FeatureCache:
             rows,
             places,
             layout=layout,
-            laid=trunk.laid,
+            laid=room.trunk.laid,
             targets=targets,
             batch_size=batch_size,
             device=self.device,
             seed=seed,
         )
 
-    def _kept(self, trunk: Trunk, layout: Layout, view: int, *, needed: int) -> Rows | None:
-        if self.settings.features == "memory":
-            return self._in_memory(layout, needed)
-        folder, key = entries_folder(self.settings.folder), self._key(trunk, layout, view)
-        limit = int(self.settings.limit * 2**30)
-        if not make_room(folder, needed=needed, limit=limit, keep=entry_name(key)):
-            return None
-        try:
-            return RowsOnDisk(open_entry(folder, key), layout)
-        except ResourceError as error:
-            self.on_event(Event("warning", {"text": f"{error.message}; kept in memory instead"}))
-            return self._in_memory(layout, needed)
-
     @staticmethod
-    def _in_memory(layout: Layout, needed: int) -> RowsInMemory | None:
-        return RowsInMemory(layout) if needed < MEMORY_SHARE * available_memory() else None
+    def _in_memory(trunk: Trunk, layout: Layout, views: int, needed: int) -> Room | None:
+        if needed >= MEMORY_SHARE * available_memory():
+            return None
+        return Room(trunk, layout, tuple(RowsInMemory(layout) for _ in range(views)))
 
     def _fill(self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int, known: Known | None) -> None:
         """Run the trunk over the images that are not kept yet; another process that does so is waited for."""
         try:
-            with kept.lock.acquire(timeout=LOCK_SECONDS):
+            with kept.filling(on_event=self.on_event, raise_if_stopped=self.raise_if_stopped):
                 kept.refresh()
                 damaged = kept.drop_damaged([sample.digest for sample in samples])
                 if damaged:
@@ -142,8 +160,6 @@ class FeatureCache:
                 if missing:
                     self._compute(kept, trunk, list(missing.values()), view)
                 kept.touch()
-        except Timeout as error:
-            raise ResourceError(f"another process holds {error.lock_file} for an hour") from error
         except OSError as error:
             raise ResourceError(
                 f"the feature cache cannot be used: {error.strerror or error}",
@@ -182,17 +198,14 @@ class FeatureCache:
             self.raise_if_stopped()
             self.on_event(Event("progress", {"task": task, "done": done, "total": len(samples)}))
 
-    def _key(self, trunk: Trunk, layout: Layout, view: int) -> dict[str, Any]:
-        is_augmented = view > 0
-        return {
+    def _keys(self, trunk: Trunk, layout: Layout, views: int) -> list[dict[str, Any]]:
+        """Yield the key of each view's entry: everything that its rows depend on but the image."""
+        shared = {
             "kind": "features",
             "shapes": layout.shapes,
             "precision": layout.precision,
             "network": self.network,
             "trunk": trunk_digest(trunk),
-            "view": view,
-            "augment": self.augment.model_dump() if is_augmented else None,
-            "seed": self.seed if is_augmented else None,
             "preprocessing": [str(value) for value in _facts(self.preprocessing)],
             "decode": DECODE_VERSION,
             "device": self.device.type,
@@ -202,6 +215,18 @@ class FeatureCache:
             "channels_last": any(map(is_channels_last, trunk.graph.parameters())),
             "versions": {"torch": torch.__version__, "timm": timm.__version__, "pillow": PIL.__version__},
         }
+        drawn = {"augment": self.augment.model_dump(), "seed": self.seed}
+        plain = dict.fromkeys(drawn)
+        return [{**shared, "view": view, **(drawn if view else plain)} for view in range(views)]
+
+
+def _num_missing(folder: Path, key: dict[str, Any], layout: Layout, digests: set[str]) -> int:
+    """Yield how many of some images have no row in the entry of a key."""
+    entry = find_entry(folder, key)
+    if entry is None:
+        return len(digests)
+    entry.hold(layout.row_bytes)
+    return sum(digest not in entry for digest in digests)
 
 
 def trunk_digest(trunk: Trunk) -> str:

@@ -5,7 +5,7 @@ Letters: B batch, N images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from finetune.entries import Entry
+from finetune.types import OnEvent
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -50,8 +51,11 @@ class RowsOnDisk:
 
     def __init__(self, entry: Entry, layout: Layout) -> None:
         self.entry, self.layout = entry, layout
-        self.lock = entry.lock
         entry.hold(layout.row_bytes)
+
+    def filling(self, *, on_event: OnEvent, raise_if_stopped: Callable[[], None]) -> AbstractContextManager[None]:
+        """Let no other process add rows inside the block."""
+        return self.entry.filling("the feature cache", on_event=on_event, raise_if_stopped=raise_if_stopped)
 
     def __contains__(self, digest: str) -> bool:
         return digest in self.entry
@@ -82,21 +86,17 @@ class RowsOnDisk:
         self.entry.touch()
 
 
-class _NoLock:
-    """Stands where a lock stands, for what no other process can see."""
-
-    def acquire(self, timeout: float) -> AbstractContextManager[None]:
-        return nullcontext()
-
-
 class RowsInMemory:
     """Rows that live as long as the run: where the disk is full, or asked for."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.lock = _NoLock()
         self.order: dict[str, int] = {}
         self.parts: list[np.ndarray] = []
+
+    def filling(self, *, on_event: OnEvent, raise_if_stopped: Callable[[], None]) -> AbstractContextManager[None]:
+        """No other process can see them."""
+        return nullcontext()
 
     def __contains__(self, digest: str) -> bool:
         return digest in self.order

@@ -79,7 +79,6 @@ class Work:
     run: nn.Module
     train: Batches
     val: Batches | None
-    is_cached: bool = False
 
 
 @dataclass(slots=True)
@@ -109,7 +108,6 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
     """
     with freezing(fit.model, phase.plan, fit.groups) as hold:
         work = fit.work_of(phase)
-        state.is_cached = work.is_cached
         hold(work.run)
         parameters = optimisers.parameter_groups(
             fit.model, phase.plan, fit.groups, lr=phase.lr, weight_decay=fit.settings.weight_decay

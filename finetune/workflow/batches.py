@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 
-from finetune.checkpoint.state import TrainState
+from finetune.checkpoint.began_cached import BeganCached
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
 from finetune.data.transforms import augmented_view
 from finetune.device import Accelerator, resolve_device
 from finetune.errors import ResourceError
+from finetune.features.cache import Room
 from finetune.features.divide import Divided, agrees, divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, trunk_batch
 from finetune.randomness import derive, forked
 from finetune.settings import Recipe
 from finetune.train.loop import Work
-from finetune.types import Event, OnEvent, Phase, Split
+from finetune.types import Event, OnEvent, Phase, Sample, Split
 from finetune.workflow.passes import feature_cache, plain_batches
 from finetune.workflow.prepare import Prepared
 
@@ -35,10 +37,10 @@ class Worker:
         on_event: OnEvent,
         raise_if_stopped: Callable[[], None],
         *,
-        resumed: TrainState | None = None,
+        began: BeganCached | None = None,
     ) -> None:
-        """Take, of a run that is resumed, where it stood: the phase it is in goes on as it began, cached or not."""
-        self.resumed = resumed
+        """Take, of a run, how its phases began: each goes on like that, cached or not."""
+        self.began = began
         self.prepared, self.context, self.on_event = prepared, context, on_event
         self.raise_if_stopped = raise_if_stopped
         self.device = resolve_device(prepared.recipe.train.device)
@@ -62,23 +64,40 @@ class Worker:
             why = error if phase.plan.frozen else "every layer is trained"
             self._say(f"phase {phase.name}: no feature cache, {why}")
             return Work(self.prepared.backbone.model, self._train_images(phase), self._val())
-        was_cached = self._was_cached(phase)
-        cached = None if was_cached is False else self._cached(divided, phase)
-        if cached is not None:
-            return cached
-        if was_cached and num_views(self.prepared.recipe, phase) > 1:
-            raise ResourceError(
-                f"phase {phase.name} began on the feature cache, which no longer fits",
-                hint="Free disk, or raise the limit (--set cache.limit=GIB).",
-            )
+        views = num_views(self.prepared.recipe, phase)
+        if views and (room := self._room(divided, phase, views)):
+            return self._cached(divided, phase, room, views)
         self._say(f"phase {phase.name}: frozen layers run every epoch, on freshly drawn views")
         return self._uncached(divided, phase)
 
-    def _was_cached(self, phase: Phase) -> bool | None:
-        """Tell how a phase began that is resumed; None where that is open."""
-        if self.resumed is None or phase not in self.prepared.phases[self.resumed.phase : self.resumed.phase + 1]:
+    def _room(self, divided: Divided, phase: Phase, views: int) -> Room | None:
+        """Yield where a phase keeps what its trunk yields; None where it does not fit, or the phase began without.
+
+        Which it is is written down before anything is computed.
+
+        Raises:
+            ResourceError: the phase began on the cache, other bits would come without, and it no longer fits.
+        """
+        place = self.prepared.phases.index(phase)
+        was_cached = self.began.get(place) if self.began else None
+        if was_cached is False:
             return None
-        return self.resumed.is_cached
+        needs = [(samples, count) for samples, count in ((self._of("train"), views), (self._of("val"), 1)) if samples]
+        room = self.cache.room(divided.trunk, divided.shapes, needs)
+        if room is None:
+            is_exact = _is_exact(self.prepared.recipe, phase)
+            if was_cached and not is_exact:
+                raise ResourceError(
+                    f"phase {phase.name} began on the feature cache, which no longer fits",
+                    hint="Free disk (or memory, with cache.features=memory), put cache.limit back if it was changed;"
+                    " or go on without, no longer exactly: --set cache.features=none --allow recipe.",
+                )
+            other = "" if is_exact else "; its numbers are not those of a run that has room"
+            text = f"phase {phase.name}: no feature cache, it would not fit (cache.limit, free disk or memory){other}"
+            self._say(text, kind="warning")
+        if self.began:
+            self.began.set(place, room is not None)
+        return room
 
     def _divide(self, phase: Phase) -> Divided:
         backbone = self.prepared.backbone
@@ -92,26 +111,19 @@ class Worker:
             raise IndivisibleError("its two parts do not give bit for bit what the whole gives")
         return divided
 
-    def _cached(self, divided: Divided, phase: Phase) -> Work | None:
-        views = num_views(self.prepared.recipe, phase)
-        manifest, recipe = self.prepared.manifest, self.prepared.recipe
-        train, val = manifest.split("train"), manifest.split("val")
-        if views == 0:  # nothing would be read twice
-            return None
+    def _cached(self, divided: Divided, phase: Phase, room: Room, views: int) -> Work:
+        recipe, train, val = self.prepared.recipe, self._of("train"), self._of("val")
         seed = None if phase.solver == "lbfgs" else recipe.train.seed
-        fill = partial(self.cache.batches, divided.trunk, divided.shapes, batch_size=int(recipe.train.batch_size))
+        fill = partial(self.cache.batches, room, batch_size=int(recipe.train.batch_size))
         known = self.prepared.tapped.known(self.prepared.backbone.model) if self.prepared.tapped else None
         batches = fill(train, views=views, seed=seed, known=known)
-        judged = fill(val, views=1, seed=None) if batches and val else None
-        if batches is None or (val and judged is None):
-            self._say(f"phase {phase.name}: no feature cache, it would not fit (cache.limit, free disk or memory)")
-            return None
+        judged = fill(val, views=1, seed=None) if val else None
         values = sum(torch.Size(shape).numel() for shape in divided.shapes)
         shown = "1 view" if views == 1 else f"{views} views"
         self._say(
             f"phase {phase.name}: frozen layers run once for each image ({shown}); {values:,} values are kept of it"
         )
-        return Work(divided.tail, batches, judged, is_cached=True)
+        return Work(divided.tail, batches, judged)
 
     def _uncached(self, divided: Divided, phase: Phase) -> Work:
         train, val = (
@@ -121,8 +133,11 @@ class Worker:
         assert train is not None
         return Work(divided.tail, train, val)
 
+    def _of(self, split: Split) -> tuple[Sample, ...]:
+        return self.prepared.manifest.split(split)
+
     def _val(self) -> ImageBatches | None:
-        return self._plain("val") if self.prepared.manifest.split("val") else None
+        return self._plain("val") if self._of("val") else None
 
     def _train_images(self, phase: Phase) -> ImageBatches:
         return self._plain("train") if phase.solver == "lbfgs" else self._augmented("train")
@@ -150,9 +165,9 @@ class Worker:
         workers = self.prepared.recipe.train.workers
         return auto_workers(len(self.prepared.manifest.split(split)), self.device) if workers == "auto" else workers
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, *, kind: Literal["message", "warning"] = "message") -> None:
         self.said.append(text)
-        self.on_event(Event("message", {"text": text}))
+        self.on_event(Event(kind, {"text": text}))
 
 
 def num_views(recipe: Recipe, phase: Phase) -> int:
@@ -164,3 +179,9 @@ def num_views(recipe: Recipe, phase: Phase) -> int:
     if recipe.cache.views != "auto":
         return recipe.cache.views
     return AUTO_VIEWS if phase.epochs > AUTO_VIEWS else 0
+
+
+def _is_exact(recipe: Recipe, phase: Phase) -> bool:
+    """Tell whether a phase trains on the same bits with the cache and without it."""
+    is_plain = phase.solver == "lbfgs" or recipe.augment.level == "none"
+    return is_plain and recipe.cache.precision == "float32"

@@ -29,6 +29,7 @@ from finetune.features.odd import odd_ones
 from finetune.report import sheet as sheets
 from finetune.settings import EMBEDDED, Recipe
 from finetune.types import SPLITS, Event, Manifest, OnEvent, ignore, to_json
+from finetune.workflow.guard import guarded
 from finetune.workflow.prepare import architecture_of, list_data, load_backbone, pixels_of, recipe_of
 from finetune.workflow.rank import features_of
 
@@ -92,6 +93,7 @@ class Check:
         }
 
 
+@guarded()
 def check(
     data: str | Path | None = None,
     *,

@@ -19,6 +19,7 @@ from finetune.settings import Recipe
 from finetune.strategy.entrants import USUAL, Entrant, entrants
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
 from finetune.workflow import changes
+from finetune.workflow.guard import IN_A_RUN, guarded
 from finetune.workflow.launch import go_on, start
 from finetune.workflow.laying import Terms, reopen_data, with_whole_paths
 from finetune.workflow.prepare import (
@@ -85,6 +86,7 @@ class _Asked:
         return [(f"{_slug(one.label)}-seed{seed}", one, seed) for seed in self.seeds for one in self.entrants]
 
 
+@guarded(IN_A_RUN)
 def compare(
     data: str | Path | None = None,
     *,
@@ -131,6 +133,7 @@ def compare(
         return _run_all(asked, manifest, on_event)
 
 
+@guarded(IN_A_RUN)
 def resume_comparison(path: str | Path, *, allow: Iterable[str] = (), on_event: OnEvent = ignore) -> Comparison:
     """Go on with a comparison: finished runs are kept, a started one goes on, a failed one is tried again.
 

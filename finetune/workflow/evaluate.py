@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune import recipe as recipes
 from finetune.data import checks, sources
 from finetune.device import accelerator
 from finetune.errors import DataError, did_you_mean
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import confusion, measure
 from finetune.types import SPLITS, Interval, Manifest, OnEvent, Sample, Split, Target, ignore
+from finetune.workflow.guard import OF_A_MODEL, guarded
 from finetune.workflow.passes import plain_batches
 from finetune.workflow.saved import SavedRun, load_run
 
@@ -26,6 +28,7 @@ class Evaluation:
     confusion: list[list[int]]
 
 
+@guarded(OF_A_MODEL)
 def evaluate(
     run: str | Path,
     *,
@@ -33,19 +36,22 @@ def evaluate(
     split: Split | None = None,
     device: str = "auto",
     batch_size: int = 32,
+    workers: int | None = None,
     on_event: OnEvent = ignore,
 ) -> Evaluation:
     """Measure a run's model on one split of its own data (test where it has one, else val), or of `data`.
 
-    Of `data` the split is optional: without one, all its images are measured.
+    Of `data` the split is optional: without one, all its images are measured. `workers` are those of the run,
+    unless they are given.
 
     Raises:
         CheckpointError: no finished run. DataError: no such split, or a class that the model lacks.
     """
     saved = load_run(run, device=device)
+    recipe = saved.recipe if workers is None else recipes.update(saved.recipe, {"train.workers": workers})
     manifest = saved.manifest() if data is None else _other_data(saved, data, on_event)
     name, samples = _chosen(manifest, split, is_own=data is None, is_refit=saved.recipe.train.refit)
-    batches = plain_batches(saved.recipe, manifest, saved.backbone, samples, batch_size=batch_size)
+    batches = plain_batches(recipe, manifest, saved.backbone, samples, batch_size=batch_size)
     context = accelerator(batches.device, str(saved.recipe.train.precision))
     logits, targets = collect_logits(saved.backbone.model, batches.epoch(), autocast=context.autocast)
     return Evaluation(name, len(samples), saved.classes, measure(logits, targets), confusion(logits, targets))

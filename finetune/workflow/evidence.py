@@ -109,8 +109,8 @@ def _features(
     )
     shapes = tuple((traced.widths[name],) for name in names)
     kept: Any = None
-    if recipe.cache.features != "none":
-        kept = cache.batches(trunk, shapes, chosen, views=1, batch_size=len(chosen), seed=None)
+    if recipe.cache.features != "none" and (room := cache.room(trunk, shapes, [(chosen, 1)])):
+        kept = cache.batches(room, chosen, views=1, batch_size=len(chosen), seed=None)
     if kept is None:
         images_of = plain_batches(recipe, manifest, backbone, tuple(chosen), pixels=pixels)
         kept = TrunkBatches(trunk, images_of, autocast=context.autocast)

@@ -16,6 +16,7 @@ from finetune.types import Event, Manifest, OnEvent, ignore
 from finetune.workflow import race
 from finetune.workflow import run as alone
 from finetune.workflow.changes import check_kinds
+from finetune.workflow.guard import IN_A_RUN, guarded
 from finetune.workflow.laying import Terms, with_whole_paths
 from finetune.workflow.prepare import recipe_of
 from finetune.workflow.race import Field
@@ -73,6 +74,7 @@ def resume(
         return go_on(folder, terms, stop=stop, on_event=on_event)
 
 
+@guarded(IN_A_RUN)
 def start(
     recipe: Recipe, *, out: Path | None = None, manifest: Manifest | None = None, stop: Stop, on_event: OnEvent = ignore
 ) -> RunResult:
@@ -90,6 +92,7 @@ def start(
         return made.begin(folder, stop=stop, on_event=on_event)
 
 
+@guarded(IN_A_RUN)
 def go_on(folder: RunFolder, terms: Terms, *, stop: Stop, on_event: OnEvent = ignore) -> RunResult:
     """Go on with an interrupted run.
 

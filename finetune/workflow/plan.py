@@ -15,6 +15,7 @@ from finetune.workflow import prepare as preparing
 from finetune.workflow import race as racing
 from finetune.workflow.batch_size import skeleton_or_none
 from finetune.workflow.costs import Cost, costs
+from finetune.workflow.guard import guarded
 from finetune.workflow.prepare import Prepared, recipe_of
 from finetune.workflow.timed import within_time
 
@@ -78,6 +79,7 @@ class Plan:
         }
 
 
+@guarded()
 def plan(
     data: str | Path | None = None,
     *,

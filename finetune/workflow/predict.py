@@ -13,6 +13,7 @@ from finetune.data.sources import image_files
 from finetune.data.transforms import normalise, picture_side, plain_view
 from finetune.device import accelerator
 from finetune.types import Event, OnEvent, ignore
+from finetune.workflow.guard import OF_A_MODEL, guarded
 from finetune.workflow.saved import SavedRun, load_run
 
 
@@ -42,6 +43,7 @@ class Classifier:
         self.batch_size = batch_size
         self._accelerator = accelerator(next(self.model.parameters()).device, str(saved.recipe.train.precision))
 
+    @guarded(OF_A_MODEL)
     def predict(
         self, paths: str | Path | Iterable[str | Path], *, top: int = 1, on_event: OnEvent = ignore
     ) -> list[Prediction]:
@@ -76,6 +78,7 @@ class Classifier:
         return [predictions[file] for file in files]
 
 
+@guarded(OF_A_MODEL)
 def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Classifier:
     """Load the best model of a finished run for prediction.
 

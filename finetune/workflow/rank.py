@@ -39,6 +39,7 @@ from finetune.strategy.evidence import MOST_PROBED, stratified_sample
 from finetune.strategy.rank import Candidate, Ranking
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore, to_json
 from finetune.workflow.batches import Worker
+from finetune.workflow.guard import guarded
 from finetune.workflow.prepare import (
     Prepared,
     architecture_of,
@@ -188,6 +189,7 @@ def candidate_recipe(recipe: Recipe, name: str) -> Recipe:
     return recipes.update(recipe, changes | ({"backbone.image_size": size} if size else {}))
 
 
+@guarded()
 def measure(
     recipe: Recipe, name: str, manifest: Manifest, samples: Sequence[Sample], *, on_event: OnEvent = ignore
 ) -> Candidate:

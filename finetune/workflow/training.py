@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from finetune.backbone.folder import plain_tensors
 from finetune.checkpoint import state
+from finetune.checkpoint.began_cached import BeganCached
 from finetune.checkpoint.run_folder import RunFolder, write_text
 from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.data.loaders import lost_workers
@@ -21,10 +22,12 @@ from finetune.errors import DataError, ResourceError, TrainingError
 from finetune.settings import Recipe
 from finetune.strategy.strategies import retrained
 from finetune.train.loop import Fit, FitSettings
+from finetune.train.memory import is_out_of_memory
 from finetune.train.phases import fit_phases
 from finetune.types import Event, OnEvent
 from finetune.workflow import saved
 from finetune.workflow.batches import Worker
+from finetune.workflow.guard import IN_A_RUN, guarded
 from finetune.workflow.prepare import Prepared, load_backbone
 from finetune.workflow.signals import Stop
 
@@ -99,8 +102,7 @@ def train(
     Raises:
         Interrupted: a signal came; a checkpoint was written.
     """
-    recipe, resumed = prepared.recipe, checkpoint.state if checkpoint else None
-    history = resumed.history if resumed else []
+    recipe, history = prepared.recipe, checkpoint.state.history if checkpoint else []
     watch = _Watch(on_event, done=len(history))
     _write_epochs(folder, history)
 
@@ -111,7 +113,7 @@ def train(
             raise _PausedError
 
     context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
-    worker = Worker(prepared, context, watch, lambda: stop.raise_if_asked(lambda: None), resumed=resumed)
+    worker = Worker(prepared, context, watch, lambda: stop.raise_if_asked(lambda: None), began=BeganCached(folder))
     fit = _fit(folder, prepared, worker, raise_if_stopped)
     fresh = _fresh(prepared)
     with stop.training(), lost_workers():
@@ -129,14 +131,14 @@ def computing(recipe: Recipe) -> Iterator[None]:
     """Compute inside the block as a recipe asks: with deterministic kernels where it does.
 
     Raises:
-        ResourceError: a process that decodes images died.
+        ResourceError: memory ran out, or a process that decodes images died.
     """
     before = torch.are_deterministic_algorithms_enabled()
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
-        with lost_workers():
+        with guarded(IN_A_RUN):
             yield
     finally:
         torch.use_deterministic_algorithms(before)
@@ -149,7 +151,8 @@ def telling_how_to_go_on(folder: RunFolder) -> Iterator[None]:
         yield
     except (DataError, ResourceError, TrainingError) as error:
         text = f"What was done is kept: finetune run --resume {folder.path}"
-        more = " --allow recipe, with the flag that is to change" if isinstance(error, TrainingError) else ""
+        is_settings = isinstance(error, TrainingError) or is_out_of_memory(error.__cause__)
+        more = " --allow recipe, with the flag that is to change" if is_settings else ""
         error.hint = f"{error.hint} {text}{more}".lstrip()
         raise
 

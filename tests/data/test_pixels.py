@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from finetune import entries
 from finetune.data import checks, loaders, sources
 from finetune.data.decode import read_rgb
 from finetune.data.loaders import ImageDataset
@@ -17,7 +18,7 @@ from finetune.data.pixels import PixelCache, open_pixels
 from finetune.data.transforms import augmented_view, picture_side, plain_view
 from finetune.errors import ResourceError
 from finetune.settings import AugmentSection, CacheSection
-from finetune.types import Manifest, Preprocessing
+from finetune.types import Event, Manifest, Preprocessing
 
 SETTINGS = Preprocessing((16, 16), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 SIDE = picture_side(SETTINGS)
@@ -115,3 +116,16 @@ def test_a_full_disk_costs_the_cache_and_not_the_scan(listed: Manifest, monkeypa
     scanned = checks.scan(listed, pixels=pixels, on_event=lambda event: said.append(event.facts.get("text")))
     assert len(scanned.samples) == len(listed.samples)
     assert "no pixel cache: the cache cannot be written: full" in said
+
+
+def test_a_process_that_fills_for_too_long_costs_the_cache_and_not_the_scan(listed: Manifest, monkeypatch) -> None:
+    monkeypatch.setattr(entries, "SILENCE", 0.01)
+    monkeypatch.setattr(entries, "LONGEST_WAIT", 0.02)
+    pixels, other = opened(listed), opened(listed)
+    said: list[Event] = []
+    other.entry.lock.acquire()
+    scanned = checks.scan(listed, pixels=pixels, on_event=said.append)
+    assert len(scanned.samples) == len(listed.samples)
+    texts = [event.facts["text"] for event in said if event.kind == "warning"]
+    assert [text.partition(":")[0] for text in texts[1:]] == ["no pixel cache"]
+    assert texts[0].startswith("waiting for another process that fills the pixel cache")

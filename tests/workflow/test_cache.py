@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from finetune import entries
 from finetune.features import cache as feature_cache
 from finetune.features.cache import Known
 from finetune.features.sources import run_trunk, trunk_batch
-from finetune.types import Interval, Verdict
+from finetune.types import Event, Interval, Verdict
 from finetune.workflow import evidence, prepare
 
 SAME = ("model/model.safetensors", "checkpoints/last/model.safetensors", "metrics.jsonl", "metrics.json")
@@ -100,15 +101,50 @@ def test_a_half_written_cache_is_completed(quick_run, monkeypatch: pytest.Monkey
     assert (first.folder / SAME[0]).read_bytes() == (again.folder / SAME[0]).read_bytes()
 
 
-def test_what_does_not_fit_trains_without_a_cache_and_says_so(quick_run) -> None:
-    said: list[str] = []
-    quick_run(
-        "head-only",
-        overrides={**EXACT, "cache.limit": 1e-6},
-        on_event=lambda event: said.append(str(event.facts.get("text"))),
-    )
-    assert any("would not fit" in text for text in said)
+def test_what_does_not_fit_trains_without_a_cache_and_warns(quick_run) -> None:
+    said: list[Event] = []
+    quick_run("head-only", overrides={**EXACT, "cache.limit": 1e-6}, on_event=said.append)
+    warned = [event.facts["text"] for event in said if event.kind == "warning"]
+    assert any("would not fit" in text for text in warned)
     assert entries.list_entries(entries.entries_folder()) == []
+
+
+def features() -> list[entries.EntryFacts]:
+    return [one for one in entries.list_entries(entries.entries_folder()) if one.about["kind"] == "features"]
+
+
+def test_rows_that_lie_there_need_no_room_on_the_disk(tiny_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {"overrides": {"cache.views": 3}}
+    first = tiny_run("head-only", out="first", **more)
+    monkeypatch.setattr(entries.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    seen = count_images(monkeypatch)
+    again = tiny_run("head-only", out="again", **more)
+    assert seen == []
+    assert (first.folder / SAME[0]).read_bytes() == (again.folder / SAME[0]).read_bytes()
+
+
+def test_what_is_missing_needs_room_and_no_more(tiny_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {"overrides": {"cache.views": 3, "cache.pixels": "none"}}
+    tiny_run("head-only", out="first", **more)
+    gone = features()[-1]
+    row, count = gone.num_bytes // gone.num_rows, gone.num_rows
+    entries.clear(entries.entries_folder(), [gone.name])
+    monkeypatch.setattr(entries.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * row * count))
+    seen = count_images(monkeypatch)
+    tiny_run("head-only", out="again", **more)
+    assert sum(seen) == count
+
+
+def test_a_run_evicts_no_view_that_it_needs(tiny_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {"cache.views": 3, "cache.pixels": "none"}
+    tiny_run("head-only", out="first", overrides=more)
+    needed = sum(one.num_bytes for one in features())
+    entries.clear(entries.entries_folder())
+    seen = count_images(monkeypatch)
+    for out in ("second", "third"):
+        tiny_run("head-only", out=out, overrides={**more, "cache.limit": 1.3 * needed / 2**30})
+    assert sum(seen) == 18 * 3 + 6
+    assert len(features()) == 3
 
 
 def test_views_differ_and_are_drawn_anew_each_epoch(quick_run) -> None:

@@ -9,12 +9,14 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import finetune
+from finetune import entries
 from finetune.data import decode, loaders
 from finetune.train import loop
 from finetune.types import Event
@@ -220,10 +222,6 @@ def test_a_signal_while_val_is_measured_is_answered_and_nothing_is_lost(
 
 
 def test_a_second_signal_stops_at_once_with_the_code_of_the_first(tiny_run, whole, tmp_path: Path) -> None:
-    def twice() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
-
     with pytest.raises(finetune.Interrupted, match="SIGTERM") as stopped:
         tiny_run(on_event=at("step", 2, twice))
     assert stopped.value.exit_code == 143
@@ -269,19 +267,107 @@ def test_a_second_run_into_the_same_folder_is_refused_from_the_first_moment(tiny
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
-def test_a_cached_phase_goes_on_cached_or_not_at_all(tiny_run, tmp_path: Path) -> None:
-    more = {"strategy": "head-only", "overrides": {"cache.views": 2}}
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries.shutil, "disk_usage", lambda _: SimpleNamespace(total=2**40, used=2**40, free=0))
+
+
+def twice() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("stopped", [("step", 4), ("progress", 1, "cache features")], ids=["trained", "filled"])
+def test_a_cached_phase_goes_on_cached_or_not_at_all(tiny_run, tmp_path: Path, monkeypatch, stopped, views) -> None:
+    """Stopped after a checkpoint, and before the first one: while the cache is being filled."""
+    kind, number, *task = stopped
+    more = {"strategy": "head-only", "overrides": {"cache.views": views}}
+    facts = {"task": task[0]} if task else {}
     with pytest.raises(finetune.Interrupted):
-        tiny_run(on_event=at("step", 4, send(signal.SIGTERM)), **more)
-    with pytest.raises(finetune.ResourceError, match="began on the feature cache, which no longer fits"):
-        finetune.resume(tmp_path / "run", overrides={"cache.limit": 1e-7})
-    resumed = finetune.resume(tmp_path / "run", overrides={"cache.limit": 20.0})
+        tiny_run(on_event=at(kind, number, send(signal.SIGTERM), **facts), **more)
+    entries.clear(entries.entries_folder())
+    with monkeypatch.context() as patched:
+        full_disk(patched)
+        with pytest.raises(finetune.ResourceError, match="began on the feature cache, which no longer fits") as failed:
+            finetune.resume(tmp_path / "run")
+    assert "--allow recipe" in failed.value.hint
+    resumed = finetune.resume(tmp_path / "run")
     assert_same(tiny_run(out="whole", **more).folder, resumed.folder)
 
 
-def test_an_uncached_phase_goes_on_uncached_when_there_is_room_again(tiny_run, tmp_path: Path) -> None:
-    small = {"cache.views": 2, "cache.limit": 1e-7}
+def test_a_cached_phase_goes_on_with_the_rows_that_lie_there_on_a_full_disk(
+    tiny_run, tmp_path: Path, monkeypatch
+) -> None:
+    more = {"strategy": "head-only", "overrides": {"cache.views": 2}}
     with pytest.raises(finetune.Interrupted):
-        tiny_run("head-only", overrides=small, on_event=at("step", 4, send(signal.SIGTERM)))
-    finetune.resume(tmp_path / "run", overrides={"cache.limit": 20.0})
-    assert_same(tiny_run("head-only", out="whole", overrides=small).folder, tmp_path / "run")
+        tiny_run(on_event=at("step", 4, send(signal.SIGTERM)), **more)
+    with monkeypatch.context() as patched:
+        full_disk(patched)
+        finetune.resume(tmp_path / "run")
+    assert_same(tiny_run(out="whole", **more).folder, tmp_path / "run")
+
+
+@pytest.mark.parametrize("stop", [send(signal.SIGTERM), twice], ids=["with a checkpoint", "before the first one"])
+def test_an_uncached_phase_goes_on_uncached_when_there_is_room_again(
+    tiny_run, tmp_path: Path, monkeypatch, stop
+) -> None:
+    more = {"strategy": "head-only", "overrides": {"cache.views": 2, "cache.pixels": "none"}}
+    with monkeypatch.context() as patched:
+        full_disk(patched)
+        with pytest.raises(finetune.Interrupted):
+            tiny_run(on_event=at("step", 2, stop), **more)
+        whole = tiny_run(out="whole", **more).folder
+    finetune.resume(tmp_path / "run")
+    assert_same(whole, tmp_path / "run")
+
+
+def test_a_phase_may_be_told_to_go_on_without_the_cache(tiny_run, tmp_path: Path) -> None:
+    with pytest.raises(finetune.Interrupted):
+        tiny_run("head-only", overrides={"cache.views": 2}, on_event=at("step", 4, send(signal.SIGTERM)))
+    without = {"cache.features": "none"}
+    with pytest.raises(finetune.CheckpointError, match=r"cache\.features"):
+        finetune.resume(tmp_path / "run", overrides=without)
+    finetune.resume(tmp_path / "run", overrides=without, allow=["recipe"])
+
+
+def test_another_limit_of_the_cache_is_a_change_of_the_recipe(tiny_run, tmp_path: Path) -> None:
+    """Whether the phases to come fit depends on it."""
+    with pytest.raises(finetune.Interrupted):
+        tiny_run("head-only", on_event=at("step", 4, send(signal.SIGTERM)))
+    with pytest.raises(finetune.CheckpointError, match=r"cache\.limit 20\.0 -> 1\.0"):
+        finetune.resume(tmp_path / "run", overrides={"cache.limit": 1.0})
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format_version": 1}', '{"format_version": 1, "phases": {"0": 2}}'])
+def test_a_damaged_word_on_how_phases_began_is_one_error(tiny_run, tmp_path: Path, content: str) -> None:
+    with pytest.raises(finetune.Interrupted):
+        tiny_run("head-only", overrides={"cache.views": 2}, on_event=at("step", 4, send(signal.SIGTERM)))
+    (tmp_path / "run" / "cached.json").write_text(content)
+    with pytest.raises(finetune.CheckpointError, match=r"cached\.json"):
+        finetune.resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("what", ["features", "pixels"])
+def test_who_waits_for_another_process_says_so_and_can_be_stopped(tiny_run, tmp_path: Path, monkeypatch, what) -> None:
+    monkeypatch.setattr(entries, "SILENCE", 0.05)
+    more = {"strategy": "head-only", "overrides": {"cache.views": 2}}
+    whole = tiny_run(out="whole", **more).folder
+    folder = entries.entries_folder()
+    held = [entries.Entry(folder / one.name) for one in entries.list_entries(folder) if one.about["kind"] == what]
+    for entry in held:
+        entry.lock.acquire()
+    said: list[str] = []
+
+    def stop_who_waits(event: Event) -> None:
+        if event.kind == "warning":
+            said.append(event.facts["text"])
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(finetune.Interrupted):
+        tiny_run(on_event=stop_who_waits, **more)
+    assert len(said) == 1
+    assert said[0].startswith("waiting for another process that fills the ")
+    for entry in held:
+        entry.lock.release()
+    again = finetune.resume(tmp_path / "run") if what == "features" else tiny_run(**more)
+    assert_same(whole, again.folder)
