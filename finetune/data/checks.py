@@ -1,7 +1,8 @@
 """The scan: every image is hashed and fully decoded once, in parallel, before anything is trained.
 
 What cannot be decoded is listed by name and left out; no file is ever touched. Results are kept by
-path, size and time of change, so that the next run of the same data is quick.
+path, size and time of change, so that the next run of the same data is quick; what the machine could not
+do, for want of memory, rights or open files, is no result and is tried again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from finetune.errors import DataError, ResourceError
 from finetune.places import cache_folder
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 
-SCAN_VERSION = 4  # goes up when `decode` begins to accept or refuse other files
+SCAN_VERSION = 5  # goes up when `decode` begins to accept or refuse other files
 CHUNK = 256
 AT_ONCE = 32  # pictures are written together
 LARGE_FILE = 2**26  # bytes; of larger ones a single one is in memory at a time
@@ -38,6 +39,7 @@ class Scan:
 
     digest: str
     problem: str = ""
+    is_passing: bool = False  # the problem lies with the machine, and may be gone the next time
 
 
 def scan(
@@ -86,7 +88,7 @@ def scan_files(
                 known[stamp] = scan
                 filling.add(scan.digest, picture)
             filling.flush()
-            memory.remember({stamp: known[stamp] for stamp in fresh})
+            memory.remember({stamp: known[stamp] for stamp in fresh if not known[stamp].is_passing})
             yield from (known[stamp] for stamp in stats)
             on_event(Event("progress", {"task": "scan images", "done": start + len(chunk), "total": len(files)}))
 
@@ -100,12 +102,12 @@ def _scanned(file: Path, side: int | None) -> tuple[Scan, Image.Image | None]:
     try:
         content = read_content(file)
     except OSError as error:
-        return Scan("", f"cannot be read: {error.strerror or error}"), None
+        return Scan("", f"cannot be read: {error.strerror or error}", is_passing=True), None
     digest = blake2b(content, digest_size=16).hexdigest()
     try:
         picture = decode(content, side=side)
     except UndecodableError as error:
-        return Scan(digest, error.message), None
+        return Scan(digest, error.message, is_passing=error.is_passing), None
     return Scan(digest), picture if side else None
 
 
