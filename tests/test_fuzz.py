@@ -184,7 +184,7 @@ LAID: dict[str, str] = {
     "plan.json": json.dumps(asdict(PLAN)),
     "evidence.json": json.dumps(asdict(MEASURED)),
     "environment.json": json.dumps({"packages": {"finetune": "0.1", "torch": "2", "timm": "1"}, "threads": 1}),
-    "problems.csv": "file,reason\r\n\"ü,x.png\",the file is empty\r\n'=a.png,cut\r\n",
+    "problems.csv": 'file,reason\r\n"ü,x.png",the file is empty\r\n\'=a.png,cut\r\n',
 }
 
 

@@ -35,7 +35,9 @@ class Beginning:
     allowed: list[Text]
 
     def __post_init__(self) -> None:
-        strange = [name for name, part in self.recipe.items() if not isinstance(part, dict) and name != "format_version"]
+        strange = [
+            name for name, part in self.recipe.items() if not isinstance(part, dict) and name != "format_version"
+        ]
         if strange:
             raise ValueError(f"recipe.{strange[0]} is no section of a recipe")
 

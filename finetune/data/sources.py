@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune.cells import MARK, unguarded
 from finetune.data.decode import is_image_name
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.types import Manifest, Problem, Sample, Split, Target
@@ -248,9 +249,17 @@ def _delimited(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-            return list(reader.fieldnames or []), list(reader)
+            return list(reader.fieldnames or []), [_unguarded(row) for row in reader]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from error
+
+
+def _unguarded(row: dict[str, Any]) -> dict[str, Any]:
+    """Yield a row as it was named, where it is one that `check --groups` has guarded against spreadsheets."""
+    column, mark = MARK
+    if row.get(column) != mark:
+        return row
+    return {key: unguarded(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
 
 
 def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
