@@ -47,11 +47,12 @@ def scan(
     *,
     workers: int | None = None,
     pixels: PixelCache | None = None,
+    needs_all_classes: bool = True,
     on_event: OnEvent = ignore,
 ) -> Manifest:
     """Yield the manifest with a content hash for every sample and without what cannot be decoded.
 
-    What is decoded fills the pixel cache, where there is one.
+    What is decoded fills the pixel cache, where there is one. Without `needs_all_classes` one may be left empty.
 
     Raises:
         DataError: no usable image is left in a class, or none at all.
@@ -63,7 +64,7 @@ def scan(
     samples = tuple(replace(sample, digest=found.digest) for sample, found in pairs if not found.problem)
     bad = tuple(Problem(sample.file, found.problem) for sample, found in pairs if found.problem)
     scanned = replace(manifest, samples=samples, problems=manifest.problems + bad)
-    _check_left(scanned)
+    _check_left(scanned, needs_all_classes)
     return replace(scanned, notes=manifest.notes + tuple(_conflicts(scanned)))
 
 
@@ -218,7 +219,7 @@ def _row(stamp: Stamp) -> tuple[bytes, int, int]:
     return (os.fsencode(stamp[0]), *stamp[1:])
 
 
-def _check_left(manifest: Manifest) -> None:
+def _check_left(manifest: Manifest, needs_all_classes: bool) -> None:
     if not manifest.samples:
         first = manifest.problems[0]
         raise DataError(
@@ -229,7 +230,7 @@ def _check_left(manifest: Manifest) -> None:
     pool = [s for s in manifest.samples if s.split in (None, "train") or not has_train]
     left = {sample.target.index for sample in pool}
     gone = [name for index, name in enumerate(manifest.classes) if index not in left]
-    if gone:
+    if gone and needs_all_classes:
         named = ", ".join(map(repr, gone))
         raise DataError(
             f"no usable image is left of {named}",

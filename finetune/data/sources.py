@@ -64,10 +64,12 @@ def read(
     split_column: str = "split",
     group_by: str = "none",
     needs_two_classes: bool = True,
+    needs_train: bool = True,
 ) -> Manifest:
     """Yield the manifest of a folder or table, with the splits it has.
 
-    Class names come from train (or from everything, where there is no split), sorted by name.
+    Class names come from train (or from everything, where there is no split, and without `needs_train`),
+    sorted by name.
 
     Raises:
         DataError: nothing there, no images, fewer than two classes, or a class that train lacks.
@@ -85,7 +87,7 @@ def read(
         raise DataError(f"{path} is a file, not a folder of images", hint=LAYOUTS)
     if group_by != "none" and not any(row.group for row in found.rows):
         _group_by_pattern(found, group_by)
-    return _manifest(root, path, found, needs_two_classes)
+    return _manifest(root, path, found, needs_two_classes, needs_train)
 
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -297,10 +299,10 @@ def _group_by_pattern(found: _Found, pattern: str) -> None:
         found.notes.append(f"{without} images are in no group of {pattern!r} and stand alone")
 
 
-def _manifest(root: Path, path: Path, found: _Found, needs_two_classes: bool) -> Manifest:
+def _manifest(root: Path, path: Path, found: _Found, needs_two_classes: bool, needs_train: bool) -> Manifest:
     if not found.rows:
         raise DataError(f"no images in {path}", hint=LAYOUTS)
-    has_train = any(row.split == "train" for row in found.rows)
+    has_train = needs_train and any(row.split == "train" for row in found.rows)
     labels = sorted({row.label for row in found.rows if row.split in (None, "train") or not has_train})
     _check_classes(path, found.rows, labels)
     if needs_two_classes and len(labels) < 2:
