@@ -1,11 +1,13 @@
 """Names in the cells of CSV files, so that a spreadsheet takes none of them for a formula.
 
 A file or a class may be called `=cmd|' /C calc'!A0`. Such a cell gets an apostrophe in front, and so does
-one that begins with an apostrophe already: taking one off gives back what was written.
+one that begins with an apostrophe already: taking one off gives back what was written. A table that may be
+read back among tables of users marks its guarded rows, so that nobody else's apostrophe is taken off.
 """
 
 from __future__ import annotations
 
+MARK = ("guarded", "apostrophe")  # column, cell: of a table that users bring too, the rows that are guarded
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 

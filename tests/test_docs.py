@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,23 @@ def test_every_command_on_a_page_is_one_of_the_tool(page: Path) -> None:
     }
     used = set(re.findall(r"(?:^|[`$] ?)finetune ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
     assert used <= known
+
+
+TESTED = re.findall(r"`pytest ([^`]*)`", "\n".join(page.read_text(encoding="utf-8") for page in PAGES))
+
+
+@pytest.mark.parametrize("command", sorted({command for command in TESTED if "tests/" in command}))
+def test_every_file_that_a_page_names_as_a_test_is_there_and_none_is_deselected(command: str) -> None:
+    """A word after -k that only one of the named files knows silently leaves out the others."""
+    words = shlex.split(command)
+    chosen = words[words.index("-k") + 1].split(" or ") if "-k" in words else [""]
+    for path in (ROOT / word for word in words if word.startswith("tests/")):
+        assert path.exists(), path
+        files = [path] if path.is_file() else path.rglob("test_*.py")
+        names = [
+            name for file in files for name in (file.name, *re.findall(r"def (test_\w+)", file.read_text("utf-8")))
+        ]
+        assert any(word in name for word in chosen for name in names), f"{path.name} is left out by -k"
 
 
 def test_the_file_tree_of_the_readme_names_every_room() -> None:

@@ -24,6 +24,7 @@ from finetune.backbone import folder as timm_folder
 from finetune.backbone import load as backbones
 from finetune.backbone.weights import read_weights
 from finetune.checkpoint import run_folder, state
+from finetune.checkpoint.contents import Beginning, Group, Measured, Plan, read_as
 from finetune.checkpoint.state import Best, Checkpoint, TrainState
 from finetune.cli.cache import _what
 from finetune.data import sources, split
@@ -31,8 +32,21 @@ from finetune.data.pixels import PixelCache
 from finetune.entries import Entry, list_entries, open_entry
 from finetune.errors import FinetuneError
 from finetune.features.store import Layout, RowsOnDisk
-from finetune.settings import Recipe
-from finetune.types import Manifest, Sample, Target
+from finetune.report import page
+from finetune.settings import FORMAT_VERSION, Recipe
+from finetune.types import (
+    Evidence,
+    FreezePlan,
+    GroupPlan,
+    Interval,
+    Manifest,
+    Phase,
+    Sample,
+    Size,
+    Target,
+    Verdict,
+)
+from finetune.workflow import saved
 
 FEW, MANY = 100, 1000
 EXAMPLES = pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
@@ -150,6 +164,45 @@ def test_json_of_run_folders(tmp_path: Path, examples: int) -> None:
 
     written = json.dumps({"classes": ["a", "ü\udcff"], "x": [1, 2.5, None]}, ensure_ascii=False)
     fire(read, written.encode(errors="surrogateescape"), examples)
+
+
+INTERVAL = Interval(0.5, 0.25, 0.75)
+SIZE = Size(8, 2, 4, 4.0, 1.0, 8, INTERVAL)
+MEASURED = Measured(
+    Evidence(SIZE, {"stem": INTERVAL, "layer1": INTERVAL}, INTERVAL, INTERVAL, 0.5, 1.5, INTERVAL, {"stem": 0.5}),
+    Verdict("few", "similar", "head-only", "few and similar", INTERVAL, INTERVAL),
+)
+PLAN = Plan(
+    data="8 images",
+    groups=(Group("stem", 10), Group("head", 4)),
+    phases=(Phase("head", FreezePlan((GroupPlan("stem", "none"), GroupPlan("head", "all"))), epochs=2, lr=0.1),),
+    notes=("a note",),
+)
+BEGINNING = Beginning({"train": {"seed": 0}}, {"torch": "2"}, "00ff", 1, [])
+LAID: dict[str, str] = {
+    "began.json": json.dumps({"format_version": FORMAT_VERSION, **asdict(BEGINNING)}),
+    "plan.json": json.dumps(asdict(PLAN)),
+    "evidence.json": json.dumps(asdict(MEASURED)),
+    "environment.json": json.dumps({"packages": {"finetune": "0.1", "torch": "2", "timm": "1"}, "threads": 1}),
+    "problems.csv": 'file,reason\r\n"ü,x.png",the file is empty\r\n\'=a.png,cut\r\n',
+}
+
+
+@EXAMPLES
+@pytest.mark.parametrize("name", LAID)
+def test_what_a_run_goes_on_from_and_its_report_shows(tmp_path: Path, name: str, examples: int) -> None:
+    """What is read without an error makes a report."""
+    folder = run_folder.RunFolder(tmp_path)
+    for other, content in LAID.items():
+        (tmp_path / other).write_text(content)
+
+    def read(content: bytes) -> None:
+        (tmp_path / name).write_bytes(content)
+        read_as(Beginning, folder.began, has_format=True)
+        told = saved.report_content(folder, Recipe(), {}, [], delivered_epoch=1)
+        page.write(folder.report, {**told, "computed": [], "refit": None})
+
+    fire(read, LAID[name].encode(), examples)
 
 
 @EXAMPLES

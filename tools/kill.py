@@ -24,11 +24,8 @@ from pathlib import Path
 
 from finetune.data.sample import write_sample
 
-SAME = (
-    "model/model.safetensors", "model/config.json", "checkpoints/best/model.safetensors", "checkpoints/best/state.json",
-    "checkpoints/last/model.safetensors", "checkpoints/last/optimiser.safetensors", "metrics.json", "metrics.jsonl",
-    "split.csv", "plan.json", "recipe.toml",
-)  # fmt: skip
+OTHER = ("timing.json", "environment.json", "report.html", ".lock")  # tell of the last process, or of seconds
+BEFORE = "last.before"  # the checkpoint before the last one: which that is depends on seconds too
 DRIVER = "import finetune.workflow.run, finetune.cli as cli; print('ready', flush=True); cli.main()"
 EVERY_STEP = "train.checkpoint_every=0.000001"
 RECIPES: dict[str, tuple[str, ...]] = {
@@ -129,9 +126,19 @@ def stage(place: Place) -> str:
 
 
 def differences(whole: Path, resumed: Path) -> list[str]:
-    """Name the files that differ, and what is half-written."""
-    differ = [name for name in SAME if (whole / name).read_bytes() != (resumed / name).read_bytes()]
-    return differ + [path.name for path in resumed.rglob(".*") if path.name != ".lock"]
+    """Name the files that differ, that only one of both has, and what is half-written."""
+    own, other = _files(whole), _files(resumed)
+    return sorted(name for name in own | other if own.get(name) != other.get(name))
+
+
+def _files(run: Path) -> dict[str, bytes]:
+    """Yield the bytes of every file of a run that counts, its refit's too, by its path; none for a folder."""
+    every = {path.relative_to(run): path for path in run.rglob("*")}
+    return {
+        place.as_posix(): path.read_bytes() if path.is_file() else b""
+        for place, path in every.items()
+        if place.as_posix() not in OTHER and BEFORE not in place.parts
+    }
 
 
 def attempt(place: Place, whole: Path, seconds: float, draw: random.Random) -> tuple[list[str], list[str]]:

@@ -138,6 +138,12 @@ class RunFolder:
         """The command that goes on with what lies here."""
         return "finetune compare" if self.comparison.is_file() else "finetune run"
 
+    @property
+    def anew(self) -> str:
+        """How to begin anew; a race that is not over has its recipe as it was asked for."""
+        what = "comparison" if self.comparison.is_file() else "run"
+        return f"start a new {what}: {self.command} --recipe {self.asked if self.is_racing else self.recipe}"
+
     def leftovers(self) -> Iterator[Path]:
         """Yield what a killed process had begun to write."""
         yield from self.path.glob(".*.new")
@@ -274,7 +280,7 @@ def read_classes(folder: RunFolder) -> tuple[str, ...]:
     plan = read_json(folder.plan)
     classes = plan.get("classes") if isinstance(plan, dict) else None
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-        raise CheckpointError(f"{folder.plan} names no classes: it is damaged")
+        raise CheckpointError(f"{folder.plan} names no classes: it is damaged", hint=f"Put it back, or {folder.anew}")
     return tuple(classes)
 
 

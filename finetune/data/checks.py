@@ -1,7 +1,8 @@
 """The scan: every image is hashed and fully decoded once, in parallel, before anything is trained.
 
 What cannot be decoded is listed by name and left out; no file is ever touched. Results are kept by
-path, size and time of change, so that the next run of the same data is quick.
+path, size and time of change, so that the next run of the same data is quick; what the machine could not
+do, for want of memory, rights or open files, is no result and is tried again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from finetune.errors import DataError, ResourceError
 from finetune.places import cache_folder
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 
-SCAN_VERSION = 4  # goes up when `decode` begins to accept or refuse other files
+SCAN_VERSION = 5  # goes up when `decode` begins to accept or refuse other files
 CHUNK = 256
 AT_ONCE = 32  # pictures are written together
 LARGE_FILE = 2**26  # bytes; of larger ones a single one is in memory at a time
@@ -38,6 +39,7 @@ class Scan:
 
     digest: str
     problem: str = ""
+    is_passing: bool = False  # the problem lies with the machine, and may be gone the next time
 
 
 def scan(
@@ -45,11 +47,12 @@ def scan(
     *,
     workers: int | None = None,
     pixels: PixelCache | None = None,
+    needs_all_classes: bool = True,
     on_event: OnEvent = ignore,
 ) -> Manifest:
     """Yield the manifest with a content hash for every sample and without what cannot be decoded.
 
-    What is decoded fills the pixel cache, where there is one.
+    What is decoded fills the pixel cache, where there is one. Without `needs_all_classes` one may be left empty.
 
     Raises:
         DataError: no usable image is left in a class, or none at all.
@@ -61,7 +64,7 @@ def scan(
     samples = tuple(replace(sample, digest=found.digest) for sample, found in pairs if not found.problem)
     bad = tuple(Problem(sample.file, found.problem) for sample, found in pairs if found.problem)
     scanned = replace(manifest, samples=samples, problems=manifest.problems + bad)
-    _check_left(scanned)
+    _check_left(scanned, needs_all_classes)
     return replace(scanned, notes=manifest.notes + tuple(_conflicts(scanned)))
 
 
@@ -86,7 +89,7 @@ def scan_files(
                 known[stamp] = scan
                 filling.add(scan.digest, picture)
             filling.flush()
-            memory.remember({stamp: known[stamp] for stamp in fresh})
+            memory.remember({stamp: known[stamp] for stamp in fresh if not known[stamp].is_passing})
             yield from (known[stamp] for stamp in stats)
             on_event(Event("progress", {"task": "scan images", "done": start + len(chunk), "total": len(files)}))
 
@@ -100,12 +103,12 @@ def _scanned(file: Path, side: int | None) -> tuple[Scan, Image.Image | None]:
     try:
         content = read_content(file)
     except OSError as error:
-        return Scan("", f"cannot be read: {error.strerror or error}"), None
+        return Scan("", f"cannot be read: {error.strerror or error}", is_passing=True), None
     digest = blake2b(content, digest_size=16).hexdigest()
     try:
         picture = decode(content, side=side)
     except UndecodableError as error:
-        return Scan(digest, error.message), None
+        return Scan(digest, error.message, is_passing=error.is_passing), None
     return Scan(digest), picture if side else None
 
 
@@ -218,7 +221,7 @@ def _row(stamp: Stamp) -> tuple[bytes, int, int]:
     return (os.fsencode(stamp[0]), *stamp[1:])
 
 
-def _check_left(manifest: Manifest) -> None:
+def _check_left(manifest: Manifest, needs_all_classes: bool) -> None:
     if not manifest.samples:
         first = manifest.problems[0]
         raise DataError(
@@ -229,7 +232,7 @@ def _check_left(manifest: Manifest) -> None:
     pool = [s for s in manifest.samples if s.split in (None, "train") or not has_train]
     left = {sample.target.index for sample in pool}
     gone = [name for index, name in enumerate(manifest.classes) if index not in left]
-    if gone:
+    if gone and needs_all_classes:
         named = ", ".join(map(repr, gone))
         raise DataError(
             f"no usable image is left of {named}",

@@ -65,6 +65,12 @@ DECODE_ERRORS = (
 class UndecodableError(DataError):
     """When a file is no image that can be read; the message says why."""
 
+    @property
+    def is_passing(self) -> bool:
+        """Tell whether the cause is the machine (no memory, a refusal of the system) rather than the bytes."""
+        cause = self.__cause__
+        return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
+
 
 def is_image_name(name: str) -> bool:
     """Tell by its name whether a file should be an image."""
@@ -238,6 +244,8 @@ def _reason(error: BaseException, content: bytes) -> str:
         if begins_as is None:
             return "no image in a format that can be read"
         return f"damaged image: it begins as {begins_as} and breaks off, or is no such thing"
+    if isinstance(error, MemoryError):
+        return "no memory for its pixels"
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels: {error}"
     return f"damaged image: {str(error) or type(error).__name__}"

@@ -153,19 +153,23 @@ def _groups_astray(manifest: Manifest) -> Iterator[Finding]:
 def _unmeasured(manifest: Manifest) -> Iterator[Finding]:
     counts = {split: manifest.counts(split) for split in SPLITS if manifest.split(split)}
     lacking = {name: [split for split in counts if not counts[split][name]] for name in manifest.classes}
-    cases = [
-        Case((), f"{name}: {number(manifest.counts()[name], 'image')}, none in {' and '.join(splits)}", {"class": name})
+    totals = manifest.counts()
+    notes = {
+        name: f"{number(totals[name], 'image')}, none in {' and '.join(splits)}" if totals[name] else "no usable image"
         for name, splits in lacking.items()
-        if splits
-    ]
-    if counts and cases:
+        if splits or not totals[name]
+    }
+    if notes:
         yield Finding(
             "too-few",
             True,
-            f"{number(len(cases), 'class has', 'classes have')} too few images to stand in every split",
+            f"{number(len(notes), 'class has', 'classes have')} too few images to stand in every split",
             "Add images (of other groups, where there are groups), or take the class out.",
-            tuple(cases),
+            tuple(Case((), f"{name}: {note}", {"class": name}) for name, note in notes.items()),
         )
+    if len(manifest.classes) < 2:
+        text = f"there is one class only, {manifest.classes[0]}: a classifier needs two or more"
+        yield Finding("too-few", True, text, "Expected a folder or a label for each class.")
 
 
 def _damaged(manifest: Manifest) -> Iterator[Finding]:
@@ -207,7 +211,7 @@ def _blank(manifest: Manifest, looks: Looks) -> Iterator[Finding]:
 
 
 def _imbalance(manifest: Manifest) -> Iterator[Finding]:
-    counts = manifest.counts()
+    counts = {name: count for name, count in manifest.counts().items() if count}
     largest, smallest = (pick(counts, key=lambda name: counts[name]) for pick in (max, min))
     if counts[largest] >= IMBALANCE * counts[smallest]:
         yield Finding(

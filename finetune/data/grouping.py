@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from finetune.cells import MARK, guarded
 from finetune.data.near import Copies
 from finetune.errors import DataError
 from finetune.types import Manifest, Sample
+
+COLUMNS = ("image", "label", "split", "group")
 
 
 def with_groups(manifest: Manifest, copies: Sequence[Copies]) -> Manifest:
@@ -47,19 +50,28 @@ def with_groups(manifest: Manifest, copies: Sequence[Copies]) -> Manifest:
 def table_of(manifest: Manifest, folder: Path) -> str:
     """Yield the CSV of a manifest (image, label, split, group), its paths as seen from a folder.
 
+    Where a name would be a formula, the cells of its row are guarded, and a column says so to who reads it back.
+
     Raises:
         DataError: a name that a table cannot hold, as it would be read otherwise than it was written.
     """
+    column, mark = MARK
+    rows = [_cells(manifest, sample, folder) for sample in manifest.samples]
+    marks = [mark if row != list(map(guarded, row)) else "" for row in rows]
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
-    writer.writerow(["image", "label", "split", "group"])
-    for sample in manifest.samples:
-        path = os.path.relpath(Path(manifest.root, sample.file), folder.absolute())
-        row = [path, manifest.classes[sample.target.index], sample.split or "", sample.group or ""]
-        for cell in row:
-            _check_cell(cell)
-        writer.writerow(row)
+    writer.writerow([*COLUMNS, column] if any(marks) else COLUMNS)
+    for row, own in zip(rows, marks, strict=True):
+        writer.writerow([*map(guarded, row), own] if any(marks) else row)
     return stream.getvalue()
+
+
+def _cells(manifest: Manifest, sample: Sample, folder: Path) -> list[str]:
+    path = os.path.relpath(Path(manifest.root, sample.file), folder.absolute())
+    row = [path, manifest.classes[sample.target.index], sample.split or "", sample.group or ""]
+    for cell in row:
+        _check_cell(cell)
+    return row
 
 
 def _check_cell(cell: str) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune.cells import MARK, unguarded
 from finetune.data.decode import is_image_name
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.types import Manifest, Problem, Sample, Split, Target
@@ -63,10 +64,12 @@ def read(
     split_column: str = "split",
     group_by: str = "none",
     needs_two_classes: bool = True,
+    needs_train: bool = True,
 ) -> Manifest:
     """Yield the manifest of a folder or table, with the splits it has.
 
-    Class names come from train (or from everything, where there is no split), sorted by name.
+    Class names come from train (or from everything, where there is no split, and without `needs_train`),
+    sorted by name.
 
     Raises:
         DataError: nothing there, no images, fewer than two classes, or a class that train lacks.
@@ -84,7 +87,7 @@ def read(
         raise DataError(f"{path} is a file, not a folder of images", hint=LAYOUTS)
     if group_by != "none" and not any(row.group for row in found.rows):
         _group_by_pattern(found, group_by)
-    return _manifest(root, path, found, needs_two_classes)
+    return _manifest(root, path, found, needs_two_classes, needs_train)
 
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -248,9 +251,17 @@ def _delimited(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-            return list(reader.fieldnames or []), list(reader)
+            return list(reader.fieldnames or []), [_unguarded(row) for row in reader]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from error
+
+
+def _unguarded(row: dict[str, Any]) -> dict[str, Any]:
+    """Yield a row as it was named, where it is one that `check --groups` has guarded against spreadsheets."""
+    column, mark = MARK
+    if row.get(column) != mark:
+        return row
+    return {key: unguarded(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
 
 
 def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -288,10 +299,10 @@ def _group_by_pattern(found: _Found, pattern: str) -> None:
         found.notes.append(f"{without} images are in no group of {pattern!r} and stand alone")
 
 
-def _manifest(root: Path, path: Path, found: _Found, needs_two_classes: bool) -> Manifest:
+def _manifest(root: Path, path: Path, found: _Found, needs_two_classes: bool, needs_train: bool) -> Manifest:
     if not found.rows:
         raise DataError(f"no images in {path}", hint=LAYOUTS)
-    has_train = any(row.split == "train" for row in found.rows)
+    has_train = needs_train and any(row.split == "train" for row in found.rows)
     labels = sorted({row.label for row in found.rows if row.split in (None, "train") or not has_train})
     _check_classes(path, found.rows, labels)
     if needs_two_classes and len(labels) < 2:

@@ -19,8 +19,8 @@ import torch
 from finetune import recipe as recipes
 from finetune.backbone.freeze import group_state
 from finetune.backbone.load import Backbone
-from finetune.checkpoint.run_folder import RunFolder, read_json, write_json
-from finetune.checkpoint.state import check_format
+from finetune.checkpoint.contents import Beginning
+from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.errors import CheckpointError, DataError, RecipeError, did_you_mean
 from finetune.settings import FORMAT_VERSION, Recipe
 from finetune.types import Event, Manifest, OnEvent, Sample, Target
@@ -63,17 +63,6 @@ def note_beginning(folder: RunFolder, recipe: Recipe, backbone: Backbone, *, all
     write_json(folder.began, content)
 
 
-def read_beginning(folder: RunFolder) -> dict[str, Any]:
-    """Yield what `note_beginning` wrote.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or of a version that this one does not read.
-    """
-    content: dict[str, Any] = read_json(folder.began)
-    check_format(folder.began, content.get("format_version"))
-    return content
-
-
 @cache
 def versions() -> dict[str, str]:
     """Yield the versions that the bits of a result depend on; `code` is the hash of the tool's own modules."""
@@ -96,21 +85,21 @@ def weights_digest(backbone: Backbone) -> str:
     return digest.hexdigest()
 
 
-def check_weights(folder: RunFolder, began: Mapping[str, Any], backbone: Backbone) -> None:
+def check_weights(folder: RunFolder, began: Beginning, backbone: Backbone) -> None:
     """See that the pretrained weights are those that the run began with.
 
     Raises:
         CheckpointError: they are not.
     """
-    if weights_digest(backbone) != began["weights"]:
+    if weights_digest(backbone) != began.weights:
         raise CheckpointError(
             f"the pretrained weights of {backbone.architecture.label} are not those that {folder.path} began with",
-            hint=f"Name the right ones with --weights, or {_anew(folder)}",
+            hint=f"Name the right ones with --weights, or {folder.anew}",
         )
 
 
 def settle(
-    folder: RunFolder, recipe: Recipe, began: Mapping[str, Any], *, allow: Collection[str], on_event: OnEvent
+    folder: RunFolder, recipe: Recipe, began: Beginning, *, allow: Collection[str], on_event: OnEvent
 ) -> list[str]:
     """Yield in words what changed in recipe and versions and was allowed.
 
@@ -118,25 +107,25 @@ def settle(
         CheckpointError: something changed that was not allowed, or never can be.
     """
     allowed = []
-    if changed := list(_recipe_changes(began["recipe"], recipe)):
+    if changed := list(_recipe_changes(began.recipe, recipe)):
         is_fixed = folder.comparison.is_file()  # its runs share one recipe
         fixed = [text for key, text in changed if is_fixed or key.split(".")[0] in FIXED or key in FIXED_KEYS]
         if fixed:
             raise CheckpointError(
                 f"{folder.path} was begun with another recipe: {_some(fixed)}; this cannot change within a"
                 f" {_what(folder)}",
-                hint=f"Put it back, or {_anew(folder)} with your changes.",
+                hint=f"Put it back, or {folder.anew} with your changes.",
             )
         _refuse_unless("recipe", "the recipe", [text for _, text in changed], allow, folder)
         allowed += [f"recipe: {text}" for _, text in changed]
     now = versions()
-    if changed_versions := [f"{name} {was} -> {now.get(name, '-')}" for name, was in began["versions"].items()
+    if changed_versions := [f"{name} {was} -> {now.get(name, '-')}" for name, was in began.versions.items()
                             if now.get(name) != was]:  # fmt: skip
         _refuse_unless("version", "the software", changed_versions, allow, folder)
         allowed += [f"version: {text}" for text in changed_versions]
-    if began["threads"] != torch.get_num_threads():
+    if began.threads != torch.get_num_threads():
         text = (
-            f"the run began with {began['threads']} threads and goes on with {torch.get_num_threads()}:"
+            f"the run began with {began.threads} threads and goes on with {torch.get_num_threads()}:"
             " sums may differ in their last bits (OMP_NUM_THREADS sets the number)"
         )
         on_event(Event("warning", {"text": text}))
@@ -203,19 +192,13 @@ def _refuse_unless(kind: str, what: str, changed: Sequence[str], allow: Collecti
     if kind not in allow:
         raise CheckpointError(
             f"{what} changed since {folder.path} began: {_some(changed)}",
-            hint=f"Put it back; or {_anew(folder)}; or go on, no longer exactly:"
+            hint=f"Put it back; or {folder.anew}; or go on, no longer exactly:"
             f" {folder.command} --resume {folder.path} --allow {kind}",
         )
 
 
 def _what(folder: RunFolder) -> str:
     return "comparison" if folder.comparison.is_file() else "run"
-
-
-def _anew(folder: RunFolder) -> str:
-    """Yield how to begin anew; a race that is not over has its recipe as it was asked for."""
-    recipe = folder.asked if folder.is_racing else folder.recipe
-    return f"start a new {_what(folder)}: {folder.command} --recipe {recipe}"
 
 
 def _some(names: Sequence[str]) -> str:

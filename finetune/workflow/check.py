@@ -28,7 +28,7 @@ from finetune.features.labels import held_out_probabilities, is_judged, suspects
 from finetune.features.odd import odd_ones
 from finetune.report import sheet as sheets
 from finetune.settings import EMBEDDED, Recipe
-from finetune.types import SPLITS, Event, Manifest, OnEvent, ignore, to_json
+from finetune.types import SPLITS, Event, Manifest, OnEvent, Target, ignore, to_json
 from finetune.workflow.guard import guarded
 from finetune.workflow.prepare import architecture_of, list_data, load_backbone, pixels_of, recipe_of
 from finetune.workflow.rank import features_of
@@ -125,10 +125,10 @@ def check(
     chosen = _with_backbone(recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides))
     _check_shares(chosen)
     resolve_device(chosen.train.device)
-    listed = list_data(chosen)
+    listed = list_data(chosen, is_to_train=False)
     backbone = None if quick else load_backbone(chosen, architecture_of(chosen), num_classes=len(listed.classes))
     pixels = pixels_of(chosen, listed, backbone) if backbone else None
-    scanned = checks.scan(listed, pixels=pixels, on_event=on_event)
+    scanned = checks.scan(listed, pixels=pixels, needs_all_classes=False, on_event=on_event)
     manifest, indivisible = _divided(chosen, scanned)
     looks = looks_of(scanned, settings=chosen.cache, on_event=on_event)
     copies = copies_of(looks, [sample.digest for sample in scanned.samples], alike=alike)
@@ -189,12 +189,32 @@ def _check_place(path: Path, suffix: str) -> None:
 
 
 def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]]:
-    """Yield the manifest as `run` would divide it; as it is, and the finding, where it cannot be divided."""
+    """Yield the manifest as `run` would divide it; as it is, and the finding, where it cannot be divided.
+
+    Classes without an image to train on, which `run` refuses, are left aside for that.
+    """
     chosen = recipe.split
     try:
-        return split.assign(scanned, val=chosen.val, test=chosen.test, seed=chosen.seed), []
+        divided = split.assign(_trainable(scanned), val=chosen.val, test=chosen.test, seed=chosen.seed)
+        splits = {sample.file: sample.split for sample in divided.samples}
+        samples = (replace(one, split=splits.get(one.file, one.split)) for one in scanned.samples)
+        return replace(scanned, samples=tuple(samples)), []
     except DataError as error:
         return scanned, [Finding("too-few", True, f"this data cannot be divided: {error.message}", error.hint)]
+
+
+def _trainable(scanned: Manifest) -> Manifest:
+    """Yield the manifest of the classes that have images outside of a val and a test that the user made."""
+    names = [scanned.classes[sample.target.index] for sample in scanned.samples]
+    own = [name for name, one in zip(names, scanned.samples, strict=True) if one.split in (None, "train")]
+    classes = [name for name in scanned.classes if name in set(own or names)]
+    index = {name: place for place, name in enumerate(classes)}
+    samples = tuple(
+        replace(one, target=Target(index[name]))
+        for name, one in zip(names, scanned.samples, strict=True)
+        if name in index
+    )
+    return replace(scanned, classes=tuple(classes), samples=samples)
 
 
 def _units(grouped: Manifest) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any
 from finetune import recipe as recipes
 from finetune.backbone.load import Backbone
 from finetune.checkpoint import run_folder
+from finetune.checkpoint.contents import Beginning, read_as
 from finetune.checkpoint.run_folder import RunFolder, write_json, write_text
 from finetune.data import checks, split
 from finetune.data.pixels import PixelCache
@@ -78,6 +79,7 @@ def reopen(
     """
     recipe = terms.recipe(folder.recipe)
     classes = run_folder.read_classes(folder)
+    saved.told(folder)  # what the report needs: damage is told of now, not after training
     again, allowed = reopen_data(folder, recipe, classes, terms, now=now, named=named, on_event=on_event)
     phases = plan_phases(recipe, again.plain)
     return Prepared(recipe, again.manifest, again.backbone, phases, None, None, again.pixels), allowed
@@ -110,7 +112,7 @@ def reopen_data(
         CheckpointError: something changed that was not allowed, or a file of the folder is damaged.
     """
     named = named or folder
-    began = changes.read_beginning(folder)
+    began = read_as(Beginning, folder.began, has_format=True)
     news = changes.settle(named, recipe, began, allow=terms.allow, on_event=on_event)
     kept = split.read(folder.split, root=saved.data_root(recipe), classes=classes)
     plain = load_backbone(recipe, architecture_of(recipe), num_classes=len(classes))
@@ -121,10 +123,10 @@ def reopen_data(
     if not news:
         changes.check_weights(named, began, backbone)
     news += more
-    allowed = list(dict.fromkeys([*began["allowed"], *news]))
+    allowed = list(dict.fromkeys([*began.allowed, *news]))
     for text in news:
         on_event(Event("warning", {"text": f"{text} (allowed: the run is no longer what it would have been)"}))
-    if news or recipe != recipes.load(folder.recipe) or recipe.model_dump() != began["recipe"]:
+    if news or recipe != recipes.load(folder.recipe) or recipe.model_dump() != began.recipe:
         changes.note_beginning(folder, recipe, backbone, allowed=allowed)
         split.write(manifest, folder.split)
         write_text(folder.recipe, recipes.dump(recipe, header=header))

@@ -133,8 +133,12 @@ def skeleton_of(recipe: Recipe, *, num_classes: int | None) -> Backbone:
     return backbones.skeleton(of, num_classes=num_classes, image_size=None if size == "auto" else size)
 
 
-def list_data(recipe: Recipe) -> Manifest:
-    """Read which images and classes the data of a recipe has, without opening a picture."""
+def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
+    """Read which images and classes the data of a recipe has, without opening a picture.
+
+    Raises:
+        DataError, RecipeError: none that can be read; or, where it is to train on, too few classes.
+    """
     data = recipe.data
     if not data.path:
         raise RecipeError(
@@ -150,6 +154,8 @@ def list_data(recipe: Recipe) -> Manifest:
         label_column=data.label_column,
         split_column=data.split_column,
         group_by=data.group_by,
+        needs_two_classes=is_to_train,
+        needs_train=is_to_train,
     )
 
 

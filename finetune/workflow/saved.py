@@ -19,8 +19,10 @@ from finetune.backbone import load as backbones
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
 from finetune.backbone.weights import first_line
-from finetune.cells import guarded, unguarded
+from finetune.cells import guarded
 from finetune.checkpoint import run_folder
+from finetune.checkpoint.contents import PROBLEMS, Environment, Measured, Plan, read_as, read_problems
+from finetune.checkpoint.racing import open_race
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import written_beside
 from finetune.data import split
@@ -115,7 +117,7 @@ def plan_content(prepared: Prepared) -> dict[str, Any]:
 
 def write_problems(path: Path, manifest: Manifest) -> None:
     """Write problems.csv: every image that was left out, and why."""
-    _write_table(path, ("file", "reason"), ((problem.file, problem.reason) for problem in manifest.problems))
+    _write_table(path, PROBLEMS, ((problem.file, problem.reason) for problem in manifest.problems))
 
 
 def write_predictions(path: Path, manifest: Manifest, guesses: Mapping[Split, Sequence[int]]) -> None:
@@ -155,6 +157,28 @@ def evidence_content(recipe: Recipe, evidence: Evidence, verdict: Verdict) -> di
     return {"evidence": to_json(evidence), "verdict": {**to_json(verdict), "numbers": numbers}}
 
 
+def told(folder: RunFolder) -> dict[str, Any]:
+    """Yield what report.html shows that stood in a run folder before its first step.
+
+    Raises:
+        CheckpointError: a file of it is missing or damaged.
+    """
+    plan = read_as(Plan, folder.plan)
+    found = read_as(Measured, folder.evidence) if folder.evidence.is_file() else None
+    return {
+        "data": plan.data,
+        "notes": plan.notes,
+        "phases": plan.phases,
+        "sizes": plan.sizes,
+        "evidence": found and found.evidence,
+        "verdict": found and found.verdict,
+        "depth": depth(to_json(found.evidence)) if found else None,
+        "race": open_race(folder) if folder.race.is_file() else None,
+        "problems": read_problems(folder.problems)[:200],
+        "versions": read_as(Environment, folder.environment).packages,
+    }
+
+
 def report_content(
     folder: RunFolder,
     recipe: Recipe,
@@ -163,30 +187,21 @@ def report_content(
     *,
     delivered_epoch: int,
 ) -> dict[str, Any]:
-    """Gather what report.html shows from a run folder."""
-    plan = run_folder.read_json(folder.plan)
-    found = run_folder.read_json(folder.evidence) if folder.evidence.is_file() else {}
-    with folder.problems.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        problems = [{key: unguarded(cell) for key, cell in row.items()} for row in csv.DictReader(stream)]
+    """Gather what report.html shows from a run folder.
+
+    Raises:
+        CheckpointError: a file of it is missing or damaged.
+    """
     return {
+        **told(folder),
         "title": f"{Path(recipe.data.path).name}: {recipe.strategy.name} on {recipe.backbone.name}",
-        "data": plan["data"],
         "metrics": metrics,
         "metric_names": list(dict.fromkeys(name for values in metrics.values() for name in values)),
-        "evidence": found.get("evidence"),
-        "verdict": found.get("verdict"),
-        "depth": depth(found["evidence"]) if "evidence" in found else None,
-        "race": run_folder.read_json(folder.race) if folder.race.is_file() else None,
-        "notes": plan["notes"],
         "strategy": recipe.strategy.name,
-        "phases": plan["phases"],
-        "sizes": {group["name"]: group["num_parameters"] for group in plan["groups"]},
         "history": history,
         "delivered_epoch": delivered_epoch,
         "curves": _curves(history),
-        "problems": problems[:200],
         "folder": str(folder.path),
-        "versions": run_folder.read_json(folder.environment)["packages"],
         "seed": recipe.train.seed,
         "precision": recipe.train.precision,
     }

@@ -18,7 +18,8 @@ import numpy as np
 from finetune import recipe as recipes
 from finetune.cells import unguarded
 from finetune.checkpoint.comparison import seconds_by_epoch
-from finetune.checkpoint.run_folder import RunFolder, read_json
+from finetune.checkpoint.contents import Plan, read_as
+from finetune.checkpoint.run_folder import RunFolder
 from finetune.errors import CheckpointError
 from finetune.evaluation.intervals import over_seeds, paired_over_seeds
 from finetune.train.choice import delivered
@@ -69,9 +70,8 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
     Raises:
         CheckpointError: something in its folder is missing or damaged.
     """
-    plan = read_json(folder.plan)
-    sizes = {group["name"]: group["num_parameters"] for group in plan["groups"]}
-    items = [item for phase in plan["phases"] for item in phase["plan"]["groups"]]
+    plan = read_as(Plan, folder.plan)
+    trained = {name for phase in plan.phases for name in phase.plan.trained}
     at = seconds_by_epoch(clock)
     try:
         with folder.predictions.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
@@ -95,7 +95,7 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
         files=tuple(row["file"] for row in judged),
         hits=np.array([row["class"] == row["predicted"] for row in judged]),
         delivered_epoch=delivered(curve, sum(row["split"] == "val" for row in rows)),
-        num_trained=sum(sizes[name] for name in {item["group"] for item in items if item["trains"] != "none"}),
+        num_trained=sum(plan.sizes[name] for name in trained),
         curve=curve,
     )
 

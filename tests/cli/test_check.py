@@ -86,6 +86,19 @@ def test_only_some_examples_are_shown_and_the_rest_is_counted(finetune_cli, imgs
     assert "copy0.jpg" not in finetune_cli("check", imgs, "--quick", "--show", "0").out
 
 
+def test_a_class_of_damaged_files_ends_with_9_after_the_table(finetune_cli, imgs: Path) -> None:
+    for file in (imgs / CLASSES[0]).iterdir():
+        file.write_bytes(b"no picture")
+    done = finetune_cli("check", imgs, "--quick")
+    assert done.code == 9, done.err
+    assert f"{CLASSES[0]}: no usable image" in done.out and CLASSES[1] in done.out
+    found = json.loads(finetune_cli("check", imgs, "--quick", "--json").out)
+    assert found["classes"][CLASSES[0]] == {"images": 0, "train": 0, "val": 0}
+    for file in imgs.rglob("*.jpg"):
+        file.write_bytes(b"no picture")
+    assert finetune_cli("check", imgs, "--quick").code == 3
+
+
 def test_many_classes_are_told_in_lines(finetune_cli, image_folder) -> None:
     root = image_folder(classes=" ".join(f"c{n:02}" for n in range(20)), per_class=2, side=12)
     done = finetune_cli("check", root, "--quick")

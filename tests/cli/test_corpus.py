@@ -17,14 +17,15 @@ from finetune.cells import unguarded
 from tests.corpus import EITHER, LISTED, USED, Odd, noise, write_corpus
 
 QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--device", "cpu", "--workers", "0")
+CLASSES = ["<script>alert(1)<∕script>", "=cmd|' -C calc'!A0"]
 KINDS = {".toml", ".csv", ".json", ".jsonl", ".html", ".safetensors"}
 
 
 @pytest.fixture
 def odd_data(tmp_path: Path) -> tuple[Path, dict[str, Odd]]:
     root = tmp_path / "<b>imgs"
-    odd = write_corpus(root / "<script>alert(1)<∕script>")
-    for number, name in enumerate(["<script>alert(1)<∕script>", "=cmd|' -C calc'!A0"]):
+    odd = write_corpus(root / CLASSES[0])
+    for number, name in enumerate(CLASSES):
         (root / name).mkdir(exist_ok=True)
         for index in range(12):
             noise(seed=900 + 20 * number + index).save(root / name / f"good-{number}-{index}.png")
@@ -58,8 +59,11 @@ def test_all_commands_work_on_a_folder_with_the_whole_corpus(finetune_cli, odd_d
     assert {name for name, one in odd.items() if one.verdict is USED} <= kept
     assert kept & set(problems) == set()
 
-    for name in ("problems.csv", "split.csv"):
+    for name in ("problems.csv", "split.csv", "predictions.csv"):
         assert_safe_cells(text_of(run / name))
+    measured = rows(text_of(run / "predictions.csv"))
+    assert {row["class"] for row in measured} == set(CLASSES)
+    assert {Path(row["file"]).name for row in measured} < kept
     page = text_of(run / "report.html")
     assert "<script" not in page and "<b>imgs" not in page and "&lt;script&gt;" in page
     assert {file.suffix for file in run.rglob("*") if file.is_file() and file.suffix} <= KINDS  # no other to escape in
@@ -76,6 +80,30 @@ def test_all_commands_work_on_a_folder_with_the_whole_corpus(finetune_cli, odd_d
     assert_predictions_agree(finetune_cli, run, root, problems, kept)
 
 
+def test_check_tells_of_the_whole_corpus(finetune_cli, odd_data, tmp_path: Path) -> None:
+    root, odd = odd_data
+    sheet = tmp_path / "worst.png"
+    done = finetune_cli("check", root, "--quick", "--json", "--sheet", sheet)
+    assert done.code == 9, done.err  # of so many files some are damaged: that spoils a result
+    found = json.loads(done.out)
+    damaged = next(finding for finding in found["findings"] if finding["kind"] == "damaged")
+    reasons = {Path(case["files"][0]["file"]).name: case["reason"] for case in damaged["cases"]}
+    must = {name for name, one in odd.items() if one.verdict is LISTED}
+    assert must <= set(reasons) <= must | {name for name, one in odd.items() if one.verdict is EITHER}
+    assert all(odd[name].reason in reason for name, reason in reasons.items())
+    assert found["num_images"] == sum(count["images"] for count in found["classes"].values()) > 100
+    assert set(found["classes"]) == set(CLASSES)
+    assert sheet.stat().st_size > 1000
+
+    done = finetune_cli("check", root, "--quick", "--show", 1000)
+    assert done.code == 9, done.err
+    assert_safe_for_terminals(done.out + done.err)
+
+    done = finetune_cli("check", root, "--quick", "--groups", tmp_path / "imgs.csv")
+    assert (done.code, "cannot be written into a table" in done.err) == (3, True)  # some names are not UTF-8
+    assert not (tmp_path / "imgs.csv").exists()
+
+
 def assert_predictions_agree(finetune_cli, run: Path, root: Path, problems: dict[str, str], kept: set[str]) -> None:
     printed = predicted_csv(run, root)
     assert_safe_cells(printed)
@@ -83,7 +111,7 @@ def assert_predictions_agree(finetune_cli, run: Path, root: Path, problems: dict
     assert {name: row["problem"] for name, row in found.items() if row["problem"]} == problems
     assert {name for name, row in found.items() if row["class1"]} == kept
     named = {name for row in found.values() if row["class1"] for name in (row["class1"], row["class2"])}
-    assert named == {"<script>alert(1)<∕script>", "=cmd|' -C calc'!A0"}
+    assert named == set(CLASSES)
 
     done = finetune_cli("predict", run, root, "--json")
     assert {Path(row["file"]).name for row in json.loads(done.out)} == set(found)

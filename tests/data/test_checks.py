@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from finetune.data import checks, sources
 from finetune.data.checks import Scan, scan, scan_files
@@ -18,6 +19,7 @@ from finetune.data.decode import decode, read_rgb
 from finetune.errors import DataError
 from finetune.places import cache_folder
 from finetune.types import Event, Manifest
+from tests.corpus import encoded, noise
 
 MakeImages = Callable[..., Path]
 
@@ -159,6 +161,41 @@ def test_why_a_file_cannot_be_looked_at_is_not_remembered(tmp_path: Path) -> Non
     assert "No such file" in next(scan_files([file])).problem
     file.symlink_to("x.png")
     assert "symbolic links" in next(scan_files([file])).problem
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "word"),
+    [
+        ("read_content", OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        ("read_content", OSError(errno.EACCES, "Permission denied"), "Permission denied"),
+        ("read_content", OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        ("load", OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        ("load", MemoryError(), "no memory"),
+    ],
+)
+def test_what_the_machine_could_not_do_is_tried_again(
+    image_folder: MakeImages, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception, word: str
+) -> None:
+    root = image_folder()
+
+    def failing(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checks if where == "read_content" else ImageFile.ImageFile, where, failing)
+        assert all(word in scan.problem for scan in scan_files(sorted(root.rglob("*.*"))))
+    assert scanned(root).problems == ()
+
+
+def test_what_is_wrong_with_the_bytes_is_remembered(tmp_path: Path, opened: list[Path]) -> None:
+    whole = encoded(noise(), "PNG")
+    files = {"cut.png": whole[: len(whole) // 2], "text.png": b"text", "empty.png": b""}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    first = list(scan_files([tmp_path / name for name in files]))
+    assert all(scan.problem for scan in first)
+    assert list(scan_files([tmp_path / name for name in files])) == first
+    assert len(opened) == len(files)
 
 
 def test_another_version_of_the_scan_opens_all_files_again(

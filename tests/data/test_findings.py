@@ -133,6 +133,27 @@ def test_a_table_of_groups_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert [row["label"] for row in csv.DictReader(io.StringIO(text))] == ["x", "x", "y", "y"]
 
 
+def test_names_of_a_table_of_groups_are_no_formulas_and_are_read_back(tmp_path: Path) -> None:
+    classes = ["=cmd|' -C calc'!A0", "'=quoted", "''", "-minus", "plain", "@at", "+plus", "'s"]
+    for name in classes:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "=x.jpg").touch()
+    read = sources.read(tmp_path)
+    text = table_of(with_groups(read, []), tmp_path)
+    assert not [cell for row in csv.reader(io.StringIO(text)) for cell in row if cell.startswith(("=", "+", "-", "@"))]
+    (tmp_path / "t.csv").write_text(text, newline="")
+    again = sources.read(tmp_path / "t.csv", group_by="group")
+    assert again.classes == read.classes == tuple(sorted(classes))
+    assert [s.file for s in again.samples] == [s.file for s in read.samples] == [s.group for s in again.samples]
+
+
+def test_an_apostrophe_of_a_users_own_table_stays(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "t.csv").write_text("image,label,guarded\na.jpg,'=x,no\nb.jpg,'-y,\n")
+    assert sources.read(tmp_path / "t.csv").classes == ("'-y", "'=x")
+
+
 @pytest.mark.parametrize("name", ["b\udcff.jpg", "b.jpg "])
 def test_a_name_that_a_table_would_change_is_an_error(name: str) -> None:
     manifest = Manifest("/data", ("ant",), (Sample(name, Target(0)),))

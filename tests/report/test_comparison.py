@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from markupsafe import escape
 
-from finetune.report.comparison import HEIGHT, LARGEST_LOSS, WIDTH, marks, panels
+from finetune.report.comparison import HEIGHT, LARGEST_LOSS, WIDTH, marks, panels, write
+from finetune.types import Interval
 
 
 def one(label: str, seconds: float, tops: tuple[float, ...], *, loss: float = 1.0) -> SimpleNamespace:
@@ -53,6 +56,27 @@ def test_seconds_stand_on_a_logarithmic_axis_where_times_are_far_apart() -> None
     assert [panel.across for panel in near][1] == "seconds"
     assert "logarithmic" in far[1].across
     assert far[0].across == "epochs"
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "=cmd|' -C calc'!A0", '"><img src=x onerror=alert(1)>'])
+def test_names_are_text_in_the_page(tmp_path: Path, name: str) -> None:
+    """Names of classes and files come into it with the data, with errors, and with the folders of the runs."""
+    standing = one("full", 30, (0.5, 0.9))
+    facts = {
+        "label": name, "strategy": name, "top1": Interval(0.5, 0.4, 0.6), "difference": None, "is_told_apart": False,
+        "seconds": 30.0, "num_trained": 1000,
+    }  # fmt: skip
+    vars(standing).update(facts)
+    failed = SimpleNamespace(strategy=name, seed=0, reason=f"no usable image is left of {name}", hint=name)
+    comparison = SimpleNamespace(
+        standings=(standing,), said=(f"{name} is best",), failed=(failed,), split="val", num_images=6, seeds=(0,)
+    )
+    content = {"title": name, "data": f"6 images; 1 left out, e.g. {name} (damaged)", "comparison": comparison}
+    more = {"is_done": True, "num_classes": 2, "runs": [(name, name, 0)], "has_seeds": False}
+    write(tmp_path / "compare.html", {**content, **more})
+    page = (tmp_path / "compare.html").read_text()
+    assert "<script" not in page and "<img" not in page
+    assert page.count(escape(name)) >= 10
 
 
 def test_a_loss_beyond_guessing_does_not_flatten_the_others() -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 import finetune
+from finetune.data.findings import Case
 from finetune.data.sample import CLASSES, draw, write_sample
 from finetune.features import cache as feature_cache
 from finetune.features.sources import run_trunk
@@ -153,6 +154,42 @@ def test_an_image_alone_in_its_class_is_a_finding(imgs: Path) -> None:
         file.unlink()
     (finding,) = check(imgs, quick=True).spoiling
     assert (finding.kind, finding.cases[0].facts) == ("too-few", {"class": CLASSES[0]})
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_class_of_damaged_files_is_a_finding_beside_the_others(imgs: Path, quick: bool) -> None:
+    saved_again(imgs, f"{CLASSES[0]}/{CLASSES[0]}-000.jpg", CLASSES[1])
+    for file in (imgs / CLASSES[2]).iterdir():
+        file.write_bytes(b"no picture")
+    found = check(imgs, quick=quick, **{**EMBEDDED, "image_size": 64})
+    assert {finding.kind for finding in found.spoiling} >= {"conflict", "too-few", "damaged"}
+    (few,) = (finding for finding in found.findings if finding.kind == "too-few")
+    assert few.cases == (Case((), f"{CLASSES[2]}: no usable image", {"class": CLASSES[2]}),)
+    assert found.classes[CLASSES[2]] == {"images": 0, "train": 0, "val": 0}
+    assert found.classes[CLASSES[3]] == {"images": 5, "train": 4, "val": 1}
+    assert not any(finding.kind == "imbalance" for finding in found.findings)
+
+
+def test_a_class_that_train_lacks_is_a_finding_and_its_leaks_are_found(tmp_path: Path) -> None:
+    for seed, split in enumerate(("train", "val")):
+        write_sample(tmp_path / "imgs" / split, per_class=3, seed=seed)
+    name = f"{CLASSES[0]}/{CLASSES[0]}-000.jpg"
+    strange = tmp_path / "imgs/val/another"
+    strange.mkdir()
+    (strange / "leak.jpg").write_bytes((tmp_path / "imgs/train" / name).read_bytes())
+    found = check(tmp_path / "imgs", quick=True)
+    assert [finding.kind for finding in found.spoiling] == ["leak", "conflict", "too-few"]
+    assert [case.note for case in found.spoiling[2].cases] == ["another: 1 image, none in train"]
+    assert [set(files) for files in files_of(found, "leak")] == [{f"train/{name}", "val/another/leak.jpg"}]
+    assert found.classes["another"] == {"images": 1, "train": 0, "val": 1}
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_one_class_only_is_a_finding(imgs: Path, tmp_path: Path, quick: bool) -> None:
+    (tmp_path / "one").mkdir()
+    (imgs / CLASSES[0]).rename(tmp_path / "one" / "a")
+    found = check(tmp_path / "one", quick=quick, **{**EMBEDDED, "image_size": 64})
+    assert ["one class only" in finding.text for finding in found.spoiling] == [True]
 
 
 def test_data_that_cannot_be_divided_is_a_finding_beside_the_others(imgs: Path) -> None:

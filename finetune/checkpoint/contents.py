@@ -1,0 +1,135 @@
+"""What the files of a run folder must hold before a run goes on, is compared, or is told of in a report.
+
+They were written by the tool, but lie where anybody may write: what is missing or of another type costs one
+error that names the file, and it is looked for before training goes on, not after it.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import InstanceOf, TypeAdapter, ValidationError
+
+from finetune.cells import unguarded
+from finetune.checkpoint.run_folder import RunFolder, read_json
+from finetune.checkpoint.state import check_format
+from finetune.errors import CheckpointError
+from finetune.types import Evidence, Phase, Problem, Verdict
+
+PROBLEMS = ("file", "reason")  # columns of problems.csv
+Text = InstanceOf[str]  # names of files may be any bytes, which pydantic's own strings may not
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """began.json: what a resumed run is compared with, and the changes that were allowed since."""
+
+    recipe: dict[str, Any]
+    versions: dict[str, str]
+    weights: str
+    threads: int
+    allowed: list[Text]
+
+    def __post_init__(self) -> None:
+        strange = [
+            name for name, part in self.recipe.items() if not isinstance(part, dict) and name != "format_version"
+        ]
+        if strange:
+            raise ValueError(f"recipe.{strange[0]} is no section of a recipe")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A layer group as plan.json lists it."""
+
+    name: str
+    num_parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """plan.json, but for the class names (`read_classes`)."""
+
+    data: Text
+    groups: tuple[Group, ...]
+    phases: tuple[Phase, ...]
+    notes: tuple[Text, ...]
+
+    def __post_init__(self) -> None:
+        strange = {item.group for phase in self.phases for item in phase.plan.groups} - set(self.sizes)
+        if strange:
+            raise ValueError(f"no layer group {min(strange)!r}")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {group.name: group.num_parameters for group in self.groups}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """evidence.json: what was measured, and what followed from it."""
+
+    evidence: Evidence
+    verdict: Verdict
+
+    def __post_init__(self) -> None:
+        if self.evidence.size.num_classes < 1:
+            raise ValueError("no classes")
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """The versions that a report names."""
+
+    finetune: str
+    torch: str
+    timm: str
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """environment.json, as far as it is read again."""
+
+    packages: Packages
+
+
+def read_as(kind: type[Content], path: Path, *, has_format: bool = False) -> Content:
+    """Yield what a JSON file of a run folder holds; `has_format` says that it names its format_version.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of a version that this one does not read.
+    """
+    content = read_json(path)
+    if has_format and isinstance(content, dict):
+        check_format(path, content.get("format_version"))
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _damaged(path, f"{where}: {first['msg']}" if where else first["msg"]) from error
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Yield what problems.csv lists.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            columns, *rows = list(csv.reader(stream))
+        if tuple(columns) != PROBLEMS:
+            raise ValueError("its columns are others")
+        return [Problem(*(unguarded(cell) for cell in row)) for row in rows]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    folder = RunFolder(path.parent)
+    return CheckpointError(f"{path} does not hold what it should: {reason}", hint=f"Put it back, or {folder.anew}")
