@@ -18,7 +18,7 @@ from finetune.types import FEWEST_PROBED, Evidence, Interval, Verdict
 
 # Fewer images are few: of a class in the median, and in all. Where images are dissimilar, training inner layers pays
 # much sooner: benchmarks/strategy, docs/strategies.md.
-FEW = {"similar": (40.0, 100.0), "dissimilar": (5.0, 10.0)}
+FEW = {"similar": (40.0, 100.0), "dissimilar": (3.0, 8.0)}
 PLENTY = 300.0  # of a class: enough to train everything where images are dissimilar
 FAR_SHIFT = 0.19  # of batch norm, in stored deviations
 FAR_ENTROPY = 0.58  # of the pretrained classifier, as a share of that of a guess
@@ -29,7 +29,7 @@ def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
     """Yield the cell of the matrix and what to do there; `assume` overrides what was measured.
 
     Similar: `similarity_score` is not below 0. Few: fewer than 40 images a class (median) or 100 in all
-    where they are similar, than 5 or 10 where they are not.
+    where they are similar, than 3 or 8 where they are not.
     """
     assumed = set(assume) - {"none"}
     similarity = similarity_score(evidence)
