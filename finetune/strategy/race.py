@@ -1,9 +1,9 @@
 """Which strategies race, how far each goes before the slower ones stop, and who wins: pure, and free of torch.
 
 The candidates are the verdict's own choice and its two neighbours in the matrix: what the matrix has for
-as many images but less (or more) similar ones, and for as similar but more (or fewer) images. Rungs are
-those of successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943): at each the worse half stops, and
-at the last all but the best.
+as many images but less (or more) similar ones, and for as similar but more (or fewer) images; where images
+are many, training everything too. Rungs are those of successive halving (Jamieson & Talwalkar 2016,
+arXiv:1502.07943): at each the worse half stops, and at the last all but the best.
 
 Work is counted in forward passes of one image, backward passes and filling caches included. Whoever wins,
 what the others take is at most half of what the winner takes alone; who can't start under that is left
@@ -22,6 +22,7 @@ from finetune.strategy.matrix import decide
 from finetune.types import Evidence, Verdict
 
 MOST_OVERHEAD = 0.5  # of the winner's own work
+MOST_STARTS = 3
 CHEAP_PASSES, CHEAP_EPOCH = 6.0, 0.05  # over the images, in all and in an epoch: who takes no more runs whole
 MOST_OF_EPOCHS = 3  # the first rung is at most so manieth of the epochs
 
@@ -71,12 +72,14 @@ class Place:
 
 
 def candidates(verdict: Verdict, evidence: Evidence) -> tuple[Entrant, ...]:
-    """Yield the verdict's own choice and its neighbours in the matrix: those of the other column and the other row."""
+    """Yield the verdict's own choice, its neighbours in the matrix (other column, other row), of many images `full`."""
     other_size = "many" if verdict.size == "few" else "few"
     other_similarity = "dissimilar" if verdict.similarity == "similar" else "similar"
     neighbours = ((verdict.size, other_similarity), (other_size, verdict.similarity))
     found = [_entrant(verdict), *(_entrant(decide(evidence, assume=cell)) for cell in neighbours)]
-    return tuple({one.label: one for one in found}.values())
+    if verdict.size == "many":
+        found.insert(1, Entrant("full", "full"))
+    return tuple({one.label: one for one in found}.values())[:MOST_STARTS]
 
 
 def plan_race(works: Mapping[str, Work]) -> RacePlan:
