@@ -1,8 +1,10 @@
 """The strategy matrix of the notes: few or many images, similar or dissimilar to the pretraining data.
 
-              similar          dissimilar
-    few       head-only        linear-probe on all stages together
-    many      top-k: the later half, of plenty of dissimilar images everything
+              similar                  dissimilar
+    few       head-only                linear-probe on all stages together
+    many      top-k: the later half    the same, of plenty of images everything
+
+Of similar images that the last stage tells apart already the head alone is trained, however many they are.
 
 Pure: evidence in, verdict out.
 """
@@ -20,6 +22,7 @@ from finetune.types import FEWEST_PROBED, Evidence, Interval, Verdict
 # much sooner: benchmarks/strategy, docs/strategies.md.
 FEW = {"similar": (40.0, 100.0), "dissimilar": (3.0, 8.0)}
 PLENTY = 300.0  # of a class: enough to train everything where images are dissimilar
+SOLVED = 0.98  # top1 of the last stage's probe: of similar images at most 2 points are left to gain
 FAR_SHIFT = 0.19  # of batch norm, in stored deviations
 FAR_ENTROPY = 0.58  # of the pretrained classifier, as a share of that of a guess
 NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, less twice what it lies behind
@@ -77,6 +80,8 @@ def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str
     """Yield the strategy, its words, and its number."""
     if is_many and not is_similar and evidence.size.images_per_class_median >= PLENTY:
         return "full", "train everything", None, None
+    if is_similar and is_many and evidence.probe[evidence.last].value >= SOLVED:
+        return "head-only", "train the head only, as little is left to gain", None, None
     if is_many:
         k = max(1, round(len(evidence.probe) / 2))
         return "top-k", f"train the head and the top {k}", k, None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune.evaluation.intervals import wilson
-from finetune.strategy.matrix import FAR_ENTROPY, FAR_SHIFT, FEW, PLENTY, decide, similarity_score, size_score
+from finetune.strategy.matrix import FAR_ENTROPY, FAR_SHIFT, FEW, PLENTY, SOLVED, decide, similarity_score, size_score
 from finetune.types import Confidence, Evidence, Interval, Size
 
 NOTHING = Interval(0, 0, 0)
@@ -60,6 +60,16 @@ CELLS = {
 def test_with_plenty_of_dissimilar_images_everything_is_trained() -> None:
     at, below = (decide(evidence(num_images=10_000, per_class=n, shift=FAR)) for n in (PLENTY, PLENTY - 1))
     assert (at.strategy, at.top_k, below.strategy, below.top_k) == ("full", None, "top-k", 2)
+
+
+@pytest.mark.parametrize(("top1", "shift", "strategy"), [(SOLVED, NEAR, "head-only"), (SOLVED - 0.01, NEAR, "top-k"),
+                                                         (SOLVED, FAR, "top-k")])  # fmt: skip
+def test_what_the_last_stage_tells_apart_already_needs_a_head_alone(
+    top1: float, shift: Interval, strategy: str
+) -> None:
+    found = decide(evidence(probe=(0.3, top1), shift=shift), assume=["many"])
+    assert (found.size, found.strategy) == ("many", strategy)
+    assert ("little is left to gain" in found.reason) is (strategy == "head-only")
 
 
 def test_of_a_network_that_shows_its_last_group_alone_the_probe_stands_there() -> None:
