@@ -8,7 +8,8 @@ arXiv:1502.07943): at each the worse half stops, and at the last all but the bes
 Work is counted in forward passes of one image, backward passes and filling caches included. Whoever wins,
 what the others take is at most half of what the winner takes alone; who can't start under that is left
 out. One thing is not counted: strategies on cached features take a few passes over the images each, so
-they run whole, also beside one of their kind that wins.
+they run whole, and of at most 500 images also beside one of their kind that wins: what that takes is
+little beside the start of a process.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from finetune.types import Evidence, Verdict
 MOST_OVERHEAD = 0.5  # of the winner's own work
 MOST_STARTS = 3
 CHEAP_PASSES, CHEAP_EPOCH = 6.0, 0.05  # over the images, in all and in an epoch: who takes no more runs whole
+FEW_IMAGES = 500  # a few passes over so many are not counted beside other such
 MOST_OF_EPOCHS = 3  # the first rung is at most so manieth of the epochs
 
 
@@ -94,7 +96,8 @@ def plan_race(works: Mapping[str, Work]) -> RacePlan:
         reach = _first_rung(wider)
         if reach is None:
             cheapest, *_, dearest = sorted(wider, key=lambda name: wider[name].whole)
-            left_out[label] = f"an epoch of {dearest} is more than half of all that {cheapest} takes"
+            what = "all" if wider[dearest].is_cheap else "an epoch"
+            left_out[label] = f"{what} of {dearest} is more than half of all that {cheapest} takes"
         else:
             starts, first = [*starts, label], reach
     rungs = _rungs(first, [works[label] for label in starts])
@@ -105,12 +108,13 @@ def plan_race(works: Mapping[str, Work]) -> RacePlan:
 def overhead(works: Mapping[str, Work], rungs: Sequence[int], *, winner: str) -> float:
     """Yield the most that the others take when one wins: the first rung of all, the next one of those kept.
 
-    Beside a winner on cached features those of its kind are not counted.
+    Beside a winner on cached features of few images those of its kind are not counted.
     """
     others = [work for label, work in works.items() if label != winner]
     costly = [work for work in others if not work.is_cheap]
+    is_little = works[winner].is_cheap and works[winner].num_images <= FEW_IMAGES
     later = max((work.until(rungs[-1]) - work.until(rungs[0]) for work in costly), default=0.0)
-    whole = 0.0 if works[winner].is_cheap else sum(work.whole for work in others if work.is_cheap)
+    whole = 0.0 if is_little else sum(work.whole for work in others if work.is_cheap)
     return sum(work.until(rungs[0]) for work in costly) + later + whole
 
 
@@ -126,10 +130,8 @@ def judge(places: Sequence[Place], works: Mapping[str, Work], *, is_last: bool) 
 
 def _first_rung(works: Mapping[str, Work]) -> int | None:
     """Yield the latest first rung with which no winner pays more than it may; None where not even 1 does."""
-    costly = [work for work in works.values() if not work.is_cheap]
-    if not costly:
-        return 1
-    latest = max(1, min(len(work.epochs) for work in costly) // MOST_OF_EPOCHS)
+    counts = [len(work.epochs) for work in works.values() if not work.is_cheap]
+    latest = max(1, min(counts, default=1) // MOST_OF_EPOCHS)
     fits = (
         reach
         for reach in range(latest, 0, -1)

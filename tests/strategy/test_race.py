@@ -80,6 +80,16 @@ def test_no_winner_pays_more_than_half_of_itself_for_the_others() -> None:
     assert raced > 300
 
 
+@pytest.mark.parametrize(("num_images", "starts"), [(500, ("head", "probe")), (501, ("head",))])
+def test_of_many_images_a_few_passes_count_too(num_images: int, starts: tuple[str, ...]) -> None:
+    head, probe = Work((4.0 * num_images, *[0.01] * 29), num_images), Work((1.2 * num_images,), num_images)
+    plan = plan_race({"head": head, "probe": probe})
+    assert plan.starts == starts
+    assert (
+        plan.left_out == {} if len(starts) == 2 else {"probe": "all of head is more than half of all that probe takes"}
+    )
+
+
 def test_full_and_top_k_race_and_a_probe_beside_them_would_win_too_dearly() -> None:
     plan = plan_race(works(full=(0, 3.2, 12), topk=(3.4, 0.7, 12), probe=(1, 0.02, 1)))
     assert (plan.starts, plan.rungs, plan.whole) == (("full", "topk"), (1,), ())
