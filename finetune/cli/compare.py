@@ -23,6 +23,7 @@ EXAMPLES = (
     "Examples:  finetune compare --data imgs   ·   finetune compare --data imgs --strategies head-only,top-k:3,scratch"
     " --seeds 3 --test 0.2   ·   finetune compare --resume runs/COMPARISON"
 )
+CURVE, HEIGHTS = 30, "▁▂▃▄▅▆▇█"  # characters of a curve in the terminal, and its heights from 0 to 1
 SHARED = tuple(flag for flag in FLAGS if flag not in ("strategy", "top_k", "probe_at"))
 
 
@@ -84,6 +85,8 @@ def show(found: Comparison) -> None:
     columns = ["strategy", f"{found.split} top1", "behind the best", "time", "params", "epoch"]
     console.print()
     console.print(tables.table(columns, [_row(one) for one in found.standings]))
+    console.print()
+    console.print(tables.table(["val top1 over epochs", "first", "last", ""], [_curve(one) for one in found.standings]))
     over = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
     console.print(f"\n{found.num_images} {found.split} images{over}; in brackets 95 %, behind the best of pairs")
     for text in dict.fromkeys(f"{failure.strategy}: {failure.reason}" for failure in found.failed):
@@ -107,6 +110,15 @@ def _row(one: Standing) -> tuple[str, ...]:
         _count(one.num_trained),
         str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]}-{epochs[-1]}",
     )
+
+
+def _curve(one: Standing) -> tuple[str, ...]:
+    """Draw how val top1 of the first seed went from 0 to 1, at most so many epochs of it."""
+    values = [row["val_top1"] for row in one.curves[0]]
+    count = min(len(values), CURVE)
+    shown = [values[round(place * (len(values) - 1) / max(count - 1, 1))] for place in range(count)]
+    drawn = "".join(HEIGHTS[min(int(value * len(HEIGHTS)), len(HEIGHTS) - 1)] for value in shown)
+    return one.label, f"{values[0]:.3f}", f"{values[-1]:.3f}", drawn.ljust(CURVE)
 
 
 def _count(number: int) -> str:

@@ -86,6 +86,9 @@ def test_compare_prints_a_table_of_80_columns_and_json(finetune_cli, tmp_path: P
     assert shown.code == 0, shown.err
     assert "behind the best" in shown.out and "val also chose" in shown.out
     assert max(map(len, shown.out.split("in brackets")[0].splitlines())) <= 80
+    curves = shown.out.split("val top1 over epochs")[1].splitlines()[1:3]
+    assert {line.split()[0] for line in curves} == {"head-only", "linear-probe"}
+    assert all(set(line.split()[3]) <= set("▁▂▃▄▅▆▇█") for line in curves)
     refused = finetune_cli("compare", "--resume", tmp_path / "c", "--json")
     assert (refused.code, "is finished" in refused.err) == (6, True)
     again = finetune_cli("compare", *asked[:-1], tmp_path / "again", "--json")
