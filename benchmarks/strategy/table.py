@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.strategy.matrix import decide, similarity_score, size_score
+from finetune.strategy.matrix import decide, similarity_score
 from finetune.types import Confidence, Evidence, Interval, Size
 
 T95 = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-SIZES = [round(-1.6 + 0.2 * step, 1) for step in range(13)]
+SIZES = (0, 3, 6, 12, 30, 60, 120)  # train images of a class from which they are many
 SIMILARITIES = [round(-0.5 + 0.1 * step, 1) for step in range(11)]
 
 
@@ -37,7 +37,7 @@ class Case:
     backbone: str
     size: int
     seed: int
-    place: tuple[float, float]  # size score, similarity score
+    place: tuple[float, float]  # train images of a class (median), similarity score
     auto: str
     top1: dict[str, float]
     regret: dict[str, float]
@@ -132,7 +132,7 @@ def _cases(rows: Sequence[dict[str, Any]]) -> Iterable[Case]:
         best = max(shared, key=lambda name: statistics.mean(other[name] for other in others))
         regret = {name: found[best] - found[name] for name in found}
         seen = evidence[key]
-        place = size_score(seen, is_similar=True).value, similarity_score(seen).value
+        place = seen.size.images_per_class_median, similarity_score(seen).value
         yield Case(*key, place, _named(seen), found, regret)
 
 

@@ -20,7 +20,7 @@ from finetune.types import FEWEST_PROBED, Evidence, Interval, Verdict
 
 # Fewer images are few: of a class in the median, and in all. Where images are dissimilar, training inner layers pays
 # much sooner: benchmarks/strategy, docs/strategies.md.
-FEW = {"similar": (40.0, 100.0), "dissimilar": (3.0, 8.0)}
+FEW = {"similar": (30.0, 100.0), "dissimilar": (3.0, 8.0)}
 PLENTY = 300.0  # of a class: enough to train everything where images are dissimilar
 SOLVED = 0.98  # top1 of the last stage's probe: of similar images at most 2 points are left to gain
 FAR_SHIFT = 0.19  # of batch norm, in stored deviations
@@ -31,7 +31,7 @@ NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, 
 def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
     """Yield the cell of the matrix and what to do there; `assume` overrides what was measured.
 
-    Similar: `similarity_score` is not below 0. Few: fewer than 40 images a class (median) or 100 in all
+    Similar: `similarity_score` is not below 0. Few: fewer than 30 images a class (median) or 100 in all
     where they are similar, than 3 or 8 where they are not.
     """
     assumed = set(assume) - {"none"}
