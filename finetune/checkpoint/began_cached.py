@@ -6,18 +6,24 @@ first checkpoint too, goes on as it began, or not at all.
 
 from __future__ import annotations
 
-from pydantic import TypeAdapter, ValidationError
+from dataclasses import dataclass
 
-from finetune.checkpoint.run_folder import RunFolder, read_json, write_json
-from finetune.checkpoint.state import check_format
-from finetune.errors import CheckpointError
+from pydantic import StrictBool
+
+from finetune.checkpoint.contents import read_as
+from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.settings import FORMAT_VERSION
 
-CHOICES = TypeAdapter(dict[str, bool])
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """cached.json: whether a phase is cached, by its number."""
+
+    phases: dict[str, StrictBool]
 
 
 class BeganCached:
-    """cached.json of a run folder, by the number of a phase."""
+    """cached.json of a run folder, read and added to."""
 
     def __init__(self, folder: RunFolder) -> None:
         """Read what was written down.
@@ -26,16 +32,8 @@ class BeganCached:
             CheckpointError: it is damaged, or of a version that this one does not read.
         """
         self.file = folder.cached
-        self.choices: dict[str, bool] = {}
-        if self.file.is_file():
-            content = read_json(self.file)
-            try:
-                check_format(self.file, content["format_version"])
-                self.choices = CHOICES.validate_python(content["phases"], strict=True)
-            except (LookupError, TypeError, ValidationError) as error:
-                raise CheckpointError(
-                    f"{self.file} does not say of each phase whether it is cached", hint="Start a new run."
-                ) from error
+        there = self.file.is_file()
+        self.choices = dict(read_as(Choices, self.file, has_format=True).phases) if there else {}
 
     def get(self, phase: int) -> bool | None:
         """Tell whether a phase began on the cache; None for one that has not begun."""

@@ -16,7 +16,6 @@ from finetune.checkpoint import state
 from finetune.checkpoint.began_cached import BeganCached
 from finetune.checkpoint.run_folder import RunFolder, write_text
 from finetune.checkpoint.state import Checkpoint, TrainState
-from finetune.data.loaders import lost_workers
 from finetune.device import accelerator, resolve_device
 from finetune.errors import DataError, ResourceError, TrainingError
 from finetune.settings import Recipe
@@ -116,7 +115,7 @@ def train(
     worker = Worker(prepared, context, watch, lambda: stop.raise_if_asked(lambda: None), began=BeganCached(folder))
     fit = _fit(folder, prepared, worker, raise_if_stopped)
     fresh = _fresh(prepared)
-    with stop.training(), lost_workers():
+    with stop.training():
         try:
             end = fit_phases(fit, prepared.phases, fresh=fresh, resumed=checkpoint)
         except _PausedError:

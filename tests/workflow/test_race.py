@@ -84,16 +84,8 @@ def test_a_race_that_goes_through_layers_is_won_by_val(whole: Path) -> None:
 
 @pytest.mark.parametrize("steps", [2, 13])
 def test_a_race_that_was_stopped_goes_on_to_the_same_end(whole: Path, quick_run, tmp_path: Path, steps: int) -> None:
-    seen = 0
-
-    def stop(event: Event) -> None:
-        nonlocal seen
-        seen += event.kind == "step"
-        if event.kind == "step" and seen == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     with pytest.raises(finetune.Interrupted) as stopped:
-        quick_run("race", out="stopped", on_event=stop, **MORE)
+        quick_run("race", out="stopped", on_event=stop_after(steps), **MORE)
     assert stopped.value.hint == f"Go on with: finetune run --resume {tmp_path / 'stopped'}"
     again = finetune.resume(tmp_path / "stopped")
     assert files(whole) == files(again.folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -15,10 +14,10 @@ import finetune
 from finetune import recipe as recipes
 from finetune.data import split
 from finetune.train import choice
-from finetune.types import Event
 from finetune.workflow.saved import load_run
 
 from .test_kill import FOLDERS, die_everywhere, unfinished_files
+from .test_resume import stop_after
 
 SAME = ("model/model.safetensors", "metrics.json", "metrics.jsonl", "predictions.csv", "refit/metrics.jsonl")
 TINY = {"epochs": 3, "test": 0.2, "refit": True}
@@ -90,16 +89,8 @@ def test_a_stopped_refit_goes_on_to_the_same_bits(quick_run, tmp_path: Path, str
     seen: list[int] = []
     whole = quick_run(strategy, out="whole", on_event=lambda event: seen.append(event.kind == "step"), **MORE)
     at = steps if steps > 0 else sum(seen) + steps  # from the end: inside the refit
-    done = 0
-
-    def stop(event: Event) -> None:
-        nonlocal done
-        done += event.kind == "step"
-        if event.kind == "step" and done == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     with pytest.raises(finetune.Interrupted) as stopped:
-        quick_run(strategy, out="stopped", on_event=stop, **MORE)
+        quick_run(strategy, out="stopped", on_event=stop_after(at), **MORE)
     assert stopped.value.hint.endswith(f"--resume {tmp_path / 'stopped'}")
     if steps < 0:
         assert (tmp_path / "stopped" / "refit" / "checkpoints" / "last").is_dir()
