@@ -2,21 +2,39 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOCK := requirements/locked.txt
+PIP := -m pip install --quiet --disable-pip-version-check
+PYTEST := -m pytest -q --numprocesses auto --maxprocesses 4
+COMPILE := uv pip compile pyproject.toml --all-extras --python-version 3.11 --no-header --quiet
 
-.PHONY: install demo test realdata lint audit bench docs clean
+.PHONY: install demo test test-latest test-oldest realdata lint audit lock lock-check bench docs clean
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml
+# What was tested, to the hash; then this tree itself, with the build tools of the lock.
+$(STAMP): pyproject.toml $(LOCK)
 	test -x $(BIN)/python || python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python $(PIP) --require-hashes --requirement $(LOCK)
+	$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
 
 demo: install
 	$(BIN)/python tools/demo.py
 
 test: install
-	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4
+	$(BIN)/python $(PYTEST)
+
+# The newest and the oldest versions that pyproject.toml allows, each in an environment of its own.
+test-latest:
+	test -x .venv-latest/bin/python || python3 -m venv .venv-latest
+	.venv-latest/bin/python $(PIP) --upgrade --upgrade-strategy eager --editable '.[dev]'
+	.venv-latest/bin/python $(PYTEST)
+
+test-oldest:
+	test -x .venv-oldest/bin/python || python3.11 -m venv .venv-oldest
+	.venv-oldest/bin/python $(PIP) --requirement requirements/oldest.txt
+	.venv-oldest/bin/python $(PIP) --no-deps --no-build-isolation --editable .
+	.venv-oldest/bin/python $(PYTEST)
 
 realdata: install
 	$(BIN)/python -m pytest -q -m realdata
@@ -28,6 +46,14 @@ lint: install
 
 audit: install
 	$(BIN)/python tools/audit.py
+
+# make lock: resolve anew what make install takes, and the oldest that is allowed (needs uv).
+lock:
+	$(COMPILE) --universal --upgrade --generate-hashes --output-file $(LOCK)
+	$(COMPILE) --resolution lowest-direct --upgrade --no-annotate --output-file requirements/oldest.txt
+
+lock-check: install
+	$(BIN)/python tools/lock.py
 
 # make bench DATA=imgs WEIGHTS=folder: against the peers that are installed, and against the physical limit.
 bench: install

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
 def multiplications(model: nn.Module, *, image_size: tuple[int, int]) -> int:
-    """Yield the multiply-adds of one image (H, W) in convolutions, matrix products and attention."""
+    """Return the multiply-adds of one image (H, W) in convolutions, matrix products and attention.
+
+    Attention runs as plain matrix products: which fused kernel would run, and whether it is counted,
+    differs from processor to processor.
+    """
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, *image_size, device=parameter.device, dtype=parameter.dtype)
     was_training = model.training
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model.eval()(image)
     model.train(was_training)
     return int(counter.get_total_flops() // 2)
