@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 FORMAT_VERSION = 1  # of recipe, run folder and cache
 
@@ -56,6 +56,21 @@ def _size_first(words: Any) -> Any:
     return ",".join(sorted((word.strip() for word in words.split(",")), key=lambda word: word not in ("few", "many")))
 
 
+def _pair(value: Any) -> Any:
+    """Return TOML's array of two numbers as the pair that it stands for."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _rising(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] >= value[1]:
+        raise ValueError("black comes first and is the smaller number, e.g. [0, 4095]")
+    return value
+
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+ValueRange = Annotated[tuple[Number, Number], BeforeValidator(_pair), AfterValidator(_rising)]
+
+
 class Section(BaseModel):
     """A table of the recipe: unknown keys are errors, `true` is no 1, nothing changes later."""
 
@@ -71,6 +86,11 @@ class DataSection(Section):
         "none",
         description="Images of one group stay in one split: a column, or a regular expression on the"
         " path whose first bracket is the group (patient, video, burst).",
+    )
+    value_range: ValueRange | Auto = Field(
+        "auto",
+        description="What is black and what is white in images deeper than 8 bits, e.g. [0, 4095]. auto: 0 and the"
+        " greatest number of as many bits as the data fills.",
     )
 
 

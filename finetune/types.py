@@ -42,13 +42,17 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A data set: where it lies, its class names by index, its samples, and what was left out."""
+    """A data set: where it lies, its class names by index, its samples, and what was left out.
+
+    `value_range` is what is black and what is white in its images deeper than 8 bits, where it has any.
+    """
 
     root: str
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    value_range: tuple[float, float] | None = None
 
     def split(self, name: Split) -> tuple[Sample, ...]:
         """Yield the samples of one split, in the order of the manifest."""
@@ -63,12 +67,16 @@ class Manifest:
         return counts
 
 
+LONGEST = 16  # times its shorter side is what is kept of a strip: made larger, all of it would fill the memory
+
+
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """What turns a picture into the backbone's input; the same in training, evaluation and prediction.
 
     `image_size` is (height, width) in pixels, `mean` and `std` are for values between 0 and 1,
-    `crop_pct` is the share of the resized picture that the central crop shows.
+    `crop_pct` is the share of the resized picture that the central crop shows. `value_range` is what is black
+    and what is white in images deeper than 8 bits.
     """
 
     image_size: tuple[int, int]
@@ -77,6 +85,22 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop_pct: float = 0.875
     crop_mode: str = "center"
+    value_range: tuple[float, float] | None = None
+
+    @property
+    def decoding(self) -> tuple[str, ...]:
+        """How a file becomes the RGB image that all of this is meant for, in words for other programs."""
+        steps = [
+            "Turn the image as the orientation in its EXIF says.",
+            "Put what is transparent on white, and convert to RGB with 8 bits a channel.",
+            f"Of an image more than {LONGEST} times as long as wide, keep the middle {LONGEST} widths.",
+        ]
+        if self.value_range is not None:
+            low, high = self.value_range
+            steps.insert(
+                1, f"Numbers deeper than 8 bits become round(255 * (x - {low:g}) / ({high:g} - {low:g})), clipped."
+            )
+        return tuple(steps)
 
 
 @dataclass(frozen=True, slots=True)

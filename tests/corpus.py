@@ -212,10 +212,13 @@ def odd_pictures() -> Iterator[Odd]:
     yield of_bytes("16-bit.png", encoded(deep, "PNG"), USED)
     yield of_bytes("16-bit.tif", encoded(deep, "TIFF"), USED)
     yield of_bytes("16-bit-colours.png", png_of_16_bits(), USED)
-    yield of_bytes("float.tif", encoded(Image.fromarray(rng.random((40, 48), dtype=np.float32)), "TIFF"), USED)
+    # Floats beside more files of whole numbers: no one range of values fits both.
+    yield of_bytes(
+        "float.tif", encoded(Image.fromarray(rng.random((40, 48), dtype=np.float32)), "TIFF"), LISTED, "holds floats"
+    )
     strange = np.full((40, 48), np.nan, dtype=np.float32)
     strange[0, :3] = np.inf, -np.inf, 1e38
-    yield of_bytes("not-a-number.tif", encoded(Image.fromarray(strange), "TIFF"), USED)
+    yield of_bytes("not-a-number.tif", encoded(Image.fromarray(strange), "TIFF"), LISTED, "holds floats")
     yield of_bytes("32-bit.tif", encoded(Image.fromarray(rng.integers(-9, 9, (40, 48), dtype=np.int32)), "TIFF"), USED)
     yield of_bytes("one-bit.png", encoded(noise(seed=31).convert("1"), "PNG"), USED)
     yield of_bytes("fax.tif", encoded(noise(seed=32).convert("1"), "TIFF", compression="group4"), USED)

@@ -20,6 +20,7 @@ from finetune.types import Preprocessing
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+LABELS = "labels.txt"  # a class name a line, in their order: what timm's scripts call a class map
 SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
 KNOWN = frozenset(field.name for field in fields(PretrainedCfg)) - SOURCES  # a newer timm may write more
 
@@ -33,6 +34,7 @@ class FolderConfig:
     pretrained_cfg: dict[str, Any]
     classes: tuple[str, ...] = ()
     probe_at: str | None = None
+    value_range: tuple[float, float] | None = None
 
 
 def is_folder(path: Path) -> bool:
@@ -58,6 +60,7 @@ def read_config(folder: Path) -> FolderConfig:
             pretrained_cfg={**known, "num_classes": num_classes},
             classes=tuple(map(str, classes)) if isinstance(classes, list) else (),
             probe_at=None if raw.get("probe_at") is None else str(raw["probe_at"]),
+            value_range=_range(raw.get("value_range")),
         )
     except FileNotFoundError:
         raise BackboneError(
@@ -66,6 +69,13 @@ def read_config(folder: Path) -> FolderConfig:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BackboneError(f"{folder / CONFIG} cannot be used: {error!r}") from error
+
+
+def _range(pair: Any) -> tuple[float, float] | None:
+    if pair is None:
+        return None
+    low, high = map(float, pair)
+    return low, high
 
 
 def checked_args(model_args: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +107,8 @@ def write(
 ) -> None:
     """Write a model as a timm folder, with its class names (or only their number) and its data config.
 
-    A `StagedClassifier` names its layer group as `probe_at`; timm itself cannot load that one.
+    A `StagedClassifier` names its layer group as `probe_at`; timm itself cannot load that one. `value_range` is
+    what other programs have to make of images deeper than 8 bits before timm's transform sees them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     num_classes = len(classes) if num_classes is None else num_classes
@@ -121,7 +132,12 @@ def write(
     }
     if probe_at is not None:
         config["probe_at"] = probe_at
+    config["decoding"] = list(preprocessing.decoding)
+    if preprocessing.value_range is not None:
+        config["value_range"] = list(preprocessing.value_range)
     (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
+    if classes and not any(name.splitlines()[1:] for name in classes):
+        (folder / LABELS).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     save_file(plain_tensors(model.state_dict()), folder / WEIGHTS)
 
 

@@ -7,10 +7,11 @@ do, for want of memory, rights or open files, is no result and is tried again.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -18,28 +19,32 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
-from PIL import Image
-
-from finetune.data.decode import UndecodableError, alone, decode, quiet, read_content
-from finetune.data.pixels import PixelCache
+from finetune.data.decode import UndecodableError, alone, examine, quiet, read_content
+from finetune.data.levels import Range, Span, range_of
+from finetune.data.pixels import PixelCache, Row
 from finetune.errors import DataError, ResourceError
 from finetune.places import cache_folder
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 
-SCAN_VERSION = 5  # goes up when `decode` begins to accept or refuse other files
+SCAN_VERSION = 6  # goes up when `decode` begins to accept or refuse other files
 CHUNK = 256
 AT_ONCE = 32  # pictures are written together
 LARGE_FILE = 2**26  # bytes; of larger ones a single one is in memory at a time
-RECALL = "select digest, problem from scans where path=? and size=? and changed=? and version=?"
+RECALL = "select found from images where path=? and size=? and changed=? and version=?"
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What one file is: the hash of its bytes, and why it is no usable image, if it is none."""
+    """What one file is: the hash of its bytes, and why it is no usable image, if it is none.
+
+    `span` is what the numbers of an image deeper than 8 bits span, `remark` what of the file is not seen.
+    """
 
     digest: str
     problem: str = ""
     is_passing: bool = False  # the problem lies with the machine, and may be gone the next time
+    span: Span | None = None
+    remark: str = ""
 
 
 def scan(
@@ -48,11 +53,13 @@ def scan(
     workers: int | None = None,
     pixels: PixelCache | None = None,
     needs_all_classes: bool = True,
+    value_range: Range | None = None,
     on_event: OnEvent = ignore,
 ) -> Manifest:
-    """Yield the manifest with a content hash for every sample and without what cannot be decoded.
+    """Return the manifest with a content hash for every sample and without what cannot be decoded.
 
     What is decoded fills the pixel cache, where there is one. Without `needs_all_classes` one may be left empty.
+    `value_range` is what is black and white in images deeper than 8 bits; not given, the data tells.
 
     Raises:
         DataError: no usable image is left in a class, or none at all.
@@ -60,12 +67,15 @@ def scan(
     files = [Path(manifest.root, sample.file) for sample in manifest.samples]
     with quiet():
         scans = list(scan_files(files, workers=workers, pixels=pixels, on_event=on_event))
-    pairs = list(zip(manifest.samples, scans, strict=True))
+    pairs = _of_one_kind(list(zip(manifest.samples, scans, strict=True)))
     samples = tuple(replace(sample, digest=found.digest) for sample, found in pairs if not found.problem)
     bad = tuple(Problem(sample.file, found.problem) for sample, found in pairs if found.problem)
     scanned = replace(manifest, samples=samples, problems=manifest.problems + bad)
     _check_left(scanned, needs_all_classes)
-    return replace(scanned, notes=manifest.notes + tuple(_conflicts(scanned)))
+    spans = [found.span for _, found in pairs if found.span is not None and not found.problem]
+    value_range = (value_range or range_of(*spans)) if spans else None
+    notes = (*manifest.notes, *_remarks(pairs), *_depth(len(spans), value_range))
+    return replace(scanned, notes=notes, value_range=value_range)
 
 
 def scan_files(
@@ -84,32 +94,41 @@ def scan_files(
             stats = [_stamp(file) for file in chunk]
             known = memory.recall(stats)
             fresh = {stamp: file for file, stamp in zip(chunk, stats, strict=True) if filling.lacks(known.get(stamp))}
-            found = pool.map(partial(_scan_one, side=filling.side), fresh.values())
-            for stamp, (scan, picture) in zip(fresh, found, strict=True):
+            found = pool.map(partial(_scan_one, pixels=filling.pixels), fresh.values())
+            for stamp, (scan, row) in zip(fresh, found, strict=True):
                 known[stamp] = scan
-                filling.add(scan.digest, picture)
+                filling.add(scan, row)
             filling.flush()
             memory.remember({stamp: known[stamp] for stamp in fresh if not known[stamp].is_passing})
             yield from (known[stamp] for stamp in stats)
             on_event(Event("progress", {"task": "scan images", "done": start + len(chunk), "total": len(files)}))
 
 
-def _scan_one(file: Path, *, side: int | None) -> tuple[Scan, Image.Image | None]:
+def fill(manifest: Manifest, pixels: PixelCache | None, *, on_event: OnEvent = ignore) -> None:
+    """Fill a pixel cache with what it lacks of a scanned manifest."""
+    if pixels is not None:
+        with quiet():
+            files = [Path(manifest.root, sample.file) for sample in manifest.samples]
+            deque(scan_files(files, pixels=pixels, on_event=on_event), maxlen=0)
+
+
+def _scan_one(file: Path, *, pixels: PixelCache | None) -> tuple[Scan, Row | None]:
     with alone(_stamp(file)[1] > LARGE_FILE):
-        return _scanned(file, side)
+        return _scanned(file, pixels)
 
 
-def _scanned(file: Path, side: int | None) -> tuple[Scan, Image.Image | None]:
+def _scanned(file: Path, pixels: PixelCache | None) -> tuple[Scan, Row | None]:
     try:
         content = read_content(file)
     except OSError as error:
         return Scan("", f"cannot be read: {error.strerror or error}", is_passing=True), None
     digest = blake2b(content, digest_size=16).hexdigest()
+    value_range = pixels.value_range if pixels else None
     try:
-        picture = decode(content, side=side)
+        found = examine(content, pixels.row if pixels else lambda _: None, value_range=value_range)
     except UndecodableError as error:
         return Scan(digest, error.message, is_passing=error.is_passing), None
-    return Scan(digest), picture if side else None
+    return Scan(digest, span=found.span, remark=found.remark), found.made
 
 
 class _Filling:
@@ -117,12 +136,8 @@ class _Filling:
 
     def __init__(self, pixels: PixelCache | None, on_event: OnEvent) -> None:
         self.pixels, self.on_event = pixels, on_event
-        self.waiting: dict[str, Image.Image] = {}
+        self.waiting: dict[str, Row] = {}
         self.alone = ExitStack()
-
-    @property
-    def side(self) -> int | None:
-        return self.pixels.side if self.pixels else None
 
     def __enter__(self) -> None:
         if self.pixels:
@@ -138,13 +153,17 @@ class _Filling:
         self.alone.close()
 
     def lacks(self, known: Scan | None) -> bool:
-        """Tell whether a file must be opened: it is new, or its picture is not kept."""
-        return known is None or (self.pixels is not None and not known.problem and known.digest not in self.pixels)
+        """Tell whether a file must be opened: it is new, or could be kept and is not."""
+        return known is None or (self._can_keep(known) and known.digest not in self.pixels)  # type: ignore[operator]
 
-    def add(self, digest: str, picture: Image.Image | None) -> None:
-        if picture is None or self.pixels is None or digest in self.pixels:
+    def _can_keep(self, found: Scan) -> bool:
+        """Tell whether an image can be kept: a deep one only when it is known what is black and white."""
+        return self.pixels is not None and not found.problem and bool(self.pixels.value_range or found.span is None)
+
+    def add(self, found: Scan, row: Row | None) -> None:
+        if row is None or self.pixels is None or not self._can_keep(found) or found.digest in self.pixels:
             return
-        self.waiting[digest] = picture
+        self.waiting[found.digest] = row
         if len(self.waiting) >= AT_ONCE:
             self.flush()
 
@@ -189,8 +208,8 @@ class _Memory:
 
     def _create(self) -> None:
         self.database.execute(
-            "create table if not exists scans (path blob, size integer, changed integer,"
-            " version integer, digest text, problem text, primary key (path))"
+            "create table if not exists images (path blob, size integer, changed integer,"
+            " version integer, found text, primary key (path))"
         )
 
     def recall(self, stamps: Iterable[Stamp]) -> dict[Stamp, Scan]:
@@ -199,16 +218,17 @@ class _Memory:
             for stamp in stamps:
                 row = self.database.execute(RECALL, (*_row(stamp), SCAN_VERSION)).fetchone()
                 if row and stamp[1] >= 0:
-                    found[stamp] = Scan(*row)
-        except sqlite3.Error:
+                    digest, problem, span, remark = json.loads(row[0])
+                    found[stamp] = Scan(digest, problem, span=span and Span(*span), remark=remark)
+        except (sqlite3.Error, ValueError, TypeError):
             pass  # a damaged or locked file costs the memory, not the run
         return found
 
     def remember(self, scans: dict[Stamp, Scan]) -> None:
-        rows = [(*_row(stamp), SCAN_VERSION, found.digest, found.problem) for stamp, found in scans.items()]
+        rows = [(*_row(stamp), SCAN_VERSION, _text(found)) for stamp, found in scans.items()]
         try:
             with self.database:
-                self.database.executemany("insert or replace into scans values (?, ?, ?, ?, ?, ?)", rows)
+                self.database.executemany("insert or replace into images values (?, ?, ?, ?, ?)", rows)
         except sqlite3.Error:
             pass  # so does a full disk
 
@@ -219,6 +239,10 @@ class _Memory:
 def _row(stamp: Stamp) -> tuple[bytes, int, int]:
     """Names are stored as bytes: not every one is UTF-8."""
     return (os.fsencode(stamp[0]), *stamp[1:])
+
+
+def _text(found: Scan) -> str:
+    return json.dumps([found.digest, found.problem, found.span, found.remark])
 
 
 def _check_left(manifest: Manifest, needs_all_classes: bool) -> None:
@@ -240,8 +264,45 @@ def _check_left(manifest: Manifest, needs_all_classes: bool) -> None:
         )
 
 
-def _conflicts(manifest: Manifest) -> Iterator[str]:
-    """Name pictures that stand in two classes."""
+def _of_one_kind(pairs: list[tuple[Sample, Scan]]) -> list[tuple[Sample, Scan]]:
+    """Refuse floats among whole numbers of more than 8 bits, or the fewer of both: no one range fits them."""
+    kinds = Counter(found.span.is_real for _, found in pairs if found.span)
+    if len(kinds) < 2:
+        return pairs
+    is_usual = kinds[True] > kinds[False]
+    words = ("whole numbers of more than 8 bits", "floats")
+    problem = (
+        f"holds {words[not is_usual]}, and {kinds[is_usual]} other images {words[is_usual]}:"
+        " no one range of values fits both; save all of them alike"
+    )
+    return [
+        (sample, replace(found, problem=problem) if found.span and found.span.is_real != is_usual else found)
+        for sample, found in pairs
+    ]
+
+
+def _remarks(pairs: Sequence[tuple[Sample, Scan]]) -> Iterator[str]:
+    """Say what of the files is not seen, with one of them as an example."""
+    kinds: dict[str, list[str]] = {}
+    for sample, found in pairs:
+        if found.remark:
+            kinds.setdefault(found.remark, []).append(sample.file)
+    for remark, files in kinds.items():
+        yield f"{len(files)} {'images have' if len(files) > 1 else 'image has'} {remark}, e.g. {files[0]}"
+
+
+def _depth(num_deep: int, value_range: Range | None) -> Iterator[str]:
+    if value_range is not None:
+        black, white = value_range
+        have = "images have" if num_deep > 1 else "image has"
+        yield (
+            f"{num_deep} {have} numbers of more than 8 bits: {black:g} is taken for black and {white:g} for white"
+            " (data.value_range)"
+        )
+
+
+def conflicts(manifest: Manifest) -> Iterator[str]:
+    """Name images of a scanned manifest that stand in two classes, and count exact copies."""
     labels: dict[str, set[int]] = {}
     first: dict[str, Sample] = {}
     for sample in manifest.samples:

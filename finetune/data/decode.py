@@ -1,8 +1,8 @@
-"""An image file as the RGB picture that a person sees.
+"""An image file as the RGB image that a person sees.
 
-Grey, palette, alpha (on white), CMYK, 16-bit and EXIF-rotated files, and the first frame of an
-animation. The same path serves the scan, training, evaluation and prediction. Whatever the bytes are,
-they cost one picture or one `UndecodableError`, and memory for one large picture at a time.
+Grey, palette, alpha (on white), CMYK and EXIF-rotated files, numbers deeper than 8 bits (see `levels`), and
+the first of several pages or frames. The same path serves the scan, training, evaluation and prediction.
+Whatever the bytes are, they cost one image or one `UndecodableError`, and memory for one large image at a time.
 """
 
 from __future__ import annotations
@@ -18,28 +18,41 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError, _imaging
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, _imaging
 
+from finetune.data.levels import (
+    Range,
+    Span,
+    bands,
+    colour_levels,
+    deep_colour,
+    grey_levels,
+    is_deep,
+    range_of,
+    read_lower_bytes,
+    span_of,
+    span_of_colours,
+)
 from finetune.errors import DataError
+from finetune.types import LONGEST
 
-DECODE_VERSION = 3  # goes up when the same file begins to give another picture
+DECODE_VERSION = 4  # goes up when the same file begins to give another picture
 
 DRAFT = 1.6  # reduced decoding below that changes the picture visibly; above, by less than a level
-LONGEST = 16  # times its shorter side is what is kept of a strip: made larger, all of it would fill the memory
 LARGE = 2**24  # pixels of a picture that is decoded while no other such one is
-MOST = float(np.finfo(np.float32).max)  # stands for infinity
-BAND = 2**20  # pixels of a large picture that are converted at once
+BANDS_TAG = 277  # of a TIFF: samples per pixel
 LARGEST_FILE = 2**30  # bytes; as many pixels as Pillow takes, at 16 bits, are hardly more
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow reads MPO as JPEG
+
+T = TypeVar("T")
 
 Image.init()  # else Pillow knows only its five commonest formats, and `formats` raises KeyError
 
@@ -77,11 +90,21 @@ def is_image_name(name: str) -> bool:
     return Path(name).suffix.lower() in EXTENSIONS
 
 
-def read_rgb(path: Path, *, side: int | None = None) -> Image.Image:
-    """Yield the picture of a file.
+@dataclass(frozen=True, slots=True)
+class Decoded(Generic[T]):
+    """What was made of an image, what the numbers of a deep one span, and what of the file is not in the image."""
 
-    With `side`, a picture whose shorter side has more pixels is made smaller until it has that many;
-    a JPEG is decoded at reduced scale before, as long as that leaves `DRAFT` times as many.
+    made: T
+    span: Span | None = None
+    remark: str = ""
+
+
+def read_rgb(path: Path, *, side: int | None = None, value_range: Range | None = None) -> Image.Image:
+    """Return the image of a file.
+
+    With `side`, an image whose shorter side has more pixels is made smaller until it has that many, a JPEG
+    decoded at reduced scale before, as long as that leaves `DRAFT` times as many: for looking at, not for
+    a network. `value_range` is what is black and white in an image deeper than 8 bits.
 
     Raises:
         UndecodableError: the file is missing, empty, truncated, damaged, too large or no image.
@@ -91,7 +114,7 @@ def read_rgb(path: Path, *, side: int | None = None) -> Image.Image:
     except OSError as error:
         raise UndecodableError(f"{path}: cannot be read: {error.strerror or error}") from error
     with quiet():
-        return decode(content, side=side)
+        return decode(content, side=side, value_range=value_range)
 
 
 def read_content(path: Path) -> bytes:
@@ -147,23 +170,85 @@ def alone(is_large: bool) -> AbstractContextManager[Any]:
     return _turn if is_large else nullcontext()
 
 
-def decode(content: bytes, *, side: int | None = None) -> Image.Image:
-    """Yield the picture in the bytes of an image file; see `read_rgb`.
+def decode(content: bytes, *, side: int | None = None, value_range: Range | None = None) -> Image.Image:
+    """Return the image in the bytes of an image file; see `read_rgb`."""
+    return examine(content, lambda image: image, side=side, value_range=value_range).made
 
-    Of a strip more than `LONGEST` times as long as wide the middle is kept, which is what views show.
+
+def examine(
+    content: bytes, make: Callable[[Image.Image], T], *, side: int | None = None, value_range: Range | None = None
+) -> Decoded[T]:
+    """Return what `make` makes of the image in the bytes of an image file, and what is to be said of the file.
+
+    No other thread holds a large image meanwhile. Of a strip more than `LONGEST` times as long as wide the middle
+    is kept, which is what views show. Without a `value_range`, black and white of a deep image are what
+    `levels.range_of` makes of it alone.
+
+    Raises:
+        UndecodableError: there is none.
     """
     if not content:
         raise UndecodableError("the file is empty")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            remark = _remark(image)
             if side is not None:
                 at_least = math.ceil(DRAFT * side)
                 image.draft("RGB" if image.mode in ("RGB", "YCbCr") else None, (at_least, at_least))
             with alone(image.width * image.height > LARGE):
-                image.load()
-                return _smaller(_rgb(_middle(_upright(image))), side).convert("RGB")
+                found, span = _levelled(image, content, value_range)
+                return Decoded(make(smaller(_rgb(found), side).convert("RGB")), span, remark)
     except DECODE_ERRORS as error:
         raise UndecodableError(_reason(error, content)) from error
+
+
+def _remark(image: Image.Image) -> str:
+    """Return what of a file will not be seen, in the words of a note; empty where all is.
+
+    Raises:
+        UndecodableError: a TIFF has bands of which nobody knows what they show.
+    """
+    num_bands = _num_bands(image)
+    if num_bands not in (1, 2, 3, 4):
+        raise UndecodableError(_too_many_bands(num_bands))
+    if num_bands == 4 and image.mode == "RGB":
+        return "four bands of which the fourth is no transparency; the first three are used as red, green and blue"
+    # The second image of an MPO is a preview or the other eye's view, and counting the frames of a GIF reads it all.
+    if image.format != "JPEG" and image.format != "MPO" and getattr(image, "is_animated", False):
+        return "several pages or frames; the first is used"
+    return ""
+
+
+def _num_bands(image: Image.Image) -> int:
+    return int(image.tag_v2.get(BANDS_TAG, 1)) if isinstance(image, TiffImagePlugin.TiffImageFile) else 3
+
+
+def _too_many_bands(num_bands: int) -> str:
+    return f"{num_bands} bands: one is read as grey, three as colour, four as colour with transparency (or CMYK)"
+
+
+def _levelled(image: Image.Image, content: bytes, value_range: Range | None) -> tuple[Image.Image, Span | None]:
+    """Return an image upright, with 8 bits a channel, and what its numbers spanned where they were deeper."""
+    raw = deep_colour(image)
+    image.load()
+    upright = _middle(_upright(image))
+    if raw is None and not is_deep(upright):
+        return upright, None
+    if raw is None:
+        span = span_of(upright)
+        between = value_range or range_of(span)
+        if span.is_real and 0 < span.high * 256 < between[1]:
+            raise UndecodableError(f"holds floats up to {span.high:g}, and white is {between[1]:g}: it would be black")
+        return grey_levels(upright, between), span
+    with Image.open(io.BytesIO(content), formats=FORMATS) as again:
+        lower = _middle(_upright(again)) if read_lower_bytes(again, raw) else None
+    span = span_of_colours(upright, lower)
+    between = value_range or range_of(span)
+    if lower is None and between[1] - between[0] < 2**15:
+        raise UndecodableError(
+            "16-bit numbers of which only the upper 8 bits can be read; save it without transparency"
+        )
+    return colour_levels(upright, lower, between), span
 
 
 def _middle(image: Image.Image) -> Image.Image:
@@ -175,7 +260,8 @@ def _middle(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def _smaller(image: Image.Image, side: int | None) -> Image.Image:
+def smaller(image: Image.Image, side: int | None) -> Image.Image:
+    """Return an image whose shorter side has at most `side` pixels."""
     if side is None or min(image.size) <= side:
         return image
     share = side / min(image.size)
@@ -191,31 +277,18 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Yield a picture in RGB, a large one band by band: else it would lie in memory up to five times."""
+    """Return an image in RGB, a large one band by band: else it would lie in memory up to five times."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    span = _span(image) if image.mode in ("I", "F") else (0.0, 1.0)
     if image.width * image.height <= LARGE:
-        return _flat(image, span)
+        return _flat(image)
     whole = Image.new("RGB", image.size)
-    for box in _bands(image):
-        whole.paste(_flat(image.crop(box), span), box)
+    for box in bands(image):
+        whole.paste(_flat(image.crop(box)), box)
     return whole
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    rows = max(1, BAND // image.width)
-    for top in range(0, image.height, rows):
-        yield 0, top, image.width, min(top + rows, image.height)
-
-
-def _flat(image: Image.Image, span: tuple[float, float]) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        low, high = span
-        scaled = (_values(image) - low) / max(high - low, 1e-12) * 255
-        image = Image.fromarray(scaled.round().astype(np.uint8))
+def _flat(image: Image.Image) -> Image.Image:
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -223,32 +296,30 @@ def _flat(image: Image.Image, span: tuple[float, float]) -> Image.Image:
     return image.convert("RGB")
 
 
-def _span(image: Image.Image) -> tuple[float, float]:
-    """Yield what is black and white in 32-bit whole numbers or floats: 0..1, 0..255, 0..65535, else their range."""
-    ends = [(float(values.min()), float(values.max())) for values in (_values(image.crop(b)) for b in _bands(image))]
-    low, high = min(low for low, _ in ends), max(high for _, high in ends)
-    if low >= 0:
-        low = 0.0
-        steps = (255, 65535) if image.mode == "I" else (1, 255, 65535)
-        high = float(next((step for step in steps if high <= step), high))
-    return low, high
-
-
-def _values(image: Image.Image) -> NDArray[np.float64]:
-    return np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=MOST, neginf=-MOST)
-
-
 def _reason(error: BaseException, content: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
         begins_as = next((form for form in FORMATS if _begins_as(content, form)), None)
         if begins_as is None:
             return "no image in a format that can be read"
+        if begins_as == "TIFF" and (num_bands := _bands_of_tiff(content)) not in (None, 1, 2, 3, 4):
+            return _too_many_bands(num_bands)
         return f"damaged image: it begins as {begins_as} and breaks off, or is no such thing"
     if isinstance(error, MemoryError):
         return "no memory for its pixels"
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels: {error}"
     return f"damaged image: {str(error) or type(error).__name__}"
+
+
+def _bands_of_tiff(content: bytes) -> int | None:
+    """Return how many bands a TIFF says that it has, where Pillow itself refuses to open it."""
+    with suppress(*DECODE_ERRORS):
+        header = content[: 16 if content[2:3] == b"\x2b" or content[3:4] == b"\x2b" else 8]
+        directory, stream = TiffImagePlugin.ImageFileDirectory_v2(header), io.BytesIO(content)
+        stream.seek(directory.next)
+        directory.load(stream)
+        return int(directory[BANDS_TAG])
+    return None
 
 
 def _begins_as(content: bytes, form: str) -> bool:

@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from finetune.data.decode import UndecodableError, read_rgb
 from finetune.data.pixels import PixelCache
-from finetune.data.transforms import View, normalise, picture_side
+from finetune.data.transforms import View, normalise
 from finetune.errors import DataError, ResourceError
 from finetune.randomness import derive, forked
 from finetune.types import Preprocessing, Sample
@@ -65,31 +64,32 @@ class ImageDataset(Dataset[tuple[Tensor, int] | DataError]):
         pixels: PixelCache | None = None,
     ) -> None:
         self.root, self.view, self.seed = Path(root), view, seed
-        self.side = picture_side(preprocessing)
+        self.value_range = preprocessing.value_range
         self.files = Texts(sample.file for sample in samples)
         self.digests = Texts(sample.digest for sample in samples)
         self.targets = np.array([sample.target.index for sample in samples], dtype=np.int64)
-        has_size = pixels is not None and pixels.side == self.side
-        self.pixels = pixels.find([sample.digest for sample in samples]) if pixels and has_size else None
+        is_served = pixels is not None and pixels.serves(preprocessing)
+        self.pixels = pixels.find([sample.digest for sample in samples]) if pixels and is_served else None
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | DataError:
         phase, epoch, index = key
+        name = self.digests[index] or self.files[index]
+        place = None if self.seed is None else derive(self.seed, "image", phase, epoch, name)
         try:
-            image = self._picture(index)
+            with nullcontext() if place is None else forked(place):
+                return self._tensor(index), int(self.targets[index])
         except UndecodableError as error:
             file = self.files[index]
             return DataError(f"{file} could be read when the data was scanned and cannot now: {error.message}")
-        name = self.digests[index] or self.files[index]
-        place = None if self.seed is None else derive(self.seed, "image", phase, epoch, name)
-        with nullcontext() if place is None else forked(place):
-            return self.view(image), int(self.targets[index])
 
-    def _picture(self, index: int) -> Image.Image:
-        kept = self.pixels.read(index) if self.pixels else None
-        return kept or read_rgb(self.root / self.files[index], side=self.side)
+    def _tensor(self, index: int) -> Tensor:
+        kept = self.pixels.tensor(index, self.view) if self.pixels else None
+        if kept is not None:
+            return kept
+        return self.view(read_rgb(self.root / self.files[index], value_range=self.value_range))
 
 
 def _collate(items: list[tuple[Tensor, int] | DataError]) -> Any:

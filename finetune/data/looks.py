@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.data.decode import DECODE_VERSION, FORMATS, UndecodableError, decode, quiet, read_content
+from finetune.data.levels import Range
 from finetune.entries import Entry, entries_folder, entry_name, make_room, open_entry
 from finetune.errors import DataError, ResourceError
 from finetune.settings import CacheSection
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore
 
-LOOKS_VERSION = 1  # goes up when the same picture begins to give another row
+LOOKS_VERSION = 2  # goes up when the same picture begins to give another row
 SIDE, COARSE = 32, 8  # pixels of the small grey picture and of the smaller one in colour
 CHUNK = 256
 SAME_GREY = 3  # levels that channels of a grey picture may differ by, after a lossy format
@@ -52,20 +54,20 @@ def looks_of(manifest: Manifest, *, settings: CacheSection, on_event: OnEvent = 
     entry = _entry(manifest, settings)
     known = {} if entry is None else _recall(entry, manifest.samples)
     fresh = {sample.digest: sample for sample in manifest.samples if sample.digest not in known}
-    for digests, rows in _decoded(Path(manifest.root), list(fresh.values()), on_event):
+    for digests, rows in _decoded(manifest, list(fresh.values()), on_event):
         known.update(zip(digests, rows, strict=True))
         if entry is not None:
             entry = _kept(entry, digests, rows)
     return np.concatenate([known[sample.digest] for sample in manifest.samples])  # (N,)
 
 
-def look(content: bytes) -> Looks:
-    """Yield what the picture in the bytes of an image file looks like, as an array of one row.
+def look(content: bytes, *, value_range: Range | None = None) -> Looks:
+    """Return what the image in the bytes of an image file looks like, as an array of one row.
 
     Raises:
         UndecodableError: there is none.
     """
-    picture = decode(content)
+    picture = decode(content, value_range=value_range)
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         name = "JPEG" if image.format == "MPO" else str(image.format)
     small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -81,18 +83,20 @@ def look(content: bytes) -> Looks:
     return row
 
 
-def _decoded(root: Path, samples: Sequence[Sample], on_event: OnEvent) -> Iterator[tuple[list[str], list[Looks]]]:
+def _decoded(
+    manifest: Manifest, samples: Sequence[Sample], on_event: OnEvent
+) -> Iterator[tuple[list[str], list[Looks]]]:
     with quiet(), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for start in range(0, len(samples), CHUNK):
             chunk = samples[start : start + CHUNK]
-            rows = list(pool.map(lambda sample: _look_at(root, sample), chunk))
+            rows = list(pool.map(partial(_look_at, manifest), chunk))
             yield [sample.digest for sample in chunk], rows
             on_event(Event("progress", {"task": "look at images", "done": start + len(chunk), "total": len(samples)}))
 
 
-def _look_at(root: Path, sample: Sample) -> Looks:
+def _look_at(manifest: Manifest, sample: Sample) -> Looks:
     try:
-        return look(read_content(root / sample.file))
+        return look(read_content(Path(manifest.root, sample.file)), value_range=manifest.value_range)
     except (OSError, UndecodableError) as error:
         raise DataError(f"{sample.file} could be read when the data was scanned and cannot now: {error}") from error
 
@@ -105,6 +109,7 @@ def _entry(manifest: Manifest, settings: CacheSection) -> Entry | None:
         "looks": LOOKS_VERSION,
         "bytes": LOOK.itemsize,
         "decode": DECODE_VERSION,
+        "value_range": manifest.value_range,
         "versions": {"pillow": PIL.__version__},
     }
     folder, limit = entries_folder(settings.folder), int(settings.limit * 2**30)

@@ -1,69 +1,106 @@
-"""The pixel cache: decoded pictures, made smaller, as uint8 rows of one memory-mapped file.
+"""The pixel cache: of every image the plain view and a smaller image, as uint8 rows of one memory-mapped file.
 
-The scan decodes every file anyway; what it decodes is kept here, so that no later pass decodes it
-again. A picture is the same whether it comes from here or from its file (see `decode.read_rgb`).
-Letters: H W pixels, N images.
+The scan decodes every file anyway; what passes need of it is kept here, so that no later pass decodes it
+again. It is the same whether it comes from here or from its file. Letters: H W pixels, N images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
+import timm
+import torch
 from PIL import Image
+from torch import Tensor
 
-from finetune.data.decode import DECODE_VERSION
+from finetune.data.decode import DECODE_VERSION, smaller
+from finetune.data.levels import Range
+from finetune.data.transforms import View, picture_side, plain_view
 from finetune.entries import RECORD, Entry, checksum, entries_folder, entry_name, make_room, open_entry
 from finetune.errors import ResourceError
 from finetune.settings import CacheSection
+from finetune.types import Preprocessing
 
 USUAL_ASPECT = 1.5  # of photographs, to know the size of the cache before any is read
 LARGEST = 2**26  # bytes of a row: longer strips than that are decoded anew
 ABSENT = np.zeros((), RECORD)
 
 
-class PixelCache:
-    """The pictures of one data set at one size, by content."""
+class Row(NamedTuple):
+    """What is kept of an image: the bytes of its plain view (3, H, W), then of the smaller one, and its height."""
 
-    def __init__(self, entry: Entry, side: int) -> None:
-        self.entry, self.side = entry, side
+    content: np.ndarray
+    height: int
+
+
+class PixelCache:
+    """The images of one data set for one way of preprocessing, by content."""
+
+    def __init__(self, entry: Entry, preprocessing: Preprocessing) -> None:
+        self.entry, self.preprocessing = entry, preprocessing
+        self.view, self.side = plain_view(preprocessing), picture_side(preprocessing)
 
     def __contains__(self, digest: str) -> bool:
         return digest in self.entry
 
-    def add(self, digests: Sequence[str], pictures: Sequence[Image.Image]) -> None:
-        """Keep pictures.
+    @property
+    def value_range(self) -> Range | None:
+        """What is black and white in images deeper than 8 bits; they are not kept before it is known."""
+        return self.preprocessing.value_range
+
+    def row(self, image: Image.Image) -> Row:
+        """Return what is kept of an RGB image."""
+        small = smaller(image, self.side)
+        return Row(np.concatenate([self.view(image).numpy().reshape(-1), np.asarray(small).reshape(-1)]), small.height)
+
+    def add(self, digests: Sequence[str], rows: Sequence[Row]) -> None:
+        """Keep images.
 
         Raises:
             ResourceError: the disk is full.
         """
-        rows = [np.asarray(picture).reshape(-1) for picture in pictures]
-        heights = [picture.height for picture in pictures]
-        kept = [index for index, row in enumerate(rows) if row.nbytes <= LARGEST]
-        self.entry.add([digests[i] for i in kept], [rows[i] for i in kept], heights=[heights[i] for i in kept])
+        kept = [(digest, row) for digest, row in zip(digests, rows, strict=True) if row.content.nbytes <= LARGEST]
+        contents, heights = [row.content for _, row in kept], [row.height for _, row in kept]
+        self.entry.add([digest for digest, _ in kept], contents, heights=heights)
 
     def find(self, digests: Sequence[str]) -> FoundPixels:
-        """Yield the rows of images, to be read by their place among `digests`."""
+        """Return the rows of images, to be read by their place among `digests`."""
         found = (self.entry.find(digest) for digest in digests)
         records = np.array([ABSENT if record is None else record for record in found], RECORD)
-        return FoundPixels(self.entry.rows_file, records)
+        return FoundPixels(self.entry.rows_file, records, self.preprocessing.image_size)
+
+    def serves(self, preprocessing: Preprocessing) -> bool:
+        """Tell whether the views of some preprocessing can be cut from here."""
+        return _facts(preprocessing) == _facts(self.preprocessing)
 
 
 class FoundPixels:
     """Rows of a pixel cache by the index of a sample; small enough to hand to worker processes."""
 
-    def __init__(self, file: Path, records: np.ndarray) -> None:
-        self.file, self.records = file, records
+    def __init__(self, file: Path, records: np.ndarray, image_size: tuple[int, int]) -> None:
+        self.file, self.records, self.image_size = file, records, image_size
         self.is_checked = np.zeros(len(records), dtype=bool)
         self._rows: np.ndarray | None = None
 
-    def read(self, index: int) -> Image.Image | None:
-        """Yield the picture of a sample; None where it is absent or damaged."""
+    def tensor(self, index: int, view: View) -> Tensor | None:
+        """Return a view of a sample, uint8 (3, H, W); None where the sample is absent or damaged."""
+        row = self._row(index)
+        if row is None:
+            return None
+        end = 3 * prod(self.image_size)
+        if view.is_plain:
+            return torch.from_numpy(row[:end].copy()).view(3, *self.image_size)
+        height = int(self.records[index]["height"])
+        return view.transform(Image.fromarray(row[end:].reshape(height, -1, 3)))
+
+    def _row(self, index: int) -> np.ndarray | None:
         record = self.records[index]
-        _, offset, length, height, total = record.tolist()
+        _, offset, length, _, total = record.tolist()
         if not length:
             return None
         try:
@@ -75,13 +112,15 @@ class FoundPixels:
         if not self.is_checked[index] and (len(row) < length or checksum(row, record) != total):
             return None
         self.is_checked[index] = True
-        return Image.fromarray(row.reshape(height, -1, 3))
+        return row
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": None}  # a map would be copied
 
 
-def open_pixels(root: str | Path, *, side: int, num_images: int, settings: CacheSection) -> PixelCache | None:
+def open_pixels(
+    root: str | Path, *, preprocessing: Preprocessing, num_images: int, settings: CacheSection
+) -> PixelCache | None:
     """Open the pixel cache of a data set, or begin it; None when it is not wanted or would not fit.
 
     Raises:
@@ -92,26 +131,37 @@ def open_pixels(root: str | Path, *, side: int, num_images: int, settings: Cache
     key = {
         "kind": "pixels",
         "root": str(Path(root).absolute()),
-        "side": side,
+        **_facts(preprocessing),
+        "side": picture_side(preprocessing),
         "decode": DECODE_VERSION,
-        "versions": {"pillow": PIL.__version__},
+        "versions": {"pillow": PIL.__version__, "timm": timm.__version__},
     }
     folder, limit = entries_folder(settings.folder), int(settings.limit * 2**30)
-    if not make_room(folder, needed=pixel_bytes(side, num_images), limit=limit, keep=[entry_name(key)]):
+    needed = pixel_bytes(preprocessing, num_images)
+    if not make_room(folder, needed=needed, limit=limit, keep=[entry_name(key)]):
         return None
     entry = open_entry(folder, key)
     entry.touch()
-    return PixelCache(entry, side)
+    return PixelCache(entry, preprocessing)
 
 
-def pixel_bytes(side: int, num_images: int) -> int:
-    """Yield about how many bytes the pixel cache of so many photographs takes."""
-    return int(num_images * side * side * USUAL_ASPECT * 3)
+def pixel_bytes(preprocessing: Preprocessing, num_images: int) -> int:
+    """Return about how many bytes the pixel cache of so many photographs takes."""
+    small = picture_side(preprocessing) ** 2 * USUAL_ASPECT
+    return int(num_images * 3 * (small + prod(preprocessing.image_size)))
 
 
-def opened_or_none(root: str | Path, *, side: int, num_images: int, settings: CacheSection) -> PixelCache | None:
+def opened_or_none(
+    root: str | Path, *, preprocessing: Preprocessing, num_images: int, settings: CacheSection
+) -> PixelCache | None:
     """Open a pixel cache where its folder can be written; what is cached is never needed."""
     try:
-        return open_pixels(root, side=side, num_images=num_images, settings=settings)
+        return open_pixels(root, preprocessing=preprocessing, num_images=num_images, settings=settings)
     except ResourceError:
         return None
+
+
+def _facts(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return what the pixels of a view depend on; the mean is the colour of its border."""
+    names = ("image_size", "interpolation", "crop_pct", "crop_mode", "mean", "value_range")
+    return {name: getattr(preprocessing, name) for name in names}

@@ -1,4 +1,7 @@
-"""Pictures into tensors: the plain view and the augmented one, as uint8 (3, H, W).
+"""Images into tensors: the plain view and the augmented one, as uint8 (3, H, W).
+
+The plain view is timm's evaluation transform of the image as it was decoded, so that any other program that
+does what the data config says sees the same. Augmented views are cut from a smaller image.
 
 Normalising happens on the device, a batch at a time. Letters: B batch, H W pixels.
 """
@@ -7,36 +10,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
+from finetune.data.decode import smaller
 from finetune.settings import AugmentSection
 from finetune.types import Preprocessing
 
-View = Callable[[Image.Image], Tensor]
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How an RGB image becomes a tensor; where it has a `side`, from the image made smaller to that."""
+
+    transform: Callable[[Image.Image], Tensor]
+    side: int | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether this is the view of evaluation."""
+        return self.side is None
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the uint8 tensor (3, H, W) of an image."""
+        return self.transform(smaller(image, self.side))
 
 
 def plain_view(preprocessing: Preprocessing) -> View:
-    """Yield the transform of evaluation: resize, then the central crop."""
-    view: View = create_transform(
+    """Return the transform of evaluation: resize, then the central crop."""
+    transform = create_transform(
         input_size=(3, *preprocessing.image_size),
         is_training=False,
         interpolation=preprocessing.interpolation,
         crop_pct=preprocessing.crop_pct,
         crop_mode=preprocessing.crop_mode,
+        mean=preprocessing.mean,  # the colour of a border
         normalize=False,
     )
-    return view
+    return View(transform)
 
 
 def augmented_view(preprocessing: Preprocessing, augment: AugmentSection) -> View:
-    """Yield the transform of training: a random crop, flips and colour, as the recipe says."""
+    """Return the transform of training: a random crop, flips and colour, as the recipe says."""
     if augment.level == "none":
         return plain_view(preprocessing)
-    view: View = create_transform(
+    transform = create_transform(
         input_size=(3, *preprocessing.image_size),
         is_training=True,
         interpolation=preprocessing.interpolation,
@@ -48,11 +69,11 @@ def augmented_view(preprocessing: Preprocessing, augment: AugmentSection) -> Vie
         re_prob=0.0,
         normalize=False,
     )
-    return view
+    return View(transform, picture_side(preprocessing))
 
 
 def picture_side(preprocessing: Preprocessing) -> int:
-    """Yield the pixels that the shorter side of a decoded picture keeps: 1.25 times what the plain view shows.
+    """Return the pixels of the shorter side from which augmented views are cut: 1.25 times what the plain view shows.
 
     Random crops of half the picture or more are then enlarged little or not at all.
     """

@@ -1,4 +1,4 @@
-"""A model as an ONNX file, and the proof that onnxruntime computes the same.
+"""A model as an ONNX file, and the proof that a program which knows nothing else gets the same from image files.
 
 Letters: B batch, C channels, H W pixels, K classes.
 """
@@ -11,8 +11,9 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +21,16 @@ from torch import Tensor, nn
 
 from finetune.backbone.weights import first_line
 from finetune.errors import ExportError
-from finetune.types import Preprocessing
+from finetune.exports.client import INPUT, OUTPUT, Client, scale_size
+from finetune.types import LONGEST, Preprocessing
 
 BATCHES = (1, 2, 7)
 TOLERANCE = 1e-3  # of the largest logit, in float32
-INPUT, OUTPUT = "images", "logits"
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far onnxruntime's logits lie from the model's, on real images at several batch sizes."""
+    """How far a client's logits lie from the model's, on real image files at several batch sizes."""
 
     num_images: int
     batch_sizes: tuple[int, ...]
@@ -69,35 +70,38 @@ def write_onnx(model: nn.Module, path: Path, *, classes: Sequence[str], preproce
     program.model.metadata_props.update(
         {
             "classes": json.dumps(list(classes)),
-            "preprocessing": json.dumps(
-                {
-                    "image_size": list(preprocessing.image_size),
-                    "mean": list(preprocessing.mean),
-                    "std": list(preprocessing.std),
-                    "interpolation": preprocessing.interpolation,
-                    "crop_pct": preprocessing.crop_pct,
-                    "crop_mode": preprocessing.crop_mode,
-                }
-            ),
+            "preprocessing": json.dumps(_facts(preprocessing)),
         }
     )
     program.save(str(path))
 
 
-def prove(model: nn.Module, path: Path, images: Tensor) -> Parity:
-    """Compare an ONNX file under onnxruntime with the model, on images (N, 3, H, W) at batch 1, 2 and 7."""
-    import onnxruntime
+def _facts(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return what a program has to know to prepare images; `exports/client.py` is one that does."""
+    return {
+        **asdict(preprocessing),
+        "resize": scale_size(preprocessing.image_size, preprocessing.crop_pct),
+        "longest": LONGEST,
+        "decoding": preprocessing.decoding,
+    }
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+def prove(model: nn.Module, path: Path, images: Tensor, files: Sequence[Path]) -> Parity:
+    """Compare what a client gets from files and an ONNX file with the model on the same images (N, 3, H, W).
+
+    At batch 1, 2 and 7.
+    """
+    client = Client(path)
     differences, logits = [], []
     same = True
     with torch.no_grad():
         for size in BATCHES:
-            for batch in torch.split(images, size):
+            for start in range(0, len(images), size):
+                batch = images[start : start + size]
                 if len(batch) < size and len(images) >= size:
                     continue
                 ours = model(batch).numpy()  # (B, K)
-                theirs = session.run([OUTPUT], {INPUT: batch.numpy()})[0]
+                theirs = client.logits(files[start : start + size])
                 difference = float(np.abs(ours - theirs).max())
                 same = same and _same_top1(ours, theirs, difference)
                 differences.append(difference)

@@ -30,7 +30,15 @@ from finetune.report import sheet as sheets
 from finetune.settings import EMBEDDED, Recipe
 from finetune.types import SPLITS, Event, Manifest, OnEvent, Target, ignore, to_json
 from finetune.workflow.guard import guarded
-from finetune.workflow.prepare import architecture_of, list_data, load_backbone, pixels_of, recipe_of
+from finetune.workflow.prepare import (
+    architecture_of,
+    at_range,
+    list_data,
+    load_backbone,
+    pixels_of,
+    range_named,
+    recipe_of,
+)
 from finetune.workflow.rank import features_of
 
 LEAST_ALIKE = 0.9
@@ -128,7 +136,10 @@ def check(
     listed = list_data(chosen, is_to_train=False)
     backbone = None if quick else load_backbone(chosen, architecture_of(chosen), num_classes=len(listed.classes))
     pixels = pixels_of(chosen, listed, backbone) if backbone else None
-    scanned = checks.scan(listed, pixels=pixels, needs_all_classes=False, on_event=on_event)
+    scanned = checks.scan(
+        listed, pixels=pixels, needs_all_classes=False, value_range=range_named(chosen), on_event=on_event
+    )
+    backbone = backbone and at_range(backbone, scanned)
     manifest, indivisible = _divided(chosen, scanned)
     looks = looks_of(scanned, settings=chosen.cache, on_event=on_event)
     copies = copies_of(looks, [sample.digest for sample in scanned.samples], alike=alike)
@@ -147,7 +158,7 @@ def check(
         num_images=len(manifest.samples),
         classes=_class_counts(manifest),
         pictures=pictures_of(looks),
-        notes=listed.notes,
+        notes=scanned.notes,
         judged=judged,
         findings=tuple(found),
     )

@@ -27,8 +27,7 @@ from finetune.workflow.prepare import (
     describe_data,
     list_data,
     load_backbone,
-    pixels_of,
-    read_and_tell,
+    read_for,
     recipe_of,
 )
 from finetune.workflow.signals import Stop, stop_on_signals
@@ -118,8 +117,8 @@ def compare(
     with stop_on_signals() as stop, new_folder(None if out is None else Path(out), words=words) as place:
         listed = list_data(shared)
         backbone = load_backbone(shared, architecture_of(shared), num_classes=len(listed.classes))
-        pixels = pixels_of(shared, listed, backbone)
-        manifest = read_and_tell(shared, listed, pixels=pixels, on_event=on_event)
+        backbone, manifest, _ = read_for(shared, listed, backbone, on_event=on_event)
+        shared = recipes.update(shared, {"data.value_range": backbone.preprocessing.value_range or "auto"})
         first = shared.train.seed
         asked = _Asked(
             ComparisonFolder(place.path), shared, chosen, tuple(range(first, first + seeds)), manifest.classes,

@@ -91,6 +91,6 @@ def _other_data(saved: SavedRun, data: str | Path, on_event: OnEvent) -> Manifes
             hint=f"It knows {', '.join(saved.classes)}.",
         )
     index = {place: saved.classes.index(name) for place, name in enumerate(read.classes)}
-    scanned = checks.scan(read, on_event=on_event)
+    scanned = checks.scan(read, value_range=saved.backbone.preprocessing.value_range, on_event=on_event)
     samples = tuple(Sample(s.file, Target(index[s.target.index]), s.split, s.group, s.digest) for s in scanned.samples)
     return Manifest(scanned.root, saved.classes, samples, scanned.problems, scanned.notes)

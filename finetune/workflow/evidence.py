@@ -17,7 +17,7 @@ from finetune.backbone.groups import head_modules
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
 from finetune.backbone.trace import trace
-from finetune.data.decode import quiet, read_rgb
+from finetune.data.decode import UndecodableError, quiet, read_rgb
 from finetune.data.loaders import auto_workers
 from finetune.data.pixels import PixelCache
 from finetune.data.transforms import picture_side
@@ -124,17 +124,17 @@ def _looked_at(
     """Look at some of the pictures themselves, and at what they do to the norms."""
     some = [chosen[place * len(chosen) // MOST_LOOKED_AT] for place in range(MOST_LOOKED_AT)]
     some = list(dict.fromkeys(some))
-    sides, greys = [], []
+    sides, greys, side = [], [], picture_side(backbone.preprocessing)
     with quiet():
         for sample in some:
             file = Path(manifest.root, sample.file)
             try:
                 with Image.open(file) as picture:
                     sides.append(min(picture.size))
-                values = np.asarray(read_rgb(file, side=picture_side(backbone.preprocessing)), dtype=np.int16)
-            except (BackboneError, OSError):
+                shown = read_rgb(file, side=side, value_range=backbone.preprocessing.value_range)
+            except (UndecodableError, OSError):
                 continue  # it was readable when it was scanned
-            greys.append(int(np.ptp(values, axis=2).max()) <= GREY)
+            greys.append(int(np.ptp(np.asarray(shown, dtype=np.int16), axis=2).max()) <= GREY)
     batches = plain_batches(recipe, manifest, backbone, tuple(some), batch_size=len(some), pixels=pixels)
     images, _ = next(iter(batches.epoch()))
     shift = norm_shift(backbone.model, backbone.groups, images)

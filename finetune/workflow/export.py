@@ -13,6 +13,7 @@ import torch
 from finetune.backbone.classics import CLASSICS
 from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.run_folder import write_json
+from finetune.data.decode import read_rgb
 from finetune.device import in_fast_layout
 from finetune.errors import ExportError, ResourceError
 from finetune.exports.onnx import Parity, prove, write_onnx
@@ -53,7 +54,7 @@ def _onnx(saved: SavedRun, path: Path) -> Export:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_onnx(saved.backbone.model, beside, classes=saved.classes, preprocessing=saved.backbone.preprocessing)
-        parity = prove(saved.backbone.model, beside, _proof_images(saved))
+        parity = prove(saved.backbone.model, beside, *_proof(saved))
         if not parity.is_proven:
             raise ExportError(
                 _failure(parity), hint="Please report this network; the checkpoint and model/ are untouched."
@@ -88,11 +89,14 @@ def _timm_folder(saved: SavedRun, place: Path) -> Export:
     try:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(saved.folder.model, beside)
-        images = _proof_images(saved)
+        images, files = _proof(saved)
         again = timm.create_model(f"local-dir:{beside.resolve()}", pretrained=True).eval()
         in_fast_layout(again, images.device)  # as ours is: else other kernels run, with other last bits
+        view = timm.data.create_transform(**timm.data.resolve_model_data_config(again, use_test_size=True))
+        value_range = saved.backbone.preprocessing.value_range
+        theirs = torch.stack([view(read_rgb(file, value_range=value_range)) for file in files])  # (N, 3, H, W)
         with torch.no_grad():
-            difference = float((again(images) - saved.backbone.model(images)).abs().max())
+            difference = float((again(theirs) - saved.backbone.model(images)).abs().max())
         if difference != 0:
             raise ExportError(f"timm's model differs from ours by up to {difference:g}")
         shutil.rmtree(place, ignore_errors=True)
@@ -104,12 +108,14 @@ def _timm_folder(saved: SavedRun, place: Path) -> Export:
     return Export(place, "timm", {"num_images": len(images), "largest_difference": difference, "is_proven": True})
 
 
-def _proof_images(saved: SavedRun) -> torch.Tensor:
+def _proof(saved: SavedRun) -> tuple[torch.Tensor, list[Path]]:
+    """Return images (N, 3, H, W) of val, or of what split there is, as evaluation sees them, and their files."""
     manifest = saved.manifest()
     judged = next(found for name in ("val", "test", "train") if (found := manifest.split(name)))
-    samples = judged[:: max(1, len(judged) // NUM_PROOF_IMAGES)]
-    batches = plain_batches(saved.recipe, manifest, saved.backbone, samples[:NUM_PROOF_IMAGES])
-    return torch.cat([images.cpu() for images, _ in batches.epoch()])  # (N, 3, H, W)
+    samples = judged[:: max(1, len(judged) // NUM_PROOF_IMAGES)][:NUM_PROOF_IMAGES]
+    batches = plain_batches(saved.recipe, manifest, saved.backbone, samples)
+    images = torch.cat([images.cpu() for images, _ in batches.epoch()])  # (N, 3, H, W)
+    return images, [Path(manifest.root, sample.file) for sample in samples]
 
 
 def _failure(parity: Parity) -> str:

@@ -24,6 +24,7 @@ from finetune.workflow.prepare import (
     load_backbone,
     pixels_of,
     plan_phases,
+    range_named,
     recipe_of,
     with_head,
 )
@@ -117,7 +118,7 @@ def reopen_data(
     kept = split.read(folder.split, root=saved.data_root(recipe), classes=classes)
     plain = load_backbone(recipe, architecture_of(recipe), num_classes=len(classes))
     pixels = pixels_of(recipe, kept, plain)
-    now = now or checks.scan(list_data(recipe), pixels=pixels, on_event=on_event)
+    now = now or checks.scan(list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event)
     manifest, more = changes.settle_data(named, kept, now, allow=terms.allow)
     backbone = with_head(recipe, plain)
     if not news:

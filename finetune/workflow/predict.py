@@ -10,7 +10,7 @@ import torch
 
 from finetune.data.decode import UndecodableError, read_rgb
 from finetune.data.sources import image_files
-from finetune.data.transforms import normalise, picture_side, plain_view
+from finetune.data.transforms import normalise, plain_view
 from finetune.device import accelerator
 from finetune.types import Event, OnEvent, ignore
 from finetune.workflow.guard import OF_A_MODEL, guarded
@@ -60,11 +60,11 @@ class Classifier:
         return found
 
     def _batch(self, files: Sequence[Path], top: int) -> list[Prediction]:
-        view, side = plain_view(self.preprocessing), picture_side(self.preprocessing)
+        view = plain_view(self.preprocessing)
         pictures, predictions = {}, {}
         for file in files:
             try:
-                pictures[file] = view(read_rgb(file, side=side))
+                pictures[file] = view(read_rgb(file, value_range=self.preprocessing.value_range))
             except UndecodableError as error:
                 predictions[file] = Prediction(str(file), problem=error.message.removeprefix(f"{file}: "))
         if pictures:

@@ -14,7 +14,6 @@ from finetune.backbone.staged import StagedClassifier, check_stage, stages
 from finetune.checkpoint import run_folder
 from finetune.data import checks, sources, split
 from finetune.data.pixels import PixelCache, opened_or_none
-from finetune.data.transforms import picture_side
 from finetune.device import in_fast_layout, resolve_device, resolve_precision
 from finetune.errors import BackboneError, DataError, RecipeError
 from finetune.settings import Recipe
@@ -85,9 +84,11 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
     resolve_device(recipe.train.device)
     listed = manifest or list_data(recipe)
     backbone = load_backbone(recipe, of, num_classes=len(listed.classes))
-    pixels = pixels_of(recipe, listed, backbone)
     if manifest is None:
-        manifest = read_and_tell(recipe, listed, pixels=pixels, on_event=on_event)
+        backbone, manifest, pixels = read_for(recipe, listed, backbone, on_event=on_event)
+    else:
+        backbone = at_range(backbone, manifest)
+        pixels = pixels_of(recipe, manifest, backbone)
     if backbone.weights is not None:
         on_event(Event("message", {"text": f"{of.label}: {backbone.weights.sentence()}"}))
     evidence = verdict = tapped = None
@@ -123,7 +124,40 @@ def load_backbone(recipe: Recipe, of: Architecture, *, num_classes: int) -> Back
     if not any(group.is_head for group in backbone.groups):
         raise BackboneError(f"{of.name} has no classifier that could be trained")
     in_fast_layout(backbone.model, resolve_device(recipe.train.device))
-    return backbone
+    return with_range(backbone, range_named(recipe))
+
+
+def range_named(recipe: Recipe) -> tuple[float, float] | None:
+    """Return what a recipe says is black and white in images deeper than 8 bits; None where the data is to tell."""
+    return None if recipe.data.value_range == "auto" else recipe.data.value_range
+
+
+def with_range(backbone: Backbone, value_range: tuple[float, float] | None) -> Backbone:
+    """Return the backbone with what is black and white in the images that it is shown."""
+    return replace(backbone, preprocessing=replace(backbone.preprocessing, value_range=value_range))
+
+
+def at_range(backbone: Backbone, manifest: Manifest) -> Backbone:
+    """Return the backbone with the range of its data, where the recipe has not named one."""
+    if backbone.preprocessing.value_range or not manifest.value_range:
+        return backbone
+    return with_range(backbone, manifest.value_range)
+
+
+def read_for(
+    recipe: Recipe, listed: Manifest, backbone: Backbone, *, on_event: OnEvent = ignore
+) -> tuple[Backbone, Manifest, PixelCache | None]:
+    """Read, scan and split the data of a recipe for a backbone, say what was found, and fill the pixel cache.
+
+    Images deeper than 8 bits are kept in a second pass: only after the first is it known what is white.
+    """
+    pixels = pixels_of(recipe, listed, backbone)
+    manifest = read_and_tell(recipe, listed, pixels=pixels, on_event=on_event)
+    ranged = at_range(backbone, manifest)
+    if ranged is not backbone:
+        pixels = pixels_of(recipe, manifest, ranged)
+        checks.fill(manifest, pixels, on_event=on_event)
+    return ranged, manifest, pixels
 
 
 def skeleton_of(recipe: Recipe, *, num_classes: int | None) -> Backbone:
@@ -163,7 +197,7 @@ def pixels_of(recipe: Recipe, manifest: Manifest, backbone: Backbone) -> PixelCa
     """Yield the pixel cache of a recipe's data at its backbone's size, where it is wanted and fits."""
     return opened_or_none(
         manifest.root,
-        side=picture_side(backbone.preprocessing),
+        preprocessing=backbone.preprocessing,
         num_images=len(manifest.samples),
         settings=recipe.cache,
     )
@@ -173,7 +207,9 @@ def read_data(
     recipe: Recipe, listed: Manifest | None = None, *, pixels: PixelCache | None = None, on_event: OnEvent = ignore
 ) -> Manifest:
     """Read, scan and split the data of a recipe; what the scan decodes fills the pixel cache."""
-    manifest = checks.scan(listed or list_data(recipe), pixels=pixels, on_event=on_event)
+    manifest = checks.scan(
+        listed or list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event
+    )
     return split.assign(manifest, val=recipe.split.val, test=recipe.split.test, seed=recipe.split.seed)
 
 
@@ -183,7 +219,7 @@ def read_and_tell(
     """Read, scan and split the data of a recipe, and say what was found."""
     manifest = read_data(recipe, listed, pixels=pixels, on_event=on_event)
     on_event(Event("message", {"text": describe_data(manifest)}))
-    for note in manifest.notes:
+    for note in (*manifest.notes, *checks.conflicts(manifest)):
         on_event(Event("warning", {"text": note}))
     return manifest
 
@@ -206,6 +242,7 @@ def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Ver
     device = resolve_device(recipe.train.device)
     changes = {
         "data.path": str(Path(recipe.data.path).expanduser().resolve()),
+        "data.value_range": backbone.preprocessing.value_range or "auto",
         "backbone.name": backbone.architecture.name,
         "backbone.weights": str(weights.resolve()) if weights else "none",
         "backbone.image_size": backbone.preprocessing.image_size[0],

@@ -24,8 +24,7 @@ from finetune.backbone.freeze import freezing
 from finetune.backbone.groups import head_modules
 from finetune.backbone.load import NO_HUB_HINT, Backbone
 from finetune.backbone.shortlist import on_this_machine, standing
-from finetune.data.checks import scan_files
-from finetune.data.decode import quiet
+from finetune.data import checks
 from finetune.data.pixels import PixelCache
 from finetune.device import accelerator, resolve_device
 from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted, RecipeError
@@ -43,11 +42,12 @@ from finetune.workflow.guard import guarded
 from finetune.workflow.prepare import (
     Prepared,
     architecture_of,
-    describe_data,
+    at_range,
+    list_data,
     load_backbone,
     pixels_of,
     plan_phases,
-    read_data,
+    read_and_tell,
     recipe_of,
     resolve,
 )
@@ -121,10 +121,7 @@ def rank(
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     resolve_device(chosen.train.device)
     names = tuple(dict.fromkeys(map(str, candidates))) or on_this_machine()
-    manifest = read_data(chosen, on_event=on_event)
-    on_event(Event("message", {"text": describe_data(manifest)}))
-    for note in manifest.notes:
-        on_event(Event("warning", {"text": note}))
+    manifest = read_and_tell(chosen, list_data(chosen), on_event=on_event)
     samples = stratified_sample(manifest, seed=chosen.train.seed, most=_checked_size(sample, manifest))
     measured, failed = _measure_all(chosen, names, manifest, samples, on_event)
     if not measured:
@@ -199,7 +196,7 @@ def measure(
         BackboneError, ResourceError, TrainingError: it cannot be used.
     """
     of = architecture_of(recipe)
-    backbone = load_backbone(recipe, of, num_classes=len(manifest.classes))
+    backbone = at_range(load_backbone(recipe, of, num_classes=len(manifest.classes)), manifest)
     size = backbone.preprocessing.image_size
     features, targets = features_of(recipe, backbone, manifest, samples, on_event=_named(on_event, name))
     guesses = loo_guesses(features, targets, num_classes=len(manifest.classes))
@@ -248,10 +245,7 @@ def features_of(
 def _pixels(recipe: Recipe, backbone: Backbone, sample: Manifest, on_event: OnEvent) -> PixelCache | None:
     """Yield the pixel cache with the sample in it: candidates of one input size decode it once."""
     pixels = pixels_of(recipe, sample, backbone)
-    if pixels is not None:
-        files = [Path(sample.root, one.file) for one in sample.split("train")]
-        with quiet():
-            list(scan_files(files, pixels=pixels, on_event=on_event))
+    checks.fill(replace(sample, samples=sample.split("train")), pixels, on_event=on_event)
     return pixels
 
 

@@ -67,7 +67,7 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     recipe = recipes.update(recipes.load(folder.recipe), {"train.device": device})
     config = timm_folder.read_config(folder.model)
     of = replace(backbones.architecture("auto", weights=folder.model), pretrained=False)
-    backbone = backbones.load(of, num_classes=len(config.classes))
+    backbone = prepare.with_range(backbones.load(of, num_classes=len(config.classes)), config.value_range)
     try:
         backbone = prepare.cut_at(backbone, config.probe_at) if config.probe_at else backbone
     except RecipeError as error:

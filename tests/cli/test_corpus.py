@@ -18,7 +18,7 @@ from tests.corpus import EITHER, LISTED, USED, Odd, noise, write_corpus
 
 QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--device", "cpu", "--workers", "0")
 CLASSES = ["<script>alert(1)<∕script>", "=cmd|' -C calc'!A0"]
-KINDS = {".toml", ".csv", ".json", ".jsonl", ".html", ".safetensors"}
+KINDS = {".toml", ".csv", ".json", ".jsonl", ".html", ".safetensors", ".txt"}
 
 
 @pytest.fixture
@@ -108,8 +108,11 @@ def assert_predictions_agree(finetune_cli, run: Path, root: Path, problems: dict
     printed = predicted_csv(run, root)
     assert_safe_cells(printed)
     found = {Path(row["file"]).name: row for row in rows(printed)}
-    assert {name: row["problem"] for name, row in found.items() if row["problem"]} == problems
-    assert {name for name, row in found.items() if row["class1"]} == kept
+    unread = {name: row["problem"] for name, row in found.items() if row["problem"]}
+    assert {name: why for name, why in unread.items() if "floats" not in why} == {
+        name: why for name, why in problems.items() if "floats" not in why
+    }
+    assert {name for name, row in found.items() if row["class1"]} >= kept
     named = {name for row in found.values() if row["class1"] for name in (row["class1"], row["class2"])}
     assert named == set(CLASSES)
 

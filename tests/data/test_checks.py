@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from finetune.data import checks, sources
-from finetune.data.checks import Scan, scan, scan_files
+from finetune.data.checks import Scan, conflicts, scan, scan_files
 from finetune.data.decode import decode, read_rgb
 from finetune.errors import DataError
 from finetune.places import cache_folder
@@ -296,7 +296,7 @@ def test_names_that_look_alike_are_remembered_apart(tmp_path: Path) -> None:
 def test_pictures_in_two_classes_and_copies_are_noted(image_folder: MakeImages) -> None:
     root = image_folder()
     (root / "bee/twin.jpg").write_bytes((root / "ant/ant-00.jpg").read_bytes())
-    notes = scanned(root).notes
+    notes = list(conflicts(scanned(root)))
     assert "1 picture stands in two classes, e.g. ant/ant-00.jpg; `finetune check` lists all" in notes
     assert any(note.startswith("1 images are exact copies") for note in notes)
 

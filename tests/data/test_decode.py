@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.data.decode import FORMATS, UndecodableError, decode, is_image_name, read_rgb
+from finetune.data.decode import FORMATS, UndecodableError, decode, examine, is_image_name, read_rgb
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
@@ -314,3 +314,87 @@ def test_image_names_are_told_by_their_ending(name: str) -> None:
 @pytest.mark.parametrize("name", ["jpg", ".jpg", "Thumbs.db", "notes.txt", "a.jpg~", "", "png."])
 def test_other_names_are_no_image_names(name: str) -> None:
     assert not is_image_name(name)
+
+
+def deep_png(values: np.ndarray) -> bytes:
+    """Return a PNG of 16 bits a channel, which Pillow itself writes in grey only: (H, W, C) of uint16."""
+    kinds = {1: 0, 2: 4, 3: 2, 4: 6}
+    height, width, channels = values.shape
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, kinds[channels], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in ((b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    )
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_numbers_of_16_bits_are_shown_over_the_bits_that_they_fill(bits: int, channels: int) -> None:
+    values = np.random.default_rng(bits).integers(0, 2**bits, (9, 8, channels)).astype(np.uint16)
+    values[0, 0], values[..., 3:] = 2**bits - 1, 65535  # opaque
+    found = examine(deep_png(values), np.asarray)
+    assert found.span is not None and found.span.high == 2**bits - 1
+    expected = np.round(255 * values[..., :3].astype(float) / (2**bits - 1))
+    assert np.abs(found.made.astype(float) - expected).max() == 0
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_16_bits_in_a_tiff_are_read_in_either_order_of_bytes(byteorder: str) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    values = np.random.default_rng(0).integers(0, 4096, (9, 8, 3)).astype(np.uint16)
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, values, photometric="rgb", byteorder=byteorder)
+    made = np.asarray(decode(stream.getvalue(), value_range=(0, 4095))).astype(float)
+    assert np.array_equal(made, np.round(255 * values.astype(float) / 4095))
+
+
+def test_a_value_range_that_is_given_holds_for_every_image() -> None:
+    dark = encode(Image.fromarray(np.array([[0, 100], [200, 1000]], dtype=np.uint16)), "PNG")
+    assert np.asarray(decode(dark, value_range=(0.0, 200.0)))[..., 0].tolist() == [[0, 128], [255, 255]]
+
+
+def tiff_of_bands(num_bands: int, *, extra: int = 0) -> bytes:
+    """Return a TIFF of 4x4 pixels whose bands beyond three are of an unknown kind (0) or transparency (2)."""
+    pixels = bytes(range(16)) * num_bands
+    extras = max(0, num_bands - 3)
+    entries = [(256, 3, 1, 4), (257, 3, 1, 4), (262, 3, 1, 2 if num_bands >= 3 else 1), (277, 3, 1, num_bands)]
+    entries += [(273, 4, 1, 0), (278, 3, 1, 4), (279, 4, 1, len(pixels))]
+    arrays = {258: [8] * num_bands} | ({338: [extra] * extras} if extras else {})
+    start = 8 + 2 + 12 * (len(entries) + len(arrays)) + 4
+    blob, table = b"", []
+    for tag, values in arrays.items():
+        data = struct.pack(f"<{len(values)}H", *values)
+        inline = len(data) <= 4
+        table.append((tag, struct.pack("<HHI", tag, 3, len(values)) + (data.ljust(4, b"\0") if inline else b"")))
+        if not inline:
+            table[-1] = (tag, table[-1][1] + struct.pack("<I", start + len(blob)))
+            blob += data
+    for tag, kind, count, value in entries:
+        value = start + len(blob) if tag == 273 else value
+        table.append((tag, struct.pack("<HHII", tag, kind, count, value)))
+    # The strip lies behind the arrays, whose length is known by now.
+    table = [(tag, struct.pack("<HHII", 273, 4, 1, start + len(blob)) if tag == 273 else row) for tag, row in table]
+    rows = b"".join(row for _, row in sorted(table))
+    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(table)) + rows + b"\0\0\0\0" + blob + pixels
+
+
+@pytest.mark.parametrize("num_bands", [5, 6, 7, 13])
+def test_a_tiff_of_more_bands_than_have_a_meaning_is_refused_with_their_number(num_bands: int) -> None:
+    with pytest.raises(UndecodableError, match=f"^{num_bands} bands: "):
+        decode(tiff_of_bands(num_bands))
+
+
+@pytest.mark.parametrize(("num_bands", "extra", "remark"), [(1, 0, ""), (3, 0, ""), (4, 2, ""), (4, 0, "four bands")])
+def test_the_fourth_band_is_transparency_or_said_to_be_left_out(num_bands: int, extra: int, remark: str) -> None:
+    found = examine(tiff_of_bands(num_bands, extra=extra), lambda image: image.mode)
+    assert found.made == "RGB"
+    assert found.remark.startswith(remark) and bool(found.remark) is bool(remark)
+
+
+@pytest.mark.parametrize("form", ["TIFF", "GIF", "WEBP", "PNG"])
+def test_pages_and_frames_beyond_the_first_are_remarked(form: str) -> None:
+    pages = [smooth(), smooth().transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+    content = encode(pages[0], form, save_all=True, append_images=pages[1:])
+    assert "the first is used" in examine(content, lambda _: None).remark
+    assert examine(encode(pages[0], form), lambda _: None).remark == ""

@@ -6,7 +6,6 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,13 +14,12 @@ from finetune.data import checks, loaders, sources
 from finetune.data.decode import read_rgb
 from finetune.data.loaders import ImageDataset
 from finetune.data.pixels import PixelCache, open_pixels
-from finetune.data.transforms import augmented_view, picture_side, plain_view
+from finetune.data.transforms import augmented_view, plain_view
 from finetune.errors import ResourceError
 from finetune.settings import AugmentSection, CacheSection
 from finetune.types import Event, Manifest, Preprocessing
 
 SETTINGS = Preprocessing((16, 16), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
-SIDE = picture_side(SETTINGS)
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def listed(image_folder: Callable[..., Path]) -> Manifest:
 
 def opened(manifest: Manifest, **settings: object) -> PixelCache | None:
     section = CacheSection.model_validate(settings)
-    return open_pixels(manifest.root, side=SIDE, num_images=len(manifest.samples), settings=section)
+    return open_pixels(manifest.root, preprocessing=SETTINGS, num_images=len(manifest.samples), settings=section)
 
 
 def filled(manifest: Manifest) -> tuple[Manifest, PixelCache]:
@@ -82,7 +80,7 @@ def test_a_damaged_row_is_decoded_anew(listed: Manifest, monkeypatch: pytest.Mon
     decoded = count_decoded(monkeypatch)
     view = plain_view(SETTINGS)
     dataset = ImageDataset(scanned.root, scanned.samples, view, SETTINGS, seed=0, pixels=pixels)
-    expected = view(read_rgb(Path(scanned.root, scanned.samples[0].file), side=SIDE))
+    expected = view(read_rgb(Path(scanned.root, scanned.samples[0].file)))
     assert torch.equal(dataset[0, 0, 0][0], expected)
     assert len(decoded) == 1
 
@@ -90,9 +88,9 @@ def test_a_damaged_row_is_decoded_anew(listed: Manifest, monkeypatch: pytest.Mon
 def test_a_worker_gets_places_and_no_pixels(listed: Manifest) -> None:
     scanned, pixels = filled(listed)
     found = pixels.find([sample.digest for sample in scanned.samples])
-    before = np.asarray(found.read(3))
+    before = found.tensor(3, plain_view(SETTINGS))
     assert len(pickle.dumps(found)) < 100 * len(scanned.samples) + 2000
-    assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(found)).read(3)), before)
+    assert torch.equal(pickle.loads(pickle.dumps(found)).tensor(3, plain_view(SETTINGS)), before)
 
 
 def test_the_size_of_another_backbone_is_another_cache(listed: Manifest) -> None:

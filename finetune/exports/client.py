@@ -1,0 +1,106 @@
+"""What any program does with an exported ONNX file: images from files, prepared as the file's metadata says.
+
+Pillow, NumPy and onnxruntime, and nothing of what trains or evaluates: the proof of an export runs through
+this, so that what the metadata says is proven with the network. Letters: B batch, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from finetune.data.decode import read_rgb
+from finetune.data.levels import deep_colour, is_deep
+
+INPUT, OUTPUT = "images", "logits"
+
+
+class Client:
+    """An ONNX file of ours under onnxruntime."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        facts = self.session.get_modelmeta().custom_metadata_map
+        self.classes: list[str] = json.loads(facts["classes"])
+        self.preprocessing: dict[str, Any] = json.loads(facts["preprocessing"])
+
+    def logits(self, files: Iterable[Path]) -> NDArray[np.float32]:
+        """Return the logits (B, K) of a batch of image files."""
+        batch = np.stack([prepare(file, self.preprocessing) for file in files])  # (B, 3, H, W)
+        found: NDArray[np.float32] = self.session.run([OUTPUT], {INPUT: batch})[0]
+        return found
+
+
+def prepare(file: Path, facts: dict[str, Any]) -> NDArray[np.float32]:
+    """Return the input (3, H, W) that a network wants of an image file, by the preprocessing in its metadata."""
+    image = _crop(_resize(_middle(_open(file, facts["value_range"]), facts["longest"]), facts), facts)
+    pixels = np.asarray(image, dtype=np.float32) / 255  # (H, W, 3)
+    mean, std = (np.array(facts[name], dtype=np.float32) for name in ("mean", "std"))
+    return ((pixels - mean) / std).transpose(2, 0, 1).astype(np.float32, copy=False)
+
+
+def _open(file: Path, value_range: Sequence[float] | None) -> Image.Image:
+    """Return the RGB image of a file: upright, on white, numbers deeper than 8 bits brought into the value range."""
+    with Image.open(file) as opened:
+        if deep_colour(opened):  # Pillow alone drops the lower byte
+            return read_rgb(file, value_range=(value_range[0], value_range[1]) if value_range else None)
+        image: Image.Image = ImageOps.exif_transpose(opened)
+    if value_range and is_deep(image):
+        low, high = value_range
+        scaled = 255 * (np.asarray(image).astype(np.float64) - low) / (high - low)
+        image = Image.fromarray(np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _middle(image: Image.Image, longest: int) -> Image.Image:
+    """Return the middle of a strip that is more than `longest` times as long as wide."""
+    width, height = (min(side, longest * min(image.size)) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _resize(image: Image.Image, facts: dict[str, Any]) -> Image.Image:
+    height, width = facts["resize"]
+    share_h, share_w = image.height / height, image.width / width
+    if facts["crop_mode"] == "squash":
+        size = (width, height)
+    elif facts["crop_mode"] == "border":
+        share = max(share_h, share_w)
+        size = (round(image.width / share), round(image.height / share))
+    elif height != width:
+        share = min(share_h, share_w)
+        size = (round(image.width / share), round(image.height / share))
+    else:  # the shorter side becomes `height`
+        short = min(image.size)
+        size = (int(height * image.width / short), int(height * image.height / short))
+    return image if size == image.size else image.resize(size, Image.Resampling[facts["interpolation"].upper()])
+
+
+def _crop(image: Image.Image, facts: dict[str, Any]) -> Image.Image:
+    """Return the middle of `image_size` pixels, on a border where the image has fewer."""
+    height, width = facts["image_size"]
+    fill = tuple(round(255 * value) for value in facts["mean"]) if facts["crop_mode"] == "border" else (0, 0, 0)
+    left, top = _start(image.width, width), _start(image.height, height)
+    whole = Image.new("RGB", (width, height), fill)
+    whole.paste(image, (-left, -top))
+    return whole
+
+
+def _start(there: int, wanted: int) -> int:
+    return -((wanted - there) // 2) if there < wanted else round((there - wanted) / 2)
+
+
+def scale_size(image_size: tuple[int, int], crop_pct: float) -> list[int]:
+    """Return to what (height, width) an image is resized before its middle is cut out."""
+    return [math.floor(side / crop_pct) for side in image_size]

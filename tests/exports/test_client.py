@@ -1,0 +1,62 @@
+"""A program that knows only an ONNX file's metadata sees what evaluation sees, to the level."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.data.decode import read_rgb
+from finetune.data.transforms import normalise, plain_view
+from finetune.exports.client import prepare
+from finetune.exports.onnx import _facts
+from finetune.types import Preprocessing
+from tests.corpus import USED, corpus
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+
+
+def preprocessing(**changes: object) -> Preprocessing:
+    return Preprocessing(**({"image_size": (32, 32), "mean": MEAN, "std": STD} | changes))
+
+
+def differences(file: Path, settings: Preprocessing) -> float:
+    """Return how far, in levels, a client's input lies from ours."""
+    ours = normalise(plain_view(settings)(read_rgb(file, value_range=settings.value_range))[None], settings)[0].numpy()
+    theirs = prepare(file, json.loads(json.dumps(_facts(settings))))
+    return float((np.abs(ours - theirs) * np.array(STD).reshape(3, 1, 1)).max() * 255)
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("image_size", [(32, 32), (24, 40)])
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0, 0.5, 1.2])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_client_cuts_the_same_pixels(
+    tmp_path: Path, crop_mode: str, image_size: tuple[int, int], crop_pct: float, interpolation: str
+) -> None:
+    settings = preprocessing(crop_mode=crop_mode, image_size=image_size, crop_pct=crop_pct, interpolation=interpolation)
+    sizes = random.Random(0)
+    for number in range(8):
+        width, height = sizes.randint(5, 150), sizes.randint(5, 150)
+        noise = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+        assert differences(tmp_path / f"{number}.png", settings) < 0.01, (width, height)
+
+
+def test_a_client_decodes_odd_files_the_same(tmp_path: Path) -> None:
+    wrong = {}
+    for odd in corpus():
+        if odd.verdict is USED:
+            odd.write(tmp_path / odd.name)
+            found = differences(tmp_path / odd.name, preprocessing(value_range=(0.0, 65535.0)))
+            wrong |= {odd.name: found} if found > 0.01 else {}
+    assert wrong == {}
+
+
+def test_what_other_programs_must_do_with_deep_numbers_is_said() -> None:
+    assert "round(255 * (x - 0) / (4095 - 0))" in " ".join(preprocessing(value_range=(0.0, 4095.0)).decoding)
+    assert "deeper" not in " ".join(preprocessing().decoding)
