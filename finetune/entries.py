@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from finetune.errors import ResourceError
 from finetune.places import cache_folder
 from finetune.types import Event, OnEvent
+from finetune.whole import whole_file
 
 LAYOUT = 3  # goes up when rows of an older version must not be read
 RECORD = np.dtype([("key", "V16"), ("offset", "<u8"), ("length", "<u4"), ("height", "<u4"), ("sum", "<u4")])
@@ -193,13 +194,8 @@ def open_entry(folder: Path, key: Mapping[str, Any]) -> Entry:
         place.mkdir(parents=True, exist_ok=True)
         about = place / "about.json"
         if not about.is_file():
-            beside = place / f".about.{os.getpid()}"
-            try:
+            with whole_file(about, is_shared=True) as beside:
                 beside.write_text(_about(key), encoding="utf-8")
-                beside.replace(about)
-            except OSError:
-                beside.unlink(missing_ok=True)
-                raise
         return Entry(place)
     except OSError as error:
         raise ResourceError(

@@ -32,6 +32,7 @@ from finetune.report import page
 from finetune.report.depth import depth
 from finetune.settings import Recipe
 from finetune.types import Evidence, Manifest, Split, Verdict, to_json
+from finetune.whole import write_text
 from finetune.workflow import prepare
 from finetune.workflow.prepare import Prepared
 
@@ -135,7 +136,7 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str
     writer = csv.writer(text)
     writer.writerow(columns)
     writer.writerows(map(guarded, row) for row in rows)
-    run_folder.write_text(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def line(row: dict[str, Any]) -> str:

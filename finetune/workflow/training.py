@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from finetune.backbone.folder import plain_tensors
 from finetune.checkpoint import state
 from finetune.checkpoint.began_cached import BeganCached
-from finetune.checkpoint.run_folder import RunFolder, write_text
+from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.device import accelerator, resolve_device
 from finetune.errors import DataError, ResourceError, TrainingError
@@ -24,6 +24,7 @@ from finetune.train.loop import Fit, FitSettings
 from finetune.train.memory import is_out_of_memory
 from finetune.train.phases import fit_phases
 from finetune.types import Event, OnEvent
+from finetune.whole import write_text
 from finetune.workflow import saved
 from finetune.workflow.batches import Worker
 from finetune.workflow.guard import IN_A_RUN, guarded
