@@ -124,7 +124,7 @@ def load(place: Path, *, on_event: OnEvent = ignore) -> Checkpoint | None:
     Raises:
         CheckpointError: there are checkpoints, and none of them is whole, or another version wrote them.
     """
-    candidates = [path for path in (place, _before(place)) if path.exists()]
+    candidates = [path for path in places(place) if path.exists()]
     for path in candidates:
         if _is_whole(path):
             if path != candidates[0]:
@@ -137,6 +137,16 @@ def load(place: Path, *, on_event: OnEvent = ignore) -> Checkpoint | None:
             hint=f"Start again from the recipe: finetune run --recipe {place.parent.parent / 'recipe.toml'}",
         )
     return None
+
+
+def load_whole(place: Path) -> Checkpoint | None:
+    """Return the checkpoint at a place itself; None where there is none, or a damaged one."""
+    return _understood(place) if _is_whole(place) else None
+
+
+def places(place: Path) -> tuple[Path, Path]:
+    """Return where a checkpoint and the one before it lie."""
+    return place, _before(place)
 
 
 def _before(place: Path) -> Path:

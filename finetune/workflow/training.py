@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.backbone.folder import plain_tensors
-from finetune.checkpoint import state
+from finetune.checkpoint import best, state
 from finetune.checkpoint.began_cached import BeganCached
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import Checkpoint, TrainState
@@ -75,9 +75,10 @@ class _Keeper:
     def last(self, model: nn.Module, optimiser: dict[str, Tensor], now: TrainState) -> None:
         if self.pending:
             tensors, then = self.pending
-            state.save(self.folder.best, plain_tensors(tensors), {}, then, keeps_before=False)
+            best.keep(self.folder, plain_tensors(tensors), then)
             self.pending = None
         state.save(self.folder.last, plain_tensors(model.state_dict()), optimiser, now)
+        best.drop_unspoken(self.folder)
         _write_epochs(self.folder, now.history)
 
     def best(self, model: nn.Module, now: TrainState) -> None:
