@@ -109,8 +109,8 @@ def compare(
     Raises:
         FinetuneError: one of its kinds; of the runs only if every one of them fails.
     """
-    chosen = entrants(strategies)
-    if seeds < 1:
+    chosen = entrants(strategies.split(",") if isinstance(strategies, str) else strategies)
+    if not isinstance(seeds, int) or seeds < 1:
         raise RecipeError(f"a comparison on {seeds} seeds has no run", hint="Give --seeds 1 or more.")
     shared = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     own = {"strategy.name": "auto", "strategy.top_k": "auto", "strategy.probe_at": "auto"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 import torch
@@ -14,7 +14,7 @@ from finetune.backbone.classics import CLASSICS
 from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.run_folder import write_json
 from finetune.device import in_fast_layout
-from finetune.errors import ExportError, ResourceError
+from finetune.errors import ExportError, ResourceError, did_you_mean
 from finetune.exports.onnx import Parity, prove, write_onnx
 from finetune.types import to_json
 from finetune.workflow.passes import plain_batches
@@ -40,10 +40,17 @@ def export(run: str | Path, *, format: Format = "onnx", out: str | Path | None =
         ExportError: it cannot be exported, or the export differs; no file stays then.
         CheckpointError: no finished run. ResourceError: the place is taken or cannot be written.
     """
+    _check_format(format)
     saved = load_run(run, device="cpu")
     if format == "timm":
         return _timm_folder(saved, Path(out) if out else saved.folder.exports / "timm")
     return _onnx(saved, Path(out) if out else saved.folder.exports / "model.onnx")
+
+
+def _check_format(name: str) -> None:
+    if name not in get_args(Format):
+        known = get_args(Format)
+        raise ExportError(f"format {name!r} is none of {', '.join(known)}.{did_you_mean(str(name), known)}")
 
 
 def _onnx(saved: SavedRun, path: Path) -> Export:
