@@ -158,7 +158,7 @@ class RunFolder:
     def leftovers(self) -> Iterator[Path]:
         """Yield what a killed process had begun to write, and what its lock left while it was tried."""
         for place in (*self.laid, *self.later):
-            yield from (beside_of(place), old_of(place))
+            yield from (left for left in (beside_of(place), old_of(place)) if left.exists())
         yield from self.path.glob(".filelock-*")
         yield from self.last.parent.glob(".*")
         yield from self.refit.last.parent.glob(".*")
