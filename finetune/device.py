@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import psutil
 import torch
-from accelerate import Accelerator as Accelerator
+from accelerate import Accelerator as WholeAccelerator
 from accelerate.optimizer import AcceleratedOptimizer as AcceleratedOptimizer
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 
-from finetune.errors import ResourceError
+from finetune.errors import RecipeError, ResourceError
 
+LAUNCHED = (
+    "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE",
+    "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK",
+)  # fmt: skip
+SHARED = (PartialState, AcceleratorState, GradientState)
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -25,6 +35,8 @@ def resolve_device(name: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, is_there in there.items() if is_there)
+    if name not in there:
+        raise RecipeError(f"train.device = {name!r} is none of auto, {', '.join(there)}")
     if not there[name]:
         raise ResourceError(
             f"train.device = {name!r}: this machine has none that torch can use", hint="Use --device cpu or auto."
@@ -54,15 +66,48 @@ def is_channels_last(tensor: Tensor) -> bool:
     return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def available_memory() -> int:
-    """Yield how many bytes of memory this process may still take: the machine's, or its container's limit."""
-    free = int(psutil.virtual_memory().available)
+def available_memory(*, cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Return how many bytes of memory this process may still take: the machine's, or what its containers leave."""
+    limits = (_left_in(group, names) for group, names in _groups(cgroups, own))
+    return max(0, min([int(psutil.virtual_memory().available), *(left for left in limits if left is not None)]))
+
+
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2 = ("memory.max", "memory.current", "inactive_file")
+
+
+def _groups(cgroups: Path, own: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """Yield this process's memory groups, the innermost first: a group is bound by those that it lies in.
+
+    Inside a container the path may be that of the host, which is not to be seen there; its root always is.
+    """
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        return free if limit == "max" else min(free, int(limit) - used)
+        lines = own.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
-        return free
+        lines = []
+    found = {"0": "/", "memory": "/"}
+    for line in lines:
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
+        found |= {name: path for name in ("0" if number == "0" else "", *controllers.split(",")) if name in found}
+    for root, path, names in ((cgroups, found["0"], V2), (cgroups / "memory", found["memory"], V1)):
+        inner = PurePosixPath(path.lstrip("/"))
+        for group in (inner, *inner.parents):
+            if ".." not in group.parts:
+                yield root / group, names
+
+
+def _left_in(group: Path, names: tuple[str, str, str]) -> int | None:
+    """Return what a group has left; pages of files that nobody uses now are given back when they are needed."""
+    limit, usage, idle = names
+    try:
+        most, used = int((group / limit).read_text()), int((group / usage).read_text())
+    except (OSError, ValueError):  # no such group, or no limit ("max")
+        return None
+    try:
+        rows = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return most - used + min(used, int(rows.get(idle, 0)))
+    except (OSError, ValueError):
+        return most - used
 
 
 def free_memory(device: torch.device) -> int:
@@ -70,7 +115,73 @@ def free_memory(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()
 
 
+def autocasting(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[Any]]:
+    """Return what opens the arithmetic of a precision on a device, around a forward pass."""
+    if resolve_precision(precision, device) == "float32":
+        return nullcontext
+    return partial(torch.autocast, device_type=device.type, dtype=getattr(torch, precision))
+
+
+@contextmanager
+def _as_one_process() -> Iterator[None]:
+    """Hide inside the block what launchers and clusters say of other processes: Accelerate would wait for those."""
+    found = {name: os.environ.pop(name) for name in LAUNCHED if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(found)
+
+
+class Accelerator(WholeAccelerator):  # type: ignore[misc]
+    """An Accelerator that shares nothing with others of this process: the caller's stay as they are, and so does it."""
+
+    def __init__(self, device: torch.device, precision: str) -> None:
+        """Compute on a device and in a precision.
+
+        Raises:
+            ResourceError: the device cannot compute in it.
+        """
+        self._shared = [(kind, type(kind._shared_state)()) for kind in SHARED]
+        self._autocasting = autocasting(device, precision)
+        with self._apart(), _as_one_process():
+            super().__init__(cpu=device.type == "cpu", mixed_precision=MIXED[precision])
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Have what Accelerate keeps for a whole process be this one's own inside the block."""
+        before = [(kind, kind._shared_state) for kind in SHARED]
+        try:
+            for kind, state in self._shared:
+                kind._shared_state = state
+            yield
+        finally:
+            for kind, state in before:
+                kind._shared_state = state
+
+    def autocast(self, *_: Any) -> AbstractContextManager[Any]:
+        return self._autocasting()
+
+    def prepare(self, *args: Any, **more: Any) -> Any:
+        with self._apart():
+            return super().prepare(*args, **more)
+
+    def backward(self, *args: Any, **more: Any) -> None:
+        with self._apart():
+            super().backward(*args, **more)
+
+    def clip_grad_norm_(self, *args: Any, **more: Any) -> Any:
+        with self._apart():
+            return super().clip_grad_norm_(*args, **more)
+
+    def free_memory(self, *args: Any) -> Any:
+        with self._apart():
+            return super().free_memory(*args)
+
+
 def accelerator(device: torch.device, precision: str) -> Accelerator:
-    """Yield an Accelerator for a device and a precision, whatever was asked for before in this process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=MIXED[precision])
+    """Return an Accelerator for a device and a precision, whatever was asked for before in this process.
+
+    Raises:
+        ResourceError: the device cannot compute in this precision.
+    """
+    return Accelerator(device, resolve_precision(precision, device))

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -27,7 +27,9 @@ from filelock import FileLock, Timeout
 from finetune.errors import ResourceError
 from finetune.places import cache_folder
 from finetune.types import Event, OnEvent
+from finetune.whole import whole_file
 
+ABOUT, LOCK = "about.json", "lock"
 LAYOUT = 3  # goes up when rows of an older version must not be read
 RECORD = np.dtype([("key", "V16"), ("offset", "<u8"), ("length", "<u4"), ("height", "<u4"), ("sum", "<u4")])
 Record = np.void  # one of these
@@ -42,7 +44,8 @@ class Entry:
         self.folder = folder
         self.row_bytes: int | None = None  # where all rows have one length, as `hold` says
         self.rows_file, self.index_file = folder / "rows.bin", folder / "index.bin"
-        self.lock = FileLock(folder / "lock")
+        self.lock = FileLock(folder / LOCK)
+        self.about = (folder / ABOUT).read_text(encoding="utf-8", errors="replace")  # to begin anew with
         self.places: dict[bytes, int] = {}
         self.table = np.zeros(0, RECORD)  # longer than what is in use, so that it need not grow with every row
         self.num_records = self.end = 0
@@ -60,7 +63,9 @@ class Entry:
     def filling(
         self, what: str, *, on_event: OnEvent, raise_if_stopped: Callable[[], None] = lambda: None
     ) -> Iterator[None]:
-        """Let no other process add rows inside the block; one that does so is waited for, which is said once.
+        """Let no other process add rows or remove the entry inside the block; one that does so is waited for.
+
+        That is said once. An entry that was removed meanwhile begins anew, without rows.
 
         Raises:
             ResourceError: it goes on for an hour.
@@ -82,10 +87,19 @@ class Entry:
             self.lock.release()
 
     def _locked(self) -> bool:
+        """Take the lock of the entry as it stands now, within a while."""
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self.lock.acquire(timeout=SILENCE)
-        except Timeout:
+        except (Timeout, FileNotFoundError):
             return False
+        if not (self.folder / LOCK).exists():  # what was locked has been removed
+            self.lock.release()
+            return False
+        if not (self.folder / ABOUT).is_file():
+            _begin(self.folder, self.about)
+            self.refresh()
+        self.touch()
         return True
 
     def hold(self, row_bytes: int) -> None:
@@ -130,6 +144,7 @@ class Entry:
                 hint="Free some disk (`finetune cache clear`), or name another place: --set cache.folder=DIR.",
             ) from error
         self._note(records)
+        self.touch()
 
     def drop_damaged(self, digests: Iterable[str]) -> list[str]:
         """Forget the rows among `digests` whose bytes do not match their checksum, and yield these."""
@@ -149,7 +164,10 @@ class Entry:
         """Yield the bytes of all rows, one after the other, as a memory map."""
         if not self.end:
             return np.empty(0, dtype=np.uint8)
-        return np.memmap(self.rows_file, np.uint8, mode="r", shape=(self.end,))
+        try:
+            return np.memmap(self.rows_file, np.uint8, mode="r", shape=(self.end,))
+        except (FileNotFoundError, ValueError):  # removed meanwhile: no row matches its checksum
+            return np.empty(0, dtype=np.uint8)
 
     def _note(self, records: np.ndarray) -> None:
         count = self.num_records + len(records)
@@ -164,7 +182,8 @@ class Entry:
 
     def touch(self) -> None:
         """Note that the entry was used now: the least recently used go first."""
-        os.utime(self.folder / "about.json", (time.time(), time.time()))
+        with suppress(FileNotFoundError):  # removed by now
+            os.utime(self.folder / ABOUT)
 
 
 def checksum(row: np.ndarray, record: Record) -> int:
@@ -190,16 +209,8 @@ def open_entry(folder: Path, key: Mapping[str, Any]) -> Entry:
     """
     place = folder / entry_name(key)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        about = place / "about.json"
-        if not about.is_file():
-            beside = place / f".about.{os.getpid()}"
-            try:
-                beside.write_text(_about(key), encoding="utf-8")
-                beside.replace(about)
-            except OSError:
-                beside.unlink(missing_ok=True)
-                raise
+        if not (place / ABOUT).is_file():
+            _begin(place, _about(key))
         return Entry(place)
     except OSError as error:
         raise ResourceError(
@@ -209,11 +220,16 @@ def open_entry(folder: Path, key: Mapping[str, Any]) -> Entry:
         ) from error
 
 
+def _begin(place: Path, about: str) -> None:
+    with whole_file(place / ABOUT, is_shared=True) as beside:
+        beside.write_text(about, encoding="utf-8")
+
+
 def find_entry(folder: Path, key: Mapping[str, Any]) -> Entry | None:
     """Yield the entry of a key where there is one that can be read; none is begun."""
     place = folder / entry_name(key)
     try:
-        return Entry(place) if (place / "about.json").is_file() else None
+        return Entry(place) if (place / ABOUT).is_file() else None
     except OSError:
         return None
 
@@ -246,7 +262,7 @@ class EntryFacts:
 def list_entries(folder: Path) -> list[EntryFacts]:
     """Yield the entries of a cache, the least recently used first."""
     found = []
-    for about in folder.glob("*/about.json"):
+    for about in folder.glob(f"[!.]*/{ABOUT}"):
         try:
             content = json.loads(about.read_text(encoding="utf-8"))
             sizes = {file.name: file.stat().st_size for file in about.parent.iterdir()}
@@ -254,18 +270,30 @@ def list_entries(folder: Path) -> list[EntryFacts]:
             content, sizes = {}, {}
         rows = sizes.get("index.bin", 0) // RECORD.itemsize
         content = content if isinstance(content, dict) else {}
-        found.append(EntryFacts(about.parent.name, content, rows, sum(sizes.values()), about.stat().st_mtime))
+        with suppress(FileNotFoundError):  # removed meanwhile
+            found.append(EntryFacts(about.parent.name, content, rows, sum(sizes.values()), about.stat().st_mtime))
     return sorted(found, key=lambda entry: entry.used)
 
 
 def clear(folder: Path, names: Sequence[str] | None = None) -> int:
-    """Remove entries (all of them without names) and yield how many bytes that freed."""
-    freed = 0
-    for entry in list_entries(folder):
-        if names is None or entry.name in names:
-            shutil.rmtree(folder / entry.name, ignore_errors=True)
-            freed += entry.num_bytes
-    return freed
+    """Remove entries (all of them without names) but those that are being filled; return how many bytes that freed."""
+    chosen = [entry for entry in list_entries(folder) if names is None or entry.name in names]
+    return sum(entry.num_bytes for entry in chosen if _removed(folder / entry.name))
+
+
+def _removed(place: Path) -> bool:
+    """Remove an entry, unless a process is filling it; its lock is held until the last file is gone."""
+    lock = FileLock(place / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return False
+    try:
+        shutil.rmtree(place, ignore_errors=True)
+    finally:
+        lock.release()
+    shutil.rmtree(place, ignore_errors=True)  # where a file that is open cannot be removed
+    return not (place / ABOUT).exists()
 
 
 def make_room(folder: Path, *, needed: int, limit: int, keep: Collection[str] = (), missing: int | None = None) -> bool:
@@ -273,7 +301,8 @@ def make_room(folder: Path, *, needed: int, limit: int, keep: Collection[str] = 
 
     The entries that they lie in are to `keep`. `missing` is what is still to be written of them; not given,
     it is what these entries lack in size. Yields False, removing nothing, when the rows never would fit: they
-    take more than the limit, or what is missing more than half of what the disk has free.
+    take more than the limit, or what is missing more than half of what the disk has free; nor when other
+    processes are filling what would have to go.
     """
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     entries = list_entries(folder)
@@ -287,4 +316,4 @@ def make_room(folder: Path, *, needed: int, limit: int, keep: Collection[str] = 
             break
         if entry.name not in keep:
             excess -= clear(folder, [entry.name])
-    return True
+    return excess <= 0

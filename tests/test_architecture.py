@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "finetune"
 LAYERS = [
     {"errors", "types", "settings", "randomness", "places", "cells"},
+    {"whole"},
     {"entries"},
     {"recipe", "device", "data", "optim", "backbone"},
     {"features", "evaluation", "checkpoint"},

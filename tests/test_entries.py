@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from finetune import entries
 from finetune.entries import RECORD, Entry, open_entry
@@ -177,3 +179,52 @@ def test_the_wait_has_an_end(tmp_path: Path, monkeypatch) -> None:
         own.filling("the cache", on_event=ignore),
     ):
         pass
+
+
+def make_all_room(folder: Path) -> bool:
+    return entries.make_room(folder, needed=1, limit=1, missing=1)
+
+
+@pytest.mark.parametrize("remove", [entries.clear, make_all_room])
+def test_an_entry_that_is_being_filled_is_not_removed(tmp_path: Path, remove) -> None:
+    entry = filled(tmp_path)
+    with open_entry(tmp_path, {"trunk": "a"}).filling("the cache", on_event=ignore):
+        assert not remove(tmp_path)
+        assert contents(open_entry(tmp_path, {"trunk": "a"})) == contents(entry)
+    assert remove(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_an_entry_that_was_removed_before_it_is_filled_begins_anew(tmp_path: Path, is_gone: bool) -> None:
+    entry = filled(tmp_path)
+    entries.clear(tmp_path)
+    if not is_gone:
+        entry.folder.mkdir()
+    entry.touch()
+    with entry.filling("the cache", on_event=ignore):
+        assert DIGESTS[0] not in entry
+        entry.add(DIGESTS[:1], rows()[:1], heights=[1])
+    again = open_entry(tmp_path, {"trunk": "a"})
+    assert contents(again) == {DIGESTS[0]: rows()[0].tolist()}
+    assert entries.list_entries(tmp_path)[0].about["trunk"] == "a"
+
+
+def test_one_who_waits_for_an_entry_that_is_removed_meanwhile_fills_a_new_one(tmp_path: Path) -> None:
+    entry, lock = filled(tmp_path), FileLock(tmp_path / entries.entry_name({"trunk": "a"}) / entries.LOCK)
+    lock.acquire()
+
+    def remove() -> None:
+        shutil.rmtree(entry.folder)
+        lock.release()
+
+    with entry.filling("the cache", on_event=lambda _: remove()):
+        entry.add(DIGESTS[:1], rows()[:1], heights=[1])
+    assert list(contents(open_entry(tmp_path, {"trunk": "a"}))) == DIGESTS[:1]
+
+
+def test_an_entry_is_used_as_long_as_it_is_filled(tmp_path: Path) -> None:
+    entry = filled(tmp_path)
+    os.utime(entry.folder / entries.ABOUT, (1, 1))
+    entry.add(DIGESTS[:1], rows()[:1], heights=[1])
+    assert entries.list_entries(tmp_path)[0].used > 1

@@ -66,6 +66,7 @@ def new_folder(out: Path | None, *, words: Iterable[str] = ()) -> Iterator[RunFo
     folder = RunFolder(path)
     with claimed(folder, seconds=0):
         check_new(path)  # nobody else writes from here on
+        clear_leftovers(folder)
         try:
             yield folder
         except BaseException:

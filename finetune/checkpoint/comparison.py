@@ -17,11 +17,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from finetune.checkpoint.run_folder import LOCK, RunFolder, read_json, unwritable, write_json
+from finetune.checkpoint.run_folder import RunFolder, is_unwritten, read_json, stopped_before, write_json
 from finetune.checkpoint.state import check_format
 from finetune.errors import CheckpointError
 from finetune.settings import FORMAT_VERSION
 from finetune.types import Event
+from finetune.whole import unwritable
 
 
 class _Content(BaseModel):
@@ -74,11 +75,8 @@ def open_comparison(path: str | Path) -> tuple[ComparisonFolder, dict[str, Any]]
         CheckpointError: there is none at this path, or of another version.
     """
     folder = ComparisonFolder(Path(path))
-    if (folder.path / LOCK).is_file() and not folder.recipe.is_file():
-        raise CheckpointError(
-            f"what began in {folder.path} was stopped before it had written anything",
-            hint=f"Nothing is lost: give the same command again, with --out {folder.path} or without.",
-        )
+    if is_unwritten(RunFolder(folder.path)):
+        raise stopped_before(RunFolder(folder.path))
     if not folder.content.is_file():
         raise CheckpointError(
             f"{folder.path} is no comparison folder: it has no compare.json",

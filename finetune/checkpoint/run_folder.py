@@ -6,12 +6,12 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import CheckpointError, ResourceError
+from finetune.whole import beside_of, is_vacant, old_of, write_text
 
 LOCK = ".lock"
 
@@ -124,6 +124,12 @@ class RunFolder:
         )  # fmt: skip
 
     @property
+    def later(self) -> tuple[Path, ...]:
+        """What is written into the folder from the first step on, but for checkpoints."""
+        pages = (self.report, self.path / "compare.html")
+        return (self.cached, self.epochs, self.metrics, self.predictions, self.timing, self.model, *pages)
+
+    @property
     def is_laid(self) -> bool:
         """Tell whether all stands that is known before the first step: there is something to go on with."""
         return self.recipe.is_file() or self.race.is_file()
@@ -144,10 +150,16 @@ class RunFolder:
         what = "comparison" if self.comparison.is_file() else "run"
         return f"start a new {what}: {self.command} --recipe {self.asked if self.is_racing else self.recipe}"
 
+    @property
+    def is_begun(self) -> bool:
+        """Tell whether something stands here that was asked for; without it a killed process has left nothing."""
+        return self.is_laid or self.asked.is_file()
+
     def leftovers(self) -> Iterator[Path]:
-        """Yield what a killed process had begun to write."""
-        yield from self.path.glob(".*.new")
-        yield from self.path.glob(".*.old")
+        """Yield what a killed process had begun to write, and what its lock left while it was tried."""
+        for place in (*self.laid, *self.later):
+            yield from (left for left in (beside_of(place), old_of(place)) if left.exists())
+        yield from self.path.glob(".filelock-*")
         yield from self.last.parent.glob(".*")
         yield from self.refit.last.parent.glob(".*")
 
@@ -174,18 +186,24 @@ def check_new(out: Path) -> None:
             f"the run folder {out} cannot be made: {there} is no folder that can be written",
             hint="Give another with --out.",
         )
-    if out.is_dir() and not _is_bare(RunFolder(out)):
+    if out.is_dir() and not is_unwritten(RunFolder(out)):
         is_run = RunFolder(out).recipe.is_file() or RunFolder(out).asked.is_file()
         go_on = f", or go on with it: {RunFolder(out).command} --resume {out}" if is_run else "."
         raise ResourceError(f"{out} is not empty", hint=f"Give a new folder with --out{go_on}")
 
 
-def _is_bare(folder: RunFolder) -> bool:
-    """Tell whether a folder holds no more than what a killed process had begun to lay out."""
-    there = {file.name for file in folder.path.iterdir()}
-    begun = {name for place in folder.laid for name in (place.name, f".{place.name}.new")}
-    is_begun = LOCK in there and there <= {LOCK, *begun} and not (folder.is_laid or folder.asked.is_file())
-    return not there or is_begun
+def is_unwritten(folder: RunFolder) -> bool:
+    """Tell whether a folder holds no more than what a killed process had begun to lay out.
+
+    Hidden files count as nothing: a lock, what a lock leaves while it is tried, half a file, those of the system.
+    """
+    if not folder.path.is_dir() or folder.is_begun:
+        return False
+    return is_vacant(folder.path) or (
+        (folder.path / LOCK).is_file()
+        and {file.name for file in folder.path.iterdir() if not file.name.startswith(".")}
+        <= {place.name for place in folder.laid}
+    )
 
 
 def is_utf8(name: str) -> bool:
@@ -218,10 +236,15 @@ def open_unfinished(path: str | Path) -> RunFolder:
         CheckpointError: there is none at this path, or its run was stopped before it had written anything.
     """
     folder = RunFolder(Path(path))
-    if folder.asked.is_file() or folder.recipe.is_file() or not (folder.path / LOCK).is_file():
-        return folder if folder.asked.is_file() else open_run(path)
-    raise CheckpointError(
-        f"the run in {folder.path} was stopped before it had written anything",
+    if is_unwritten(folder):
+        raise stopped_before(folder)
+    return folder if folder.asked.is_file() else open_run(path)
+
+
+def stopped_before(folder: RunFolder) -> CheckpointError:
+    """Return the error of a folder in which a run or a comparison was stopped before it had written anything."""
+    return CheckpointError(
+        f"what began in {folder.path} was stopped before it had written anything",
         hint=f"Nothing is lost: give the same command again, with --out {folder.path} or without.",
     )
 
@@ -229,32 +252,6 @@ def open_unfinished(path: str | Path) -> RunFolder:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON beside its place and rename it, so that no half of it is ever seen."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its place and rename it.
-
-    Raises:
-        ResourceError: the disk is full or the folder cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise unwritable(path, error) from error
-
-
-def unwritable(path: Path, error: OSError) -> ResourceError:
-    """Yield the error of a file that the system refuses to write."""
-    text = f"{path} cannot be written: {error.strerror}"
-    return ResourceError(text, hint="Free some disk, or see who may write there.")
 
 
 def read_json(path: Path) -> Any:

@@ -8,7 +8,6 @@ that the last one is damaged. Nothing in it is executed: tensors are safetensors
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from finetune.errors import CheckpointError, ResourceError
+from finetune.errors import CheckpointError
 from finetune.settings import FORMAT_VERSION
 from finetune.types import Event, OnEvent, ignore
+from finetune.whole import whole_folder
 
 MODEL, OPTIMISER, STATE, COMPLETE = "model.safetensors", "optimiser.safetensors", "state.json", "complete.json"
 
@@ -109,26 +109,11 @@ def written_beside(place: Path, *, keeps_before: bool = True) -> Iterator[Path]:
     Raises:
         ResourceError: the disk is full or cannot be written.
     """
-    beside, before, oldest = _beside(place), _before(place), place.with_name(f".{place.name}.old")
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        yield beside
-        for file in beside.iterdir():
-            _flush(file)
-        shutil.rmtree(oldest, ignore_errors=True)
-        if place.exists() and not keeps_before:
-            os.replace(place, oldest)
-        elif place.exists():
-            if before.exists():
-                os.replace(before, oldest)
-            os.replace(place, before)
-        os.replace(beside, place)
-        shutil.rmtree(oldest, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        reason = (isinstance(error, OSError) and error.strerror) or str(error).rpartition("I/O error: ")[2]
-        raise ResourceError(f"{place} cannot be written: {reason}", hint="Free some disk.") from error
+    with whole_folder(place, before=_before(place) if keeps_before else None) as beside:
+        try:
+            yield beside
+        except SafetensorError as error:
+            raise OSError(str(error).rpartition("I/O error: ")[2]) from error
 
 
 def load(place: Path, *, on_event: OnEvent = ignore) -> Checkpoint | None:
@@ -139,7 +124,7 @@ def load(place: Path, *, on_event: OnEvent = ignore) -> Checkpoint | None:
     Raises:
         CheckpointError: there are checkpoints, and none of them is whole, or another version wrote them.
     """
-    candidates = [path for path in (place, _before(place)) if path.exists()]
+    candidates = [path for path in places(place) if path.exists()]
     for path in candidates:
         if _is_whole(path):
             if path != candidates[0]:
@@ -154,18 +139,18 @@ def load(place: Path, *, on_event: OnEvent = ignore) -> Checkpoint | None:
     return None
 
 
-def _beside(place: Path) -> Path:
-    return place.with_name(f".{place.name}.new")
+def load_whole(place: Path) -> Checkpoint | None:
+    """Return the checkpoint at a place itself; None where there is none, or a damaged one."""
+    return _understood(place) if _is_whole(place) else None
+
+
+def places(place: Path) -> tuple[Path, Path]:
+    """Return where a checkpoint and the one before it lie."""
+    return place, _before(place)
 
 
 def _before(place: Path) -> Path:
     return place.with_name(f"{place.name}.before")
-
-
-def _flush(file: Path) -> None:
-    """Have the system write a file to the disk: a name that outlives a power cut without its bytes is damage."""
-    with file.open("r+b") as stream:
-        os.fsync(stream.fileno())
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -62,4 +62,7 @@ def clear(
     """Remove entries of the cache; they are computed again when they are needed."""
     from finetune.workflow.caches import clear_cache
 
-    typer.echo(f"{clear_cache(names, folder=folder) / 1e6:,.1f} MB freed")
+    freed, held = clear_cache(names, folder=folder)
+    typer.echo(f"{freed / 1e6:,.1f} MB freed")
+    if held:
+        typer.echo(f"left, since a process is filling them: {', '.join(name[:8] for name in held)}")

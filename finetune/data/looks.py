@@ -139,10 +139,10 @@ def _recall(entry: Entry, samples: Sequence[Sample]) -> dict[str, Looks]:
 def _kept(entry: Entry, digests: Sequence[str], rows: Sequence[Looks]) -> Entry | None:
     """Add rows to an entry; None, and no more is kept, when the disk is full."""
     try:
-        with entry.lock:
+        with entry.filling("the small pictures", on_event=ignore):
             entry.refresh()
             new = [place for place, digest in enumerate(digests) if digest not in entry]
             entry.add([digests[place] for place in new], [rows[place].view(np.uint8) for place in new])
-    except ResourceError:
+    except (OSError, ResourceError):
         return None
     return entry

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from finetune.errors import DataError
+from finetune.whole import is_vacant
 
 __all__ = ["CLASSES", "draw", "write_sample"]
 
@@ -133,7 +134,7 @@ def write_sample(folder: Path, *, per_class: int = 60, seed: int = 0) -> list[Pa
     """
     if per_class < 1:
         raise DataError(f"{per_class} images per class is too few.", hint="Ask for 1 or more.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_vacant(folder):
         raise DataError(
             f"{folder} is not an empty folder.",
             hint="Name a folder that does not exist yet, or empty this one.",

@@ -7,18 +7,17 @@ obeyed, and what leaks in it is reported.
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from finetune.cells import guarded, unguarded
-from finetune.errors import CheckpointError, DataError, ResourceError
+from finetune.errors import CheckpointError, DataError
 from finetune.randomness import derive
 from finetune.types import SPLITS, Manifest, Sample, Split, Target
+from finetune.whole import whole_file
 
 DIGEST = re.compile("(?:[0-9a-f]{2})*")
 COLUMNS = ("file", "label", "split", "group", "digest")
@@ -75,15 +74,8 @@ def write(manifest: Manifest, path: Path) -> None:
     Raises:
         ResourceError: the disk is full, or cannot be written.
     """
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as beside:
         _write(manifest, beside)
-        os.replace(beside, path)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise ResourceError(f"{path} cannot be written: {error.strerror}", hint="Free some disk.") from error
 
 
 def _write(manifest: Manifest, path: Path) -> None:

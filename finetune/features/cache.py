@@ -120,9 +120,9 @@ class FeatureCache:
         digests = [sample.digest for sample in samples]
         rows, places = [], []
         for view, kept in enumerate(room.views[:views]):
-            self._fill(kept, room.trunk, samples, view, known if view == 0 else None)
+            found = self._filled(kept, room.trunk, samples, view, known if view == 0 else None)
             places.append(kept.places(digests))
-            rows.append(kept.mapped())
+            rows.append(found)
         if sum(len(set(digests)) * layout.row_bytes for _ in rows) < MEMORY_SHARE * available_memory():
             rows = [np.ascontiguousarray(view[place]) for view, place in zip(rows, places, strict=True)]
             places = [np.arange(len(samples))] * views
@@ -144,8 +144,13 @@ class FeatureCache:
             return None
         return Room(trunk, layout, tuple(RowsInMemory(layout) for _ in range(views)))
 
-    def _fill(self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int, known: Known | None) -> None:
-        """Run the trunk over the images that are not kept yet; another process that does so is waited for."""
+    def _filled(
+        self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int, known: Known | None
+    ) -> np.ndarray:
+        """Run the trunk over the images that are not kept yet; another process that does so is waited for.
+
+        Yields all rows that are kept, mapped before another process may remove them.
+        """
         try:
             with kept.filling(on_event=self.on_event, raise_if_stopped=self.raise_if_stopped):
                 kept.refresh()
@@ -160,6 +165,7 @@ class FeatureCache:
                 if missing:
                     self._compute(kept, trunk, list(missing.values()), view)
                 kept.touch()
+                return kept.mapped()
         except OSError as error:
             raise ResourceError(
                 f"the feature cache cannot be used: {error.strerror or error}",

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from finetune.backbone.catalogue import Entry, front
+from finetune.whole import whole_file
 
 SIZE, SIDE = (11.0, 6.5), 0.3  # inches; share of the list of names
 DOT, LINE = "#9aa5b1", "#c2410c"
@@ -37,7 +38,9 @@ def draw(found: Sequence[Entry], file: Path) -> None:
     _number(axes, best)
     _list(side, best)
     with matplotlib.rc_context({"svg.hashsalt": "finetune"}):
-        figure.savefig(file, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
+        kind = file.suffix.lower().removeprefix(".")
+        with whole_file(file) as beside:
+            figure.savefig(beside, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
 def _points(found: Sequence[Entry]) -> tuple[list[float], list[float]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from finetune.checkpoint.run_folder import write_text
+from finetune.whole import write_text
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from finetune.data.decode import UndecodableError, read_rgb
-from finetune.errors import ResourceError
+from finetune.whole import whole_file
 
 ACROSS, SIDE, GAP = 6, 180, 12  # an even number across: pairs stay together
 TEXT, LINE, HEADING = 13, 17, 30  # pixels: size of letters, of a line, of a heading
@@ -39,13 +38,8 @@ def write(path: Path, sections: Sequence[Section]) -> None:
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as beside:
         draw(sections).save(beside, format="PNG")
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise ResourceError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def draw(sections: Sequence[Section]) -> Image.Image:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from finetune.backbone.catalogue import Entry
 from finetune.backbone.stored import place_of
 from finetune.errors import BackboneError, RecipeError, ResourceError, did_you_mean
 from finetune.types import Event, OnEvent, ignore
+from finetune.whole import is_vacant, whole_folder
 
 if TYPE_CHECKING:
     from finetune.backbone.load import Architecture
@@ -134,16 +133,7 @@ def plot_backbones(file: Path, pattern: str = "", wish: Wish | None = None) -> N
         raise BackboneError("of none of these the accuracy on ImageNet is known", hint="Ask for more of them.")
     from finetune.report.accuracy import draw
 
-    beside = file.with_name(f".{file.stem}.new{file.suffix}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draw(known, beside)
-        beside.replace(file)
-    except OSError as error:
-        raise ResourceError(f"{file} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            beside.unlink()
+    draw(known, file)
 
 
 def fetch_backbones(names: Sequence[str], to: Path, *, on_event: OnEvent = ignore) -> list[Fetched]:
@@ -207,7 +197,7 @@ def _is_there(of: Architecture, target: Path) -> bool:
     """
     from finetune.backbone import folder
 
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if is_vacant(target):
         return False
     if folder.is_folder(target) and (target / folder.WEIGHTS).is_file():
         config, wanted = folder.read_config(target), catalogue.find(of.name)
@@ -222,9 +212,7 @@ def _write_folder(of: Architecture, target: Path) -> None:
     from finetune.backbone.load import load
 
     backbone = load(of, num_classes=None)
-    beside = target.with_name(f".{target.name}.new")
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
+    with whole_folder(target) as beside:
         folder.write(
             backbone.model,
             beside,
@@ -235,10 +223,3 @@ def _write_folder(of: Architecture, target: Path) -> None:
             num_classes=int(backbone.model.num_classes),  # type: ignore[arg-type]
             pretrained_cfg=dict(backbone.model.pretrained_cfg),  # type: ignore[arg-type]
         )
-        if target.exists():
-            target.rmdir()  # empty
-        beside.replace(target)
-    except OSError as error:
-        raise ResourceError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

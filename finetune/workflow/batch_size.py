@@ -11,7 +11,7 @@ from torch import Tensor
 from finetune import recipe as recipes
 from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
-from finetune.device import accelerator, free_memory
+from finetune.device import autocasting, free_memory
 from finetune.errors import BackboneError
 from finetune.settings import Recipe
 from finetune.train.memory import Memory, fitting_batch, step_memory, tried_batch
@@ -69,13 +69,13 @@ def _fitting(prepared: Prepared, batch: int) -> int:
 def _tried(recipe: Recipe, backbone: Backbone, phase: Phase, batch: int) -> int:
     """Take steps on empty pictures until one fits; weights and statistics are left as they were."""
     model, device = backbone.model, next(backbone.model.parameters()).device
-    context = accelerator(device, str(recipe.train.precision))
+    autocast = autocasting(device, str(recipe.train.precision))
     kept = {name: tensor.clone() for name, tensor in model.named_buffers()}
 
     def attempt(size: int) -> None:
         images = torch.zeros(size, 3, *backbone.preprocessing.image_size, device=device)
         try:
-            with freezing(model, phase.plan, backbone.groups), context.autocast():
+            with freezing(model, phase.plan, backbone.groups), autocast():
                 model.train()
                 total, _ = loss_of(model(images), Tensor.sum, aux_weight=1.0)
                 torch.autograd.backward(total)

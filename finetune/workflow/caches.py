@@ -14,8 +14,10 @@ def list_cache(folder: str = "auto") -> tuple[Path, list[EntryFacts]]:
     return place, list_entries(place) if place.is_dir() else []
 
 
-def clear_cache(names: list[str] | None = None, *, folder: str = "auto") -> int:
-    """Remove entries by the beginning of their names (all of them without names); yields the bytes freed.
+def clear_cache(names: list[str] | None = None, *, folder: str = "auto") -> tuple[int, list[str]]:
+    """Remove entries by the beginning of their names (all of them without names).
+
+    Returns the bytes freed, and the names of entries that stay since a process is filling them.
 
     Raises:
         DataError: no entry begins like that.
@@ -27,4 +29,5 @@ def clear_cache(names: list[str] | None = None, *, folder: str = "auto") -> int:
         if name and not found:
             raise DataError(f"no entry {name!r} in {place}", hint="`finetune cache ls` lists them.")
         chosen += found
-    return clear(place, chosen)
+    freed = clear(place, chosen)
+    return freed, [entry.name for entry in list_entries(place) if entry.name in chosen]

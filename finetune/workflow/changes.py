@@ -43,6 +43,7 @@ def check_kinds(allow: Iterable[str]) -> frozenset[str]:
     Raises:
         RecipeError: there is no such kind.
     """
+    allow = (allow,) if isinstance(allow, str) else tuple(allow)
     strange = [kind for kind in allow if kind not in KINDS]
     if strange:
         near = did_you_mean(strange[0], KINDS)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from finetune import recipe as recipes
 from finetune.backbone.load import Backbone
-from finetune.checkpoint.run_folder import write_text
 from finetune.data import checks, split
 from finetune.data.findings import Case, Finding, Seen, number, picture_findings, seen
 from finetune.data.grouping import table_of, with_groups
@@ -29,6 +28,7 @@ from finetune.features.odd import odd_ones
 from finetune.report import sheet as sheets
 from finetune.settings import EMBEDDED, Recipe
 from finetune.types import SPLITS, Event, Manifest, OnEvent, Target, ignore, to_json
+from finetune.whole import write_text
 from finetune.workflow.guard import guarded
 from finetune.workflow.prepare import (
     architecture_of,

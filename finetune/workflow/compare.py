@@ -11,13 +11,14 @@ from typing import Any
 from finetune import recipe as recipes
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
 from finetune.checkpoint.comparison import Clock, ComparisonFolder, open_comparison, write_comparison
-from finetune.checkpoint.run_folder import RunFolder, write_text
+from finetune.checkpoint.run_folder import RunFolder
 from finetune.data import split
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError
 from finetune.report import comparison as page
 from finetune.settings import Recipe
 from finetune.strategy.entrants import USUAL, Entrant, entrants
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
+from finetune.whole import write_text
 from finetune.workflow import changes
 from finetune.workflow.guard import IN_A_RUN, guarded
 from finetune.workflow.launch import go_on, start
@@ -107,8 +108,8 @@ def compare(
     Raises:
         FinetuneError: one of its kinds; of the runs only if every one of them fails.
     """
-    chosen = entrants(strategies)
-    if seeds < 1:
+    chosen = entrants(strategies.split(",") if isinstance(strategies, str) else strategies)
+    if not isinstance(seeds, int) or seeds < 1:
         raise RecipeError(f"a comparison on {seeds} seeds has no run", hint="Give --seeds 1 or more.")
     shared = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     own = {"strategy.name": "auto", "strategy.top_k": "auto", "strategy.probe_at": "auto"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finetune import recipe as recipes
 from finetune.data import checks, sources
-from finetune.device import accelerator
+from finetune.device import autocasting
 from finetune.errors import DataError, did_you_mean
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import confusion, measure
@@ -28,7 +28,7 @@ class Evaluation:
     confusion: list[list[int]]
 
 
-@guarded(OF_A_MODEL)
+@guarded(OF_A_MODEL, is_shared=True)
 def evaluate(
     run: str | Path,
     *,
@@ -47,13 +47,15 @@ def evaluate(
     Raises:
         CheckpointError: no finished run. DataError: no such split, or a class that the model lacks.
     """
+    if split is not None and split not in SPLITS:
+        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
     saved = load_run(run, device=device)
     recipe = saved.recipe if workers is None else recipes.update(saved.recipe, {"train.workers": workers})
     manifest = saved.manifest() if data is None else _other_data(saved, data, on_event)
     name, samples = _chosen(manifest, split, is_own=data is None, is_refit=saved.recipe.train.refit)
     batches = plain_batches(recipe, manifest, saved.backbone, samples, batch_size=batch_size)
-    context = accelerator(batches.device, str(saved.recipe.train.precision))
-    logits, targets = collect_logits(saved.backbone.model, batches.epoch(), autocast=context.autocast)
+    autocast = autocasting(batches.device, str(saved.recipe.train.precision))
+    logits, targets = collect_logits(saved.backbone.model, batches.epoch(), autocast=autocast)
     return Evaluation(name, len(samples), saved.classes, measure(logits, targets), confusion(logits, targets))
 
 

@@ -21,7 +21,7 @@ from finetune.data.decode import UndecodableError, quiet, read_rgb
 from finetune.data.loaders import auto_workers
 from finetune.data.pixels import PixelCache
 from finetune.data.transforms import picture_side
-from finetune.device import accelerator, resolve_device, resolve_precision
+from finetune.device import autocasting, resolve_device, resolve_precision
 from finetune.errors import BackboneError
 from finetune.evaluation.intervals import bootstrap
 from finetune.features.cache import Known
@@ -85,7 +85,7 @@ def _features(
 ) -> tuple[list[str], tuple[Tensor, ...], Tensor]:
     """Yield the names of the layer groups, their pooled features (N, D), and the class indices (N,)."""
     device = resolve_device(recipe.train.device)
-    context = accelerator(device, resolve_precision(recipe.train.precision, device))
+    autocast = autocasting(device, resolve_precision(recipe.train.precision, device))
     names = [group.name for group in backbone.groups if not group.is_head]
     try:
         traced = trace(backbone.model, backbone.groups, image_size=backbone.preprocessing.image_size)
@@ -93,7 +93,7 @@ def _features(
         on_event(Event("warning", {"text": f"{error.message}; measured on the last layer group alone"}))
         tap = before_head(backbone.model, head_modules(backbone.model)[0])
         images = plain_batches(recipe, manifest, backbone, tuple(chosen), pixels=pixels).epoch()
-        features, targets = extract(tap, images, autocast=context.autocast)
+        features, targets = extract(tap, images, autocast=autocast)
         return names[-1:], features, targets
     names = [name for name in names if name in traced.ends]
     trunk = taps(traced, names)
@@ -103,7 +103,7 @@ def _features(
         backbone,
         pixels,
         workers=auto_workers(len(chosen), device) if recipe.train.workers == "auto" else recipe.train.workers,
-        autocast=context.autocast,
+        autocast=autocast,
         on_event=on_event,
         raise_if_stopped=lambda: None,
     )
@@ -113,7 +113,7 @@ def _features(
         kept = cache.batches(room, chosen, views=1, batch_size=len(chosen), seed=None)
     if kept is None:
         images_of = plain_batches(recipe, manifest, backbone, tuple(chosen), pixels=pixels)
-        kept = TrunkBatches(trunk, images_of, autocast=context.autocast)
+        kept = TrunkBatches(trunk, images_of, autocast=autocast)
     features, targets = extract(lambda rows: rows, kept.epoch())
     return names, features, targets
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 import torch
@@ -15,9 +15,10 @@ from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.run_folder import write_json
 from finetune.data.decode import read_rgb
 from finetune.device import in_fast_layout
-from finetune.errors import ExportError, ResourceError
+from finetune.errors import ExportError, ResourceError, did_you_mean
 from finetune.exports.onnx import Parity, prove, write_onnx
 from finetune.types import to_json
+from finetune.whole import is_vacant, whole_folder
 from finetune.workflow.passes import plain_batches
 from finetune.workflow.saved import SavedRun, load_run
 
@@ -41,10 +42,17 @@ def export(run: str | Path, *, format: Format = "onnx", out: str | Path | None =
         ExportError: it cannot be exported, or the export differs; no file stays then.
         CheckpointError: no finished run. ResourceError: the place is taken or cannot be written.
     """
+    _check_format(format)
     saved = load_run(run, device="cpu")
     if format == "timm":
         return _timm_folder(saved, Path(out) if out else saved.folder.exports / "timm")
     return _onnx(saved, Path(out) if out else saved.folder.exports / "model.onnx")
+
+
+def _check_format(name: str) -> None:
+    if name not in get_args(Format):
+        known = get_args(Format)
+        raise ExportError(f"format {name!r} is none of {', '.join(known)}.{did_you_mean(str(name), known)}")
 
 
 def _onnx(saved: SavedRun, path: Path) -> Export:
@@ -83,29 +91,26 @@ def _timm_folder(saved: SavedRun, place: Path) -> Export:
             hint=f"Use --format onnx. In Python, timm loads {saved.folder.model} once this tool's networks are known:"
             " import finetune.backbone.classics.",
         )
-    if place.exists() and any(place.iterdir() if place.is_dir() else [place]):
+    if not is_vacant(place):
         raise ResourceError(f"{place} exists already", hint="Give another place with --out, or remove it.")
-    beside = place.with_name(f".{place.name}.new")
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(saved.folder.model, beside)
-        images, files = _proof(saved)
-        again = timm.create_model(f"local-dir:{beside.resolve()}", pretrained=True).eval()
-        in_fast_layout(again, images.device)  # as ours is: else other kernels run, with other last bits
-        view = timm.data.create_transform(**timm.data.resolve_model_data_config(again, use_test_size=True))
-        value_range = saved.backbone.preprocessing.value_range
-        theirs = torch.stack([view(read_rgb(file, value_range=value_range)) for file in files])  # (N, 3, H, W)
-        with torch.no_grad():
-            difference = float((again(theirs) - saved.backbone.model(images)).abs().max())
+    with whole_folder(place) as beside:
+        shutil.copytree(saved.folder.model, beside, dirs_exist_ok=True)
+        images, difference = _difference_of_timm(saved, beside)
         if difference != 0:
             raise ExportError(f"timm's model differs from ours by up to {difference:g}")
-        shutil.rmtree(place, ignore_errors=True)
-        beside.replace(place)
-    except OSError as error:
-        raise ResourceError(f"{place} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return Export(place, "timm", {"num_images": len(images), "largest_difference": difference, "is_proven": True})
+
+
+def _difference_of_timm(saved: SavedRun, folder: Path) -> tuple[torch.Tensor, float]:
+    """Return real images, and how far the logits of timm's own model and transform lie from ours on them."""
+    images, files = _proof(saved)
+    again = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True).eval()
+    in_fast_layout(again, images.device)  # as ours is: else other kernels run, with other last bits
+    view = timm.data.create_transform(**timm.data.resolve_model_data_config(again, use_test_size=True))
+    value_range = saved.backbone.preprocessing.value_range
+    theirs = torch.stack([view(read_rgb(file, value_range=value_range)) for file in files])  # (N, 3, H, W)
+    with torch.no_grad():
+        return images, float((again(theirs) - saved.backbone.model(images)).abs().max())
 
 
 def _proof(saved: SavedRun) -> tuple[torch.Tensor, list[Path]]:

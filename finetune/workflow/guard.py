@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
 from finetune.data.loaders import lost_workers
 from finetune.errors import ResourceError
 from finetune.train.memory import is_out_of_memory
+from finetune.workflow.process import is_unguarded, own_turn, unguarded
 
 SMALLER = "smaller pictures (--image-size) or a smaller backbone"
 IN_A_RUN = f"fewer images at once (--micro-batch), {SMALLER}"
@@ -17,17 +18,22 @@ OF_A_MODEL = "fewer images at once (--batch-size)"
 
 
 @contextmanager
-def guarded(less: str = SMALLER) -> Iterator[None]:
+def guarded(less: str = SMALLER, *, is_shared: bool = False) -> Iterator[None]:
     """Turn what torch says, inside the block, of a dead worker or of memory that ran out into our errors.
 
+    Other threads wait for their turn, unless what is done goes beside others (`is_shared`).
     `less` names what takes less memory. Where a step of training runs out, `out_of_memory` has said more.
 
     Raises:
-        ResourceError: a process that decodes images died, or memory ran out.
+        ResourceError: a process that decodes images died, memory ran out, or the process is no place for a run.
     """
     try:
-        with lost_workers():
+        with nullcontext() if is_shared else own_turn(), lost_workers():
             yield
+    except ResourceError as error:
+        if "DataLoader worker" in str(error.__cause__) and is_unguarded():
+            raise unguarded() from error
+        raise
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

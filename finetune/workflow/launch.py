@@ -9,10 +9,11 @@ from typing import Any
 from finetune import recipe as recipes
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
-from finetune.checkpoint.run_folder import RunFolder, write_text
+from finetune.checkpoint.run_folder import RunFolder
 from finetune.errors import CheckpointError
 from finetune.settings import Recipe
 from finetune.types import Event, Manifest, OnEvent, ignore
+from finetune.whole import write_text
 from finetune.workflow import race
 from finetune.workflow import run as alone
 from finetune.workflow.changes import check_kinds

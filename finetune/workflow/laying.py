@@ -11,11 +11,12 @@ from finetune import recipe as recipes
 from finetune.backbone.load import Backbone
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.contents import Beginning, read_as
-from finetune.checkpoint.run_folder import RunFolder, write_json, write_text
+from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.data import checks, split
 from finetune.data.pixels import PixelCache
 from finetune.settings import Recipe
 from finetune.types import Event, Manifest, OnEvent
+from finetune.whole import write_text
 from finetune.workflow import changes, environment, saved
 from finetune.workflow.prepare import (
     Prepared,

@@ -11,7 +11,7 @@ import torch
 from finetune.data.decode import UndecodableError, read_rgb
 from finetune.data.sources import image_files
 from finetune.data.transforms import normalise, plain_view
-from finetune.device import accelerator
+from finetune.device import autocasting
 from finetune.types import Event, OnEvent, ignore
 from finetune.workflow.guard import OF_A_MODEL, guarded
 from finetune.workflow.saved import SavedRun, load_run
@@ -41,9 +41,10 @@ class Classifier:
         self.model = saved.backbone.model
         self.preprocessing = saved.backbone.preprocessing
         self.batch_size = batch_size
-        self._accelerator = accelerator(next(self.model.parameters()).device, str(saved.recipe.train.precision))
+        self._device = next(self.model.parameters()).device
+        self._autocast = autocasting(self._device, str(saved.recipe.train.precision))
 
-    @guarded(OF_A_MODEL)
+    @guarded(OF_A_MODEL, is_shared=True)
     def predict(
         self, paths: str | Path | Iterable[str | Path], *, top: int = 1, on_event: OnEvent = ignore
     ) -> list[Prediction]:
@@ -68,8 +69,8 @@ class Classifier:
             except UndecodableError as error:
                 predictions[file] = Prediction(str(file), problem=error.message.removeprefix(f"{file}: "))
         if pictures:
-            images = torch.stack(list(pictures.values())).to(self._accelerator.device)
-            with torch.no_grad(), self._accelerator.autocast():
+            images = torch.stack(list(pictures.values())).to(self._device)
+            with torch.no_grad(), self._autocast():
                 logits = self.model(normalise(images, self.preprocessing))  # (B, K)
             values, places = logits.float().softmax(dim=1).topk(top, dim=1)
             for file, value, place in zip(pictures, values.tolist(), places.tolist(), strict=True):
@@ -78,7 +79,7 @@ class Classifier:
         return [predictions[file] for file in files]
 
 
-@guarded(OF_A_MODEL)
+@guarded(OF_A_MODEL, is_shared=True)
 def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Classifier:
     """Load the best model of a finished run for prediction.
 

@@ -22,13 +22,14 @@ from finetune import recipe as recipes
 from finetune.checkpoint import state
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers
 from finetune.checkpoint.racing import open_race
-from finetune.checkpoint.run_folder import LOCK, RunFolder, unwritable, write_json, write_text
+from finetune.checkpoint.run_folder import LOCK, RunFolder, write_json
 from finetune.data import checks
 from finetune.errors import BackboneError, RecipeError, TrainingError
 from finetune.settings import FORMAT_VERSION, Recipe
 from finetune.strategy.race import MOST_OVERHEAD, Place, RacePlan, Work, candidates, judge, plan_race
 from finetune.train.choice import delivered
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
+from finetune.whole import unwritable, write_text
 from finetune.workflow.batch_size import with_micro_batch
 from finetune.workflow.laying import Terms, lay_folder, reopen, with_whole_paths
 from finetune.workflow.prepare import (

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.checkpoint import state
+from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
-from finetune.checkpoint.state import Checkpoint, TrainState
-from finetune.errors import CheckpointError
+from finetune.checkpoint.state import Checkpoint
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import measure
 from finetune.report import page
@@ -127,7 +126,7 @@ def _train(
     with telling_how_to_go_on(folder), computing(prepared.recipe):
         trained = train(folder, prepared, checkpoint, stop=stop, on_event=on_event)
         seconds["train"] = time.monotonic() - began
-        prepared.backbone.model.load_state_dict(_best(folder, trained.state).model)
+        prepared.backbone.model.load_state_dict(best.load(folder, trained.state.best).model)
         metrics, guesses = _evaluate(prepared, trained.fit, ("val", "test"))
         seconds["evaluate"] = time.monotonic() - began - seconds["train"]
         if prepared.recipe.train.refit:
@@ -165,21 +164,11 @@ def _deliver(
     delivered_epoch = end.best.epoch if end.best else 0
     content = saved.report_content(folder, recipe, metrics, end.history, delivered_epoch=delivered_epoch)
     page.write(folder.report, {**content, "computed": [*allowed, *trained.said], "refit": refitted})
+    best.settle(folder, end.best)
     write_json(folder.metrics, metrics)
     return RunResult(
         folder.path, recipe.strategy.name, metrics, len(end.history), delivered_epoch, len(manifest.problems)
     )
-
-
-def _best(folder: RunFolder, end: TrainState) -> Checkpoint:
-    """Yield the checkpoint of the epoch to deliver."""
-    best = state.load(folder.best)
-    if best is None or end.best is None or best.state.best != end.best:
-        raise CheckpointError(
-            f"{folder.best} no longer holds the epoch to deliver: its weights cannot be evaluated",
-            hint=f"Start again from the recipe: finetune run --recipe {folder.recipe}",
-        )
-    return best
 
 
 def _evaluate(prepared: Prepared, fit: Fit, splits: Sequence[Split]) -> tuple[Metrics, Guesses]:

@@ -32,6 +32,7 @@ from finetune.report import page
 from finetune.report.depth import depth
 from finetune.settings import Recipe
 from finetune.types import Evidence, Manifest, Split, Verdict, to_json
+from finetune.whole import write_text
 from finetune.workflow import prepare
 from finetune.workflow.prepare import Prepared
 
@@ -64,7 +65,7 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
             f"{folder.path} has no model yet: the run did not come to its end",
             hint=f"Go on with it: finetune run --resume {folder.path}",
         )
-    recipe = recipes.update(recipes.load(folder.recipe), {"train.device": device})
+    recipe = _on(device, recipes.update(recipes.load(folder.recipe), {"train.device": device}), folder)
     config = timm_folder.read_config(folder.model)
     of = replace(backbones.architecture("auto", weights=folder.model), pretrained=False)
     backbone = prepare.with_range(backbones.load(of, num_classes=len(config.classes)), config.value_range)
@@ -80,6 +81,19 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
         raise CheckpointError(f"{weights} cannot be used: {first_line(error)}") from error
     in_fast_layout(backbone.model, resolve_device(device)).eval()
     return SavedRun(folder, recipe, backbone, config.classes)
+
+
+def _on(device: str, recipe: Recipe, folder: RunFolder) -> Recipe:
+    """Return the recipe of a run for a device: what was settled for a GPU, a processor computes in float32.
+
+    A run that was computed on a processor keeps the arithmetic that it asked for.
+    """
+    if resolve_device(device).type != "cpu" or recipe.train.precision == "float32":
+        return recipe
+    environment = run_folder.read_json(folder.environment) if folder.environment.is_file() else {}
+    devices = (environment.get("devices") if isinstance(environment, dict) else None) or {}
+    is_of_cpu = recipe.train.precision == "bfloat16" and not any(name != "cpu" for name in devices)
+    return recipe if is_of_cpu else recipes.update(recipe, {"train.precision": "float32"})
 
 
 def write_model(place: Path, backbone: Backbone, classes: Sequence[str]) -> None:
@@ -135,7 +149,7 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str
     writer = csv.writer(text)
     writer.writerow(columns)
     writer.writerows(map(guarded, row) for row in rows)
-    run_folder.write_text(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def line(row: dict[str, Any]) -> str:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune.backbone.folder import plain_tensors
-from finetune.checkpoint import state
+from finetune.checkpoint import best, state
 from finetune.checkpoint.began_cached import BeganCached
-from finetune.checkpoint.run_folder import RunFolder, write_text
+from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.device import accelerator, resolve_device
 from finetune.errors import DataError, ResourceError, TrainingError
@@ -24,6 +24,7 @@ from finetune.train.loop import Fit, FitSettings
 from finetune.train.memory import is_out_of_memory
 from finetune.train.phases import fit_phases
 from finetune.types import Event, OnEvent
+from finetune.whole import write_text
 from finetune.workflow import saved
 from finetune.workflow.batches import Worker
 from finetune.workflow.guard import IN_A_RUN, guarded
@@ -74,9 +75,10 @@ class _Keeper:
     def last(self, model: nn.Module, optimiser: dict[str, Tensor], now: TrainState) -> None:
         if self.pending:
             tensors, then = self.pending
-            state.save(self.folder.best, plain_tensors(tensors), {}, then, keeps_before=False)
+            best.keep(self.folder, plain_tensors(tensors), then)
             self.pending = None
         state.save(self.folder.last, plain_tensors(model.state_dict()), optimiser, now)
+        best.drop_unspoken(self.folder)
         _write_epochs(self.folder, now.history)
 
     def best(self, model: nn.Module, now: TrainState) -> None:

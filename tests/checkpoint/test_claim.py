@@ -14,8 +14,9 @@ from threading import Barrier
 import pytest
 
 from finetune.checkpoint.claim import claimed, new_folder
-from finetune.checkpoint.run_folder import RunFolder
-from finetune.errors import ResourceError
+from finetune.checkpoint.comparison import open_comparison
+from finetune.checkpoint.run_folder import RunFolder, open_unfinished
+from finetune.errors import CheckpointError, ResourceError
 
 
 def compete(barrier: Barrier, out: Path | None) -> str:
@@ -83,3 +84,32 @@ def test_a_block_that_fails_after_the_recipe_leaves_the_run(tmp_path: Path) -> N
         folder.recipe.write_text("whole")
         raise RuntimeError
     assert (tmp_path / "run" / "recipe.toml").read_text() == "whole"
+
+
+PROBE = ".filelock-probe-0f"
+LEFT = [(), (".lock",), (PROBE,), (PROBE, ".DS_Store"), (".lock", ".split.csv.new", "split.csv")]
+
+
+@pytest.mark.parametrize("names", LEFT, ids="+".join)
+@pytest.mark.parametrize("opened", [open_unfinished, open_comparison])
+def test_where_nothing_of_a_run_was_written_the_same_command_is_to_be_given_again(tmp_path, names, opened) -> None:
+    place = tmp_path / "run"
+    place.mkdir()
+    for name in names:
+        (place / name).touch()
+    with pytest.raises(CheckpointError, match="before it had written anything") as caught:
+        opened(place)
+    assert f"--out {place}" in caught.value.hint
+    with new_folder(place) as folder:
+        folder.recipe.write_text("mine")
+    assert {PROBE, ".split.csv.new"}.isdisjoint(path.name for path in place.iterdir())
+    assert (place / ".DS_Store").exists() == (".DS_Store" in names)
+
+
+def test_a_folder_with_files_of_others_is_neither_a_stopped_run_nor_free(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / PROBE).touch()
+    with pytest.raises(CheckpointError, match="is no run folder"):
+        open_unfinished(tmp_path)
+    with pytest.raises(ResourceError, match="is not empty"), new_folder(tmp_path):
+        pass

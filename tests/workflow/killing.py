@@ -85,7 +85,10 @@ class _Watch:
     def _reaches(self, event: str, path: str) -> bool:
         place = Path(path)
         folder = re.sub("^[0-9a-f]{32}$", "entry", place.parent.name)
-        label = f"{event} {folder}/{place.name.removesuffix(f'.{os.getpid()}')}"
+        name = re.sub(
+            r"(?<=[.-])([0-9a-f]{32}|[0-9]{3,})(?=\.|$)", "N", place.name
+        )  # of a process, or drawn by the lock
+        label = f"{event} {folder}/{name}"
         self.passed += 1
         self.tell(label)
         self.is_reached = self.at(self.passed, label) or (self.is_full and self.is_reached)

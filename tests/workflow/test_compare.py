@@ -199,6 +199,7 @@ def test_a_comparison_of_failures_alone_is_an_error(drawn: Path, tmp_path: Path)
 
 
 def test_a_folder_without_a_comparison_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
     with pytest.raises(finetune.CheckpointError, match=r"no compare\.json"):
         finetune.resume_comparison(tmp_path)
 

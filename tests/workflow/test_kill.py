@@ -12,8 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 import finetune
+from finetune.checkpoint import best, state
+from finetune.checkpoint.run_folder import RunFolder
+from finetune.checkpoint.state import Best, TrainState
+from finetune.train import choice, loop
 
 from .killing import Ended, forked
 
@@ -146,3 +151,53 @@ def test_killed_at_random_moments_by_the_system_every_run_is_exact() -> None:
     tool = Path(__file__).parents[2] / "tools" / "kill.py"
     done = subprocess.run([sys.executable, tool, "--times", "14", "--seed", "1"], capture_output=True, text=True)
     assert "14 of 14 exact" in done.stdout, done.stdout + done.stderr
+
+
+def test_killed_between_best_and_last_a_run_delivers_though_it_computes_other_bits_then(
+    tiny_run, tmp_path, monkeypatch
+) -> None:
+    """As on a GPU: what is trained again is not what was lost, and it may be worse."""
+    every = {"epochs": 3, "overrides": {"cache.pixels": "none"}}
+    monkeypatch.setattr(loop, "QUICK", 0.0)  # a checkpoint after every epoch
+    monkeypatch.setattr(choice, "delivered", lambda history, _: len(history))
+    written: list[str] = []
+
+    def between(_: int, label: str) -> bool:
+        written.append(label)
+        return label.startswith("os.rename") and label.endswith("/last") and "os.rename checkpoints/best-2" in written
+
+    ended = forked(lambda: tiny_run(out="killed", **every), between)
+    assert ended.signal == signal.SIGKILL, ended.said
+    place = tmp_path / "killed" / "checkpoints"
+    assert {path.name for path in place.glob("best*")} == {"best-1", "best-2"}
+    monkeypatch.setattr(choice, "delivered", lambda *_: 1)  # what comes now is worse
+    result = finetune.resume(tmp_path / "killed")
+    assert result.delivered_epoch == 1
+    assert {path.name for path in place.iterdir()} == {"last", "last.before", "best"}
+
+
+def test_each_checkpoint_finds_the_weights_of_the_epoch_that_it_speaks_of(tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+
+    def epoch(number: int, *, is_better: bool) -> TrainState:
+        now.history.append({"epoch": number})
+        if is_better:
+            now.best = Best(number / 10, 1.0, 0, number)
+            best.keep(folder, {"weight": torch.tensor([float(number)])}, now)
+        return now
+
+    now = TrainState()
+    for number, is_better in [(1, True), (2, True), (3, False), (4, True), (5, True)]:
+        epoch(number, is_better=is_better)
+        for place in state.places(folder.last):  # a process killed here goes on from either of them
+            if found := state.load_whole(place):
+                assert best.load(folder, found.state.best).model["weight"] == found.state.best.epoch
+        state.save(folder.last, {}, {}, now)
+        best.drop_unspoken(folder)
+    names = {path.name for path in folder.best.parent.iterdir()}
+    assert names == {"last", "last.before", "best-4", "best-5"}
+    best.settle(folder, now.best)
+    assert {path.name for path in folder.best.parent.iterdir()} == {"last", "last.before", "best"}
+    assert best.load(folder, now.best).model["weight"] == 5
+    with pytest.raises(finetune.CheckpointError, match="no longer holds the best weights"):
+        best.load(folder, Best(0.4, 1.0, 0, 4))

@@ -1,0 +1,83 @@
+"""The weights of the epoch to deliver: named by their epoch while a run trains, `best` once it has ended.
+
+Two checkpoints are kept of the place in training, and each speaks of an epoch to deliver: the weights of both are
+kept. What neither speaks of goes after the last checkpoint stands, so whenever a run is killed, the weights are there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from finetune.checkpoint import state
+from finetune.checkpoint.run_folder import RunFolder
+from finetune.checkpoint.state import Best, Checkpoint, TrainState
+from finetune.errors import CheckpointError
+from finetune.whole import put
+
+
+def keep(folder: RunFolder, model: dict[str, Tensor], now: TrainState) -> None:
+    """Write the weights of the epoch that would be delivered now.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written.
+    """
+    assert now.best is not None  # that is why they are kept
+    state.save(_place(folder, now.best.epoch), model, {}, now, keeps_before=False)
+
+
+def drop_unspoken(folder: RunFolder) -> None:
+    """Remove weights of epochs that neither of the two last checkpoints speaks of."""
+    spoken = {_spoken(place) for place in state.places(folder.last)}
+    for place in _by_epoch(folder):
+        if place.name not in {_place(folder, epoch).name for epoch in spoken if epoch is not None}:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def load(folder: RunFolder, wanted: Best | None) -> Checkpoint:
+    """Return the checkpoint of the epoch to deliver.
+
+    Raises:
+        CheckpointError: none here is whole and of this epoch.
+    """
+    return _found(folder, wanted)[1]
+
+
+def settle(folder: RunFolder, wanted: Best | None) -> None:
+    """Give the weights of the epoch to deliver their last name, and remove those of other epochs."""
+    place, _ = _found(folder, wanted)
+    if place != folder.best:
+        put(place, folder.best)
+    for other in _by_epoch(folder):
+        shutil.rmtree(other, ignore_errors=True)
+
+
+def _found(folder: RunFolder, wanted: Best | None) -> tuple[Path, Checkpoint]:
+    for place in (*_by_epoch(folder), folder.best):
+        found = state.load_whole(place)
+        if found is not None and wanted is not None and found.state.best == wanted:
+            return place, found
+    raise CheckpointError(
+        f"{folder.best.parent} no longer holds the best weights, those of the epoch to deliver",
+        hint=f"Start again from the recipe: finetune run --recipe {folder.recipe}",
+    )
+
+
+def _place(folder: RunFolder, epoch: int) -> Path:
+    return folder.best.with_name(f"{folder.best.name}-{epoch}")
+
+
+def _by_epoch(folder: RunFolder) -> Iterator[Path]:
+    return iter(sorted(folder.best.parent.glob(f"{folder.best.name}-*")))
+
+
+def _spoken(checkpoint: Path) -> int | None:
+    """Return the epoch to deliver of which a checkpoint speaks."""
+    try:
+        return int(json.loads((checkpoint / state.STATE).read_text(encoding="utf-8"))["best"]["epoch"])
+    except (OSError, ValueError, TypeError, LookupError):
+        return None

@@ -1,0 +1,139 @@
+"""Files and folders that appear whole or not at all: written beside their place, flushed, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import get_ident
+
+from finetune.errors import ResourceError
+
+READABLE = 0o666  # of a new folder's rights, what a file in it has: the umask holds for both
+
+
+@contextmanager
+def whole_file(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
+    """Yield a name beside a file's own; what the block writes there takes the file's place when it ends.
+
+    Of a file that others may write at the same moment (`is_shared`), each writer has a name of its own.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    beside = beside_of(path.with_name(f"{path.name}.{os.getpid()}.{get_ident()}") if is_shared else path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch()
+        rights = beside.stat().st_mode & READABLE
+        yield beside
+        beside.chmod(rights)  # some libraries write through a file of their own, for its owner alone
+        flush(beside)
+        os.replace(beside, path)
+        flush(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(place: Path, *, before: Path | None = None) -> Iterator[Path]:
+    """Yield a new folder beside a place, and put it there when the block ends; until then the old one stays.
+
+    The old one is kept as `before` where that is given; else it is removed.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    beside = beside_of(place)
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        yield beside
+        _settle(beside)
+        put(beside, place, before=before)
+    except OSError as error:
+        raise unwritable(place, error) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def put(folder: Path, place: Path, *, before: Path | None = None) -> None:
+    """Move a whole folder to a place, and what stands there out of the way: to `before`, or away."""
+    if place.is_dir() and is_vacant(place) and any(place.iterdir()):
+        _move_into(folder, place)
+        return
+    oldest = old_of(place)
+    shutil.rmtree(oldest, ignore_errors=True)
+    if place.exists():
+        if before is not None and before.exists():
+            os.replace(before, oldest)
+        os.replace(place, before or oldest)
+    os.replace(folder, place)
+    flush(place.parent)
+    shutil.rmtree(oldest, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def beside_of(path: Path) -> Path:
+    """Return the name under which a file or folder is written before it takes its place."""
+    return path.with_name(f".{path.name}.new")
+
+
+def old_of(path: Path) -> Path:
+    """Return the name that a folder has from when another takes its place until it is gone."""
+    return path.with_name(f".{path.name}.old")
+
+
+def is_vacant(folder: Path) -> bool:
+    """Tell whether a folder is free to be filled: hidden files, which systems and libraries leave, count as nothing."""
+    return not folder.exists() or (folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir()))
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk: a name may outlive a power cut otherwise."""
+    if path.is_dir() and sys.platform == "win32":  # folders cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unwritable(path: Path, error: OSError) -> ResourceError:
+    """Return the error of a file or folder that the system refuses to write."""
+    text = f"{path} cannot be written: {error.strerror or error}"
+    return ResourceError(text, hint="Free some disk, or see who may write there.")
+
+
+def _move_into(folder: Path, place: Path) -> None:
+    """Fill a folder that holds hidden files of others, which stay."""
+    for entry in sorted(folder.iterdir()):
+        os.replace(entry, place / entry.name)
+    folder.rmdir()
+    flush(place)
+
+
+def _settle(folder: Path) -> None:
+    """Give the files of a new folder the rights that the umask leaves, and flush everything in it."""
+    rights = folder.stat().st_mode & READABLE
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(rights)
+        flush(file)
+    flush(folder)

@@ -1,0 +1,66 @@
+"""What a run asks of the process that it is in: that no other run is at work there, and that it was started once."""
+
+from __future__ import annotations
+
+import ast
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from finetune.errors import ResourceError
+
+_TURN = threading.RLock()  # torch draws random numbers and traces networks for a process, not for a thread
+
+
+@contextmanager
+def own_turn() -> Iterator[None]:
+    """Let no other thread train or measure inside the block; one that does so is waited for.
+
+    Raises:
+        ResourceError: the process is one of several of a launcher, or a worker that came here by itself.
+    """
+    check_launched_once()
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise unguarded()
+    with _TURN:
+        yield
+
+
+def check_launched_once() -> None:
+    """See that no launcher has started several processes for this run.
+
+    Raises:
+        ResourceError: one has.
+    """
+    count = next((os.environ[name] for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE") if name in os.environ), "1")
+    is_launched = any(name in os.environ for name in ("LOCAL_RANK", "RANK", "OMPI_COMM_WORLD_RANK"))
+    if is_launched and count.strip().isdecimal() and int(count) > 1:
+        raise ResourceError(
+            f"a launcher (torchrun, accelerate launch, mpirun) has started {count} processes: a run is done by one",
+            hint="Start it without the launcher, or with one process: torchrun --nproc-per-node 1.",
+        )
+
+
+def is_unguarded() -> bool:
+    """Tell whether new processes would do anew what the script of this one does: it asks nowhere for its name."""
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if file is None or multiprocessing.get_start_method() == "fork":
+        return False
+    try:
+        names = (node.id for node in ast.walk(ast.parse(Path(file).read_text("utf-8"))) if isinstance(node, ast.Name))
+        return "__name__" not in names
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def unguarded() -> ResourceError:
+    """Return the error of a script that worker processes run anew when they import it."""
+    file = getattr(sys.modules["__main__"], "__file__", None) or "the script"
+    return ResourceError(
+        f"{file} does its work whenever it is imported, as each process that decodes images does",
+        hint='Put what it does under `if __name__ == "__main__":`, or start no such processes (workers=0).',
+    )
