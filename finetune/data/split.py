@@ -133,6 +133,12 @@ def is_digest(text: str) -> bool:
     return DIGEST.fullmatch(text) is not None
 
 
+def units_of(samples: Sequence[Sample]) -> list[int]:
+    """Return for each sample the number of its unit: those joined by a content hash or a group; in order of first sight."""
+    number = {s.file: place for place, unit in enumerate(_units(samples)) for s in unit}
+    return [number[sample.file] for sample in samples]
+
+
 def _units(samples: Sequence[Sample]) -> list[Unit]:
     """Join samples that share a content hash or a group, whether directly or through others."""
     parent: dict[str, str] = {}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from finetune import recipe as recipes
 from finetune.data import checks, sources
+from finetune.data.split import units_of
 from finetune.device import accelerator
 from finetune.errors import DataError, did_you_mean
 from finetune.evaluation.forward import collect_logits
@@ -54,7 +55,9 @@ def evaluate(
     batches = plain_batches(recipe, manifest, saved.backbone, samples, batch_size=batch_size)
     context = accelerator(batches.device, str(saved.recipe.train.precision))
     logits, targets = collect_logits(saved.backbone.model, batches.epoch(), autocast=context.autocast)
-    return Evaluation(name, len(samples), saved.classes, measure(logits, targets), confusion(logits, targets))
+    return Evaluation(
+        name, len(samples), saved.classes, measure(logits, targets, units=units_of(samples)), confusion(logits, targets)
+    )
 
 
 def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool, is_refit: bool) -> tuple[str, tuple[Sample, ...]]:
