@@ -134,7 +134,7 @@ def is_digest(text: str) -> bool:
 
 
 def units_of(samples: Sequence[Sample]) -> list[int]:
-    """Return for each sample the number of its unit: those joined by a content hash or a group; in order of first sight."""
+    """Return the number of each sample's unit: samples joined by a content hash or a group; by first sight."""
     number = {s.file: place for place, unit in enumerate(_units(samples)) for s in unit}
     return [number[sample.file] for sample in samples]
 

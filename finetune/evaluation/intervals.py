@@ -80,11 +80,9 @@ def over_seeds(hits: np.ndarray, units: Sequence[int] | None = None) -> Interval
     the mean, and the t interval over the seeds, added as independent errors are (root of the sum of
     squares). One seed says nothing of seeds: it is Wilson's alone.
     """
-    return _with_seeds(
-        share(hits.mean(axis=0), units) if units else wilson(float(hits.mean()), hits.shape[1]),
-        hits.mean(axis=1),
-        lowest=0.0,
-    )
+    by_image = hits.mean(axis=0)
+    images = wilson(float(hits.mean()), independent(by_image, units))
+    return _with_seeds(images, hits.mean(axis=1), lowest=0.0)
 
 
 def paired_over_seeds(one: np.ndarray, other: np.ndarray, units: Sequence[int] | None = None) -> Interval:
