@@ -39,7 +39,8 @@ def main() -> None:
                 value = sum(one.value for one in found) / REPEATS
                 width = sum(one.high - one.low for one in found) / REPEATS
                 print(
-                    f"| {count} | {num_classes} | {what} | {truth:.3f} | {value:.3f} | {width:.3f} | {held} / {REPEATS} |",
+                    f"| {count} | {num_classes} | {what} | {truth:.3f} | {value:.3f} |"
+                    f" {width:.3f} | {held} / {REPEATS} |",
                     flush=True,
                 )
 
