@@ -98,8 +98,8 @@ def _counted(evidence: Evidence) -> str:
     size = evidence.size
     apart = size.num_independent or size.num_images
     said = f" ({apart} independent)" if apart != size.num_images else ""
-    return f"{size.num_images} images{said}, {size.num_classes} classes"
-        f" ({size.images_per_class_median:g} a class in the median)"
+    many = f"{size.num_images} images{said}, {size.num_classes} classes"
+    return f"{many} ({size.images_per_class_median:g} a class in the median)"
 
 
 def _compared(evidence: Evidence) -> str:
