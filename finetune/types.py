@@ -193,6 +193,7 @@ class Size:
     imbalance: float  # the largest class over the smallest
     num_probed: int
     gain: Interval
+    num_independent: int | None = None  # copies and groups count once, as in the images per class; None: all are
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,12 @@ def is_digest(text: str) -> bool:
     return DIGEST.fullmatch(text) is not None
 
 
+def units_of(samples: Sequence[Sample]) -> list[int]:
+    """Return the number of each sample's unit: samples joined by a content hash or a group; by first sight."""
+    number = {s.file: place for place, unit in enumerate(_units(samples)) for s in unit}
+    return [number[sample.file] for sample in samples]
+
+
 def _units(samples: Sequence[Sample]) -> list[Unit]:
     """Join samples that share a content hash or a group, whether directly or through others."""
     parent: dict[str, str] = {}

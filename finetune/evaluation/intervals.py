@@ -6,7 +6,7 @@ Letters: S seeds, N images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ Z95 = 1.959963984540054
 FEW_T95 = (12.706, 4.303, 3.182, 2.776, 2.571)  # of Student's t with 1, 2, ... degrees of freedom
 
 
-def wilson(share: float, count: int) -> Interval:
+def wilson(share: float, count: float) -> Interval:
     """Yield the score interval of a proportion seen on `count` images.
 
     Source: Wilson 1927, Probable inference, JASA 22.
@@ -29,41 +29,70 @@ def wilson(share: float, count: int) -> Interval:
     return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
 
 
-def paired(one: np.ndarray, other: np.ndarray) -> Interval:
+def independent(values: np.ndarray, units: Sequence[int] | None) -> float:
+    """Return how many independent values tell as much of the mean as these do, of which those of one unit are alike.
+
+    The number of values over their design effect: the variance of the sums by unit over that of single
+    values, at least 1. Where all values are equal, nothing tells how alike a unit is: its values count as one.
+    Source: Kish 1965, Survey Sampling; Rao & Scott 1992, A simple method for clustered binary data, Biometrics 48.
+    """
+    count = len(values)
+    if units is None or len(set(units)) == count:
+        return float(count)
+    _, unit = np.unique(np.asarray(units), return_inverse=True)
+    num_units = int(unit.max()) + 1
+    rest = values.astype(float) - values.mean()
+    scatter = float((rest**2).sum())
+    if num_units < 2 or scatter < 1e-12:
+        return float(num_units)
+    effect = float((np.bincount(unit, weights=rest) ** 2).sum()) / scatter * num_units / (num_units - 1)
+    return count / max(1.0, effect)
+
+
+def share(hits: np.ndarray, units: Sequence[int] | None = None) -> Interval:
+    """Return the score interval of a share of hits (N,), on as many images as are independent."""
+    return wilson(float(hits.mean()) if len(hits) else 0.0, independent(hits, units))
+
+
+def paired(one: np.ndarray, other: np.ndarray, units: Sequence[int] | None = None) -> Interval:
     """Yield the interval of top1 of one minus top1 of another, from which images each got right.
 
     Both were asked about the same images, so only those count on which they differ: much is told
     apart that two separate intervals would leave open. Shares of several asked of each image (N,)
-    count like answers.
+    count like answers. Images of one unit count as far as they are independent.
     Source: Agresti & Min 2005, Simple improved confidence intervals for comparing matched
     proportions, Statistics in Medicine 24.
     """
     gaps = one.astype(float) - other.astype(float)  # (N,)
-    count, gained, moved = len(gaps), float(gaps.sum()), float((gaps**2).sum())
-    value = gained / max(count, 1)
+    count = independent(gaps, units)
+    shrunk = count / max(len(gaps), 1)
+    gained, moved = float(gaps.sum()) * shrunk, float((gaps**2).sum()) * shrunk
+    value = float(gaps.mean()) if len(gaps) else 0.0
     centre = gained / (count + 2)
     half = Z95 * math.sqrt(moved + 1 - gained**2 / (count + 2)) / (count + 2)
     return Interval(value, min(value, max(-1.0, centre - half)), max(value, min(1.0, centre + half)))
 
 
-def over_seeds(hits: np.ndarray) -> Interval:
+def over_seeds(hits: np.ndarray, units: Sequence[int] | None = None) -> Interval:
     """Yield the interval of the mean top1 of several seeds, from which images each seed got right (S, N).
 
     Other images and another seed would both have moved it: the ends are Wilson's over the images at
     the mean, and the t interval over the seeds, added as independent errors are (root of the sum of
     squares). One seed says nothing of seeds: it is Wilson's alone.
     """
-    return _with_seeds(wilson(float(hits.mean()), hits.shape[1]), hits.mean(axis=1), lowest=0.0)
+    by_image = hits.mean(axis=0)
+    images = wilson(float(hits.mean()), independent(by_image, units))
+    return _with_seeds(images, hits.mean(axis=1), lowest=0.0)
 
 
-def paired_over_seeds(one: np.ndarray, other: np.ndarray) -> Interval:
+def paired_over_seeds(one: np.ndarray, other: np.ndarray, units: Sequence[int] | None = None) -> Interval:
     """Yield the interval of mean top1 of one minus that of another, each (S, N), seed by seed and image by image.
 
     The ends are put together as in `over_seeds`: of `paired` over the images, and of the t interval
     over the differences that each seed shows.
     """
     by_seed = one.mean(axis=1) - other.mean(axis=1)
-    return _with_seeds(paired(one.mean(axis=0), other.mean(axis=0)), by_seed, lowest=-1.0)
+    return _with_seeds(paired(one.mean(axis=0), other.mean(axis=0), units), by_seed, lowest=-1.0)
 
 
 def t95(freedom: int) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.features.probe import folds, held_out_logits
+from finetune.features.probe import held_out_logits, unit_folds
 
 DOUBT = 0.25  # of its class's threshold: most probability that a suspicious label has
 FEWEST = 10  # units of a class that can be judged: of fewer, a fold leaves too little to learn from
@@ -40,13 +40,6 @@ def held_out_probabilities(
     """
     parts = unit_folds(targets, units, seed=seed)
     return held_out_logits(features, targets, num_classes=num_classes, parts=parts).softmax(dim=1)
-
-
-def unit_folds(targets: Tensor, units: Sequence[int], *, seed: int) -> list[Tensor]:
-    """Yield folds as index tensors, stratified by the class of each unit's first image, no unit divided."""
-    _, first, unit = np.unique(np.asarray(units), return_index=True, return_inverse=True)
-    parts = folds(targets[torch.from_numpy(first)], seed=seed)
-    return [held for part in parts if len(held := torch.from_numpy(np.flatnonzero(np.isin(unit, part.numpy()))))]
 
 
 def suspects(probabilities: Tensor, targets: Tensor, units: Sequence[int]) -> list[Suspect]:

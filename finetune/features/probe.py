@@ -39,12 +39,20 @@ class Probe:
 
 
 def fit_probe(
-    features: Tensor, targets: Tensor, *, num_classes: int, seed: int = 0, is_selective: bool = False
+    features: Tensor,
+    targets: Tensor,
+    *,
+    num_classes: int,
+    seed: int = 0,
+    is_selective: bool = False,
+    units: Sequence[int] | None = None,
 ) -> Probe:
     """Fit a multinomial logistic regression on (N, D) features, its L2 strength by cross-validation.
 
     Features are standardised; the standardisation is folded into weight and bias. Minimises
-    mean cross-entropy + strength / (2 D) * |weight|^2 by full-batch L-BFGS.
+    mean cross-entropy + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one unit (copies, a
+    group) are in one fold. The strength is chosen on at most 2,000 images; as the loss is a mean, it is then
+    divided by how many times as many independent images all of them are, so that it weighs the same per image.
     If selective, then on the most relevant features only: their relevance is the norm of their weights
     in a ridge regression on all, how many stay is chosen by cross-validation.
     Source: Evci et al. 2022, Head2Toe, arXiv:2201.03529 (selection over the features of all layers).
@@ -53,40 +61,46 @@ def fit_probe(
         TrainingError: a feature is not finite.
     """
     scaled, mean, std = _standardised(features)
-    strength, accuracy = _choose(scaled, targets, num_classes, seed)
+    units = range(len(targets)) if units is None else units
+    strength, accuracy = _choose(scaled, targets, num_classes, seed, units)
     share = 1.0
     if is_selective:
-        share, accuracy = _choose_share(scaled, targets, num_classes, seed, strength)
-    kept = _relevant(scaled, targets, num_classes, share)
+        share, accuracy = _choose_share(scaled, targets, num_classes, seed, strength, units)
+    strength *= _independent_share(units, seed)
+    kept = _relevant(scaled, targets, num_classes, share, units)
     weight = torch.zeros(num_classes, scaled.shape[1])
     weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength)
     folded = weight.double() / std.double()
     return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy, share)
 
 
-def loo_ridge(features: Tensor, targets: Tensor, *, num_classes: int) -> float:
+def loo_ridge(features: Tensor, targets: Tensor, *, num_classes: int, units: Sequence[int] | None = None) -> float:
     """Yield the leave-one-out top-1 of a ridge classifier on (N, D) features, at its best strength.
 
     Raises:
         TrainingError: a feature is not finite.
     """
-    return float((loo_guesses(features, targets, num_classes=num_classes) == targets).double().mean())
+    guesses = loo_guesses(features, targets, num_classes=num_classes, units=units)
+    return float((guesses == targets).double().mean())
 
 
-def loo_guesses(features: Tensor, targets: Tensor, *, num_classes: int) -> Tensor:
-    """Yield the class (N,) that a ridge classifier fitted to the other images gives each image.
+def loo_guesses(features: Tensor, targets: Tensor, *, num_classes: int, units: Sequence[int] | None = None) -> Tensor:
+    """Yield the class (N,) that a ridge classifier fitted to the other units gives each image; by default each image
+    is a unit of its own.
 
     Its strength is the one with the best top-1. With G = K + s I for the linear kernel K of the N
     standardised features, image i's prediction without itself is
     y_i - (G^-1 y)_i / ((G^-1)_ii - 1 / (N s)): one eigendecomposition serves all. The 1 / (N s) is
-    image i's part in the means: without it, centred labels give themselves away.
+    image i's part in the means: without it, centred labels give themselves away. Of a unit of several
+    images the same holds with the block of G^-1 in place of its diagonal element. An image that has no other
+    unit to learn from is given class -1.
     Source: Rifkin & Lippert 2007, Notes on regularized least squares, MIT-CSAIL-TR-2007-025.
 
     Raises:
         TrainingError: a feature is not finite.
     """
     scaled, _, _ = _standardised(features.double())
-    return _loo_ridge(scaled, targets, num_classes)[0]
+    return _loo_ridge(scaled, targets, num_classes, units)[0]
 
 
 def held_out_logits(features: Tensor, targets: Tensor, *, num_classes: int, parts: Sequence[Tensor]) -> Tensor:
@@ -128,6 +142,22 @@ def folds(targets: Tensor, *, seed: int, count: int = FOLDS) -> list[Tensor]:
     return [torch.from_numpy(np.flatnonzero(place == fold)) for fold in range(count)]
 
 
+def unit_folds(targets: Tensor, units: Sequence[int], *, seed: int) -> list[Tensor]:
+    """Yield folds as index tensors, stratified by the class of each unit's first image, no unit divided."""
+    _, first, unit = np.unique(np.asarray(units), return_index=True, return_inverse=True)
+    parts = folds(targets[torch.from_numpy(first)], seed=seed)
+    return [held for part in parts if len(held := torch.from_numpy(np.flatnonzero(np.isin(unit, part.numpy()))))]
+
+
+def blocks(units: Sequence[int] | None) -> list[Tensor]:
+    """Yield the indices of each unit that has several images."""
+    if units is None:
+        return []
+    _, unit, counts = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
+    order = torch.from_numpy(np.argsort(unit, kind="stable"))
+    return [block for block in torch.split(order, counts.tolist()) if len(block) > 1]
+
+
 def _standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Yield features with mean 0 and deviation 1, and both; a constant feature becomes 0 (its deviation infinite)."""
     if not torch.isfinite(features).all():
@@ -138,47 +168,59 @@ def _standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (features - mean) / std, mean, std
 
 
-def _loo_ridge(scaled: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+def _loo_ridge(
+    scaled: Tensor, targets: Tensor, num_classes: int, units: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
     """Yield the left-out guesses (N,) of the best strength, and its dual solution G^-1 y (N, K)."""
     count = len(scaled)
     labels = torch.nn.functional.one_hot(targets, num_classes).double() * 2 - 1  # (N, K)
     values, vectors = torch.linalg.eigh(scaled @ scaled.T / scaled.shape[1])  # (N,), (N, N)
     values = values.clamp_min(0)
     turned = vectors.T @ (labels - labels.mean(dim=0))
+    several = blocks(units)
     best, guesses, dual = -1.0, targets, labels
     for strength in (count * ridge for ridge in RIDGES):
         inverse = 1 / (values + strength)
         solved = vectors @ (inverse[:, None] * turned)  # (N, K)
         diagonal = (vectors**2) @ inverse - 1 / (count * strength)  # (N,)
         guessed = (labels - solved / diagonal[:, None]).argmax(dim=1)
+        for block in several:
+            if len(block) == count:
+                guessed[block] = -1
+                continue
+            rows = vectors[block]
+            part = (rows * inverse) @ rows.T - 1 / (count * strength)
+            guessed[block] = (labels[block] - torch.linalg.solve(part, solved[block])).argmax(dim=1)
         top1 = float((guessed == targets).double().mean())
         if top1 > best:
             best, guesses, dual = top1, guessed, solved
     return guesses, dual
 
 
-def _relevant(scaled: Tensor, targets: Tensor, num_classes: int, share: float) -> Tensor:
+def _relevant(scaled: Tensor, targets: Tensor, num_classes: int, share: float, units: Sequence[int]) -> Tensor:
     """Yield which features to keep, in order; at least as many as there are classes."""
     count = scaled.shape[1]
     if share >= 1:
         return torch.arange(count)
     sampled = _sample(len(scaled), 0)
     x = scaled[sampled].double()
-    _, dual = _loo_ridge(x, targets[sampled], num_classes)
+    _, dual = _loo_ridge(x, targets[sampled], num_classes, _of(units, sampled))
     weight = x.T @ dual  # (D, K), but for a factor
     most = min(count, max(num_classes, round(share * count)))
     order: Tensor = weight.norm(dim=1).argsort(descending=True, stable=True)
     return order[:most].sort().values
 
 
-def _choose_share(scaled: Tensor, targets: Tensor, num_classes: int, seed: int, strength: float) -> tuple[float, float]:
+def _choose_share(
+    scaled: Tensor, targets: Tensor, num_classes: int, seed: int, strength: float, units: Sequence[int]
+) -> tuple[float, float]:
     """Yield the share of features with the least cross-validated loss, and its top-1; of equals, the larger."""
     chosen = _sample(len(scaled), seed)
-    scaled, targets = scaled[chosen], targets[chosen]
+    scaled, targets, units = scaled[chosen], targets[chosen], _of(units, chosen)
     hits, losses = torch.zeros(len(SHARES)), torch.zeros(len(SHARES))
-    for held, kept in _held_out(targets, seed):
+    for held, kept in _held_out(targets, seed, units):
         for index, share in enumerate(SHARES):
-            columns = _relevant(scaled[kept], targets[kept], num_classes, share)
+            columns = _relevant(scaled[kept], targets[kept], num_classes, share, _of(units, kept.nonzero()[:, 0]))
             weight, bias = _solve(scaled[kept][:, columns], targets[kept], num_classes, strength)
             logits = scaled[held][:, columns] @ weight.T + bias
             hits[index] += (logits.argmax(dim=1) == targets[held]).sum()
@@ -187,21 +229,21 @@ def _choose_share(scaled: Tensor, targets: Tensor, num_classes: int, seed: int, 
     return SHARES[best], float(hits[best]) / len(targets)
 
 
-def _held_out(targets: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _held_out(targets: Tensor, seed: int, units: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield each fold as indices, and a mask of the images outside it."""
-    for held in folds(targets, seed=seed):
+    for held in unit_folds(targets, units, seed=seed):
         if 0 < len(held) < len(targets):
             kept = torch.ones(len(targets), dtype=torch.bool)
             kept[held] = False
             yield held, kept
 
 
-def _choose(scaled: Tensor, targets: Tensor, num_classes: int, seed: int) -> tuple[float, float]:
+def _choose(scaled: Tensor, targets: Tensor, num_classes: int, seed: int, units: Sequence[int]) -> tuple[float, float]:
     chosen = _sample(len(scaled), seed)
-    scaled, targets = scaled[chosen], targets[chosen]
+    scaled, targets, units = scaled[chosen], targets[chosen], _of(units, chosen)
     hits = torch.zeros(len(STRENGTHS))
     losses = torch.zeros(len(STRENGTHS))
-    for held, kept in _held_out(targets, seed):
+    for held, kept in _held_out(targets, seed, units):
         start: tuple[Tensor, Tensor] | None = None
         for index in reversed(range(len(STRENGTHS))):  # strong first: each solution starts the next
             start = _solve(scaled[kept], targets[kept], num_classes, STRENGTHS[index], start=start)
@@ -210,6 +252,15 @@ def _choose(scaled: Tensor, targets: Tensor, num_classes: int, seed: int) -> tup
             losses[index] += torch.nn.functional.cross_entropy(logits, targets[held], reduction="sum")
     best = int(losses.argmin())
     return STRENGTHS[best], float(hits[best]) / len(targets)
+
+
+def _of(units: Sequence[int], chosen: Tensor) -> list[int]:
+    return [units[place] for place in chosen.tolist()]
+
+
+def _independent_share(units: Sequence[int], seed: int) -> float:
+    """Yield how many units the images have on which the strength is chosen, as a share of those of all."""
+    return len(set(_of(units, _sample(len(units), seed)))) / len(set(units))
 
 
 def _sample(count: int, seed: int) -> Tensor:

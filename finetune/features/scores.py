@@ -8,12 +8,14 @@ Letters: N images, D features, K classes, M = min(N, D) singular values, T trial
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from finetune.errors import TrainingError
+from finetune.features.probe import blocks
 
 NEIGHBOURS = 10
 TEMPERATURE = 0.07
@@ -106,10 +108,13 @@ def _shrinkage(rows: Tensor, values: Tensor, width: int) -> float:
     return min(1.0, max(0.0, variance) / distance) if distance > NOISE * squared else 0.0
 
 
-def knn_top1(features: Tensor, targets: Tensor, *, neighbours: int = NEIGHBOURS) -> float:
+def knn_top1(
+    features: Tensor, targets: Tensor, *, neighbours: int = NEIGHBOURS, units: Sequence[int] | None = None
+) -> float:
     """Yield the leave-one-out top-1 of the nearest neighbours of (N, D) features by cosine.
 
-    Each of an image's nearest others votes for its class with weight exp(cosine / 0.07).
+    Each of an image's nearest others votes for its class with weight exp(cosine / 0.07); images of its own
+    unit (copies, a group) have no vote.
     Source: Wu et al. 2018, arXiv:1805.01978; Caron et al. 2021, arXiv:2104.14294.
 
     Raises:
@@ -117,11 +122,14 @@ def knn_top1(features: Tensor, targets: Tensor, *, neighbours: int = NEIGHBOURS)
     """
     rows = normalize(_checked(features), dim=1)  # (N, D)
     cosines = (rows @ rows.T).fill_diagonal_(-torch.inf)  # (N, N)
+    for block in blocks(units):
+        cosines[block[:, None], block] = -torch.inf
     nearest = cosines.topk(min(neighbours, len(rows) - 1), dim=1)
     weights = (nearest.values / TEMPERATURE).exp()  # (N, neighbours)
     votes = weights.new_zeros(len(rows), int(targets.max()) + 1)
     votes.scatter_add_(1, targets[nearest.indices], weights)
-    return float((votes.argmax(dim=1) == targets).double().mean())
+    is_told = votes.amax(dim=1) > 0  # one that has no neighbour is told nothing
+    return float(((votes.argmax(dim=1) == targets) & is_told).double().mean())
 
 
 def _checked(features: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Letters: N images, D features, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from finetune.evaluation.intervals import paired, wilson
+from finetune.data.split import units_of
+from finetune.evaluation.intervals import paired, share
 from finetune.features.probe import loo_guesses
 from finetune.features.scores import logme
 from finetune.randomness import derive
@@ -55,29 +57,38 @@ def measure(
     *,
     looked_at: LookedAt | None = None,
     confidence: Confidence | None = None,
+    units: Sequence[int] | None = None,
 ) -> Evidence:
-    """Yield the evidence from pooled features (N, D) of a sample, by layer group in order."""
+    """Yield the evidence from pooled features (N, D) of a sample, by layer group in order.
+
+    `units` numbers those images of the sample that are copies or of one group: only other units judge an image.
+    """
     looked_at = looked_at or LookedAt()
+    train = manifest.split("train")
+    of_train = units_of(train)
     counts = list(manifest.counts("train").values())
+    pairs = {(unit, sample.target.index) for unit, sample in zip(of_train, train, strict=True)}
+    apart = [sum(index == place for _, index in pairs) for place in range(len(counts))]
     num_classes = len(manifest.classes)
-    hits = {group: _hits(found, targets, num_classes) for group, found in features.items()}
-    joint = _hits(torch.cat(list(features.values()), dim=1), targets, num_classes)
+    hits = {group: _hits(found, targets, num_classes, units) for group, found in features.items()}
+    joint = _hits(torch.cat(list(features.values()), dim=1), targets, num_classes, units)
     last = list(features)[-1]
     best = max(hits, key=lambda group: (hits[group].mean(), list(hits).index(group)))
     size = Size(
         num_images=sum(counts),
         num_classes=num_classes,
-        images_per_class_min=min(counts),
-        images_per_class_median=median(counts),
+        images_per_class_min=min(apart),
+        images_per_class_median=median(apart),
         imbalance=max(counts) / max(min(counts), 1),
-        num_probed=len(targets),
-        gain=_gain(hits[last], features[last], targets, num_classes),
+        num_probed=len(targets) if units is None else len(set(units)),
+        gain=_gain(hits[last], features[last], targets, num_classes, units),
+        num_independent=len(set(of_train)),
     )
     return Evidence(
         size=size,
-        probe={group: _share(found) for group, found in hits.items()},
-        joint=_share(joint),
-        behind=paired(hits[best], hits[last]),
+        probe={group: share(found, units) for group, found in hits.items()},
+        joint=share(joint, units),
+        behind=paired(hits[best], hits[last], units),
         spread=spread(features[last], targets),
         logme=logme(features[last], targets),
         shift=looked_at.shift,
@@ -107,27 +118,28 @@ def spread(features: Tensor, targets: Tensor) -> float:
     return max(0.0, between) / max(within, 1e-9)
 
 
-def _hits(features: Tensor, targets: Tensor, num_classes: int) -> NDArray[np.bool_]:
+def _hits(features: Tensor, targets: Tensor, num_classes: int, units: Sequence[int] | None) -> NDArray[np.bool_]:
     """Tell of each image whether a ridge classifier fitted to the others gets it right."""
-    if len(targets) < FEWEST_PROBED:
+    if (len(targets) if units is None else len(set(units))) < FEWEST_PROBED:
         return np.zeros(len(targets), dtype=bool)
-    return (loo_guesses(features, targets, num_classes=num_classes) == targets).numpy()
+    return (loo_guesses(features, targets, num_classes=num_classes, units=units) == targets).numpy()
 
 
-def _gain(hits: NDArray[np.bool_], features: Tensor, targets: Tensor, num_classes: int) -> Interval:
+def _gain(
+    hits: NDArray[np.bool_], features: Tensor, targets: Tensor, num_classes: int, units: Sequence[int] | None
+) -> Interval:
     """Yield what the probe gains from twice the images: against classifiers fitted to one half, every class halved.
 
     Of images that are too few to be halved it is not known.
     """
-    order = torch.argsort(targets, stable=True)
-    halves = (order[::2], order[1::2])
-    if min(map(len, halves)) < FEWEST_PROBED:
+    unit = np.arange(len(targets)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
+    first = torch.from_numpy(np.unique(unit, return_index=True)[1])
+    order = torch.argsort(targets[first], stable=True).numpy()  # of units: none is divided
+    if len(order) // 2 < FEWEST_PROBED:
         return Interval(0.0, -1.0, 1.0)
     of_halves = np.zeros(len(targets), dtype=bool)
-    for half in halves:
-        of_halves[half.numpy()] = _hits(features[half], targets[half], num_classes)
-    return paired(hits, of_halves)
-
-
-def _share(hits: NDArray[np.bool_]) -> Interval:
-    return wilson(float(hits.mean()), len(hits))
+    for start in (0, 1):
+        half = torch.from_numpy(np.flatnonzero(np.isin(unit, order[start::2])))
+        own = None if units is None else [int(unit[place]) for place in half.tolist()]
+        of_halves[half.numpy()] = _hits(features[half], targets[half], num_classes, own)
+    return paired(hits, of_halves, units)

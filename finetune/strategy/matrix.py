@@ -51,7 +51,9 @@ def size_score(evidence: Evidence, *, is_similar: bool) -> Interval:
     """Yield how many images there are: 0 at the cut-off, 1 at ten times as many. It is counted, not estimated."""
     of_a_class, in_all = FEW["similar" if is_similar else "dissimilar"]
     size = evidence.size
-    score = math.log10(min(size.images_per_class_median / of_a_class, size.num_images / in_all))
+    score = math.log10(
+        min(size.images_per_class_median / of_a_class, (size.num_independent or size.num_images) / in_all)
+    )
     return Interval(score, score, score)
 
 
@@ -94,9 +96,10 @@ def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str
 
 def _counted(evidence: Evidence) -> str:
     size = evidence.size
-    return (
-        f"{size.num_images} images, {size.num_classes} classes ({size.images_per_class_median:g} a class in the median)"
-    )
+    apart = size.num_independent or size.num_images
+    said = f" ({apart} independent)" if apart != size.num_images else ""
+    many = f"{size.num_images} images{said}, {size.num_classes} classes"
+    return f"{many} ({size.images_per_class_median:g} a class in the median)"
 
 
 def _compared(evidence: Evidence) -> str:

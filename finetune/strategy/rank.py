@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from finetune.evaluation.intervals import Z95, paired, wilson
+from finetune.evaluation.intervals import Z95, paired, share
 from finetune.types import Interval
 
 FEW_OF_A_CLASS = 5
@@ -38,11 +38,12 @@ class Candidate:
     logme: float
     h_score: float
     standing: float | None = None
+    units: tuple[int, ...] | None = field(default=None, repr=False)
 
     @property
     def predicted(self) -> Interval:
         """The accuracy that a linear classifier on this backbone may reach: its share of right guesses."""
-        return wilson(sum(self.hits) / max(len(self.hits), 1), len(self.hits))
+        return share(np.array(self.hits), self.units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def strongest_in_general(candidates: Sequence[Candidate]) -> Candidate:
 
 def difference(one: Candidate, other: Candidate) -> Interval:
     """Yield the interval of the predicted accuracy of one minus that of another, from the images they differ on."""
-    return paired(np.array(one.hits), np.array(other.hits))
+    return paired(np.array(one.hits), np.array(other.hits), one.units)
 
 
 def _is_near(one: Candidate, best: Candidate) -> bool:

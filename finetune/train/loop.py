@@ -96,6 +96,7 @@ class Fit:
     keeper: Keeper
     on_event: OnEvent
     raise_if_stopped: Callable[[Callable[[], None]], None]
+    units: Sequence[int] | None = None  # of each image of train: copies and groups share a number
 
 
 def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dict[str, Tensor] | None = None) -> None:

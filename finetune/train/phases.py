@@ -57,7 +57,12 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         (features,), targets = extract(tap, batches, autocast=fit.accelerator.autocast)
     is_selective = isinstance(fit.model, StagedClassifier) and len(fit.model.widths) > 1
     probe = fit_probe(
-        features, targets, num_classes=head.out_features, seed=fit.settings.seed, is_selective=is_selective
+        features,
+        targets,
+        num_classes=head.out_features,
+        seed=fit.settings.seed,
+        is_selective=is_selective,
+        units=fit.units,
     )
     with torch.no_grad():
         head.weight.copy_(probe.weight)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from finetune import recipe as recipes
 from finetune.data import checks, sources
+from finetune.data.split import units_of
 from finetune.device import autocasting
 from finetune.errors import DataError, did_you_mean
 from finetune.evaluation.forward import collect_logits
@@ -56,7 +57,8 @@ def evaluate(
     batches = plain_batches(recipe, manifest, saved.backbone, samples, batch_size=batch_size)
     autocast = autocasting(batches.device, str(saved.recipe.train.precision))
     logits, targets = collect_logits(saved.backbone.model, batches.epoch(), autocast=autocast)
-    return Evaluation(name, len(samples), saved.classes, measure(logits, targets), confusion(logits, targets))
+    metrics = measure(logits, targets, units=units_of(samples))
+    return Evaluation(name, len(samples), saved.classes, metrics, confusion(logits, targets))
 
 
 def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool, is_refit: bool) -> tuple[str, tuple[Sample, ...]]:

@@ -20,6 +20,7 @@ from finetune.backbone.trace import trace
 from finetune.data.decode import UndecodableError, quiet, read_rgb
 from finetune.data.loaders import auto_workers
 from finetune.data.pixels import PixelCache
+from finetune.data.split import units_of
 from finetune.data.transforms import picture_side
 from finetune.device import autocasting, resolve_device, resolve_precision
 from finetune.errors import BackboneError
@@ -71,6 +72,7 @@ def measure(
         targets,
         looked_at=_looked_at(recipe, manifest, backbone, chosen, pixels),
         confidence=_confidence(backbone, features[-1]),
+        units=units_of(chosen),
     )
     return found, Tapped(tuple(s.digest for s in chosen), dict(zip(names, features, strict=True)))
 

@@ -26,6 +26,7 @@ from finetune.backbone.load import NO_HUB_HINT, Backbone
 from finetune.backbone.shortlist import on_this_machine, standing
 from finetune.data import checks
 from finetune.data.pixels import PixelCache
+from finetune.data.split import units_of
 from finetune.device import accelerator, resolve_device
 from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted, RecipeError
 from finetune.features.extract import before_head, extract
@@ -89,7 +90,7 @@ class Ranked:
             "remarks": list(ranked.remarks),
             "candidates": [
                 {"name": one.name, "predicted_top1": to_json(one.predicted)}
-                | {key: value for key, value in to_json(one).items() if key not in ("name", "hits")}
+                | {key: value for key, value in to_json(one).items() if key not in ("name", "hits", "units")}
                 for one in ranked.candidates
             ],
             "failed": [to_json(failure) for failure in self.failed],
@@ -199,17 +200,20 @@ def measure(
     backbone = at_range(load_backbone(recipe, of, num_classes=len(manifest.classes)), manifest)
     size = backbone.preprocessing.image_size
     features, targets = features_of(recipe, backbone, manifest, samples, on_event=_named(on_event, name))
-    guesses = loo_guesses(features, targets, num_classes=len(manifest.classes))
+    units = units_of(samples)
+    first = [units.index(unit) for unit in sorted(set(units))]  # LogME and H-score take images for independent
+    guesses = loo_guesses(features, targets, num_classes=len(manifest.classes), units=units)
     return Candidate(
         name=name,
         image_size=size,
         num_parameters=sum(group.num_parameters for group in backbone.groups if not group.is_head),
         gmacs=multiplications(backbone.model, image_size=size) / 1e9,
         hits=tuple((guesses == targets).tolist()),
-        knn_top1=knn_top1(features, targets),
-        logme=logme(features, targets),
-        h_score=h_score(features, targets),
+        knn_top1=knn_top1(features, targets, units=units),
+        logme=logme(features[first], targets[first]),
+        h_score=h_score(features[first], targets[first]),
         standing=standing(of.name) if of.weights is None and of.pretrained else None,
+        units=tuple(units),
     )
 
 

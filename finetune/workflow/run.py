@@ -11,6 +11,7 @@ from typing import Any
 from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.state import Checkpoint
+from finetune.data.split import units_of
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import measure
 from finetune.report import page
@@ -181,6 +182,8 @@ def _evaluate(prepared: Prepared, fit: Fit, splits: Sequence[Split]) -> tuple[Me
             continue
         batches = plain_batches(recipe, prepared.manifest, prepared.backbone, samples, pixels=prepared.pixels)
         logits, targets = collect_logits(fit.model, batches.epoch(), autocast=fit.accelerator.autocast)
-        metrics[str(name)] = {key: to_json(value) for key, value in measure(logits, targets).items()}
+        metrics[str(name)] = {
+            key: to_json(value) for key, value in measure(logits, targets, units=units_of(samples)).items()
+        }
         guesses[name] = logits.argmax(dim=1).tolist()
     return metrics, guesses

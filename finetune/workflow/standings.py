@@ -40,6 +40,7 @@ class Finished:
     delivered_epoch: int
     num_trained: int
     curve: Curve
+    units: tuple[int, ...] | None = None  # copies and groups share a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def _standing(label: str, runs: Sequence[Finished]) -> Standing:
     return Standing(
         label=label,
         strategy=" or ".join(strategies),
-        top1=over_seeds(np.stack([run.hits for run in runs])),
+        top1=over_seeds(np.stack([run.hits for run in runs]), runs[0].units),
         seeds=tuple(run.seed for run in runs),
         seconds=mean(run.curve[-1]["seconds"] for run in runs),
         num_trained=max(run.num_trained for run in runs),
@@ -164,7 +165,7 @@ def _difference(best: Sequence[Finished], other: Sequence[Finished]) -> Interval
     if not both:
         return None
     one, two = (np.stack([next(r.hits for r in runs if r.seed == seed) for seed in both]) for runs in (best, other))
-    return paired_over_seeds(one, two)
+    return paired_over_seeds(one, two, best[0].units)
 
 
 def _pretraining(rival: Standing, scratch: Standing) -> str:

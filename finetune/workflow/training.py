@@ -16,6 +16,7 @@ from finetune.checkpoint import best, state
 from finetune.checkpoint.began_cached import BeganCached
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import Checkpoint, TrainState
+from finetune.data.split import units_of
 from finetune.device import accelerator, resolve_device
 from finetune.errors import DataError, ResourceError, TrainingError
 from finetune.settings import Recipe
@@ -174,6 +175,7 @@ def _fit(
         keeper=_Keeper(folder),
         on_event=worker.on_event,
         raise_if_stopped=raise_if_stopped,
+        units=units_of(prepared.manifest.split("train")),
     )
 
 

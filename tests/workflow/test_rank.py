@@ -14,7 +14,7 @@ from finetune.backbone import load as backbones
 from finetune.backbone.groups import head_modules
 from finetune.data import checks, decode
 from finetune.data.decode import read_rgb
-from finetune.data.transforms import normalise, picture_side, plain_view
+from finetune.data.transforms import normalise, plain_view
 from finetune.features import cache as feature_cache
 from finetune.features.extract import before_head
 from finetune.features.probe import loo_ridge
@@ -68,8 +68,7 @@ def test_scores_are_those_of_the_features_of_train_images(drawn: Path, weights: 
     for name in TINY:
         backbone = backbones.load(backbones.architecture("auto", weights=weights / name), num_classes=6)
         view, train = plain_view(backbone.preprocessing), manifest.split("train")
-        side = picture_side(backbone.preprocessing)
-        images = torch.stack([view(read_rgb(Path(manifest.root) / sample.file, side=side)) for sample in train])
+        images = torch.stack([view(read_rgb(Path(manifest.root) / sample.file)) for sample in train])
         with torch.no_grad():
             tap = before_head(backbone.model, head_modules(backbone.model)[0])
             (features,) = tap(normalise(images, backbone.preprocessing))
