@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +78,17 @@ def test_a_place_that_is_taken_is_not_overwritten(finished: Path, tmp_path: Path
     with pytest.raises(finetune.ResourceError, match="exists already"):
         finetune.export(finished, format="timm", out=tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_the_client_in_the_docs_gets_the_runs_answers(finished: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    client = tmp_path / "client.py"
+    client.write_text(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0])
+    done = finetune.export(finished, out=tmp_path / "model.onnx")
+    rows = list(csv.DictReader((finished / "split.csv").open()))
+    root = tomllib.loads((finished / "recipe.toml").read_text())["data"]["path"]
+    files = [str(Path(root, row["file"])) for row in rows if row["split"] == "val"]
+    said = subprocess.run([sys.executable, client, done.path, *files], capture_output=True, text=True, check=True)
+    named = [line.split(" ", 1)[0] for line in said.stdout.splitlines()]
+    assert named == [one.label for one in finetune.load(finished, device="cpu").predict(files)]
+    assert len(named) > 5
