@@ -199,7 +199,7 @@ def test_a_hub_that_does_not_answer_is_the_same_error(monkeypatch: pytest.Monkey
         raise OSError("Network is unreachable")
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(loading, "urlopen", refuse)
+    monkeypatch.setattr(hub, "urlopen", refuse)
     with pytest.raises(BackboneError, match="the weights of test_resnet are not on this machine") as caught:
         load(architecture("test_resnet"), num_classes=3)
     assert "--weights PATH" in caught.value.hint
@@ -212,8 +212,8 @@ def test_a_hub_that_answers_with_an_error_is_reachable(monkeypatch: pytest.Monke
         raise HTTPError(request.full_url, 403, "no", {}, None)  # type: ignore[arg-type]
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(loading, "urlopen", answer)
-    assert loading.hub_is_reachable()
+    monkeypatch.setattr(hub, "urlopen", answer)
+    assert hub.hub_is_reachable()
 
 
 @pytest.mark.usefixtures("no_hub")
