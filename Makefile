@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 LOCK := requirements/locked.txt
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -q --numprocesses auto --maxprocesses 4
-COMPILE := uv pip compile pyproject.toml --all-extras --python-version 3.11 --no-header --quiet
+COMPILE := uv pip compile pyproject.toml --extra dev --extra parquet --python-version 3.11 --no-header --quiet
 
 .PHONY: install demo test test-latest test-oldest realdata lint audit lock lock-check bench docs clean
 

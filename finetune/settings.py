@@ -105,8 +105,9 @@ class SplitSection(Section):
 class BackboneSection(Section):
     name: str = Field(
         "auto",
-        description="A timm name, hf-hub:OWNER/NAME or local-dir:FOLDER. auto: the architecture of"
-        f" backbone.weights, else {DEFAULT_BACKBONE}.",
+        description="A timm name, hf-hub:OWNER/NAME, local-dir:FOLDER or embedded. auto: the architecture of"
+        " backbone.weights, else the first of a short list whose weights are on this machine or on the hub"
+        f" ({DEFAULT_BACKBONE}, ...), else embedded.",
     )
     weights: str | NoneWord = Field(
         "none", description="A timm folder, a .safetensors or a .pth file, in place of timm's own weights."

@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements" / "locked.txt"
+DATA = {"weights"}  # extras that hold no code, and that no test needs
 
 
 class Locked(NamedTuple):
@@ -48,9 +49,10 @@ def read_lock(text: str) -> list[Locked]:
 
 
 def declared(pyproject: str) -> list[Requirement]:
-    """Return what pyproject.toml asks for, extras included."""
+    """Return what pyproject.toml asks for, with its extras but those of data."""
     project = tomllib.loads(pyproject)["project"]
-    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    extras = project["optional-dependencies"]
+    groups = [project["dependencies"], *(extras[name] for name in extras if name not in DATA)]
     return [Requirement(text) for group in groups for text in group]
 
 

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import huggingface_hub
 import timm
@@ -24,10 +22,12 @@ from timm.data import resolve_model_data_config
 from timm.models import is_model, is_model_pretrained, load_model_config_from_hf
 from torch import nn
 
-from finetune.backbone import catalogue, torch_hub
+from finetune.backbone import catalogue, packaged, torch_hub
 from finetune.backbone import folder as timm_folder
+from finetune.backbone.automatic import NO_HUB_HINT, chosen
 from finetune.backbone.classics import CLASSICS
 from finetune.backbone.groups import head_modules, layer_groups
+from finetune.backbone.hub import hub_is_reachable
 from finetune.backbone.layers import NETWORK_ERRORS
 from finetune.backbone.weights import DAMAGE_ERRORS, LoadReport, first_line, load_into, read_weights
 from finetune.errors import BackboneError
@@ -36,12 +36,6 @@ from finetune.settings import DEFAULT_BACKBONE, EMBEDDED, EMBEDDED_FULL
 from finetune.types import LayerGroup, Preprocessing
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-NO_HUB_HINT = (
-    f"Use the backbone that lies in this package: --backbone {EMBEDDED}; or weights from this machine:"
-    " --weights PATH (a timm folder, .safetensors or .pth file; `finetune backbones fetch NAME --to DIR` makes"
-    " one where there is a network); or copy the hub's cache from another machine (HF_HOME names its place);"
-    " or --no-pretrained."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +86,7 @@ def architecture(
     """Yield the architecture of "embedded", a timm name, `local-dir:FOLDER`, `hf-hub:NAME` or a weights folder.
 
     A folder's config.json is obeyed: architecture, model arguments and data config. `name` may be
-    "auto" then.
+    "auto" then; without weights, "auto" is what `automatic.chosen` finds.
 
     Raises:
         BackboneError: the name is unknown, or the folder is another network's.
@@ -100,6 +94,8 @@ def architecture(
     model_args = timm_folder.checked_args(model_args or {})
     if name.startswith("local-dir:"):
         weights, name = Path(name.removeprefix("local-dir:")), "auto"
+    if name == "auto" and weights is None:
+        name = chosen().name if pretrained else DEFAULT_BACKBONE
     if name in (EMBEDDED, EMBEDDED_FULL):
         if weights is not None:
             raise BackboneError(
@@ -116,8 +112,6 @@ def architecture(
             f"{weights} does not say which network it belongs to",
             hint="Name it with --backbone, or give a timm folder, whose config.json names it.",
         )
-    if name == "auto":
-        name = DEFAULT_BACKBONE
     if name.startswith("hf-hub:"):
         config, registered, args = _hub_config(name)
         args = timm_folder.checked_args(args)
@@ -241,6 +235,9 @@ def _with_weights(of: Architecture, size_args: dict[str, Any]) -> tuple[nn.Modul
             f"timm has no pretrained weights for {of.name}",
             hint="Give some with --weights PATH, or start from random ones: --strategy scratch (or --no-pretrained).",
         )
+    installed = packaged.file_of(of.name)
+    if installed is not None:
+        return _from_package(of, size_args, installed)
     file = None if of.name.startswith("hf-hub:") else torch_hub.file_of(of.name)
     if file is not None:
         return _from_torch_hub(of, size_args, file), LoadReport(f"torch hub ({file.path.name})", 1.0)
@@ -277,6 +274,22 @@ def _hub_config(name: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
 def _from_hub(of: Architecture, size_args: dict[str, Any]) -> nn.Module:
     model: nn.Module = _ask_hub(lambda: _create(of, pretrained=True, **size_args), of.name)
     return model
+
+
+def _from_package(of: Architecture, size_args: dict[str, Any], file: Path) -> tuple[nn.Module, LoadReport]:
+    """Build a network with the weights of an installed package, as timm does with those of the hub.
+
+    Raises:
+        BackboneError: the file is damaged, or another network's.
+    """
+    with torch.device("meta"):
+        own = timm.create_model(of.registered).state_dict()
+    tensors = packaged.in_order(read_weights(file), own, name=of.registered, file=file)
+    given = replace(of, pretrained_cfg={**of.pretrained_cfg, "state_dict": tensors})
+    with _quiet():
+        model = _create(given, pretrained=True, **size_args)
+    model.pretrained_cfg["state_dict"] = None  # type: ignore[index, operator]
+    return model, LoadReport(f"{packaged.distribution_of(of.name)} ({file.name})", 1.0)
 
 
 def _from_torch_hub(of: Architecture, size_args: dict[str, Any], file: torch_hub.HubFile) -> nn.Module:
@@ -328,19 +341,6 @@ def _ask_hub(read: Any, name: str) -> Any:
         raise BackboneError(
             f"the weights of {name} could not be fetched: {first_line(error)}", hint=NO_HUB_HINT
         ) from error
-
-
-def hub_is_reachable(address: str | None = None) -> bool:
-    """Tell whether the model hub, or another address, answers; the hub's own offline switches count as no."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        urlopen(Request(address or huggingface_hub.constants.ENDPOINT, method="HEAD"), timeout=5).close()
-    except HTTPError:
-        return True  # an answer, if not the one asked for
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager

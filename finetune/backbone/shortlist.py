@@ -11,7 +11,9 @@ from finetune.settings import DEFAULT_BACKBONE, EMBEDDED
 SHORTLIST = (
     EMBEDDED,
     "mobilenetv4_conv_small.e2400_r224_in1k",
+    "tf_efficientnet_lite0.in1k",
     "mobilenetv3_large_100.ra_in1k",
+    "tf_efficientnet_lite1.in1k",
     DEFAULT_BACKBONE,
     "regnety_016.tv2_in1k",
     "resnet50.a1_in1k",

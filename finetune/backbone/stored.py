@@ -1,4 +1,7 @@
-"""Which weights are on this machine, by looking into the caches of the hub and of torch: no torch, no network."""
+"""Which weights are on this machine: installed as a package, or in the caches of the hub and of torch.
+
+No torch, no network.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from finetune.backbone import packaged
 from finetune.backbone.catalogue import PACKAGE, Weights
 
 SUFFIXES = frozenset({".safetensors", ".bin", ".pth", ".npz"})
@@ -20,7 +24,7 @@ def place_of(weights: Weights | None) -> Path | None:
     if weights.hub == PACKAGE:
         return Path(str(files("finetune")))
     if weights.hub:
-        return _in_hub_cache(weights.hub)
+        return packaged.file_of(weights.hub.removeprefix("timm/")) or _in_hub_cache(weights.hub)
     file = torch_checkpoints() / weights.file
     return file if file.is_file() else None
 

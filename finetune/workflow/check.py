@@ -26,7 +26,7 @@ from finetune.errors import DataError, FindingsError, RecipeError, ResourceError
 from finetune.features.labels import held_out_probabilities, is_judged, suspects
 from finetune.features.odd import odd_ones
 from finetune.report import sheet as sheets
-from finetune.settings import EMBEDDED, Recipe
+from finetune.settings import Recipe
 from finetune.types import SPLITS, Event, Manifest, OnEvent, Target, ignore, to_json
 from finetune.whole import write_text
 from finetune.workflow.guard import guarded
@@ -38,6 +38,7 @@ from finetune.workflow.prepare import (
     pixels_of,
     range_named,
     recipe_of,
+    with_backbone,
 )
 from finetune.workflow.rank import features_of
 
@@ -130,8 +131,10 @@ def check(
     for path, suffix in ((sheet, ".png"), (groups, ".csv")):
         if path is not None:
             _check_place(Path(path), suffix)
-    chosen = _with_backbone(recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides))
+    chosen = _as_probe(recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides))
     _check_shares(chosen)
+    if not quick:
+        chosen = with_backbone(chosen, on_event=on_event)
     resolve_device(chosen.train.device)
     listed = list_data(chosen, is_to_train=False)
     backbone = None if quick else load_backbone(chosen, architecture_of(chosen), num_classes=len(listed.classes))
@@ -171,15 +174,9 @@ def _class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
     return {name: {"images": totals[name], **{part: parts[part][name] for part in parts}} for name in manifest.classes}
 
 
-def _with_backbone(recipe: Recipe) -> Recipe:
-    """Yield the recipe of a pass over plain images, by the embedded backbone where it names none."""
-    changes: dict[str, Any] = {
-        "strategy.name": "linear-probe",
-        "strategy.top_k": "auto",
-        "strategy.probe_at": "auto",
-    }
-    if recipe.backbone.name == "auto" and recipe.backbone.weights == "none":
-        changes["backbone.name"] = EMBEDDED
+def _as_probe(recipe: Recipe) -> Recipe:
+    """Return the recipe of a pass over plain images."""
+    changes = {"strategy.name": "linear-probe", "strategy.top_k": "auto", "strategy.probe_at": "auto"}
     return recipes.update(recipe, changes)
 
 

@@ -30,6 +30,7 @@ from finetune.workflow.prepare import (
     load_backbone,
     read_for,
     recipe_of,
+    with_backbone,
 )
 from finetune.workflow.signals import Stop, stop_on_signals
 from finetune.workflow.standings import Finished, Standing, finished, sentences, standings
@@ -113,7 +114,7 @@ def compare(
         raise RecipeError(f"a comparison on {seeds} seeds has no run", hint="Give --seeds 1 or more.")
     shared = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     own = {"strategy.name": "auto", "strategy.top_k": "auto", "strategy.probe_at": "auto"}
-    shared = with_whole_paths(recipes.update(shared, own))
+    shared = with_backbone(with_whole_paths(recipes.update(shared, own)), on_event=on_event)
     words = (Path(shared.data.path).stem, architecture_of(shared).label, "compare")
     with stop_on_signals() as stop, new_folder(None if out is None else Path(out), words=words) as place:
         listed = list_data(shared)

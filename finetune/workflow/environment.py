@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from finetune.backbone.load import hub_is_reachable
+from finetune.backbone import automatic
+from finetune.backbone.hub import hub_is_reachable
 from finetune.places import cache_folder
 
 PACKAGES = (
@@ -62,6 +63,7 @@ def doctor() -> dict[str, Any]:
     return {
         **{key: value for key, value in describe().items() if key not in ("command", "commit")},
         "hub_is_reachable": hub_is_reachable(),
+        "auto_backbone": automatic.chosen().name,
         "cache": str(cache_folder()),
         "hub_cache": os.environ.get("HF_HOME", "~/.cache/huggingface"),
     }

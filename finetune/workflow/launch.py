@@ -19,7 +19,7 @@ from finetune.workflow import run as alone
 from finetune.workflow.changes import check_kinds
 from finetune.workflow.guard import IN_A_RUN, guarded
 from finetune.workflow.laying import Terms, with_whole_paths
-from finetune.workflow.prepare import recipe_of
+from finetune.workflow.prepare import recipe_of, with_backbone
 from finetune.workflow.race import Field
 from finetune.workflow.run import Ready, RunResult
 from finetune.workflow.signals import Stop, stop_on_signals
@@ -84,6 +84,7 @@ def start(
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
+    recipe = with_backbone(recipe, on_event=on_event)
     if out is not None:
         with new_folder(out) as folder:
             write_text(folder.asked, recipes.dump(with_whole_paths(recipe)))
@@ -110,7 +111,8 @@ def go_on(folder: RunFolder, terms: Terms, *, stop: Stop, on_event: OnEvent = ig
         if folder.recipe.is_file():
             return alone.resume_alone(folder, terms, stop=stop, on_event=on_event)
         on_event(Event("message", {"text": f"{folder.path} was stopped before its first step: it begins anew"}))
-        return _ready(terms.recipe(folder.asked), None, on_event).begin(folder, stop=stop, on_event=on_event)
+        recipe = with_backbone(terms.recipe(folder.asked), on_event=on_event)
+        return _ready(recipe, None, on_event).begin(folder, stop=stop, on_event=on_event)
 
 
 def _ready(recipe: Recipe, manifest: Manifest | None, on_event: OnEvent) -> Ready | Field:

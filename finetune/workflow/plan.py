@@ -16,7 +16,7 @@ from finetune.workflow import race as racing
 from finetune.workflow.batch_size import skeleton_or_none
 from finetune.workflow.costs import Cost, costs
 from finetune.workflow.guard import guarded
-from finetune.workflow.prepare import Prepared, recipe_of
+from finetune.workflow.prepare import Prepared, recipe_of, with_backbone
 from finetune.workflow.timed import within_time
 
 USUAL_CLASSES = 1000  # of ImageNet, where neither the data nor the weights have classes
@@ -100,6 +100,7 @@ def plan(
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
+    chosen = with_backbone(chosen, on_event=on_event)
     name, told = chosen.strategy.name, []
     if name in ("auto", "race") and not chosen.data.path and layers:
         return _layers_alone(chosen)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import recipe as recipes
+from finetune.backbone import automatic
 from finetune.backbone import load as backbones
 from finetune.backbone.load import Architecture, Backbone
 from finetune.backbone.staged import StagedClassifier, check_stage, stages
@@ -16,7 +17,7 @@ from finetune.data import checks, sources, split
 from finetune.data.pixels import PixelCache, opened_or_none
 from finetune.device import in_fast_layout, resolve_device, resolve_precision
 from finetune.errors import BackboneError, DataError, RecipeError
-from finetune.settings import Recipe
+from finetune.settings import DEFAULT_BACKBONE, EMBEDDED, Recipe
 from finetune.strategy.matrix import decide
 from finetune.strategy.strategies import DEFAULT_TOP_K, DEFAULTS, SGD_FACTOR, Choice, epochs_for, is_full, phases
 from finetune.train.phases import linear_head
@@ -104,6 +105,22 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
     for remark in remarks(recipe, backbone):
         on_event(Event("warning", {"text": remark}))
     return Prepared(recipe, manifest, with_head(recipe, backbone), planned, evidence, verdict, pixels, tapped)
+
+
+def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
+    """Return the recipe with a backbone by name in place of auto, and say which where it is not the first choice.
+
+    What several runs share, or what is gone on with later, is chosen once: by then the hub may answer otherwise.
+    """
+    backbone = recipe.backbone
+    if backbone.name != "auto" or backbone.weights != "none":
+        return recipe
+    if not backbone.pretrained or recipe.strategy.name == "scratch":
+        return recipes.update(recipe, {"backbone.name": DEFAULT_BACKBONE})
+    chosen = automatic.chosen()
+    if chosen.line:
+        on_event(Event("warning" if chosen.name == EMBEDDED else "message", {"text": chosen.line}))
+    return recipes.update(recipe, {"backbone.name": chosen.name})
 
 
 def architecture_of(recipe: Recipe) -> Architecture:

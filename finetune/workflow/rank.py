@@ -18,11 +18,13 @@ from typing import Any
 from torch import Tensor
 
 from finetune import recipe as recipes
+from finetune.backbone.automatic import NO_HUB_HINT
 from finetune.backbone.cost import multiplications
 from finetune.backbone.folder import is_folder
 from finetune.backbone.freeze import freezing
 from finetune.backbone.groups import head_modules
-from finetune.backbone.load import NO_HUB_HINT, Backbone
+from finetune.backbone.load import Backbone
+from finetune.backbone.packaged import INSTALL
 from finetune.backbone.shortlist import on_this_machine, standing
 from finetune.data import checks
 from finetune.data.pixels import PixelCache
@@ -54,8 +56,8 @@ from finetune.workflow.prepare import (
 )
 
 LOCAL_HINT = (
-    "Give folders of weights on this machine: finetune backbones rank --data DIR weights/*; or copy the"
-    " hub's cache from another machine (HF_HOME names its place)."
+    "Give folders of weights on this machine: finetune backbones rank --data DIR weights/*; or add some by"
+    f" the package index: {INSTALL}; or copy the hub's cache from another machine (HF_HOME names its place)."
 )
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from finetune.backbone import load as loading
+from finetune.backbone import hub
 from finetune.backbone.load import Architecture, Backbone, architecture, load, skeleton
 from finetune.errors import BackboneError
 
@@ -44,6 +44,7 @@ def saved(folder: Path, name: str = "test_resnet", **config: Any) -> nn.Module:
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty hub cache and no network: HF_HUB_OFFLINE is read when the hub's package is imported."""
+    hub._status.cache_clear()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
@@ -199,7 +200,7 @@ def test_a_hub_that_does_not_answer_is_the_same_error(monkeypatch: pytest.Monkey
         raise OSError("Network is unreachable")
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(loading, "urlopen", refuse)
+    monkeypatch.setattr(hub, "urlopen", refuse)
     with pytest.raises(BackboneError, match="the weights of test_resnet are not on this machine") as caught:
         load(architecture("test_resnet"), num_classes=3)
     assert "--weights PATH" in caught.value.hint
@@ -211,9 +212,10 @@ def test_a_hub_that_answers_with_an_error_is_reachable(monkeypatch: pytest.Monke
     def answer(request: Any, timeout: float) -> None:
         raise HTTPError(request.full_url, 403, "no", {}, None)  # type: ignore[arg-type]
 
+    hub._status.cache_clear()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(loading, "urlopen", answer)
-    assert loading.hub_is_reachable()
+    monkeypatch.setattr(hub, "urlopen", answer)
+    assert hub.hub_is_reachable()
 
 
 @pytest.mark.usefixtures("no_hub")

