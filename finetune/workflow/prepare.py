@@ -118,8 +118,7 @@ def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
         return recipes.update(recipe, {"backbone.name": DEFAULT_BACKBONE})
     chosen = automatic.chosen()
     if chosen.line:
-        kind = "warning" if chosen.name == EMBEDDED else "message"
-        on_event(Event(kind, {"text": chosen.line}))
+        on_event(Event("warning" if chosen.name == EMBEDDED else "message", {"text": chosen.line}))
     return recipes.update(recipe, {"backbone.name": chosen.name})
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from finetune.backbone import hub
 from finetune.backbone.load import Architecture, Backbone, architecture, load, skeleton
 from finetune.errors import BackboneError
 
