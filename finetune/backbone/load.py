@@ -288,7 +288,7 @@ def _from_package(of: Architecture, size_args: dict[str, Any], file: Path) -> tu
     given = replace(of, pretrained_cfg={**of.pretrained_cfg, "state_dict": tensors})
     with _quiet():
         model = _create(given, pretrained=True, **size_args)
-    model.pretrained_cfg["state_dict"] = None  # type: ignore[index, operator]
+    model.pretrained_cfg["state_dict"] = None  # type: ignore[index, operator, assignment]
     return model, LoadReport(f"{packaged.distribution_of(of.name)} ({file.name})", 1.0)
 
 
