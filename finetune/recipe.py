@@ -143,6 +143,8 @@ def _describe(annotation: Any) -> str:
         return ", ".join(repr(value) for value in get_args(annotation))
     if get_origin(annotation) is dict:
         return "table"
+    if get_origin(annotation) is tuple:
+        return "[black, white]"
     parts = [_describe(part) for part in get_args(annotation) if not hasattr(part, "metadata")]
     return " or ".join(dict.fromkeys(parts))
 
@@ -216,7 +218,11 @@ def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
 
 def _reason(problem: Mapping[str, Any]) -> str:
     pattern = problem.get("ctx", {}).get("pattern")
-    return PATTERNS[pattern] if pattern else str(problem["msg"]).replace("Input should be", "must be")
+    return (
+        PATTERNS[pattern]
+        if pattern
+        else str(problem["msg"]).replace("Input should be", "must be").removeprefix("Value error, ")
+    )
 
 
 def _sentence(key: str, reasons: list[str], raw: Mapping[str, Any]) -> str:

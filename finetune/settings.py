@@ -7,9 +7,10 @@ each one. "auto" means that the tool decides (and writes what it decided into th
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 FORMAT_VERSION = 1  # of recipe, run folder and cache
 
@@ -56,19 +57,18 @@ def _size_first(words: Any) -> Any:
     return ",".join(sorted((word.strip() for word in words.split(",")), key=lambda word: word not in ("few", "many")))
 
 
-def _pair(value: Any) -> Any:
-    """Return TOML's array of two numbers as the pair that it stands for."""
-    return tuple(value) if isinstance(value, list) else value
+def _black_and_white(value: Any) -> tuple[float, float]:
+    """Return TOML's array of two numbers as black and white."""
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+    if not is_pair or any(isinstance(part, bool) or not isinstance(part, (int, float)) for part in value):
+        raise ValueError("must be two numbers, black and white, e.g. [0, 4095]")
+    black, white = map(float, value)
+    if not (isfinite(black) and isfinite(white) and black < white):
+        raise ValueError("must be two finite numbers, black the smaller one, e.g. [0, 4095]")
+    return black, white
 
 
-def _rising(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] >= value[1]:
-        raise ValueError("black comes first and is the smaller number, e.g. [0, 4095]")
-    return value
-
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
-ValueRange = Annotated[tuple[Number, Number], BeforeValidator(_pair), AfterValidator(_rising)]
+ValueRange = Annotated[tuple[float, float], BeforeValidator(_black_and_white)]
 
 
 class Section(BaseModel):

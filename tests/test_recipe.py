@@ -355,3 +355,15 @@ def test_a_recipe_cannot_be_changed_in_place() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         recipe.optim.lr = 0.1  # type: ignore[misc]
     assert recipe == Recipe()
+
+
+@pytest.mark.parametrize("value", [5, "x", [1], [1, 2, 3], [5, 1], [1, 1], [0, float("inf")], [True, 3], True])
+def test_black_and_white_are_two_finite_numbers_that_rise(value: object) -> None:
+    assert "black" in refused(**{"data.value_range": value}).message
+
+
+def test_black_and_white_come_back_from_toml_as_they_went(tmp_path: Path) -> None:
+    recipe = load(overrides={"data.value_range": [-1000, 400]})
+    (tmp_path / "r.toml").write_text(dump(recipe))
+    assert load(tmp_path / "r.toml") == recipe
+    assert recipe.data.value_range == (-1000.0, 400.0)
