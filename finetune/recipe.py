@@ -146,7 +146,7 @@ def _describe(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         return "[black, white]"
     parts = [_describe(part) for part in get_args(annotation) if not hasattr(part, "metadata")]
-    return " or ".join(dict.fromkeys(parts))
+    return " or ".join(filter(None, dict.fromkeys(parts)))
 
 
 def _checked(raw: dict[str, Any], overrides: Mapping[str, Any], source: str) -> Recipe:

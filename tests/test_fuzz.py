@@ -29,6 +29,7 @@ from finetune.checkpoint.state import Best, Checkpoint, TrainState
 from finetune.cli.cache import _what
 from finetune.data import sources, split
 from finetune.data.pixels import PixelCache
+from finetune.data.transforms import View
 from finetune.entries import Entry, list_entries, open_entry
 from finetune.errors import FinetuneError
 from finetune.features.store import Layout, RowsOnDisk
@@ -335,6 +336,20 @@ def entry(tmp_path: Path) -> Iterator[Entry]:
     yield made
 
 
+def assert_right_or_absent(entry: Entry) -> None:
+    """Each row holds a plain view of 2x2 pixels and a smaller image of the same size."""
+    found = PixelCache(Entry(entry.folder), Preprocessing((2, 2), (0.5,) * 3, (0.5,) * 3)).find(DIGESTS)
+    for index, row in enumerate(ROWS):
+        plain, small = found.tensor(index, View(as_tensor)), found.tensor(index, View(as_tensor, side=2))
+        assert (plain is None) == (small is None)
+        if plain is not None and small is not None:
+            assert plain.numpy().tobytes() + small.numpy().tobytes() == row.tobytes()
+
+
+def as_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image))
+
+
 @EXAMPLES
 @pytest.mark.parametrize("name", ["index.bin", "rows.bin"])
 def test_cached_pictures_are_right_or_absent(entry: Entry, name: str, examples: int) -> None:
@@ -345,11 +360,7 @@ def test_cached_pictures_are_right_or_absent(entry: Entry, name: str, examples: 
         for other, whole in valid.items():
             (entry.folder / other).write_bytes(whole)
         file.write_bytes(content)
-        pixels = PixelCache(Entry(entry.folder), 2)
-        found = pixels.find(DIGESTS)
-        for index, row in enumerate(ROWS):
-            picture = found.read(index)
-            assert picture is None or (picture.size, picture.tobytes()) == ((4, 2), row.tobytes())
+        assert_right_or_absent(entry)
         list_entries(entry.folder.parent)
 
     fire(read, valid[name], examples)
@@ -384,10 +395,7 @@ def test_any_bit_of_the_index_may_flip(entry: Entry) -> None:
         damaged = bytearray(index)
         damaged[place // 8] ^= 1 << place % 8
         entry.index_file.write_bytes(damaged)
-        pictures_found = PixelCache(Entry(entry.folder), 2).find(DIGESTS)
-        for number, row in enumerate(ROWS):
-            picture = pictures_found.read(number)
-            assert picture is None or (picture.size, picture.tobytes()) == ((4, 2), row.tobytes())
+        assert_right_or_absent(entry)
         kept = RowsOnDisk(Entry(entry.folder), Layout(((6,),), "float32"))
         kept.drop_damaged(DIGESTS)
         whole = [number for number in range(5) if DIGESTS[number] in kept]

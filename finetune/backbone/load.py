@@ -29,7 +29,16 @@ from finetune.backbone.classics import CLASSICS
 from finetune.backbone.groups import head_modules, layer_groups
 from finetune.backbone.hub import hub_is_reachable
 from finetune.backbone.layers import NETWORK_ERRORS
-from finetune.backbone.weights import DAMAGE_ERRORS, LoadReport, first_line, load_into, read_weights
+from finetune.backbone.weights import (
+    DAMAGE_ERRORS,
+    LoadReport,
+    file_of,
+    first_line,
+    load_into,
+    model_of_run,
+    read_weights,
+    sets_in,
+)
 from finetune.errors import BackboneError
 from finetune.randomness import derive, forked
 from finetune.settings import DEFAULT_BACKBONE, EMBEDDED, EMBEDDED_FULL
@@ -103,7 +112,9 @@ def architecture(
                 hint=f"Leave one of the two out; the network itself is {EMBEDDED_FULL.partition('.')[0]}.",
             )
         return replace(_of_folder("auto", EMBEDDED_FOLDER, pretrained, model_args), name=EMBEDDED)
-    if weights is not None and not weights.exists():
+    if weights is not None:
+        weights = model_of_run(weights)
+    if weights is not None and not file_of(weights)[0].exists():
         raise BackboneError(f"no weights at {weights}", hint="Give a timm folder, a .safetensors or a .pth file.")
     if weights is not None and weights.is_dir():
         return _of_folder(name, weights, pretrained, model_args)
@@ -229,7 +240,8 @@ def _with_weights(of: Architecture, size_args: dict[str, Any]) -> tuple[nn.Modul
         model = _create(of, pretrained=False, **size_args)
         tensors = read_weights(of.weights)
         source = "this package" if of.is_embedded else str(of.weights)
-        return model, load_into(model, tensors, architecture=of.registered, source=source)
+        remarks = [words] if (words := sets_in(of.weights)) else []
+        return model, load_into(model, tensors, architecture=of.registered, source=source, remarks=remarks)
     if not of.name.startswith("hf-hub:") and not is_model_pretrained(of.name):
         raise BackboneError(
             f"timm has no pretrained weights for {of.name}",

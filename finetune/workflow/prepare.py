@@ -12,6 +12,7 @@ from finetune.backbone import automatic
 from finetune.backbone import load as backbones
 from finetune.backbone.load import Architecture, Backbone
 from finetune.backbone.staged import StagedClassifier, check_stage, stages
+from finetune.backbone.weights import refuse_random
 from finetune.checkpoint import run_folder
 from finetune.data import checks, sources, split
 from finetune.data.pixels import PixelCache, opened_or_none
@@ -102,6 +103,7 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
             on_event(Event("warning", {"text": text}))
     recipe = resolve(recipe, manifest, backbone, verdict)
     planned = plan_phases(recipe, backbone)
+    refuse_random(backbone.weights, backbone.groups, trained={name for phase in planned for name in phase.plan.trained})
     for remark in remarks(recipe, backbone):
         on_event(Event("warning", {"text": remark}))
     return Prepared(recipe, manifest, with_head(recipe, backbone), planned, evidence, verdict, pixels, tapped)

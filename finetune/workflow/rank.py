@@ -26,6 +26,7 @@ from finetune.backbone.groups import head_modules
 from finetune.backbone.load import Backbone
 from finetune.backbone.packaged import INSTALL
 from finetune.backbone.shortlist import on_this_machine, standing
+from finetune.backbone.weights import refuse_random
 from finetune.data import checks
 from finetune.data.pixels import PixelCache
 from finetune.data.split import units_of
@@ -227,6 +228,7 @@ def features_of(
     The work is that of a run's head-only phase, so that its cache serves both; `val` is there for the
     check that the divided model agrees with the whole, and holds images of the sample again.
     """
+    refuse_random(backbone.weights, backbone.groups)
     judged = tuple(replace(sample, split="val") for sample in samples[: trunk_batch(resolve_device("cpu"))])
     small = replace(manifest, samples=(*samples, *judged))
     recipe = resolve(recipe, small, backbone, None)

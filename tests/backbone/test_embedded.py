@@ -10,6 +10,7 @@ import timm
 import torch
 
 import finetune
+from finetune.backbone import hub
 from finetune.backbone import load as loading
 from finetune.backbone.load import EMBEDDED_FOLDER, architecture, load
 from finetune.errors import BackboneError
@@ -24,7 +25,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("the network was asked")
 
     monkeypatch.setattr(loading, "_ask_hub", fail)
-    monkeypatch.setattr(loading, "urlopen", fail)
+    monkeypatch.setattr(hub, "_status", fail)
 
 
 @pytest.mark.parametrize("name", [EMBEDDED, EMBEDDED_FULL])

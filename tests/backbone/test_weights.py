@@ -15,7 +15,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from finetune.backbone.weights import CONTAINERS, PREFIXES, load_into, read_weights
+from finetune.backbone.groups import layer_groups
+from finetune.backbone.weights import (
+    CONTAINERS,
+    PREFIXES,
+    LoadReport,
+    load_into,
+    model_of_run,
+    read_weights,
+    refuse_random,
+    sets_in,
+)
 from finetune.errors import BackboneError
 
 
@@ -214,3 +224,98 @@ def test_a_folder_or_path_without_weights_is_an_error(tmp_path: Path) -> None:
     for name in ("gone.pth", "gone.safetensors"):
         with pytest.raises(BackboneError, match=f"no weights file .*{name}"):
             read_weights(tmp_path / name)
+
+
+def loaded(tensors: dict[str, Tensor], **more: Any) -> tuple[nn.Module, LoadReport]:
+    model = network()
+    return model, load_into(model, tensors, architecture="test_resnet", source="x", **more)
+
+
+def test_a_counter_of_batches_is_loaded_whatever_its_shape() -> None:
+    tensors = {k: torch.tensor([7]) if k.endswith("num_batches_tracked") else v for k, v in state(seed=1).items()}
+    model, _ = loaded(tensors)
+    counters = [v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")]
+    assert counters and all(int(value) == 7 for value in counters)
+
+
+def test_a_stem_of_one_channel_gives_the_same_for_grey_images() -> None:
+    torch.manual_seed(1)
+    grey = timm.create_model("test_resnet", num_classes=4, in_chans=1).eval()
+    model, report = loaded(grey.state_dict())
+    image = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(model.eval()(image.repeat(1, 3, 1, 1)), grey(image), atol=1e-5)
+    assert "one channel is spread over 3" in report.sentence()
+    assert report.random == ()
+
+
+def test_a_stem_of_four_channels_stays_random_and_is_refused_where_frozen() -> None:
+    model, report = loaded(timm.create_model("test_resnet", num_classes=4, in_chans=4).state_dict())
+    assert not report.sentence().startswith("100%")
+    groups = layer_groups(model)
+    with pytest.raises(BackboneError, match=r"leaves 1 tensors random .* stay frozen, e\.g\. conv1"):
+        refuse_random(report, groups)
+    refuse_random(report, groups, trained=[group.name for group in groups])
+
+
+@pytest.mark.parametrize("left_out", ["layer4.0.bn2.running_var", "layer4.0.bn2.bias", "layer1.0.conv1.weight"])
+def test_one_tensor_that_is_left_out_is_never_all(left_out: str) -> None:
+    tensors = state(seed=1)
+    assert left_out in tensors
+    del tensors[left_out]
+    model, report = loaded(tensors)
+    assert report.random == (left_out,)
+    assert left_out in report.sentence()
+    with pytest.raises(BackboneError, match="would stay frozen"):
+        refuse_random(report, layer_groups(model))
+
+
+@pytest.mark.parametrize("prefix", ["net.", "a.b.c.", "encoder.0.", "student.backbone.", "module.encoder_q."])
+def test_any_prefix_that_the_matching_keys_share_is_taken_off(prefix: str) -> None:
+    tensors = state(seed=1)
+    mixed = {prefix + key: tensor for key, tensor in tensors.items()} | {"projector.weight": torch.zeros(3)}
+    model, report = loaded(mixed)
+    assert is_same(model, tensors)
+    assert report.unexpected == ("projector.weight",)
+
+
+@pytest.mark.parametrize(("first", "second"), [("teacher.", "student."), ("model_ema.", "model.")])
+def test_of_two_sets_under_prefixes_the_averaged_one_is_taken_and_said(first: str, second: str) -> None:
+    averaged, raw = state(seed=1), state(seed=2)
+    model, report = loaded({second + k: v for k, v in raw.items()} | {first + k: v for k, v in averaged.items()})
+    assert is_same(model, averaged)
+    assert f"those under {first}* of {first}, {second}" in report.sentence()
+
+
+@pytest.mark.parametrize("names", [("state_dict_ema", "state_dict"), ("model_ema", "model"), ("teacher", "student")])
+def test_of_two_sets_the_averaged_one_is_taken_said_and_the_other_can_be_named(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    file, sets = tmp_path / "both.pth", [state(seed=1), state(seed=2)]
+    torch.save({names[1]: sets[1], names[0]: sets[0], "optimizer": {"state": {}}}, file)
+    named = file.with_name(f"both.pth#{names[1]}")
+    assert all(torch.equal(read_weights(file)[key], sets[0][key]) for key in sets[0])
+    assert all(torch.equal(read_weights(named)[key], sets[1][key]) for key in sets[1])
+    assert names[0] in sets_in(file) and f"both.pth#{names[1]}" in sets_in(file)
+    with pytest.raises(BackboneError, match="no set of weights 'other'") as caught:
+        read_weights(file.with_name("both.pth#other"))
+    assert names[0] in caught.value.hint
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_named_at_loading(value: float) -> None:
+    tensors = state(seed=1)
+    tensors["layer2.0.conv1.weight"][0, 0, 0, 0] = value
+    with pytest.raises(BackboneError, match=r"not finite, in layer2\.0\.conv1\.weight"):
+        loaded(tensors)
+
+
+def test_a_run_gives_its_model_and_an_unfinished_one_an_error(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").touch()
+    with pytest.raises(BackboneError, match="holds no model") as caught:
+        model_of_run(tmp_path)
+    assert "--resume" in caught.value.hint
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"architecture": "test_resnet"}')
+    assert model_of_run(tmp_path) == tmp_path / "model"
+    assert model_of_run(tmp_path / "model") == tmp_path / "model"

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from finetune.backbone import folder as timm_folder
+from finetune.backbone import hub as asking
 from finetune.backbone import load as loading
 from finetune.errors import BackboneError, RecipeError, ResourceError
 from finetune.settings import EMBEDDED_FULL
@@ -31,7 +32,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
-    monkeypatch.setattr(loading, "urlopen", refuse)
+    monkeypatch.setattr(asking, "_status", refuse)
     return cache
 
 
