@@ -42,6 +42,7 @@ from finetune.types import (
     Interval,
     Manifest,
     Phase,
+    Preprocessing,
     Sample,
     Size,
     Target,
