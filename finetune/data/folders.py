@@ -2,14 +2,15 @@
 
     found = read_folder(Path("imgs"))
 
-A folder's name says its split; where names do not say, but the folders look like splits, they are refused.
+A folder's name says its split; where names do not say, but the folders look like splits, they are refused,
+unless the user says that they are classes.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from finetune.data.decode import is_image_name
@@ -18,7 +19,10 @@ from finetune.data.listing import (
     Found,
     Row,
     count_unread,
+    counted,
+    folded,
     holds,
+    kinds_of,
     listed,
     normal,
     split_of,
@@ -29,56 +33,55 @@ from finetune.types import Problem, Split
 
 IGNORED = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 RUN_FILES = ("recipe.toml", "plan.json")  # a folder that holds both is one of our run folders
-NUMBERED = re.compile(r"(.*?)[\W_]*(?:\d+|(?<=[\W_])[a-z])", re.IGNORECASE)
+NUMBER = re.compile(r"\d{1,4}|(?<=[\W_])[a-z]$", re.IGNORECASE)
+NUMBERED = re.compile(r"[^\W\d]*[\W_]*(\d{1,4}|(?<=[\W_])[a-z])|\d{1,4}[\W_]*[^\W\d]+", re.IGNORECASE)
+DATED = re.compile(r"\d{2,4}([\W_]?\d{2,4})*")
+PORTIONS = frozenset(
+    {"fold", "split", "part", "partition", "set", "subset", "batch", "chunk", "shard", "half", "cv", "k"}
+)
+KINDS = frozenset({"class", "cls", "category", "label", "kind", "type", "species", "grade"})
 VIEWS = frozenset(
-    [
-        "front",
-        "back",
-        "left",
-        "right",
-        "side",
-        "top",
-        "bottom",
-        "raw",
-        "original",
-        "processed",
-        "augmented",
-        "day",
-        "night",
-    ]
+    re.findall(
+        r"\w+",
+        "front back left right side top bottom raw original processed augmented day night grey gray rgb color colour",
+    )
 )
 WAY_OUT = (
     "Name the folders train, val and test, give one of them as the data,"
     " or list the images in a CSV with the columns image, label and split."
+    " Where the folders on top are the classes: --set data.layout=classes."
 )
 
 
-def read_folder(root: Path) -> Found:
+def read_folder(root: Path, *, is_classes: bool = False) -> Found:
     """Return the images of a folder with their classes, and their splits where it has them.
+
+    With `is_classes` the folders on top are classes, whatever their names and what they hold.
 
     Raises:
         DataError: it cannot be read, or its folders may be splits or classes and do not say which.
     """
     found = Found()
-    prefix = _into(root)
+    prefix = "" if is_classes else _into(root)
     here = root / prefix
     if prefix:
         _note_beside(found, root, "")
         found.notes.append(f"the classes are taken from {prefix}")
     folders = _child_folders(here)
-    splits = _splits(here, folders)
+    splits = {} if is_classes else _splits(here, folders)
     if splits:
         _add_splits(found, root, prefix, folders, splits)
-    elif _is_split_below(here, folders):
-        _note_beside(found, root, prefix)
+        return found
+    _note_beside(found, root, prefix)
+    if not is_classes and _is_split_below(here, folders):
         for name in folders:
             for part in _child_folders(here / name):
                 _add_class(found, root, f"{prefix}{name}/{part}", name, split_of(part))
-    else:
+        return found
+    if not is_classes:
         _refuse_unnamed_splits(found, here, folders)
-        _note_beside(found, root, prefix)
-        for name in folders:
-            _add_class(found, root, f"{prefix}{name}", name, None)
+    for name in folders:
+        _add_class(found, root, f"{prefix}{name}", name, None)
     return found
 
 
@@ -152,57 +155,72 @@ def _splits(here: Path, folders: list[str]) -> dict[str, Split]:
 
 
 def _share_classes(here: Path, folders: list[str]) -> bool:
-    """Return whether each folder has a class folder of the first that says train (else of the first)."""
+    """Return whether any folder has a class folder of the first that says train (else of the first)."""
     first = next((name for name in folders if split_within(name) == "train"), folders[0])
-    base = {normal(name).casefold() for name in _class_folders(here / first)}
-    others = [{normal(name).casefold() for name in _class_folders(here / one)} for one in folders if one != first]
-    return bool(others) and any(base & one for one in others)
+    below = {name: _folded(_class_folders(here / _inner(here, f"{name}/"))) for name in folders}
+    return any(below[first] & below[one] for one in folders if one != first)
+
+
+def _folded(names: Iterable[str]) -> set[str]:
+    return set(map(folded, names))
 
 
 def _is_split_below(here: Path, folders: list[str]) -> bool:
     """Return whether every class folder holds split folders.
 
     Raises:
-        DataError: some do, but other images would belong to no split.
+        DataError: some do, but other images would belong to no split; or what is divided are whole data sets.
     """
     used = [name for name in folders if _has_images(here / name)]
     below = {name: _class_folders(here / name) for name in used}
-    kinds = {name: {split_of(part) for part in parts} - {None} for name, parts in below.items()}
-    if not any(len(splits) > 1 for splits in kinds.values()) and not (
-        len(used) > 1 and all(parts and all(map(split_of, parts)) for parts in below.values())
-    ):
+    said = {name: [part for part in parts if split_of(part)] for name, parts in below.items()}
+    loose = {name for name in used if _images_of(here / name)}
+    is_divided = any(
+        len({split_of(part) for part in said[name]}) > 1 or (said[name] == below[name] != [] and name not in loose)
+        for name in used
+    )
+    if not is_divided and 2 * sum(map(bool, said.values())) <= len(used):
         return False
-    odd = [name for name in used if _images_of(here / name) or not all(map(split_of, below[name])) or not below[name]]
-    twice = [name for name in used if len(kinds[name]) < len(below[name])]
-    if odd or twice:
-        divided = [f"{name}/{part}" for name in used for part in below[name] if split_of(part)]
+    divided = [f"{name}/{part}" for name in used for part in said[name]]
+    inside = [_folded(_class_folders(here / part)) for part in divided if not _images_of(here / part)]
+    shared = sorted(set.intersection(*inside)) if len(inside) == len(divided) > 1 else []
+    if len(shared) > 1 and not _are_no_classes(shared):
         raise DataError(
-            f"split folders lie below some classes of {here} ({listed(divided, most=4)}),"
-            f" but images of {listed(odd or twice)} are in none, or in two of one name",
+            f"{here} holds data sets side by side, each with splits and classes of its own: {listed(used)}",
+            hint=f"Give one of them as the data: {here / used[0]}. {WAY_OUT}",
+        )
+    odd = [name for name in used if name in loose or said[name] != below[name]]
+    twice = [name for name in used if len({split_of(part) for part in said[name]}) < len(said[name])]
+    if odd or twice:
+        fault = f"images of {listed(odd)} are in none" if odd else f"{listed(twice)} holds one split twice"
+        raise DataError(
+            f"split folders lie below classes of {here} ({listed(divided, most=4)}), but {fault}",
             hint=f"Give each class the same split folders, or put the splits above the classes. {WAY_OUT}",
         )
     return True
 
 
 def _refuse_unnamed_splits(found: Found, here: Path, folders: list[str]) -> None:
-    """Refuse folders that hold the same class folders and look like splits without saying which; note what may be.
+    """Refuse folders that look like splits without saying which; note those that may be.
 
-    Classes may well have the same subfolders (dates, views): folders are refused when they are numbered alike or
-    one says a split, or when they share more folders than they are.
+    Splits hold nearly the same class folders and no images of their own. So may classes (dates, views, patients by
+    number): such names below are taken for what they are, unless the folders are called portions (`fold1`).
     """
     used = [name for name in folders if _has_images(here / name)]
-    below = [{normal(part) for part in _class_folders(here / name)} for name in used]
-    shared = sorted(set.intersection(*below)) if len(below) > 1 else []
-    if len(shared) < 2 or any(_images_of(here / name) for name in used):
+    kinds = {split_within(name) for name in used}
+    if len(kinds) > 1 and None not in kinds and "train" in kinds:
+        raise DataError(f"the names of the folders of {here} say splits and classes: {listed(used)}", hint=WAY_OUT)
+    if len(used) < 2 or any(_images_of(here / name) for name in used):
         return
-    stems = {match.group(1).lower() if (match := NUMBERED.fullmatch(name)) else None for name in used}
-    is_numbered = len(stems) == 1 and None not in stems
-    is_said = any(split_of(name) for name in used)
-    if is_said or (not _are_no_classes(shared) and (is_numbered or len(shared) > len(used))):
+    below = [{normal(part) for part in _class_folders(here / name)} for name in used]
+    shared = sorted(set.intersection(*below))
+    if len(shared) < 2 or 2 * len(shared) < len(set.union(*below)):
+        return
+    if any(map(split_within, used)) or all(_stem(name) in PORTIONS for name in used) or not _are_no_classes(shared):
         raise DataError(
             f"the folders of {here} hold the same folders ({listed(shared)}), as splits do,"
             f" but their names do not say which is train, val or test: {listed(used)}",
-            hint=f"{WAY_OUT} Where {listed(used, most=2)} are the classes, list them so as labels.",
+            hint=WAY_OUT,
         )
     found.notes.append(
         f"{listed(used)} are taken as the classes; each holds the folders {listed(shared)}:"
@@ -210,16 +228,30 @@ def _refuse_unnamed_splits(found: Found, here: Path, folders: list[str]) -> None
     )
 
 
+def _stem(name: str) -> str | None:
+    """Return what a numbered name has besides its number, in lower case: `fold` of `Fold_1`; else None."""
+    match = NUMBERED.fullmatch(name)
+    return None if match is None else NUMBER.sub("", name).strip(" _-.").lower()
+
+
 def _are_no_classes(names: list[str]) -> bool:
-    """Return whether folder names are dates, numbers or views, which a class may be divided by."""
-    return all(name.lower() in VIEWS or not re.search(r"[^\W\d_]", name) for name in names)
+    """Return whether folder names are dates, numbers of one length, views, or a word with numbers, but for `class1`."""
+    if all(name.lower() in VIEWS for name in names):
+        return True
+    if all(DATED.fullmatch(name) for name in names):
+        return len(set(map(len, names))) == 1
+    stems = set(map(_stem, names))
+    return len(stems) == 1 and stems.isdisjoint({None, "", *KINDS})
 
 
 def _add_splits(found: Found, root: Path, prefix: str, folders: list[str], splits: dict[str, Split]) -> None:
     _note_beside(found, root, prefix)
     others = [name for name in folders if name not in splits]
     if others:
-        found.notes.append(f"left out, beside the splits: {', '.join(others)}")
+        counts = (
+            f"{name} ({counted(len(list(walk(root / prefix / name, lambda _: None))), 'image')})" for name in others
+        )
+        found.notes.append(f"left out, beside the splits: {listed(counts)}")
     for name, split in splits.items():
         inside = _inner(root, f"{prefix}{name}/")
         _note_beside(found, root, inside)
@@ -245,18 +277,23 @@ def _note_beside(found: Found, root: Path, prefix: str) -> None:
     count_unread(found, (name for name in beside if not is_image_name(name)))
     if loose:
         found.num_loose += loose
-        found.notes.append(f"{loose} images in {prefix or 'the folder itself'} belong to no class and are left out")
+        belong = "belongs" if loose == 1 else "belong"
+        place = prefix or "the folder itself"
+        found.notes.append(f"{counted(loose, 'image')} in {place} {belong} to no class: left out")
 
 
 def _add_class(found: Found, root: Path, folder: str, label: str, split: Split | None) -> None:
     unread: list[OSError] = []
-    names = list(walk(root / folder, unread.append, lambda others: count_unread(found, others)))
+    beside = Found()
+    names = list(walk(root / folder, unread.append, lambda others: count_unread(beside, others)))
+    found.unread += beside.unread
     found.problems += [
         Problem(os.path.relpath(error.filename, root), f"a folder that cannot be read: {error.strerror}")
         for error in unread
     ]
     if not names and not unread:
-        found.notes.append(f"no images in {folder}")
+        kinds = f" that can be read, but {kinds_of(beside.unread)}: it is no class" if beside.unread else ""
+        found.notes.append(f"no images in {folder}{kinds}")
     found.rows += [Row(f"{folder}/{name}", label, split) for name in names]
 
 
@@ -278,7 +315,7 @@ def _class_folders(folder: Path) -> list[str]:
 def _has_images(folder: Path) -> bool:
     """Return whether images are below a folder, or may be: it cannot be read."""
     unread: list[OSError] = []
-    return next(walk(folder, unread.append), None) is not None or bool(unread)
+    return _images_of(folder) or next(walk(folder, unread.append), None) is not None or bool(unread)
 
 
 def _images_of(folder: Path) -> bool:

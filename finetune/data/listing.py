@@ -26,50 +26,15 @@ SPLIT_NAMES: dict[str, Split] = {
     "tst": "test",
 }
 PLAIN = frozenset(
-    [
-        "set",
-        "sets",
-        "data",
-        "dataset",
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "photo",
-        "photos",
-        "picture",
-        "pictures",
-        "split",
-        "folder",
-    ]
+    re.findall(r"\w+", "set sets data dataset image images img imgs photo photos picture pictures split folder")
 )
 COMPANIONS = frozenset(
-    [
-        "txt",
-        "csv",
-        "tsv",
-        "parquet",
-        "json",
-        "jsonl",
-        "xml",
-        "yaml",
-        "yml",
-        "md",
-        "html",
-        "htm",
-        "toml",
-        "log",
-        "db",
-        "ini",
-        "py",
-        "ipynb",
-        "pdf",
-        "xmp",
-        "aae",
-        "thm",
-        "lock",
-    ]
+    re.findall(
+        r"\w+",
+        "txt csv tsv parquet json jsonl xml yaml yml md html htm toml log db ini py ipynb pdf xmp aae thm lock mat",
+    )
 )
+PAPERS = frozenset({"readme", "license", "licence", "copying", "notice", "changelog", "authors", "citation"})
 LAYOUTS = (
     "Expected DIR/<class>/images, DIR/{train,val,test}/<class>/images,"
     " or a CSV, TSV or Parquet file with the columns image and label."
@@ -111,6 +76,11 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def folded(name: str) -> str:
+    """Return a name in one Unicode form and without case."""
+    return normal(name).casefold()
+
+
 def listed(names: Iterable[str], *, most: int = 6) -> str:
     """Return at most so many names, with a sign of those that are left out."""
     names = list(names)
@@ -139,16 +109,28 @@ def _words(name: str) -> list[str]:
     return parts
 
 
+def counted(count: int, what: str, more: str = "") -> str:
+    """Return a count with its word: "1 image", "2 images"."""
+    return f"{count:,} {what if count == 1 else more or what + 's'}"
+
+
 def count_unread(found: Found, names: Iterable[str]) -> None:
     """Count files that are neither images that are read nor what usually lies beside images."""
     for name in names:
         kind = PurePath(name).suffix.lower()
-        if kind.removeprefix(".") not in COMPANIONS:
+        if kind.removeprefix(".") not in COMPANIONS and PurePath(name).stem.lower() not in PAPERS:
             found.unread[kind or "without an ending"] += 1
+
+
+def kinds_of(unread: Counter[str]) -> str:
+    """Return how many files there are of each kind that is not read, the commonest first."""
+    return listed(f"{count:,} {kind}" for kind, count in unread.most_common())
 
 
 def unread_note(unread: Counter[str]) -> str:
     """Return one sentence about the files of kinds that are not read."""
-    kinds = listed(f"{count} {kind}" for kind, count in unread.most_common())
-    files = "file is" if unread.total() == 1 else "files are"
-    return f"{unread.total()} {files} of kinds that are not read, and left out: {kinds}; convert images to JPEG or PNG"
+    are = "is of a kind" if unread.total() == 1 else "are of kinds"
+    return (
+        f"{counted(unread.total(), 'file')} {are} not read, and left out ({kinds_of(unread)}):"
+        " convert images to JPEG or PNG"
+    )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from finetune.data.folders import read_folder, walk
-from finetune.data.listing import LAYOUTS, Found, Row, count_unread, holds, listed, normal, unread_note
+from finetune.data.listing import LAYOUTS, Found, Row, count_unread, counted, holds, listed, normal, unread_note
 from finetune.data.tables import read_table
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.types import Manifest, Sample, Target
@@ -30,13 +30,16 @@ def read(
     label_column: str = "label",
     split_column: str = "split",
     group_by: str = "none",
+    layout: str = "auto",
     needs_two_classes: bool = True,
     needs_train: bool = True,
+    needs_splits: bool = True,
 ) -> Manifest:
     """Yield the manifest of a folder or table, with the splits it has.
 
     Class names come from train (or from everything, where there is no split, and without `needs_train`),
-    sorted by name.
+    sorted by name. With the layout "classes", folders on top are classes even where they look like splits.
+    Without `needs_splits` a column of splits that would not be obeyed is a note.
 
     Raises:
         DataError: nothing there, no images, fewer than two classes, or a class that train lacks.
@@ -46,13 +49,13 @@ def read(
     if not holds(path.exists):
         raise DataError(f"no such folder or file: {path}", hint=_nearby(path))
     if path.is_dir():
-        root, found = path, read_folder(path)
+        root, found = path, read_folder(path, is_classes=layout == "classes")
     elif path.suffix.lower() in TABLES and path.is_file():
         root = path.parent
-        found = read_table(path, image_column, label_column, split_column, group_by)
+        found = read_table(path, image_column, label_column, split_column, group_by, needs_split=needs_splits)
     else:
         raise DataError(f"{path} is a file, not a folder of images", hint=LAYOUTS)
-    if group_by != "none" and not any(row.group for row in found.rows):
+    if group_by != "none" and found.rows and not any(row.group for row in found.rows):
         _group_by_pattern(found, group_by)
     return _manifest(root, path, found, needs_two_classes, needs_train)
 
@@ -104,7 +107,7 @@ def _group_by_pattern(found: Found, pattern: str) -> None:
     if without == len(found.rows):
         raise RecipeError(
             f"data.group_by = {pattern!r} matches no image",
-            hint=f"Paths look like {found.rows[0].file!r}." if found.rows else "",
+            hint=f"Paths look like {found.rows[0].file!r}.",
         )
     if without:
         found.notes.append(f"{without} images are in no group of {pattern!r} and stand alone")
@@ -130,11 +133,14 @@ def _manifest(root: Path, path: Path, found: Found, needs_two_classes: bool, nee
 def _without_rows(path: Path, found: Found) -> DataError:
     """Return the error for data without one image of a class: what is there instead, and the layout or table needed."""
     if found.num_loose:
-        images = "1 image" if found.num_loose == 1 else f"{found.num_loose:,} images"
+        images = counted(found.num_loose, "image")
         text = f"{path} holds {images}, but no class folders: which class each belongs to is not said"
         return DataError(text, hint=f"{_table_beside(path)}{LAYOUTS}")
     if found.unread:
         return DataError(f"no images in {path} that can be read: {unread_note(found.unread)}", hint=LAYOUTS)
+    if not path.is_dir():
+        rows = counted(len(found.problems), "row")
+        return DataError(f"no images in {path}: of its {rows} none has both an image and a label", hint=LAYOUTS)
     return DataError(f"no images in {path}", hint=f"{_table_beside(path)}{LAYOUTS}")
 
 
@@ -148,8 +154,9 @@ def _table_beside(folder: Path) -> str:
 
 def _one_class(path: Path, found: Found, label: str) -> DataError:
     """Return the error for data of one class; a folder of images alone is no class."""
-    count = f"{len(found.rows):,} image{'s' if len(found.rows) > 1 else ''}"
-    loose = f"; {found.num_loose:,} images lie beside its folder and have no class" if found.num_loose else ""
+    count = counted(len(found.rows), "image")
+    beside = counted(found.num_loose, "image beside its folder has", "images beside its folder have")
+    loose = f"; {beside} no class" if found.num_loose else ""
     unread = f"; {unread_note(found.unread)}" if found.unread else ""
     return DataError(
         f"only one class in {path}: {label!r} ({count}){loose}{unread}",
@@ -179,7 +186,8 @@ def _doubtful(path: Path, rows: list[Row], labels: list[str], is_to_train: bool)
         alike.setdefault("".join(re.findall(r"[^\s_-]+", label.casefold())) or label, []).append(label)
     for names in alike.values():
         if len(names) > 1:
-            yield f"labels that differ by case or spaces alone are classes of their own: {listed(map(repr, names))}"
+            shown = listed(map(repr, names))
+            yield f"labels that differ by case, spaces, - or _ alone are classes of their own: {shown}"
     if not _are_measures(labels, len(rows)):
         return
     counts = Counter(row.label for row in rows)
@@ -198,6 +206,8 @@ def _are_measures(labels: list[str], num_images: int) -> bool:
         numbers = [float(label) for label in labels]
     except ValueError:
         return False
+    if any(re.match(r"0\d", label) for label in labels):
+        return False  # what is filled up with zeros is a name
     is_whole = all(number.is_integer() for number in numbers)
     return len(labels) > 2 and (not is_whole or (len(labels) > MANY and num_images < FEW * len(labels)))
 

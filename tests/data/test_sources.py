@@ -132,7 +132,7 @@ def test_loose_images_and_empty_classes_are_noted(lay: Lay) -> None:
     (root / "empty").mkdir()
     manifest = read(root)
     assert manifest.classes == ("a", "b")
-    assert any(note.startswith("1 images") and "no class" in note for note in manifest.notes)
+    assert any(note.startswith("1 image in ") and "no class" in note for note in manifest.notes)
     assert any("empty" in note for note in manifest.notes)
 
 
