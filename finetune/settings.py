@@ -79,9 +79,16 @@ class Section(BaseModel):
 
 class DataSection(Section):
     path: str = Field("", description="Folder of class folders, or a CSV, TSV or Parquet file.")
+    layout: Auto | Literal["classes"] = Field(
+        "auto",
+        description="auto: folders that are splits by their names are splits, and what looks like splits without saying"
+        " which is refused. classes: the folders on top are the classes, whatever they are called and hold.",
+    )
     image_column: str = Field("image", description="Column of the image path in a table.")
     label_column: str = Field("label", description="Column of the class name in a table.")
-    split_column: str = Field("split", description="Column of the split in a table, where it has one.")
+    split_column: str = Field(
+        "split", description="Column of the split in a table, where it has one. none: there is none."
+    )
     group_by: str | NoneWord = Field(
         "none",
         description="Images of one group stay in one split: a column, or a regular expression on the"

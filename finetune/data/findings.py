@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.data.listing import counted
 from finetune.data.looks import Looks
 from finetune.data.near import Copies
 from finetune.data.summary import give_aways
@@ -83,11 +84,6 @@ def seen(manifest: Manifest, place: int) -> Seen:
     return Seen(sample.file, manifest.classes[sample.target.index], sample.split)
 
 
-def number(count: int, what: str, more: str = "") -> str:
-    """Yield a count with its word: "1 image", "2 images"."""
-    return f"{count:,} {what if count == 1 else more or what + 's'}"
-
-
 def _case(manifest: Manifest, copies: Copies, *, apart: str = "label") -> Case:
     """Yield copies as a case; the first files are such as differ in their label (or split)."""
     files = [seen(manifest, place) for place in copies.members]
@@ -111,7 +107,7 @@ def _leaks(listed: Manifest, manifest: Manifest, copies: Sequence[Copies]) -> It
         yield Finding(
             "leak",
             True,
-            f"{number(len(astray), 'picture stands', 'pictures stand')} in more than one split"
+            f"{counted(len(astray), 'picture stands', 'pictures stand')} in more than one split"
             f"{'' if is_given else ' when `run` divides this data'}: val or test would look too good",
             "Remove each from all splits but one." if is_given else GROUPED,
             tuple(_case(manifest, one, apart="split") for one in astray),
@@ -124,7 +120,7 @@ def _conflicts(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding
         yield Finding(
             "conflict",
             True,
-            f"{number(len(torn), 'picture stands', 'pictures stand')} in more than one class: at most one is right",
+            f"{counted(len(torn), 'picture stands', 'pictures stand')} in more than one class: at most one is right",
             "Keep each in its right class, and remove it from the others.",
             tuple(_case(manifest, one) for one in torn),
         )
@@ -140,7 +136,7 @@ def _groups_astray(manifest: Manifest) -> Iterator[Finding]:
         yield Finding(
             "group-leak",
             True,
-            f"{number(len(astray), 'group stands', 'groups stand')} in more than one split:"
+            f"{counted(len(astray), 'group stands', 'groups stand')} in more than one split:"
             " val or test would look too good",
             "Give all images of a group one split, or leave the split to `run`.",
             tuple(
@@ -155,7 +151,7 @@ def _unmeasured(manifest: Manifest) -> Iterator[Finding]:
     lacking = {name: [split for split in counts if not counts[split][name]] for name in manifest.classes}
     totals = manifest.counts()
     notes = {
-        name: f"{number(totals[name], 'image')}, none in {' and '.join(splits)}" if totals[name] else "no usable image"
+        name: f"{counted(totals[name], 'image')}, none in {' and '.join(splits)}" if totals[name] else "no usable image"
         for name, splits in lacking.items()
         if splits or not totals[name]
     }
@@ -163,7 +159,7 @@ def _unmeasured(manifest: Manifest) -> Iterator[Finding]:
         yield Finding(
             "too-few",
             True,
-            f"{number(len(notes), 'class has', 'classes have')} too few images to stand in every split",
+            f"{counted(len(notes), 'class has', 'classes have')} too few images to stand in every split",
             "Add images (of other groups, where there are groups), or take the class out.",
             tuple(Case((), f"{name}: {note}", {"class": name}) for name, note in notes.items()),
         )
@@ -179,7 +175,7 @@ def _damaged(manifest: Manifest) -> Iterator[Finding]:
         yield Finding(
             "damaged",
             share > MOST_DAMAGED,
-            f"{number(count, 'file')} of {total:,} ({share:.1%}) cannot be used; `run` leaves them out",
+            f"{counted(count, 'file')} of {total:,} ({share:.1%}) cannot be used; `run` leaves them out",
             "Get them anew, or remove them.",
             tuple(Case((Seen(p.file),), p.reason, {"reason": p.reason}) for p in manifest.problems),
         )
@@ -192,8 +188,8 @@ def _harmless_copies(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[F
         yield Finding(
             "copies",
             False,
-            f"{number(len(plain), 'picture is', 'pictures are')} there more than once, within one class and split",
-            f"{number(extra, 'copy', 'copies')} could go: what is there twice counts twice.",
+            f"{counted(len(plain), 'picture is', 'pictures are')} there more than once, within one class and split",
+            f"{counted(extra, 'copy', 'copies')} could go: what is there twice counts twice.",
             tuple(_case(manifest, one) for one in plain),
         )
 
@@ -204,7 +200,7 @@ def _blank(manifest: Manifest, looks: Looks) -> Iterator[Finding]:
         yield Finding(
             "blank",
             False,
-            f"{number(len(blank), 'picture is', 'pictures are')} blank or nearly so",
+            f"{counted(len(blank), 'picture is', 'pictures are')} blank or nearly so",
             "Look at them: is there something to be seen?",
             tuple(Case((seen(manifest, place),)) for place in blank),
         )

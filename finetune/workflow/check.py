@@ -16,8 +16,9 @@ from torch import Tensor
 from finetune import recipe as recipes
 from finetune.backbone.load import Backbone
 from finetune.data import checks, split
-from finetune.data.findings import Case, Finding, Seen, number, picture_findings, seen
+from finetune.data.findings import Case, Finding, Seen, picture_findings, seen
 from finetune.data.grouping import table_of, with_groups
+from finetune.data.listing import counted
 from finetune.data.looks import looks_of
 from finetune.data.near import ALIKE, copies_of
 from finetune.data.summary import Pictures, pictures_of
@@ -83,7 +84,7 @@ class Check:
         if self.spoiling:
             kinds = ", ".join(finding.kind for finding in self.spoiling)
             raise FindingsError(
-                f"{number(len(self.spoiling), 'finding')} would spoil a result: {kinds}",
+                f"{counted(len(self.spoiling), 'finding')} would spoil a result: {kinds}",
                 hint="Mend the data and check again. --json lists every image of every finding.",
             )
 
@@ -268,7 +269,7 @@ def _doubted(manifest: Manifest, probabilities: Tensor, targets: Tensor, units: 
     return Finding(
         "label",
         False,
-        f"{number(len(cases), 'label')} may be wrong: a linear classifier doubts them, which is right on {top1:.1%}"
+        f"{counted(len(cases), 'label')} may be wrong: a linear classifier doubts them, which is right on {top1:.1%}"
         " of the images that it was not fitted to",
         "Look at the first ones. " + (WEAK if top1 < STRONG else "Wrong labels stand among hard pictures."),
         cases,
@@ -287,7 +288,7 @@ def _odd(manifest: Manifest, features: Tensor, targets: Tensor, units: Sequence[
     return Finding(
         "odd",
         False,
-        f"{number(len(cases), 'picture is', 'pictures are')} like none of the others",
+        f"{counted(len(cases), 'picture is', 'pictures are')} like none of the others",
         "Look at them: do they belong here?",
         cases,
     )

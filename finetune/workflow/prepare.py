@@ -207,6 +207,7 @@ def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
         label_column=data.label_column,
         split_column=data.split_column,
         group_by=data.group_by,
+        layout=data.layout,
         needs_two_classes=is_to_train,
         needs_train=is_to_train,
     )

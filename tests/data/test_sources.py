@@ -12,7 +12,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from finetune.data.sources import SPLIT_NAMES, image_files, read
+from finetune.data.listing import SPLIT_NAMES
+from finetune.data.sources import image_files, read
 from finetune.errors import DataError, RecipeError
 from finetune.types import Manifest
 
@@ -131,7 +132,7 @@ def test_loose_images_and_empty_classes_are_noted(lay: Lay) -> None:
     (root / "empty").mkdir()
     manifest = read(root)
     assert manifest.classes == ("a", "b")
-    assert any(note.startswith("1 images") and "no class" in note for note in manifest.notes)
+    assert any(note.startswith("1 image in ") and "no class" in note for note in manifest.notes)
     assert any("empty" in note for note in manifest.notes)
 
 
@@ -155,9 +156,17 @@ def test_one_class_is_an_error_except_where_one_is_enough(lay: Lay) -> None:
     assert read(root, needs_two_classes=False).classes == ("a",)
 
 
-@pytest.mark.parametrize("names", [[], ["x.jpg"], ["a/notes.txt", "b/notes.txt"], ["train/1.jpg", "val/1.jpg"]])
-def test_a_folder_without_labelled_images_is_an_error_with_the_layouts(lay: Lay, names: list[str]) -> None:
-    with pytest.raises(DataError, match="no images") as caught:
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "no images in"),
+        (["a/notes.txt", "b/notes.txt"], "no images in"),
+        (["x.jpg"], "holds 1 image, but no class folders"),
+        (["train/1.jpg", "val/1.jpg"], "holds 2 images, but no class folders"),
+    ],
+)
+def test_a_folder_without_labelled_images_is_an_error_with_the_layouts(lay: Lay, names: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
         read(lay(*names))
     assert "<class>" in caught.value.hint
 

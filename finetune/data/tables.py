@@ -1,0 +1,248 @@
+"""A table of images as rows: CSV, TSV or Parquet, with a column of files and one of labels."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from finetune.cells import MARK, unguarded
+from finetune.data.decode import is_image_name
+from finetune.data.listing import SPLIT_NAMES, Found, Row, folded, holds, listed, normal, split_of
+from finetune.errors import DataError, RecipeError, did_you_mean
+from finetune.types import Problem
+
+InFolder = Callable[[Path], dict[str, str]]
+MISSING = "no such file"
+USUAL_SPLIT = "split"  # the column of splits that need not be there
+NO_COLUMN = "none"
+MOST_FOLDERS = 50  # beside a table, in which a file that it names is looked for
+
+
+def read_table(path: Path, image: str, label: str, split: str, group_by: str, *, needs_split: bool) -> Found:
+    """Return the images that a table lists, with their labels, splits and groups.
+
+    With `needs_split` a column of splits that would not be obeyed is an error, else a note.
+
+    Raises:
+        DataError: it cannot be read, has a column twice, or none of its files is there.
+        RecipeError: it lacks a column, or its splits stand in one of another name.
+    """
+    columns, rows = _parquet(path) if path.suffix.lower() == ".parquet" else _delimited(path)
+    found = Found()
+    for key, column in (("data.image_column", image), ("data.label_column", label)):
+        if column not in columns:
+            other = next((sign for sign in ";\t|" if any(sign in name for name in columns)), "")
+            raise RecipeError(
+                f"{path} has no column {column!r}.{did_you_mean(column, columns)}",
+                hint=f"It has {', '.join(columns)}. Name the right one with --set {key}=NAME."
+                + (f" Its columns seem to be separated by {other!r}: save it with commas." if other else ""),
+            )
+    for column in dict.fromkeys((image, label, split, group_by)):
+        _check_column(found, path, columns, column)
+    fault = _split_fault(path, columns, rows, split, {image, label, group_by})
+    if fault and needs_split:
+        raise fault
+    if fault:
+        found.notes.append(fault.message)
+    in_folder = cache(_by_form)
+    for number, row in enumerate(rows, 2):
+        _add_row(found, path, number, row, (image, label, split, group_by), in_folder)
+    _tell_missing(found, path)
+    outside = [row.file for row in found.rows if _is_outside(path.parent, row.file)]
+    if outside:
+        found.notes.append(f"{len(outside)} images lie outside of the table's folder, e.g. {outside[0]}")
+    return found
+
+
+def _check_column(found: Found, path: Path, columns: list[str], column: str) -> None:
+    """Refuse a column that is there twice; note one whose name differs from it by case alone."""
+    if columns.count(column) > 1:
+        places = " and ".join(str(place) for place, name in enumerate(columns, 1) if name == column)
+        raise DataError(
+            f"{path} has {columns.count(column)} columns named {column!r} (columns {places})",
+            hint="Which one counts cannot be told: rename or remove the others.",
+        )
+    alike = [name for name in columns if name != column and name.casefold() == column.casefold()]
+    if column in columns and alike:
+        found.notes.append(f"of the columns {listed([column, *alike])}, which differ by case alone, {column} is taken")
+
+
+def _split_fault(
+    path: Path, columns: list[str], rows: list[dict[str, Any]], split: str, others: set[str]
+) -> RecipeError | None:
+    """Return the error for a column of splits that is named and not there, or there and not named."""
+    if split in columns or split == NO_COLUMN:
+        return None
+    none = f"--set data.split_column={NO_COLUMN} goes without."
+    if split != USUAL_SPLIT:
+        return RecipeError(
+            f"{path} has no column {split!r}.{did_you_mean(split, columns)}",
+            hint=f"It has {', '.join(columns)}. Name the column of splits with --set data.split_column=NAME; {none}",
+        )
+    for column in columns:
+        words = {_text(row.get(column)) for row in rows} - {""}
+        if column not in others and len(words) > 1 and all(map(split_of, words)):
+            return RecipeError(
+                f"{path}: the column {column!r} says {' and '.join(sorted(words))}, but is not named {split!r}",
+                hint=f"--set data.split_column={column} obeys it; {none}",
+            )
+    return None
+
+
+def _is_outside(root: Path, file: str) -> bool:
+    """Return whether a table names a file that is not below its folder; links are not looked into."""
+    if not Path(file).is_absolute() and ".." not in file:
+        return False
+    top = os.path.normpath(root.absolute())
+    return not Path(os.path.normpath(Path(top, file))).is_relative_to(top)
+
+
+def _add_row(
+    found: Found, path: Path, number: int, row: dict[str, Any], names: tuple[str, ...], in_folder: InFolder
+) -> None:
+    file, label, split, group = (_text(row.get(name)) for name in names)
+    if not file or not label:
+        found.problems.append(Problem(file or f"{path.name} line {number}", "no image or no label in its row"))
+        return
+    if split and not split_of(split):
+        raise DataError(
+            f"{path} line {number}: split {split!r} is none of {', '.join(SPLIT_NAMES)}",
+            hint="An empty split is allowed: such images are divided by --val and --test.",
+        )
+    if not holds((path.parent / file).is_file):
+        file = _in_other_form(path.parent, file, in_folder) or file
+    if not holds((path.parent / file).is_file):
+        found.problems.append(Problem(file, MISSING))
+    elif file in found.files:
+        found.problems.append(Problem(file, f"listed again in line {number}; the first time counts"))
+    else:
+        found.files.add(file)
+        found.rows.append(Row(file, label, split_of(split), normal(group) or None))
+
+
+def _tell_missing(found: Found, path: Path) -> None:
+    """Say how many rows name a file that is not there, where the first was looked for, and what is there instead.
+
+    Raises:
+        DataError: that holds of all rows.
+    """
+    missing = [problem.file for problem in found.problems if problem.reason == MISSING]
+    if not missing:
+        return
+    near = next((f"{file!r}: there is {other!r}" for file in missing[:20] if (other := _near(path.parent, file))), "")
+    place = Path(os.path.normpath((path.parent / missing[0]).absolute()))
+    if not found.rows:
+        rows = "The file of its one row" if len(missing) == 1 else f"None of the files of its {len(missing):,} rows"
+        raise DataError(
+            f"{path}: {rows[0].lower()}{rows[1:]} is {'not ' if len(missing) == 1 else ''}there; looked for {place}",
+            hint=(f"Instead of {near}. " if near else "")
+            + "Files are looked for from the folder of the table, with / between folders and their full name.",
+        )
+    found.notes.append(
+        f"{len(missing):,} of {len(missing) + len(found.rows):,} rows name a file that is not there, e.g. {place}"
+        + (f"; instead of {near}" if near else "")
+    )
+
+
+def _in_other_form(root: Path, file: str, in_folder: InFolder) -> str | None:
+    """Return the file of the same name in another Unicode form, where there is one."""
+    here, parts = root, Path(file).parts
+    if file.isascii():
+        return None
+    for part in parts:
+        here /= part if part in ("..", here.anchor) else in_folder(here).get(normal(part), part)
+    found = here.as_posix() if Path(file).is_absolute() else os.path.relpath(here, root)
+    return found if holds(here.is_file) else None
+
+
+def _by_form(folder: Path) -> dict[str, str]:
+    """Return the names in a folder by their one Unicode form; none, where it cannot be read."""
+    try:
+        return {normal(entry.name): entry.name for entry in os.scandir(folder)}
+    except (OSError, ValueError):
+        return {}
+
+
+def _near(root: Path, file: str) -> str | None:
+    """Return the file that may be meant: with another case, an ending, / for \\, below another folder, or nearer."""
+    parts = tuple(part for part in file.replace("\\", "/").split("/") if part not in ("", ".", ".."))
+    try:
+        beside = sorted(entry.name for entry in os.scandir(root) if holds(entry.is_dir))[:MOST_FOLDERS]
+    except OSError:
+        return None
+    for start in range(len(parts)):
+        for folder in ("", *beside):
+            rest = _step(root / folder, parts[start:])
+            if rest:
+                return f"{folder}/{rest}" if folder else rest
+    return None
+
+
+def _step(root: Path, parts: tuple[str, ...]) -> str | None:
+    """Return the path below a folder whose parts are these in any case; the last may lack its ending."""
+    here = root
+    taken: list[str] = []
+    for place, part in enumerate(parts):
+        try:
+            names = sorted(entry.name for entry in os.scandir(here))
+        except (OSError, ValueError):
+            return None
+        name = next((name for name in names if folded(name) == folded(part)), None)
+        if name is None and place == len(parts) - 1:
+            stems = {folded(part), folded(Path(part).stem if is_image_name(part) else part)}
+            name = next((name for name in names if is_image_name(name) and folded(Path(name).stem) in stems), None)
+        if name is None:
+            return None
+        here, taken = here / name, [*taken, name]
+    return "/".join(taken) if taken and holds(here.is_file) else None
+
+
+def _text(cell: Any) -> str:
+    """Return a cell as text; None and NaN are empty, 0 is not."""
+    return "" if cell is None or cell != cell else str(cell).strip()
+
+
+def _delimited(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+            return list(reader.fieldnames), [_unguarded(row) for row in reader]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} cannot be read as a table: {error}", hint="Save it as UTF-8.") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a table: {error}") from error
+
+
+def _unguarded(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as it was named, where it is one that `check --groups` has guarded against spreadsheets."""
+    column, mark = MARK
+    if row.get(column) != mark:
+        return row
+    return {key: unguarded(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
+
+
+def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise DataError(
+            f"{path}: reading Parquet needs pyarrow", hint="pip install pyarrow, or save it as CSV."
+        ) from None
+    try:
+        table = parquet.ParquetFile(path).read()  # `read_table` refuses a name that is there twice
+    except (OSError, ArrowException) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+    is_unique = max(Counter(table.column_names).values(), default=1) == 1
+    return table.column_names, table.to_pylist() if is_unique else _by_position(table)
+
+
+def _by_position(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of a table with a name twice, which `to_pylist` refuses; the first column of a name counts."""
+    cells = {name: table.column(place).to_pylist() for place, name in reversed(list(enumerate(table.column_names)))}
+    return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]

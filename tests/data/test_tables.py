@@ -1,0 +1,141 @@
+"""Tables of images: double columns, files that are not found, forms of names, splits under other names, numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from finetune.data.sources import read
+from finetune.errors import DataError, RecipeError
+from finetune.types import Manifest
+
+FILES = ("i/1.jpg", "i/2.jpg", "images/3.jpg", "images/4.PNG", "caf\u00e9/5.jpg")
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """A function that writes a table with this text beside empty images."""
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def to(*lines: str, header: str = "image,label", encoding: str = "utf-8") -> Path:
+        (tmp_path / "t.csv").write_text("\n".join([header, *lines]), encoding=encoding)
+        return tmp_path / "t.csv"
+
+    return to
+
+
+def files(manifest: Manifest) -> list[str]:
+    return [sample.file for sample in manifest.samples]
+
+
+@pytest.mark.parametrize("header", ["image,label,label", "image,label, label ", "label,image,image"])
+def test_a_column_that_counts_and_is_there_twice_is_refused(write: Write, header: str) -> None:
+    with pytest.raises(DataError, match=r"2 columns named '(label|image)'"):
+        read(write("i/1.jpg,i/1.jpg,i/2.jpg", header=header))
+
+
+def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    columns = [pyarrow.array(["x.jpg"]), pyarrow.array(["a"]), pyarrow.array(["b"])]
+    parquet.write_table(pyarrow.Table.from_arrays(columns, names=["image", "label", "label"]), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="2 columns named 'label'"):
+        read(tmp_path / "t.parquet")
+
+
+def test_columns_that_differ_by_case_are_noted_and_others_may_be_double(write: Write) -> None:
+    manifest = read(write("i/1.jpg,a,x,1,2", "i/2.jpg,b,y,1,2", header="image,label,Label,z,z"))
+    assert manifest.classes == ("a", "b")
+    assert manifest.notes == ("of the columns label, Label, which differ by case alone, label is taken",)
+
+
+@pytest.mark.parametrize(
+    ("named", "near"),
+    [
+        ("i\\1.jpg", "i/1.jpg"),
+        ("i/1", "i/1.jpg"),
+        ("images/4.jpg", "images/4.PNG"),
+        ("3.jpg", "images/3.jpg"),
+        ("I/1.JPG", "i/1.jpg"),
+        ("/home/else/data/i/1.jpg", "i/1.jpg"),
+        ("C:\\data\\i\\1.jpg", "i/1.jpg"),
+        ("data/images/3", "images/3.jpg"),
+    ],
+)
+def test_rows_whose_files_are_not_there_are_counted_with_the_place_and_the_near_miss(
+    write: Write, tmp_path: Path, named: str, near: str
+) -> None:
+    with pytest.raises(DataError, match="none of the files of its 2 rows is there") as caught:
+        read(write(f"{named},a", "gone.jpg,b"))
+    assert str(tmp_path / named) in caught.value.message or named in caught.value.message
+    assert f"there is {near!r}" in caught.value.hint
+
+
+def test_some_rows_without_files_are_a_note_with_count_place_and_near_miss(write: Write, tmp_path: Path) -> None:
+    manifest = read(write("i/1.jpg,a", "i/2.jpg,b", "gone.jpg,a", "i/1,b"))
+    (note,) = manifest.notes
+    assert note.startswith(f"2 of 4 rows name a file that is not there, e.g. {tmp_path / 'gone.jpg'}")
+    assert note.endswith("instead of 'i/1': there is 'i/1.jpg'")
+    assert [problem.file for problem in manifest.problems] == ["gone.jpg", "i/1"]
+
+
+def test_a_table_without_one_whole_row_says_so(write: Write) -> None:
+    with pytest.raises(DataError, match="of its 2 rows none has both an image and a label"):
+        read(write("i/1.jpg,", "i/2.jpg,"))
+
+
+def test_names_in_another_unicode_form_are_found_and_are_one_class_and_one_group(write: Write) -> None:
+    path = write(
+        "cafe\u0301/5.jpg,cafe\u0301,e\u0301", "i/1.jpg,caf\u00e9,\u00e9", "i/2.jpg,b,", header="image,label,who"
+    )
+    manifest = read(path, group_by="who")
+    assert files(manifest) == ["caf\u00e9/5.jpg", "i/1.jpg", "i/2.jpg"]
+    assert manifest.classes == ("b", "caf\u00e9") and manifest.problems == ()
+    assert [sample.group for sample in manifest.samples] == ["\u00e9", "\u00e9", None]
+
+
+@pytest.mark.parametrize("column", ["subset", "Split", "set"])
+def test_splits_in_a_column_of_another_name_are_refused_with_both_ways_out(write: Write, column: str) -> None:
+    path = write("i/1.jpg,a,train", "i/2.jpg,b,train", "images/3.jpg,a,test", header=f"image,label,{column}")
+    with pytest.raises(RecipeError, match=f"'{column}' says test and train") as caught:
+        read(path)
+    assert f"data.split_column={column}" in caught.value.hint
+    assert [sample.split for sample in read(path, split_column=column).samples] == ["train", "train", "test"]
+    assert {sample.split for sample in read(path, split_column="none").samples} == {None}
+    assert any(column in note for note in read(path, needs_splits=False).notes)
+
+
+def test_a_split_column_that_is_named_and_not_there_is_refused(write: Write) -> None:
+    with pytest.raises(RecipeError, match=r"no column 'prt'.*'part'"):
+        read(write("i/1.jpg,a,train", "i/2.jpg,b,train", header="image,label,part"), split_column="prt")
+
+
+def test_words_of_splits_are_those_of_folders(write: Write) -> None:
+    manifest = read(
+        write("i/1.jpg,a,Training_Set", "i/2.jpg,b,train", "images/3.jpg,a,dev", header="image,label,split")
+    )
+    assert [sample.split for sample in manifest.samples] == ["train", "train", "val"]
+
+
+def test_fractions_as_labels_are_refused_where_no_class_has_two_images_and_noted_in_a_check(write: Write) -> None:
+    path = write("i/1.jpg,1.5", "i/2.jpg,2.25", "images/3.jpg,7.5")
+    with pytest.raises(DataError, match="labels are numbers") as caught:
+        read(path)
+    assert "ranges" in caught.value.hint
+    assert any("labels are numbers" in note for note in read(path, needs_two_classes=False).notes)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "header", "hint"), [("utf-16", "image,label", "UTF-8"), ("utf-8", "image;label", "commas")]
+)
+def test_a_table_of_another_encoding_or_separator_has_a_way_out(
+    write: Write, encoding: str, header: str, hint: str
+) -> None:
+    with pytest.raises((DataError, RecipeError)) as caught:
+        read(write("i/1.jpg;a", header=header, encoding=encoding))
+    assert hint in caught.value.hint
