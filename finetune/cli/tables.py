@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune.cli.terminal import escape
+from finetune.data.balance import never_predicted_text
 from finetune.train.choice import TOLD_APART
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def show_evaluation(found: Evaluation) -> None:
     console = out()
     rows = [(name, f"{v.value:.4f}", f"[{v.low:.3f}, {v.high:.3f}]") for name, v in found.metrics.items()]
     console.print(table([f"{found.split}, {found.num_images} images", "value", "95 %"], rows))
+    if found.never_predicted:
+        console.print(f"\n{escape(never_predicted_text(found.never_predicted, found.split))}")
     pairs = [
         (count, found.classes[true], found.classes[guess])
         for true, row in enumerate(found.confusion)

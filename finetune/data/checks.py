@@ -302,16 +302,17 @@ def _depth(num_deep: int, value_range: Range | None) -> Iterator[str]:
 
 
 def conflicts(manifest: Manifest) -> Iterator[str]:
-    """Name images of a scanned manifest that stand in two classes, and count exact copies."""
+    """Name images that stand in two classes, and count exact copies; none, before the scan."""
     labels: dict[str, set[int]] = {}
     first: dict[str, Sample] = {}
-    for sample in manifest.samples:
+    samples = [sample for sample in manifest.samples if sample.digest]
+    for sample in samples:
         labels.setdefault(sample.digest, set()).add(sample.target.index)
         first.setdefault(sample.digest, sample)
     twice = [first[digest].file for digest, found in labels.items() if len(found) > 1]
     if twice:
         stand = "pictures stand" if len(twice) > 1 else "picture stands"
         yield f"{len(twice)} {stand} in two classes, e.g. {twice[0]}; `finetune check` lists all"
-    copies = sum(count - 1 for count in Counter(s.digest for s in manifest.samples).values())
+    copies = sum(count - 1 for count in Counter(s.digest for s in samples).values())
     if copies:
         yield f"{copies} images are exact copies of others; copies stay in one split"

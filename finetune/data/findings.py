@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.data.balance import IMBALANCE
 from finetune.data.listing import counted
 from finetune.data.looks import Looks
 from finetune.data.near import Copies
@@ -20,7 +21,6 @@ from finetune.types import SPLITS, Manifest
 
 MOST_DAMAGED = 0.01  # share of all files; `run` leaves them out by name, and fewer change little
 BLANK = 2.0  # deviation of the grey values of a picture, in levels, below which nothing is to be seen
-IMBALANCE = 10  # times as many images in the largest class as in the smallest
 HOW = {"bytes": "same bytes", "pixels": "same pixels", "near": "near copy"}
 GROUPED = (
     "Keep copies on one side: finetune check DATA --groups FILE.csv, then"
@@ -213,7 +213,8 @@ def _imbalance(manifest: Manifest) -> Iterator[Finding]:
         yield Finding(
             "imbalance",
             False,
-            f"{largest} has {counts[largest]:,} images and {smallest} {counts[smallest]:,}",
+            f"{largest} has {counts[largest]:,} images and {smallest} {counts[smallest]:,}:"
+            " so small a class may never be predicted",
             "Go by macro_f1 rather than top1, in which a small class hardly counts.",
         )
 

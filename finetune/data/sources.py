@@ -16,7 +16,7 @@ from finetune.data.folders import read_folder, walk
 from finetune.data.listing import LAYOUTS, Found, Row, count_unread, counted, holds, listed, normal, unread_note
 from finetune.data.tables import read_table
 from finetune.errors import DataError, RecipeError, did_you_mean
-from finetune.types import Manifest, Sample, Target
+from finetune.types import Event, Manifest, OnEvent, Sample, Target, ignore
 
 TABLES = (".csv", ".tsv", ".parquet")
 MANY = 20  # different numbers as labels, above which they look like what is measured, not like classes
@@ -60,8 +60,8 @@ def read(
     return _manifest(root, path, found, needs_two_classes, needs_train)
 
 
-def image_files(paths: Iterable[str | Path]) -> list[Path]:
-    """Yield the images among files and in folders, sorted within each folder.
+def image_files(paths: Iterable[str | Path], *, on_event: OnEvent = ignore) -> list[Path]:
+    """Return the images among files and in folders, sorted within each folder; say what in folders is not read.
 
     Raises:
         DataError: a path does not exist, or there are no images at all.
@@ -80,6 +80,8 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     if not files:
         kinds = f" that can be read: {unread_note(others.unread)}" if others.unread else ""
         raise DataError(f"no images there{kinds}", hint=f"Looked in {', '.join(map(str, paths))}.")
+    if others.unread:
+        on_event(Event("warning", {"text": unread_note(others.unread)}))
     return files
 
 

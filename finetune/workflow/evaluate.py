@@ -12,9 +12,10 @@ from finetune.device import autocasting
 from finetune.errors import DataError, did_you_mean
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import confusion, measure
-from finetune.types import SPLITS, Interval, Manifest, OnEvent, Sample, Split, Target, ignore
+from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, Target, ignore
 from finetune.workflow.guard import OF_A_MODEL, guarded
 from finetune.workflow.passes import plain_batches
+from finetune.workflow.prepare import problem_notes
 from finetune.workflow.saved import SavedRun, load_run
 
 
@@ -27,6 +28,13 @@ class Evaluation:
     classes: tuple[str, ...]
     metrics: dict[str, Interval]
     confusion: list[list[int]]
+
+    @property
+    def never_predicted(self) -> dict[str, int]:
+        """The classes that have images here and are never predicted, with the number of their images."""
+        guessed = [sum(column) for column in zip(*self.confusion, strict=True)]
+        there = [sum(row) for row in self.confusion]
+        return {name: n for name, n, times in zip(self.classes, there, guessed, strict=True) if n and not times}
 
 
 @guarded(OF_A_MODEL, is_shared=True)
@@ -98,5 +106,7 @@ def _other_data(saved: SavedRun, data: str | Path, on_event: OnEvent) -> Manifes
         )
     index = {place: saved.classes.index(name) for place, name in enumerate(read.classes)}
     scanned = checks.scan(read, value_range=saved.backbone.preprocessing.value_range, on_event=on_event)
+    for note in (*scanned.notes, *problem_notes(scanned)):
+        on_event(Event("warning", {"text": note}))
     samples = tuple(Sample(s.file, Target(index[s.target.index]), s.split, s.group, s.digest) for s in scanned.samples)
     return Manifest(scanned.root, saved.classes, samples, scanned.problems, scanned.notes)

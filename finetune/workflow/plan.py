@@ -10,7 +10,7 @@ from typing import Any
 from finetune.backbone.layers import LayerTable, layer_table
 from finetune.errors import RecipeError
 from finetune.settings import Recipe
-from finetune.types import Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
+from finetune.types import Event, Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
 from finetune.workflow import prepare as preparing
 from finetune.workflow import race as racing
 from finetune.workflow.batch_size import skeleton_or_none
@@ -101,7 +101,16 @@ def plan(
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     chosen = with_backbone(chosen, on_event=on_event)
-    name, told = chosen.strategy.name, []
+    name = chosen.strategy.name
+    told: list[str] = []
+
+    def noting(event: Event) -> None:
+        """Keep warnings for the notes of the plan, where they are shown once."""
+        if event.kind == "warning":
+            told.append(event.facts["text"])
+        else:
+            on_event(event)
+
     if name in ("auto", "race") and not chosen.data.path and layers:
         return _layers_alone(chosen)
     if name in ("auto", "race"):
@@ -110,11 +119,11 @@ def plan(
                 f"strategy {name} decides from the data, and there is none",
                 hint="Add --data DIR, or name a strategy, e.g. --strategy head-only.",
             )
-        made = preparing.prepare(racing.as_auto(chosen), on_event=on_event)
+        made = preparing.prepare(racing.as_auto(chosen), on_event=noting)
         if name == "race":
-            told = [
+            told.append(
                 f"{racing.told(racing.planned(racing.field_of(chosen, made))[1])}; shown is {made.recipe.strategy.name}"
-            ]
+            )
     else:
         made = _prepared_on_paper(chosen)
     num_images = images or len(made.manifest.samples) or USUAL_IMAGES
@@ -127,7 +136,7 @@ def plan(
         strategy=made.recipe.strategy.name,
         groups=made.backbone.groups,
         phases=made.phases,
-        notes=(*told, *made.notes, *preparing.remarks(made.recipe, made.backbone)),
+        notes=tuple(dict.fromkeys((*told, *made.notes, *preparing.remarks(made.recipe, made.backbone)))),
         evidence=made.evidence,
         verdict=made.verdict,
         num_images=num_images,
@@ -172,4 +181,5 @@ def _prepared_on_paper(recipe: Recipe) -> Prepared:
     if manifest is None:
         num_classes: int = skeleton.model.num_classes  # type: ignore[assignment]
         manifest = Manifest("", tuple(map(str, range(num_classes))), ())
-    return Prepared(recipe, manifest, preparing.with_head(recipe, skeleton), phases, None, None)
+    notes = preparing.data_notes(manifest)
+    return Prepared(recipe, manifest, preparing.with_head(recipe, skeleton), phases, None, None, notes=notes)

@@ -53,7 +53,7 @@ class Classifier:
         Raises:
             DataError: a path does not exist, or there are no images.
         """
-        files = image_files([paths] if isinstance(paths, (str, Path)) else list(paths))
+        files = image_files([paths] if isinstance(paths, (str, Path)) else list(paths), on_event=on_event)
         found: list[Prediction] = []
         for start in range(0, len(files), self.batch_size):
             found += self._batch(files[start : start + self.batch_size], min(top, len(self.classes)))

@@ -14,7 +14,7 @@ from finetune.backbone.load import Architecture, Backbone
 from finetune.backbone.staged import StagedClassifier, check_stage, stages
 from finetune.backbone.weights import refuse_random
 from finetune.checkpoint import run_folder
-from finetune.data import checks, sources, split
+from finetune.data import balance, checks, sources, split
 from finetune.data.pixels import PixelCache, opened_or_none
 from finetune.device import in_fast_layout, resolve_device, resolve_precision
 from finetune.errors import BackboneError, DataError, RecipeError
@@ -106,7 +106,8 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
     refuse_random(backbone.weights, backbone.groups, trained={name for phase in planned for name in phase.plan.trained})
     for remark in remarks(recipe, backbone):
         on_event(Event("warning", {"text": remark}))
-    return Prepared(recipe, manifest, with_head(recipe, backbone), planned, evidence, verdict, pixels, tapped)
+    model, notes = with_head(recipe, backbone), data_notes(manifest)
+    return Prepared(recipe, manifest, model, planned, evidence, verdict, pixels, tapped, notes)
 
 
 def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
@@ -239,19 +240,33 @@ def read_and_tell(
     """Read, scan and split the data of a recipe, and say what was found."""
     manifest = read_data(recipe, listed, pixels=pixels, on_event=on_event)
     on_event(Event("message", {"text": describe_data(manifest)}))
-    for note in (*manifest.notes, *checks.conflicts(manifest)):
+    for note in data_notes(manifest):
         on_event(Event("warning", {"text": note}))
     return manifest
+
+
+def data_notes(manifest: Manifest) -> tuple[str, ...]:
+    """Return what a user should know of their data before anything is trained on it."""
+    return (
+        *manifest.notes,
+        *checks.conflicts(manifest),
+        *balance.thin(manifest),
+        *balance.outweighed(manifest),
+    )
 
 
 def describe_data(manifest: Manifest) -> str:
     """Yield one line about a data set."""
     counts = [f"{len(manifest.split(name))} {name}" for name in ("train", "val", "test") if manifest.split(name)]
     text = f"{len(manifest.samples)} images in {len(manifest.classes)} classes: {', '.join(counts)}"
+    return "; ".join((text, *problem_notes(manifest)))
+
+
+def problem_notes(manifest: Manifest) -> Iterator[str]:
+    """Say how many files cannot be used, and why the first cannot."""
     if manifest.problems:
         first = manifest.problems[0]
-        text += f"; {len(manifest.problems)} left out, e.g. {first.file} ({first.reason})"
-    return text
+        yield f"{len(manifest.problems)} left out, e.g. {first.file} ({first.reason})"
 
 
 def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Verdict | None) -> Recipe:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.state import Checkpoint
+from finetune.data.balance import never_predicted, never_predicted_text
 from finetune.data.split import units_of
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import measure
@@ -42,6 +43,7 @@ class RunResult:
     num_epochs: int
     delivered_epoch: int
     problems: int
+    never_predicted: dict[str, int] = field(default_factory=dict)  # classes of val, and their images there
 
     def to_json(self) -> dict[str, Any]:
         """Yield the result as one JSON document."""
@@ -136,7 +138,19 @@ def _train(
             metrics = {**{f"{name}, {FIRST}": found for name, found in metrics.items()}, **later}
             guesses |= guessed
             seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
-        return _deliver(folder, prepared, trained, refitted, metrics, guesses, allowed=allowed, seconds=seconds)
+        never = _never_predicted(prepared, guesses)
+        computed = [*allowed, *trained.said]
+        if never:
+            computed.append(never_predicted_text(never, "val"))
+            on_event(Event("warning", {"text": computed[-1]}))
+        result = _deliver(folder, prepared, trained, refitted, metrics, guesses, computed=computed, seconds=seconds)
+        return replace(result, never_predicted=never)
+
+
+def _never_predicted(prepared: Prepared, guesses: Guesses) -> dict[str, int]:
+    """Return the classes that are never predicted on val, with the number of their images there."""
+    targets = [sample.target.index for sample in prepared.manifest.split("val")]
+    return never_predicted(prepared.manifest.classes, targets, guesses["val"]) if targets else {}
 
 
 def _deliver(
@@ -147,7 +161,7 @@ def _deliver(
     metrics: Metrics,
     guesses: Guesses,
     *,
-    allowed: Sequence[str],
+    computed: Sequence[str],
     seconds: dict[str, float],
 ) -> RunResult:
     """Write the model, what it named, and the report; metrics.json last, which ends the run."""
@@ -164,7 +178,7 @@ def _deliver(
     write_json(folder.timing, timing)
     delivered_epoch = end.best.epoch if end.best else 0
     content = saved.report_content(folder, recipe, metrics, end.history, delivered_epoch=delivered_epoch)
-    page.write(folder.report, {**content, "computed": [*allowed, *trained.said], "refit": refitted})
+    page.write(folder.report, {**content, "computed": computed, "refit": refitted})
     best.settle(folder, end.best)
     write_json(folder.metrics, metrics)
     return RunResult(

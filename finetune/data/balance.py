@@ -1,0 +1,51 @@
+"""How images are spread over classes and splits, in words: what is not measured, and what may never be predicted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from finetune.data.listing import counted, listed
+from finetune.types import Manifest, Split
+
+IMBALANCE = 10  # times as many images in the largest class as in a small one
+ASIDE: tuple[Split, ...] = ("val", "test")
+
+
+def thin(manifest: Manifest) -> Iterator[str]:
+    """Say which classes have a single image, and which have none in a val or test that is there."""
+    totals = manifest.counts()
+    single = [name for name, count in totals.items() if count == 1]
+    if single:
+        yield f"{counted(len(single), 'class has', 'classes have')} a single image: {listed(single)}"
+    for split in ASIDE:
+        counts = manifest.counts(split)
+        lacking = [name for name in manifest.classes if not counts[name]]
+        if lacking and any(counts.values()):
+            have, them = counted(len(lacking), "class has", "classes have"), "it" if len(lacking) == 1 else "them"
+            yield f"{have} no image in {split}, which says nothing of {them}: {listed(lacking)}"
+
+
+def outweighed(manifest: Manifest) -> Iterator[str]:
+    """Say which classes are so small beside the largest that a model may never predict them."""
+    counts = {name: count for name, count in manifest.counts().items() if count}
+    largest = max(counts, key=lambda name: counts[name], default="")
+    small = sorted((count, name) for name, count in counts.items() if IMBALANCE * count <= counts[largest])
+    if small:
+        have = "has" if len(small) == 1 else "have"
+        yield (
+            f"{listed(f'{name} ({count:,})' for count, name in small)} {have} at most a tenth of the"
+            f" {counts[largest]:,} images of {largest}, and may never be predicted: go by macro_f1 rather than top1"
+        )
+
+
+def never_predicted(classes: Sequence[str], targets: Sequence[int], guesses: Sequence[int]) -> dict[str, int]:
+    """Return the classes that have images among these and are never predicted, with the number of their images."""
+    there, guessed = Counter(targets), set(guesses)
+    return {name: there[index] for index, name in enumerate(classes) if there[index] and index not in guessed}
+
+
+def never_predicted_text(never: dict[str, int], split: str) -> str:
+    """Return one sentence about the classes that a model never predicts on a split."""
+    shown = listed(f"{name} ({counted(count, 'image')} there)" for name, count in never.items())
+    return f"the model never predicts {shown} on {split}: macro_f1 shows what that costs, top1 hardly"
