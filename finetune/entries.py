@@ -73,14 +73,14 @@ class Entry:
         began, is_said = time.monotonic(), False
         while not self._locked():
             raise_if_stopped()
+            if not is_said:
+                on_event(Event("warning", {"text": f"waiting for another process that fills {what} ({self.folder})"}))
+                is_said = True
             if time.monotonic() - began > LONGEST_WAIT:
                 raise ResourceError(
                     f"another process holds {self.lock.lock_file} for an hour",
                     hint="See what it does, or name another place: --set cache.folder=DIR.",
                 )
-            if not is_said:
-                on_event(Event("warning", {"text": f"waiting for another process that fills {what} ({self.folder})"}))
-                is_said = True
         try:
             yield
         finally:
