@@ -25,7 +25,7 @@ from finetune.workflow import rank as ranking
 from finetune.workflow.prepare import read_data, recipe_of
 from finetune.workflow.rank import rank
 
-DECODE = decode.decode
+EXAMINE = decode.examine
 TINY = ("test_resnet", "test_vit", "test_convnext")
 SIZE = 64
 QUICK = {"device": "cpu", "workers": 0}
@@ -99,7 +99,7 @@ def test_candidates_of_one_size_decode_a_picture_once(
     read_data(recipe_of(settings={"data": drawn}))  # scanned before
     decoded: list[object] = []
     for module in (checks, decode):
-        monkeypatch.setattr(module, "decode", lambda *given, **more: decoded.append(given) or DECODE(*given, **more))
+        monkeypatch.setattr(module, "examine", lambda *given, **more: decoded.append(given) or EXAMINE(*given, **more))
     rank(drawn, [weights / name for name in TINY], sample=30, **QUICK)
     assert len(decoded) == 30
 
