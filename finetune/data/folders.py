@@ -320,10 +320,12 @@ def _has_images(folder: Path) -> bool:
 
 
 def _images_of(folder: Path) -> bool:
-    """Return whether images lie in a folder itself."""
-    if not os.access(folder, os.R_OK | os.X_OK):
+    """Return whether images lie in a folder itself; no, where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(is_image_name(e.name) and not is_ignored(Path(e)) and holds(e.is_file) for e in entries)
+    except OSError:
         return False
-    return any(is_image_name(e.name) and not _is_hidden(e.name) and holds(e.is_file) for e in os.scandir(folder))
 
 
 def _identity(place: Path) -> tuple[int, int]:
