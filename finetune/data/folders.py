@@ -87,9 +87,11 @@ def read_folder(root: Path, *, is_classes: bool = False) -> Found:
 
 def is_ignored(path: Path) -> bool:
     """Return whether a file or folder is hidden, of the system, or one of our run folders."""
-    if path.name.startswith(".") or path.name.lower() in IGNORED:
-        return True
-    return all(holds((path / name).is_file) for name in RUN_FILES)
+    return _is_hidden(path.name) or all(holds((path / name).is_file) for name in RUN_FILES)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in IGNORED
 
 
 def walk(
@@ -107,13 +109,12 @@ def walk(
             continue
         seen.add(here)
         folders[:] = sorted(name for name in folders if not is_ignored(Path(place, name)))
-        inside = os.path.relpath(place, folder)
-        shown = sorted(name for name in files if not is_ignored(Path(name)))
-        if on_other:
+        inside = Path(os.path.relpath(place, folder)).as_posix()
+        shown = sorted(name for name in files if not _is_hidden(name))
+        images = [name for name in shown if is_image_name(name)]
+        if on_other and len(images) < len(shown):
             on_other([name for name in shown if not is_image_name(name)])
-        for name in shown:
-            if is_image_name(name):
-                yield Path(inside, name).as_posix()
+        yield from images if inside == "." else (f"{inside}/{name}" for name in images)
 
 
 def _into(root: Path, inside: str = "") -> str:
@@ -272,7 +273,7 @@ def _inner(root: Path, inside: str) -> str:
 def _note_beside(found: Found, root: Path, prefix: str) -> None:
     """Note the images and other files that lie in no class folder."""
     beside = [entry.name for entry in os.scandir(root / prefix) if holds(entry.is_file)]
-    beside = [name for name in beside if not is_ignored(Path(name))]
+    beside = [name for name in beside if not _is_hidden(name)]
     loose = sum(map(is_image_name, beside))
     count_unread(found, (name for name in beside if not is_image_name(name)))
     if loose:

@@ -103,14 +103,6 @@ def plan(
     chosen = with_backbone(chosen, on_event=on_event)
     name = chosen.strategy.name
     told: list[str] = []
-
-    def noting(event: Event) -> None:
-        """Keep warnings for the notes of the plan, where they are shown once."""
-        if event.kind == "warning":
-            told.append(event.facts["text"])
-        else:
-            on_event(event)
-
     if name in ("auto", "race") and not chosen.data.path and layers:
         return _layers_alone(chosen)
     if name in ("auto", "race"):
@@ -119,7 +111,7 @@ def plan(
                 f"strategy {name} decides from the data, and there is none",
                 hint="Add --data DIR, or name a strategy, e.g. --strategy head-only.",
             )
-        made = preparing.prepare(racing.as_auto(chosen), on_event=noting)
+        made = _prepared(racing.as_auto(chosen), on_event)
         if name == "race":
             told.append(
                 f"{racing.told(racing.planned(racing.field_of(chosen, made))[1])}; shown is {made.recipe.strategy.name}"
@@ -136,13 +128,34 @@ def plan(
         strategy=made.recipe.strategy.name,
         groups=made.backbone.groups,
         phases=made.phases,
-        notes=tuple(dict.fromkeys((*told, *made.notes, *preparing.remarks(made.recipe, made.backbone)))),
+        notes=(*told, *made.notes, *preparing.remarks(made.recipe, made.backbone)),
         evidence=made.evidence,
         verdict=made.verdict,
         num_images=num_images,
         costs=costs(made.recipe, skeleton, made.phases, num_images=num_images) if skeleton else (),
         layers=layer_table(made.backbone.model, image_size=made.backbone.preprocessing.image_size) if layers else None,
     )
+
+
+def _prepared(recipe: Recipe, on_event: OnEvent) -> Prepared:
+    """Prepare a run; of its warnings those that are notes of the plan are shown there alone."""
+    held: list[Event] = []
+
+    def hold(event: Event) -> None:
+        if event.kind == "warning":
+            held.append(event)
+        else:
+            on_event(event)
+
+    notes: tuple[str, ...] = ()
+    try:
+        made = preparing.prepare(recipe, on_event=hold)
+        notes = (*made.notes, *preparing.remarks(made.recipe, made.backbone))
+        return made
+    finally:
+        for event in held:
+            if event.facts["text"] not in notes:
+                on_event(event)
 
 
 def _layers_alone(recipe: Recipe) -> Plan:
