@@ -62,7 +62,7 @@ def evaluate(
             workers=workers, on_event=on_event,
         )  # fmt: skip
     if json_:
-        tables.print_json(to_json(found))
+        tables.print_json(to_json(found) | {"never_predicted": found.never_predicted})
     else:
         tables.show_evaluation(found)
 
