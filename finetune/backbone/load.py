@@ -37,7 +37,6 @@ from finetune.backbone.weights import (
     load_into,
     model_of_run,
     read_weights,
-    sets_in,
 )
 from finetune.errors import BackboneError
 from finetune.randomness import derive, forked
@@ -240,8 +239,7 @@ def _with_weights(of: Architecture, size_args: dict[str, Any]) -> tuple[nn.Modul
         model = _create(of, pretrained=False, **size_args)
         tensors = read_weights(of.weights)
         source = "this package" if of.is_embedded else str(of.weights)
-        remarks = [words] if (words := sets_in(of.weights)) else []
-        return model, load_into(model, tensors, architecture=of.registered, source=source, remarks=remarks)
+        return model, load_into(model, tensors, architecture=of.registered, source=source)
     if not of.name.startswith("hf-hub:") and not is_model_pretrained(of.name):
         raise BackboneError(
             f"timm has no pretrained weights for {of.name}",
@@ -262,6 +260,12 @@ def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Modul
     is_foreign = of.is_embedded or (of.name.startswith("hf-hub:") and not pretrained)
     name = of.registered if is_foreign else of.name
     arguments = {**of.model_args, **size_args}
+    if arguments.get("in_chans", 3) != 3:
+        raise BackboneError(
+            f"{of.name} with in_chans = {arguments['in_chans']}: images have three channels here, grey ones too",
+            hint="Leave in_chans out of backbone.model_args. The weights of a network of one channel are spread over"
+            " three: name their file and the network, --weights FILE --backbone NAME.",
+        )
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **overlay, **arguments)
         return model

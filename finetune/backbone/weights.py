@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import re
 import struct
 import sys
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
@@ -21,18 +22,14 @@ from torch import Tensor, nn
 
 from finetune.backbone.folder import is_folder, read_config
 from finetune.backbone.groups import head_parameters
+from finetune.backbone.sets import flat, matched, of_set
 from finetune.errors import BackboneError
 from finetune.types import LayerGroup
 
-PREFIXES = ("_orig_mod.", "module.", "model.", "backbone.", "encoder.")
 # What torch and safetensors raise on damaged bytes, as seen when fed truncated and altered files.
 DAMAGE_ERRORS = (
     SafetensorError, OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError,
     AssertionError, ArithmeticError, MemoryError, struct.error, pickle.PickleError, zipfile.BadZipFile,
-)  # fmt: skip
-# The sets of weights that files hold, the averaged ones first, as timm takes them.
-CONTAINERS = (
-    "state_dict_ema", "model_ema", "ema", "teacher", "state_dict", "model", "model_state_dict", "weights", "student",
 )  # fmt: skip
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 
@@ -65,7 +62,8 @@ class LoadReport:
             )
             if names
         ]
-        share = f"{self.share:.0%}" if self.share == 1 else f"{min(floor(1000 * self.share) / 10, 99.9):g}%"
+        is_all = self.share == 1 and not self.random
+        share = "100%" if is_all else f"{min(floor(1000 * self.share) / 10, 99.9):g}%"
         said = [f"{share} of the backbone's weights from {self.source}", *self.remarks]
         return "; ".join([*said, f"tensors {', '.join(left)}"] if left else said)
 
@@ -79,45 +77,48 @@ def file_of(path: Path) -> tuple[Path, str]:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors file, of a .pth file, or of the first of a folder.
 
-    Of a file with several sets of weights (averaged ones, a teacher) the first of `CONTAINERS` is taken, or the
-    one that is named: FILE#SET. Nothing in a file is executed: a .pth is read with `weights_only=True`.
+    Of a file with several sets of weights (raw and averaged, teacher and student) all are returned, each under its
+    name, or the one that FILE#SET names. Nothing in a file is executed: a .pth is read with `weights_only=True`,
+    and of what is no tensor only a plain `argparse.Namespace`, as timm's own training leaves, is let in.
 
     Raises:
         BackboneError: the file is missing, damaged, wants code to be run, or holds no tensors.
     """
     file, named = file_of(_file_in(path) if path.is_dir() else path)
+    if file.is_file() and not file.stat().st_size:
+        raise BackboneError(f"{file} is empty", hint="Its download or copy broke off: fetch it anew.")
     try:
         is_plain = file.suffix == ".safetensors"
-        content = load_file(file) if is_plain else torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = load_file(file) if is_plain else torch.load(file, map_location="cpu", weights_only=True)
+        sets = flat(content)
     except FileNotFoundError:
         raise BackboneError(f"no weights file {file}") from None
     except pickle.UnpicklingError as error:
         raise BackboneError(
-            f"{file} is refused: it is no plain file of tensors, and reading it could run code ({first_line(error)})",
+            f"{file} is refused: it is no plain file of tensors, and reading it could run code ({_refused(error)})",
             hint="Save the tensors alone: torch.save(model.state_dict(), FILE), or as safetensors.",
         ) from error
     except DAMAGE_ERRORS as error:
         raise BackboneError(f"{file} cannot be read as weights: {first_line(error)}") from error
-    return _tensors(content, file, named)
+    return of_set(sets, named, file)
 
 
-def load_into(
-    model: nn.Module, tensors: Mapping[str, Tensor], *, architecture: str, source: str, remarks: Sequence[str] = ()
-) -> LoadReport:
+def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, architecture: str, source: str) -> LoadReport:
     """Copy what fits from a state dict into a network, and report what was and was not loaded.
 
-    A prefix that the matching keys share is taken off, the architecture's own timm filter is applied, a stem of
-    one channel is spread over three, and a classifier of another size is left out.
+    Of several sets of weights the one that fits best is taken, of equals the averaged one. Its prefix is taken off,
+    the architecture's own timm filter is applied, a stem of one channel is spread over three, and a classifier of
+    another size is left out.
 
     Raises:
-        BackboneError: less than half of the backbone's weights are in the file, or one is no finite number.
+        BackboneError: less than half of the backbone's weights are in the file, or one cannot be used as it is.
     """
     own = model.state_dict()
-    bare, prefixes = _without_prefix(tensors, own)
-    found = _filtered(model, bare, architecture, source)
+    chosen = matched(tensors, own)
+    found = _filtered(model, chosen.tensors, architecture, source)
     found = {key: _of_shape(tensor, own[key]) if key in own else tensor for key, tensor in found.items()}
-    said = [*remarks, *([f"those under {prefixes[0]}* of {', '.join(prefixes)}"] if prefixes[1:] else [])]
-    said += _spread_stem(model, found, own)
+    said = [*chosen.remarks(source), *_spread_stem(model, found, own)]
     fitting = {k: v for k, v in found.items() if k in own and v.shape == own[k].shape}
     head = set(head_parameters(model))
     backbone = [key for key, _ in model.named_parameters() if key not in head]
@@ -128,12 +129,7 @@ def load_into(
             f"{source} holds {share:.0%} of the weights of {architecture}: these are another network's",
             hint="Name the network they belong to with --backbone, or give a timm folder, whose config.json names it.",
         )
-    odd = next((k for k, v in fitting.items() if v.is_floating_point() and not torch.isfinite(v).all()), None)
-    if odd is not None:
-        raise BackboneError(
-            f"{source} holds numbers that are not finite, in {odd}: nothing can be computed with it",
-            hint="Its training diverged, or the file is damaged: take an earlier checkpoint.",
-        )
+    fitting = {key: _usable(tensor, own[key], f"{source} holds", key) for key, tensor in fitting.items()}
     model.load_state_dict(fitting, strict=False)
     return LoadReport(
         source,
@@ -148,18 +144,24 @@ def load_into(
     )
 
 
-def sets_in(path: Path) -> str:
-    """Return which set of weights of a file is taken and which not, in words; "" where there is but one."""
-    file, named = file_of(_file_in(path) if path.is_dir() else path)
-    if file.suffix == ".safetensors":
-        return ""
-    content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    names = _sets(content)
-    if len(names) < 2:
-        return ""
-    taken = named or names[0]
-    others = ", ".join(f"{file.name}#{name}" for name in names if name != taken)
-    return f"of its sets of weights {taken} (--weights takes the other as {others})"
+def _usable(tensor: Tensor, own: Tensor, holder: str, key: str) -> Tensor:
+    """Return a tensor in the precision of the network's own.
+
+    Raises:
+        BackboneError: its numbers are of another kind (quantised, complex), or not finite in that precision.
+    """
+    if own.is_floating_point() and not tensor.is_floating_point():
+        raise BackboneError(
+            f"{holder} numbers of another kind, {tensor.dtype} in {key}, where the network has {own.dtype}",
+            hint="Quantised and complex weights cannot be used: save the network's own, as floating point numbers.",
+        )
+    value = tensor.to(own.dtype)
+    if value.is_floating_point() and not torch.isfinite(value).all():
+        raise BackboneError(
+            f"{holder} numbers that are not finite, in {key}: nothing can be computed with it",
+            hint="Its training diverged, or the file is damaged: take an earlier checkpoint.",
+        )
+    return value
 
 
 def _of_shape(tensor: Tensor, own: Tensor) -> Tensor:
@@ -201,7 +203,8 @@ def refuse_random(
     random = [name for name in report.random if name.rpartition(".")[0] in modules]
     if random:
         raise BackboneError(
-            f"{report.source} leaves {len(random)} tensors random in layers that would stay frozen, e.g. {random[0]}",
+            f"{report.source} leaves {len(random)} tensor{'s' if len(random) > 1 else ''} random in layers that would"
+            f" stay frozen, e.g. {random[0]}",
             hint="Give weights that hold them, or train these layers: --strategy full, or --top-k with more groups.",
         )
 
@@ -212,6 +215,10 @@ def model_of_run(folder: Path) -> Path:
     Raises:
         BackboneError: the run has no model yet, or the folder holds several runs.
     """
+    if (folder / "compare.json").is_file():
+        raise BackboneError(
+            f"{folder} is a comparison of several runs", hint=f"Name the folder of one of its runs: {folder}/runs/RUN."
+        )
     if is_folder(folder) or not any((folder / name).is_file() for name in ("recipe.toml", "asked.toml")):
         return folder
     if is_folder(folder / "model"):
@@ -234,61 +241,6 @@ def _file_in(folder: Path) -> Path:
     raise BackboneError(f"{folder} holds no weights", hint=f"Looked for {', '.join(FOLDER_FILES)}.")
 
 
-def _sets(content: Any) -> list[str]:
-    """Return under which names a file holds sets of weights, the one to take first."""
-    if not isinstance(content, Mapping):
-        return []
-    return [key for key in CONTAINERS if isinstance(content.get(key), Mapping) and content[key]]
-
-
-def _tensors(content: Any, file: Path, named: str) -> dict[str, Tensor]:
-    if named and not (isinstance(content, Mapping) and isinstance(content.get(named), Mapping)):
-        names = _sets(content)
-        raise BackboneError(
-            f"{file} holds no set of weights {named!r}",
-            hint=f"It holds {', '.join(names)}." if names else "It holds one set only: leave the # out.",
-        )
-    while names := [named] if named else _sets(content):
-        content, named = content[names[0]], ""
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not tensors:
-        raise BackboneError(f"{file} holds no tensors by name")
-    return tensors
-
-
-def _without_prefix(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return tensors without the prefix under which most of the network's keys stand, and all prefixes as good.
-
-    Of these the averaged set is taken before the raw one. Other keys lose the usual prefixes of wrappers.
-    """
-    counts: Counter[str] = Counter()
-    for key in tensors:
-        parts = key.split(".")
-        for cut in range(len(parts)):
-            if ".".join(parts[cut:]) in own:
-                counts["".join(f"{part}." for part in parts[:cut])] += 1
-    most = max(counts.values(), default=0)
-    best = [prefix for prefix, count in counts.items() if count == most] or [""]
-    best.sort(key=lambda name: (_rank(name), len(name)))
-    prefix = best[0]
-    own_keys = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    others = {_bare(key, own): tensor for key, tensor in tensors.items() if not key.startswith(prefix)}
-    return {**others, **own_keys}, best
-
-
-def _rank(prefix: str) -> int:
-    return next((place for place, name in enumerate(CONTAINERS) if name in prefix.split(".")), len(CONTAINERS))
-
-
-def _bare(key: str, own: Mapping[str, Tensor]) -> str:
-    while key not in own:
-        prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), None)
-        if prefix is None:
-            break
-        key = key[len(prefix) :]
-    return key
-
-
 def _filtered(model: nn.Module, tensors: dict[str, Tensor], architecture: str, source: str) -> dict[str, Tensor]:
     """Apply timm's own filter, which knows other layouts and resizes position embeddings."""
     module = sys.modules[model_entrypoint(architecture).__module__]
@@ -304,3 +256,9 @@ def _filtered(model: nn.Module, tensors: dict[str, Tensor], architecture: str, s
 def first_line(error: BaseException) -> str:
     """Yield the first line of what an error says, its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _refused(error: BaseException) -> str:
+    """Return what a file wants to be built, of all that torch says when it refuses it."""
+    names = re.findall(r"GLOBAL ([\w.]+)", str(error))
+    return f"it holds {names[0]}" if names else first_line(error)

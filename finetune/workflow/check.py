@@ -15,6 +15,7 @@ from torch import Tensor
 
 from finetune import recipe as recipes
 from finetune.backbone.load import Backbone
+from finetune.backbone.weights import refuse_random
 from finetune.data import checks, split
 from finetune.data.findings import Case, Finding, Seen, picture_findings, seen
 from finetune.data.grouping import table_of, with_groups
@@ -139,6 +140,8 @@ def check(
     resolve_device(chosen.train.device)
     listed = list_data(chosen, is_to_train=False)
     backbone = None if quick else load_backbone(chosen, architecture_of(chosen), num_classes=len(listed.classes))
+    if backbone:
+        refuse_random(backbone.weights, backbone.groups)
     pixels = pixels_of(chosen, listed, backbone) if backbone else None
     scanned = checks.scan(
         listed, pixels=pixels, needs_all_classes=False, value_range=range_named(chosen), on_event=on_event

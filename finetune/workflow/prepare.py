@@ -103,7 +103,7 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
             on_event(Event("warning", {"text": text}))
     recipe = resolve(recipe, manifest, backbone, verdict)
     planned = plan_phases(recipe, backbone)
-    refuse_random(backbone.weights, backbone.groups, trained={name for phase in planned for name in phase.plan.trained})
+    refuse_random(backbone.weights, backbone.groups, trained=planned[0].plan.trained)
     for remark in remarks(recipe, backbone):
         on_event(Event("warning", {"text": remark}))
     model, notes = with_head(recipe, backbone), data_notes(manifest)

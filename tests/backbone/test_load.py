@@ -336,3 +336,16 @@ def test_the_label_of_a_pretrained_name_is_the_network() -> None:
     of = architecture("resnet18.a1_in1k")
     assert of == Architecture("resnet18.a1_in1k", "resnet18")
     assert of.label == "resnet18"
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_network_of_other_than_three_channels_is_an_error_with_the_way_out(tmp_path: Path, channels: int) -> None:
+    saved(tmp_path / "given", model_args={"in_chans": channels})
+    for of in (
+        architecture("test_resnet", pretrained=False, model_args={"in_chans": channels}),
+        architecture("auto", weights=tmp_path / "given"),
+    ):
+        for build in (load, skeleton):
+            with pytest.raises(BackboneError, match=f"in_chans = {channels}: images have three channels") as caught:
+                build(of, num_classes=3)
+            assert "--weights FILE --backbone NAME" in caught.value.hint

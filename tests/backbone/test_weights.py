@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 from collections.abc import Callable
@@ -16,15 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from finetune.backbone.groups import layer_groups
+from finetune.backbone.sets import CONTAINERS, PREFIXES
 from finetune.backbone.weights import (
-    CONTAINERS,
-    PREFIXES,
     LoadReport,
     load_into,
     model_of_run,
     read_weights,
     refuse_random,
-    sets_in,
 )
 from finetune.errors import BackboneError
 
@@ -253,12 +252,14 @@ def test_a_stem_of_four_channels_stays_random_and_is_refused_where_frozen() -> N
     model, report = loaded(timm.create_model("test_resnet", num_classes=4, in_chans=4).state_dict())
     assert not report.sentence().startswith("100%")
     groups = layer_groups(model)
-    with pytest.raises(BackboneError, match=r"leaves 1 tensors random .* stay frozen, e\.g\. conv1"):
+    with pytest.raises(BackboneError, match=r"leaves 1 tensor random .* stay frozen, e\.g\. conv1"):
         refuse_random(report, groups)
     refuse_random(report, groups, trained=[group.name for group in groups])
 
 
-@pytest.mark.parametrize("left_out", ["layer4.0.bn2.running_var", "layer4.0.bn2.bias", "layer1.0.conv1.weight"])
+@pytest.mark.parametrize(
+    "left_out", ["layer4.0.bn2.running_var", "layer4.0.bn2.running_mean", "layer4.0.bn2.bias", "layer1.0.conv1.weight"]
+)
 def test_one_tensor_that_is_left_out_is_never_all(left_out: str) -> None:
     tensors = state(seed=1)
     assert left_out in tensors
@@ -266,6 +267,7 @@ def test_one_tensor_that_is_left_out_is_never_all(left_out: str) -> None:
     model, report = loaded(tensors)
     assert report.random == (left_out,)
     assert left_out in report.sentence()
+    assert not report.sentence().startswith("100%")
     with pytest.raises(BackboneError, match="would stay frozen"):
         refuse_random(report, layer_groups(model))
 
@@ -284,7 +286,9 @@ def test_of_two_sets_under_prefixes_the_averaged_one_is_taken_and_said(first: st
     averaged, raw = state(seed=1), state(seed=2)
     model, report = loaded({second + k: v for k, v in raw.items()} | {first + k: v for k, v in averaged.items()})
     assert is_same(model, averaged)
-    assert f"those under {first}* of {first}, {second}" in report.sentence()
+    taken, other = first.rstrip("."), second.rstrip(".")
+    assert f"of its sets of weights {taken} (--weights takes the other as x#{other})" in report.sentence()
+    assert report.unexpected == ()
 
 
 @pytest.mark.parametrize("names", [("state_dict_ema", "state_dict"), ("model_ema", "model"), ("teacher", "student")])
@@ -294,9 +298,10 @@ def test_of_two_sets_the_averaged_one_is_taken_said_and_the_other_can_be_named(
     file, sets = tmp_path / "both.pth", [state(seed=1), state(seed=2)]
     torch.save({names[1]: sets[1], names[0]: sets[0], "optimizer": {"state": {}}}, file)
     named = file.with_name(f"both.pth#{names[1]}")
-    assert all(torch.equal(read_weights(file)[key], sets[0][key]) for key in sets[0])
+    model, report = loaded(read_weights(file))
+    assert is_same(model, sets[0])
     assert all(torch.equal(read_weights(named)[key], sets[1][key]) for key in sets[1])
-    assert names[0] in sets_in(file) and f"both.pth#{names[1]}" in sets_in(file)
+    assert f"of its sets of weights {names[0]} (--weights takes the other as x#{names[1]})" in report.sentence()
     with pytest.raises(BackboneError, match="no set of weights 'other'") as caught:
         read_weights(file.with_name("both.pth#other"))
     assert names[0] in caught.value.hint
@@ -319,3 +324,126 @@ def test_a_run_gives_its_model_and_an_unfinished_one_an_error(tmp_path: Path) ->
     (tmp_path / "model" / "config.json").write_text('{"architecture": "test_resnet"}')
     assert model_of_run(tmp_path) == tmp_path / "model"
     assert model_of_run(tmp_path / "model") == tmp_path / "model"
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: tensor for key, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_a_set_under_a_prefix_can_be_named(tmp_path: Path, suffix: str) -> None:
+    file, student = tmp_path / f"both.{suffix}", state(seed=2)
+    content = under("teacher.", state(seed=1)) | under("student.", student)
+    (save_file if suffix == "safetensors" else torch.save)(content, file)
+    model, report = loaded(read_weights(file.with_name(f"{file.name}#student")))
+    assert is_same(model, student)
+    assert report.sentence() == "100% of the backbone's weights from x"
+    with pytest.raises(BackboneError, match="no set of weights 'techer'") as caught:
+        read_weights(file.with_name(f"{file.name}#techer"))
+    assert all(name in caught.value.hint for name in ("teacher", "student"))
+
+
+@pytest.mark.parametrize(
+    ("nest", "taken", "other"),
+    [
+        (lambda raw, ema: {"params": raw, "params_ema": ema}, "params_ema", "params"),
+        (lambda raw, ema: {"model": raw, "ema": {"module": ema, "decay": 0.9}}, "ema.module", "model"),
+        (lambda raw, ema: {"checkpoint": {"model": raw, "model_ema": ema}}, "checkpoint.model_ema", "checkpoint.model"),
+        (lambda raw, ema: {"state_dict": under("net.", raw) | under("ema.", ema)}, "ema", "net"),
+    ],
+)
+def test_sets_are_found_in_containers_of_any_name_and_depth(
+    tmp_path: Path, nest: Callable[..., Any], taken: str, other: str
+) -> None:
+    raw, averaged, file = state(seed=1), state(seed=2), tmp_path / "both.pth"
+    torch.save({**nest(raw, averaged), "optimizer": {"state": {0: {"exp_avg.x": torch.zeros(2)}}}}, file)
+    model, report = loaded(read_weights(file))
+    assert is_same(model, averaged)
+    assert f"of its sets of weights {taken} (--weights takes the other as x#{other})" in report.sentence()
+    assert report.unexpected == ()
+    assert is_same(loaded(read_weights(file.with_name(f"both.pth#{other}")))[0], raw)
+
+
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_of_two_sets_the_complete_one_is_taken_before_the_averaged_one(tmp_path: Path, is_nested: bool) -> None:
+    raw, averaged = state(seed=1), {k: v for k, v in state(seed=2).items() if "running" not in k}
+    content = {"model": raw, "ema": averaged} if is_nested else under("model.", raw) | under("ema.", averaged)
+    torch.save(content, tmp_path / "both.pth")
+    model, report = loaded(read_weights(tmp_path / "both.pth"))
+    assert is_same(model, raw)
+    assert "of its sets of weights model (--weights takes the other as x#ema)" in report.sentence()
+    assert loaded(read_weights(tmp_path / "both.pth#ema"))[1].random
+
+
+@pytest.mark.parametrize("prefix", ["", "net.", "module.net."])
+def test_another_layout_is_read_under_any_prefix_and_in_the_averaged_set(tmp_path: Path, prefix: str) -> None:
+    def original(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        names = {"stem.0": "downsample_layers.0.0", "stem.1": "downsample_layers.0.1", "head.norm": "norm"}
+        names |= {"head.fc": "head", ".conv_dw": ".dwconv", ".mlp.fc": ".pwconv", ".blocks": ""}
+        names |= {f"stages.{i}.downsample": f"downsample_layers.{i}" for i in range(1, 4)}
+        found = {}
+        for key, tensor in tensors.items():
+            for own, theirs in names.items():
+                key = key.replace(own, theirs)
+            found[prefix + key] = tensor
+        return found
+
+    raw, averaged = (state(name="test_convnext", seed=seed) for seed in (1, 2))
+    torch.save({"model": original(raw), "model_ema": original(averaged)}, tmp_path / "both.pth")
+    model = network("test_convnext")
+    report = load_into(model, read_weights(tmp_path / "both.pth"), architecture="test_convnext", source="x")
+    assert is_same(model, averaged)
+    taken = f"model_ema.{prefix}".rstrip(".")
+    assert f"of its sets of weights {taken} (--weights takes the other as x#model)" in report.sentence()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_numbers_of_another_kind_are_refused_and_named(dtype: torch.dtype) -> None:
+    tensors = state(seed=1)
+    tensors["layer2.0.conv1.weight"] = tensors["layer2.0.conv1.weight"].to(dtype)
+    with pytest.raises(BackboneError, match=rf"{dtype} in layer2\.0\.conv1\.weight"):
+        loaded(tensors)
+
+
+def test_a_number_too_large_for_the_network_is_named() -> None:
+    tensors = state(seed=1)
+    tensors["bn1.weight"] = torch.full_like(tensors["bn1.weight"], 1e300, dtype=torch.float64)
+    with pytest.raises(BackboneError, match=r"not finite, in bn1\.weight"):
+        loaded(tensors)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+def test_eight_bit_floats_and_sparse_tensors_are_read(tmp_path: Path) -> None:
+    tensors = state(seed=1)
+    small = {k: v.to(torch.float8_e4m3fn) if v.is_floating_point() else v for k, v in tensors.items()}
+    model, _ = loaded(small)
+    assert torch.equal(model.get_parameter("bn1.weight"), small["bn1.weight"].float())
+    torch.save({**tensors, "fc.weight": tensors["fc.weight"].to_sparse()}, tmp_path / "sparse.pth")
+    assert is_same(loaded(read_weights(tmp_path / "sparse.pth"))[0], tensors)
+
+
+def test_a_checkpoint_of_timms_own_training_is_read(tmp_path: Path) -> None:
+    tensors = state(seed=1)
+    torch.save({"state_dict": tensors, "args": argparse.Namespace(lr=0.1), "metric": 0.5}, tmp_path / "timm.pth.tar")
+    assert is_same(loaded(read_weights(tmp_path / "timm.pth.tar"))[0], tensors)
+
+
+def test_what_a_refused_file_holds_is_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": state(), "metric": np.float64(0.5)}, tmp_path / "odd.pth")
+    with pytest.raises(BackboneError, match=r"odd\.pth is refused.*it holds numpy\S*\.scalar\)$"):
+        read_weights(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"none.{suffix}").touch()
+    with pytest.raises(BackboneError, match=rf"none\.{suffix} is empty"):
+        read_weights(tmp_path / f"none.{suffix}")
+
+
+def test_a_comparison_is_an_error_that_asks_for_one_of_its_runs(tmp_path: Path) -> None:
+    for name in ("asked.toml", "compare.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(BackboneError, match="is a comparison of several runs") as caught:
+        model_of_run(tmp_path)
+    assert "one of its runs" in caught.value.hint
