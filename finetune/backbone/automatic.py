@@ -36,11 +36,13 @@ class Chosen:
     line: str = ""
 
 
-def chosen() -> Chosen:
-    """Return the backbone that "auto" stands for on this machine now.
+def chosen(*, is_pretrained: bool = True) -> Chosen:
+    """Return the backbone that "auto" stands for on this machine now; with random weights, always the first choice.
 
     The hub is asked for a name only where its weights are not here.
     """
+    if not is_pretrained:
+        return Chosen(AUTO[0])
     for name in AUTO:
         if is_here(name):
             return Chosen(name, "" if name == AUTO[0] else f"backbone auto: {name}, whose weights are on this machine")

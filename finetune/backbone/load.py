@@ -40,7 +40,7 @@ from finetune.backbone.weights import (
 )
 from finetune.errors import BackboneError
 from finetune.randomness import derive, forked
-from finetune.settings import DEFAULT_BACKBONE, EMBEDDED, EMBEDDED_FULL
+from finetune.settings import EMBEDDED, EMBEDDED_FULL
 from finetune.types import LayerGroup, Preprocessing
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -103,7 +103,7 @@ def architecture(
     if name.startswith("local-dir:"):
         weights, name = Path(name.removeprefix("local-dir:")), "auto"
     if name == "auto" and weights is None:
-        name = chosen().name if pretrained else DEFAULT_BACKBONE
+        name = chosen(is_pretrained=pretrained).name
     if name in (EMBEDDED, EMBEDDED_FULL):
         if weights is not None:
             raise BackboneError(

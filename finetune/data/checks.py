@@ -154,14 +154,16 @@ class _Filling:
 
     def lacks(self, known: Scan | None) -> bool:
         """Tell whether a file must be opened: it is new, or could be kept and is not."""
-        return known is None or (self._can_keep(known) and known.digest not in self.pixels)  # type: ignore[operator]
+        return known is None or self._is_to_keep(known)
 
-    def _can_keep(self, found: Scan) -> bool:
-        """Tell whether an image can be kept: a deep one only when it is known what is black and white."""
-        return self.pixels is not None and not found.problem and bool(self.pixels.value_range or found.span is None)
+    def _is_to_keep(self, found: Scan) -> bool:
+        """Tell whether an image can be kept and is not yet: a deep one only when it is known what is white."""
+        if self.pixels is None or found.problem:
+            return False
+        return (found.span is None or self.pixels.value_range is not None) and found.digest not in self.pixels
 
     def add(self, found: Scan, row: Row | None) -> None:
-        if row is None or self.pixels is None or not self._can_keep(found) or found.digest in self.pixels:
+        if row is None or not self._is_to_keep(found):
             return
         self.waiting[found.digest] = row
         if len(self.waiting) >= AT_ONCE:

@@ -153,7 +153,7 @@ def check(
     found = [*indivisible, *picture_findings(scanned, manifest, looks, copies)]
     grouped, judged = with_groups(scanned, copies), None
     if backbone:
-        judged, doubts = _judge(chosen, backbone, manifest, _units(grouped), on_event)
+        judged, doubts = _judge(chosen, backbone, manifest, split.units_of(grouped.samples), on_event)
         found += doubts
     if groups is not None:
         write_text(Path(groups), table_of(grouped, Path(groups).parent))
@@ -227,12 +227,6 @@ def _trainable(scanned: Manifest) -> Manifest:
         if name in index
     )
     return replace(scanned, classes=tuple(classes), samples=samples)
-
-
-def _units(grouped: Manifest) -> list[int]:
-    """Yield for each image a number that it shares with its copies and its group."""
-    numbers: dict[str | None, int] = {}
-    return [numbers.setdefault(sample.group, len(numbers)) for sample in grouped.samples]
 
 
 def _judge(

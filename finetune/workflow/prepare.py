@@ -18,7 +18,7 @@ from finetune.data import balance, checks, sources, split
 from finetune.data.pixels import PixelCache, opened_or_none
 from finetune.device import in_fast_layout, resolve_device, resolve_precision
 from finetune.errors import BackboneError, DataError, RecipeError
-from finetune.settings import DEFAULT_BACKBONE, EMBEDDED, Recipe
+from finetune.settings import EMBEDDED, Recipe
 from finetune.strategy.matrix import decide
 from finetune.strategy.strategies import DEFAULT_TOP_K, DEFAULTS, SGD_FACTOR, Choice, epochs_for, is_full, phases
 from finetune.train.phases import linear_head
@@ -118,9 +118,7 @@ def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
     backbone = recipe.backbone
     if backbone.name != "auto" or backbone.weights != "none":
         return recipe
-    if not backbone.pretrained or recipe.strategy.name == "scratch":
-        return recipes.update(recipe, {"backbone.name": DEFAULT_BACKBONE})
-    chosen = automatic.chosen()
+    chosen = automatic.chosen(is_pretrained=_is_pretrained(recipe))
     if chosen.line:
         on_event(Event("warning" if chosen.name == EMBEDDED else "message", {"text": chosen.line}))
     return recipes.update(recipe, {"backbone.name": chosen.name})
@@ -129,10 +127,12 @@ def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
 def architecture_of(recipe: Recipe) -> Architecture:
     """Yield the architecture that a recipe names."""
     weights = None if recipe.backbone.weights == "none" else Path(recipe.backbone.weights).expanduser()
-    pretrained = recipe.backbone.pretrained and recipe.strategy.name != "scratch"
-    return backbones.architecture(
-        recipe.backbone.name, weights=weights, pretrained=pretrained, model_args=recipe.backbone.model_args
-    )
+    name, arguments = recipe.backbone.name, recipe.backbone.model_args
+    return backbones.architecture(name, weights=weights, pretrained=_is_pretrained(recipe), model_args=arguments)
+
+
+def _is_pretrained(recipe: Recipe) -> bool:
+    return recipe.backbone.pretrained and recipe.strategy.name != "scratch"
 
 
 def load_backbone(recipe: Recipe, of: Architecture, *, num_classes: int) -> Backbone:
