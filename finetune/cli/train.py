@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune.backbone.catalogue import find
 from finetune.cli import tables
 from finetune.cli.options import TRAINING, JsonOption, recipe_options
 from finetune.cli.plan import show_plan
@@ -42,8 +43,8 @@ def run(
     json_: JsonOption = False,
 ) -> None:
     """Train a classifier on a folder of images."""
-    if images is not None and settings.setdefault("data", images) != images:
-        raise RecipeError(f"two data sets, {images} and --data {settings['data']}", hint="Name one of them.")
+    if images is not None:
+        _set_once(settings, "data", images)
     if resume is not None and (recipe or out):
         raise RecipeError("--resume goes on in the run's own folder with its own recipe: no --recipe, no --out")
     if allow and resume is None:
@@ -69,7 +70,9 @@ def plan(
     *,
     settings: dict[str, Any],
     overrides: dict[str, Any],
-    name: Annotated[str | None, typer.Argument(metavar="BACKBONE", help="Short for --backbone NAME.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="DATA|BACKBONE", help="Short for --data DATA, or for --backbone NAME.")
+    ] = None,
     recipe: RecipeOption = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Show every layer: output, parameters, memory, receptive field.")
@@ -80,8 +83,9 @@ def plan(
     json_: JsonOption = False,
 ) -> None:
     """Show what a run would do, without training."""
-    if name is not None and settings.setdefault("backbone", name) != name:
-        raise RecipeError(f"two backbones, {name} and --backbone {settings['backbone']}", hint="Name one of them.")
+    if name is not None:
+        is_network = find(name) is not None or not Path(name).exists()
+        _set_once(settings, "backbone" if is_network else "data", name)
     from finetune.workflow.plan import plan as make_plan
     from finetune.workflow.shipped import load_recipe
 
@@ -92,3 +96,10 @@ def plan(
         tables.print_json(made.to_json())
     else:
         show_plan(made)
+
+
+def _set_once(settings: dict[str, Any], flag: str, value: str) -> None:
+    """Take an argument for a flag, unless the flag names something else."""
+    if settings.setdefault(flag, value) != value:
+        what = {"data": "data sets", "backbone": "backbones"}[flag]
+        raise RecipeError(f"two {what}, {value} and --{flag} {settings[flag]}", hint="Name one of them.")

@@ -134,7 +134,7 @@ def _splits(here: Path, folders: list[str]) -> dict[str, Split]:
     """Return the folders that are splits; none, where the folders are classes.
 
     Raises:
-        DataError: two folders say the same split.
+        DataError: two folders say the same split, or one says a split and what stands beside it has no classes.
     """
     used = [name for name in folders if _has_images(here / name)] or folders
     whole = {name: split for name in used if (split := split_of(name))}
@@ -144,6 +144,7 @@ def _splits(here: Path, folders: list[str]) -> dict[str, Split]:
     is_all = bool(said) and len(said) == len(used) and (said is whole or "train" in kinds)
     is_some = "train" in kinds and len(said) > 1 and _share_classes(here, list(said))
     if not (is_all or is_some):
+        _refuse_split_beside_images(here, used, list(whole))
         return {}
     for kind in kinds:
         names = [name for name, split in said.items() if split == kind]
@@ -153,6 +154,18 @@ def _splits(here: Path, folders: list[str]) -> dict[str, Split]:
                 hint=f"Leave one of them, or put their images together. {WAY_OUT}",
             )
     return said
+
+
+def _refuse_split_beside_images(here: Path, used: list[str], said: list[str]) -> None:
+    """Refuse a folder that says a split and holds class folders, where its neighbours hold images alone."""
+    splits = [name for name in said if not _images_of(here / name) and len(_class_folders(here / name)) > 1]
+    others = [name for name in used if name not in said]
+    if splits and others and not any(_class_folders(here / name) for name in others):
+        raise DataError(
+            f"{listed(splits)} of {here} says that it is a split and holds class folders,"
+            f" and beside it {listed(others)} holds images of no class",
+            hint=f"Give {here / splits[0]} as the data, or take the others away. {WAY_OUT}",
+        )
 
 
 def _share_classes(here: Path, folders: list[str]) -> bool:

@@ -13,7 +13,7 @@ from finetune.errors import DataError, did_you_mean
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import confusion, measure
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, Target, ignore
-from finetune.workflow.guard import OF_A_MODEL, guarded
+from finetune.workflow.guard import OF_A_MODEL, check_count, guarded
 from finetune.workflow.passes import plain_batches
 from finetune.workflow.prepare import problem_notes
 from finetune.workflow.saved import SavedRun, load_run
@@ -56,6 +56,7 @@ def evaluate(
     Raises:
         CheckpointError: no finished run. DataError: no such split, or a class that the model lacks.
     """
+    check_count("batch_size", batch_size)
     if split is not None and split not in SPLITS:
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
     saved = load_run(run, device=device)

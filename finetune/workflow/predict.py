@@ -13,7 +13,7 @@ from finetune.data.sources import image_files
 from finetune.data.transforms import normalise, plain_view
 from finetune.device import autocasting
 from finetune.types import Event, OnEvent, ignore
-from finetune.workflow.guard import OF_A_MODEL, guarded
+from finetune.workflow.guard import OF_A_MODEL, check_count, guarded
 from finetune.workflow.saved import SavedRun, load_run
 
 
@@ -36,6 +36,7 @@ class Classifier:
     """A finished run, ready to name what pictures show."""
 
     def __init__(self, saved: SavedRun, *, batch_size: int = 32) -> None:
+        check_count("batch_size", batch_size)
         self.run = saved.folder.path
         self.classes = saved.classes
         self.model = saved.backbone.model
@@ -53,6 +54,7 @@ class Classifier:
         Raises:
             DataError: a path does not exist, or there are no images.
         """
+        check_count("top", top)
         files = image_files([paths] if isinstance(paths, (str, Path)) else list(paths), on_event=on_event)
         found: list[Prediction] = []
         for start in range(0, len(files), self.batch_size):

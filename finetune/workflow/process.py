@@ -46,13 +46,16 @@ def check_launched_once() -> None:
 
 
 def is_unguarded() -> bool:
-    """Tell whether new processes would do anew what the script of this one does: it asks nowhere for its name."""
+    """Tell whether new processes would do anew what the script of this one does: it nowhere compares its name."""
     file = getattr(sys.modules["__main__"], "__file__", None)
     if file is None or multiprocessing.get_start_method() == "fork":
         return False
     try:
-        names = (node.id for node in ast.walk(ast.parse(Path(file).read_text("utf-8"))) if isinstance(node, ast.Name))
-        return "__name__" not in names
+        compared = [
+            node for node in ast.walk(ast.parse(Path(file).read_text("utf-8"))) if isinstance(node, ast.Compare)
+        ]
+        sides = (side for node in compared for side in (node.left, *node.comparators))
+        return not any(isinstance(side, ast.Name) and side.id == "__name__" for side in sides)
     except (OSError, ValueError, SyntaxError):
         return False
 

@@ -19,7 +19,9 @@ from finetune import recipe as recipes
 from finetune.cells import unguarded
 from finetune.checkpoint.comparison import seconds_by_epoch
 from finetune.checkpoint.contents import Plan, read_as
-from finetune.checkpoint.run_folder import RunFolder
+from finetune.checkpoint.run_folder import RunFolder, read_classes
+from finetune.data import split
+from finetune.data.split import units_of
 from finetune.errors import CheckpointError
 from finetune.evaluation.intervals import over_seeds, paired_over_seeds
 from finetune.train.choice import delivered
@@ -77,6 +79,8 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
     try:
         with folder.predictions.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
             rows = [{key: unguarded(cell or "") for key, cell in row.items()} for row in csv.DictReader(stream)]
+        kept = split.read(folder.split, root=str(folder.path), classes=read_classes(folder)).samples
+        unit = dict(zip((sample.file for sample in kept), units_of(kept), strict=True))
         lines = [json.loads(line) for line in folder.epochs.read_text(encoding="utf-8").splitlines()]
         curve = tuple(
             {
@@ -87,17 +91,18 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
         )
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder.path} cannot be read: {error}") from error
-    split = "test" if any(row["split"] == "test" for row in rows) else "val"
-    judged = [row for row in rows if row["split"] == split]
+    name = "test" if any(row["split"] == "test" for row in rows) else "val"
+    judged = [row for row in rows if row["split"] == name]
     return Finished(
         seed=seed,
         strategy=recipes.load(folder.recipe).strategy.name,
-        split=split,
+        split=name,
         files=tuple(row["file"] for row in judged),
         hits=np.array([row["class"] == row["predicted"] for row in judged]),
         delivered_epoch=delivered(curve, sum(row["split"] == "val" for row in rows)),
         num_trained=sum(plan.sizes[name] for name in trained),
         curve=curve,
+        units=tuple(unit.get(row["file"], -place) for place, row in enumerate(judged, 1)),
     )
 
 

@@ -115,3 +115,27 @@ def test_the_cache_is_listed_and_cleared(finetune_cli, place: Path, tmp_path: Pa
     assert finetune_cli("cache", "clear", "zzz", "--folder", folder).code == 3
     assert finetune_cli("cache", "clear", "--folder", folder).out.endswith("MB freed\n")
     assert json.loads(finetune_cli("cache", "ls", "--folder", folder, "--json").out)["entries"] == []
+
+
+def test_run_and_plan_take_the_data_as_an_argument(finetune_cli, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imgs = place / "imgs"
+    if not imgs.exists():
+        assert finetune_cli("sample", imgs, "--per-class", "8").code == 0
+    quick = (*QUICK, "--strategy", "head-only", "--json")
+    done = finetune_cli("run", imgs, *quick, "--out", place / "argument")
+    assert done.code == 0, done.err
+    assert json.loads(finetune_cli("plan", imgs, *quick).out)["num_classes"] == 6
+    for command in ("run", "plan"):
+        done = finetune_cli(command, imgs, "--data", place, *QUICK)
+        assert (done.code, f"two data sets, {imgs} and --data {place}" in done.err) == (2, True)
+    monkeypatch.chdir(place)
+    (place / "resnet18").mkdir()  # the name of a network stays one, whatever lies here
+    assert json.loads(finetune_cli("plan", "resnet18", *quick[2:]).out)["backbone"].startswith("resnet18")
+
+
+def test_doctor_names_the_ways_out_where_there_is_no_hub(finetune_cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from finetune.backbone import hub
+
+    monkeypatch.setattr(hub, "_status", lambda *_, **__: None)
+    said = " ".join(finetune_cli("doctor").out.split())
+    assert all(words in said for words in ("not reached", "finetune[weights]", "--weights PATH", "HF_HOME"))

@@ -147,6 +147,15 @@ def test_a_vehicle_named_train_stays_a_class(lay: Lay) -> None:
     assert read(lay(["train/old/1.jpg", "bus/old/1.jpg", "car/new/1.jpg"])).classes == ("bus", "car", "train")
 
 
+@pytest.mark.parametrize("beside", ["unlabeled/1.jpg", "extra/2.jpg"])
+def test_a_split_folder_beside_loose_images_is_refused_and_not_a_class(lay: Lay, beside: str) -> None:
+    root = lay(["train/a/1.jpg", "train/b/1.jpg", beside])
+    with pytest.raises(DataError, match="says that it is a split and holds class folders") as caught:
+        read(root)
+    assert "data.layout=classes" in caught.value.hint
+    assert read(root, layout="classes").classes == tuple(sorted({"train", beside.split("/")[0]}))
+
+
 def test_images_of_folders_beside_the_splits_are_counted(lay: Lay) -> None:
     manifest = read(lay([*tree("{top}/{label}/1.jpg", "train", "val"), "old/x/1.jpg", "old/2.jpg", "docs/a.txt"]))
     assert "left out, beside the splits: docs (0 images), old (2 images)" in manifest.notes

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from finetune.checkpoint.run_folder import RunFolder
 from finetune.evaluation.intervals import wilson
 from finetune.types import Event
 from finetune.workflow import compare
-from finetune.workflow.standings import Finished, sentences, standings
+from finetune.workflow.standings import Finished, finished, sentences, standings
 
 from .conftest import TINY
 from .test_kill import FOLDERS, assert_same, die_everywhere
@@ -263,3 +264,33 @@ def test_a_clock_goes_on_where_it_stood_and_leaves_half_a_line_out(tmp_path: Pat
     found = seconds_by_epoch(file)
     assert set(found) == {1, 2, 3}
     assert found[3] >= 100
+
+
+def test_copies_and_groups_are_no_more_evidence_than_one_of_them() -> None:
+    hits = {"a": "++++++++----", "b": "++++--------"}
+    alone = standings({label: [run(label, found)] for label, found in hits.items()})
+    units = tuple(place // 4 for place in range(12))
+    grouped = standings({label: [replace(run(label, found), units=units)] for label, found in hits.items()})
+    for one, same in zip(alone, grouped, strict=True):
+        assert same.top1.value == one.top1.value
+        assert same.top1.low < one.top1.low and same.top1.high > one.top1.high
+    assert grouped[1].difference.low < alone[1].difference.low
+
+
+def test_a_finished_run_tells_which_of_its_images_are_of_one_group(compared: finetune.Comparison) -> None:
+    folder = RunFolder(compared.folder / "runs" / "head-only-seed0")
+    rows = list(csv.DictReader(folder.split.open()))
+    judged = {row["file"] for row in rows if row["split"] == "test"}
+    twins = sorted(judged)[:2]
+    with_groups = [{**row, "group": "g" if row["file"] in twins else ""} for row in rows]
+    kept = folder.split.read_text()
+    try:
+        with folder.split.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(with_groups)
+        found = finished(folder, compared.folder / "nowhere", seed=0)
+    finally:
+        folder.split.write_text(kept)
+    assert len(set(found.units)) == len(judged) - 1
+    assert len({unit for unit, file in zip(found.units, found.files, strict=True) if file in twins}) == 1

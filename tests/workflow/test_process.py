@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import finetune
+from finetune.workflow.process import is_unguarded
 from finetune.workflow.saved import load_run
 
 SCRIPT = """
@@ -67,6 +69,24 @@ def test_a_script_that_workers_run_anew_is_told_so(few: Path, tmp_path: Path) ->
     assert "memory" not in last
 
 
+@pytest.mark.parametrize(
+    ("script", "is_told"),
+    [
+        ("import logging\nlog = logging.getLogger(__name__)\nwork()", True),
+        ("if __name__ == '__main__':\n    work()", False),
+        ("if '__main__' == __name__:\n    work()", False),
+        ("def broken(", False),
+    ],
+)
+def test_a_script_counts_as_guarded_only_where_it_compares_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, is_told: bool
+) -> None:
+    (tmp_path / "script.py").write_text(script)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "script.py"), raising=False)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
+    assert is_unguarded() is is_told
+
+
 def test_a_precision_settled_for_a_gpu_is_float32_on_a_processor(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
@@ -91,6 +111,10 @@ def test_a_precision_settled_for_a_gpu_is_float32_on_a_processor(finished: Path,
         (lambda run: finetune.evaluate(run, split="dev"), finetune.DataError, "'dev' is none of train, val, test"),
         (lambda run: finetune.evaluate(run, device="gpu"), finetune.RecipeError, "train.device = 'gpu'"),
         (lambda run: finetune.load(run, device="cuda:9"), finetune.RecipeError, "train.device = 'cuda:9'"),
+        (lambda run: finetune.load(run, batch_size=-1), finetune.RecipeError, "batch_size = -1"),
+        (lambda run: finetune.load(run, batch_size=1.5), finetune.RecipeError, "batch_size = 1.5"),
+        (lambda run: finetune.evaluate(run, batch_size=0), finetune.RecipeError, "batch_size = 0"),
+        (lambda run: finetune.load(run).predict(run, top=0), finetune.RecipeError, "top = 0"),
     ],
 )
 def test_an_unknown_word_is_an_error_that_names_the_known_ones(finished: Path, call, kind, text) -> None:
