@@ -257,6 +257,11 @@ class Verdict:
     top_k: int | None = None
     probe_at: str | None = None
 
+    @property
+    def line(self) -> str:
+        """What auto decided and why, in one line."""
+        return f"auto: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -287,7 +287,8 @@ def slug(word: str) -> str:
 
 
 def _runs_there() -> str:
-    runs = sorted(Path("runs").glob("*/recipe.toml"), key=lambda path: path.stat().st_mtime)
+    recipes = [path for path in Path("runs").glob("*/recipe.toml") if not RunFolder(path.parent).comparison.is_file()]
+    runs = sorted(recipes, key=lambda path: path.stat().st_mtime)
     return (
         f"The newest here is {runs[-1].parent}." if runs else "A run writes one: finetune run --data DIR --out FOLDER"
     )

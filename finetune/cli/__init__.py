@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 
 from finetune.cli.terminal import printable
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, Interrupted, RecipeError
+
+USAGE = "`finetune COMMAND --help` lists the flags, `finetune recipes show default` every key of the recipe."
 
 
 def main() -> None:
@@ -15,7 +17,9 @@ def main() -> None:
     try:
         app()
     except FinetuneError as error:
-        print(f"error: {printable(error.message)}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {printable(error.hint)}", file=sys.stderr)
+        said = "" if isinstance(error, Interrupted) else "error: "
+        print(f"{said}{printable(error.message)}", file=sys.stderr)
+        hint = error.hint or (USAGE if isinstance(error, RecipeError) else "")
+        if hint:
+            print(f"hint: {printable(hint)}", file=sys.stderr)
         sys.exit(error.exit_code)

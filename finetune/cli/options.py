@@ -112,6 +112,7 @@ def _flag(name: str) -> inspect.Parameter:
     panel, metavar, text = FLAGS[name]
     info = recipes.fields()[recipes.ALIASES[name]]
     text = text or str(info.description)
+    text += f" (default: {_shown(info.default)})" if info.default != "" else ""
     kind: Any
     if name in SWITCHES:
         option = typer.Option(SWITCHES[name], help=text, rich_help_panel=panel, show_default=False)
@@ -127,6 +128,12 @@ def _flag(name: str) -> inspect.Parameter:
         )
         kind = Annotated[str | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _set() -> inspect.Parameter:

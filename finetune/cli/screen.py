@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,9 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from finetune.cli.terminal import escape
+from finetune.data.listing import counted
 from finetune.types import Event, OnEvent
 
 PLAIN_STEP = 0.25  # share of a long task after which a plain line is printed
+SILENCE = 10.0  # seconds after which one is printed of any task
 
 
 @contextmanager
@@ -45,35 +48,41 @@ class Screen:
         self.tasks: dict[str, TaskID] = {}
         self.said: dict[str, float] = {}
         self.speed: float | None = None  # of the last step, images a second
+        self.last = time.monotonic()  # when a line was printed
 
     def show(self, event: Event) -> None:
         """Draw one event."""
         getattr(self, f"_{event.kind}")(event.facts)
 
+    def _line(self, text: str) -> None:
+        self.console.print(text)
+        self.last = time.monotonic()
+
     def _message(self, facts: dict[str, Any]) -> None:
-        self.console.print(escape(facts["text"]))
+        self._line(escape(facts["text"]))
 
     def _warning(self, facts: dict[str, Any]) -> None:
-        self.console.print(f"[yellow]note:[/yellow] {escape(facts['text'])}")
+        self._line(f"[yellow]note:[/yellow] {escape(facts['text'])}")
 
     def _progress(self, facts: dict[str, Any]) -> None:
         task, done, total = facts["task"], facts["done"], facts["total"]
         if not self.console.is_terminal:
             share = done / max(total, 1)
-            if total > 1000 and share - self.said.get(task, 0.0) >= PLAIN_STEP:
+            is_long = total > 1000 and share - self.said.get(task, 0.0) >= PLAIN_STEP
+            if is_long or time.monotonic() - self.last > SILENCE:
                 self.said[task] = share
-                self.console.print(f"{task}: {done} of {total}")
+                self._line(f"{escape(task)}: {done} of {total}")
             return
         self._bar(task, done, total, "")
         if done >= total:
             self._drop(task)
 
     def _phase(self, facts: dict[str, Any]) -> None:
-        how = "solved" if facts["solver"] == "lbfgs" else f"{facts['epochs']} epochs"
+        how = "solved" if facts["solver"] == "lbfgs" else counted(facts["epochs"], "epoch")
         trained = facts["trained"]
         shown = ", ".join(trained) if len(trained) <= 4 else f"{trained[0]} ... {trained[-1]}"
         place, name = f"phase {facts['index'] + 1}/{facts['total']}", escape(facts["name"])
-        self.console.print(f"{place} [bold]{name}[/bold]: {how}, trains {escape(shown)}")
+        self._line(f"{place} [bold]{name}[/bold]: {how}, trains {escape(shown)}")
 
     def _timing(self, facts: dict[str, Any]) -> None:
         """Where the time went is in timing.json."""
@@ -85,6 +94,8 @@ class Screen:
             self._bar(
                 "train", done, facts["epochs"] * facts["steps"], told, f"epoch {facts['epoch']}/{facts['epochs']}"
             )
+        elif time.monotonic() - self.last > SILENCE:
+            self._line(f"epoch {facts['epoch']}: step {facts['step']} of {facts['steps']}")
         self.speed = facts["images_per_second"]
 
     def _epoch(self, facts: dict[str, Any]) -> None:
@@ -94,8 +105,11 @@ class Screen:
         parts.append(f"val top1 {facts['val_top1']:.3f}")
         if self.speed is not None:
             parts.append(f"{self.speed:.0f} images/s")
-        best = "  [green]best[/green]" if facts["is_best"] else ""
-        self.console.print("  ".join(parts) + best)
+        if facts["is_best"]:
+            parts.append("[green]highest[/green]")
+        if facts["delivered"] not in (None, facts["epoch"]):
+            parts.append(f"epoch {facts['delivered']} would be delivered")
+        self._line("  ".join(parts))
 
     def _bar(self, task: str, done: int, total: int, facts: str, description: str | None = None) -> None:
         if task not in self.tasks:

@@ -16,6 +16,7 @@ from finetune.cli import tables
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
+from finetune.errors import RecipeError
 from finetune.types import to_json
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def predict(
     json_: JsonOption = False,
 ) -> None:
     """Name what pictures show."""
+    if json_ and as_csv:
+        raise RecipeError("--csv and --json are two forms of one output", hint="Name one of them.")
     from finetune.workflow.predict import load
 
     with watching(is_quiet=json_ or as_csv) as on_event:

@@ -45,9 +45,9 @@ def read(
         DataError: nothing there, no images, fewer than two classes, or a class that train lacks.
         RecipeError: a column that the table lacks, or a regular expression that is none.
     """
-    path = Path(path).expanduser()
+    given, path = str(path), Path(path).expanduser()
     if not holds(path.exists):
-        raise DataError(f"no such folder or file: {path}", hint=_nearby(path))
+        raise _missing(given, path, expected=LAYOUTS)
     if path.is_dir():
         root, found = path, read_folder(path, is_classes=layout == "classes")
     elif path.suffix.lower() in TABLES and path.is_file():
@@ -68,7 +68,8 @@ def image_files(paths: Iterable[str | Path], *, on_event: OnEvent = ignore) -> l
     """
     files: list[Path] = []
     paths, others = list(paths), Found()
-    for path in map(Path, paths):
+    for given in map(str, paths):
+        path = Path(given)
         if holds(path.is_dir):
             unread: list[OSError] = []
             files += [path / name for name in walk(path, unread.append, lambda names: count_unread(others, names))]
@@ -76,7 +77,7 @@ def image_files(paths: Iterable[str | Path], *, on_event: OnEvent = ignore) -> l
         elif holds(path.exists):
             files.append(path)
         else:
-            raise DataError(f"no such file or folder: {path}", hint=_nearby(path))
+            raise _missing(given, path, expected="Give image files, or folders of images.")
     if not files:
         kinds = f" that can be read: {unread_note(others.unread)}" if others.unread else ""
         raise DataError(f"no images there{kinds}", hint=f"Looked in {', '.join(map(str, paths))}.")
@@ -85,13 +86,19 @@ def image_files(paths: Iterable[str | Path], *, on_event: OnEvent = ignore) -> l
     return files
 
 
-def _nearby(path: Path) -> str:
+def _missing(given: str, path: Path, *, expected: str) -> DataError:
+    """Return the error of a path where nothing is: an address, a pattern that nothing matched, or a misspelt name."""
+    if address := re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", given, re.IGNORECASE):  # a Path folds // to /
+        where = f"{address[1]}://{address[2]}"
+        return DataError(f"{where} is an address: images are read from this machine", hint="Download it first.")
+    if set("*?[") & set(path.name):
+        return DataError(f"nothing matches {given}", hint=f"See what is in {path.parent}. {expected}")
     try:
         siblings = [entry.name for entry in path.parent.iterdir()]
     except (OSError, ValueError):
-        return LAYOUTS
+        return DataError(f"no such file or folder: {given}", hint=expected)
     near = did_you_mean(path.name, siblings).strip()
-    return f"{near} {LAYOUTS}".strip()
+    return DataError(f"no such file or folder: {given}", hint=f"{near} {expected}".strip())
 
 
 def _group_by_pattern(found: Found, pattern: str) -> None:

@@ -14,6 +14,7 @@ from finetune.evaluation.intervals import share
 from finetune.types import Interval
 
 BINS, DRAWS = 15, 300
+FEWEST_FOR_TOP5 = 10  # classes: of fewer, half of them or more are among five guesses
 
 
 def top1(logits: Tensor, targets: Tensor) -> float:
@@ -32,7 +33,7 @@ def measure(logits: Tensor, targets: Tensor, *, units: Sequence[int] | None = No
     guesses, right = logits.argmax(dim=1).numpy(), targets.numpy()
     hits = guesses == right
     found = {"top1": share(hits, units)}
-    if num_classes > 5:
+    if num_classes >= FEWEST_FOR_TOP5:
         five = (logits.topk(5, dim=1).indices == targets[:, None]).any(dim=1).numpy()
         found["top5"] = share(five, units)
     weights = list(_draws(len(hits), units))

@@ -120,7 +120,8 @@ class FeatureCache:
         digests = [sample.digest for sample in samples]
         rows, places = [], []
         for view, kept in enumerate(room.views[:views]):
-            found = self._filled(kept, room.trunk, samples, view, known if view == 0 else None)
+            task = "cache features" if views == 1 else f"cache features, view {view + 1} of {views}"
+            found = self._filled(kept, room.trunk, samples, view, task, known if view == 0 else None)
             places.append(kept.places(digests))
             rows.append(found)
         if sum(len(set(digests)) * layout.row_bytes for _ in rows) < MEMORY_SHARE * available_memory():
@@ -145,7 +146,7 @@ class FeatureCache:
         return Room(trunk, layout, tuple(RowsInMemory(layout) for _ in range(views)))
 
     def _filled(
-        self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int, known: Known | None
+        self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int, task: str, known: Known | None
     ) -> np.ndarray:
         """Run the trunk over the images that are not kept yet; another process that does so is waited for.
 
@@ -160,10 +161,10 @@ class FeatureCache:
                     self.on_event(Event("warning", {"text": text}))
                 missing = {s.digest: s for s in samples if s.digest not in kept}
                 if missing and known is not None:
-                    self._adopt(kept, trunk, missing, known)
+                    self._adopt(kept, trunk, missing, task, known)
                     missing = {digest: sample for digest, sample in missing.items() if digest not in kept}
                 if missing:
-                    self._compute(kept, trunk, list(missing.values()), view)
+                    self._compute(kept, trunk, list(missing.values()), view, task)
                 kept.touch()
                 return kept.mapped()
         except OSError as error:
@@ -172,7 +173,7 @@ class FeatureCache:
                 hint="Go without: --set cache.features=memory, or name another place: --set cache.folder=DIR.",
             ) from error
 
-    def _adopt(self, kept: Rows, trunk: Trunk, missing: dict[str, Sample], known: Known) -> None:
+    def _adopt(self, kept: Rows, trunk: Trunk, missing: dict[str, Sample], task: str, known: Known) -> None:
         """Take the rows of another pass, once the trunk has yielded the same bits for a batch of its images."""
         places = {digest: place for place, digest in enumerate(known.digests) if digest in missing}
         if tuple(tuple(tensor.shape[1:]) for tensor in known.boundary) != kept.layout.shapes or not places:
@@ -180,11 +181,11 @@ class FeatureCache:
         rows = kept.layout.pack([tensor[list(places.values())] for tensor in known.boundary])
         digests = list(places)
         checked = digests[: trunk_batch(self.device)]
-        self._compute(kept, trunk, [missing[digest] for digest in checked], 0)
+        self._compute(kept, trunk, [missing[digest] for digest in checked], 0, task)
         if np.array_equal(kept.mapped()[kept.places(checked)], rows[: len(checked)]) and len(digests) > len(checked):
             kept.add(digests[len(checked) :], rows[len(checked) :])
 
-    def _compute(self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int) -> None:
+    def _compute(self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int, task: str) -> None:
         transform = plain_view(self.preprocessing) if view == 0 else augmented_view(self.preprocessing, self.augment)
         seed = None if view == 0 else derive(self.seed, "view", view)
         dataset = ImageDataset(self.root, samples, transform, self.preprocessing, seed=seed, pixels=self.pixels)
@@ -195,7 +196,6 @@ class FeatureCache:
             device=self.device,
             workers=self.workers if len(samples) >= FEWEST_IN_ONE_PASS else 0,
         )
-        task = "cache features" if view == 0 else f"cache features, view {view}"
         done = 0
         for batch, _ in images.epoch():
             boundary = run_trunk(trunk, batch, autocast=self.autocast)

@@ -20,7 +20,7 @@ from finetune.evaluation.intervals import paired, share
 from finetune.features.probe import loo_guesses
 from finetune.features.scores import logme
 from finetune.randomness import derive
-from finetune.types import FEWEST_PROBED, Confidence, Evidence, Interval, Manifest, Sample, Size
+from finetune.types import FEWEST_PROBED, Confidence, Event, Evidence, Interval, Manifest, OnEvent, Sample, Size, ignore
 
 MOST_PROBED, MOST_A_CLASS = 600, 4  # the second where it is more: of many classes
 
@@ -58,6 +58,7 @@ def measure(
     looked_at: LookedAt | None = None,
     confidence: Confidence | None = None,
     units: Sequence[int] | None = None,
+    on_event: OnEvent = ignore,
 ) -> Evidence:
     """Yield the evidence from pooled features (N, D) of a sample, by layer group in order.
 
@@ -70,7 +71,11 @@ def measure(
     pairs = {(unit, sample.target.index) for unit, sample in zip(of_train, train, strict=True)}
     apart = [sum(index == place for _, index in pairs) for place in range(len(counts))]
     num_classes = len(manifest.classes)
-    hits = {group: _hits(found, targets, num_classes, units) for group, found in features.items()}
+    hits: dict[str, NDArray[np.bool_]] = {}
+    for done, (group, found) in enumerate(features.items()):
+        on_event(Event("progress", {"task": "probe layer groups", "done": done, "total": len(features)}))
+        hits[group] = _hits(found, targets, num_classes, units)
+    on_event(Event("progress", {"task": "probe layer groups", "done": len(features), "total": len(features)}))
     joint = _hits(torch.cat(list(features.values()), dim=1), targets, num_classes, units)
     last = list(features)[-1]
     best = max(hits, key=lambda group: (hits[group].mean(), list(hits).index(group)))

@@ -113,11 +113,20 @@ def _compared(evidence: Evidence) -> str:
     return text + (", earlier stages are no better" if len(evidence.probe) > 1 else "")
 
 
+def told_apart(value: float, border: float, *, digits: int) -> tuple[str, str]:
+    """Return two numbers with as many digits as show which is the larger, at least `digits` and at most 6."""
+    while digits < 6 and value != border and f"{value:.{digits}f}" == f"{border:.{digits}f}":
+        digits += 1
+    return f"{value:.{digits}f}", f"{border:.{digits}f}"
+
+
 def _seen(evidence: Evidence) -> str:
     """Say what told whether they are similar, where the probe did not."""
     if evidence.shift is not None:
-        return f"; batch norm finds them {evidence.shift.value:.2f} deviations off (similar below {FAR_SHIFT})"
+        found, border = told_apart(evidence.shift.value, FAR_SHIFT, digits=2)
+        return f"; batch norm finds them {found} deviations off (similar below {border})"
     if evidence.confidence is not None:
         share = evidence.confidence.entropy.value
-        return f"; the pretrained classifier is {share:.0%} as unsure as a guess (similar below {FAR_ENTROPY:.0%})"
+        found, border = told_apart(100 * share, 100 * FAR_ENTROPY, digits=0)
+        return f"; the pretrained classifier is {found}% as unsure as a guess (similar below {border}%)"
     return ""

@@ -168,14 +168,15 @@ def close_epoch(
     }
     state.history.append(line)
     if value is None or loss is None:
-        fit.on_event(Event("epoch", {**line, "is_best": False}))
+        fit.on_event(Event("epoch", {**line, "is_best": False, "delivered": None}))
         return
-    if work.val is not None and choice.delivered(state.history, work.val.num_images) == epoch:
+    delivered = choice.delivered(state.history, work.val.num_images) if work.val else epoch
+    if work.val is not None and delivered == epoch:
         state.best = Best(value, loss, state.phase, epoch)
         fit.keeper.best(fit.model, state)
     is_best = choice.best(state.history) == epoch
     state.num_without_better = 0 if is_best else state.num_without_better + 1
-    fit.on_event(Event("epoch", {**line, "is_best": is_best}))
+    fit.on_event(Event("epoch", {**line, "is_best": is_best, "delivered": delivered}))
 
 
 def _on_val(fit: Fit, work: Work, save: Callable[[], None]) -> tuple[float, float] | tuple[None, None]:

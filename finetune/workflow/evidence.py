@@ -73,6 +73,7 @@ def measure(
         looked_at=_looked_at(recipe, manifest, backbone, chosen, pixels),
         confidence=_confidence(backbone, features[-1]),
         units=units_of(chosen),
+        on_event=on_event,
     )
     return found, Tapped(tuple(s.digest for s in chosen), dict(zip(names, features, strict=True)))
 

@@ -123,4 +123,7 @@ def _ready(recipe: Recipe, manifest: Manifest | None, on_event: OnEvent) -> Read
 
 def _check_unfinished(folder: RunFolder) -> None:
     if folder.is_finished:
-        raise CheckpointError(f"{folder.path} is finished: there is nothing to resume", hint="See its report.html.")
+        raise CheckpointError(
+            f"{folder.path} is finished: there is nothing to resume",
+            hint=f"See its report.html. To train on from its model: finetune run --weights {folder.path} --data DIR.",
+        )

@@ -138,11 +138,11 @@ def plan(
 
 
 def _prepared(recipe: Recipe, on_event: OnEvent) -> Prepared:
-    """Prepare a run; of its warnings those that are notes of the plan are shown there alone."""
+    """Prepare a run; what the plan itself shows (its notes, the verdict) is said there alone."""
     held: list[Event] = []
 
     def hold(event: Event) -> None:
-        if event.kind == "warning":
+        if event.kind in ("warning", "message"):
             held.append(event)
         else:
             on_event(event)
@@ -150,7 +150,8 @@ def _prepared(recipe: Recipe, on_event: OnEvent) -> Prepared:
     notes: tuple[str, ...] = ()
     try:
         made = preparing.prepare(recipe, on_event=hold)
-        notes = (*made.notes, *preparing.remarks(made.recipe, made.backbone))
+        verdict = () if made.verdict is None else (made.verdict.line,)
+        notes = (*made.notes, *preparing.remarks(made.recipe, made.backbone), *verdict)
         return made
     finally:
         for event in held:

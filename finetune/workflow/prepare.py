@@ -97,7 +97,7 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
     if recipe.strategy.name == "auto":
         evidence, tapped = measure(recipe, manifest, backbone, pixels, on_event=on_event)
         verdict = decide(evidence, assume=recipe.strategy.assume.split(","))
-        on_event(Event("message", {"text": f"auto: {verdict.reason}"}))
+        on_event(Event("message", {"text": verdict.line}))
         if not of.pretrained:
             text = "the backbone has random weights, of which the evidence tells little: --strategy scratch trains it"
             on_event(Event("warning", {"text": text}))

@@ -12,6 +12,7 @@ from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.state import Checkpoint
 from finetune.data.balance import never_predicted, never_predicted_text
+from finetune.data.listing import counted
 from finetune.data.split import units_of
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import measure
@@ -110,7 +111,7 @@ def resume_alone(
     prepared, allowed = reopen(folder, terms, now=now, on_event=on_event)
     checkpoint = state.load(folder.last, on_event=on_event)
     done = len(checkpoint.state.history) if checkpoint else 0
-    on_event(Event("message", {"text": f"resuming {folder.path} after {done} epochs"}))
+    on_event(Event("message", {"text": f"resuming {folder.path} after {counted(done, 'epoch')}"}))
     return _train(folder, prepared, checkpoint, allowed=allowed, seconds=seconds or {}, stop=stop, on_event=on_event)
 
 

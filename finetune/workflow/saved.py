@@ -60,6 +60,11 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     """
     folder = run_folder.open_run(path)
     weights = folder.model / timm_folder.WEIGHTS
+    if folder.comparison.is_file():
+        raise CheckpointError(
+            f"{folder.path} is a comparison of several runs",
+            hint=f"Name one of its runs: {folder.path / 'runs'}/NAME.",
+        )
     if not folder.is_finished or not weights.is_file():
         raise CheckpointError(
             f"{folder.path} has no model yet: the run did not come to its end",

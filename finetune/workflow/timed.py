@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from finetune import recipe as recipes
+from finetune.data.listing import counted
 from finetune.errors import RecipeError, ResourceError
 from finetune.settings import Recipe
 from finetune.strategy.budget import Option, cheaper_than, choose, seconds_of, told
@@ -104,7 +105,7 @@ def _note(time: str, prepared: Prepared, option: Option, epochs: int) -> str:
     takes = f"about {told(option.seconds(epochs))} of computing"
     planned = prepared.recipe.strategy.name
     if option.strategy != planned:
-        count = f", {epochs} epochs" if option.epoch else ""
+        count = f", {counted(epochs, 'epoch')}" if option.epoch else ""
         return f"in {time} {planned} has no time for a third of its epochs → {option.strategy}{count}, {takes}"
     if epochs < option.epochs:
         return f"in {time} {option.strategy} has time for {epochs} of its {option.epochs} epochs, {takes}"

@@ -63,7 +63,7 @@ def with_flags(*flags: object) -> Make:
 
 
 CASES: dict[str, tuple[Make, int, str]] = {
-    "missing folder": (lambda tmp: data(tmp / "nowhere"), 3, "no such folder or file"),
+    "missing folder": (lambda tmp: data(tmp / "nowhere"), 3, "no such file or folder"),
     "no data": (lambda tmp: ("--strategy", "full", *QUICK), 2, "data.path is empty"),
     "empty folder": (empty, 3, "no images in"),
     "one class": (one_class, 3, "only one class"),

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from finetune.evaluation.intervals import wilson
-from finetune.strategy.matrix import FAR_ENTROPY, FAR_SHIFT, FEW, PLENTY, SOLVED, decide, similarity_score, size_score
+from finetune.strategy.matrix import (
+    FAR_ENTROPY,
+    FAR_SHIFT,
+    FEW,
+    PLENTY,
+    SOLVED,
+    decide,
+    similarity_score,
+    size_score,
+    told_apart,
+)
 from finetune.types import Confidence, Evidence, Interval, Size
 
 NOTHING = Interval(0, 0, 0)
@@ -136,3 +146,19 @@ def test_the_reason_says_what_was_counted_and_compared() -> None:
     )
     assert ", earlier stages are no better" in decide(evidence(shift=NEAR)).reason
     assert "stages" not in decide(evidence(probe=(0.9,), shift=NEAR)).reason.split(";")[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "border", "digits", "shown"),
+    [
+        (0.17, 0.19, 2, ("0.17", "0.19")),
+        (0.188, 0.19, 2, ("0.188", "0.190")),
+        (0.18999, 0.19, 2, ("0.18999", "0.19000")),
+        (0.19, 0.19, 2, ("0.19", "0.19")),
+        (64.6, 65.0, 0, ("64.6", "65.0")),
+    ],
+)
+def test_two_numbers_are_shown_with_the_digits_that_decide(
+    value: float, border: float, digits: int, shown: tuple[str, str]
+) -> None:
+    assert told_apart(value, border, digits=digits) == shown
