@@ -23,6 +23,7 @@ LAUNCHED = (
     "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK",
 )  # fmt: skip
 SHARED = (PartialState, AcceleratorState, GradientState)
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -45,12 +46,16 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Yield the arithmetic of the forward pass; "auto" is bfloat16 on a GPU that has it, else float32."""
+    """Yield the arithmetic of the forward pass; "auto" is bfloat16 on a GPU whose units compute in it, else float32.
+
+    GPUs before Ampere (V100, T4) emulate bfloat16, many times slower than they compute in float32.
+    """
     if name != "auto":
         if name == "float16" and device.type == "cpu":
             raise ResourceError("train.precision = 'float16' needs a GPU", hint="Use bfloat16 or float32 on a CPU.")
         return name
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has_bfloat16 else "float32"
 
 
 def in_fast_layout(model: nn.Module, device: torch.device) -> nn.Module:
@@ -117,9 +122,45 @@ def free_memory(device: torch.device) -> int:
 
 def autocasting(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[Any]]:
     """Return what opens the arithmetic of a precision on a device, around a forward pass."""
-    if resolve_precision(precision, device) == "float32":
+    resolved = resolve_precision(precision, device)
+    if resolved == "float32":
         return nullcontext
-    return partial(torch.autocast, device_type=device.type, dtype=getattr(torch, precision))
+    return partial(torch.autocast, device_type=device.type, dtype=getattr(torch, resolved))
+
+
+def reserve_workspace(device: torch.device) -> None:
+    """Have cuBLAS, when it starts, take the workspace with which it is deterministic.
+
+    Raises:
+        ResourceError: it was started without; it reads that once in a process.
+    """
+    if device.type != "cuda" or WORKSPACE in os.environ:
+        return
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        raise ResourceError(
+            f"train.deterministic: CUDA has been used in this process, without {WORKSPACE}",
+            hint=f"Set {WORKSPACE}=:4096:8 in the environment before Python starts.",
+        )
+    os.environ[WORKSPACE] = ":4096:8"
+
+
+@contextmanager
+def deterministic(device: torch.device, *, is_asked: bool = True) -> Iterator[None]:
+    """Have torch take deterministic kernels alone inside the block, where that is asked.
+
+    Raises:
+        ResourceError: CUDA was used before it could be asked to be deterministic.
+    """
+    if not is_asked:
+        yield
+        return
+    reserve_workspace(device)
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 @contextmanager

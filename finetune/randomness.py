@@ -27,6 +27,7 @@ def forked(seed: int, *, devices: tuple[torch.device, ...] = ()) -> Iterator[Non
     """Seed Python, NumPy and torch inside the block and put back what they were after it."""
     states = random.getstate(), np.random.get_state()
     cuda = [device for device in devices if device.type == "cuda"]
+    on_mps = torch.mps.get_rng_state() if any(device.type == "mps" for device in devices) else None
     with torch.random.fork_rng(devices=cuda):
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -34,8 +35,12 @@ def forked(seed: int, *, devices: tuple[torch.device, ...] = ()) -> Iterator[Non
         for device in cuda:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
+        if on_mps is not None:
+            torch.mps.manual_seed(seed)
         try:
             yield
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
+            if on_mps is not None:
+                torch.mps.set_rng_state(on_mps)

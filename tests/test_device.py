@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from finetune.device import accelerator, available_memory
+from finetune import device as devices
+from finetune.device import accelerator, autocasting, available_memory, deterministic, resolve_precision
 from finetune.errors import ResourceError
 
 CPU = torch.device("cpu")
@@ -96,3 +97,47 @@ def test_an_accelerator_of_the_caller_stays_as_it_is_and_ours_too() -> None:
 def test_a_precision_that_a_device_has_not_is_one_error() -> None:
     with pytest.raises(ResourceError, match="needs a GPU"):
         accelerator(CPU, "float16")
+
+
+GPU = torch.device("cuda")
+
+
+@pytest.mark.parametrize(("major", "precision"), [(6, "float32"), (7, "float32"), (8, "bfloat16"), (9, "bfloat16")])
+def test_bfloat16_that_a_gpu_emulates_is_not_taken_by_itself(monkeypatch, major: int, precision: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: type("Properties", (), {"major": major}))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+    assert resolve_precision("auto", GPU) == precision
+    assert resolve_precision("bfloat16", GPU) == "bfloat16"
+
+
+def test_an_open_precision_opens_the_arithmetic_that_it_means(monkeypatch) -> None:
+    monkeypatch.setattr(devices, "resolve_precision", lambda *_: "bfloat16")
+    with autocasting(CPU, "auto")():
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_determinism_is_asked_for_before_cuda_starts_and_put_back(monkeypatch) -> None:
+    monkeypatch.delenv(devices.WORKSPACE, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with deterministic(GPU):
+            assert devices.os.environ[devices.WORKSPACE] == ":4096:8"
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        monkeypatch.delenv(devices.WORKSPACE, raising=False)
+
+
+def test_determinism_that_comes_too_late_is_refused(monkeypatch) -> None:
+    monkeypatch.delenv(devices.WORKSPACE, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(ResourceError, match="CUDA has been used") as caught, deterministic(GPU):
+        pass
+    assert f"{devices.WORKSPACE}=:4096:8" in caught.value.hint
+    monkeypatch.setenv(devices.WORKSPACE, ":16:8")
+    with deterministic(GPU):
+        assert devices.os.environ[devices.WORKSPACE] == ":16:8"

@@ -95,3 +95,16 @@ def test_every_seed_of_63_bits_is_accepted(seed: int) -> None:
         first = draws()
     with forked(seed):
         assert draws() == first
+
+
+def test_the_generator_of_a_mac_is_seeded_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: "before")
+    monkeypatch.setattr(torch.mps, "manual_seed", calls.append)
+    monkeypatch.setattr(torch.mps, "set_rng_state", calls.append)
+    with pytest.raises(ValueError, match="inside"), forked(7, devices=(torch.device("mps"),)):
+        raise ValueError("inside")
+    assert calls == [7, "before"]
+    with forked(7, devices=(torch.device("cpu"),)):
+        pass
+    assert calls == [7, "before"]

@@ -9,6 +9,7 @@ Letters: B batch, N images.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
@@ -40,11 +41,20 @@ def run_trunk(trunk: Trunk, images: Tensor, *, autocast: Autocast) -> Boundary:
             chunk = torch.cat([chunk, chunk.new_zeros(size - count, *chunk.shape[1:])])
         with autocast():
             parts.append(tuple(tensor[:count].float() for tensor in trunk(chunk)))
+    return joined(trunk, parts)
+
+
+def joined(trunk: Trunk, parts: Sequence[Boundary]) -> Boundary:
+    """Return boundary tensors of several passes as one, lying in memory as the trunk puts them."""
     return trunk.laid(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 class TrunkBatches:
-    """Image batches with the trunk run on each: nothing is kept."""
+    """Image batches with the trunk run on each: nothing is kept.
+
+    The images of several small batches go through the trunk together, so that no pass but the last of
+    an epoch is padded: what a row yields depends on no other row.
+    """
 
     def __init__(self, trunk: Trunk, images: ImageBatches, *, autocast: Autocast) -> None:
         self.trunk, self.images, self.autocast = trunk, images, autocast
@@ -55,8 +65,32 @@ class TrunkBatches:
 
     def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Boundary, Tensor]]:
         """Yield (boundary tensors, class indices) from batch `start` of an epoch on."""
+        waiting: deque[Tensor] = deque()  # class indices of the batches whose rows are not all there
+        pixels: list[Tensor] = []
+        rows: list[Boundary] = []
         for images, targets in self.images.epoch(epoch, phase=phase, start=start):
-            yield run_trunk(self.trunk, images, autocast=self.autocast), targets
+            waiting.append(targets)
+            pixels.append(images)
+            size = trunk_batch(images.device)
+            count = sum(map(len, pixels)) // size * size
+            if count:
+                held = torch.cat(pixels)
+                rows.append(run_trunk(self.trunk, held[:count], autocast=self.autocast))
+                pixels = [held[count:]]
+                yield from self._whole(waiting, rows)
+        if sum(map(len, pixels)):
+            rows.append(run_trunk(self.trunk, torch.cat(pixels), autocast=self.autocast))
+            yield from self._whole(waiting, rows)
+
+    def _whole(self, waiting: deque[Tensor], rows: list[Boundary]) -> Iterator[tuple[Boundary, Tensor]]:
+        """Yield the batches whose rows are all there; of `rows` the others stay."""
+        held = joined(self.trunk, rows)
+        while waiting and len(waiting[0]) <= len(held[0]):
+            targets = waiting.popleft()
+            count = len(targets)
+            yield self.trunk.laid(tensor[:count] for tensor in held), targets
+            held = tuple(tensor[count:] for tensor in held)
+        rows[:] = [held] if len(held[0]) else []
 
 
 class CachedBatches:

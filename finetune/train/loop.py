@@ -30,6 +30,7 @@ from finetune.train.memory import out_of_memory
 from finetune.train.outputs import aux_weight, loss_of
 from finetune.types import Event, LayerGroup, OnEvent, Phase
 
+SELDOM = 0.1  # seconds after which losses are read from a GPU
 QUICK = 2.0  # seconds: epochs on cached features are over sooner than a checkpoint is written
 
 
@@ -196,10 +197,11 @@ def stoppable(fit: Fit, batches: Iterator[tuple[Any, Tensor]], save: Callable[[]
 
 
 def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, phase: Phase, state: TrainState) -> None:
-    saved_at = began = time.monotonic()
+    saved_at = began = read_at = time.monotonic()
     seen_before = state.num_seen
+    every = fit.settings.checkpoint_every
     run.train()
-    waited = _Waited()
+    waited, unread = _Waited(), _Unread()
     for inputs, targets in waited(batches.epoch(state.epoch, phase=state.phase, start=state.step)):
         lr = _lr(fit, phase, state.epoch, state.step, len(batches))
         for group in optimiser.param_groups:
@@ -207,14 +209,14 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, pha
         place = derive(fit.settings.seed, "step", state.phase, state.epoch, state.step)
         with forked(place, devices=(fit.accelerator.device,)):
             loss, num_correct = _step(fit, run, optimiser, inputs, targets)
-        if not math.isfinite(loss):
-            where = f"in phase {phase.name}, epoch {state.epoch + 1}, step {state.step + 1}"
-            raise _not_finite(fit, f"the loss is {loss} {where}", phase)
+        unread.add(loss, num_correct, len(targets))
         state.step += 1
-        state.loss_sum += loss * len(targets)
-        state.num_correct += num_correct
-        state.num_seen += len(targets)
-        speed = (state.num_seen - seen_before) / max(time.monotonic() - began, 1e-9)
+        is_on_gpu = fit.accelerator.device.type != "cpu"
+        if is_on_gpu and time.monotonic() - read_at < SELDOM and state.step < len(batches):
+            continue  # to read a number there stops a GPU until it has computed all before
+        unread.read(fit, phase, state)
+        read_at = time.monotonic()
+        speed = (state.num_seen - seen_before) / max(read_at - began, 1e-9)
         fit.on_event(
             Event(
                 "step",
@@ -229,13 +231,40 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, pha
                 },
             )
         )
-        every = fit.settings.checkpoint_every
         if every is not None and time.monotonic() - saved_at > 60 * every:
             _keep(fit, optimiser, phase, state)
             saved_at = time.monotonic()
         fit.raise_if_stopped(lambda: _keep(fit, optimiser, phase, state))
     seconds = {"seconds": time.monotonic() - began, "waited": waited.seconds}
     fit.on_event(Event("timing", {"phase": phase.name, "epoch": state.epoch + 1, **seconds}))
+
+
+class _Unread:
+    """Losses and hits of the steps since a number was read from the device last."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Tensor, Tensor, int]] = []
+
+    def add(self, loss: Tensor, num_correct: Tensor, num_images: int) -> None:
+        self.steps.append((loss, num_correct, num_images))
+
+    def read(self, fit: Fit, phase: Phase, state: TrainState) -> None:
+        """Add them to the sums of the epoch, in the order of the steps, of which `state.step` was the last.
+
+        Raises:
+            TrainingError: the loss of one of them is not finite.
+        """
+        losses, hits, counts = zip(*self.steps, strict=True)
+        first = state.step - len(self.steps) + 1
+        read = zip(torch.stack(losses).tolist(), torch.stack(hits).tolist(), counts, strict=True)
+        for step, (loss, num_correct, num_images) in enumerate(read, start=first):
+            if not math.isfinite(loss):
+                where = f"in phase {phase.name}, epoch {state.epoch + 1}, step {step}"
+                raise _not_finite(fit, f"the loss is {loss} {where}", phase)
+            state.loss_sum += loss * num_images
+            state.num_correct += num_correct
+            state.num_seen += num_images
+        self.steps.clear()
 
 
 class _Waited:
@@ -254,9 +283,12 @@ class _Waited:
             yield batch
 
 
-def _step(fit: Fit, run: nn.Module, optimiser: Any, inputs: Any, targets: Tensor) -> tuple[float, int]:
-    """Take one step on the mean loss of a batch, its gradient summed over micro-batches; yield loss and hits."""
-    loss_sum, num_correct = 0.0, 0
+def _step(fit: Fit, run: nn.Module, optimiser: Any, inputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Take one step on the mean loss of a batch, its gradient summed over micro-batches.
+
+    Yields loss and hits, both (), on the device: nothing here waits for it.
+    """
+    losses, hits = [], []
     for part, wanted in _micro_batches(inputs, targets, fit.settings.micro_batch or len(targets)):
         with fit.accelerator.autocast():
             output = run(part)
@@ -264,14 +296,14 @@ def _step(fit: Fit, run: nn.Module, optimiser: Any, inputs: Any, targets: Tensor
         loss, logits = loss_of(output, criterion, aux_weight=aux_weight(fit.model))
         share = len(wanted) / len(targets)
         fit.accelerator.backward(loss * share if share < 1 else loss)
-        loss_sum += float(loss.detach()) * share
-        num_correct += int((logits.detach().argmax(dim=1) == wanted).sum())
+        losses.append(loss.detach() * share)
+        hits.append((logits.detach().argmax(dim=1) == wanted).sum())
     if fit.settings.clip is not None:
         trained = [p for group in optimiser.param_groups for p in group["params"]]
         fit.accelerator.clip_grad_norm_(trained, fit.settings.clip)
     optimiser.step()
     optimiser.zero_grad()
-    return loss_sum, num_correct
+    return torch.stack(losses).sum(), torch.stack(hits).sum()
 
 
 def _micro_batches(inputs: Any, targets: Tensor, size: int) -> Iterator[tuple[Any, Tensor]]:
@@ -296,8 +328,10 @@ def _lr(fit: Fit, phase: Phase, epoch: int, step: int, steps: int) -> float:
 
 def _keep(fit: Fit, optimiser: Any, phase: Phase, state: TrainState) -> None:
     """Write a checkpoint, unless the weights are no longer finite: the last good one stays then."""
-    for name, weight in fit.model.named_parameters():
-        if weight.requires_grad and not bool(torch.isfinite(weight).all()):
+    trained = {name: weight for name, weight in fit.model.named_parameters() if weight.requires_grad}
+    found = torch.stack([torch.isfinite(weight).all() for weight in trained.values()]).tolist()
+    for name, is_finite in zip(trained, found, strict=True):
+        if not is_finite:
             raise _not_finite(fit, f"{name} is no longer finite in phase {phase.name}, epoch {state.epoch + 1}", phase)
     if fit.accelerator.scaler is not None:
         state.scaler = fit.accelerator.scaler.state_dict()

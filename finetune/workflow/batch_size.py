@@ -14,10 +14,12 @@ from finetune.backbone.load import Backbone
 from finetune.device import autocasting, free_memory
 from finetune.errors import BackboneError
 from finetune.settings import Recipe
-from finetune.train.memory import Memory, fitting_batch, step_memory, tried_batch
+from finetune.train.memory import STATES, Memory, fitting_batch, step_memory, tried_batch
 from finetune.train.outputs import loss_of
 from finetune.types import Event, OnEvent, Phase
 from finetune.workflow.prepare import Prepared, skeleton_of, with_head
+
+MARGIN = 0.1  # of what is free on a GPU
 
 
 def with_micro_batch(prepared: Prepared, *, on_event: OnEvent) -> Prepared:
@@ -67,19 +69,28 @@ def _fitting(prepared: Prepared, batch: int) -> int:
 
 
 def _tried(recipe: Recipe, backbone: Backbone, phase: Phase, batch: int) -> int:
-    """Take steps on empty pictures until one fits; weights and statistics are left as they were."""
+    """Take steps on empty images until one fits; weights and statistics are left as they were.
+
+    What a run holds beside a step is held meanwhile: the optimiser's averages, the copy of the trained
+    weights that would be delivered, and a margin for what kernels take and memory loses in pieces.
+    """
     model, device = backbone.model, next(backbone.model.parameters()).device
     autocast = autocasting(device, str(recipe.train.precision))
     kept = {name: tensor.clone() for name, tensor in model.named_buffers()}
 
     def attempt(size: int) -> None:
         images = torch.zeros(size, 3, *backbone.preprocessing.image_size, device=device)
+        held = [torch.empty(int(MARGIN * free_memory(device)), dtype=torch.uint8, device=device)]
         try:
             with freezing(model, phase.plan, backbone.groups), autocast():
                 model.train()
+                trained = [weight for weight in model.parameters() if weight.requires_grad]
+                copies = 1 + STATES.get(recipe.optim.name, 2)
+                held += [torch.empty_like(weight) for weight in trained for _ in range(copies)]
                 total, _ = loss_of(model(images), Tensor.sum, aux_weight=1.0)
                 torch.autograd.backward(total)
         finally:
+            held.clear()
             model.zero_grad(set_to_none=True)
             model.load_state_dict(kept, strict=False)
             model.eval()

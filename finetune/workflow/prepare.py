@@ -16,7 +16,7 @@ from finetune.backbone.weights import refuse_random
 from finetune.checkpoint import run_folder
 from finetune.data import balance, checks, sources, split
 from finetune.data.pixels import PixelCache, opened_or_none
-from finetune.device import in_fast_layout, resolve_device, resolve_precision
+from finetune.device import in_fast_layout, reserve_workspace, resolve_device, resolve_precision
 from finetune.errors import BackboneError, DataError, RecipeError
 from finetune.settings import EMBEDDED, Recipe
 from finetune.strategy.matrix import decide
@@ -63,7 +63,8 @@ def recipe_of(
             changes[recipes.ALIASES.get(name, name)] = str(value) if isinstance(value, Path) else value
     changes.update(overrides or {})
     if isinstance(base, Recipe):
-        recipe = recipes.load(overrides={**_flat(base), **changes})
+        flat = {key: getattr(getattr(base, key.split(".")[0]), key.split(".")[1]) for key in recipes.fields()}
+        recipe = recipes.load(overrides={**flat, **changes})
     else:
         recipe = recipes.load(base, overrides=changes)
     _check_numbers(recipe, changes)
@@ -143,7 +144,10 @@ def load_backbone(recipe: Recipe, of: Architecture, *, num_classes: int) -> Back
     )
     if not any(group.is_head for group in backbone.groups):
         raise BackboneError(f"{of.name} has no classifier that could be trained")
-    in_fast_layout(backbone.model, resolve_device(recipe.train.device))
+    device = resolve_device(recipe.train.device)
+    if recipe.train.deterministic:
+        reserve_workspace(device)  # before CUDA is used
+    in_fast_layout(backbone.model, device)
     return with_range(backbone, range_named(recipe))
 
 
@@ -379,10 +383,6 @@ def _last(backbone: Backbone) -> str:
 
 def _or(value: Any, otherwise: Any) -> Any:
     return otherwise if value == "auto" else value
-
-
-def _flat(recipe: Recipe) -> dict[str, Any]:
-    return {key: getattr(getattr(recipe, key.split(".")[0]), key.split(".")[1]) for key in recipes.fields()}
 
 
 def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:

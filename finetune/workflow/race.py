@@ -24,6 +24,7 @@ from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers
 from finetune.checkpoint.racing import open_race
 from finetune.checkpoint.run_folder import LOCK, RunFolder, write_json
 from finetune.data import checks
+from finetune.device import deterministic, resolve_device
 from finetune.errors import BackboneError, RecipeError, TrainingError
 from finetune.settings import FORMAT_VERSION, Recipe
 from finetune.strategy.race import MOST_OVERHEAD, Place, RacePlan, Work, candidates, judge, plan_race
@@ -100,9 +101,10 @@ def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     auto = as_auto(recipe)
-    own = prepare(auto, manifest=manifest, on_event=on_event)
-    own = _in_time(own, auto, may_fall=True, on_event=on_event)
-    made, late = _in_time_each(field_of(auto, own), auto)
+    with deterministic(resolve_device(recipe.train.device), is_asked=recipe.train.deterministic):
+        own = prepare(auto, manifest=manifest, on_event=on_event)
+        own = _in_time(own, auto, may_fall=True, on_event=on_event)
+        made, late = _in_time_each(field_of(auto, own), auto)
     works, plan = planned(made)
     return Field(recipe, made, works, replace(plan, left_out={**late, **plan.left_out}))
 

@@ -14,6 +14,7 @@ from finetune.checkpoint.state import Checkpoint
 from finetune.data.balance import never_predicted, never_predicted_text
 from finetune.data.listing import counted
 from finetune.data.split import units_of
+from finetune.device import deterministic, resolve_device
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import measure
 from finetune.report import page
@@ -83,11 +84,12 @@ def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     began = time.monotonic()
-    prepared = prepare(recipe, manifest=manifest, on_event=on_event)
-    is_open = recipe.strategy.name == "auto"
-    num_images = len(prepared.manifest.samples)
-    prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
-    return Ready(with_micro_batch(prepared, on_event=on_event), {"prepare": time.monotonic() - began})
+    with deterministic(resolve_device(recipe.train.device), is_asked=recipe.train.deterministic):
+        prepared = prepare(recipe, manifest=manifest, on_event=on_event)
+        is_open = recipe.strategy.name == "auto"
+        num_images = len(prepared.manifest.samples)
+        prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
+        return Ready(with_micro_batch(prepared, on_event=on_event), {"prepare": time.monotonic() - began})
 
 
 def resume_alone(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from finetune.backbone.folder import plain_tensors
@@ -17,7 +15,7 @@ from finetune.checkpoint.began_cached import BeganCached
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.data.split import units_of
-from finetune.device import accelerator, resolve_device
+from finetune.device import accelerator, deterministic, resolve_device
 from finetune.errors import DataError, ResourceError, TrainingError
 from finetune.settings import Recipe
 from finetune.strategy.strategies import retrained
@@ -133,17 +131,11 @@ def computing(recipe: Recipe) -> Iterator[None]:
     """Compute inside the block as a recipe asks: with deterministic kernels where it does.
 
     Raises:
-        ResourceError: memory ran out, or a process that decodes images died.
+        ResourceError: memory ran out, a process that decodes images died, or CUDA was used too early.
     """
-    before = torch.are_deterministic_algorithms_enabled()
-    if recipe.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    try:
-        with guarded(IN_A_RUN):
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before)
+    device = resolve_device(recipe.train.device)
+    with deterministic(device, is_asked=recipe.train.deterministic), guarded(IN_A_RUN):
+        yield
 
 
 @contextmanager

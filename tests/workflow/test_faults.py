@@ -136,7 +136,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_good_checkpoi
 
         def diverging(*arguments: object) -> object:
             calls.append(1)
-            return (value, 0) if len(calls) == 5 else step(*arguments)
+            return (torch.tensor(value), torch.tensor(0)) if len(calls) == 5 else step(*arguments)
 
         patched.setattr(loop, "_step", diverging)
         with pytest.raises(
