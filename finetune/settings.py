@@ -169,7 +169,9 @@ class TrainSection(Section):
     workers: Whole | Auto = Field("auto", description="Processes that decode images. auto: by cores and data size.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Arithmetic of the forward pass. auto: bfloat16 on a GPU that computes in it (not emulates), else float32."
+        "auto",
+        description="Arithmetic of the forward pass. auto: bfloat16 on a GPU that computes in it "
+        "(not emulates), else float32.",
     )
     refit: bool = Field(
         False,
