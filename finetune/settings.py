@@ -74,7 +74,7 @@ ValueRange = Annotated[tuple[float, float], BeforeValidator(_black_and_white)]
 class Section(BaseModel):
     """A table of the recipe: unknown keys are errors, `true` is no 1, nothing changes later."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
 
 class DataSection(Section):
