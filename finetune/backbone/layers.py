@@ -137,6 +137,8 @@ def _run(model: nn.Module, input_shape: Sequence[int], *, device: str) -> dict[s
         is_handed_on = kind in ("pool", "other") and any(out is given for given in inputs)
         if out is None or is_handed_on or kind in _SKIPPED:
             return
+        if not out.numel():  # torch before 2.7 computes shapes of such tensors without a word
+            raise RuntimeError(f"nothing is left of the image at {name}")
         if kind == "norm":
             tracker.fields[out] = tracker.fields.get(inputs[0] if inputs else out)
         field = tracker.fields.get(out)

@@ -8,6 +8,7 @@ Letters: B batch, C channels, H W pixels, N tokens, D features.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,42 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """Trace a network as a function of its images alone: whatever else it takes has its default."""
+        options = list(inspect.signature(root.forward).parameters.values())[1:]
+        defaults = {option.name: option.default for option in options if option.default is not option.empty}
+        with _without_caches(root):
+            graph = super().trace(root, {**defaults, **(concrete_args or {})} or None)
+        for node in [node for node in graph.nodes if node.op == "placeholder"][1:]:
+            if node.args:  # an option; what hangs on it asserts that it has this value
+                _erase(graph, node)
+        return graph
+
+
+@contextmanager
+def _without_caches(root: nn.Module) -> Iterator[None]:
+    """Empty what modules keep from one pass for the next: a trace would take it for constants, and leave its own."""
+    caches = [
+        (value, dict(value))
+        for module in root.modules()
+        for name, value in vars(module).items()
+        if name.endswith("_cache") and isinstance(value, dict)
+    ]
+    for cache, _ in caches:
+        cache.clear()
+    try:
+        yield
+    finally:
+        for cache, before in caches:
+            cache.clear()
+            cache.update(before)
+
+
+def _erase(graph: fx.Graph, node: fx.Node) -> None:
+    for user in list(node.users):
+        _erase(graph, user)
+    graph.erase_node(node)
 
 
 class _Shapes(fx.Interpreter):

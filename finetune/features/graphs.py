@@ -66,7 +66,7 @@ class ModelGraph:
         for module, mode in modes:
             module.training = mode
         placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-        self.input, self.options = placeholders[0], placeholders[1:]
+        self.input = placeholders[0]
         self.keys = self._keys(names)
         self.by_key = {key: node for node, key in reversed(self.keys.items())}
         self.input_key = self.keys[self.input]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
 from finetune.backbone.groups import head_modules, layer_groups
-from finetune.backbone.trace import Traced, prefix, trace
+from finetune.backbone.trace import Traced, Tracer, prefix, trace
 from finetune.errors import BackboneError
 
 LAYOUTS = ["test_resnet", "test_vit", "test_convnext"]
@@ -172,6 +174,37 @@ def test_tracing_twice_gives_the_same_graph() -> None:
     model = network("levit_128s")
     first, second = traced(model, 64), traced(model, 64)
     assert (first.ends, first.ranks) == (second.ends, second.ranks)
+
+
+def test_a_network_is_traced_as_a_function_of_its_images_alone() -> None:
+    class Choosy(nn.Module):
+        """A network that takes more than images, one of it by name alone."""
+
+        def forward(self, images, mask=None, *, is_causal: bool = False, scale: float = 2.0):
+            return images.flip(0) if mask is not None or is_causal else images * scale
+
+    graph = Tracer().trace(Choosy())
+    assert [node.name for node in graph.nodes if node.op == "placeholder"] == ["images"]
+    assert [node.target for node in graph.nodes if node.op == "call_function"] == [operator.mul]
+
+
+def test_what_a_network_keeps_from_pass_to_pass_is_no_constant_and_stays() -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2))
+            self.bias_cache = {"cpu": torch.zeros(2)}
+
+        def forward(self, images):
+            if "cpu" not in self.bias_cache:
+                self.bias_cache["cpu"] = self.weight * 2
+            return images + self.bias_cache["cpu"]
+
+    model = Caching()
+    before = dict(model.bias_cache)
+    graphs = [Tracer().trace(model) for _ in range(2)]
+    assert all(any(node.target == "weight" for node in graph.nodes) for graph in graphs)
+    assert model.bias_cache == before
 
 
 class Toy(nn.Module):
