@@ -18,7 +18,7 @@ Auto = Literal["auto"]
 NoneWord = Literal["none"]
 
 StrategyName = Literal["auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch", "race"]
-STRATEGIES: tuple[str, ...] = get_args(StrategyName)
+STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
 
 DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"
 EMBEDDED = "embedded"  # the backbone whose weights lie in this package

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from finetune.errors import RecipeError
 from finetune.recipe import ALIASES, describe_type, dump, fields, load, loads, parse_flag, parse_set, update
-from finetune.settings import SECTIONS, STRATEGIES, Recipe
+from finetune.settings import SECTIONS, STRATEGY_NAMES, Recipe
 
 NUMBERS = {
     "split.val": 0.5,
@@ -110,7 +110,7 @@ def test_random_recipes_survive_the_way_to_toml_and_back(seed: int) -> None:
     rng = random.Random(seed)
     chosen = {key: value for key, value in NUMBERS.items() if rng.random() < 0.5}
     chosen["optim.lr"] = rng.uniform(0, 1) * 10 ** rng.randint(-20, 3)
-    chosen["strategy.name"] = rng.choice(STRATEGIES)
+    chosen["strategy.name"] = rng.choice(STRATEGY_NAMES)
     recipe = load(overrides=chosen)
     assert loads(dump(recipe), source="dump") == recipe
     assert recipe.optim.lr == chosen["optim.lr"]

@@ -11,7 +11,7 @@ import typer
 
 from finetune import recipe as recipes
 from finetune.errors import Interrupted
-from finetune.settings import STRATEGIES
+from finetune.settings import STRATEGY_NAMES
 
 DATA, STRATEGY, TRAINING = "Data", "Backbone and strategy", "Training"
 
@@ -25,7 +25,7 @@ FLAGS: dict[str, tuple[str, str, str | None]] = {
     "weights": (STRATEGY, "PATH", "A timm folder, .safetensors or .pth file."),
     "pretrained": (STRATEGY, "", None),
     "image_size": (STRATEGY, "PIXELS", None),
-    "strategy": (STRATEGY, "NAME", ", ".join(STRATEGIES) + "."),
+    "strategy": (STRATEGY, "NAME", ", ".join(STRATEGY_NAMES) + "."),
     "assume": (STRATEGY, "WORDS", "auto: take few or many, similar or dissimilar as given: few,similar."),
     "top_k": (STRATEGY, "N", "Train the head and the last N layer groups; with lp-ft, after solving the head."),
     "probe_at": (STRATEGY, "GROUP", "Classify the output of this layer group, of several joined by +, or of all."),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.report.page import render
+from finetune.strategy.strategies import is_pretrained
 
 COLOURS = ("#2f6fc4", "#d9730d", "#2e8b57", "#b0307a", "#7a5cc2", "#8a6d3b", "#0f9a9a", "#c0392b")
 WIDTH, HEIGHT = 380, 220  # of what is inside the axes, in units of the picture
@@ -115,7 +116,7 @@ def _line(
     if len(places) == 1:  # solved in one go: its level, on to the end
         places.append((float(WIDTH), places[0][1]))
     points = " ".join(f"{a:g},{b:g}" for a, b in places)
-    return Line(points, delivered, colour, len(curve) == 1 or one.strategy == "scratch", one.label)
+    return Line(points, delivered, colour, len(curve) == 1 or not is_pretrained(one.strategy), one.label)
 
 
 def _range(values: Sequence[float], *, is_share: bool) -> Point:

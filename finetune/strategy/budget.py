@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WORTH = 1 / 3  # of its epochs: with fewer a cheaper strategy is taken instead
-CHEAPER = ("full", "top-k", "head-only", "linear-probe")  # each takes less than the one before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,3 @@ def choose(options: Sequence[Option], limit: float) -> tuple[Option, int] | None
     fitting = [(option, epochs) for option in options if (epochs := option.fitting(limit)) is not None]
     enough = (pair for pair in fitting if pair[1] >= WORTH * pair[0].epochs)
     return next(enough, fitting[-1] if fitting else None)
-
-
-def cheaper_than(strategy: str) -> tuple[str, ...]:
-    """Yield what a strategy may fall to, the dearest first."""
-    place = CHEAPER.index(strategy) if strategy in CHEAPER else 0
-    return CHEAPER[place + 1 :]

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import RecipeError, did_you_mean
-from finetune.settings import STRATEGIES
+from finetune.settings import STRATEGY_NAMES
+from finetune.strategy.strategies import taking
 
 USUAL = ("head-only", "linear-probe", "top-k", "full", "scratch")
 
@@ -60,14 +61,14 @@ def entrants(labels: Sequence[str]) -> tuple[Entrant, ...]:
 
 def _entrant(label: str) -> Entrant:
     name, colon, number = label.partition(":")
-    if name not in STRATEGIES:
-        raise RecipeError(f"strategy {name!r}: no such strategy.{did_you_mean(name, STRATEGIES)}")
+    if name not in STRATEGY_NAMES:
+        raise RecipeError(f"strategy {name!r}: no such strategy.{did_you_mean(name, STRATEGY_NAMES)}")
     if not colon:
         return Entrant(label, name)
-    if name in ("top-k", "lp-ft") and number.isdecimal():
+    if name in taking("top_k") and number.isdecimal():
         return Entrant(label, name, top_k=int(number))
-    if name == "linear-probe" and number:
+    if name in taking("probe_at") and number:
         return Entrant(label, name, probe_at=number)
-    if name in ("top-k", "lp-ft"):
+    if name in taking("top_k"):
         raise RecipeError(f"strategy {label!r}: {name} takes a whole number, as in {name}:3")
     raise RecipeError(f"strategy {label!r}: {name} takes no number")

@@ -1,55 +1,19 @@
-"""From a strategy's name and numbers to phases: pure, and free of torch.
+"""The strategies, in one table: what each trains, in which phases, and what "auto" means under it.
 
-head-only     the head, on a frozen backbone
-linear-probe  the head, solved to convergence, on the output of one layer group or of several
-top-k         the head and the last k layer groups of the backbone
-full          everything, with a learning rate that shrinks towards the input
-lp-ft         linear-probe, then full or the last k layer groups (Kumar et al. 2022, arXiv:2202.10054)
-gradual       the head, then more layer groups phase by phase (Howard & Ruder 2018, arXiv:1801.06146)
-scratch       everything, re-initialised
+Pure, and free of torch. To add one: a row here, its name in `settings.StrategyName`, a recipe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from finetune.errors import RecipeError
 from finetune.types import FreezePlan, GroupPlan, LayerGroup, Phase, Solver
 
 GRADUAL_PHASES = 4  # the head, then the rest in three portions
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """What "auto" means under one strategy; the learning rate is the head's, for AdamW."""
-
-    epochs: int
-    lr: float
-    weight_decay: float
-    layer_decay: float
-
-
-DEFAULTS: dict[str, Numbers] = {
-    "head-only": Numbers(epochs=30, lr=1e-3, weight_decay=1e-2, layer_decay=1.0),
-    "linear-probe": Numbers(epochs=30, lr=1e-3, weight_decay=1e-2, layer_decay=1.0),
-    "top-k": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
-    "full": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
-    "lp-ft": Numbers(epochs=12, lr=3e-4, weight_decay=5e-2, layer_decay=0.7),
-    "gradual": Numbers(epochs=12, lr=1e-3, weight_decay=5e-2, layer_decay=0.7),
-    "scratch": Numbers(epochs=30, lr=3e-3, weight_decay=5e-2, layer_decay=1.0),
-}
-DEFAULT_TOP_K = {"top-k": 1}
 LEAST_STEPS, MOST_EPOCHS = 200, 100  # a handful of images is shown more often, or nothing would be learned
 SGD_FACTOR = 10.0  # sgd wants about ten times AdamW's learning rate
-
-
-def epochs_for(strategy: str, num_train: int | None, batch_size: int) -> int:
-    """Yield the epochs that "auto" means: those of the strategy, or as many as 200 steps take, up to 100."""
-    usual = DEFAULTS[strategy].epochs
-    if not num_train:
-        return usual
-    return max(usual, min(MOST_EPOCHS, -(-LEAST_STEPS // -(-num_train // batch_size))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,33 +30,50 @@ class Choice:
     has_linear_head: bool = True
 
 
+def strategy(name: str) -> Strategy:
+    """Return the row of a strategy.
+
+    Raises:
+        RecipeError: it has none: auto and race choose among those that have.
+    """
+    if name not in STRATEGIES:
+        raise RecipeError(f"strategy {name!r} has no phases of its own")
+    return STRATEGIES[name]
+
+
+def is_pretrained(name: str) -> bool:
+    """Tell whether a strategy begins from pretrained weights, as all do that auto and race choose among."""
+    return name not in STRATEGIES or STRATEGIES[name].is_pretrained
+
+
+def taking(number: str) -> tuple[str, ...]:
+    """Return the strategies that take a number of the recipe: top_k or probe_at."""
+    return tuple(name for name, row in STRATEGIES.items() if number in row.takes)
+
+
+def cheaper_than(name: str) -> tuple[str, ...]:
+    """Return what a strategy may fall to, each cheaper than the one before it."""
+    found: list[str] = []
+    while (cheaper := STRATEGIES[found[-1] if found else name].cheaper) is not None:
+        found.append(cheaper)
+    return tuple(found)
+
+
+def epochs_for(name: str, num_train: int | None, batch_size: int) -> int:
+    """Return the epochs that "auto" means: those of the strategy, or as many as 200 steps take, up to 100."""
+    usual = STRATEGIES[name].epochs
+    if not num_train:
+        return usual
+    return max(usual, min(MOST_EPOCHS, -(-LEAST_STEPS // -(-num_train // batch_size))))
+
+
 def phases(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
-    """Yield the phases of a strategy over layer groups (of a probe at an inner group: those up to it).
+    """Return the phases of a strategy over layer groups (of a probe at an inner group: those up to it).
 
     Raises:
         RecipeError: top-k with more groups than there are, too few epochs for the phases.
     """
-    num_backbone = sum(not group.is_head for group in groups)
-    name = choice.strategy
-    if name == "head-only":
-        return (_phase("head", choice, groups, depth=0),)
-    if name == "linear-probe":
-        return (_probe(choice, groups),)
-    if name == "top-k":
-        depth = _checked_depth(choice, groups)
-        return (_phase(f"top-{depth}", choice, groups, depth=depth),)
-    if name == "lp-ft":
-        first = _probe(choice, groups)
-        _need_epochs(choice, 1 + first.epochs)
-        rest = choice.epochs - first.epochs
-        depth = num_backbone if choice.top_k is None else _checked_depth(choice, groups)
-        words = "full" if depth == num_backbone else f"top-{depth}"
-        return (first, _phase(words, choice, groups, depth=depth, epochs=rest, depth_before=0))
-    if name == "gradual":
-        return _gradual(choice, groups)
-    if name in ("full", "scratch"):
-        return (_phase(name, choice, groups, depth=num_backbone),)
-    raise RecipeError(f"strategy {name!r} has no phases of its own")
+    return strategy(choice.strategy).phases(choice, groups)
 
 
 def up_to_epoch(planned: Sequence[Phase], done: Sequence[str]) -> tuple[Phase, ...]:
@@ -110,7 +91,7 @@ def up_to_epoch(planned: Sequence[Phase], done: Sequence[str]) -> tuple[Phase, .
 
 def is_full(choice: Choice, groups: Sequence[LayerGroup]) -> bool:
     """Tell whether top-k covers the whole backbone."""
-    return choice.strategy == "top-k" and choice.top_k == sum(not group.is_head for group in groups)
+    return STRATEGIES[choice.strategy].phases is _top_k and choice.top_k == _depth(groups)
 
 
 def retrained(planned: Sequence[Phase]) -> tuple[str, ...]:
@@ -119,16 +100,33 @@ def retrained(planned: Sequence[Phase]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _probe(choice: Choice, groups: Sequence[LayerGroup]) -> Phase:
-    if choice.has_linear_head:
-        return _phase("probe", choice, groups, depth=0, epochs=0, solver="lbfgs")
-    # A head that is more than one linear layer has no closed problem to solve: it is trained.
-    share = choice.epochs if choice.strategy == "linear-probe" else max(1, choice.epochs // 3)
-    return _phase("probe", choice, groups, depth=0, epochs=share)
+def _head_only(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
+    return (_phase("head", choice, groups, depth=0),)
+
+
+def _linear_probe(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
+    return (_probe(choice, groups, epochs=choice.epochs),)
+
+
+def _top_k(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
+    depth = _checked_depth(choice, groups)
+    return (_phase(f"top-{depth}", choice, groups, depth=depth),)
+
+
+def _everything(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
+    return (_phase(choice.strategy, choice, groups, depth=_depth(groups)),)
+
+
+def _lp_ft(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
+    first = _probe(choice, groups, epochs=max(1, choice.epochs // 3))
+    _need_epochs(choice, 1 + first.epochs)
+    depth = _depth(groups) if choice.top_k is None else _checked_depth(choice, groups)
+    name = "full" if depth == _depth(groups) else f"top-{depth}"
+    return (first, _phase(name, choice, groups, depth=depth, epochs=choice.epochs - first.epochs, depth_before=0))
 
 
 def _gradual(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
-    num_backbone = sum(not group.is_head for group in groups)
+    num_backbone = _depth(groups)
     count = min(GRADUAL_PHASES, num_backbone + 1)
     _need_epochs(choice, count)
     depths = [round(index * num_backbone / (count - 1)) for index in range(count)]
@@ -138,6 +136,13 @@ def _gradual(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
         _phase(f"top-{depth}" if depth else "head", choice, groups, depth=depth, epochs=epochs, depth_before=earlier)
         for depth, epochs, earlier in zip(depths, shares, before, strict=True)
     )
+
+
+def _probe(choice: Choice, groups: Sequence[LayerGroup], *, epochs: int) -> Phase:
+    """The head solved; one that is more than one linear layer has no closed problem to solve and is trained."""
+    if choice.has_linear_head:
+        return _phase("probe", choice, groups, depth=0, epochs=0, solver="lbfgs")
+    return _phase("probe", choice, groups, depth=0, epochs=epochs)
 
 
 def _phase(
@@ -154,7 +159,7 @@ def _phase(
 
     `depth_before` is the depth of the phase before it: what that one trained is not re-initialised.
     """
-    renews = choice.reinit or choice.strategy == "scratch"
+    renews = choice.reinit or not STRATEGIES[choice.strategy].is_pretrained
     plans = []
     for index, group in enumerate(groups):
         distance = len(groups) - 1 - index
@@ -175,7 +180,7 @@ def _phase(
 
 def _checked_depth(choice: Choice, groups: Sequence[LayerGroup]) -> int:
     names = [group.name for group in groups if not group.is_head]
-    depth = DEFAULT_TOP_K["top-k"] if choice.top_k is None else choice.top_k
+    depth = 1 if choice.top_k is None else choice.top_k
     if depth > len(names):
         raise RecipeError(
             f"strategy.top_k = {depth}: this backbone has {len(names)} layer groups",
@@ -189,3 +194,98 @@ def _need_epochs(choice: Choice, count: int) -> None:
         raise RecipeError(
             f"train.epochs = {choice.epochs}: {choice.strategy} has {count} phases, and each needs an epoch"
         )
+
+
+def _depth(groups: Sequence[LayerGroup]) -> int:
+    """Return the number of layer groups of the backbone."""
+    return sum(not group.is_head for group in groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """One way to train, and what "auto" means under it; the learning rate is the head's, for AdamW."""
+
+    summary: str
+    phases: Callable[[Choice, Sequence[LayerGroup]], tuple[Phase, ...]]
+    epochs: int
+    lr: float
+    weight_decay: float
+    layer_decay: float
+    takes: frozenset[str] = frozenset()  # of the recipe's top_k and probe_at
+    top_k: int | None = None  # that "auto" means; None: every layer group
+    cheaper: str | None = None  # what auto falls to where the time is too short
+    is_pretrained: bool = True
+    source: str = ""
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "head-only": Strategy(
+        "the head, on a frozen backbone",
+        _head_only,
+        epochs=30,
+        lr=1e-3,
+        weight_decay=1e-2,
+        layer_decay=1.0,
+        cheaper="linear-probe",
+    ),
+    "linear-probe": Strategy(
+        "the head, solved to convergence, on the output of one layer group or of several",
+        _linear_probe,
+        epochs=30,
+        lr=1e-3,
+        weight_decay=1e-2,
+        layer_decay=1.0,
+        takes=frozenset({"probe_at"}),
+    ),
+    "top-k": Strategy(
+        "the head and the last k layer groups of the backbone",
+        _top_k,
+        epochs=12,
+        lr=1e-3,
+        weight_decay=5e-2,
+        layer_decay=0.7,
+        takes=frozenset({"top_k"}),
+        top_k=1,
+        cheaper="head-only",
+    ),
+    "full": Strategy(
+        "everything, with a learning rate that shrinks towards the input",
+        _everything,
+        epochs=12,
+        lr=1e-3,
+        weight_decay=5e-2,
+        layer_decay=0.7,
+        cheaper="top-k",
+    ),
+    "lp-ft": Strategy(
+        "linear-probe, then full or the last k layer groups",
+        _lp_ft,
+        epochs=12,
+        lr=3e-4,
+        weight_decay=5e-2,
+        layer_decay=0.7,
+        takes=frozenset({"top_k"}),
+        cheaper="top-k",
+        source="Kumar et al. 2022, arXiv:2202.10054",
+    ),
+    "gradual": Strategy(
+        "the head, then more layer groups phase by phase",
+        _gradual,
+        epochs=12,
+        lr=1e-3,
+        weight_decay=5e-2,
+        layer_decay=0.7,
+        cheaper="top-k",
+        source="Howard & Ruder 2018, arXiv:1801.06146",
+    ),
+    "scratch": Strategy(
+        "everything, re-initialised",
+        _everything,
+        epochs=30,
+        lr=3e-3,
+        weight_decay=5e-2,
+        layer_decay=1.0,
+        cheaper="top-k",
+        is_pretrained=False,
+    ),
+}

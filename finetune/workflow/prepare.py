@@ -20,7 +20,16 @@ from finetune.device import in_fast_layout, reserve_workspace, resolve_device, r
 from finetune.errors import BackboneError, DataError, RecipeError
 from finetune.settings import EMBEDDED, Recipe
 from finetune.strategy.matrix import decide
-from finetune.strategy.strategies import DEFAULT_TOP_K, DEFAULTS, SGD_FACTOR, Choice, epochs_for, is_full, phases
+from finetune.strategy.strategies import (
+    SGD_FACTOR,
+    Choice,
+    epochs_for,
+    is_full,
+    is_pretrained,
+    phases,
+    strategy,
+    taking,
+)
 from finetune.train.phases import linear_head
 from finetune.types import Event, Evidence, Manifest, OnEvent, Phase, Verdict, ignore
 from finetune.workflow.evidence import Tapped, measure
@@ -68,10 +77,9 @@ def recipe_of(
     else:
         recipe = recipes.load(base, overrides=changes)
     _check_numbers(recipe, changes)
-    implied = {"strategy.top_k": "top-k", "strategy.probe_at": "linear-probe"}
-    for key, strategy in implied.items():
-        if key in changes and changes[key] != "auto" and recipe.strategy.name == "auto":
-            recipe = recipes.update(recipe, {"strategy.name": strategy})
+    for number in ("top_k", "probe_at"):  # names the strategy that it is of, where none is named
+        if changes.get(f"strategy.{number}", "auto") != "auto" and recipe.strategy.name == "auto":
+            recipe = recipes.update(recipe, {"strategy.name": taking(number)[0]})
     return recipe
 
 
@@ -133,7 +141,7 @@ def architecture_of(recipe: Recipe) -> Architecture:
 
 
 def _is_pretrained(recipe: Recipe) -> bool:
-    return recipe.backbone.pretrained and recipe.strategy.name != "scratch"
+    return recipe.backbone.pretrained and is_pretrained(recipe.strategy.name)
 
 
 def load_backbone(recipe: Recipe, of: Architecture, *, num_classes: int) -> Backbone:
@@ -300,17 +308,17 @@ def resolve_numbers(
 ) -> Recipe:
     """Yield the recipe with the strategy and its numbers settled; needs no data but for a verdict."""
     name = verdict.strategy if verdict else recipe.strategy.name
-    numbers = DEFAULTS[name]
+    numbers = strategy(name)
     batch_size = _or(recipe.train.batch_size, wanted_batch(num_train) if num_train else "auto")
     usual = epochs_for(name, num_train, int(batch_size)) if num_train else numbers.epochs
     epochs = _or(recipe.train.epochs, usual)
-    top_k = _or(recipe.strategy.top_k, (verdict and verdict.top_k) or DEFAULT_TOP_K.get(name, "auto"))
+    top_k = _or(recipe.strategy.top_k, (verdict and verdict.top_k) or numbers.top_k or "auto")
     probe_at = _or(recipe.strategy.probe_at, (verdict and verdict.probe_at) or _last(backbone))
     lr = numbers.lr * (SGD_FACTOR if recipe.optim.name == "sgd" else 1.0)
     changes = {
         "strategy.name": name,
         "strategy.top_k": top_k,
-        "strategy.probe_at": check_stage(probe_at, backbone.groups) if name == "linear-probe" else "auto",
+        "strategy.probe_at": check_stage(probe_at, backbone.groups) if "probe_at" in numbers.takes else "auto",
         "train.batch_size": batch_size,
         "train.epochs": epochs,
         "optim.lr": _or(recipe.optim.lr, lr),
@@ -351,17 +359,17 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
         yield f"top-k {choice.top_k} is all layer groups of this backbone: the same as full"
     if (
         choice.reinit
-        and choice.strategy != "scratch"
+        and is_pretrained(choice.strategy)
         and any(not phase.plan.frozen for phase in plan_phases(recipe, backbone))
     ):
         yield f"{choice.strategy} with reinit re-initialises every layer: this is training from scratch"
-    if choice.strategy == "linear-probe" and not choice.has_linear_head:
+    if not choice.has_linear_head and choice.strategy == "linear-probe":
         yield "the head of this network is more than one linear layer: it is trained by gradient, not solved"
 
 
 def is_staged(recipe: Recipe, backbone: Backbone) -> bool:
     """Tell whether a resolved recipe asks for a probe at an inner layer group."""
-    return recipe.strategy.name == "linear-probe" and recipe.strategy.probe_at not in ("auto", _last(backbone))
+    return recipe.strategy.name in taking("probe_at") and recipe.strategy.probe_at not in ("auto", _last(backbone))
 
 
 def with_head(recipe: Recipe, backbone: Backbone) -> Backbone:
@@ -389,11 +397,10 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
     """Refuse a number that the named strategy would not use: nothing is silently ignored."""
     name = recipe.strategy.name
     problems = []
-    if changes.get("strategy.top_k", "auto") != "auto" and name not in ("auto", "top-k", "lp-ft"):
-        problems.append(f"strategy.top_k has no meaning with strategy.name = {name!r}, only with 'top-k' and 'lp-ft'")
-    if changes.get("strategy.probe_at", "auto") != "auto" and name not in ("auto", "linear-probe"):
-        problems.append(f"strategy.probe_at has no meaning with strategy.name = {name!r}, only with 'linear-probe'")
-    if changes.get("strategy.assume", "none") != "none" and name not in ("auto", "race"):
-        problems.append(f"strategy.assume has no meaning with strategy.name = {name!r}, only with 'auto' and 'race'")
+    users = {"top_k": ("auto", *taking("top_k")), "probe_at": ("auto", *taking("probe_at")), "assume": ("auto", "race")}
+    for number, of in users.items():
+        if changes.get(f"strategy.{number}", "auto") not in ("auto", "none") and name not in of:
+            only = " and ".join(map(repr, [user for user in of if user != "auto" or number == "assume"]))
+            problems.append(f"strategy.{number} has no meaning with strategy.name = {name!r}, only with {only}")
     if problems:
         raise RecipeError(problems)

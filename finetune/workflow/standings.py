@@ -24,6 +24,7 @@ from finetune.data import split
 from finetune.data.split import units_of
 from finetune.errors import CheckpointError
 from finetune.evaluation.intervals import over_seeds, paired_over_seeds
+from finetune.strategy.strategies import is_pretrained as begins_pretrained
 from finetune.train.choice import delivered
 from finetune.types import Interval
 
@@ -144,8 +145,8 @@ def sentences(found: Sequence[Standing], *, is_pretrained: bool) -> list[str]:
         said.append(f"cannot be told apart from it on these images: {', '.join(same)}")
     if max(len(one.seeds) for one in found) == 2:
         said.append("two seeds say little of seeds, hence the wide intervals: take three or more")
-    scratch = next((one for one in found if one.strategy == "scratch"), None)
-    rival = next((one for one in found if one.strategy != "scratch"), None)
+    scratch = next((one for one in found if not begins_pretrained(one.strategy)), None)
+    rival = next((one for one in found if begins_pretrained(one.strategy)), None)
     if scratch and rival and is_pretrained:
         said.append(_pretraining(rival, scratch))
     return said

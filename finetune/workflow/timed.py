@@ -13,7 +13,8 @@ from finetune import recipe as recipes
 from finetune.data.listing import counted
 from finetune.errors import RecipeError, ResourceError
 from finetune.settings import Recipe
-from finetune.strategy.budget import Option, cheaper_than, choose, seconds_of, told
+from finetune.strategy.budget import Option, choose, seconds_of, told
+from finetune.strategy.strategies import cheaper_than
 from finetune.types import Event, OnEvent
 from finetune.workflow.batch_size import skeleton_or_none
 from finetune.workflow.costs import Speed, costs, speed_of

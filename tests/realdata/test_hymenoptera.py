@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 import finetune
 from finetune import recipe as recipes
 from finetune.backbone.freeze import group_state
+from finetune.strategy.strategies import STRATEGIES
 from finetune.workflow.prepare import architecture_of, load_backbone
 
 SHARED = Path(__file__).parents[3] / "shared"
 DATA, WEIGHTS = SHARED / "data" / "hymenoptera", SHARED / "weights"
-STRATEGIES = ["head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch", "auto"]
 
 pytestmark = [pytest.mark.realdata, pytest.mark.skipif(not DATA.is_dir(), reason="no real data beside the checkout")]
 
@@ -27,7 +27,7 @@ def test_head_only_reaches_what_it_should_with_default_settings(weights: str, tm
     assert result.metrics["val"]["top1"]["value"] >= 0.94
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "auto"])
 def test_the_plan_agrees_with_what_changed_and_onnx_with_the_model(strategy: str, tmp_path: Path) -> None:
     weights = WEIGHTS / "mobilenetv2_035"
     epochs = 4 if strategy == "gradual" else 2

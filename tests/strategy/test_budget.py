@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from finetune.strategy.budget import Option, cheaper_than, choose, seconds_of, told
+from finetune.strategy.budget import Option, choose, seconds_of, told
+from finetune.strategy.strategies import cheaper_than
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20m", 1200), ("1h30m", 5400), ("2h", 7200), ("1m5s", 65)])

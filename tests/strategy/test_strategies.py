@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from finetune.errors import RecipeError
-from finetune.settings import STRATEGIES
-from finetune.strategy.strategies import DEFAULTS, Choice, is_full, phases, retrained, up_to_epoch
+from finetune.settings import STRATEGY_NAMES
+from finetune.strategy.strategies import STRATEGIES, Choice, is_full, is_pretrained, phases, retrained, up_to_epoch
 from finetune.types import LayerGroup, Phase
 
 NAMES = ["stem", "one", "two", "three", "four", "head"]
@@ -30,7 +30,7 @@ def renewed(phase: Phase) -> list[str]:
     return [plan.group for plan in phase.plan.groups if plan.is_reinitialised]
 
 
-@pytest.mark.parametrize("strategy", sorted(DEFAULTS))
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 @pytest.mark.parametrize("reinit", [False, True])
 @pytest.mark.parametrize("has_linear_head", [False, True])
 def test_every_plan_covers_every_group_and_says_the_same_thrice(
@@ -46,7 +46,7 @@ def test_every_plan_covers_every_group_and_says_the_same_thrice(
         assert phase.lr == 0.1
 
 
-@pytest.mark.parametrize("strategy", sorted(DEFAULTS))
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 @pytest.mark.parametrize("reinit", [False, True])
 @pytest.mark.parametrize("has_linear_head", [False, True])
 def test_nothing_that_was_trained_is_thrown_away(strategy: str, reinit: bool, has_linear_head: bool) -> None:
@@ -57,7 +57,7 @@ def test_nothing_that_was_trained_is_thrown_away(strategy: str, reinit: bool, ha
     assert "head" in retrained(planned(strategy, reinit=reinit, top_k=2))
 
 
-@pytest.mark.parametrize("strategy", sorted(DEFAULTS))
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 @pytest.mark.parametrize("has_linear_head", [False, True])
 @pytest.mark.parametrize("epochs", [4, 5, 7, 30])
 def test_the_epochs_of_the_phases_are_those_of_the_recipe(strategy: str, has_linear_head: bool, epochs: int) -> None:
@@ -69,7 +69,7 @@ def test_the_epochs_of_the_phases_are_those_of_the_recipe(strategy: str, has_lin
         assert sum(phase.epochs for phase in found) == epochs
 
 
-@pytest.mark.parametrize("strategy", sorted(DEFAULTS))
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 @pytest.mark.parametrize("has_linear_head", [False, True])
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_too_few_epochs_are_an_error_or_enough(strategy: str, has_linear_head: bool, epochs: int) -> None:
@@ -82,14 +82,23 @@ def test_too_few_epochs_are_an_error_or_enough(strategy: str, has_linear_head: b
 
 
 def test_every_strategy_of_the_recipe_has_numbers_and_phases() -> None:
-    assert {*DEFAULTS, "auto", "race"} == set(STRATEGIES)
+    assert {*STRATEGIES, "auto", "race"} == set(STRATEGY_NAMES)
     with pytest.raises(RecipeError, match="'auto' has no phases"):
         planned("auto")
 
 
-@pytest.mark.parametrize("strategy", sorted(DEFAULTS))
+def test_the_table_is_whole() -> None:
+    for row in STRATEGIES.values():
+        assert row.summary and row.takes <= {"top_k", "probe_at"}
+        assert row.cheaper is None or row.cheaper in STRATEGIES
+        assert row.top_k is None or "top_k" in row.takes
+    assert [name for name in STRATEGIES if not is_pretrained(name)] == ["scratch"]
+    assert is_pretrained("auto") and is_pretrained("head-only or full")
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 def test_the_numbers_of_a_strategy_suffice_for_its_phases(strategy: str) -> None:
-    numbers = DEFAULTS[strategy]
+    numbers = STRATEGIES[strategy]
     assert planned(strategy, epochs=numbers.epochs, has_linear_head=False)
     assert numbers.lr > 0
     assert 0 < numbers.layer_decay <= 1

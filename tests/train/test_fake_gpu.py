@@ -25,7 +25,7 @@ from finetune.evaluation.forward import collect_logits
 from finetune.features.divide import divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches
-from finetune.strategy.strategies import DEFAULTS, Choice, phases
+from finetune.strategy.strategies import STRATEGIES, Choice, phases
 from finetune.train import loop
 from finetune.train import phases as by_phase
 from finetune.train.loop import Fit, FitSettings, Work
@@ -126,7 +126,7 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
-@pytest.mark.parametrize("strategy", DEFAULTS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_strategy_mixes_no_devices_and_reads_once_an_epoch(backbone: str, strategy: str, reads, solved) -> None:
     model = timm.create_model(backbone, num_classes=3)
     planned = phases(Choice(strategy, epochs=4, lr=1e-3, layer_decay=0.7, top_k=1), layer_groups(model))
