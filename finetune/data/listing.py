@@ -114,6 +114,11 @@ def counted(count: int, what: str, more: str = "") -> str:
     return f"{count:,} {what if count == 1 else more or what + 's'}"
 
 
+def apart(num_images: int, num_independent: int) -> str:
+    """Return how many images are independent, to be put behind their count; empty where all are."""
+    return f" ({num_independent:,} independent)" if num_independent < num_images else ""
+
+
 def count_unread(found: Found, names: Iterable[str]) -> None:
     """Count files that are neither images that are read nor what usually lies beside images."""
     for name in names:
