@@ -35,6 +35,7 @@ COMPANIONS = frozenset(
     )
 )
 PAPERS = frozenset({"readme", "license", "licence", "copying", "notice", "changelog", "authors", "citation"})
+TABLES = (".csv", ".tsv", ".parquet")
 LAYOUTS = (
     "Expected DIR/<class>/images, DIR/{train,val,test}/<class>/images,"
     " or a CSV, TSV or Parquet file with the columns image and label."
@@ -87,9 +88,13 @@ def listed(names: Iterable[str], *, most: int = 6) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
-def split_of(name: str) -> Split | None:
-    """Return the split that a folder's whole name says: `Train`, `training_set`, `test-images`, `valSet`, `val2017`."""
-    words = [word for word in _words(name) if word not in PLAIN]
+def split_of(name: str, *, besides: str = "") -> Split | None:
+    """Return the split that a folder's whole name says: `Train`, `training_set`, `test-images`, `valSet`, `val2017`.
+
+    Words of another name, `besides`, say nothing: `cat_train` in `cat`.
+    """
+    others = set(_words(besides)) - SPLIT_NAMES.keys()
+    words = [word for word in _words(name) if word not in PLAIN and word not in others]
     return SPLIT_NAMES.get(words[0]) if len(words) == 1 else None
 
 

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from finetune.data.folders import read_folder, walk
-from finetune.data.listing import LAYOUTS, Found, Row, count_unread, counted, holds, listed, normal, unread_note
+from finetune.data.folders import read_folder
+from finetune.data.listing import LAYOUTS, TABLES, Found, Row, count_unread, counted, holds, listed, normal, unread_note
 from finetune.data.tables import read_table
+from finetune.data.tree import table_beside, walk
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.types import Event, Manifest, OnEvent, Sample, Target, ignore
 
-TABLES = (".csv", ".tsv", ".parquet")
 MANY = 20  # different numbers as labels, above which they look like what is measured, not like classes
 FEW = 5  # images of a class on average, below which that is so
 
@@ -144,21 +144,13 @@ def _without_rows(path: Path, found: Found) -> DataError:
     if found.num_loose:
         images = counted(found.num_loose, "image")
         text = f"{path} holds {images}, but no class folders: which class each belongs to is not said"
-        return DataError(text, hint=f"{_table_beside(path)}{LAYOUTS}")
+        return DataError(text, hint=f"{table_beside(path)}{LAYOUTS}")
     if found.unread:
         return DataError(f"no images in {path} that can be read: {unread_note(found.unread)}", hint=LAYOUTS)
     if not path.is_dir():
         rows = counted(len(found.problems), "row")
         return DataError(f"no images in {path}: of its {rows} none has both an image and a label", hint=LAYOUTS)
-    return DataError(f"no images in {path}", hint=f"{_table_beside(path)}{LAYOUTS}")
-
-
-def _table_beside(folder: Path) -> str:
-    """Return a hint at the tables in a folder, which may say the classes."""
-    if not folder.is_dir():
-        return ""
-    tables = sorted(one.name for one in folder.iterdir() if one.suffix.lower() in TABLES and holds(one.is_file))
-    return f"If {listed(tables, most=3)} says the classes, give {folder / tables[0]} as the data. " if tables else ""
+    return DataError(f"no images in {path}", hint=f"{table_beside(path)}{LAYOUTS}")
 
 
 def _one_class(path: Path, found: Found, label: str) -> DataError:
@@ -169,7 +161,7 @@ def _one_class(path: Path, found: Found, label: str) -> DataError:
     unread = f"; {unread_note(found.unread)}" if found.unread else ""
     return DataError(
         f"only one class in {path}: {label!r} ({count}){loose}{unread}",
-        hint=f"A classifier needs two or more. {_table_beside(path)}{LAYOUTS}",
+        hint=f"A classifier needs two or more. {table_beside(path)}{LAYOUTS}",
     )
 
 

@@ -162,7 +162,7 @@ def test_one_class_is_an_error_except_where_one_is_enough(lay: Lay) -> None:
         ([], "no images in"),
         (["a/notes.txt", "b/notes.txt"], "no images in"),
         (["x.jpg"], "holds 1 image, but no class folders"),
-        (["train/1.jpg", "val/1.jpg"], "holds 2 images, but no class folders"),
+        (["train/1.jpg", "val/1.jpg"], "train, val of .* are splits but have no class folders: .* the 2 images"),
     ],
 )
 def test_a_folder_without_labelled_images_is_an_error_with_the_layouts(lay: Lay, names: list[str], said: str) -> None:
