@@ -30,7 +30,6 @@ from finetune.data.tree import child_folders, has_images, is_hidden, walk
 from finetune.errors import DataError
 from finetune.types import Problem, Split
 
-LEFT_OUT = "left out"
 FLAT = {  # what is said of images in a split folder without class folders; train may not be one
     "val": "left out, and val is taken from train",
     "test": "left out, so that nothing is measured on them",
@@ -96,7 +95,10 @@ def _of_splits(
     insides = {inner(root, f"{prefix}{name}/"): split for name, split in splits.items()}
     flat = flat_splits(root, insides)
     for inside, split in insides.items():
-        _note_beside(found, root, inside, FLAT[split] if inside in flat else LEFT_OUT)
+        if inside in flat:
+            _note_loose(found, inside, sum(1 for _ in walk(root / inside, lambda _: None)), FLAT[split])
+            continue
+        _note_beside(found, root, inside)
         refuse_nested(found, root / inside)
         yield from (Part(f"{inside}{label}", label, split) for label in child_folders(root / inside))
 
@@ -156,16 +158,20 @@ def _doubtful(labels: list[str]) -> Iterator[str]:
         yield f"the folders {listed(named)} are taken as classes, like {others}: where one is a split, take it out"
 
 
-def _note_beside(found: Found, root: Path, prefix: str, said: str = LEFT_OUT) -> None:
+def _note_beside(found: Found, root: Path, prefix: str) -> None:
     """Note the images and other files that lie in no class folder."""
     beside = [entry.name for entry in os.scandir(root / prefix) if holds(entry.is_file)]
     beside = [name for name in beside if not is_hidden(name)]
     loose = sum(map(is_image_name, beside))
     count_unread(found, (name for name in beside if not is_image_name(name)))
     if loose:
-        found.num_loose += loose
-        belong = "belongs" if loose == 1 else "belong"
-        found.notes.append(f"{counted(loose, 'image')} in {prefix or 'the folder itself'} {belong} to no class: {said}")
+        _note_loose(found, prefix or "the folder itself", loose, "left out")
+
+
+def _note_loose(found: Found, place: str, count: int, said: str) -> None:
+    found.num_loose += count
+    belong = "belongs" if count == 1 else "belong"
+    found.notes.append(f"{counted(count, 'image')} in {place} {belong} to no class: {said}")
 
 
 def _add_class(found: Found, root: Path, part: Part) -> list[str]:

@@ -80,7 +80,7 @@ def _refuse_split_beside_images(here: Path, used: list[str], said: list[str]) ->
     if splits and others and not any(class_folders(here / name) for name in others):
         raise DataError(
             f"{listed(splits)} of {here} says that it is a split and holds class folders,"
-            f" and beside it {listed(others)} holds images of no class",
+            f" and beside it {listed(others)} {'holds' if len(others) == 1 else 'hold'} images of no class",
             hint=f"Give {here / splits[0]} as the data, or take the others away. {WAY_OUT}",
         )
 
@@ -177,7 +177,7 @@ def refuse_nested(found: Found, here: Path) -> None:
     same = _same_folders(here, labels)
     if not same or any(map(split_of, same)) or _are_no_classes(same):
         return
-    if any(label.lower() in PLAIN for label in labels):
+    if are_portions(labels) or any(label.lower() in PLAIN for label in labels):
         raise DataError(
             f"the folders of {here} hold the same folders ({listed(same)}), so that the classes may be these"
             f" or {listed(labels)}",
@@ -191,15 +191,22 @@ def flat_splits(here: Path, insides: Mapping[str, Split]) -> list[str]:
     """Return those of some split folders that hold images but no class folders: val or test alone may be so.
 
     Raises:
-        DataError: none has class folders (one named `images` is none), or train has not.
+        DataError: none has class folders, or train has not.
     """
-    classes = {inside: class_folders(here / inside) for inside in insides}
-    flat = [inside for inside, labels in classes.items() if not labels and has_own_images(here / inside)]
-    if all(not labels or (len(labels) == 1 and labels[0].lower() in PLAIN) for labels in classes.values()):
-        raise _without_classes(here, list(insides))
+    flat = [inside for inside, split in insides.items() if _is_flat(here / inside, split)]
+    if len(flat) == len(insides):
+        raise _without_classes(here, flat)
     if any(insides[inside] == "train" for inside in flat):
         raise _without_classes(here, flat)
     return flat
+
+
+def _is_flat(folder: Path, split: Split) -> bool:
+    """Return whether a split folder has no class folders; one named `images`, or as the split again, is none."""
+    labels = class_folders(folder)
+    if not labels:
+        return has_own_images(folder)
+    return len(labels) == 1 and (labels[0].lower() in PLAIN or split_of(labels[0]) == split)
 
 
 def _without_classes(here: Path, insides: list[str]) -> DataError:
