@@ -26,7 +26,16 @@ def is_hidden(name: str) -> bool:
 def walk(
     folder: Path, on_error: Callable[[OSError], None], on_other: Callable[[list[str]], None] | None = None
 ) -> Iterator[str]:
-    """Yield the images below a folder, relative to it, in sorted order; a folder that cannot be read is handed over.
+    """Yield the images below a folder, relative to it, in sorted order; a folder that cannot be read is handed over."""
+    for inside, shown in folders_below(folder, on_error):
+        images = [name for name in shown if is_image_name(name)]
+        if on_other and len(images) < len(shown):
+            on_other([name for name in shown if not is_image_name(name)])
+        yield from images if inside == "." else (f"{inside}/{name}" for name in images)
+
+
+def folders_below(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and those below it, relative to it, with the files in each that are not hidden, in sorted order.
 
     No folder is walked twice, however often it is linked, and none that the folder itself lies in.
     """
@@ -38,12 +47,7 @@ def walk(
             continue
         seen.add(here)
         folders[:] = sorted(name for name in folders if not is_ignored(Path(place, name)))
-        inside = Path(os.path.relpath(place, folder)).as_posix()
-        shown = sorted(name for name in files if not is_hidden(name))
-        images = [name for name in shown if is_image_name(name)]
-        if on_other and len(images) < len(shown):
-            on_other([name for name in shown if not is_image_name(name)])
-        yield from images if inside == "." else (f"{inside}/{name}" for name in images)
+        yield Path(os.path.relpath(place, folder)).as_posix(), sorted(name for name in files if not is_hidden(name))
 
 
 def child_folders(folder: Path) -> list[str]:
