@@ -106,7 +106,8 @@ def _other_data(saved: SavedRun, data: str | Path, on_event: OnEvent) -> Manifes
             hint=f"It knows {', '.join(saved.classes)}.",
         )
     index = {place: saved.classes.index(name) for place, name in enumerate(read.classes)}
-    scanned = checks.scan(read, value_range=saved.backbone.preprocessing.value_range, on_event=on_event)
+    value_range = saved.backbone.preprocessing.value_range
+    scanned = checks.scan(read, value_range=value_range, is_for_model=True, on_event=on_event)
     for note in (*scanned.notes, *problem_notes(scanned)):
         on_event(Event("warning", {"text": note}))
     samples = tuple(Sample(s.file, Target(index[s.target.index]), s.split, s.group, s.digest) for s in scanned.samples)
