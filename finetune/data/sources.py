@@ -8,19 +8,16 @@ Reads names only; pictures are opened by `checks`, splits are made by `split`.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from finetune.data.folders import read_folder
+from finetune.data.labels import doubtful, masks
 from finetune.data.listing import LAYOUTS, TABLES, Found, Row, count_unread, counted, holds, listed, normal, unread_note
 from finetune.data.tables import read_table
 from finetune.data.tree import table_beside, walk
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.types import Event, Manifest, OnEvent, Sample, Target, ignore
-
-MANY = 20  # different numbers as labels, above which they look like what is measured, not like classes
-FEW = 5  # images of a class on average, below which that is so
 
 
 def read(
@@ -134,7 +131,7 @@ def _manifest(root: Path, path: Path, found: Found, needs_two_classes: bool, nee
     _check_classes(path, found.rows, labels)
     if needs_two_classes and len(labels) < 2:
         raise _one_class(path, found, labels[0])
-    found.notes += _doubtful(path, found.rows, labels, needs_two_classes)
+    found.notes += [*doubtful(path, found.rows, labels, is_to_train=needs_two_classes), *masks(found.rows)]
     index = {label: place for place, label in enumerate(labels)}
     samples = tuple(Sample(row.file, Target(index[row.label]), row.split, row.group) for row in found.rows)
     return Manifest(str(root.resolve()), tuple(labels), samples, tuple(found.problems), tuple(found.notes))
@@ -175,43 +172,6 @@ def _one_form(rows: list[Row]) -> Iterator[str]:
     twice = [label for label, found in forms.items() if len(found) > 1]
     if twice:
         yield f"labels that are written in two Unicode forms are one class: {listed(twice)}"
-
-
-def _doubtful(path: Path, rows: list[Row], labels: list[str], is_to_train: bool) -> Iterator[str]:
-    """Say which labels may be one class, and where numbers look like something to be measured.
-
-    Raises:
-        DataError: such numbers leave nearly every class with one image, so that no classifier can be trained.
-    """
-    alike: dict[str, list[str]] = {}
-    for label in labels:
-        alike.setdefault("".join(re.findall(r"[^\s_-]+", label.casefold())) or label, []).append(label)
-    for names in alike.values():
-        if len(names) > 1:
-            shown = listed(map(repr, names))
-            yield f"labels that differ by case, spaces, - or _ alone are classes of their own: {shown}"
-    if not _are_measures(labels, len(rows)):
-        return
-    counts = Counter(row.label for row in rows)
-    text = f"the {len(labels)} different labels are numbers ({listed(labels, most=4)}), as of a quantity to be measured"
-    if is_to_train and sum(count == 1 for count in counts.values()) > len(labels) / 2:
-        raise DataError(
-            f"{path}: {text}, and most have one image",
-            hint="finetune tells classes apart, it does not estimate numbers: give ranges as labels, e.g. '0-10'.",
-        )
-    yield f"{text}: each is a class of its own, and their order is not used; ranges as labels may serve better"
-
-
-def _are_measures(labels: list[str], num_images: int) -> bool:
-    """Return whether labels are numbers that look like measurements: fractions, or many with few images each."""
-    try:
-        numbers = [float(label) for label in labels]
-    except ValueError:
-        return False
-    if any(re.match(r"0\d", label) for label in labels):
-        return False  # what is filled up with zeros is a name
-    is_whole = all(number.is_integer() for number in numbers)
-    return len(labels) > 2 and (not is_whole or (len(labels) > MANY and num_images < FEW * len(labels)))
 
 
 def _check_classes(path: Path, rows: list[Row], labels: list[str]) -> None:

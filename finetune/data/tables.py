@@ -46,6 +46,12 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
             )
     for column in dict.fromkeys((image, label, split, group_by)):
         _check_column(found, path, columns, column)
+    odd = next((cell for row in rows if isinstance(cell := row[image], (bytes, dict, list))), None)
+    if odd is not None:
+        raise DataError(
+            f"{path}: its column {image!r} holds no names of files, but {type(odd).__name__}",
+            hint="Images inside of a table are not read: save each to a file, and name that file in the column.",
+        )
     fault = _split_fault(path, columns, rows, split, {image, label, group_by})
     if fault and needs_split:
         raise fault
