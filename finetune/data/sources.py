@@ -31,12 +31,14 @@ def read(
     needs_two_classes: bool = True,
     needs_train: bool = True,
     needs_splits: bool = True,
+    needs_groups: bool = True,
 ) -> Manifest:
     """Yield the manifest of a folder or table, with the splits it has.
 
     Class names come from train (or from everything, where there is no split, and without `needs_train`),
     sorted by name. With the layout "classes", folders on top are classes even where they look like splits.
-    Without `needs_splits` a column of splits that would not be obeyed is a note.
+    Without `needs_splits` a column of splits that would not be obeyed is a note, and without `needs_groups` groups
+    that no image is in.
 
     Raises:
         DataError: nothing there, no images, fewer than two classes, or a class that train lacks.
@@ -53,7 +55,7 @@ def read(
     else:
         raise DataError(f"{path} is a file, not a folder of images", hint=LAYOUTS)
     if group_by != "none" and found.rows and not any(row.group for row in found.rows):
-        _group_by_pattern(found, group_by)
+        _group_by_pattern(found, group_by, is_needed=needs_groups)
     return _manifest(root, path, found, needs_two_classes, needs_train)
 
 
@@ -98,7 +100,7 @@ def _missing(given: str, path: Path, *, expected: str) -> DataError:
     return DataError(f"no such file or folder: {given}", hint=f"{near} {expected}".strip())
 
 
-def _group_by_pattern(found: Found, pattern: str) -> None:
+def _group_by_pattern(found: Found, pattern: str, *, is_needed: bool) -> None:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -110,6 +112,9 @@ def _group_by_pattern(found: Found, pattern: str) -> None:
         if match:
             row.group = match.group(1) if compiled.groups else match.group(0)
     without = sum(1 for row in found.rows if row.group is None)
+    if without == len(found.rows) and not is_needed:
+        found.notes.append(f"no image is in a group by {pattern!r}: all but copies are taken as independent")
+        return
     if without == len(found.rows):
         raise RecipeError(
             f"data.group_by = {pattern!r} matches no image",

@@ -95,9 +95,11 @@ def _other_data(saved: SavedRun, data: str | Path, on_event: OnEvent) -> Manifes
         image_column=saved.recipe.data.image_column,
         label_column=saved.recipe.data.label_column,
         split_column=saved.recipe.data.split_column,
+        group_by=saved.recipe.data.group_by,
         layout=saved.recipe.data.layout,
         needs_two_classes=False,
         needs_splits=False,
+        needs_groups=False,
     )
     strange = [name for name in read.classes if name not in saved.classes]
     if strange:
