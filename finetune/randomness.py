@@ -8,18 +8,30 @@ workers.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 def derive(seed: int, *place: object) -> int:
     """Yield a 63-bit seed for one place, e.g. `derive(0, "order", phase, epoch)`."""
     text = repr((seed, *place)).encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def resampled(count: int, units: Sequence[int] | None, *, draws: int, seed: int) -> NDArray[np.int64]:
+    """Return how often each of so many images is in each of so many bootstrap samples (draws, count).
+
+    Whole units (copies, groups) are drawn, since their images are not independent; without `units` each image is one.
+    """
+    unit = np.arange(count) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
+    num_units = int(unit.max()) + 1
+    drawn = np.random.default_rng(seed).integers(0, num_units, (draws, num_units))
+    return np.stack([np.bincount(row, minlength=num_units) for row in drawn])[:, unit]
 
 
 @contextmanager

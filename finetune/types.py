@@ -97,10 +97,13 @@ class Preprocessing:
         ]
         if self.value_range is not None:
             low, high = self.value_range
-            steps.insert(
-                1, f"Numbers deeper than 8 bits become round(255 * (x - {low:g}) / ({high:g} - {low:g})), clipped."
+            deep = f"Numbers deeper than 8 bits become round(255 * (x - {low:g}) / ({high:g} - {low:g})), clipped."
+        else:
+            deep = (
+                "The images trained on had 8 bits. Numbers deeper than that become round(255 * x / w), w being the"
+                " least of 255, 511, 1023, ..., 65535 that the image does not exceed."
             )
-        return tuple(steps)
+        return (steps[0], deep, *steps[1:])
 
 
 @dataclass(frozen=True, slots=True)

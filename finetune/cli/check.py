@@ -15,12 +15,13 @@ from finetune.cli.options import DATA, JsonOption, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
 from finetune.cli.train import RecipeOption
+from finetune.data.listing import apart
 from finetune.errors import RecipeError, printable
 
 if TYPE_CHECKING:
     from finetune.data.findings import Case, Finding
     from finetune.data.summary import Pictures
-    from finetune.workflow.check import Check
+    from finetune.workflow.check import Check, Judged
 
 EXAMPLES = (
     "Ends with 9 when something would spoil a result.   ·   finetune check imgs --quick"
@@ -102,12 +103,19 @@ def show_check(found: Check, *, most: int) -> None:
     if found.judged and not found.judged.num_images:
         console.print("labels were not judged: no class has enough images")
     elif found.judged:
-        console.print(
-            f"labels of {found.judged.num_images:,} images were judged by a linear classifier on"
-            f" {_shown(found.judged.backbone)}, top1 {found.judged.top1:.3f}"
-        )
+        console.print(_judged(found.judged))
     else:
         console.print("labels and odd pictures were not looked at (--quick)")
+
+
+def _judged(found: Judged) -> str:
+    """Return one sentence about what labels were judged by, and how far it can be believed."""
+    among = apart(found.num_images, found.num_independent)
+    top1 = found.top1
+    return (
+        f"labels of {found.num_images:,} images{among} were judged by a linear classifier on"
+        f" {_shown(found.backbone)}, top1 {top1.value:.3f} (95 %: {top1.low:.3f} to {top1.high:.3f})"
+    )
 
 
 def _show_classes(console: Console, classes: dict[str, dict[str, int]]) -> None:

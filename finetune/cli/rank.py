@@ -11,6 +11,7 @@ from finetune.cli import tables
 from finetune.cli.options import JsonOption, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
+from finetune.data.listing import apart
 
 if TYPE_CHECKING:
     from finetune.workflow.rank import Ranked
@@ -70,7 +71,8 @@ def show(found: Ranked) -> None:
     ]
     console.print()
     console.print(tables.table(["backbone", "px", "GMACs", "M par", "predicted top1", "k-NN", "LogME", "H"], rows))
-    console.print(f"\nmeasured on {found.num_images} train images of {found.num_classes} classes")
+    among = apart(found.num_images, found.num_independent)
+    console.print(f"\nmeasured on {found.num_images} train images{among} of {found.num_classes} classes")
     if found.failed:
         console.print(f"left out: {escape(', '.join(failure.name for failure in found.failed))}")
     console.print(f"[bold]take[/bold] {escape(ranking.reason)}")

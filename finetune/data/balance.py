@@ -45,7 +45,8 @@ def never_predicted(classes: Sequence[str], targets: Sequence[int], guesses: Seq
     return {name: there[index] for index, name in enumerate(classes) if there[index] and index not in guessed}
 
 
-def never_predicted_text(never: dict[str, int], split: str) -> str:
-    """Return one sentence about the classes that a model never predicts on a split."""
+def never_predicted_text(never: dict[str, int], split: str, *, is_refitted: bool = False) -> str:
+    """Return one sentence about the classes that a model never predicts on a split; with a refit, the first fit."""
     shown = listed(f"{name} ({counted(count, 'image')} there)" for name, count in never.items())
-    return f"the model never predicts {shown} on {split}: macro_f1 shows what that costs, top1 hardly"
+    model = f"first fit (the refit, which is delivered, has learned from {split})" if is_refitted else "model"
+    return f"the {model} never predicts {shown} on {split}: macro_f1 shows what that costs, top1 hardly"

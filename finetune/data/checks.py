@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -20,13 +20,15 @@ from hashlib import blake2b
 from pathlib import Path
 
 from finetune.data.decode import UndecodableError, alone, examine, quiet, read_content
-from finetune.data.levels import Range, Span, range_of
+from finetune.data.depths import before_model, in_data
+from finetune.data.levels import Range, Span, range_of, unfit
+from finetune.data.listing import counted
 from finetune.data.pixels import PixelCache, Row
 from finetune.errors import DataError, ResourceError
 from finetune.places import cache_folder
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 
-SCAN_VERSION = 6  # goes up when `decode` begins to accept or refuse other files
+SCAN_VERSION = 7  # goes up when `decode` begins to accept or refuse other files
 CHUNK = 256
 AT_ONCE = 32  # pictures are written together
 LARGE_FILE = 2**26  # bytes; of larger ones a single one is in memory at a time
@@ -54,12 +56,14 @@ def scan(
     pixels: PixelCache | None = None,
     needs_all_classes: bool = True,
     value_range: Range | None = None,
+    is_for_model: bool = False,
     on_event: OnEvent = ignore,
 ) -> Manifest:
     """Return the manifest with a content hash for every sample and without what cannot be decoded.
 
     What is decoded fills the pixel cache, where there is one. Without `needs_all_classes` one may be left empty.
-    `value_range` is what is black and white in images deeper than 8 bits; not given, the data tells.
+    `value_range` is what is black and white in images deeper than 8 bits; not given, the data tells. With
+    `is_for_model` it is that of a finished model, which scales each deep image by itself where it has none.
 
     Raises:
         DataError: no usable image is left in a class, or none at all.
@@ -67,15 +71,20 @@ def scan(
     files = [Path(manifest.root, sample.file) for sample in manifest.samples]
     with quiet():
         scans = list(scan_files(files, workers=workers, pixels=pixels, on_event=on_event))
-    pairs = _of_one_kind(list(zip(manifest.samples, scans, strict=True)))
+    pairs = list(zip(manifest.samples, scans, strict=True))
+    if not is_for_model:
+        pairs = _of_one_kind(pairs)
+        deep = [found.span for _, found in pairs if found.span and not found.problem]
+        value_range = (value_range or range_of(*deep)) if deep else None
+    pairs = _fitting(pairs, value_range) if value_range else pairs
     samples = tuple(replace(sample, digest=found.digest) for sample, found in pairs if not found.problem)
     bad = tuple(Problem(sample.file, found.problem) for sample, found in pairs if found.problem)
     scanned = replace(manifest, samples=samples, problems=manifest.problems + bad)
     _check_left(scanned, needs_all_classes)
-    spans = [found.span for _, found in pairs if found.span is not None and not found.problem]
-    value_range = (value_range or range_of(*spans)) if spans else None
-    notes = (*manifest.notes, *_remarks(pairs), *_depth(len(spans), value_range))
-    return replace(scanned, notes=notes, value_range=value_range)
+    spans = [found.span for _, found in pairs if not found.problem]
+    told = before_model(spans, value_range) if is_for_model else in_data(spans, value_range)
+    remarks = remarks_of((sample.file, found.remark) for sample, found in pairs)
+    return replace(scanned, notes=(*manifest.notes, *remarks, *told), value_range=value_range)
 
 
 def scan_files(
@@ -127,6 +136,8 @@ def _scanned(file: Path, pixels: PixelCache | None) -> tuple[Scan, Row | None]:
     try:
         found = examine(content, pixels.row if pixels else lambda _: None, value_range=value_range)
     except UndecodableError as error:
+        if value_range is not None:  # what does not fit one range may fit another: that is no property of the file
+            return _scanned(file, None)
         return Scan(digest, error.message, is_passing=error.is_passing), None
     return Scan(digest, span=found.span, remark=found.remark), found.made
 
@@ -266,6 +277,14 @@ def _check_left(manifest: Manifest, needs_all_classes: bool) -> None:
         )
 
 
+def _fitting(pairs: list[tuple[Sample, Scan]], value_range: Range) -> list[tuple[Sample, Scan]]:
+    """Refuse deep images that do not fit a range of values."""
+    return [
+        (sample, replace(found, problem=found.problem or (unfit(found.span, value_range) if found.span else "")))
+        for sample, found in pairs
+    ]
+
+
 def _of_one_kind(pairs: list[tuple[Sample, Scan]]) -> list[tuple[Sample, Scan]]:
     """Refuse floats among whole numbers of more than 8 bits, or the fewer of both: no one range fits them."""
     kinds = Counter(found.span.is_real for _, found in pairs if found.span)
@@ -283,24 +302,14 @@ def _of_one_kind(pairs: list[tuple[Sample, Scan]]) -> list[tuple[Sample, Scan]]:
     ]
 
 
-def _remarks(pairs: Sequence[tuple[Sample, Scan]]) -> Iterator[str]:
-    """Say what of the files is not seen, with one of them as an example."""
+def remarks_of(files: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Say what of some files is not seen, by their names and remarks, with one of them as an example."""
     kinds: dict[str, list[str]] = {}
-    for sample, found in pairs:
-        if found.remark:
-            kinds.setdefault(found.remark, []).append(sample.file)
-    for remark, files in kinds.items():
-        yield f"{len(files)} {'images have' if len(files) > 1 else 'image has'} {remark}, e.g. {files[0]}"
-
-
-def _depth(num_deep: int, value_range: Range | None) -> Iterator[str]:
-    if value_range is not None:
-        black, white = value_range
-        have = "images have" if num_deep > 1 else "image has"
-        yield (
-            f"{num_deep} {have} numbers of more than 8 bits: {black:g} is taken for black and {white:g} for white"
-            " (data.value_range)"
-        )
+    for file, remark in files:
+        if remark:
+            kinds.setdefault(remark, []).append(file)
+    for remark, named in kinds.items():
+        yield f"{counted(len(named), 'image has', 'images have')} {remark}, e.g. {named[0]}"
 
 
 def conflicts(manifest: Manifest) -> Iterator[str]:

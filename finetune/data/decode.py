@@ -38,6 +38,7 @@ from finetune.data.levels import (
     read_lower_bytes,
     span_of,
     span_of_colours,
+    unfit,
 )
 from finetune.errors import DataError
 from finetune.types import LONGEST
@@ -109,12 +110,21 @@ def read_rgb(path: Path, *, side: int | None = None, value_range: Range | None =
     Raises:
         UndecodableError: the file is missing, empty, truncated, damaged, too large or no image.
     """
+    return read(path, side=side, value_range=value_range).made
+
+
+def read(path: Path, *, side: int | None = None, value_range: Range | None = None) -> Decoded[Image.Image]:
+    """Return the image of a file, and what is to be said of the file; see `read_rgb`.
+
+    Raises:
+        UndecodableError: the file is missing, empty, truncated, damaged, too large or no image.
+    """
     try:
         content = read_content(path)
     except OSError as error:
         raise UndecodableError(f"{path}: cannot be read: {error.strerror or error}") from error
     with quiet():
-        return decode(content, side=side, value_range=value_range)
+        return examine(content, lambda image: image, side=side, value_range=value_range)
 
 
 def read_content(path: Path) -> bytes:
@@ -236,19 +246,23 @@ def _levelled(image: Image.Image, content: bytes, value_range: Range | None) -> 
         return upright, None
     if raw is None:
         span = span_of(upright)
-        between = value_range or range_of(span)
-        if span.is_real and 0 < span.high * 256 < between[1]:
-            raise UndecodableError(f"holds floats up to {span.high:g}, and white is {between[1]:g}: it would be black")
-        return grey_levels(upright, between), span
+        return grey_levels(upright, _fitting(span, value_range)), span
     with Image.open(io.BytesIO(content), formats=FORMATS) as again:
         lower = _middle(_upright(again)) if read_lower_bytes(again, raw) else None
     span = span_of_colours(upright, lower)
+    return colour_levels(upright, lower, _fitting(span, value_range)), span
+
+
+def _fitting(span: Span, value_range: Range | None) -> Range:
+    """Return the range of values of an image: the one given, or its own.
+
+    Raises:
+        UndecodableError: it does not fit.
+    """
     between = value_range or range_of(span)
-    if lower is None and between[1] - between[0] < 2**15:
-        raise UndecodableError(
-            "16-bit numbers of which only the upper 8 bits can be read; save it without transparency"
-        )
-    return colour_levels(upright, lower, between), span
+    if reason := unfit(span, between):
+        raise UndecodableError(reason)
+    return between
 
 
 def _middle(image: Image.Image) -> Image.Image:

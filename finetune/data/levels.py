@@ -25,11 +25,12 @@ Range = tuple[float, float]  # black and white
 
 
 class Span(NamedTuple):
-    """The least and the greatest number of an image deeper than 8 bits, and whether they are floats."""
+    """The least and the greatest number of an image deeper than 8 bits; whether they are floats, and read by half."""
 
     low: float
     high: float
     is_real: bool = False
+    is_upper: bool = False  # of its 16 bits the upper 8 alone can be read
 
 
 def range_of(*spans: Span) -> Range:
@@ -41,6 +42,16 @@ def range_of(*spans: Span) -> Range:
     """
     low, high = min(0.0, *(span.low for span in spans)), max(span.high for span in spans)
     return low, max(_white(low, high, is_real=spans[0].is_real), low + 1e-6)
+
+
+def unfit(span: Span, between: Range) -> str:
+    """Return why an image of a span shows nothing in a range, or is too coarse for it; empty where it fits."""
+    low, high = between
+    if span.is_real and 0 < span.high * 256 < high:
+        return f"holds floats up to {span.high:g}, and white is {high:g}: it would be black"
+    if span.is_upper and high - low < 2**15:
+        return "16-bit numbers of which only the upper 8 bits can be read; save it without transparency"
+    return ""
 
 
 def _white(low: float, high: float, *, is_real: bool) -> float:
@@ -101,7 +112,8 @@ def read_lower_bytes(image: Any, raw: re.Match[str]) -> bool:
 def span_of_colours(upper: Image.Image, lower: Image.Image | None) -> Span:
     """Return what the colours of an image span whose channels are two images: the upper bytes and the lower."""
     ends = [(part.min(), part.max()) for _, part in _colours(upper, lower)]
-    return Span(float(min(low for low, _ in ends)), float(max(high for _, high in ends)))
+    low, high = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+    return Span(low, high, is_upper=lower is None)
 
 
 def colour_levels(upper: Image.Image, lower: Image.Image | None, between: Range) -> Image.Image:

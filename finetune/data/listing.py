@@ -35,6 +35,7 @@ COMPANIONS = frozenset(
     )
 )
 PAPERS = frozenset({"readme", "license", "licence", "copying", "notice", "changelog", "authors", "citation"})
+TABLES = (".csv", ".tsv", ".parquet")
 LAYOUTS = (
     "Expected DIR/<class>/images, DIR/{train,val,test}/<class>/images,"
     " or a CSV, TSV or Parquet file with the columns image and label."
@@ -87,9 +88,13 @@ def listed(names: Iterable[str], *, most: int = 6) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
-def split_of(name: str) -> Split | None:
-    """Return the split that a folder's whole name says: `Train`, `training_set`, `test-images`, `valSet`, `val2017`."""
-    words = [word for word in _words(name) if word not in PLAIN]
+def split_of(name: str, *, besides: str = "") -> Split | None:
+    """Return the split that a folder's whole name says: `Train`, `training_set`, `test-images`, `valSet`, `val2017`.
+
+    Words of another name, `besides`, say nothing: `cat_train` in `cat`.
+    """
+    others = set(_words(besides)) - SPLIT_NAMES.keys()
+    words = [word for word in _words(name) if word not in PLAIN and word not in others]
     return SPLIT_NAMES.get(words[0]) if len(words) == 1 else None
 
 
@@ -112,6 +117,11 @@ def _words(name: str) -> list[str]:
 def counted(count: int, what: str, more: str = "") -> str:
     """Return a count with its word: "1 image", "2 images"."""
     return f"{count:,} {what if count == 1 else more or what + 's'}"
+
+
+def apart(num_images: int, num_independent: int) -> str:
+    """Return how many images are independent, to be put behind their count; empty where all are."""
+    return f" ({num_independent:,} independent)" if num_independent < num_images else ""
 
 
 def count_unread(found: Found, names: Iterable[str]) -> None:

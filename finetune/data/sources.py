@@ -8,19 +8,16 @@ Reads names only; pictures are opened by `checks`, splits are made by `split`.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from finetune.data.folders import read_folder, walk
-from finetune.data.listing import LAYOUTS, Found, Row, count_unread, counted, holds, listed, normal, unread_note
+from finetune.data.folders import read_folder
+from finetune.data.labels import doubtful, masks
+from finetune.data.listing import LAYOUTS, TABLES, Found, Row, count_unread, counted, holds, listed, normal, unread_note
 from finetune.data.tables import read_table
+from finetune.data.tree import table_beside, walk
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.types import Event, Manifest, OnEvent, Sample, Target, ignore
-
-TABLES = (".csv", ".tsv", ".parquet")
-MANY = 20  # different numbers as labels, above which they look like what is measured, not like classes
-FEW = 5  # images of a class on average, below which that is so
 
 
 def read(
@@ -34,12 +31,14 @@ def read(
     needs_two_classes: bool = True,
     needs_train: bool = True,
     needs_splits: bool = True,
+    needs_groups: bool = True,
 ) -> Manifest:
     """Yield the manifest of a folder or table, with the splits it has.
 
     Class names come from train (or from everything, where there is no split, and without `needs_train`),
     sorted by name. With the layout "classes", folders on top are classes even where they look like splits.
-    Without `needs_splits` a column of splits that would not be obeyed is a note.
+    Without `needs_splits` a column of splits that would not be obeyed is a note, and without `needs_groups` groups
+    that no image is in.
 
     Raises:
         DataError: nothing there, no images, fewer than two classes, or a class that train lacks.
@@ -56,7 +55,7 @@ def read(
     else:
         raise DataError(f"{path} is a file, not a folder of images", hint=LAYOUTS)
     if group_by != "none" and found.rows and not any(row.group for row in found.rows):
-        _group_by_pattern(found, group_by)
+        _group_by_pattern(found, group_by, is_needed=needs_groups)
     return _manifest(root, path, found, needs_two_classes, needs_train)
 
 
@@ -101,7 +100,7 @@ def _missing(given: str, path: Path, *, expected: str) -> DataError:
     return DataError(f"no such file or folder: {given}", hint=f"{near} {expected}".strip())
 
 
-def _group_by_pattern(found: Found, pattern: str) -> None:
+def _group_by_pattern(found: Found, pattern: str, *, is_needed: bool) -> None:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -113,13 +112,17 @@ def _group_by_pattern(found: Found, pattern: str) -> None:
         if match:
             row.group = match.group(1) if compiled.groups else match.group(0)
     without = sum(1 for row in found.rows if row.group is None)
+    if without == len(found.rows) and not is_needed:
+        found.notes.append(f"no image is in a group by {pattern!r}: all but copies are taken as independent")
+        return
     if without == len(found.rows):
         raise RecipeError(
             f"data.group_by = {pattern!r} matches no image",
             hint=f"Paths look like {found.rows[0].file!r}.",
         )
     if without:
-        found.notes.append(f"{without} images are in no group of {pattern!r} and stand alone")
+        are, stand = ("image is", "stands") if without == 1 else ("images are", "stand")
+        found.notes.append(f"{without:,} {are} in no group of {pattern!r} and {stand} alone")
 
 
 def _manifest(root: Path, path: Path, found: Found, needs_two_classes: bool, needs_train: bool) -> Manifest:
@@ -133,7 +136,7 @@ def _manifest(root: Path, path: Path, found: Found, needs_two_classes: bool, nee
     _check_classes(path, found.rows, labels)
     if needs_two_classes and len(labels) < 2:
         raise _one_class(path, found, labels[0])
-    found.notes += _doubtful(path, found.rows, labels, needs_two_classes)
+    found.notes += [*doubtful(path, found.rows, labels, is_to_train=needs_two_classes), *masks(found.rows)]
     index = {label: place for place, label in enumerate(labels)}
     samples = tuple(Sample(row.file, Target(index[row.label]), row.split, row.group) for row in found.rows)
     return Manifest(str(root.resolve()), tuple(labels), samples, tuple(found.problems), tuple(found.notes))
@@ -144,21 +147,13 @@ def _without_rows(path: Path, found: Found) -> DataError:
     if found.num_loose:
         images = counted(found.num_loose, "image")
         text = f"{path} holds {images}, but no class folders: which class each belongs to is not said"
-        return DataError(text, hint=f"{_table_beside(path)}{LAYOUTS}")
+        return DataError(text, hint=f"{table_beside(path)}{LAYOUTS}")
     if found.unread:
         return DataError(f"no images in {path} that can be read: {unread_note(found.unread)}", hint=LAYOUTS)
     if not path.is_dir():
         rows = counted(len(found.problems), "row")
         return DataError(f"no images in {path}: of its {rows} none has both an image and a label", hint=LAYOUTS)
-    return DataError(f"no images in {path}", hint=f"{_table_beside(path)}{LAYOUTS}")
-
-
-def _table_beside(folder: Path) -> str:
-    """Return a hint at the tables in a folder, which may say the classes."""
-    if not folder.is_dir():
-        return ""
-    tables = sorted(one.name for one in folder.iterdir() if one.suffix.lower() in TABLES and holds(one.is_file))
-    return f"If {listed(tables, most=3)} says the classes, give {folder / tables[0]} as the data. " if tables else ""
+    return DataError(f"no images in {path}", hint=f"{table_beside(path)}{LAYOUTS}")
 
 
 def _one_class(path: Path, found: Found, label: str) -> DataError:
@@ -169,7 +164,7 @@ def _one_class(path: Path, found: Found, label: str) -> DataError:
     unread = f"; {unread_note(found.unread)}" if found.unread else ""
     return DataError(
         f"only one class in {path}: {label!r} ({count}){loose}{unread}",
-        hint=f"A classifier needs two or more. {_table_beside(path)}{LAYOUTS}",
+        hint=f"A classifier needs two or more. {table_beside(path)}{LAYOUTS}",
     )
 
 
@@ -182,43 +177,6 @@ def _one_form(rows: list[Row]) -> Iterator[str]:
     twice = [label for label, found in forms.items() if len(found) > 1]
     if twice:
         yield f"labels that are written in two Unicode forms are one class: {listed(twice)}"
-
-
-def _doubtful(path: Path, rows: list[Row], labels: list[str], is_to_train: bool) -> Iterator[str]:
-    """Say which labels may be one class, and where numbers look like something to be measured.
-
-    Raises:
-        DataError: such numbers leave nearly every class with one image, so that no classifier can be trained.
-    """
-    alike: dict[str, list[str]] = {}
-    for label in labels:
-        alike.setdefault("".join(re.findall(r"[^\s_-]+", label.casefold())) or label, []).append(label)
-    for names in alike.values():
-        if len(names) > 1:
-            shown = listed(map(repr, names))
-            yield f"labels that differ by case, spaces, - or _ alone are classes of their own: {shown}"
-    if not _are_measures(labels, len(rows)):
-        return
-    counts = Counter(row.label for row in rows)
-    text = f"the {len(labels)} different labels are numbers ({listed(labels, most=4)}), as of a quantity to be measured"
-    if is_to_train and sum(count == 1 for count in counts.values()) > len(labels) / 2:
-        raise DataError(
-            f"{path}: {text}, and most have one image",
-            hint="finetune tells classes apart, it does not estimate numbers: give ranges as labels, e.g. '0-10'.",
-        )
-    yield f"{text}: each is a class of its own, and their order is not used; ranges as labels may serve better"
-
-
-def _are_measures(labels: list[str], num_images: int) -> bool:
-    """Return whether labels are numbers that look like measurements: fractions, or many with few images each."""
-    try:
-        numbers = [float(label) for label in labels]
-    except ValueError:
-        return False
-    if any(re.match(r"0\d", label) for label in labels):
-        return False  # what is filled up with zeros is a name
-    is_whole = all(number.is_integer() for number in numbers)
-    return len(labels) > 2 and (not is_whole or (len(labels) > MANY and num_images < FEW * len(labels)))
 
 
 def _check_classes(path: Path, rows: list[Row], labels: list[str]) -> None:

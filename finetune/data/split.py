@@ -131,6 +131,12 @@ def units_of(samples: Sequence[Sample]) -> list[int]:
     return [number[sample.file] for sample in samples]
 
 
+def first_of_units(units: Sequence[int]) -> list[int]:
+    """Return the place of the first of each unit, in the order of the units' numbers."""
+    places = {unit: place for place, unit in reversed(list(enumerate(units)))}
+    return [places[unit] for unit in sorted(places)]
+
+
 def _units(samples: Sequence[Sample]) -> list[Unit]:
     """Join samples that share a content hash or a group, whether directly or through others."""
     parent: dict[str, str] = {}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from finetune.cells import MARK, unguarded
 from finetune.data.decode import is_image_name
-from finetune.data.listing import SPLIT_NAMES, Found, Row, folded, holds, listed, normal, split_of
+from finetune.data.listing import SPLIT_NAMES, Found, Row, counted, folded, holds, listed, normal, split_of
+from finetune.data.tree import folders_below
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.types import Problem
 
@@ -20,6 +21,7 @@ InFolder = Callable[[Path], dict[str, str]]
 MISSING = "no such file"
 USUAL_SPLIT = "split"  # the column of splits that need not be there
 NO_COLUMN = "none"
+MOST_LOOKED_AT = 100_000  # files and folders beside a table, besides those that it names
 MOST_FOLDERS = 50  # beside a table, in which a file that it names is looked for
 
 
@@ -44,6 +46,12 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
             )
     for column in dict.fromkeys((image, label, split, group_by)):
         _check_column(found, path, columns, column)
+    odd = next((cell for row in rows if isinstance(cell := row[image], (bytes, dict, list))), None)
+    if odd is not None:
+        raise DataError(
+            f"{path}: its column {image!r} holds no names of files, but {type(odd).__name__}",
+            hint="Images inside of a table are not read: save each to a file, and name that file in the column.",
+        )
     fault = _split_fault(path, columns, rows, split, {image, label, group_by})
     if fault and needs_split:
         raise fault
@@ -55,7 +63,9 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
     _tell_missing(found, path)
     outside = [row.file for row in found.rows if _is_outside(path.parent, row.file)]
     if outside:
-        found.notes.append(f"{len(outside)} images lie outside of the table's folder, e.g. {outside[0]}")
+        images = counted(len(outside), "image lies", "images lie")
+        found.notes.append(f"{images} outside of the table's folder, e.g. {outside[0]}")
+    found.notes += _unnamed(found, path.parent)
     return found
 
 
@@ -144,9 +154,27 @@ def _tell_missing(found: Found, path: Path) -> None:
             + "Files are looked for from the folder of the table, with / between folders and their full name.",
         )
     found.notes.append(
-        f"{len(missing):,} of {len(missing) + len(found.rows):,} rows name a file that is not there, e.g. {place}"
-        + (f"; instead of {near}" if near else "")
+        f"{len(missing):,} of {len(missing) + len(found.rows):,} rows {'names' if len(missing) == 1 else 'name'}"
+        f" a file that is not there, e.g. {place}" + (f"; instead of {near}" if near else "")
     )
+
+
+def _unnamed(found: Found, root: Path) -> Iterator[str]:
+    """Say how many images below the table's folder no row names; of a huge folder as many as were seen."""
+    real = cache(os.path.realpath)
+    named = [Path(root, file) for file in (*found.files, *(problem.file for problem in found.problems))]
+    known = {(real(file.parent), file.name) for file in named}
+    count, example, left = 0, "", MOST_LOOKED_AT + len(known)
+    for inside, names in folders_below(root, lambda _: None):
+        here = real(root / inside)
+        others = [name for name in names if is_image_name(name) and (here, name) not in known]
+        example = example or next((str(PurePath(inside, name)) for name in others), "")
+        count, left = count + len(others), left - len(names) - 1
+        if left < 0:
+            break
+    if count:
+        images = "at least " * (left < 0) + counted(count, "image lies", "images lie")
+        yield f"{images} beside the table and in no row: left out, e.g. {example}"
 
 
 def _in_other_form(root: Path, file: str, in_folder: InFolder) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from finetune.randomness import resampled
 from finetune.types import Interval
 
 Z95 = 1.959963984540054
@@ -117,10 +118,17 @@ def _with_seeds(images: Interval, by_seed: np.ndarray, *, lowest: float) -> Inte
     return Interval(images.value, max(lowest, images.value - below), min(1.0, images.value + above))
 
 
-def bootstrap(measure: Callable[[np.ndarray], float], count: int, *, draws: int = 300, seed: int = 0) -> Interval:
-    """Yield the percentile interval of a measure of image indices, over seeded resamples."""
-    generator = np.random.default_rng(seed)
-    values = [measure(generator.integers(0, count, count)) for _ in range(draws)]
+def bootstrap(
+    measure: Callable[[np.ndarray], float],
+    count: int,
+    units: Sequence[int] | None = None,
+    *,
+    draws: int = 300,
+    seed: int = 0,
+) -> Interval:
+    """Return the percentile interval of a measure of image indices, over seeded resamples of whole units."""
+    places = np.arange(count)
+    values = [measure(np.repeat(places, often)) for often in resampled(count, units, draws=draws, seed=seed)]
     low, high = np.quantile(values, [0.025, 0.975])
-    value = measure(np.arange(count))
+    value = measure(places)
     return Interval(value, float(min(low, value)), float(max(high, value)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.evaluation.intervals import share
+from finetune.randomness import resampled
 from finetune.types import Interval
 
 BINS, DRAWS = 15, 300
@@ -36,7 +37,7 @@ def measure(logits: Tensor, targets: Tensor, *, units: Sequence[int] | None = No
     if num_classes >= FEWEST_FOR_TOP5:
         five = (logits.topk(5, dim=1).indices == targets[:, None]).any(dim=1).numpy()
         found["top5"] = share(five, units)
-    weights = list(_draws(len(hits), units))
+    weights = resampled(len(hits), units, draws=DRAWS, seed=0)
     macro = macro_f1(guesses, right, num_classes, np.ones(len(hits)))
     drawn = [macro_f1(guesses, right, num_classes, weight) for weight in weights]
     low, high = np.quantile(drawn, [0.025, 0.975])
@@ -55,7 +56,7 @@ def macro_f1(guesses: NDArray[Any], right: NDArray[Any], num_classes: int, weigh
     return float((2 * hits[total > 0] / total[total > 0]).mean())
 
 
-def calibration(confidence: Tensor, hits: NDArray[Any], weights: Sequence[NDArray[Any]]) -> Interval:
+def calibration(confidence: Tensor, hits: NDArray[Any], weights: Iterable[NDArray[Any]]) -> Interval:
     """Return the expected calibration error of the largest probabilities (N,), with an interval.
 
     Its value is biased upwards: chance alone sets bins off, so that percentiles of resamples miss the truth
@@ -75,16 +76,6 @@ def calibration(confidence: Tensor, hits: NDArray[Any], weights: Sequence[NDArra
     reach = float(np.quantile([np.abs(by_bin(weight) - own).sum() for weight in weights], 0.99))
     value = float(np.abs(own).sum())
     return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
-
-
-def _draws(count: int, units: Sequence[int] | None) -> Iterator[NDArray[Any]]:
-    """Yield how often each image (N,) is drawn, over seeded resamples of units."""
-    unit = np.arange(count) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
-    num_units = int(unit.max()) + 1
-    generator = np.random.default_rng(0)
-    for _ in range(DRAWS):
-        drawn = generator.integers(0, num_units, num_units)
-        yield np.bincount(drawn, minlength=num_units)[unit].astype(np.float64)
 
 
 def confusion(logits: Tensor, targets: Tensor) -> list[list[int]]:

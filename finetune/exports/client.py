@@ -51,7 +51,7 @@ def prepare(file: Path, facts: dict[str, Any]) -> NDArray[np.float32]:
 def _open(file: Path, value_range: Sequence[float] | None) -> Image.Image:
     """Return the RGB image of a file: upright, on white, numbers deeper than 8 bits brought into the value range."""
     with Image.open(file) as opened:
-        if deep_colour(opened):  # Pillow alone drops the lower byte
+        if deep_colour(opened) or (value_range is None and is_deep(opened)):  # Pillow alone drops bits
             return read_rgb(file, value_range=(value_range[0], value_range[1]) if value_range else None)
         image: Image.Image = ImageOps.exif_transpose(opened)
     if value_range and is_deep(image):

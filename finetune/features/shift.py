@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.backbone.freeze import modules_by_group
+from finetune.randomness import resampled
 from finetune.types import Interval, LayerGroup
 
 RESAMPLES = 200
@@ -27,12 +28,15 @@ class Shift:
     groups: dict[str, float] = field(default_factory=dict)
 
 
-def norm_shift(model: nn.Module, groups: Sequence[LayerGroup], images: Tensor) -> Shift | None:
-    """Yield how far some images (B, 3, H, W) lie from what a network has seen; None without batch norm.
+def norm_shift(
+    model: nn.Module, groups: Sequence[LayerGroup], images: Tensor, units: Sequence[int] | None = None
+) -> Shift | None:
+    """Return how far some images (B, 3, H, W) lie from what a network has seen; None without batch norm.
 
     Of a channel: |mean over these images - stored mean| / stored deviation, less what so few images stray by
     chance. Of a layer group: the mean over the channels of its norms. The interval is that of other
-    images of the same kind: a bootstrap.
+    images of the same kind: a bootstrap. Of images that share one of the `units` (B,), which are copies or of one
+    group, neither takes each for itself.
     """
     places = modules_by_group(model, groups)
     heads = {group.name for group in groups if group.is_head}
@@ -44,15 +48,15 @@ def norm_shift(model: nn.Module, groups: Sequence[LayerGroup], images: Tensor) -
     if not norms:
         return None
     seen = _means(model, list(norms), images)
-    drawn = np.random.default_rng(0).integers(0, len(images), (RESAMPLES, len(images)))
-    weights = torch.stack([torch.bincount(torch.from_numpy(row), minlength=len(images)) for row in drawn])
-    shares = torch.cat([torch.ones(1, len(images)), weights.float()]) / len(images)  # (1 + R, B)
+    drawn = torch.from_numpy(resampled(len(images), units, draws=RESAMPLES, seed=0))
+    weights = torch.cat([torch.ones(1, len(images)), drawn.float()])
+    shares = weights / weights.sum(dim=1, keepdim=True)  # (1 + R, B)
     strayed = torch.tensor([[1.0], *[[2.0]] * RESAMPLES])  # a resample strays from a sample that strays
     by_group: dict[str, list[Tensor]] = {}
     for module, means in seen.items():
         stored: Any = module
         precision = 1 / (stored.running_var + stored.eps).float().cpu()
-        chance = means.var(dim=0, correction=0) / max(1, len(images) - 1)  # of the mean over the images
+        chance = _variance_of_mean(means, units)
         square = (shares @ means - stored.running_mean.float().cpu()).square() - strayed * chance
         distance = (square * precision).clamp_min(0).sqrt()  # (1 + R, C)
         by_group.setdefault(norms[module], []).append(distance.mean(dim=1))
@@ -62,6 +66,15 @@ def norm_shift(model: nn.Module, groups: Sequence[LayerGroup], images: Tensor) -
     value = float(mean[0])
     interval = Interval(value, min(value, float(low)), max(value, float(high)))
     return Shift(interval, {name: float(values[0]) for name, values in found.items()})
+
+
+def _variance_of_mean(values: Tensor, units: Sequence[int] | None) -> Tensor:
+    """Return the variance (C,) of the mean over images (B, C) of which those of one unit are not independent."""
+    numbers = torch.arange(len(values)) if units is None else torch.unique(torch.tensor(units), return_inverse=True)[1]
+    num_units = int(numbers.max()) + 1
+    rest = values - values.mean(dim=0)
+    sums = torch.zeros(num_units, values.shape[1]).index_add_(0, numbers, rest)
+    return sums.square().sum(dim=0) / len(values) ** 2 * num_units / max(1, num_units - 1)
 
 
 def _means(model: nn.Module, norms: Sequence[nn.Module], images: Tensor) -> dict[nn.Module, Tensor]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from finetune.data.split import units_of
+from finetune.data.split import first_of_units, units_of
 from finetune.evaluation.intervals import paired, share
 from finetune.features.probe import loo_guesses
 from finetune.features.scores import logme
@@ -79,6 +79,7 @@ def measure(
     joint = _hits(torch.cat(list(features.values()), dim=1), targets, num_classes, units)
     last = list(features)[-1]
     best = max(hits, key=lambda group: (hits[group].mean(), list(hits).index(group)))
+    first = list(range(len(targets))) if units is None else first_of_units(units)
     size = Size(
         num_images=sum(counts),
         num_classes=num_classes,
@@ -94,8 +95,8 @@ def measure(
         probe={group: share(found, units) for group, found in hits.items()},
         joint=share(joint, units),
         behind=paired(hits[best], hits[last], units),
-        spread=spread(features[last], targets),
-        logme=logme(features[last], targets),
+        spread=spread(features[last][first], targets[first]),  # these two take images for independent
+        logme=logme(features[last][first], targets[first]),
         shift=looked_at.shift,
         shifts=looked_at.shifts,
         confidence=confidence,
@@ -138,7 +139,7 @@ def _gain(
     Of images that are too few to be halved it is not known.
     """
     unit = np.arange(len(targets)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
-    first = torch.from_numpy(np.unique(unit, return_index=True)[1])
+    first = torch.tensor(first_of_units(unit.tolist()))
     order = torch.argsort(targets[first], stable=True).numpy()  # of units: none is divided
     if len(order) // 2 < FEWEST_PROBED:
         return Interval(0.0, -1.0, 1.0)

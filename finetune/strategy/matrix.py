@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
+from finetune.data.listing import apart
 from finetune.settings import ALL_STAGES
 from finetune.types import FEWEST_PROBED, Evidence, Interval, Verdict
 
@@ -96,9 +97,8 @@ def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str
 
 def _counted(evidence: Evidence) -> str:
     size = evidence.size
-    apart = size.num_independent or size.num_images
-    said = f" ({apart} independent)" if apart != size.num_images else ""
-    many = f"{size.num_images} images{said}, {size.num_classes} classes"
+    among = apart(size.num_images, size.num_independent or size.num_images)
+    many = f"{size.num_images} images{among}, {size.num_classes} classes"
     return f"{many} ({size.images_per_class_median:g} a class in the median)"
 
 

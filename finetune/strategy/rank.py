@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from finetune.data.listing import apart, counted
 from finetune.evaluation.intervals import Z95, paired, share
 from finetune.types import Interval
 
@@ -123,9 +124,13 @@ def _remarks(
     best = ordered[0]
     alike = [one.name for one in ordered[1:] if difference(best, one).low <= 0]
     if alike:
-        yield f"these {len(best.hits)} images do not tell {best.name} from {', '.join(alike)} (95 %)"
+        among = apart(len(best.hits), len(set(best.units)) if best.units else len(best.hits))
+        yield f"these {len(best.hits)} images{among} do not tell {best.name} from {', '.join(alike)} (95 %)"
     if strongest is not chosen:
         what = "the largest in compute" if strongest.standing is None else "the strongest on ImageNet"
         yield f"{strongest.name} stays on the list as {what}: features alone can miss what fine-tunes best"
     if images_of_rarest is not None and images_of_rarest < FEW_OF_A_CLASS:
-        yield f"the rarest class shows {images_of_rarest} of these images: more of them (--sample) would predict better"
+        yield (
+            f"the rarest class shows {counted(images_of_rarest, 'independent image')} of these:"
+            " more of them (--sample) would predict better"
+        )

@@ -25,11 +25,12 @@ from finetune.data.near import ALIKE, copies_of
 from finetune.data.summary import Pictures, pictures_of
 from finetune.device import resolve_device
 from finetune.errors import DataError, FindingsError, RecipeError, ResourceError, printable
+from finetune.evaluation.intervals import share
 from finetune.features.labels import held_out_probabilities, is_judged, suspects
 from finetune.features.odd import odd_ones
 from finetune.report import sheet as sheets
 from finetune.settings import Recipe
-from finetune.types import SPLITS, Event, Manifest, OnEvent, Target, ignore, to_json
+from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Target, ignore, to_json
 from finetune.whole import write_text
 from finetune.workflow.guard import guarded
 from finetune.workflow.prepare import (
@@ -55,8 +56,9 @@ class Judged:
     """What labels and odd pictures were judged by: the backbone, and how often its classifier was right."""
 
     backbone: str
-    top1: float
+    top1: Interval
     num_images: int
+    num_independent: int  # of these images: copies and members of a group count once
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +244,10 @@ def _judge(
     features, targets = features_of(recipe, backbone, manifest, samples, on_event=told)
     seed, num_classes = recipe.train.seed, len(manifest.classes)
     probabilities = held_out_probabilities(features, targets, units, num_classes=num_classes, seed=seed)
-    top1 = float((probabilities.argmax(dim=1) == targets).double().mean())
-    judged = Judged(backbone.architecture.label, top1, int(is_judged(targets, units).sum()))
-    doubted = _doubted(manifest, probabilities, targets, units, top1)
+    top1 = share((probabilities.argmax(dim=1) == targets).numpy(), units)
+    of_judged = [unit for unit, is_one in zip(units, is_judged(targets, units).tolist(), strict=True) if is_one]
+    judged = Judged(backbone.architecture.label, top1, len(of_judged), len(set(of_judged)))
+    doubted = _doubted(manifest, probabilities, targets, units, top1.value)
     odd = _odd(manifest, features, targets, units, seed)
     return judged, [finding for finding in (doubted, odd) if finding.cases]
 

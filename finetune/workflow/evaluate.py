@@ -95,9 +95,11 @@ def _other_data(saved: SavedRun, data: str | Path, on_event: OnEvent) -> Manifes
         image_column=saved.recipe.data.image_column,
         label_column=saved.recipe.data.label_column,
         split_column=saved.recipe.data.split_column,
+        group_by=saved.recipe.data.group_by,
         layout=saved.recipe.data.layout,
         needs_two_classes=False,
         needs_splits=False,
+        needs_groups=False,
     )
     strange = [name for name in read.classes if name not in saved.classes]
     if strange:
@@ -106,7 +108,8 @@ def _other_data(saved: SavedRun, data: str | Path, on_event: OnEvent) -> Manifes
             hint=f"It knows {', '.join(saved.classes)}.",
         )
     index = {place: saved.classes.index(name) for place, name in enumerate(read.classes)}
-    scanned = checks.scan(read, value_range=saved.backbone.preprocessing.value_range, on_event=on_event)
+    value_range = saved.backbone.preprocessing.value_range
+    scanned = checks.scan(read, value_range=value_range, is_for_model=True, on_event=on_event)
     for note in (*scanned.notes, *problem_notes(scanned)):
         on_event(Event("warning", {"text": note}))
     samples = tuple(Sample(s.file, Target(index[s.target.index]), s.split, s.group, s.digest) for s in scanned.samples)

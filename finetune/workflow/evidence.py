@@ -71,7 +71,7 @@ def measure(
         dict(zip(names, features, strict=True)),
         targets,
         looked_at=_looked_at(recipe, manifest, backbone, chosen, pixels),
-        confidence=_confidence(backbone, features[-1]),
+        confidence=_confidence(backbone, features[-1], units_of(chosen)),
         units=units_of(chosen),
         on_event=on_event,
     )
@@ -140,7 +140,7 @@ def _looked_at(
             greys.append(int(np.ptp(np.asarray(shown, dtype=np.int16), axis=2).max()) <= GREY)
     batches = plain_batches(recipe, manifest, backbone, tuple(some), batch_size=len(some), pixels=pixels)
     images, _ = next(iter(batches.epoch()))
-    shift = norm_shift(backbone.model, backbone.groups, images)
+    shift = norm_shift(backbone.model, backbone.groups, images, units_of(some))
     return LookedAt(
         short_side=float(median(sides)) if sides else None,
         grey_share=sum(greys) / len(greys) if greys else None,
@@ -149,7 +149,7 @@ def _looked_at(
     )
 
 
-def _confidence(backbone: Backbone, features: Tensor) -> Confidence | None:
+def _confidence(backbone: Backbone, features: Tensor, units: Sequence[int]) -> Confidence | None:
     """Ask the classifier that came with the weights, where it is one linear layer on the last features (N, D)."""
     own = backbone.classifier
     if own is None or own.in_features != features.shape[1]:
@@ -157,5 +157,5 @@ def _confidence(backbone: Backbone, features: Tensor) -> Confidence | None:
     with torch.no_grad():
         log = own.cpu()(features).log_softmax(dim=1)
     entropies = (-(log.exp() * log).sum(dim=1) / np.log(own.out_features)).numpy()
-    entropy = bootstrap(lambda chosen: float(entropies[chosen].mean()), len(entropies))
+    entropy = bootstrap(lambda chosen: float(entropies[chosen].mean()), len(entropies), units)
     return Confidence(top=float(log.exp().amax(dim=1).mean()), entropy=entropy)

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import torch
 
-from finetune.data.decode import UndecodableError, read_rgb
+from finetune.data.checks import remarks_of
+from finetune.data.decode import UndecodableError, read
+from finetune.data.depths import before_model
+from finetune.data.levels import Span
 from finetune.data.sources import image_files
 from finetune.data.transforms import normalise, plain_view
 from finetune.device import autocasting
@@ -57,17 +60,23 @@ class Classifier:
         check_count("top", top)
         files = image_files([paths] if isinstance(paths, (str, Path)) else list(paths), on_event=on_event)
         found: list[Prediction] = []
+        seen: list[tuple[str, Span | None, str]] = []  # of each image its file, span and remark
         for start in range(0, len(files), self.batch_size):
-            found += self._batch(files[start : start + self.batch_size], min(top, len(self.classes)))
+            found += self._batch(files[start : start + self.batch_size], min(top, len(self.classes)), seen)
             on_event(Event("progress", {"task": "predict", "done": len(found), "total": len(files)}))
+        told = before_model([span for _, span, _ in seen], self.preprocessing.value_range)
+        for text in (*remarks_of((file, remark) for file, _, remark in seen), *told):
+            on_event(Event("warning", {"text": text}))
         return found
 
-    def _batch(self, files: Sequence[Path], top: int) -> list[Prediction]:
+    def _batch(self, files: Sequence[Path], top: int, seen: list[tuple[str, Span | None, str]]) -> list[Prediction]:
         view = plain_view(self.preprocessing)
         pictures, predictions = {}, {}
         for file in files:
             try:
-                pictures[file] = view(read_rgb(file, value_range=self.preprocessing.value_range))
+                image = read(file, value_range=self.preprocessing.value_range)
+                pictures[file] = view(image.made)
+                seen.append((str(file), image.span, image.remark))
             except UndecodableError as error:
                 predictions[file] = Prediction(str(file), problem=error.message.removeprefix(f"{file}: "))
         if pictures:

@@ -29,7 +29,7 @@ from finetune.backbone.shortlist import on_this_machine, standing
 from finetune.backbone.weights import refuse_random
 from finetune.data import checks
 from finetune.data.pixels import PixelCache
-from finetune.data.split import units_of
+from finetune.data.split import first_of_units, units_of
 from finetune.device import accelerator, resolve_device
 from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted, RecipeError
 from finetune.features.extract import before_head, extract
@@ -73,11 +73,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Candidates in order, those that failed, and how many images they were measured on."""
+    """Candidates in order, those that failed, and how many images they were measured on; copies and groups
+    count once among the independent ones."""
 
     ranking: Ranking
     failed: tuple[Failure, ...]
     num_images: int
+    num_independent: int
     num_classes: int
 
     def to_json(self) -> dict[str, Any]:
@@ -85,6 +87,7 @@ class Ranked:
         ranked = self.ranking
         return {
             "num_images": self.num_images,
+            "num_independent": self.num_independent,
             "num_classes": self.num_classes,
             "recommended": ranked.recommended,
             "reason": ranked.reason,
@@ -130,9 +133,16 @@ def rank(
     measured, failed = _measure_all(chosen, names, manifest, samples, on_event)
     if not measured:
         raise _none_left(failed)
-    counts = Counter(one.target.index for one in samples)
+    units = units_of(samples)
+    counts = Counter(label for _, label in {(unit, one.target.index) for unit, one in zip(units, samples, strict=True)})
     rarest = min(counts[index] for index in range(len(manifest.classes)))
-    return Ranked(ranking.rank(measured, images_of_rarest=rarest), tuple(failed), len(samples), len(manifest.classes))
+    return Ranked(
+        ranking.rank(measured, images_of_rarest=rarest),
+        tuple(failed),
+        num_images=len(samples),
+        num_independent=len(set(units)),
+        num_classes=len(manifest.classes),
+    )
 
 
 def _measure_all(
@@ -204,7 +214,7 @@ def measure(
     size = backbone.preprocessing.image_size
     features, targets = features_of(recipe, backbone, manifest, samples, on_event=_named(on_event, name))
     units = units_of(samples)
-    first = [units.index(unit) for unit in sorted(set(units))]  # LogME and H-score take images for independent
+    first = first_of_units(units)  # LogME and H-score take images for independent
     guesses = loo_guesses(features, targets, num_classes=len(manifest.classes), units=units)
     return Candidate(
         name=name,

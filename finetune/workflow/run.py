@@ -45,7 +45,7 @@ class RunResult:
     num_epochs: int
     delivered_epoch: int
     problems: int
-    never_predicted: dict[str, int] = field(default_factory=dict)  # classes of val, and their images there
+    never_predicted: dict[str, int] = field(default_factory=dict)  # by the first fit: classes of val
 
     def to_json(self) -> dict[str, Any]:
         """Yield the result as one JSON document."""
@@ -144,7 +144,7 @@ def _train(
         never = _never_predicted(prepared, guesses)
         computed = [*allowed, *trained.said]
         if never:
-            computed.append(never_predicted_text(never, "val"))
+            computed.append(never_predicted_text(never, "val", is_refitted=refitted is not None))
             on_event(Event("warning", {"text": computed[-1]}))
         result = _deliver(folder, prepared, trained, refitted, metrics, guesses, computed=computed, seconds=seconds)
         return replace(result, never_predicted=never)

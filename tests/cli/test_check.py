@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from finetune.data.sample import CLASSES, write_sample
 
@@ -125,3 +127,22 @@ def test_run_names_check_where_its_scan_finds_a_conflict(finetune_cli, torn: Pat
     assert done.code == 0
     assert "1 picture stands in two classes" in done.err
     assert "`finetune check` lists all" in done.err
+
+
+def test_labels_are_judged_on_as_many_pictures_as_are_independent(finetune_cli, tmp_path: Path) -> None:
+    write_sample(tmp_path, per_class=4)
+    rows = ["image,label,photo"]
+    for place, file in enumerate(sorted(tmp_path.glob("*/*.jpg"))):
+        darker = file.with_suffix(".png")
+        with Image.open(file) as picture:
+            picture.point(lambda level: max(0, level - 12)).save(darker)
+        rows += [f"{one.relative_to(tmp_path)},{'even' if place % 2 else 'odd'},{place}" for one in (file, darker)]
+    (tmp_path / "photos.csv").write_text("\n".join(rows))
+    quick = ("--image-size", "32", "--device", "cpu", "--workers", "0", "--alike", "1", "--group-by", "photo")
+    done = finetune_cli("check", tmp_path / "photos.csv", *quick)
+    told = " ".join(done.out.split()).partition("labels of 48 images (24 independent) were judged")[2]
+    found = re.search(r"top1 (\S+) \(95 %: (\S+) to (\S+)\)", told)
+    assert found
+    top1, low, high = map(float, found.groups())
+    assert low <= top1 <= high
+    assert high - low > 0.3  # of 24 photos; 48 independent ones would leave 0.27 at most

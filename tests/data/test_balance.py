@@ -53,4 +53,6 @@ def test_classes_that_are_there_and_never_predicted_are_named_with_their_images(
     never = never_predicted(("ant", "bee", "cow"), targets=[0, 0, 1, 1], guesses=[0, 0, 0, 0])
     assert never == {"bee": 2}
     assert never_predicted_text(never, "val").startswith("the model never predicts bee (2 images there) on val")
+    told = never_predicted_text(never, "val", is_refitted=True)
+    assert told.startswith("the first fit (the refit, which is delivered, has learned from val) never predicts bee")
     assert never_predicted(("ant", "bee"), targets=[0, 1], guesses=[1, 0]) == {}

@@ -70,6 +70,9 @@ def test_folders_whose_names_say_a_split_are_splits(lay: Lay, train: str, other:
         "{top}/images/{label}/1.jpg",
         "{label}/{top}/1.jpg",
         "{label}/{top}/2019/1.jpg",
+        "{label}/images/{top}/1.jpg",
+        "{label}/a/{label}/{top}/1.jpg",
+        "{label}/{label}_{top}/1.jpg",
     ],
 )
 def test_splits_may_lie_deeper_or_below_the_classes(lay: Lay, pattern: str) -> None:
@@ -98,6 +101,15 @@ def test_splits_may_lie_deeper_or_below_the_classes(lay: Lay, pattern: str) -> N
         (["ant/train/1.jpg", "ant/val/1.jpg", "bee/old/1.jpg"], "bee"),
         (["ant/train/1.jpg", "ant/val/1.jpg", "ant/2.jpg", "bee/train/1.jpg", "bee/val/1.jpg"], "ant"),
         (["ant/1.jpg", "ant/val/1.jpg", "bee/1.jpg", "bee/val/2.jpg"], "ant/val, bee/val"),
+        (["ant/images/train/1.jpg", "ant/images/val/1.jpg", "bee/1.jpg"], "ant/images/train, ant/images/val"),
+        (["ant/ant_train/1.jpg", "bee/1.jpg"], "ant/ant_train"),
+        ([f"{x}/201{y}/{s}/1.jpg" for x in ("ant", "bee") for y in "89" for s in ("train", "val")], "ant/2018/train"),
+        (["ant/p/train/1.jpg", "ant/p/val/1.jpg", "ant/2.jpg", "bee/1.jpg"], "ant/p/train, ant/p/val"),
+        ([f"train/{x}/{s}/1.jpg" for x in ("ant", "bee") for s in ("train", "val")], "train/ant/train, train/ant/val"),
+        (["train/ant/val/2.jpg", "train/bee/1.jpg"], "train/ant/val"),
+        ([f"train/{s}/{x}/1.jpg" for x in ("ant", "bee") for s in ("train", "val")], "holds splits itself: train, val"),
+        ([f"train/{x}ant/1.jpg" for x in ("", "val/")] + ["train/bee/1.jpg"], "holds splits itself: val"),
+        (["all/train/a/1.jpg", "all/train/b/1.jpg", "all/val/a/1.jpg", "all/val/b/1.jpg", "old/1.jpg"], "beside other"),
         (["ant/val/1.jpg", "ant/valid/1.jpg", "bee/train/1.jpg", "bee/val/2.jpg"], "ant holds one split twice"),
     ],
 )  # fmt: skip
@@ -154,6 +166,71 @@ def test_a_split_folder_beside_loose_images_is_refused_and_not_a_class(lay: Lay,
         read(root)
     assert "data.layout=classes" in caught.value.hint
     assert read(root, layout="classes").classes == tuple(sorted({"train", beside.split("/")[0]}))
+
+
+@pytest.mark.parametrize("folders", ["images masks", "fold1 fold2"])
+def test_images_beside_masks_or_folds_in_every_split_are_no_classes(lay: Lay, folders: str) -> None:
+    names = [f"{top}/{part}/{label}/1.jpg" for top in ("train", "val") for part in folders.split() for label in "ab"]
+    said = ", ".join(folders.split())
+    with pytest.raises(DataError, match=rf"hold the same folders \(a, b\), so that the classes may be these or {said}"):
+        read(lay(names))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train/1.jpg", "val/1.jpg"],
+        ["Training/1.jpg", "Testing/1.jpg", "labels.csv"],
+        ["train/images/1.jpg", "val/images/1.jpg", "train/labels/1.txt"],
+        ["images/train/1.jpg", "images/val/1.jpg", "labels/train/1.txt"],
+        ["train/train/1.jpg", "test1/test1/1.jpg", "sample.txt"],
+        ["train/1.jpg", "train/2.jpg", "test/ant/1.jpg", "test/bee/1.jpg"],
+    ],
+)
+def test_splits_without_class_folders_are_said_to_be_that_with_what_to_do(lay: Lay, names: list[str]) -> None:
+    with pytest.raises(
+        DataError, match=r"(are splits|is a split) but (have|has) no class folders: .* the 2 images"
+    ) as caught:
+        read(lay(names))
+    assert "/<class>" in caught.value.hint and "image, label and split" in caught.value.hint
+    assert ("labels.csv says the classes" in caught.value.hint) == ("labels.csv" in names)
+
+
+def test_a_val_or_test_without_class_folders_is_left_out_and_what_follows_is_said(lay: Lay) -> None:
+    manifest = read(lay([*tree("train/{label}/1.jpg", "train"), "val/1.jpg", "test/test/1.jpg", "test/test/2.jpg"]))
+    assert set(splits(manifest)) == {"train"}
+    assert "1 image in val/ belongs to no class: left out, and val is taken from train" in manifest.notes
+    assert "2 images in test/ belong to no class: left out, so that nothing is measured on them" in manifest.notes
+
+
+def test_a_split_folder_without_images_is_noted(lay: Lay) -> None:
+    assert "no images in val: left out" in read(lay([*tree("train/{label}/1.jpg", "train"), "val/a.txt"])).notes
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["ant/fold1/1.jpg", "ant/fold2/1.jpg", "bee/fold1/1.jpg", "bee/fold2/1.jpg"],
+            "ant/fold1, ant/fold2, bee/fold1",
+        ),
+        (["ant/fold1/1.jpg", "ant/fold2/1.jpg", "bee/1.jpg"], "ant/fold1, ant/fold2: read with the other images"),
+        (["ant/val/1.jpg", "ant/2.jpg", "bee/1.jpg", "bee/2.jpg"], "ant/val: read with the other images of the class"),
+        (["cat/1.jpg", "dog/1.jpg", "test/1.jpg"], "the folders test are taken as classes, like cat, dog"),
+        (["fold1/1.jpg", "fold2/1.jpg"], "fold1, fold2 are taken as the classes"),
+    ],
+)
+def test_what_may_be_a_split_and_is_not_obeyed_is_noted(lay: Lay, names: list[str], said: str) -> None:
+    manifest = read(lay(names))
+    assert len(manifest.samples) == len(names)
+    assert any(said in note for note in manifest.notes)
+    assert not any(said in note for note in read(lay(names), layout="classes").notes)
+
+
+def test_files_beside_the_splits_of_a_class_are_counted(lay: Lay) -> None:
+    names = tree("{label}/images/{top}/1.jpg", "train", "val")
+    notes = read(lay([*names, "ant/x.heic", "ant/images/y.heic", "bee/images/test/readme.txt"])).notes
+    assert any("2 .heic" in note for note in notes) and "no images in bee/images/test" in notes
 
 
 def test_images_of_folders_beside_the_splits_are_counted(lay: Lay) -> None:

@@ -162,7 +162,7 @@ def test_one_class_is_an_error_except_where_one_is_enough(lay: Lay) -> None:
         ([], "no images in"),
         (["a/notes.txt", "b/notes.txt"], "no images in"),
         (["x.jpg"], "holds 1 image, but no class folders"),
-        (["train/1.jpg", "val/1.jpg"], "holds 2 images, but no class folders"),
+        (["train/1.jpg", "val/1.jpg"], "train, val of .* are splits but have no class folders: .* the 2 images"),
     ],
 )
 def test_a_folder_without_labelled_images_is_an_error_with_the_layouts(lay: Lay, names: list[str], said: str) -> None:
@@ -323,7 +323,7 @@ def test_groups_come_from_the_first_bracket_of_a_pattern(lay: Lay) -> None:
     root = lay("a/p1_x_1.jpg", "a/p1_x_2.jpg", "b/p2_y_1.jpg", "b/other.jpg")
     manifest = read(root, group_by=r"/(p\d+)_(\w)")
     assert [s.group for s in manifest.samples] == ["p1", "p1", None, "p2"]
-    assert any("1 images are in no group" in note for note in manifest.notes)
+    assert any("1 image is in no group" in note for note in manifest.notes)
 
 
 def test_without_a_bracket_the_match_is_the_group(lay: Lay) -> None:

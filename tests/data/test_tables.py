@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None
 def test_columns_that_differ_by_case_are_noted_and_others_may_be_double(write: Write) -> None:
     manifest = read(write("i/1.jpg,a,x,1,2", "i/2.jpg,b,y,1,2", header="image,label,Label,z,z"))
     assert manifest.classes == ("a", "b")
-    assert manifest.notes == ("of the columns label, Label, which differ by case alone, label is taken",)
+    assert manifest.notes[0] == "of the columns label, Label, which differ by case alone, label is taken"
 
 
 @pytest.mark.parametrize(
@@ -78,10 +79,53 @@ def test_rows_whose_files_are_not_there_are_counted_with_the_place_and_the_near_
 
 def test_some_rows_without_files_are_a_note_with_count_place_and_near_miss(write: Write, tmp_path: Path) -> None:
     manifest = read(write("i/1.jpg,a", "i/2.jpg,b", "gone.jpg,a", "i/1,b"))
-    (note,) = manifest.notes
+    note, beside = manifest.notes
+    assert beside.startswith("3 images lie beside the table and in no row")
     assert note.startswith(f"2 of 4 rows name a file that is not there, e.g. {tmp_path / 'gone.jpg'}")
     assert note.endswith("instead of 'i/1': there is 'i/1.jpg'")
     assert [problem.file for problem in manifest.problems] == ["gone.jpg", "i/1"]
+
+
+def test_one_row_without_a_file_is_told_in_the_singular(write: Write) -> None:
+    note = read(write("i/1.jpg,a", "i/2.jpg,b", "gone.jpg,a")).notes[0]
+    assert note.startswith("1 of 3 rows names a file that is not there")
+
+
+def lay(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+def test_images_beside_a_table_that_no_row_names_are_counted_in_one_note(tmp_path: Path, suffix: str) -> None:
+    lay(tmp_path, "1.jpg", "i/2.jpg", "i/3.jpg", "i/j/4.PNG", "new/5.jpg", ".6.jpg", ".old/7.jpg", "i/notes.txt")
+    (tmp_path / "a link").symlink_to(tmp_path / "i")  # the files that rows name have other paths too
+    rows = {"image": ["1.jpg", "i/../i/2.jpg", str(tmp_path / "i/3.jpg")], "label": ["a", "b", "a"]}
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "parquet":
+        parquet.write_table(pyarrow.table(rows), path)
+    else:
+        with path.open("w", newline="") as stream:
+            csv.writer(stream, delimiter="\t" if suffix == "tsv" else ",").writerows(
+                [rows, *zip(*rows.values(), strict=True)]
+            )
+    (note,) = read(path).notes
+    assert note == "2 images lie beside the table and in no row: left out, e.g. a link/j/4.PNG"
+
+
+def test_rows_that_cannot_be_used_name_their_image_all_the_same(write: Write) -> None:
+    manifest = read(write(*(f"{name},{label}" for name, label in zip(FILES, ("a", "b", "", "b", "a"), strict=True))))
+    assert len(manifest.problems) == 1 and manifest.notes == ()
+
+
+def test_of_a_huge_folder_the_images_beside_a_table_are_counted_as_far_as_was_looked(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("i/1.jpg,a", "i/2.jpg,b")
+    lay(path.parent, *(f"more/{folder}/{number}.jpg" for folder in range(4) for number in range(5)))
+    monkeypatch.setattr("finetune.data.tables.MOST_LOOKED_AT", 10)
+    assert any(note.startswith("at least ") and "in no row" in note for note in read(path).notes)
 
 
 def test_a_table_without_one_whole_row_says_so(write: Write) -> None:

@@ -149,3 +149,13 @@ def test_paired_over_seeds_turns_round_and_crosses_zero_where_seeds_disagree() -
     assert (found.low, found.high) == pytest.approx((-turned.high, -turned.low))
     wavering = np.stack([one[0], other[1]])
     assert paired_over_seeds(wavering, np.stack([other[0], one[1]])).low < 0
+
+
+def test_a_bootstrap_by_unit_of_altered_copies_is_as_wide_as_that_of_the_photos() -> None:
+    photos = np.random.default_rng(0).random(40)
+    copies, units = photos.repeat(4), [place // 4 for place in range(160)]
+    one = bootstrap(lambda chosen: float(photos[chosen].mean()), 40)
+    four = bootstrap(lambda chosen: float(copies[chosen].mean()), 160, units)
+    taken_for_160 = bootstrap(lambda chosen: float(copies[chosen].mean()), 160)
+    assert (four.low, four.high) == (pytest.approx(one.low), pytest.approx(one.high))
+    assert taken_for_160.high - taken_for_160.low < 0.7 * (four.high - four.low)

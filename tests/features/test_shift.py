@@ -75,3 +75,17 @@ def test_four_images_are_as_far_off_as_the_many_that_they_are_drawn_from() -> No
     fours = [norm_shift(model, groups, four).mean for four in many.split(4)]
     assert sum(four.value for four in fours) / len(fours) == pytest.approx(whole.value, rel=0.25)
     assert sum(four.low <= whole.value <= four.high for four in fours) >= 0.8 * len(fours)
+
+
+def test_altered_copies_leave_shift_and_interval_as_they_are_without_them() -> None:
+    model = timm.create_model("test_resnet", pretrained=False).eval()
+    groups = layer_groups(model)
+    photos = images(12)
+    one = norm_shift(model, groups, photos)
+    units = [place // 4 for place in range(48)]
+    four = norm_shift(model, groups, photos.repeat_interleave(4, dim=0), units)
+    taken_for_48 = norm_shift(model, groups, photos.repeat_interleave(4, dim=0))
+    assert four.mean.value == pytest.approx(one.mean.value, rel=1e-4)
+    assert (four.mean.low, four.mean.high) == pytest.approx((one.mean.low, one.mean.high), rel=1e-4)
+    assert taken_for_48.mean.high - taken_for_48.mean.low < 0.8 * (four.mean.high - four.mean.low)
+    assert four.mean.value < taken_for_48.mean.value  # chance of 12 images is more than chance of 48

@@ -148,3 +148,14 @@ def test_a_handful_of_images_is_measured_too(count: int) -> None:
     found = measure(manifest(3, 2), {"a": torch.randn(count, 3)}, targets)
     assert 0 <= found.probe["a"].low <= found.probe["a"].high <= 1
     assert -1 <= found.size.gain.low <= found.size.gain.high <= 1
+
+
+def test_altered_copies_leave_spread_and_logme_as_they_are_without_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    photos, targets = torch.randn(40, 8, generator=generator), torch.arange(40) % 2
+    one = measure(manifest(20, 20), {"layer4": photos}, targets)
+    units = [place // 4 for place in range(160)]
+    repeated = {"layer4": photos.repeat_interleave(4, dim=0)}
+    four = measure(manifest(80, 80), repeated, targets.repeat_interleave(4), units=units)
+    assert (four.spread, four.logme) == (one.spread, one.logme)
+    assert measure(manifest(80, 80), repeated, targets.repeat_interleave(4)).spread > one.spread

@@ -136,3 +136,34 @@ def test_a_probe_on_all_stages_together_is_loaded_and_measured_again(quick_run) 
     result = quick_run("linear-probe", image_size=32, probe_at="all")
     found = finetune.evaluate(result.folder, split="val")
     assert found.metrics["top1"].value == result.metrics["val"]["top1"]["value"]
+
+
+def altered_copies(folder: Path, *, photos: int, copies: int) -> Path:
+    """Write photos of noise in copies of other brightness, labels at random; return the table that groups them."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    rows = ["image,label,photo"]
+    for photo in range(photos):
+        values = rng.integers(0, 200, (32, 32, 3), dtype=np.uint8)
+        label = rng.choice(["ant", "bee"])
+        for copy in range(copies):
+            Image.fromarray(values + np.uint8(10 * copy)).save(folder / f"{photo:02}-{copy}.png")
+            rows.append(f"{photo:02}-{copy}.png,{label},{photo}")
+    (folder / "photos.csv").write_text("\n".join(rows))
+    return folder / "photos.csv"
+
+
+def test_the_verdict_counts_photos_and_not_their_altered_copies(tmp_path: Path) -> None:
+    table = altered_copies(tmp_path / "imgs", photos=60, copies=4)
+    plan, verdict = planned(table, group_by="photo")
+    assert plan.evidence is not None
+    size = plan.evidence.size
+    assert (size.num_images, size.num_independent, size.num_probed) == (192, 48, 48)
+    median = f"{size.images_per_class_median:g} a class in the median"
+    assert verdict.reason.startswith(f"192 images (48 independent), 2 classes ({median})")
+    assert size.images_per_class_median == 24
+    at = plan.evidence.probe[plan.evidence.last]
+    assert f"the last stage separates them at {at.value:.0%} ± {(at.high - at.low) / 2:.0%}" in verdict.reason
+    assert at.high - at.low > 0.2  # 48 photos: as wide as theirs, half as wide by file
+    assert "as little is left to gain" not in verdict.reason
+    assert planned(table)[1].reason.startswith("192 images, 2 classes")

@@ -40,3 +40,20 @@ def test_a_split_that_is_not_there_is_an_error(quick_run) -> None:
     result = quick_run(epochs=1)
     with pytest.raises(finetune.DataError, match="no test split"):
         finetune.evaluate(result.folder, split="test")
+
+
+def test_other_data_is_measured_by_the_groups_of_the_run_where_it_has_them(few: Path, tmp_path: Path, tiny_run) -> None:
+    result = tiny_run(group_by=r"-(\d+)\.jpg", epochs=1)
+    said: list[str] = []
+    grouped = finetune.evaluate(result.folder, data=few, on_event=lambda event: said.append(str(event.facts)))
+    assert not any("is in a group" in text for text in said)
+    for file in few.rglob("*.jpg"):
+        (tmp_path / "odd" / file.parent.name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "odd" / file.parent.name / f"{file.stem}x.jpg").write_bytes(file.read_bytes())
+    alone = finetune.evaluate(
+        result.folder, data=tmp_path / "odd", on_event=lambda event: said.append(str(event.facts))
+    )
+    assert any("no image is in a group by" in text for text in said)
+    one, other = grouped.metrics["macro_f1"], alone.metrics["macro_f1"]
+    assert one.value == other.value
+    assert (one.low, one.high) != (other.low, other.high)

@@ -58,6 +58,16 @@ def test_a_run_tells_before_and_after_of_classes_that_are_not_learned(uneven: Pa
     assert len(found) == 33 and is_said("1 .heic", texts)
 
 
+def test_what_is_never_predicted_is_told_of_the_first_fit_where_another_model_is_delivered(
+    uneven: Path, tmp_path: Path
+) -> None:
+    more = {**TINY, "refit": True, "epochs": 1}
+    result, texts = warned(finetune.run, uneven, strategy="full", out=tmp_path / "run", **more)
+    assert result.never_predicted == {"bee": 1}
+    assert is_said("the first fit (the refit, which is delivered, has learned from val) never predicts bee", texts)
+    assert not is_said("the model never predicts", texts)
+
+
 @pytest.mark.parametrize("strategy", ["head-only", "auto"])
 def test_a_plan_has_what_is_known_of_the_data_once_in_its_notes(uneven: Path, strategy: str) -> None:
     plan, texts = warned(

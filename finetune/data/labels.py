@@ -1,0 +1,98 @@
+"""What is said of labels that may not mean what they are taken for, and of files that may be no pictures of a class."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+from finetune.data.listing import Row, listed
+from finetune.errors import DataError
+
+MANY = 20  # different numbers as labels, above which they look like what is measured, not like classes
+FEW = 5  # images of a class on average, below which that is so
+NONE = frozenset(re.findall(r"\S+", "nan null n/a na #n/a unlabeled unlabelled unsorted unclassified todo"))
+BETWEEN = re.compile(r"\s*[,;|+&/]\s*|\s+")
+MASK = re.compile(r"(.+?)[-_. ]*(?:masks?|seg|segmentation|gt|groundtruth)(?:[-_. ]*\d+)?", re.IGNORECASE)
+
+
+def doubtful(path: Path, rows: list[Row], labels: list[str], *, is_to_train: bool) -> Iterator[str]:
+    """Say which labels may be one class, none or several, and where numbers look like something to be measured.
+
+    Raises:
+        DataError: such numbers leave nearly every class with one image, so that no classifier can be trained.
+    """
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault("".join(re.findall(r"[^\s_-]+", label.casefold())) or label, []).append(label)
+    for names in alike.values():
+        if len(names) > 1:
+            shown = listed(map(repr, names))
+            yield f"labels that differ by case, spaces, - or _ alone are classes of their own: {shown}"
+    yield from _one_number(labels)
+    yield from _none_or_several(labels)
+    if not _are_measures(labels, len(rows)):
+        return
+    counts = Counter(row.label for row in rows)
+    text = f"the {len(labels)} different labels are numbers ({listed(labels, most=4)}), as of a quantity to be measured"
+    if is_to_train and sum(count == 1 for count in counts.values()) > len(labels) / 2:
+        raise DataError(
+            f"{path}: {text}, and most have one image",
+            hint="finetune tells classes apart, it does not estimate numbers: give ranges as labels, e.g. '0-10'.",
+        )
+    yield f"{text}: each is a class of its own, and their order is not used; ranges as labels may serve better"
+
+
+def _one_number(labels: list[str]) -> Iterator[str]:
+    numbers: dict[float, list[str]] = {}
+    for label in labels:
+        if re.fullmatch(r"[+-]?\d+(\.\d*)?", label):
+            numbers.setdefault(float(label), []).append(label)
+    for names in numbers.values():
+        if len(names) > 1:
+            yield f"labels that are one number are classes of their own: {listed(map(repr, names))}"
+
+
+def _none_or_several(labels: list[str]) -> Iterator[str]:
+    """Say which labels seem to say that there is none, and which name several classes."""
+    none = [label for label in labels if label.casefold() in NONE]
+    if none:
+        are = "is taken as a class" if len(none) == 1 else "are taken as classes"
+        yield f"{listed(map(repr, none))} {are}: where that means that no class is known, take these images out"
+    known = set(labels)
+    several = [label for label in labels if len(parts := BETWEEN.split(label)) > 1 and known.issuperset(parts)]
+    if several:
+        is_one = len(several) == 1
+        yield (
+            f"{listed(map(repr, several))} {'names' if is_one else 'name'} several classes and"
+            f" {'is a class' if is_one else 'are classes'} of {'its' if is_one else 'their'} own:"
+            " finetune gives an image one class"
+        )
+
+
+def masks(rows: list[Row]) -> Iterator[str]:
+    """Say how many images are named as the masks of others that lie beside them."""
+    named = [(file, match[1]) for row in rows if (match := MASK.fullmatch((file := PurePath(row.file)).stem))]
+    if not named:
+        return
+    known = {(file.parent, file.stem) for file in (PurePath(row.file) for row in rows)}
+    found = [file for file, base in named if (file.parent, base) in known]
+    if found:
+        are = "image is" if len(found) == 1 else "images are"
+        yield (
+            f"{len(found):,} {are} named as a mask of another beside it, and read as any image, e.g. {found[0]}:"
+            " where that is no picture of the class, take such files out"
+        )
+
+
+def _are_measures(labels: list[str], num_images: int) -> bool:
+    """Return whether labels are numbers that look like measurements: fractions, or many with few images each."""
+    try:
+        numbers = [float(label) for label in labels]
+    except ValueError:
+        return False
+    if any(re.match(r"0\d", label) for label in labels):
+        return False  # what is filled up with zeros is a name
+    is_whole = all(number.is_integer() for number in numbers)
+    return len(labels) > 2 and (not is_whole or (len(labels) > MANY and num_images < FEW * len(labels)))
