@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from finetune.backbone.catalogue import Entry
 
 SCREENFUL = 30
-OTHER_COLUMNS = 44  # what a line of the list takes beside the name
 LIST = "ls"
 EXAMPLES = (
     "Examples:  finetune backbones resnet --max-params 30   ·   finetune backbones 'vit*224' --min-top1 80 --sort gmacs"
@@ -189,8 +188,9 @@ def show_list(found: Sequence[Entry], *, order: str, is_front: bool, most: int |
     if not found:
         console.print("none of that name is within every limit")
         return
-    rows = [_row(facts(entry), room=console.width - OTHER_COLUMNS) for entry in found[:most]]
-    console.print(tables.table(["backbone", "params", "GMACs", "px", "top-1", "groups", "here"], rows))
+    rows = [_row(facts(entry)) for entry in found[:most]]
+    headers = ["backbone", "params", "GMACs", "px", "top-1", "groups", "here"]
+    console.print(tables.table(headers, rows, drop=["groups", "px"]))
     console.print("\ntop-1: ImageNet-1k, percent; groups: layer groups; here: weights on this machine")
     if is_front:
         console.print(f"{len(rows)} that no other beats in top-1 at their compute, {order}")
@@ -204,18 +204,15 @@ def show_list(found: Sequence[Entry], *, order: str, is_front: bool, most: int |
 def show_one(found: dict[str, Any]) -> None:
     """Print one backbone: its facts, its weights, how to use it, where the facts come from."""
     console = tables.out()
-    made = tables.table(["", ""], list(_lines(found).items()))
-    made.columns[1].justify, made.show_header = "left", False
-    console.print(made)
+    console.print(tables.table(["", "value"], list(_lines(found).items()), words=["value"], has_header=False))
     if len(found["all_weights"]) > 1:
         rows = [
             (each["weights"], *(_row(each)[column] for column in (3, 4, 6)), each["licence"] or "not stated")
             for each in found["all_weights"]
         ]
-        listed = tables.table(["all its weights, the default first", "px", "top-1", "here", "licence"], rows)
-        listed.columns[4].justify = "left"
+        headers = ["all its weights, the default first", "px", "top-1", "here", "licence"]
         console.print()
-        console.print(listed)
+        console.print(tables.table(headers, rows, words=["licence"], drop=["here"]))
     console.print(f"\nsize and compute: {escape(found['sources']['networks'])}")
     if found["imagenet_top1_percent"] is not None:
         console.print(f"top-1: {escape(found['sources']['top1'])}")
@@ -255,10 +252,10 @@ def _lines(found: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _row(fact: dict[str, Any], *, room: int = 100) -> tuple[str, ...]:
-    name, top1 = fact["name"], fact["imagenet_top1_percent"]
+def _row(fact: dict[str, Any]) -> tuple[str, ...]:
+    top1 = fact["imagenet_top1_percent"]
     return (
-        name if len(name) <= room else name.replace(".", "\n  ."),
+        fact["name"],
         f"{fact['num_parameters'] / 1e6:.1f}M",
         _gmacs(fact["gmacs"]),
         _pixels(fact["image_size"]),

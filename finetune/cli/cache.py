@@ -39,7 +39,8 @@ def list_them(folder: FolderOption = "auto", json_: JsonOption = False) -> None:
         for entry in entries
     ]
     console = tables.out()
-    console.print(tables.table(["entry", "of", "what", "images", "MB", "last used"], rows))
+    headers = ["entry", "of", "what", "images", "MB", "last used"]
+    console.print(tables.table(headers, rows, words=["of", "what"], drop=["last used"]))
     total = sum(entry.num_bytes for entry in entries)
     console.print(f"\n{len(entries)} entries, {total / 1e6:,.1f} MB in {escape(str(place))}")
 

@@ -84,9 +84,10 @@ def show(found: Comparison) -> None:
     console = tables.out()
     columns = ["strategy", f"{found.split} top1", "behind the best", "time", "params", "epoch"]
     console.print()
-    console.print(tables.table(columns, [_row(one) for one in found.standings]))
+    console.print(tables.table(columns, [_row(one) for one in found.standings], drop=["epoch", "params", "time"]))
     console.print()
-    console.print(tables.table(["val top1 over epochs", "first", "last", ""], [_curve(one) for one in found.standings]))
+    headers = ["val top1 over epochs", "first", "last", "from 0 to 1"]
+    console.print(tables.table(headers, [_curve(one) for one in found.standings], words=headers[3:], drop=headers[3:]))
     over = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
     console.print(f"\n{found.num_images} {found.split} images{over}; in brackets 95 %, behind the best of pairs")
     for text in dict.fromkeys(f"{failure.strategy}: {failure.reason}" for failure in found.failed):
@@ -95,7 +96,7 @@ def show(found: Comparison) -> None:
         console.print(escape(line))
     if found.split == "val":
         console.print("note: val also chose the epoch, so this flatters; --test 0.2 sets a test split aside")
-    console.print(f"curves: [bold]{escape(str(found.folder / 'compare.html'))}[/bold]", soft_wrap=True)
+    console.print(f"curves: [bold]{escape(str(found.folder / 'compare.html'))}[/bold]")
 
 
 def _row(one: Standing) -> tuple[str, ...]:

@@ -38,9 +38,7 @@ def doctor(json_: JsonOption = False) -> None:
         return
     console = tables.out()
     lines = {"python": found["python"], "platform": found["platform"], **found["packages"], **found["devices"]}
-    made = tables.table(["", ""], list(lines.items()))
-    made.columns[1].justify, made.show_header = "left", False
-    console.print(made)
+    console.print(tables.table(["", "value"], list(lines.items()), words=["value"], has_header=False))
     console.print(f"\ncache: {escape(str(found['cache']))}\nhub cache: {escape(str(found['hub_cache']))}")
     reached = "reached" if found["hub_is_reachable"] else "not reached"
     console.print(f"model hub: {reached}\nbackbone auto: {found['auto_backbone']}")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
+from finetune.cli import tables
 from finetune.cli.evidence import show_evidence
-from finetune.cli.tables import amount, duration, out, table
-from finetune.cli.terminal import escape
+from finetune.cli.grid import Grid
+from finetune.cli.tables import amount, duration, table
+from finetune.cli.terminal import Console, escape
 
 if TYPE_CHECKING:
     from finetune.backbone.layers import LayerTable
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 def show_plan(plan: Plan) -> None:
     """Print the layer groups of every phase, and the layers where they were asked for."""
-    console = out()
+    console = tables.out()
     size = plan.image_size
     console.print(
         f"[bold]{escape(plan.strategy)}[/bold] on {escape(plan.backbone)}, {size[0]}x{size[1]} pixels,"
@@ -65,7 +64,7 @@ def _total(plan: Plan) -> str:
     return f"{text}, about {duration(sum(known))} of computing (decoding not counted)"
 
 
-def _phase_table(plan: Plan, phase: Phase, index: int) -> Table:
+def _phase_table(plan: Plan, phase: Phase, index: int) -> Grid:
     how = "solved to convergence" if phase.solver == "lbfgs" else f"{phase.epochs} epochs, peak lr {phase.lr:g}"
     rows: list[tuple[str, ...]] = []
     for group in plan.groups:
@@ -83,7 +82,8 @@ def _phase_table(plan: Plan, phase: Phase, index: int) -> Table:
     trainable = plan.num_trainable(phase.plan)
     rows.append(("total", f"{plan.num_parameters:,}", f"{trainable:,} trained", "", "", ""))
     columns = ["layer group", "parameters", "state", "lr", "values", "norm statistics"]
-    return table(columns, rows, title=f"phase {index}/{len(plan.phases)} {phase.name}: {how}")
+    title = f"phase {index}/{len(plan.phases)} {phase.name}: {how}"
+    return table(columns, rows, title=title, drop=["values", "lr"])
 
 
 def _show_layers(console: Console, layers: LayerTable) -> None:
@@ -92,7 +92,8 @@ def _show_layers(console: Console, layers: LayerTable) -> None:
          f"{row.num_activations * 4 / 1e6:.2f}", row.receptive_field or "")
         for row, shape in zip(layers.rows, layers.shapes_channels_last(), strict=True)
     ]  # fmt: skip
-    console.print(table(["layer", "type", "output", "activations", "parameters", "MB", "sees"], rows))
+    headers = ["layer", "type", "output", "activations", "parameters", "MB", "sees"]
+    console.print(table(headers, rows, drop=["MB", "type", "sees"]))
     console.print(
         f"\nactivations of one image, forward: {layers.num_activations:,} values,"
         f" {layers.activation_bytes() / 1e6:.1f} MB in float32\n"

@@ -69,7 +69,8 @@ def show(found: Ranked) -> None:
         for one in ranking.candidates
     ]
     console.print()
-    console.print(tables.table(["backbone", "px", "GMACs", "M par", "predicted top1", "k-NN", "LogME", "H"], rows))
+    headers = ["backbone", "px", "GMACs", "M par", "predicted top1", "k-NN", "LogME", "H"]
+    console.print(tables.table(headers, rows, drop=["H", "LogME", "M par", "k-NN"]))
     console.print(f"\nmeasured on {found.num_images} train images of {found.num_classes} classes")
     if found.failed:
         console.print(f"left out: {escape(', '.join(failure.name for failure in found.failed))}")

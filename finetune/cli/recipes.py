@@ -21,9 +21,7 @@ def list_them() -> None:
     from finetune.workflow.shipped import list_recipes
 
     rows = [(recipe.name, recipe.purpose) for recipe in list_recipes()]
-    made = tables.table(["recipe", "purpose"], rows)
-    made.columns[1].justify = "left"
-    tables.out().print(made)
+    tables.out().print(tables.table(["recipe", "purpose"], rows, words=["purpose"]))
 
 
 @app.command()

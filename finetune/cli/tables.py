@@ -1,15 +1,13 @@
-"""Results as tables for a terminal of 80 columns or a file."""
+"""Results as tables and lines, for a terminal or a file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from finetune.cli.terminal import escape
+from finetune.cli.grid import Column, Grid
+from finetune.cli.terminal import Console, escape, printable
 from finetune.data.balance import never_predicted_text
 from finetune.train.choice import TOLD_APART
 
@@ -21,9 +19,8 @@ MOST_CONFUSIONS = 5
 
 
 def out() -> Console:
-    """Yield the console of results: stdout; wide enough for a table when it is a file."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=max(console.width, 100))
+    """Return the console of results: stdout."""
+    return Console()
 
 
 def print_json(content: Any) -> None:
@@ -40,14 +37,30 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> Table:
-    """Yield a table whose first column is text and whose others are numbers."""
-    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        made.add_row(*(escape(str(cell)) for cell in row))
-    return made
+def table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str = "",
+    words: Collection[str] = (),
+    drop: Sequence[str] = (),
+    has_header: bool = True,
+) -> Grid:
+    """Return a table of names in the first column, words in those that `words` names, and values in the others.
+
+    `drop` names the columns that a narrow terminal can do without, the least important first.
+    """
+    cells = [[printable(str(cell)).replace("\n", "\\n") for cell in row] for row in rows]
+    columns = [
+        Column(
+            header,
+            [row[place] for row in cells],
+            is_broken=header in words,
+            is_left=place == 0 or header in words,
+        )
+        for place, header in enumerate(headers)
+    ]
+    return Grid(columns, title=title, drop=drop, has_header=has_header)
 
 
 def show_result(result: RunResult) -> None:
@@ -72,7 +85,7 @@ def show_result(result: RunResult) -> None:
 
 
 def amount(num_bytes: float) -> str:
-    """Yield bytes as a person reads them."""
+    """Return bytes as a person reads them."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
         if num_bytes >= size:
             return f"{num_bytes / size:,.1f} {unit}"
@@ -80,7 +93,7 @@ def amount(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Yield seconds as a person reads them."""
+    """Return seconds as a person reads them."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

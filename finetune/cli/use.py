@@ -93,9 +93,7 @@ def predict(
         _print_csv(found, top)
     else:
         rows = [(p.file, p.problem or "  ".join(_likely(p))) for p in found]
-        made = tables.table(["file", "class"], rows)
-        made.columns[1].justify = "left"
-        tables.out().print(made)
+        tables.out().print(tables.table(["file", "class"], rows, words=["class"]))
 
 
 @with_interrupt
