@@ -19,7 +19,7 @@ def show_evidence(console: Console, evidence: Evidence, verdict: Verdict) -> Non
     rows = [(group, f"{found.value:.3f}", _ends(found, 2), _bar(found)) for group, found in probes.items()]
     console.print(table(["linear classifier on", "top1", "95 %", KEY], rows, words=[KEY], drop=[KEY]))
     console.print()
-    console.print(table(["evidence", "value", "95 %"], list(_numbers(evidence, verdict))))
+    console.print(table(["evidence", "value", "95 %"], list(_numbers(evidence, verdict)), words=["evidence"]))
 
 
 def _bar(found: Interval) -> str:
