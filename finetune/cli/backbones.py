@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from finetune.cli import rank, tables
+from finetune.cli.help import App, Group
 from finetune.cli.options import JsonOption, complete_backbone, complete_family, complete_licence, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 SCREENFUL = 30
 LIST = "ls"
 EXAMPLES = (
-    "Examples:  finetune backbones resnet --max-params 30   ·   finetune backbones 'vit*224' --min-top1 80 --sort gmacs"
-    "   ·   finetune backbones --plot backbones.svg"
+    "Examples:\n  finetune backbones resnet --max-params 30\n"
+    "  finetune backbones 'vit*224' --min-top1 80 --sort gmacs\n  finetune backbones --plot backbones.svg"
 )
 
 
@@ -38,7 +39,7 @@ class SortName(StrEnum):
     name = "name"
 
 
-class Group(TyperGroup):
+class ListGroup(Group):
     """A group that lists where no command is given; its help shows the options of the list as well."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -53,8 +54,8 @@ class Group(TyperGroup):
             self.params = own
 
 
-app = typer.Typer(
-    cls=Group,
+app = App(
+    cls=ListGroup,
     help="List pretrained networks by size, compute and accuracy. Without a filter: those that no other beats.",
     epilog=EXAMPLES,
 )
@@ -103,7 +104,12 @@ def list_them(
     offline: Annotated[bool, typer.Option("--offline", help="Only weights that are on this machine.")] = False,
     front: Annotated[bool, typer.Option("--front", help="Only those that no other beats at their compute.")] = False,
     sort: Annotated[
-        SortName | None, typer.Option("--sort", help="Best or smallest first. Default: top1, for --front gmacs.")
+        SortName | None,
+        typer.Option(
+            "--sort",
+            metavar="ORDER",
+            help="top1, gmacs, params or name. Default: top1, for --front gmacs.",
+        ),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help=f"All that is found, not the first {SCREENFUL}.")] = False,
     plot: Annotated[
@@ -146,7 +152,7 @@ def show(
         show_one(found)
 
 
-@app.command(epilog="Example:  finetune backbones fetch resnet18 convnext_nano --to weights")
+@app.command(epilog="Example:\n  finetune backbones fetch resnet18 convnext_nano --to weights")
 @with_interrupt
 def fetch(
     names: Annotated[
@@ -166,7 +172,7 @@ def fetch(
         return
     for one in done:
         typer.echo(f"{one.path}{' (was there)' if one.was_there else ''}")
-    typer.echo(f"next: finetune run --data DATA --weights {done[0].path}")
+    typer.echo(f"next: finetune run DATA --weights {shlex.quote(str(done[0].path))}")
 
 
 app.command(epilog=rank.EXAMPLES)(rank.rank)

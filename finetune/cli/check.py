@@ -14,6 +14,7 @@ from finetune.cli.options import DATA, JsonOption, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import Console, escape
 from finetune.cli.train import RecipeOption
+from finetune.data.listing import counted
 from finetune.errors import RecipeError, printable
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from finetune.workflow.check import Check
 
 EXAMPLES = (
-    "Ends with 9 when something would spoil a result.   ·   finetune check imgs --quick"
-    "   ·   finetune check imgs --sheet worst.png   ·   finetune check imgs --groups imgs.csv"
+    "Ends with 9 when something would spoil a result.\n\nExamples:\n  finetune check imgs --quick\n"
+    "  finetune check imgs --sheet worst.png\n  finetune check imgs --groups imgs.csv"
 )
 FLAGS = ("data", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers")
 MOST_CLASSES = 12  # more are told in one line
@@ -87,7 +88,10 @@ def check(
 def show_check(found: Check, *, most: int) -> None:
     """Print what a data set is and what is wrong with it, with at most so many examples of each finding."""
     console = tables.out()
-    console.print(f"{found.num_images:,} images in {len(found.classes)} classes: {_shown(found.data)}")
+    console.print(
+        f"{counted(found.num_images, 'image')} in {counted(len(found.classes), 'class', 'classes')}:"
+        f" {_shown(found.data)}"
+    )
     for note in found.notes:
         console.print(f"[yellow]note:[/yellow] {_shown(note)}")
     console.print(f"{_pictures(found.pictures, found.num_images)}\n")
@@ -102,7 +106,7 @@ def show_check(found: Check, *, most: int) -> None:
         console.print("labels were not judged: no class has enough images")
     elif found.judged:
         console.print(
-            f"labels of {found.judged.num_images:,} images were judged by a linear classifier on"
+            f"labels of {counted(found.judged.num_images, 'image')} were judged by a linear classifier on"
             f" {_shown(found.judged.backbone)}, top1 {found.judged.top1:.3f}"
         )
     else:

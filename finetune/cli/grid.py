@@ -94,7 +94,7 @@ class Grid:
         cells = [one.header if place == 0 else one.cells[place - 1] for one in self.columns]
         style = "bold" if place == 0 else ""
         if place > 0 and cell_len(cells[0]) > widths[0]:
-            yield Text(cells[0])
+            yield Text(cells[0].rstrip())
             cells[0] = ""
         can_break = [place == 0 or one.is_broken for one in self.columns]
         broken = [

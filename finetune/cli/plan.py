@@ -9,6 +9,7 @@ from finetune.cli.evidence import show_evidence
 from finetune.cli.grid import Grid
 from finetune.cli.tables import amount, duration, table
 from finetune.cli.terminal import Console, escape
+from finetune.data.listing import counted
 
 if TYPE_CHECKING:
     from finetune.backbone.layers import LayerTable
@@ -52,7 +53,7 @@ def _show_cost(console: Console, cost: Cost) -> None:
         )
     if cost.memory_bytes is not None:
         time = "" if cost.seconds is None else f"; about {duration(cost.seconds)} on this machine"
-        console.print(f"memory of a step of {cost.batch} images: about {amount(cost.memory_bytes)}{time}")
+        console.print(f"memory of a step of {counted(cost.batch, 'image')}: about {amount(cost.memory_bytes)}{time}")
 
 
 def _total(plan: Plan) -> str:
@@ -65,7 +66,11 @@ def _total(plan: Plan) -> str:
 
 
 def _phase_table(plan: Plan, phase: Phase, index: int) -> Grid:
-    how = "solved to convergence" if phase.solver == "lbfgs" else f"{phase.epochs} epochs, peak lr {phase.lr:g}"
+    how = (
+        "solved to convergence"
+        if phase.solver == "lbfgs"
+        else f"{counted(phase.epochs, 'epoch')}, peak lr {phase.lr:g}"
+    )
     rows: list[tuple[str, ...]] = []
     for group in plan.groups:
         item = phase.plan[group.name]

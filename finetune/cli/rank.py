@@ -11,13 +11,14 @@ from finetune.cli import tables
 from finetune.cli.options import JsonOption, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
+from finetune.data.listing import counted
 
 if TYPE_CHECKING:
     from finetune.workflow.rank import Ranked
 
 EXAMPLES = (
-    "Examples:  finetune backbones rank --data imgs   ·   finetune backbones rank --data imgs weights/*"
-    "   ·   finetune backbones rank --data imgs resnet18 resnet18@160 --sample 300"
+    "Examples:\n  finetune backbones rank --data imgs\n  finetune backbones rank --data imgs weights/*\n"
+    "  finetune backbones rank --data imgs resnet18 resnet18@160 --sample 300"
 )
 FLAGS = ("data", "group_by", "val", "test", "image_size", "seed", "device", "workers")
 
@@ -30,7 +31,7 @@ def rank(
     candidates: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CANDIDATE...]",
+            metavar="CANDIDATE",
             help="timm names or folders of weights, each with @PIXELS for another image size."
             " Default: what a short list has on this machine.",
             show_default=False,
@@ -71,7 +72,7 @@ def show(found: Ranked) -> None:
     console.print()
     headers = ["backbone", "px", "GMACs", "M par", "predicted top1", "k-NN", "LogME", "H"]
     console.print(tables.table(headers, rows, drop=["H", "LogME", "M par", "k-NN"]))
-    console.print(f"\nmeasured on {found.num_images} train images of {found.num_classes} classes")
+    console.print(f"\nmeasured on {counted(found.num_images, 'train image')} of {found.num_classes} classes")
     if found.failed:
         console.print(f"left out: {escape(', '.join(failure.name for failure in found.failed))}")
     console.print(f"[bold]take[/bold] {escape(ranking.reason)}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune.cli.grid import Column, Grid
 from finetune.cli.terminal import Console, escape, printable
 from finetune.data.balance import never_predicted_text
+from finetune.data.listing import counted
 from finetune.train.choice import TOLD_APART
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def show_result(result: RunResult) -> None:
     console.print(f"\neverything is in [bold]{escape(str(result.folder))}[/bold]")
     for name, what in (("model/", "timm's folder of its weights"), ("report.html", "why, and how well")):
         console.print(f"  {name:<12} {what}")
-    console.print(f"next: finetune export {escape(str(result.folder))} --format onnx")
+    console.print(f"next: finetune export {escape(shlex.quote(str(result.folder)))} --format onnx")
 
 
 def amount(num_bytes: float) -> str:
@@ -103,7 +105,7 @@ def show_evaluation(found: Evaluation) -> None:
     """Print the metrics, and the classes that are confused most."""
     console = out()
     rows = [(name, f"{v.value:.4f}", f"[{v.low:.3f}, {v.high:.3f}]") for name, v in found.metrics.items()]
-    console.print(table([f"{found.split}, {found.num_images} images", "value", "95 %"], rows))
+    console.print(table([f"{found.split}, {counted(found.num_images, 'image')}", "value", "95 %"], rows))
     if found.never_predicted:
         console.print(f"\n{escape(never_predicted_text(found.never_predicted, found.split))}")
     pairs = [

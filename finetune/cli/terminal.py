@@ -19,11 +19,12 @@ VALUE = rf"[-\d][\d.,]*%?(?: ± [\d.]+%?| \[[-\d][^\[\]]*\]| (?:{UNITS})(?!\w))?
 # What is read, or copied, as one: words, and these with their spaces.
 WORD = re.compile(
     r"(?:`[^`]*`"  # a command in a sentence
-    r"|(?:(?<=: )|^)finetune [a-z].*"  # a command to the end of a line
+    r"|(?:(?<=: )|(?<=^  )|^)finetune [a-z].*"  # a command to the end of its line
     r"|--[a-z-]+ [\w./:]+"  # a flag with its value
     r"|(?:epoch|phase|pixels,|step|top|view) \d[\d/]*"
     rf"|\S+ (?=[-\d]\d*\.\d){VALUE}"  # a name with its value
-    rf"|{VALUE}|\[[-\d][^\[\]]*\]"
+    rf"|{VALUE}"
+    r"|\[[^\[\]]{1,30}\]|\([^()]{1,20}\)"  # an interval, a short remark
     r"|\S)+"
 )
 UNBROKEN = 100_000  # the width where no terminal is: nobody breaks the lines of a file

@@ -119,7 +119,8 @@ def _group_by_pattern(found: Found, pattern: str) -> None:
             hint=f"Paths look like {found.rows[0].file!r}.",
         )
     if without:
-        found.notes.append(f"{without} images are in no group of {pattern!r} and stand alone")
+        are = counted(without, "image is", "images are")
+        found.notes.append(f"{are} in no group of {pattern!r}: {'it stands' if without == 1 else 'they stand'} alone")
 
 
 def _manifest(root: Path, path: Path, found: Found, needs_two_classes: bool, needs_train: bool) -> Manifest:

@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune.cells import MARK, unguarded
 from finetune.data.decode import is_image_name
-from finetune.data.listing import SPLIT_NAMES, Found, Row, folded, holds, listed, normal, split_of
+from finetune.data.listing import SPLIT_NAMES, Found, Row, counted, folded, holds, listed, normal, split_of
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.types import Problem
 
@@ -55,7 +55,9 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
     _tell_missing(found, path)
     outside = [row.file for row in found.rows if _is_outside(path.parent, row.file)]
     if outside:
-        found.notes.append(f"{len(outside)} images lie outside of the table's folder, e.g. {outside[0]}")
+        found.notes.append(
+            f"{counted(len(outside), 'image lies', 'images lie')} outside of the table's folder, e.g. {outside[0]}"
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -125,5 +126,6 @@ def _check_unfinished(folder: RunFolder) -> None:
     if folder.is_finished:
         raise CheckpointError(
             f"{folder.path} is finished: there is nothing to resume",
-            hint=f"See its report.html. To train on from its model: finetune run --weights {folder.path} --data DIR.",
+            hint="See its report.html. To train on from its model:"
+            f" finetune run --weights {shlex.quote(str(folder.path))} --data DIR.",
         )

@@ -18,6 +18,11 @@ from finetune.data.sample import write_sample
 
 WIDTHS = (120, 80, 60)
 QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--device", "cpu", "--workers", "0")
+COMMANDS = (
+    ("run",), ("plan",), ("check",), ("compare",), ("eval",), ("predict",), ("export",), ("sample",), ("doctor",),
+    ("backbones",), ("backbones", "show"), ("backbones", "fetch"), ("backbones", "rank"), ("cache",), ("cache", "ls"),
+    ("cache", "clear"), ("recipes",), ("recipes", "show"), ("recipes", "copy"), ("recipes", "validate"),
+)  # fmt: skip
 LEFT_OUT = re.compile(r"left out at this width: .*?a\s+wider\s+terminal\s+or\s+a\s+file\s+has\s+all", re.DOTALL)
 
 
@@ -84,9 +89,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("recipes", "ls"),
         ("cache", "ls"),
         ("plan", "resnet18", "--layers"),
-        ("plan", "vit_tiny_patch16_224", "--strategy", "gradual"),
+        ("plan", "resnet18", "--strategy", "gradual"),
         ("run", "--resume", "nowhere"),
         ("predict", "runs/nowhere", "imgs/*.jpg"),
+        ("--help",),
+        *((*words, "--help") for words in COMMANDS),
+        ("predict",),
+        ("runn",),
+        ("run", "--epochs"),
     ],
     ids=" ".join,
 )
@@ -174,3 +184,36 @@ def test_a_name_that_is_too_long_gets_a_line_of_its_own() -> None:
 def test_names_are_no_emoji_and_no_markup() -> None:
     assert ":cat: [bold]" in drawn([(table(["class"], [(":cat: [bold]",)]),)], 80)
     assert ":cat:" in drawn([("the class :cat:",)], 80)
+
+
+def test_help_shows_the_flags_of_a_command_whole_and_its_examples_as_they_are_typed(finetune_cli) -> None:
+    out = finetune_cli("run", "--help").out
+    assert out.startswith("Usage: finetune run [OPTIONS] [DATA]\n")
+    for words in ("  --pretrained/--no-pretrained ", "  --set SECTION.KEY=VALUE ", "  --out DIR ", "  --json "):
+        assert f"\n{words}" in out
+    assert "\n  finetune run imgs --backbone resnet18 --strategy top-k --top-k 2\n" in out
+    assert not {"<", "│"} & set(out)
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "asked"),
+    [
+        (("runn",), "No such command 'runn'", "finetune --help"),
+        (("predict",), "Missing argument 'RUN'", "finetune predict --help"),
+        (("run", "--epochs"), "requires an argument", "finetune"),
+        (("predict", "a", "b", "--top", "0"), "Invalid value for '--top'", "finetune predict --help"),
+        (("backbones", "rank", "--sampel", "3"), "No such option: --sampel", "finetune backbones rank --help"),
+    ],
+)
+def test_a_wrong_flag_is_an_error_of_ours_with_its_help(finetune_cli, words, message: str, asked: str) -> None:
+    done = finetune_cli(*words)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err.splitlines()[0] and done.err.startswith("error: ")
+    assert done.err.splitlines()[1].startswith(f"hint: `{asked}")
+
+
+def test_no_command_at_all_shows_the_help_and_the_version_is_the_version(finetune_cli) -> None:
+    import finetune
+
+    assert finetune_cli().out.rstrip() == finetune_cli("--help").out.rstrip()
+    assert finetune_cli("--version")[:2] == (0, f"{finetune.__version__}\n")

@@ -323,7 +323,7 @@ def test_groups_come_from_the_first_bracket_of_a_pattern(lay: Lay) -> None:
     root = lay("a/p1_x_1.jpg", "a/p1_x_2.jpg", "b/p2_y_1.jpg", "b/other.jpg")
     manifest = read(root, group_by=r"/(p\d+)_(\w)")
     assert [s.group for s in manifest.samples] == ["p1", "p1", None, "p2"]
-    assert any("1 images are in no group" in note for note in manifest.notes)
+    assert any("1 image is in no group" in note for note in manifest.notes)
 
 
 def test_without_a_bracket_the_match_is_the_group(lay: Lay) -> None:
