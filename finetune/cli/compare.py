@@ -92,7 +92,8 @@ def show(found: Comparison) -> None:
     console.print(tables.table(headers, [_curve(one) for one in found.standings], words=headers[3:], drop=headers[3:]))
     over = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
     console.print(
-        f"\n{counted(found.num_images, f'{found.split} image')}{over}; in brackets 95 %, behind the best of pairs"
+        f"\n{counted(found.num_images, f'{found.split} image')}{over}; in brackets: 95 % intervals,"
+        " behind the best of image by image"
     )
     for text in dict.fromkeys(f"{failure.strategy}: {failure.reason}" for failure in found.failed):
         console.print(f"[red]failed[/red] {escape(text)}")
@@ -130,4 +131,4 @@ def _count(number: int) -> str:
     """Yield a number of parameters in a few signs."""
     if number >= 10**6:
         return f"{number / 10**6:.1f} M"
-    return f"{number / 1000:.0f} k" if number >= 10**4 else str(number)
+    return f"{number / 1000:.0f} k" if number >= 10**4 else f"{number:,}"

@@ -20,6 +20,10 @@ EXAMPLES = (
     "Examples:\n  finetune backbones rank --data imgs\n  finetune backbones rank --data imgs weights/*\n"
     "  finetune backbones rank --data imgs resnet18 resnet18@160 --sample 300"
 )
+MEANING = (
+    "px: side of the input; GMACs: billion multiply-adds for an image; M par: million parameters; predicted top1: of a"
+    " linear classifier, with its 95 % interval; k-NN: top1 by the nearest images; LogME, H: scores of separability"
+)
 FLAGS = ("data", "group_by", "val", "test", "image_size", "seed", "device", "workers")
 
 
@@ -72,7 +76,8 @@ def show(found: Ranked) -> None:
     console.print()
     headers = ["backbone", "px", "GMACs", "M par", "predicted top1", "k-NN", "LogME", "H"]
     console.print(tables.table(headers, rows, drop=["H", "LogME", "M par", "k-NN"]))
-    console.print(f"\nmeasured on {counted(found.num_images, 'train image')} of {found.num_classes} classes")
+    console.print(f"\n{MEANING}")
+    console.print(f"measured on {counted(found.num_images, 'train image')} of {found.num_classes} classes")
     if found.failed:
         console.print(f"left out: {escape(', '.join(failure.name for failure in found.failed))}")
     console.print(f"[bold]take[/bold] {escape(ranking.reason)}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from finetune.workflow.run import RunResult
 
 MOST_CONFUSIONS = 5
+MEANING = "macro_f1: mean F1 of the classes; ece: how far confidence is from accuracy; in brackets: 95 % intervals"
 
 
 def out() -> Console:
@@ -75,10 +76,11 @@ def show_result(result: RunResult) -> None:
     ]
     console.print()
     console.print(table(["", *names], rows))
+    console.print(f"\n{MEANING}", style="dim")
     if result.num_epochs > 1 and "val" in result.metrics:  # else a refit is delivered
         is_last = result.delivered_epoch == result.num_epochs
-        what = "no earlier one was" if is_last else "the best before was"
-        why = f"{what} {TOLD_APART} val images better" + ("" if is_last else " than later ones")
+        more = f"{TOLD_APART} more val images right"
+        why = f"no earlier one had {more}" if is_last else f"it had {more} than later ones"
         console.print(f"\nepoch {result.delivered_epoch} is delivered: {why}")
     console.print(f"\neverything is in [bold]{escape(str(result.folder))}[/bold]")
     for name, what in (("model/", "timm's folder of its weights"), ("report.html", "why, and how well")):
@@ -106,6 +108,7 @@ def show_evaluation(found: Evaluation) -> None:
     console = out()
     rows = [(name, f"{v.value:.4f}", f"[{v.low:.3f}, {v.high:.3f}]") for name, v in found.metrics.items()]
     console.print(table([f"{found.split}, {counted(found.num_images, 'image')}", "value", "95 %"], rows))
+    console.print(f"\n{MEANING}", style="dim")
     if found.never_predicted:
         console.print(f"\n{escape(never_predicted_text(found.never_predicted, found.split))}")
     pairs = [
@@ -117,4 +120,10 @@ def show_evaluation(found: Evaluation) -> None:
     if pairs:
         worst = sorted(pairs, reverse=True)[:MOST_CONFUSIONS]
         console.print()
-        console.print(table(["is", "taken for", "images"], [(true, guess, count) for count, true, guess in worst]))
+        console.print(
+            table(
+                ["is", "taken for", "images"],
+                [(true, guess, count) for count, true, guess in worst],
+                words=["taken for"],
+            )
+        )
