@@ -69,9 +69,7 @@ def resume(
     terms = Terms(check_kinds(allow), settings, overrides or {})
     folder = run_folder.open_unfinished(path)
     if folder.comparison.is_file():
-        raise CheckpointError(
-            f"{folder.path} is a comparison, no run", hint=f"Go on with: {folder.command} --resume {folder.path}"
-        )
+        raise CheckpointError(f"{folder.path} is a comparison, no run", hint=f"Go on with: {folder.resuming}")
     with stop_on_signals() as stop:
         return go_on(folder, terms, stop=stop, on_event=on_event)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,7 +68,7 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     if not folder.is_finished or not weights.is_file():
         raise CheckpointError(
             f"{folder.path} has no model yet: the run did not come to its end",
-            hint=f"Go on with it: finetune run --resume {shlex.quote(str(folder.path))}",
+            hint=f"Go on with it: {folder.resuming}",
         )
     recipe = _on(device, recipes.update(recipes.load(folder.recipe), {"train.device": device}), folder)
     config = timm_folder.read_config(folder.model)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.text import Text
 
+from finetune.checkpoint.run_folder import RunFolder
 from finetune.cli import terminal
 from finetune.cli.tables import table
 from finetune.cli.terminal import wrapped
@@ -155,6 +156,12 @@ def test_what_is_read_as_one_stays_on_a_line_wherever_it_falls(whole: str) -> No
 def test_a_command_that_is_longer_than_a_line_is_not_broken() -> None:
     command = f"finetune run --resume {'runs/' * 20}one --allow data"
     assert wrapped(Text(f"Go on with it: {command}"), 60).plain == f"Go on with it:\n{command}"
+
+
+def test_a_command_in_a_hint_can_be_copied_where_a_path_has_spaces(finetune_cli, place: Path) -> None:
+    done = finetune_cli("run", "--resume", place / "run")
+    assert f"finetune run --weights '{place / 'run'}' --data DIR" in done.err
+    assert RunFolder(place / "run").resuming == f"finetune run --resume '{place / 'run'}'"
 
 
 def test_continued_lines_keep_the_indent_and_the_style() -> None:
