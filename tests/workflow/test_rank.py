@@ -163,7 +163,7 @@ def test_a_sample_too_small_for_the_classes_is_an_error(drawn: Path, weights: Pa
 
 
 def test_no_data_stops_at_once_whatever_the_candidates(tmp_path: Path, weights: Path) -> None:
-    with pytest.raises(finetune.DataError, match="no such folder"):
+    with pytest.raises(finetune.DataError, match="no such file or folder"):
         rank(tmp_path / "nowhere", [weights / "test_resnet"], **QUICK)
 
 
