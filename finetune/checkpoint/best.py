@@ -7,6 +7,7 @@ kept. What neither speaks of goes after the last checkpoint stands, so whenever 
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,7 @@ def _found(folder: RunFolder, wanted: Best | None) -> tuple[Path, Checkpoint]:
             return place, found
     raise CheckpointError(
         f"{folder.best.parent} no longer holds the best weights, those of the epoch to deliver",
-        hint=f"Start again from the recipe: finetune run --recipe {folder.recipe}",
+        hint=f"Start again from the recipe: finetune run --recipe {shlex.quote(str(folder.recipe))}",
     )
 
 

@@ -10,6 +10,7 @@ compare.html    one page that opens offline
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def open_comparison(path: str | Path) -> tuple[ComparisonFolder, dict[str, Any]]
 def _damaged(folder: ComparisonFolder) -> CheckpointError:
     return CheckpointError(
         f"{folder.content} does not hold a comparison: it is damaged",
-        hint=f"Start it again: finetune compare --recipe {folder.recipe}",
+        hint=f"Start it again: finetune compare --recipe {shlex.quote(str(folder.recipe))}",
     )
 
 

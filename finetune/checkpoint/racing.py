@@ -5,6 +5,7 @@ Written by the tool, but it lies where anybody may write: names become folders, 
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,5 +66,5 @@ def open_race(folder: RunFolder) -> dict[str, Any]:
 def _damaged(folder: RunFolder) -> CheckpointError:
     return CheckpointError(
         f"{folder.race} does not hold a race: it is damaged",
-        hint=f"Start it again: finetune run --recipe {folder.asked}",
+        hint=f"Start it again: finetune run --recipe {shlex.quote(str(folder.asked))}",
     )

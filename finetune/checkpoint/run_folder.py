@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,10 +146,16 @@ class RunFolder:
         return "finetune compare" if self.comparison.is_file() else "finetune run"
 
     @property
+    def resuming(self) -> str:
+        """The command that goes on with what was begun here, as it is typed."""
+        return f"{self.command} --resume {shlex.quote(str(self.path))}"
+
+    @property
     def anew(self) -> str:
         """How to begin anew; a race that is not over has its recipe as it was asked for."""
         what = "comparison" if self.comparison.is_file() else "run"
-        return f"start a new {what}: {self.command} --recipe {self.asked if self.is_racing else self.recipe}"
+        recipe = self.asked if self.is_racing else self.recipe
+        return f"start a new {what}: {self.command} --recipe {shlex.quote(str(recipe))}"
 
     @property
     def is_begun(self) -> bool:
@@ -188,7 +195,7 @@ def check_new(out: Path) -> None:
         )
     if out.is_dir() and not is_unwritten(RunFolder(out)):
         is_run = RunFolder(out).recipe.is_file() or RunFolder(out).asked.is_file()
-        go_on = f", or go on with it: {RunFolder(out).command} --resume {out}" if is_run else "."
+        go_on = f", or go on with it: {RunFolder(out).resuming}" if is_run else "."
         raise ResourceError(f"{out} is not empty", hint=f"Give a new folder with --out{go_on}")
 
 

@@ -8,6 +8,7 @@ that the last one is damaged. Nothing in it is executed: tensors are safetensors
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,9 +133,10 @@ def load(place: Path, *, on_event: OnEvent = ignore) -> Checkpoint | None:
                 shutil.rmtree(place, ignore_errors=True)
             return _understood(path)
     if candidates:
+        recipe = shlex.quote(str(place.parent.parent / "recipe.toml"))
         raise CheckpointError(
             f"the checkpoint {place} is damaged, and so is the one before it, where there was one",
-            hint=f"Start again from the recipe: finetune run --recipe {place.parent.parent / 'recipe.toml'}",
+            hint=f"Start again from the recipe: finetune run --recipe {recipe}",
         )
     return None
 

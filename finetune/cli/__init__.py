@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from finetune.cli.terminal import printable
+from finetune.cli.terminal import Console, escape
 from finetune.errors import FinetuneError, Interrupted, RecipeError
 
 USAGE = "`finetune COMMAND --help` lists the flags, `finetune recipes show default` every key of the recipe."
@@ -18,8 +18,14 @@ def main() -> None:
         app()
     except FinetuneError as error:
         said = "" if isinstance(error, Interrupted) else "error: "
-        print(f"{said}{printable(error.message)}", file=sys.stderr)
+        console = Console(stderr=True)
+        console.print(f"{said}{_lines(error.message)}")
         hint = error.hint or (USAGE if isinstance(error, RecipeError) else "")
         if hint:
-            print(f"hint: {printable(hint)}", file=sys.stderr)
+            console.print(f"hint: {_lines(hint)}")
         sys.exit(error.exit_code)
+
+
+def _lines(text: str) -> str:
+    """Return a text of several lines as it is to stand in rich's markup."""
+    return "\n".join(map(escape, text.split("\n")))

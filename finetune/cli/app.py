@@ -8,14 +8,14 @@ import typer
 
 import finetune
 from finetune.cli import backbones, cache, check, compare, make, recipes, train, use
+from finetune.cli.help import App
 
-app = typer.Typer(
+app = App(
     name="finetune",
     help="Transfer learning on images: measures which layers deserve training, and proves what it claims.",
-    epilog="Start here:  finetune sample imgs  then  finetune run imgs --strategy head-only",
+    epilog="Start here:\n  finetune sample imgs\n  finetune run imgs --strategy head-only",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 TRAIN, USE, MORE = "Train", "Use a trained classifier", "More"
@@ -24,12 +24,12 @@ app.command(rich_help_panel=TRAIN, epilog=train.PLAN_EXAMPLES)(train.plan)
 app.command(rich_help_panel=TRAIN, epilog=check.EXAMPLES)(check.check)
 app.command(rich_help_panel=TRAIN, epilog=compare.EXAMPLES)(compare.compare)
 app.add_typer(backbones.app, name="backbones", rich_help_panel=TRAIN)
-app.command("eval", rich_help_panel=USE, epilog="Example:  finetune eval runs/RUN --split test")(use.evaluate)
-app.command(rich_help_panel=USE, epilog="Example:  finetune predict runs/RUN photos/ --top 3 --csv")(use.predict)
-app.command(rich_help_panel=USE, epilog="Example:  finetune export runs/RUN --format onnx")(use.export)
+app.command("eval", rich_help_panel=USE, epilog="Example:\n  finetune eval runs/RUN --split test")(use.evaluate)
+app.command(rich_help_panel=USE, epilog="Example:\n  finetune predict runs/RUN photos/ --top 3 --csv")(use.predict)
+app.command(rich_help_panel=USE, epilog="Example:\n  finetune export runs/RUN --format onnx")(use.export)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=MORE)
 app.add_typer(cache.app, name="cache", rich_help_panel=MORE)
-app.command(rich_help_panel=MORE, epilog="Example:  finetune sample imgs")(make.sample)
+app.command(rich_help_panel=MORE, epilog="Example:\n  finetune sample imgs")(make.sample)
 app.command(rich_help_panel=MORE)(make.doctor)
 
 

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from finetune.cli import rank, tables
+from finetune.cli.help import App, Group
 from finetune.cli.options import JsonOption, complete_backbone, complete_family, complete_licence, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
     from finetune.backbone.catalogue import Entry
 
 SCREENFUL = 30
-OTHER_COLUMNS = 44  # what a line of the list takes beside the name
 LIST = "ls"
 EXAMPLES = (
-    "Examples:  finetune backbones resnet --max-params 30   ·   finetune backbones 'vit*224' --min-top1 80 --sort gmacs"
-    "   ·   finetune backbones --plot backbones.svg"
+    "Examples:\n  finetune backbones resnet --max-params 30\n"
+    "  finetune backbones 'vit*224' --min-top1 80 --sort gmacs\n  finetune backbones --plot backbones.svg"
 )
 
 
@@ -39,7 +39,7 @@ class SortName(StrEnum):
     name = "name"
 
 
-class Group(TyperGroup):
+class ListGroup(Group):
     """A group that lists where no command is given; its help shows the options of the list as well."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -54,8 +54,8 @@ class Group(TyperGroup):
             self.params = own
 
 
-app = typer.Typer(
-    cls=Group,
+app = App(
+    cls=ListGroup,
     help="List pretrained networks by size, compute and accuracy. Without a filter: those that no other beats.",
     epilog=EXAMPLES,
 )
@@ -104,7 +104,12 @@ def list_them(
     offline: Annotated[bool, typer.Option("--offline", help="Only weights that are on this machine.")] = False,
     front: Annotated[bool, typer.Option("--front", help="Only those that no other beats at their compute.")] = False,
     sort: Annotated[
-        SortName | None, typer.Option("--sort", help="Best or smallest first. Default: top1, for --front gmacs.")
+        SortName | None,
+        typer.Option(
+            "--sort",
+            metavar="ORDER",
+            help="top1, gmacs, params or name. Default: top1, for --front gmacs.",
+        ),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help=f"All that is found, not the first {SCREENFUL}.")] = False,
     plot: Annotated[
@@ -147,7 +152,7 @@ def show(
         show_one(found)
 
 
-@app.command(epilog="Example:  finetune backbones fetch resnet18 convnext_nano --to weights")
+@app.command(epilog="Example:\n  finetune backbones fetch resnet18 convnext_nano --to weights")
 @with_interrupt
 def fetch(
     names: Annotated[
@@ -167,7 +172,7 @@ def fetch(
         return
     for one in done:
         typer.echo(f"{one.path}{' (was there)' if one.was_there else ''}")
-    typer.echo(f"next: finetune run --data DATA --weights {done[0].path}")
+    typer.echo(f"next: finetune run DATA --weights {shlex.quote(str(done[0].path))}")
 
 
 app.command(epilog=rank.EXAMPLES)(rank.rank)
@@ -189,8 +194,9 @@ def show_list(found: Sequence[Entry], *, order: str, is_front: bool, most: int |
     if not found:
         console.print("none of that name is within every limit")
         return
-    rows = [_row(facts(entry), room=console.width - OTHER_COLUMNS) for entry in found[:most]]
-    console.print(tables.table(["backbone", "params", "GMACs", "px", "top-1", "groups", "here"], rows))
+    rows = [_row(facts(entry)) for entry in found[:most]]
+    headers = ["backbone", "params", "GMACs", "px", "top-1", "groups", "here"]
+    console.print(tables.table(headers, rows, drop=["groups", "px"]))
     console.print("\ntop-1: ImageNet-1k, percent; groups: layer groups; here: weights on this machine")
     if is_front:
         console.print(f"{len(rows)} that no other beats in top-1 at their compute, {order}")
@@ -204,18 +210,15 @@ def show_list(found: Sequence[Entry], *, order: str, is_front: bool, most: int |
 def show_one(found: dict[str, Any]) -> None:
     """Print one backbone: its facts, its weights, how to use it, where the facts come from."""
     console = tables.out()
-    made = tables.table(["", ""], list(_lines(found).items()))
-    made.columns[1].justify, made.show_header = "left", False
-    console.print(made)
+    console.print(tables.table(["", "value"], list(_lines(found).items()), words=["value"], has_header=False))
     if len(found["all_weights"]) > 1:
         rows = [
             (each["weights"], *(_row(each)[column] for column in (3, 4, 6)), each["licence"] or "not stated")
             for each in found["all_weights"]
         ]
-        listed = tables.table(["all its weights, the default first", "px", "top-1", "here", "licence"], rows)
-        listed.columns[4].justify = "left"
+        headers = ["all its weights, the default first", "px", "top-1", "here", "licence"]
         console.print()
-        console.print(listed)
+        console.print(tables.table(headers, rows, words=["licence"], drop=["here"]))
     console.print(f"\nsize and compute: {escape(found['sources']['networks'])}")
     if found["imagenet_top1_percent"] is not None:
         console.print(f"top-1: {escape(found['sources']['top1'])}")
@@ -255,10 +258,10 @@ def _lines(found: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _row(fact: dict[str, Any], *, room: int = 100) -> tuple[str, ...]:
-    name, top1 = fact["name"], fact["imagenet_top1_percent"]
+def _row(fact: dict[str, Any]) -> tuple[str, ...]:
+    top1 = fact["imagenet_top1_percent"]
     return (
-        name if len(name) <= room else name.replace(".", "\n  ."),
+        fact["name"],
         f"{fact['num_parameters'] / 1e6:.1f}M",
         _gmacs(fact["gmacs"]),
         _pixels(fact["image_size"]),

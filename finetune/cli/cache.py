@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from finetune.cli import tables
+from finetune.cli.help import App
 from finetune.cli.options import JsonOption
 from finetune.cli.terminal import escape
+from finetune.data.listing import counted
 from finetune.types import to_json
 
-app = typer.Typer(
+app = App(
     help="See and clear what is kept: decoded pictures, and what frozen layers have computed.", no_args_is_help=True
 )
 FolderOption = Annotated[str, typer.Option("--folder", metavar="DIR", help="Another place than the usual one.")]
@@ -39,9 +41,10 @@ def list_them(folder: FolderOption = "auto", json_: JsonOption = False) -> None:
         for entry in entries
     ]
     console = tables.out()
-    console.print(tables.table(["entry", "of", "what", "images", "MB", "last used"], rows))
+    headers = ["entry", "of", "what", "images", "MB", "last used"]
+    console.print(tables.table(headers, rows, words=["of", "what"], drop=["last used"]))
     total = sum(entry.num_bytes for entry in entries)
-    console.print(f"\n{len(entries)} entries, {total / 1e6:,.1f} MB in {escape(str(place))}")
+    console.print(f"\n{counted(len(entries), 'entry', 'entries')}, {total / 1e6:,.1f} MB in {escape(str(place))}")
 
 
 def _what(about: dict[str, Any]) -> tuple[str, str]:
@@ -56,7 +59,7 @@ def _what(about: dict[str, Any]) -> tuple[str, str]:
 
 @app.command()
 def clear(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[ENTRY...]", help="Default: all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="ENTRY", help="Default: all.")] = None,
     folder: FolderOption = "auto",
 ) -> None:
     """Remove entries of the cache; they are computed again when they are needed."""

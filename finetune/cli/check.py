@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from finetune.cli import tables
+from finetune.cli.grid import Grid
 from finetune.cli.options import DATA, JsonOption, recipe_options
 from finetune.cli.screen import watching
-from finetune.cli.terminal import escape
+from finetune.cli.terminal import Console, escape
 from finetune.cli.train import RecipeOption
-from finetune.data.listing import apart
+from finetune.data.listing import apart, counted
 from finetune.errors import RecipeError, printable
 
 if TYPE_CHECKING:
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from finetune.workflow.check import Check, Judged
 
 EXAMPLES = (
-    "Ends with 9 when something would spoil a result.   ·   finetune check imgs --quick"
-    "   ·   finetune check imgs --sheet worst.png   ·   finetune check imgs --groups imgs.csv"
+    "Ends with 9 when something would spoil a result.\n\nExamples:\n  finetune check imgs --quick\n"
+    "  finetune check imgs --sheet worst.png\n  finetune check imgs --groups imgs.csv"
 )
 FLAGS = ("data", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers")
 MOST_CLASSES = 12  # more are told in one line
@@ -89,7 +88,10 @@ def check(
 def show_check(found: Check, *, most: int) -> None:
     """Print what a data set is and what is wrong with it, with at most so many examples of each finding."""
     console = tables.out()
-    console.print(f"{found.num_images:,} images in {len(found.classes)} classes: {_shown(found.data)}")
+    console.print(
+        f"{counted(found.num_images, 'image')} in {counted(len(found.classes), 'class', 'classes')}:"
+        f" {_shown(found.data)}"
+    )
     for note in found.notes:
         console.print(f"[yellow]note:[/yellow] {_shown(note)}")
     console.print(f"{_pictures(found.pictures, found.num_images)}\n")
@@ -154,18 +156,16 @@ def _show_finding(console: Console, finding: Finding, most: int) -> None:
         console.print(f"  [dim]{_shown(finding.advice)}[/dim]")
 
 
-def _files(cases: tuple[Case, ...]) -> Table:
-    made = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    made.add_column(overflow="fold", ratio=3, min_width=20)
-    for _ in range(3):
-        made.add_column(overflow="fold")
+def _files(cases: tuple[Case, ...]) -> Grid:
+    rows: list[tuple[str, ...]] = []
     for case in cases:
         for place, one in enumerate(case.files[:MOST_FILES]):
             note = case.note if place == 0 else ""
-            made.add_row(f"  {_shown(one.file)}", _shown(one.label or ""), one.split or "", _shown(note))
+            rows.append((f"  {printable(one.file)}", printable(one.label or ""), one.split or "", printable(note)))
         if len(case.files) > MOST_FILES:
-            made.add_row(f"  and {len(case.files) - MOST_FILES} more like it", "", "", "")
-    return made
+            rows.append((f"  and {len(case.files) - MOST_FILES} more like it", "", "", ""))
+    headers = ("file", "class", "split", "note")
+    return tables.table(headers, rows, words=headers[1:], has_header=False)
 
 
 def _shown(text: str) -> str:

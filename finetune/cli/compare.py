@@ -12,6 +12,7 @@ from finetune.cli import tables
 from finetune.cli.options import FLAGS, TRAINING, JsonOption, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
+from finetune.data.listing import counted
 from finetune.errors import RecipeError
 from finetune.strategy.entrants import USUAL
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from finetune.workflow.standings import Standing
 
 EXAMPLES = (
-    "Examples:  finetune compare --data imgs   ·   finetune compare --data imgs --strategies head-only,top-k:3,scratch"
-    " --seeds 3 --test 0.2   ·   finetune compare --resume runs/COMPARISON"
+    "Examples:\n  finetune compare --data imgs\n"
+    "  finetune compare --data imgs --strategies head-only,top-k:3 --seeds 3 --test 0.2\n"
+    "  finetune compare --resume runs/COMPARISON"
 )
 CURVE, HEIGHTS = 30, "▁▂▃▄▅▆▇█"  # characters of a curve in the terminal, and its heights from 0 to 1
 SHARED = tuple(flag for flag in FLAGS if flag not in ("strategy", "top_k", "probe_at"))
@@ -38,7 +40,7 @@ def compare(
             "--strategies",
             metavar="A,B,...",
             help="Who is compared, some with a number: top-k:3, lp-ft:3, linear-probe:GROUP."
-            f" Default: {','.join(USUAL)}.",
+            f" Default: {', '.join(USUAL)}.",
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", min=1, help="Runs of each. Default: 1.")] = None,
@@ -46,8 +48,8 @@ def compare(
         str | None,
         typer.Option("--recipe", metavar="NAME|FILE", help="What all runs share.", rich_help_panel=TRAINING),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The comparison folder, new or empty.")] = None,
-    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with a stopped comparison.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new or empty folder for it.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Go on with a stopped one.")] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option("--allow", metavar="data|version", help="With --resume, let this have changed."),
@@ -84,18 +86,22 @@ def show(found: Comparison) -> None:
     console = tables.out()
     columns = ["strategy", f"{found.split} top1", "behind the best", "time", "params", "epoch"]
     console.print()
-    console.print(tables.table(columns, [_row(one) for one in found.standings]))
+    console.print(tables.table(columns, [_row(one) for one in found.standings], drop=["epoch", "params", "time"]))
     console.print()
-    console.print(tables.table(["val top1 over epochs", "first", "last", ""], [_curve(one) for one in found.standings]))
+    headers = ["val top1 over epochs", "first", "last", "from 0 to 1"]
+    console.print(tables.table(headers, [_curve(one) for one in found.standings], words=headers[3:], drop=headers[3:]))
     over = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
-    console.print(f"\n{found.num_images} {found.split} images{over}; in brackets 95 %, behind the best of pairs")
+    console.print(
+        f"\n{counted(found.num_images, f'{found.split} image')}{over}; in brackets: 95 % intervals,"
+        " behind the best of image by image"
+    )
     for text in dict.fromkeys(f"{failure.strategy}: {failure.reason}" for failure in found.failed):
         console.print(f"[red]failed[/red] {escape(text)}")
     for line in found.said:
         console.print(escape(line))
     if found.split == "val":
         console.print("note: val also chose the epoch, so this flatters; --test 0.2 sets a test split aside")
-    console.print(f"curves: [bold]{escape(str(found.folder / 'compare.html'))}[/bold]", soft_wrap=True)
+    console.print(f"curves: [bold]{escape(str(found.folder / 'compare.html'))}[/bold]")
 
 
 def _row(one: Standing) -> tuple[str, ...]:
@@ -125,4 +131,4 @@ def _count(number: int) -> str:
     """Yield a number of parameters in a few signs."""
     if number >= 10**6:
         return f"{number / 10**6:.1f} M"
-    return f"{number / 1000:.0f} k" if number >= 10**4 else str(number)
+    return f"{number / 1000:.0f} k" if number >= 10**4 else f"{number:,}"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.console import Console
-
 from finetune.cli.tables import table
-from finetune.cli.terminal import escape
+from finetune.cli.terminal import Console, escape
 from finetune.types import Evidence, Interval, Verdict
 
 BAR = 24  # characters for a top1 of 1
+KEY = "#= top1, =- interval"
 
 
 def show_evidence(console: Console, evidence: Evidence, verdict: Verdict) -> None:
@@ -18,11 +17,9 @@ def show_evidence(console: Console, evidence: Evidence, verdict: Verdict) -> Non
     console.print(f"{escape(verdict.reason)}\n")
     probes = {**evidence.probe, "all together": evidence.joint}
     rows = [(group, f"{found.value:.3f}", _ends(found, 2), _bar(found)) for group, found in probes.items()]
-    made = table(["linear classifier on", "top1", "95 %", "#= top1, =- its interval"], rows)
-    made.columns[3].justify = "left"
-    console.print(made)
+    console.print(table(["linear classifier on", "top1", "95 %", KEY], rows, words=[KEY], drop=[KEY]))
     console.print()
-    console.print(table(["evidence", "value", "95 %"], list(_numbers(evidence, verdict))))
+    console.print(table(["evidence", "value", "95 %"], list(_numbers(evidence, verdict)), words=["evidence"]))
 
 
 def _bar(found: Interval) -> str:

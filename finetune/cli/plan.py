@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
+from finetune.cli import tables
 from finetune.cli.evidence import show_evidence
-from finetune.cli.tables import amount, duration, out, table
-from finetune.cli.terminal import escape
+from finetune.cli.grid import Grid
+from finetune.cli.tables import amount, duration, table
+from finetune.cli.terminal import Console, escape
+from finetune.data.listing import counted
 
 if TYPE_CHECKING:
     from finetune.backbone.layers import LayerTable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def show_plan(plan: Plan) -> None:
     """Print the layer groups of every phase, and the layers where they were asked for."""
-    console = out()
+    console = tables.out()
     size = plan.image_size
     console.print(
         f"[bold]{escape(plan.strategy)}[/bold] on {escape(plan.backbone)}, {size[0]}x{size[1]} pixels,"
@@ -53,7 +53,7 @@ def _show_cost(console: Console, cost: Cost) -> None:
         )
     if cost.memory_bytes is not None:
         time = "" if cost.seconds is None else f"; about {duration(cost.seconds)} on this machine"
-        console.print(f"memory of a step of {cost.batch} images: about {amount(cost.memory_bytes)}{time}")
+        console.print(f"memory of a step of {counted(cost.batch, 'image')}: about {amount(cost.memory_bytes)}{time}")
 
 
 def _total(plan: Plan) -> str:
@@ -65,8 +65,12 @@ def _total(plan: Plan) -> str:
     return f"{text}, about {duration(sum(known))} of computing (decoding not counted)"
 
 
-def _phase_table(plan: Plan, phase: Phase, index: int) -> Table:
-    how = "solved to convergence" if phase.solver == "lbfgs" else f"{phase.epochs} epochs, peak lr {phase.lr:g}"
+def _phase_table(plan: Plan, phase: Phase, index: int) -> Grid:
+    how = (
+        "solved to convergence"
+        if phase.solver == "lbfgs"
+        else f"{counted(phase.epochs, 'epoch')}, peak lr {phase.lr:g}"
+    )
     rows: list[tuple[str, ...]] = []
     for group in plan.groups:
         item = phase.plan[group.name]
@@ -83,7 +87,8 @@ def _phase_table(plan: Plan, phase: Phase, index: int) -> Table:
     trainable = plan.num_trainable(phase.plan)
     rows.append(("total", f"{plan.num_parameters:,}", f"{trainable:,} trained", "", "", ""))
     columns = ["layer group", "parameters", "state", "lr", "values", "norm statistics"]
-    return table(columns, rows, title=f"phase {index}/{len(plan.phases)} {phase.name}: {how}")
+    title = f"phase {index}/{len(plan.phases)} {phase.name}: {how}"
+    return table(columns, rows, title=title, drop=["values", "lr"])
 
 
 def _show_layers(console: Console, layers: LayerTable) -> None:
@@ -92,7 +97,8 @@ def _show_layers(console: Console, layers: LayerTable) -> None:
          f"{row.num_activations * 4 / 1e6:.2f}", row.receptive_field or "")
         for row, shape in zip(layers.rows, layers.shapes_channels_last(), strict=True)
     ]  # fmt: skip
-    console.print(table(["layer", "type", "output", "activations", "parameters", "MB", "sees"], rows))
+    headers = ["layer", "type", "output", "activations", "parameters", "MB", "sees"]
+    console.print(table(headers, rows, drop=["MB", "type", "sees"]))
     console.print(
         f"\nactivations of one image, forward: {layers.num_activations:,} values,"
         f" {layers.activation_bytes() / 1e6:.1f} MB in float32\n"

@@ -11,14 +11,18 @@ from finetune.cli import tables
 from finetune.cli.options import JsonOption, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
-from finetune.data.listing import apart
+from finetune.data.listing import apart, counted
 
 if TYPE_CHECKING:
     from finetune.workflow.rank import Ranked
 
 EXAMPLES = (
-    "Examples:  finetune backbones rank --data imgs   ·   finetune backbones rank --data imgs weights/*"
-    "   ·   finetune backbones rank --data imgs resnet18 resnet18@160 --sample 300"
+    "Examples:\n  finetune backbones rank --data imgs\n  finetune backbones rank --data imgs weights/*\n"
+    "  finetune backbones rank --data imgs resnet18 resnet18@160 --sample 300"
+)
+MEANING = (
+    "px: side of the input; GMACs: billion multiply-adds for an image; M par: million parameters; predicted top1: of a"
+    " linear classifier, with its 95 % interval; k-NN: top1 by the nearest images; LogME, H: scores of separability"
 )
 FLAGS = ("data", "group_by", "val", "test", "image_size", "seed", "device", "workers")
 
@@ -31,7 +35,7 @@ def rank(
     candidates: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CANDIDATE...]",
+            metavar="CANDIDATE",
             help="timm names or folders of weights, each with @PIXELS for another image size."
             " Default: what a short list has on this machine.",
             show_default=False,
@@ -70,9 +74,11 @@ def show(found: Ranked) -> None:
         for one in ranking.candidates
     ]
     console.print()
-    console.print(tables.table(["backbone", "px", "GMACs", "M par", "predicted top1", "k-NN", "LogME", "H"], rows))
+    headers = ["backbone", "px", "GMACs", "M par", "predicted top1", "k-NN", "LogME", "H"]
+    console.print(tables.table(headers, rows, drop=["H", "LogME", "M par", "k-NN"]))
+    console.print(f"\n{MEANING}")
     among = apart(found.num_images, found.num_independent)
-    console.print(f"\nmeasured on {found.num_images} train images{among} of {found.num_classes} classes")
+    console.print(f"measured on {counted(found.num_images, 'train image')}{among} of {found.num_classes} classes")
     if found.failed:
         console.print(f"left out: {escape(', '.join(failure.name for failure in found.failed))}")
     console.print(f"[bold]take[/bold] {escape(ranking.reason)}")

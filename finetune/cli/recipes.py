@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from finetune.cli import tables
+from finetune.cli.help import App
 
-app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
+app = App(help="List, show, copy and check recipes.", no_args_is_help=True)
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME|FILE", help="A shipped recipe, a file, or default.", show_default=False)
 ]
@@ -21,9 +22,7 @@ def list_them() -> None:
     from finetune.workflow.shipped import list_recipes
 
     rows = [(recipe.name, recipe.purpose) for recipe in list_recipes()]
-    made = tables.table(["recipe", "purpose"], rows)
-    made.columns[1].justify = "left"
-    tables.out().print(made)
+    tables.out().print(tables.table(["recipe", "purpose"], rows, words=["purpose"]))
 
 
 @app.command()
@@ -37,7 +36,7 @@ def show(name: NameArgument) -> None:
 @app.command()
 def copy(
     name: NameArgument,
-    to: Annotated[Path, typer.Argument(help="A new file, or a folder.", show_default=False)],
+    to: Annotated[Path, typer.Argument(metavar="TO", help="A new file, or a folder.", show_default=False)],
 ) -> None:
     """Copy a recipe to a file of your own, to be edited."""
     from finetune.workflow.shipped import copy_recipe

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from finetune.cli.terminal import escape
+from finetune.cli.terminal import Console, escape
 from finetune.data.listing import counted
 from finetune.types import Event, OnEvent
 
@@ -21,7 +20,7 @@ SILENCE = 10.0  # seconds after which one is printed of any task
 @contextmanager
 def watching(*, is_quiet: bool = False) -> Iterator[OnEvent]:
     """Yield an `on_event` that draws on stderr until the block ends."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True)
     if is_quiet:
         yield lambda event: _warnings_only(console, event)
         return

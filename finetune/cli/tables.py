@@ -1,16 +1,16 @@
-"""Results as tables for a terminal of 80 columns or a file."""
+"""Results as tables and lines, for a terminal or a file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from finetune.cli.terminal import escape
+from finetune.cli.grid import Column, Grid
+from finetune.cli.terminal import Console, escape, printable
 from finetune.data.balance import never_predicted_text
+from finetune.data.listing import counted
 from finetune.train.choice import TOLD_APART
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from finetune.workflow.run import RunResult
 
 MOST_CONFUSIONS = 5
+MEANING = "macro_f1: mean F1 of the classes; ece: how far confidence is from accuracy; in brackets: 95 % intervals"
 
 
 def out() -> Console:
-    """Yield the console of results: stdout; wide enough for a table when it is a file."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=max(console.width, 100))
+    """Return the console of results: stdout."""
+    return Console()
 
 
 def print_json(content: Any) -> None:
@@ -40,14 +40,30 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> Table:
-    """Yield a table whose first column is text and whose others are numbers."""
-    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        made.add_row(*(escape(str(cell)) for cell in row))
-    return made
+def table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str = "",
+    words: Collection[str] = (),
+    drop: Sequence[str] = (),
+    has_header: bool = True,
+) -> Grid:
+    """Return a table of names in the first column, words in those that `words` names, and values in the others.
+
+    `drop` names the columns that a narrow terminal can do without, the least important first.
+    """
+    cells = [[printable(str(cell)).replace("\n", "\\n") for cell in row] for row in rows]
+    columns = [
+        Column(
+            header,
+            [row[place] for row in cells],
+            is_broken=header in words,
+            is_left=place == 0 or header in words,
+        )
+        for place, header in enumerate(headers)
+    ]
+    return Grid(columns, title=title, drop=drop, has_header=has_header)
 
 
 def show_result(result: RunResult) -> None:
@@ -60,19 +76,20 @@ def show_result(result: RunResult) -> None:
     ]
     console.print()
     console.print(table(["", *names], rows))
+    console.print(f"\n{MEANING}", style="dim")
     if result.num_epochs > 1 and "val" in result.metrics:  # else a refit is delivered
         is_last = result.delivered_epoch == result.num_epochs
-        what = "no earlier one was" if is_last else "the best before was"
-        why = f"{what} {TOLD_APART} val images better" + ("" if is_last else " than later ones")
+        more = f"{TOLD_APART} more val images right"
+        why = f"no earlier one had {more}" if is_last else f"it had {more} than later ones"
         console.print(f"\nepoch {result.delivered_epoch} is delivered: {why}")
     console.print(f"\neverything is in [bold]{escape(str(result.folder))}[/bold]")
     for name, what in (("model/", "timm's folder of its weights"), ("report.html", "why, and how well")):
         console.print(f"  {name:<12} {what}")
-    console.print(f"next: finetune export {escape(str(result.folder))} --format onnx")
+    console.print(f"next: finetune export {escape(shlex.quote(str(result.folder)))} --format onnx")
 
 
 def amount(num_bytes: float) -> str:
-    """Yield bytes as a person reads them."""
+    """Return bytes as a person reads them."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
         if num_bytes >= size:
             return f"{num_bytes / size:,.1f} {unit}"
@@ -80,7 +97,7 @@ def amount(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Yield seconds as a person reads them."""
+    """Return seconds as a person reads them."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -90,7 +107,8 @@ def show_evaluation(found: Evaluation) -> None:
     """Print the metrics, and the classes that are confused most."""
     console = out()
     rows = [(name, f"{v.value:.4f}", f"[{v.low:.3f}, {v.high:.3f}]") for name, v in found.metrics.items()]
-    console.print(table([f"{found.split}, {found.num_images} images", "value", "95 %"], rows))
+    console.print(table([f"{found.split}, {counted(found.num_images, 'image')}", "value", "95 %"], rows))
+    console.print(f"\n{MEANING}", style="dim")
     if found.never_predicted:
         console.print(f"\n{escape(never_predicted_text(found.never_predicted, found.split))}")
     pairs = [
@@ -102,4 +120,10 @@ def show_evaluation(found: Evaluation) -> None:
     if pairs:
         worst = sorted(pairs, reverse=True)[:MOST_CONFUSIONS]
         console.print()
-        console.print(table(["is", "taken for", "images"], [(true, guess, count) for count, true, guess in worst]))
+        console.print(
+            table(
+                ["is", "taken for", "images"],
+                [(true, guess, count) for count, true, guess in worst],
+                words=["taken for"],
+            )
+        )

@@ -15,12 +15,10 @@ from finetune.cli.screen import watching
 from finetune.errors import RecipeError
 
 RUN_EXAMPLES = (
-    "Examples:  finetune run imgs   ·   finetune run --data imgs --backbone resnet18 --strategy top-k --top-k 2"
-    "   ·   finetune run --resume runs/RUN"
+    "Examples:\n  finetune run imgs\n  finetune run imgs --backbone resnet18 --strategy top-k --top-k 2\n"
+    "  finetune run --resume runs/RUN"
 )
-PLAN_EXAMPLES = (
-    "Examples:  finetune plan vgg16 --layers   ·   finetune plan resnet18 --top-k 2   ·   finetune plan --data imgs"
-)
+PLAN_EXAMPLES = "Examples:\n  finetune plan imgs\n  finetune plan resnet18 --top-k 2\n  finetune plan vgg16 --layers"
 
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", metavar="NAME|FILE", help="Start from a recipe.", rich_help_panel=TRAINING)
@@ -34,8 +32,8 @@ def run(
     overrides: dict[str, Any],
     images: Annotated[str | None, typer.Argument(metavar="DATA", help="Short for --data DATA.")] = None,
     recipe: RecipeOption = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The run folder, new or empty.")] = None,
-    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with an interrupted run.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run folder, new or empty.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a stopped run.")] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option("--allow", metavar="data|version|recipe", help="With --resume, let this have changed."),

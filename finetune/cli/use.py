@@ -16,6 +16,7 @@ from finetune.cli import tables
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
+from finetune.data.listing import counted
 from finetune.errors import RecipeError
 from finetune.types import to_json
 
@@ -43,9 +44,10 @@ class FormatName(StrEnum):
 @with_interrupt
 def evaluate(
     run: RunArgument,
-    data: Annotated[Path | None, typer.Option("--data", help="Other labelled images than the run's own.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="PATH", help="Other images than the run's.")] = None,
     split: Annotated[
-        SplitName | None, typer.Option("--split", help="Default: test where there is one, else val.")
+        SplitName | None,
+        typer.Option("--split", metavar="SPLIT", help="train, val or test; else test, if there is one, or val."),
     ] = None,
     device: DeviceOption = "auto",
     batch_size: BatchOption = 32,
@@ -72,9 +74,9 @@ def evaluate(
 def predict(
     run: RunArgument,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Images and folders of images.", show_default=False)
+        list[Path], typer.Argument(metavar="PATH", help="Images and folders of images.", show_default=False)
     ],
-    top: Annotated[int, typer.Option("--top", min=1, help="How many classes of each image.")] = 1,
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many classes of each image.")] = 1,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     device: DeviceOption = "auto",
     batch_size: BatchOption = 32,
@@ -93,16 +95,16 @@ def predict(
         _print_csv(found, top)
     else:
         rows = [(p.file, p.problem or "  ".join(_likely(p))) for p in found]
-        made = tables.table(["file", "class"], rows)
-        made.columns[1].justify = "left"
-        tables.out().print(made)
+        tables.out().print(tables.table(["file", "class"], rows, words=["class"]))
 
 
 @with_interrupt
 def export(
     run: RunArgument,
-    format: Annotated[FormatName, typer.Option("--format", help="An ONNX file, or timm's folder.")] = FormatName.onnx,
-    out: Annotated[Path | None, typer.Option("--out", help="Default: RUN/exports/.")] = None,
+    format: Annotated[
+        FormatName, typer.Option("--format", metavar="onnx|timm", help="A file, or timm's folder.")
+    ] = FormatName.onnx,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Default: RUN/exports/.")] = None,
     json_: JsonOption = False,
 ) -> None:
     """Export a run's model, and prove the export equal to it."""
@@ -115,7 +117,7 @@ def export(
     console = tables.out()
     console.print(f"[bold]{escape(str(done.path))}[/bold]")
     console.print(
-        f"proven on {done.parity['num_images']} images of the data:"
+        f"proven on {counted(done.parity['num_images'], 'image')} of the data:"
         f" logits differ by at most {done.parity['largest_difference']:.1e}"
     )
 

@@ -322,8 +322,9 @@ def conflicts(manifest: Manifest) -> Iterator[str]:
         first.setdefault(sample.digest, sample)
     twice = [first[digest].file for digest, found in labels.items() if len(found) > 1]
     if twice:
-        stand = "pictures stand" if len(twice) > 1 else "picture stands"
-        yield f"{len(twice)} {stand} in two classes, e.g. {twice[0]}; `finetune check` lists all"
+        stand = counted(len(twice), "picture stands", "pictures stand")
+        yield f"{stand} in two classes, e.g. {twice[0]}; `finetune check` lists all"
     copies = sum(count - 1 for count in Counter(s.digest for s in samples).values())
     if copies:
-        yield f"{copies} images are exact copies of others; copies stay in one split"
+        stand = counted(copies, "image is an exact copy", "images are exact copies")
+        yield f"{stand} of others; copies stay in one split"

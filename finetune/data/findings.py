@@ -23,8 +23,8 @@ MOST_DAMAGED = 0.01  # share of all files; `run` leaves them out by name, and fe
 BLANK = 2.0  # deviation of the grey values of a picture, in levels, below which nothing is to be seen
 HOW = {"bytes": "same bytes", "pixels": "same pixels", "near": "near copy"}
 GROUPED = (
-    "Keep copies on one side: finetune check DATA --groups FILE.csv, then"
-    " finetune run --data FILE.csv --group-by group."
+    "Keep copies on one side: `finetune check DATA --groups FILE.csv`, then"
+    " `finetune run --data FILE.csv --group-by group`."
 )
 
 

@@ -121,8 +121,8 @@ def _group_by_pattern(found: Found, pattern: str, *, is_needed: bool) -> None:
             hint=f"Paths look like {found.rows[0].file!r}.",
         )
     if without:
-        are, stand = ("image is", "stands") if without == 1 else ("images are", "stand")
-        found.notes.append(f"{without:,} {are} in no group of {pattern!r} and {stand} alone")
+        are = counted(without, "image is", "images are")
+        found.notes.append(f"{are} in no group of {pattern!r}: {'it stands' if without == 1 else 'they stand'} alone")
 
 
 def _manifest(root: Path, path: Path, found: Found, needs_two_classes: bool, needs_train: bool) -> Manifest:

@@ -260,7 +260,7 @@ def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise DataError(
-            f"{path}: reading Parquet needs pyarrow", hint="pip install pyarrow, or save it as CSV."
+            f"{path}: reading Parquet needs pyarrow", hint="`pip install pyarrow`, or save it as CSV."
         ) from None
     try:
         table = parquet.ParquetFile(path).read()  # `read_table` refuses a name that is there twice

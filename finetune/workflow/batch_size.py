@@ -11,6 +11,7 @@ from torch import Tensor
 from finetune import recipe as recipes
 from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
+from finetune.data.listing import counted
 from finetune.device import autocasting, free_memory
 from finetune.errors import BackboneError
 from finetune.settings import Recipe
@@ -102,4 +103,6 @@ def _accumulates(batch: int, size: int, phases: Sequence[Phase]) -> str:
     text = f"{size} of the {batch} images of a step go through the network at once; their gradients are accumulated"
     items = (item for phase in phases for item in phase.plan.groups if item.group != "head")
     trains_norms = any(item.norm_statistics == "updated" for item in items)
-    return text + (f", and batch norm, which is trained, sees {size} images at a time" if trains_norms else "")
+    return text + (
+        f", and batch norm, which is trained, sees {counted(size, 'image')} at a time" if trains_norms else ""
+    )

@@ -193,8 +193,7 @@ def _refuse_unless(kind: str, what: str, changed: Sequence[str], allow: Collecti
     if kind not in allow:
         raise CheckpointError(
             f"{what} changed since {folder.path} began: {_some(changed)}",
-            hint=f"Put it back; or {folder.anew}; or go on, no longer exactly:"
-            f" {folder.command} --resume {folder.path} --allow {kind}",
+            hint=f"Put it back; or {folder.anew}; or go on, no longer exactly: {folder.resuming} --allow {kind}",
         )
 
 

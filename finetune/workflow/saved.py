@@ -68,7 +68,7 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     if not folder.is_finished or not weights.is_file():
         raise CheckpointError(
             f"{folder.path} has no model yet: the run did not come to its end",
-            hint=f"Go on with it: finetune run --resume {folder.path}",
+            hint=f"Go on with it: {folder.resuming}",
         )
     recipe = _on(device, recipes.update(recipes.load(folder.recipe), {"train.device": device}), folder)
     config = timm_folder.read_config(folder.model)

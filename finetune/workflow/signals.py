@@ -65,7 +65,7 @@ class Stop:
             text, way = f"stopped by {name} before anything was trained", "Give the same command again to start anew."
         else:
             text = f"stopped by {name}; what was done is kept"
-            way = f"Go on with: {self.folder.command} --resume {self.folder.path}"
+            way = f"Go on with: {self.folder.resuming}"
         return Interrupted(text, hint=way, exit_code=128 + self.signal)
 
 

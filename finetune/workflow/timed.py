@@ -109,7 +109,7 @@ def _note(time: str, prepared: Prepared, option: Option, epochs: int) -> str:
         count = f", {counted(epochs, 'epoch')}" if option.epoch else ""
         return f"in {time} {planned} has no time for a third of its epochs → {option.strategy}{count}, {takes}"
     if epochs < option.epochs:
-        return f"in {time} {option.strategy} has time for {epochs} of its {option.epochs} epochs, {takes}"
+        return f"in {time} {option.strategy} has time for {epochs} of its {counted(option.epochs, 'epoch')}, {takes}"
     return f"{option.strategy} fits into {time}: {takes}"
 
 

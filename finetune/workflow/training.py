@@ -144,7 +144,7 @@ def telling_how_to_go_on(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except (DataError, ResourceError, TrainingError) as error:
-        text = f"What was done is kept: finetune run --resume {folder.path}"
+        text = f"What was done is kept: {folder.resuming}"
         is_settings = isinstance(error, TrainingError) or is_out_of_memory(error.__cause__)
         more = " --allow recipe, with the flag that is to change" if is_settings else ""
         error.hint = f"{error.hint} {text}{more}".lstrip()

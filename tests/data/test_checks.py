@@ -298,7 +298,7 @@ def test_pictures_in_two_classes_and_copies_are_noted(image_folder: MakeImages) 
     (root / "bee/twin.jpg").write_bytes((root / "ant/ant-00.jpg").read_bytes())
     notes = list(conflicts(scanned(root)))
     assert "1 picture stands in two classes, e.g. ant/ant-00.jpg; `finetune check` lists all" in notes
-    assert any(note.startswith("1 images are exact copies") for note in notes)
+    assert any(note.startswith("1 image is an exact copy of others") for note in notes)
 
 
 def test_a_clean_folder_has_no_notes_and_no_problems(image_folder: MakeImages) -> None:

@@ -101,7 +101,7 @@ def test_data_that_was_put_back_is_no_change(stopped: Path, own: Path) -> None:
 
 def test_data_that_moved_as_a_whole_is_no_change(stopped: Path, own: Path, tmp_path: Path) -> None:
     own.rename(tmp_path / "elsewhere")
-    with pytest.raises(finetune.DataError, match="no such folder"):
+    with pytest.raises(finetune.DataError, match="no such file or folder"):
         finetune.resume(stopped)
     finetune.resume(stopped, data=tmp_path / "elsewhere")
     assert json.loads((stopped / "began.json").read_text())["allowed"] == []

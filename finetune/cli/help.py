@@ -1,0 +1,107 @@
+"""`--help`: usage, flags in their panels, examples one a line; laid out as all else is, for any width."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from finetune.cli.tables import out, table
+from finetune.cli.terminal import escape
+from finetune.errors import RecipeError
+
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # has no public name
+ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"  # of what names no panel
+
+
+class Command(TyperCommand):
+    """A command with our help."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help; nothing is left for the formatter."""
+        show_help(self, ctx)
+
+
+class Group(TyperGroup):
+    """A group of commands with our help."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help; nothing is left for the formatter."""
+        show_help(self, ctx)
+
+
+class App(typer.Typer):
+    """An application, or a part of one, whose commands and groups have our help."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"cls": Group, **settings})
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
+        """Return the decorator that makes a function a command."""
+        return super().command(name, **{"cls": Command, **settings})
+
+    def __call__(self, *args: Any, **how: Any) -> Any:
+        """Run the command line, by one name however it was started.
+
+        Raises:
+            RecipeError: a flag or an argument is not what it should be.
+        """
+        try:
+            code = super().__call__(*args, **{"prog_name": "finetune", "standalone_mode": False, **how})
+        except typer.Abort:
+            code = 130  # as older versions of typer hand on Ctrl-C
+        except USAGE_ERROR as error:
+            if not (message := error.format_message()):
+                sys.exit(error.exit_code)  # no arguments at all: the help was printed
+            asked = error.ctx.command_path if error.ctx else "finetune"
+            raise RecipeError(message, hint=f"`{asked} --help` shows what it takes.") from None
+        if isinstance(code, int) and code:
+            sys.exit(code)
+
+
+def show_help(command: Any, ctx: Any) -> None:
+    """Print how a command is used."""
+    console = out()
+    console.print(f"[bold]{escape(' '.join(command.get_usage(ctx).split()))}[/bold]\n")
+    if command.help:
+        console.print(escape(command.help))
+    panels = _panels(command, ctx)
+    widest = max((len(name) for rows in panels.values() for name, _ in rows), default=0)
+    for panel, rows in panels.items():
+        console.print(f"\n[bold]{panel}[/bold]")
+        aligned = [(f"  {name}".ljust(widest + 2), text) for name, text in rows]
+        console.print(table(["", "what"], aligned, words=["what"], has_header=False))
+    if command.epilog:
+        console.print()
+        for line in command.epilog.split("\n"):
+            console.print(escape(line))
+
+
+def _panels(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+    """Return the rows of each panel: arguments first, then what has a panel of its own, the common ones last."""
+    found: dict[str, list[tuple[str, str]]] = {ARGUMENTS: []}
+    for panel, name, text in (*_parameters(command, ctx), *_commands(command, ctx)):
+        found.setdefault(panel, []).append((name, " ".join(text.split())))
+    found[OPTIONS] = found.pop(OPTIONS)  # there is always --help
+    return {panel: rows for panel, rows in found.items() if rows}
+
+
+def _parameters(command: Any, ctx: Any) -> Iterator[tuple[str, str, str]]:
+    for param in command.get_params(ctx):
+        record = param.get_help_record(ctx)
+        if record is None:
+            continue  # hidden
+        name, text = record
+        if param.param_type_name == "argument":
+            yield param.rich_help_panel or ARGUMENTS, name.split(" <")[0], text
+        else:
+            yield getattr(param, "rich_help_panel", None) or OPTIONS, name.replace(" / ", "/"), text
+
+
+def _commands(command: Any, ctx: Any) -> Iterator[tuple[str, str, str]]:
+    for name, each in getattr(command, "commands", {}).items():
+        if not each.hidden:
+            yield getattr(each, "rich_help_panel", None) or COMMANDS, name, each.get_short_help_str(1000)
