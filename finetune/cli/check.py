@@ -115,7 +115,7 @@ def _judged(found: Judged) -> str:
     among = apart(found.num_images, found.num_independent)
     top1 = found.top1
     return (
-        f"labels of {found.num_images:,} images{among} were judged by a linear classifier on"
+        f"labels of {counted(found.num_images, 'image')}{among} were judged by a linear classifier on"
         f" {_shown(found.backbone)}, top1 {top1.value:.3f} (95 %: {top1.low:.3f} to {top1.high:.3f})"
     )
 
