@@ -28,7 +28,7 @@ from finetune.data import sources
 from finetune.data.decode import read_rgb
 from finetune.data.transforms import picture_side
 from finetune.device import in_fast_layout
-from finetune.workflow.batches import AUTO_VIEWS
+from finetune.prepare.batches import AUTO_VIEWS
 
 BATCH = 16
 

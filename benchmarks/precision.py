@@ -19,8 +19,10 @@ from finetune.backbone.groups import head_modules
 from finetune.features.extract import before_head, extract
 from finetune.features.probe import fit_probe
 from finetune.features.store import DTYPES
+from finetune.prepare.inputs import architecture_of, load_backbone, read_data
+from finetune.prepare.passes import plain_batches
+from finetune.prepare.resolve import recipe_of
 from finetune.types import Manifest
-from finetune.workflow.prepare import architecture_of, load_backbone, plain_batches, read_data, recipe_of
 
 
 def features(data: str, weights: str, size: int) -> tuple[Manifest, dict[str, tuple[Tensor, Tensor]]]:

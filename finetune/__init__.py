@@ -32,16 +32,16 @@ from finetune.types import Event
 
 if TYPE_CHECKING:
     from finetune.data.sample import write_sample
+    from finetune.runs.single import RunResult
     from finetune.workflow.check import Check, check
     from finetune.workflow.compare import Comparison, compare, resume_comparison
-    from finetune.workflow.environment import doctor
+    from finetune.workflow.doctor import doctor
     from finetune.workflow.evaluate import Evaluation, evaluate
     from finetune.workflow.export import Export, export
-    from finetune.workflow.launch import resume, run
     from finetune.workflow.plan import Plan, plan
     from finetune.workflow.predict import Classifier, Prediction, load
     from finetune.workflow.rank import Ranked, rank
-    from finetune.workflow.run import RunResult
+    from finetune.workflow.run import resume, run
 
 __all__ = [
     "BackboneError",
@@ -94,18 +94,18 @@ _LATER = {
     "Plan": "finetune.workflow.plan",
     "Prediction": "finetune.workflow.predict",
     "Ranked": "finetune.workflow.rank",
-    "RunResult": "finetune.workflow.run",
+    "RunResult": "finetune.runs.single",
     "check": "finetune.workflow.check",
     "compare": "finetune.workflow.compare",
-    "doctor": "finetune.workflow.environment",
+    "doctor": "finetune.workflow.doctor",
     "evaluate": "finetune.workflow.evaluate",
     "export": "finetune.workflow.export",
     "load": "finetune.workflow.predict",
     "plan": "finetune.workflow.plan",
     "rank": "finetune.workflow.rank",
-    "resume": "finetune.workflow.launch",
+    "resume": "finetune.workflow.run",
     "resume_comparison": "finetune.workflow.compare",
-    "run": "finetune.workflow.launch",
+    "run": "finetune.workflow.run",
     "write_sample": "finetune.data.sample",
 }
 

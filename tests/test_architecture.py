@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,20 @@ import finetune
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "finetune"
 LAYERS = [
-    {"errors", "types", "settings", "randomness", "places", "cells"},
-    {"whole"},
+    {"errors", "types", "settings", "randomness", "places", "cells", "wording"},
+    {"whole", "process"},
     {"entries"},
-    {"recipe", "device", "data", "optim", "backbone"},
+    {"recipe", "device", "data", "optim", "backbone", "environment"},
     {"features", "evaluation", "checkpoint"},
     {"strategy", "train"},
     {"search", "exports", "report"},
+    {"prepare"},
+    {"runs"},
     {"workflow"},
-    {"cli", "__main__", "__init__"},
+    {"cli", "__init__"},
+    {"__main__"},
 ]
+MOST_OF_ALL = 0.2  # of the lines of the package in one room
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 
@@ -47,20 +52,37 @@ def imported_rooms(module: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_a_module_imports_only_lower_layers(module: Path) -> None:
-    own = room(module)
-    if own in ("cli", "__main__", "__init__"):
-        return
-    wrong = [name for name in imported_rooms(module) if name != own and layer(name) >= layer(own)]
+def test_a_module_imports_only_lower_layers() -> None:
+    wrong = [
+        f"{module} imports {name}"
+        for module in MODULES
+        for name in imported_rooms(module)
+        if name != room(module) and layer(name) >= layer(room(module))
+    ]
     assert wrong == []
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_a_module_is_on_a_layer_small_and_well_named(module: Path) -> None:
-    assert any(room(module) in names for names in LAYERS)
-    assert len((PACKAGE / module).read_text().splitlines()) <= 400
-    assert not {"utils", "helpers", "common", "misc"} & {part.removesuffix(".py") for part in module.parts}
+def test_a_verb_imports_no_verb() -> None:
+    wrong = [
+        f"{module}: {node.module}"
+        for module in MODULES
+        if room(module) == "workflow"
+        for node in ast.walk(ast.parse((PACKAGE / module).read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("finetune.workflow")
+    ]
+    assert wrong == []
+
+
+def test_a_module_is_on_a_layer_small_and_well_named() -> None:
+    assert {room(module) for module in MODULES} <= {name for names in LAYERS for name in names}
+    assert [module for module in MODULES if len((PACKAGE / module).read_text().splitlines()) > 400] == []
+    words = {"utils", "helpers", "common", "misc"}
+    assert [module for module in MODULES if words & {part.removesuffix(".py") for part in module.parts}] == []
+
+
+def test_no_room_holds_more_than_its_share() -> None:
+    lines = Counter(room(module) for module in MODULES for _ in (PACKAGE / module).read_text().splitlines())
+    assert {name: count for name, count in lines.items() if count > MOST_OF_ALL * lines.total()} == {}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +122,6 @@ def test_all_is_sorted_complete_and_importable() -> None:
 
 def test_a_function_of_the_public_api_is_not_hidden_by_a_room() -> None:
     every = "all(callable(getattr(finetune, name)) for name in finetune.__all__ if name != '__version__')"
-    code = f"import finetune, finetune.workflow.run, finetune.workflow.export; print({every})"
+    code = f"import finetune, finetune.runs.single, finetune.workflow.export; print({every})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"

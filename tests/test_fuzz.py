@@ -34,6 +34,7 @@ from finetune.entries import Entry, list_entries, open_entry
 from finetune.errors import FinetuneError
 from finetune.features.store import Layout, RowsOnDisk
 from finetune.report import page
+from finetune.report.content import report_content
 from finetune.settings import FORMAT_VERSION, Recipe
 from finetune.types import (
     Evidence,
@@ -48,7 +49,6 @@ from finetune.types import (
     Target,
     Verdict,
 )
-from finetune.workflow import saved
 
 FEW, MANY = 100, 1000
 EXAMPLES = pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
@@ -201,7 +201,7 @@ def test_what_a_run_goes_on_from_and_its_report_shows(tmp_path: Path, name: str,
     def read(content: bytes) -> None:
         (tmp_path / name).write_bytes(content)
         read_as(Beginning, folder.began, has_format=True)
-        told = saved.report_content(folder, Recipe(), {}, [], delivered_epoch=1)
+        told = report_content(folder, Recipe(), {}, [], delivered_epoch=1)
         page.write(folder.report, {**told, "computed": [], "refit": None})
 
     fire(read, LAID[name].encode(), examples)

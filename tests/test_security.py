@@ -24,7 +24,7 @@ from finetune.cells import FORMULA_SIGNS, guarded, unguarded
 from finetune.cli.terminal import escape, printable
 from finetune.data import sources
 from finetune.errors import BackboneError, DataError
-from finetune.workflow.prepare import recipe_of
+from finetune.prepare.resolve import recipe_of
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [file for folder in ("finetune", "tools", "benchmarks") for file in sorted((ROOT / folder).rglob("*.py"))]

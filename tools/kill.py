@@ -26,7 +26,7 @@ from finetune.data.sample import write_sample
 
 OTHER = ("timing.json", "environment.json", "report.html", ".lock")  # tell of the last process, or of seconds
 BEFORE = "last.before"  # the checkpoint before the last one: which that is depends on seconds too
-DRIVER = "import finetune.workflow.run, finetune.cli as cli; print('ready', flush=True); cli.main()"
+DRIVER = "import finetune.runs.single, finetune.cli as cli; print('ready', flush=True); cli.main()"
 EVERY_STEP = "train.checkpoint_every=0.000001"
 RECIPES: dict[str, tuple[str, ...]] = {
     "full, sgd, a checkpoint a step, patience 4": (

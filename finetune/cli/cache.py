@@ -12,8 +12,8 @@ from finetune.cli import tables
 from finetune.cli.help import App
 from finetune.cli.options import JsonOption
 from finetune.cli.terminal import escape
-from finetune.data.listing import counted
 from finetune.types import to_json
+from finetune.wording import counted
 
 app = App(
     help="See and clear what is kept: decoded pictures, and what frozen layers have computed.", no_args_is_help=True
@@ -24,7 +24,7 @@ FolderOption = Annotated[str, typer.Option("--folder", metavar="DIR", help="Anot
 @app.command("ls")
 def list_them(folder: FolderOption = "auto", json_: JsonOption = False) -> None:
     """List the entries of the cache, the least recently used first."""
-    from finetune.workflow.caches import list_cache
+    from finetune.workflow.cache import list_cache
 
     place, entries = list_cache(folder)
     if json_:
@@ -63,7 +63,7 @@ def clear(
     folder: FolderOption = "auto",
 ) -> None:
     """Remove entries of the cache; they are computed again when they are needed."""
-    from finetune.workflow.caches import clear_cache
+    from finetune.workflow.cache import clear_cache
 
     freed, held = clear_cache(names, folder=folder)
     typer.echo(f"{freed / 1e6:,.1f} MB freed")

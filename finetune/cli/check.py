@@ -14,8 +14,8 @@ from finetune.cli.options import DATA, JsonOption, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import Console, escape
 from finetune.cli.train import RecipeOption
-from finetune.data.listing import apart, counted
 from finetune.errors import RecipeError, printable
+from finetune.wording import apart, counted
 
 if TYPE_CHECKING:
     from finetune.data.findings import Case, Finding
@@ -68,7 +68,7 @@ def check(
     if name is not None and settings.setdefault("data", name) != name:
         raise RecipeError(f"two data sets, {name} and --data {settings['data']}", hint="Name one of them.")
     from finetune.workflow.check import check as examine
-    from finetune.workflow.shipped import load_recipe
+    from finetune.workflow.recipes import load_recipe
 
     with watching(is_quiet=json_) as on_event:
         base = load_recipe(recipe) if recipe else None

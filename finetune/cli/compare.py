@@ -12,13 +12,13 @@ from finetune.cli import tables
 from finetune.cli.options import FLAGS, TRAINING, JsonOption, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
-from finetune.data.listing import counted
 from finetune.errors import RecipeError
 from finetune.strategy.entrants import USUAL
+from finetune.wording import counted
 
 if TYPE_CHECKING:
+    from finetune.report.standings import Standing
     from finetune.workflow.compare import Comparison
-    from finetune.workflow.standings import Standing
 
 EXAMPLES = (
     "Examples:\n  finetune compare --data imgs\n"
@@ -63,7 +63,7 @@ def compare(
         raise RecipeError("--allow goes with --resume: a new comparison has nothing to compare with")
     from finetune.workflow.compare import compare as run_all
     from finetune.workflow.compare import resume_comparison
-    from finetune.workflow.shipped import load_recipe
+    from finetune.workflow.recipes import load_recipe
 
     with watching(is_quiet=json_) as on_event:
         if resume is not None:

@@ -31,7 +31,7 @@ def sample(
 @with_interrupt
 def doctor(json_: JsonOption = False) -> None:
     """Show versions, devices, folders, and whether the model hub can be reached."""
-    from finetune.workflow.environment import doctor as examine
+    from finetune.workflow.doctor import doctor as examine
 
     found = examine()
     if json_:

@@ -9,12 +9,12 @@ from finetune.cli.evidence import show_evidence
 from finetune.cli.grid import Grid
 from finetune.cli.tables import amount, duration, table
 from finetune.cli.terminal import Console, escape
-from finetune.data.listing import counted
+from finetune.wording import counted
 
 if TYPE_CHECKING:
     from finetune.backbone.layers import LayerTable
+    from finetune.prepare.costs import Cost
     from finetune.types import Phase
-    from finetune.workflow.costs import Cost
     from finetune.workflow.plan import Plan
 
 

@@ -11,7 +11,7 @@ from finetune.cli import tables
 from finetune.cli.options import JsonOption, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
-from finetune.data.listing import apart, counted
+from finetune.wording import apart, counted
 
 if TYPE_CHECKING:
     from finetune.workflow.rank import Ranked

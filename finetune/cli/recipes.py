@@ -19,7 +19,7 @@ NameArgument = Annotated[
 @app.command("ls")
 def list_them() -> None:
     """List the shipped recipes."""
-    from finetune.workflow.shipped import list_recipes
+    from finetune.workflow.recipes import list_recipes
 
     rows = [(recipe.name, recipe.purpose) for recipe in list_recipes()]
     tables.out().print(tables.table(["recipe", "purpose"], rows, words=["purpose"]))
@@ -28,7 +28,7 @@ def list_them() -> None:
 @app.command()
 def show(name: NameArgument) -> None:
     """Print a recipe; "default" shows every key with its help."""
-    from finetune.workflow.shipped import recipe_text
+    from finetune.workflow.recipes import recipe_text
 
     typer.echo(recipe_text(name), nl=False)
 
@@ -39,7 +39,7 @@ def copy(
     to: Annotated[Path, typer.Argument(metavar="TO", help="A new file, or a folder.", show_default=False)],
 ) -> None:
     """Copy a recipe to a file of your own, to be edited."""
-    from finetune.workflow.shipped import copy_recipe
+    from finetune.workflow.recipes import copy_recipe
 
     typer.echo(copy_recipe(name, to))
 
@@ -47,7 +47,7 @@ def copy(
 @app.command()
 def validate(name: NameArgument) -> None:
     """Check a recipe: every problem at once."""
-    from finetune.workflow.shipped import load_recipe
+    from finetune.workflow.recipes import load_recipe
 
     load_recipe(name)
     typer.echo(f"{name}: valid")

@@ -10,8 +10,8 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from finetune.cli.terminal import Console, escape
-from finetune.data.listing import counted
 from finetune.types import Event, OnEvent
+from finetune.wording import counted
 
 PLAIN_STEP = 0.25  # share of a long task after which a plain line is printed
 SILENCE = 10.0  # seconds after which one is printed of any task

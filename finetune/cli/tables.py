@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from finetune.cli.grid import Column, Grid
 from finetune.cli.terminal import Console, escape, printable
 from finetune.data.balance import never_predicted_text
-from finetune.data.listing import counted
 from finetune.train.choice import TOLD_APART
+from finetune.wording import counted
 
 if TYPE_CHECKING:
+    from finetune.runs.single import RunResult
     from finetune.workflow.evaluate import Evaluation
-    from finetune.workflow.run import RunResult
 
 MOST_CONFUSIONS = 5
 MEANING = "macro_f1: mean F1 of the classes; ece: how far confidence is from accuracy; in brackets: 95 % intervals"

@@ -47,9 +47,9 @@ def run(
         raise RecipeError("--resume goes on in the run's own folder with its own recipe: no --recipe, no --out")
     if allow and resume is None:
         raise RecipeError("--allow goes with --resume: a new run has nothing to compare with")
-    from finetune.workflow.launch import resume as go_on
-    from finetune.workflow.launch import run as train
-    from finetune.workflow.shipped import load_recipe
+    from finetune.workflow.recipes import load_recipe
+    from finetune.workflow.run import resume as go_on
+    from finetune.workflow.run import run as train
 
     with watching(is_quiet=json_) as on_event:
         if resume is not None:
@@ -85,7 +85,7 @@ def plan(
         is_network = find(name) is not None or not Path(name).exists()
         _set_once(settings, "backbone" if is_network else "data", name)
     from finetune.workflow.plan import plan as make_plan
-    from finetune.workflow.shipped import load_recipe
+    from finetune.workflow.recipes import load_recipe
 
     with watching(is_quiet=json_) as on_event:
         base = load_recipe(recipe) if recipe else None

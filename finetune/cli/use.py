@@ -16,9 +16,9 @@ from finetune.cli import tables
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
-from finetune.data.listing import counted
 from finetune.errors import RecipeError
 from finetune.types import to_json
+from finetune.wording import counted
 
 if TYPE_CHECKING:
     from finetune.workflow.predict import Prediction

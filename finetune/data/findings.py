@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from finetune.data.balance import IMBALANCE
-from finetune.data.listing import counted
 from finetune.data.looks import Looks
 from finetune.data.near import Copies
 from finetune.data.summary import give_aways
 from finetune.types import SPLITS, Manifest
+from finetune.wording import counted
 
 MOST_DAMAGED = 0.01  # share of all files; `run` leaves them out by name, and fewer change little
 BLANK = 2.0  # deviation of the grey values of a picture, in levels, below which nothing is to be seen

@@ -25,10 +25,11 @@ from finetune.data.layout import (
     splits_of,
     unheeded,
 )
-from finetune.data.listing import Found, Row, count_unread, counted, holds, kinds_of, listed, split_of
+from finetune.data.listing import Found, Row, count_unread, holds, kinds_of, split_of
 from finetune.data.tree import child_folders, has_images, is_hidden, walk
 from finetune.errors import DataError
 from finetune.types import Problem, Split
+from finetune.wording import counted, listed
 
 FLAT = {  # what is said of images in a split folder without class folders; train may not be one
     "val": "left out, and val is taken from train",

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from finetune.data.listing import Row, listed
+from finetune.data.listing import Row
 from finetune.errors import DataError
+from finetune.wording import listed
 
 MANY = 20  # different numbers as labels, above which they look like what is measured, not like classes
 FEW = 5  # images of a class on average, below which that is so

@@ -9,10 +9,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from finetune.data.listing import PLAIN, Found, counted, folded, listed, normal, split_of, split_within
+from finetune.data.listing import PLAIN, Found, folded, normal, split_of, split_within
 from finetune.data.tree import child_folders, class_folders, has_images, has_own_images, table_beside, walk
 from finetune.errors import DataError
 from finetune.types import Split
+from finetune.wording import counted, listed
 
 NUMBER = re.compile(r"\d{1,4}|(?<=[\W_])[a-z]$", re.IGNORECASE)
 NUMBERED = re.compile(r"[^\W\d]*[\W_]*(\d{1,4}|(?<=[\W_])[a-z])|\d{1,4}[\W_]*[^\W\d]+", re.IGNORECASE)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from finetune.types import Problem, Split
+from finetune.wording import counted, listed
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -82,12 +83,6 @@ def folded(name: str) -> str:
     return normal(name).casefold()
 
 
-def listed(names: Iterable[str], *, most: int = 6) -> str:
-    """Return at most so many names, with a sign of those that are left out."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
-
-
 def split_of(name: str, *, besides: str = "") -> Split | None:
     """Return the split that a folder's whole name says: `Train`, `training_set`, `test-images`, `valSet`, `val2017`.
 
@@ -112,16 +107,6 @@ def _words(name: str) -> list[str]:
         glued = next((s for s in SPLIT_NAMES if word.startswith(s) and word[len(s) :] in PLAIN), None)
         parts += [glued, word[len(glued) :]] if glued else [word]
     return parts
-
-
-def counted(count: int, what: str, more: str = "") -> str:
-    """Return a count with its word: "1 image", "2 images"."""
-    return f"{count:,} {what if count == 1 else more or what + 's'}"
-
-
-def apart(num_images: int, num_independent: int) -> str:
-    """Return how many images are independent, to be put behind their count; empty where all are."""
-    return f" ({num_independent:,} independent)" if num_independent < num_images else ""
 
 
 def count_unread(found: Found, names: Iterable[str]) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from finetune.data.folders import read_folder
 from finetune.data.labels import doubtful, masks
-from finetune.data.listing import LAYOUTS, TABLES, Found, Row, count_unread, counted, holds, listed, normal, unread_note
+from finetune.data.listing import LAYOUTS, TABLES, Found, Row, count_unread, holds, normal, unread_note
 from finetune.data.tables import read_table
 from finetune.data.tree import table_beside, walk
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.types import Event, Manifest, OnEvent, Sample, Target, ignore
+from finetune.wording import counted, listed
 
 
 def read(

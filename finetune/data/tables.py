@@ -12,10 +12,11 @@ from typing import Any
 
 from finetune.cells import MARK, unguarded
 from finetune.data.decode import is_image_name
-from finetune.data.listing import SPLIT_NAMES, Found, Row, counted, folded, holds, listed, normal, split_of
+from finetune.data.listing import SPLIT_NAMES, Found, Row, folded, holds, normal, split_of
 from finetune.data.tree import folders_below
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.types import Problem
+from finetune.wording import counted, listed
 
 InFolder = Callable[[Path], dict[str, str]]
 MISSING = "no such file"

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from finetune.data.decode import is_image_name
-from finetune.data.listing import TABLES, holds, listed
+from finetune.data.listing import TABLES, holds
 from finetune.errors import DataError
+from finetune.wording import listed
 
 IGNORED = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 RUN_FILES = ("recipe.toml", "plan.json")  # a folder that holds both is one of our run folders

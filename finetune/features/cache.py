@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from finetune.data.decode import DECODE_VERSION
-from finetune.data.listing import counted
 from finetune.data.loaders import ImageBatches, ImageDataset
 from finetune.data.pixels import PixelCache
 from finetune.data.transforms import augmented_view, plain_view
@@ -35,6 +34,7 @@ from finetune.features.store import Layout, RowsInMemory, RowsOnDisk
 from finetune.randomness import derive
 from finetune.settings import AugmentSection, CacheSection
 from finetune.types import Event, OnEvent, Preprocessing, Sample
+from finetune.wording import counted
 
 MEMORY_SHARE = 0.25  # of what is free: rows beyond that are read from the file as they are needed
 FEWEST_IN_ONE_PASS = 500  # images that are worth starting workers for a single pass

@@ -15,9 +15,9 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
-from finetune.data.listing import apart
 from finetune.settings import ALL_STAGES
 from finetune.types import FEWEST_PROBED, Evidence, Interval, Verdict
+from finetune.wording import apart
 
 # Fewer images are few: of a class in the median, and in all. Where images are dissimilar, training inner layers pays
 # much sooner: benchmarks/strategy, docs/strategies.md.

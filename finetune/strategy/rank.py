@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from finetune.data.listing import apart, counted
 from finetune.evaluation.intervals import Z95, paired, share
 from finetune.types import Interval
+from finetune.wording import apart, counted
 
 FEW_OF_A_CLASS = 5
 

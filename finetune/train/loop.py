@@ -18,7 +18,6 @@ from torch.nn.functional import cross_entropy
 
 from finetune.backbone.freeze import freezing
 from finetune.checkpoint.state import Best, TrainState, optimiser_tensors, restore_optimiser
-from finetune.data.listing import counted
 from finetune.device import AcceleratedOptimizer, Accelerator
 from finetune.errors import TrainingError
 from finetune.evaluation.forward import collect_logits
@@ -30,6 +29,7 @@ from finetune.train import choice
 from finetune.train.memory import out_of_memory
 from finetune.train.outputs import aux_weight, loss_of
 from finetune.types import Event, LayerGroup, OnEvent, Phase
+from finetune.wording import counted
 
 SELDOM = 0.1  # seconds after which losses are read from a GPU
 QUICK = 2.0  # seconds: epochs on cached features are over sooner than a checkpoint is written

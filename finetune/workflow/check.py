@@ -19,7 +19,6 @@ from finetune.backbone.weights import refuse_random
 from finetune.data import checks, split
 from finetune.data.findings import Case, Finding, Seen, picture_findings, seen
 from finetune.data.grouping import table_of, with_groups
-from finetune.data.listing import counted
 from finetune.data.looks import looks_of
 from finetune.data.near import ALIKE, copies_of
 from finetune.data.summary import Pictures, pictures_of
@@ -28,22 +27,23 @@ from finetune.errors import DataError, FindingsError, RecipeError, ResourceError
 from finetune.evaluation.intervals import share
 from finetune.features.labels import held_out_probabilities, is_judged, suspects
 from finetune.features.odd import odd_ones
-from finetune.report import sheet as sheets
-from finetune.settings import Recipe
-from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Target, ignore, to_json
-from finetune.whole import write_text
-from finetune.workflow.guard import guarded
-from finetune.workflow.prepare import (
+from finetune.prepare.head_features import features_of
+from finetune.prepare.inputs import (
     architecture_of,
     at_range,
     list_data,
     load_backbone,
     pixels_of,
     range_named,
-    recipe_of,
     with_backbone,
 )
-from finetune.workflow.rank import features_of
+from finetune.prepare.resolve import recipe_of
+from finetune.report import sheet as sheets
+from finetune.settings import Recipe
+from finetune.train.guard import guarded
+from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Target, ignore, to_json
+from finetune.whole import write_text
+from finetune.wording import counted
 
 LEAST_ALIKE = 0.9
 ON_SHEET = 12  # pictures of each finding

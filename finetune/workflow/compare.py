@@ -9,31 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from finetune import recipe as recipes
+from finetune.checkpoint import changes
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
 from finetune.checkpoint.comparison import Clock, ComparisonFolder, open_comparison, write_comparison
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.data import split
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError
+from finetune.prepare.inputs import architecture_of, describe_data, list_data, load_backbone, read_for, with_backbone
+from finetune.prepare.resolve import recipe_of
 from finetune.report import comparison as page
+from finetune.report.standings import Finished, Standing, finished, sentences, standings
+from finetune.runs.layout import Terms, reopen_data, with_whole_paths
+from finetune.runs.signals import Stop, stop_on_signals
+from finetune.runs.start import go_on, start
 from finetune.settings import Recipe
 from finetune.strategy.entrants import USUAL, Entrant, entrants
+from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
 from finetune.whole import write_text
-from finetune.workflow import changes
-from finetune.workflow.guard import IN_A_RUN, guarded
-from finetune.workflow.launch import go_on, start
-from finetune.workflow.laying import Terms, reopen_data, with_whole_paths
-from finetune.workflow.prepare import (
-    architecture_of,
-    describe_data,
-    list_data,
-    load_backbone,
-    read_for,
-    recipe_of,
-    with_backbone,
-)
-from finetune.workflow.signals import Stop, stop_on_signals
-from finetune.workflow.standings import Finished, Standing, finished, sentences, standings
 
 HEADER = "What the runs of this comparison share."
 SHOWN = ("progress", "step", "warning", "timing")  # what a single run says is for its own folder

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune import recipe as recipes
+from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.data import checks, sources
 from finetune.data.split import units_of
 from finetune.device import autocasting
 from finetune.errors import DataError, did_you_mean
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import confusion, measure
+from finetune.prepare.inputs import problem_notes
+from finetune.prepare.passes import plain_batches
+from finetune.train.guard import OF_A_MODEL, check_count, guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, Target, ignore
-from finetune.workflow.guard import OF_A_MODEL, check_count, guarded
-from finetune.workflow.passes import plain_batches
-from finetune.workflow.prepare import problem_notes
-from finetune.workflow.saved import SavedRun, load_run
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,14 @@ import torch
 from finetune.backbone.classics import CLASSICS
 from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.run_folder import write_json
+from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.data.decode import read_rgb
 from finetune.device import in_fast_layout
 from finetune.errors import ExportError, ResourceError, did_you_mean
 from finetune.exports.onnx import Parity, prove, write_onnx
+from finetune.prepare.passes import plain_batches
 from finetune.types import to_json
 from finetune.whole import is_vacant, whole_folder
-from finetune.workflow.passes import plain_batches
-from finetune.workflow.saved import SavedRun, load_run
 
 NUM_PROOF_IMAGES = 14
 Format = Literal["onnx", "timm"]

@@ -9,15 +9,16 @@ from typing import Any
 
 from finetune.backbone.layers import LayerTable, layer_table
 from finetune.errors import RecipeError
+from finetune.prepare.batch_size import skeleton_or_none
+from finetune.prepare.costs import Cost, costs
+from finetune.prepare.inputs import data_notes, list_data, skeleton_of, with_backbone
+from finetune.prepare.prepared import Prepared, prepare
+from finetune.prepare.resolve import plan_phases, recipe_of, remarks, resolve_numbers, with_head
+from finetune.prepare.time_limit import within_time
+from finetune.runs import race as racing
 from finetune.settings import Recipe
+from finetune.train.guard import guarded
 from finetune.types import Event, Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
-from finetune.workflow import prepare as preparing
-from finetune.workflow import race as racing
-from finetune.workflow.batch_size import skeleton_or_none
-from finetune.workflow.costs import Cost, costs
-from finetune.workflow.guard import guarded
-from finetune.workflow.prepare import Prepared, recipe_of, with_backbone
-from finetune.workflow.timed import within_time
 
 USUAL_CLASSES = 1000  # of ImageNet, where neither the data nor the weights have classes
 USUAL_IMAGES = 1000  # that sizes and times are for where there is no data
@@ -128,7 +129,7 @@ def plan(
         strategy=made.recipe.strategy.name,
         groups=made.backbone.groups,
         phases=made.phases,
-        notes=(*told, *made.notes, *preparing.remarks(made.recipe, made.backbone)),
+        notes=(*told, *made.notes, *remarks(made.recipe, made.backbone)),
         evidence=made.evidence,
         verdict=made.verdict,
         num_images=num_images,
@@ -149,9 +150,9 @@ def _prepared(recipe: Recipe, on_event: OnEvent) -> Prepared:
 
     notes: tuple[str, ...] = ()
     try:
-        made = preparing.prepare(recipe, on_event=hold)
+        made = prepare(recipe, on_event=hold)
         verdict = () if made.verdict is None else (made.verdict.line,)
-        notes = (*made.notes, *preparing.remarks(made.recipe, made.backbone), *verdict)
+        notes = (*made.notes, *remarks(made.recipe, made.backbone), *verdict)
         return made
     finally:
         for event in held:
@@ -160,7 +161,7 @@ def _prepared(recipe: Recipe, on_event: OnEvent) -> Prepared:
 
 
 def _layers_alone(recipe: Recipe) -> Plan:
-    skeleton = preparing.skeleton_of(recipe, num_classes=None)
+    skeleton = skeleton_of(recipe, num_classes=None)
     size, name = skeleton.preprocessing.image_size, recipe.strategy.name
     return Plan(
         backbone=skeleton.architecture.name,
@@ -186,14 +187,14 @@ def _num_train(recipe: Recipe, manifest: Manifest | None) -> int | None:
 
 def _prepared_on_paper(recipe: Recipe) -> Prepared:
     """Settle a recipe on a network without weights, and on the names of the classes alone."""
-    manifest = preparing.list_data(recipe) if recipe.data.path else None
-    skeleton = preparing.skeleton_of(recipe, num_classes=len(manifest.classes) if manifest else None)
+    manifest = list_data(recipe) if recipe.data.path else None
+    skeleton = skeleton_of(recipe, num_classes=len(manifest.classes) if manifest else None)
     if not skeleton.model.num_classes:  # weights without a classifier
-        skeleton = preparing.skeleton_of(recipe, num_classes=USUAL_CLASSES)
-    recipe = preparing.resolve_numbers(recipe, skeleton, None, num_train=_num_train(recipe, manifest))
-    phases = preparing.plan_phases(recipe, skeleton)
+        skeleton = skeleton_of(recipe, num_classes=USUAL_CLASSES)
+    recipe = resolve_numbers(recipe, skeleton, None, num_train=_num_train(recipe, manifest))
+    phases = plan_phases(recipe, skeleton)
     if manifest is None:
         num_classes: int = skeleton.model.num_classes  # type: ignore[assignment]
         manifest = Manifest("", tuple(map(str, range(num_classes))), ())
-    notes = preparing.data_notes(manifest)
-    return Prepared(recipe, manifest, preparing.with_head(recipe, skeleton), phases, None, None, notes=notes)
+    notes = data_notes(manifest)
+    return Prepared(recipe, manifest, with_head(recipe, skeleton), phases, None, None, notes=notes)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.data.checks import remarks_of
 from finetune.data.decode import UndecodableError, read
 from finetune.data.depths import before_model
@@ -15,9 +16,8 @@ from finetune.data.levels import Span
 from finetune.data.sources import image_files
 from finetune.data.transforms import normalise, plain_view
 from finetune.device import autocasting
+from finetune.train.guard import OF_A_MODEL, check_count, guarded
 from finetune.types import Event, OnEvent, ignore
-from finetune.workflow.guard import OF_A_MODEL, check_count, guarded
-from finetune.workflow.saved import SavedRun, load_run
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,51 +10,31 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from finetune import recipe as recipes
 from finetune.backbone.automatic import NO_HUB_HINT
 from finetune.backbone.cost import multiplications
 from finetune.backbone.folder import is_folder
-from finetune.backbone.freeze import freezing
-from finetune.backbone.groups import head_modules
-from finetune.backbone.load import Backbone
 from finetune.backbone.packaged import INSTALL
 from finetune.backbone.shortlist import on_this_machine, standing
-from finetune.backbone.weights import refuse_random
-from finetune.data import checks
-from finetune.data.pixels import PixelCache
 from finetune.data.split import first_of_units, units_of
-from finetune.device import accelerator, resolve_device
+from finetune.device import resolve_device
 from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted, RecipeError
-from finetune.features.extract import before_head, extract
 from finetune.features.probe import loo_guesses
 from finetune.features.scores import h_score, knn_top1, logme
-from finetune.features.sources import trunk_batch
+from finetune.prepare.head_features import features_of
+from finetune.prepare.inputs import architecture_of, at_range, list_data, load_backbone, read_and_tell
+from finetune.prepare.resolve import recipe_of
 from finetune.settings import Recipe
 from finetune.strategy import rank as ranking
 from finetune.strategy.evidence import MOST_PROBED, stratified_sample
 from finetune.strategy.rank import Candidate, Ranking
+from finetune.train.guard import guarded
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore, to_json
-from finetune.workflow.batches import Worker
-from finetune.workflow.guard import guarded
-from finetune.workflow.prepare import (
-    Prepared,
-    architecture_of,
-    at_range,
-    list_data,
-    load_backbone,
-    pixels_of,
-    plan_phases,
-    read_and_tell,
-    recipe_of,
-    resolve,
-)
 
 LOCAL_HINT = (
     "Give folders of weights on this machine: `finetune backbones rank --data DIR weights/*`; or add some by"
@@ -228,43 +208,6 @@ def measure(
         standing=standing(of.name) if of.weights is None and of.pretrained else None,
         units=tuple(units),
     )
-
-
-def features_of(
-    recipe: Recipe, backbone: Backbone, manifest: Manifest, samples: Sequence[Sample], *, on_event: OnEvent = ignore
-) -> tuple[Tensor, Tensor]:
-    """Yield what reaches the head (N, D) of a frozen backbone, and the class indices (N,).
-
-    The work is that of a run's head-only phase, so that its cache serves both; `val` is there for the
-    check that the divided model agrees with the whole, and holds images of the sample again.
-    """
-    refuse_random(backbone.weights, backbone.groups)
-    judged = tuple(replace(sample, split="val") for sample in samples[: trunk_batch(resolve_device("cpu"))])
-    small = replace(manifest, samples=(*samples, *judged))
-    recipe = resolve(recipe, small, backbone, None)
-    phase = replace(plan_phases(recipe, backbone)[0], solver="lbfgs")  # plain images in order, whatever the head
-    pixels = _pixels(recipe, backbone, small, on_event)
-    prepared = Prepared(recipe, small, backbone, (phase,), None, None, pixels)
-    context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
-    with freezing(backbone.model, phase.plan, backbone.groups) as hold:
-        work = Worker(prepared, context, on_event, lambda: None).work_of(phase)
-        hold(work.run)
-        tap = before_head(work.run, head_modules(backbone.model)[0])
-
-        def watched() -> Iterator[Any]:
-            for done, batch in enumerate(work.train.epoch(), 1):
-                yield batch
-                on_event(Event("progress", {"task": "features", "done": done, "total": len(work.train)}))
-
-        (features,), targets = extract(tap, watched(), autocast=context.autocast)
-    return features, targets
-
-
-def _pixels(recipe: Recipe, backbone: Backbone, sample: Manifest, on_event: OnEvent) -> PixelCache | None:
-    """Yield the pixel cache with the sample in it: candidates of one input size decode it once."""
-    pixels = pixels_of(recipe, sample, backbone)
-    checks.fill(replace(sample, samples=sample.split("train")), pixels, on_event=on_event)
-    return pixels
 
 
 def _checked_size(sample: int, manifest: Manifest) -> int:

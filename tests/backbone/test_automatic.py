@@ -16,9 +16,9 @@ from finetune.backbone import automatic, hub
 from finetune.backbone.automatic import AUTO, NO_HUB_HINT, chosen
 from finetune.backbone.load import architecture
 from finetune.backbone.packaged import INSTALL
+from finetune.prepare.inputs import with_backbone
 from finetune.settings import DEFAULT_BACKBONE, EMBEDDED
 from finetune.types import Event
-from finetune.workflow.prepare import with_backbone
 
 
 @pytest.fixture(autouse=True)

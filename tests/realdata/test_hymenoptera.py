@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 import finetune
 from finetune import recipe as recipes
 from finetune.backbone.freeze import group_state
+from finetune.prepare.inputs import architecture_of, load_backbone
 from finetune.strategy.strategies import STRATEGIES
-from finetune.workflow.prepare import architecture_of, load_backbone
 
 SHARED = Path(__file__).parents[3] / "shared"
 DATA, WEIGHTS = SHARED / "data" / "hymenoptera", SHARED / "weights"

@@ -120,7 +120,7 @@ def test_a_network_that_cannot_be_traced_is_measured_on_its_last_group(
     def refuse(*args: object, **more: object) -> None:
         raise finetune.BackboneError("this network cannot be traced")
 
-    monkeypatch.setattr("finetune.workflow.evidence.trace", refuse)
+    monkeypatch.setattr("finetune.prepare.evidence.trace", refuse)
     said: list[str] = []
     plan = finetune.plan(
         write_pictures(tmp_path / "d", [8, 8]),

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from finetune import recipe as recipes
 from finetune.errors import ResourceError
+from finetune.prepare import batch_size
 from finetune.train import loop, memory
-from finetune.workflow import batch_size
 
 EXACT = {"augment.level": "none", "train.patience": "none"}
 

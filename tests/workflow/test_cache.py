@@ -12,8 +12,8 @@ from finetune import entries
 from finetune.features import cache as feature_cache
 from finetune.features.cache import Known
 from finetune.features.sources import run_trunk, trunk_batch
+from finetune.prepare import evidence, prepared
 from finetune.types import Event, Interval, Verdict
-from finetune.workflow import evidence, prepare
 
 SAME = ("model/model.safetensors", "checkpoints/last/model.safetensors", "metrics.jsonl", "metrics.json")
 EXACT = {"augment.level": "none", "train.patience": "none"}
@@ -176,7 +176,7 @@ def test_what_the_evidence_computed_is_not_computed_again(
     alone = quick_run(out="alone", **more, overrides=EXACT)
     nothing = Interval(0, 0, 0)
     verdict = Verdict("few", "similar", name, "", nothing, nothing, probe_at=more.get("probe_at"))
-    monkeypatch.setattr(prepare, "decide", lambda evidence, assume: verdict)
+    monkeypatch.setattr(prepared, "decide", lambda evidence, assume: verdict)
     seen = count_images(monkeypatch)
     fresh = {"cache.folder": str(alone.folder.parent / "fresh")}
     auto = quick_run("auto", out="auto", overrides={**EXACT, **fresh})

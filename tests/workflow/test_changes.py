@@ -15,9 +15,9 @@ from PIL import Image
 import finetune
 from finetune import entries
 from finetune import recipe as recipes
+from finetune.checkpoint import changes
 from finetune.data import checks
 from finetune.types import Event
-from finetune.workflow import changes
 
 from .test_kill import assert_same
 

@@ -20,9 +20,9 @@ from finetune.checkpoint.claim import claimed
 from finetune.checkpoint.comparison import Clock, seconds_by_epoch
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.evaluation.intervals import wilson
+from finetune.report.standings import Finished, finished, sentences, standings
 from finetune.types import Event
 from finetune.workflow import compare
-from finetune.workflow.standings import Finished, finished, sentences, standings
 
 from .conftest import TINY
 from .test_kill import FOLDERS, assert_same, die_everywhere

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import finetune
 from finetune.checkpoint.run_folder import write_json
+from finetune.checkpoint.saved import load_run
 from finetune.errors import CheckpointError, FinetuneError
-from finetune.workflow.saved import load_run
 from tests.test_fuzz import mutated
 
 from .conftest import QUICK
@@ -99,7 +99,7 @@ def test_damage_of_what_the_report_needs_is_told_before_training_goes_on(
     def train(*_: object, **__: object) -> None:
         raise AssertionError("it trained before it said so")
 
-    monkeypatch.setattr("finetune.workflow.run.train", train)
+    monkeypatch.setattr("finetune.runs.single.train", train)
     with pytest.raises(CheckpointError, match=re.escape(name)) as caught:
         finetune.resume(run)
     assert "start a new run" in caught.value.hint or "has format_version None" in caught.value.message

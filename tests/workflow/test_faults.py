@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 import finetune
 from finetune import entries
 from finetune.data import decode, loaders
+from finetune.runs import single as running
+from finetune.runs import start
 from finetune.train import loop
 from finetune.types import Event
-from finetune.workflow import launch
-from finetune.workflow import run as running
 
 from .conftest import TINY
 from .test_kill import EVERY_STEP, assert_same, unfinished_files
@@ -95,7 +95,7 @@ def test_a_worker_that_dies_is_told_and_nothing_is_lost(tiny_run, whole, tmp_pat
             return super().__getitem__(key)
 
     with monkeypatch.context() as patched:
-        patched.setattr("finetune.workflow.batches.ImageDataset", Deadly)
+        patched.setattr("finetune.prepare.batches.ImageDataset", Deadly)
         with pytest.raises(finetune.ResourceError, match="a process that decodes images died") as failed:
             tiny_run(workers=1)
     assert "--workers 0" in failed.value.hint
@@ -241,7 +241,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(tiny_run, whole, tmp_path: 
 
 
 def test_a_run_that_is_still_running_is_not_resumed(tiny_run, whole, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(launch, "LINGER", 0.2)
+    monkeypatch.setattr(start, "LINGER", 0.2)
     refused: list[finetune.ResourceError] = []
 
     def meddle() -> None:

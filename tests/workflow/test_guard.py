@@ -15,7 +15,8 @@ import torch
 
 import finetune
 from finetune.features import cache
-from finetune.workflow import evaluate, run
+from finetune.runs import single as run
+from finetune.workflow import evaluate
 
 from .conftest import QUICK, TINY
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import finetune
-from finetune.workflow.process import is_unguarded
-from finetune.workflow.saved import load_run
+from finetune.checkpoint.saved import load_run
+from finetune.process import is_unguarded
 
 SCRIPT = """
 import multiprocessing, sys, finetune

@@ -14,9 +14,10 @@ import pytest
 
 import finetune
 from finetune.checkpoint.run_folder import RunFolder
+from finetune.prepare import prepared
+from finetune.runs import race, start
 from finetune.train.choice import delivered
 from finetune.types import Event, Interval, Verdict
-from finetune.workflow import launch, prepare, race
 
 from .killing import forked
 from .test_kill import FOLDERS, die_everywhere, unfinished_files
@@ -35,7 +36,7 @@ def many() -> Iterator[None]:
     """The verdict of a large set unlike the pretraining data, so that strategies race that train through layers."""
     verdict = Verdict("many", "dissimilar", "full", "so it was decided", SURE, SURE)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(prepare, "decide", lambda *_, **__: verdict)
+        patched.setattr(prepared, "decide", lambda *_, **__: verdict)
         yield
 
 
@@ -127,7 +128,7 @@ def test_a_candidate_that_fails_leaves_the_race(many, quick_run, monkeypatch: py
 
 def test_on_few_images_what_races_stands_on_cached_features(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = Verdict("few", "similar", "head-only", "so it was decided", SURE, SURE)
-    monkeypatch.setattr(prepare, "decide", lambda *_, **__: verdict)
+    monkeypatch.setattr(prepared, "decide", lambda *_, **__: verdict)
     result = quick_run("race", out="race", epochs=5)
     found = told(result.folder)
     assert found["starts"][0] == "head-only" and found["starts"][1].startswith("linear-probe")
@@ -187,7 +188,7 @@ def test_a_race_that_is_told_wrong_is_refused(tmp_path: Path, changed: dict[str,
 
 
 def test_a_race_that_still_runs_is_not_resumed(many, tiny_run, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(launch, "LINGER", 0)
+    monkeypatch.setattr(start, "LINGER", 0)
     refused: list[str] = []
 
     def again(event: Event) -> None:

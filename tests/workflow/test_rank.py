@@ -20,9 +20,10 @@ from finetune.features.extract import before_head
 from finetune.features.probe import loo_ridge
 from finetune.features.scores import h_score, knn_top1, logme
 from finetune.features.sources import run_trunk
+from finetune.prepare.inputs import read_data
+from finetune.prepare.resolve import recipe_of
 from finetune.types import Preprocessing
 from finetune.workflow import rank as ranking
-from finetune.workflow.prepare import read_data, recipe_of
 from finetune.workflow.rank import rank
 
 EXAMINE = decode.examine

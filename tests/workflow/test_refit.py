@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 import finetune
 from finetune import recipe as recipes
+from finetune.checkpoint.saved import load_run
 from finetune.data import split
 from finetune.train import choice
-from finetune.workflow.saved import load_run
 
 from .test_kill import FOLDERS, die_everywhere, unfinished_files
 from .test_resume import stop_after

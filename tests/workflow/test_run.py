@@ -14,8 +14,8 @@ import finetune
 from finetune import recipe as recipes
 from finetune.backbone.freeze import group_state
 from finetune.data.sample import write_sample
+from finetune.prepare.inputs import architecture_of, load_backbone
 from finetune.strategy.strategies import STRATEGIES
-from finetune.workflow.prepare import architecture_of, load_backbone
 
 LAYOUTS = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
 CASES = [(name, "test_resnet") for name in STRATEGIES] + [("top-k", name) for name in LAYOUTS[1:]]

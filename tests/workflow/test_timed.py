@@ -9,11 +9,14 @@ import pytest
 
 import finetune
 from finetune import recipe as recipes
+from finetune.prepare import prepared
+from finetune.prepare import time_limit as timed
+from finetune.prepare.costs import Speed, costs
+from finetune.prepare.inputs import list_data, skeleton_of
+from finetune.prepare.prepared import Prepared
+from finetune.prepare.resolve import plan_phases, recipe_of, resolve_numbers
 from finetune.strategy.budget import Option
 from finetune.types import Interval, Verdict
-from finetune.workflow import prepare, timed
-from finetune.workflow.costs import Speed, costs
-from finetune.workflow.prepare import Prepared
 
 real_predicted = timed.predicted
 SECONDS = {
@@ -42,7 +45,7 @@ def _known_times(monkeypatch: pytest.MonkeyPatch) -> None:
 def decides_full(monkeypatch: pytest.MonkeyPatch) -> None:
     sure = Interval(1.0, 0.9, 1.1)
     verdict = Verdict("many", "dissimilar", "full", "so it was decided", sure, sure)
-    monkeypatch.setattr(prepare, "decide", lambda *_, **__: verdict)
+    monkeypatch.setattr(prepared, "decide", lambda *_, **__: verdict)
 
 
 def settled(folder: Path) -> tuple[str, int, str]:
@@ -123,13 +126,13 @@ def test_predicted_times_are_those_of_the_plan(drawn: Path, strategy: str, monke
     """What an epoch takes and what is taken once add up to the costs, at a speed that is made up."""
     speed = Speed(forward=0.01, step=0.03)
     monkeypatch.setattr(timed, "speed_of", lambda *_: speed)
-    recipe = prepare.recipe_of(
+    recipe = recipe_of(
         None, settings={"strategy": strategy, "backbone": "test_resnet", "epochs": 8, "pretrained": False}
     )
-    skeleton = prepare.skeleton_of(recipe, num_classes=6)
-    recipe = prepare.resolve_numbers(recipe, skeleton, None)
-    manifest = prepare.list_data(recipes.update(recipe, {"data.path": str(drawn)}))
-    made = Prepared(recipe, manifest, skeleton, prepare.plan_phases(recipe, skeleton), None, None)
+    skeleton = skeleton_of(recipe, num_classes=6)
+    recipe = resolve_numbers(recipe, skeleton, None)
+    manifest = list_data(recipes.update(recipe, {"data.path": str(drawn)}))
+    made = Prepared(recipe, manifest, skeleton, plan_phases(recipe, skeleton), None, None)
     (option,) = real_predicted([made], num_images=100)
     assert option.seconds(8) == pytest.approx(
         sum(cost.seconds for cost in costs(recipe, skeleton, made.phases, num_images=100, speed=speed))

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, device, commit, command line; and the doctor's findings."""
+"""What a run ran on: versions, devices, commit, command line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from typing import Any
 
 import torch
 
-from finetune.backbone import automatic
-from finetune.backbone.hub import hub_is_reachable
-from finetune.data.listing import counted
-from finetune.places import cache_folder
+from finetune.wording import counted
 
 PACKAGES = (
     "finetune", "torch", "torchvision", "timm", "accelerate", "safetensors", "huggingface_hub", "pillow", "numpy",
@@ -59,20 +56,9 @@ def devices() -> dict[str, str]:
     return found
 
 
-def doctor() -> dict[str, Any]:
-    """Yield what a bug report needs: versions, devices, folders, and whether the model hub answers."""
-    return {
-        **{key: value for key, value in describe().items() if key not in ("command", "commit")},
-        "hub_is_reachable": hub_is_reachable(),
-        "auto_backbone": automatic.chosen().name,
-        "cache": str(cache_folder()),
-        "hub_cache": str(Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()),
-    }
-
-
 def _commit() -> str | None:
     """Yield the commit of the tool's own checkout, where it runs from one."""
-    home = Path(__file__).resolve().parents[2]
+    home = Path(__file__).resolve().parents[1]
     if not (home / ".git").exists():
         return None
     try:

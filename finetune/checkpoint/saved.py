@@ -1,4 +1,4 @@
-"""What a run folder holds, written and read back: the model, the plan, the problems, the lines."""
+"""A finished run, loaded from its folder, and what a run writes there at its end: the model and tables."""
 
 from __future__ import annotations
 
@@ -16,25 +16,21 @@ from safetensors.torch import load_file
 from finetune import recipe as recipes
 from finetune.backbone import folder as timm_folder
 from finetune.backbone import load as backbones
+from finetune.backbone.adapted import cut_at, with_range
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
 from finetune.backbone.weights import first_line
 from finetune.cells import guarded
 from finetune.checkpoint import run_folder
-from finetune.checkpoint.contents import PROBLEMS, Environment, Measured, Plan, read_as, read_problems
-from finetune.checkpoint.racing import open_race
+from finetune.checkpoint.contents import PROBLEMS
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import written_beside
 from finetune.data import split
 from finetune.device import in_fast_layout, resolve_device
 from finetune.errors import CheckpointError, RecipeError
-from finetune.report import page
-from finetune.report.depth import depth
 from finetune.settings import Recipe
-from finetune.types import Evidence, Manifest, Split, Verdict, to_json
+from finetune.types import Manifest, Split
 from finetune.whole import write_text
-from finetune.workflow import prepare
-from finetune.workflow.prepare import Prepared
 
 
 @dataclass(slots=True)
@@ -73,9 +69,9 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     recipe = _on(device, recipes.update(recipes.load(folder.recipe), {"train.device": device}), folder)
     config = timm_folder.read_config(folder.model)
     of = replace(backbones.architecture("auto", weights=folder.model), pretrained=False)
-    backbone = prepare.with_range(backbones.load(of, num_classes=len(config.classes)), config.value_range)
+    backbone = with_range(backbones.load(of, num_classes=len(config.classes)), config.value_range)
     try:
-        backbone = prepare.cut_at(backbone, config.probe_at) if config.probe_at else backbone
+        backbone = cut_at(backbone, config.probe_at) if config.probe_at else backbone
     except RecipeError as error:
         raise CheckpointError(
             f"{folder.model / timm_folder.CONFIG} names a layer group that is none: {config.probe_at}"
@@ -122,18 +118,6 @@ def data_root(recipe: Recipe) -> str:
     return str(path if path.is_dir() else path.parent)
 
 
-def plan_content(prepared: Prepared) -> dict[str, Any]:
-    """Yield plan.json: classes, layer groups, every phase with its freeze plan, and what is to be said of it."""
-    manifest = prepared.manifest
-    return {
-        "classes": list(manifest.classes),
-        "data": prepare.describe_data(manifest),
-        "groups": [{"name": g.name, "num_parameters": g.num_parameters} for g in prepared.backbone.groups],
-        "phases": [to_json(phase) for phase in prepared.phases],
-        "notes": list(prepared.notes),
-    }
-
-
 def write_problems(path: Path, manifest: Manifest) -> None:
     """Write problems.csv: every image that was left out, and why."""
     _write_table(path, PROBLEMS, ((problem.file, problem.reason) for problem in manifest.problems))
@@ -160,77 +144,3 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str
 def line(row: dict[str, Any]) -> str:
     """Yield one line of metrics.jsonl."""
     return json.dumps(row, ensure_ascii=False)
-
-
-def evidence_content(recipe: Recipe, evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
-    """Yield what evidence.json holds: what was measured, what follows, and the numbers that it is done with."""
-    numbers = {
-        "top_k": recipe.strategy.top_k,
-        "probe_at": recipe.strategy.probe_at,
-        "epochs": recipe.train.epochs,
-        "batch_size": recipe.train.batch_size,
-        "lr": recipe.optim.lr,
-        "layer_decay": recipe.optim.layer_decay,
-        "weight_decay": recipe.optim.weight_decay,
-    }
-    return {"evidence": to_json(evidence), "verdict": {**to_json(verdict), "numbers": numbers}}
-
-
-def told(folder: RunFolder) -> dict[str, Any]:
-    """Yield what report.html shows that stood in a run folder before its first step.
-
-    Raises:
-        CheckpointError: a file of it is missing or damaged.
-    """
-    plan = read_as(Plan, folder.plan)
-    found = read_as(Measured, folder.evidence) if folder.evidence.is_file() else None
-    return {
-        "data": plan.data,
-        "notes": plan.notes,
-        "phases": plan.phases,
-        "sizes": plan.sizes,
-        "evidence": found and found.evidence,
-        "verdict": found and found.verdict,
-        "depth": depth(to_json(found.evidence)) if found else None,
-        "race": open_race(folder) if folder.race.is_file() else None,
-        "problems": read_problems(folder.problems)[:200],
-        "versions": read_as(Environment, folder.environment).packages,
-    }
-
-
-def report_content(
-    folder: RunFolder,
-    recipe: Recipe,
-    metrics: dict[str, Any],
-    history: Sequence[dict[str, Any]],
-    *,
-    delivered_epoch: int,
-) -> dict[str, Any]:
-    """Gather what report.html shows from a run folder.
-
-    Raises:
-        CheckpointError: a file of it is missing or damaged.
-    """
-    return {
-        **told(folder),
-        "title": f"{Path(recipe.data.path).name}: {recipe.strategy.name} on {recipe.backbone.name}",
-        "metrics": metrics,
-        "metric_names": list(dict.fromkeys(name for values in metrics.values() for name in values)),
-        "strategy": recipe.strategy.name,
-        "history": history,
-        "delivered_epoch": delivered_epoch,
-        "curves": _curves(history),
-        "folder": str(folder.path),
-        "seed": recipe.train.seed,
-        "precision": recipe.train.precision,
-    }
-
-
-def _curves(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    if len(history) < 2:
-        return None
-    names = {"train": "train_top1", "val": "val_top1"}
-    values = {name: [row[key] for row in history] for name, key in names.items()}
-    there = [value for column in values.values() for value in column if value is not None]
-    low, high = min(there), max(there)
-    return {"low": low, "high": high, **{name: page.curve(v, low=low, high=high) for name, v in values.items()}}

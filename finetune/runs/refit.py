@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from finetune.checkpoint import state
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import TrainState
-from finetune.data.listing import counted
 from finetune.data.split import val_in_train
+from finetune.prepare.inputs import architecture_of, load_backbone
+from finetune.prepare.prepared import Prepared
+from finetune.prepare.resolve import with_head
+from finetune.runs.signals import Stop
+from finetune.runs.training import train
 from finetune.strategy.strategies import up_to_epoch
 from finetune.train.loop import Fit
 from finetune.types import Event, OnEvent
-from finetune.workflow.prepare import Prepared, architecture_of, load_backbone, with_head
-from finetune.workflow.signals import Stop
-from finetune.workflow.training import train
+from finetune.wording import counted
 
 FIRST = "first fit"
 

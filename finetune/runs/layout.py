@@ -7,28 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune import environment
 from finetune import recipe as recipes
 from finetune.backbone.load import Backbone
-from finetune.checkpoint import run_folder
+from finetune.checkpoint import changes, run_folder
 from finetune.checkpoint.contents import Beginning, read_as
 from finetune.checkpoint.run_folder import RunFolder, write_json
+from finetune.checkpoint.saved import data_root, write_problems
 from finetune.data import checks, split
 from finetune.data.pixels import PixelCache
+from finetune.prepare.inputs import architecture_of, list_data, load_backbone, pixels_of, range_named
+from finetune.prepare.prepared import Prepared
+from finetune.prepare.resolve import plan_phases, recipe_of, with_head
+from finetune.report.content import told
+from finetune.runs.plan_file import evidence_content, plan_content
 from finetune.settings import Recipe
 from finetune.types import Event, Manifest, OnEvent
 from finetune.whole import write_text
-from finetune.workflow import changes, environment, saved
-from finetune.workflow.prepare import (
-    Prepared,
-    architecture_of,
-    list_data,
-    load_backbone,
-    pixels_of,
-    plan_phases,
-    range_named,
-    recipe_of,
-    with_head,
-)
 
 HEADER = "The resolved recipe of this run; repeat it with: finetune run --recipe recipe.toml"
 
@@ -53,10 +48,10 @@ def lay_folder(folder: RunFolder, prepared: Prepared) -> None:
         ResourceError: the disk is full, or cannot be written.
     """
     split.write(prepared.manifest, folder.split)
-    saved.write_problems(folder.problems, prepared.manifest)
-    write_json(folder.plan, saved.plan_content(prepared))
+    write_problems(folder.problems, prepared.manifest)
+    write_json(folder.plan, plan_content(prepared))
     if prepared.evidence is not None and prepared.verdict is not None:
-        write_json(folder.evidence, saved.evidence_content(prepared.recipe, prepared.evidence, prepared.verdict))
+        write_json(folder.evidence, evidence_content(prepared.recipe, prepared.evidence, prepared.verdict))
     write_json(folder.environment, environment.describe())
     changes.note_beginning(folder, prepared.recipe, prepared.backbone)
     write_text(folder.recipe, recipes.dump(prepared.recipe, header=HEADER))
@@ -81,7 +76,7 @@ def reopen(
     """
     recipe = terms.recipe(folder.recipe)
     classes = run_folder.read_classes(folder)
-    saved.told(folder)  # what the report needs: damage is told of now, not after training
+    told(folder)  # what the report needs: damage is told of now, not after training
     again, allowed = reopen_data(folder, recipe, classes, terms, now=now, named=named, on_event=on_event)
     phases = plan_phases(recipe, again.plain)
     return Prepared(recipe, again.manifest, again.backbone, phases, None, None, again.pixels), allowed
@@ -116,7 +111,7 @@ def reopen_data(
     named = named or folder
     began = read_as(Beginning, folder.began, has_format=True)
     news = changes.settle(named, recipe, began, allow=terms.allow, on_event=on_event)
-    kept = split.read(folder.split, root=saved.data_root(recipe), classes=classes)
+    kept = split.read(folder.split, root=data_root(recipe), classes=classes)
     plain = load_backbone(recipe, architecture_of(recipe), num_classes=len(classes))
     pixels = pixels_of(recipe, kept, plain)
     now = now or checks.scan(list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event)

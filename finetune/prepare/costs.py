@@ -24,11 +24,12 @@ from finetune.device import resolve_device
 from finetune.features.divide import divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.store import Layout
+from finetune.prepare.batch_size import phase_memory
+from finetune.prepare.batches import num_views
+from finetune.prepare.inputs import architecture_of
+from finetune.prepare.resolve import wanted_batch
 from finetune.settings import Recipe
 from finetune.types import FreezePlan, Phase
-from finetune.workflow.batch_size import phase_memory
-from finetune.workflow.batches import num_views
-from finetune.workflow.prepare import architecture_of, wanted_batch
 
 LARGEST = 100_000_000  # parameters of a network that is timed
 TIMED_IMAGES = 4

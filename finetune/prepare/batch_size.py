@@ -11,14 +11,16 @@ from torch import Tensor
 from finetune import recipe as recipes
 from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
-from finetune.data.listing import counted
 from finetune.device import autocasting, free_memory
 from finetune.errors import BackboneError
+from finetune.prepare.inputs import skeleton_of
+from finetune.prepare.prepared import Prepared
+from finetune.prepare.resolve import with_head
 from finetune.settings import Recipe
 from finetune.train.memory import STATES, Memory, fitting_batch, step_memory, tried_batch
 from finetune.train.outputs import loss_of
 from finetune.types import Event, OnEvent, Phase
-from finetune.workflow.prepare import Prepared, skeleton_of, with_head
+from finetune.wording import counted
 
 MARGIN = 0.1  # of what is free on a GPU
 

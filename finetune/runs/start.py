@@ -1,77 +1,25 @@
-"""`run` and `resume` as a user means them, whichever way the recipe asks for."""
+"""A run as the recipe asks for it, alone or a race: started in a new folder, or gone on with."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from finetune import recipe as recipes
-from finetune.checkpoint import run_folder
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.errors import CheckpointError
+from finetune.prepare.inputs import with_backbone
+from finetune.runs import race
+from finetune.runs import single as alone
+from finetune.runs.layout import Terms, with_whole_paths
+from finetune.runs.race import Field
+from finetune.runs.signals import Stop
+from finetune.runs.single import Ready, RunResult
 from finetune.settings import Recipe
+from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import Event, Manifest, OnEvent, ignore
 from finetune.whole import write_text
-from finetune.workflow import race
-from finetune.workflow import run as alone
-from finetune.workflow.changes import check_kinds
-from finetune.workflow.guard import IN_A_RUN, guarded
-from finetune.workflow.laying import Terms, with_whole_paths
-from finetune.workflow.prepare import recipe_of, with_backbone
-from finetune.workflow.race import Field
-from finetune.workflow.run import Ready, RunResult
-from finetune.workflow.signals import Stop, stop_on_signals
-
-
-def run(
-    data: str | Path | None = None,
-    *,
-    recipe: Recipe | str | Path | None = None,
-    out: str | Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    on_event: OnEvent = ignore,
-    **settings: Any,
-) -> RunResult:
-    """Train a classifier on a folder of images (or a table) and leave a run folder.
-
-        finetune.run("imgs", strategy="head-only", backbone="resnet18", epochs=5)
-
-    `settings` are the flags of `finetune run`, `overrides` any key of the recipe by its dotted name.
-
-    Raises:
-        FinetuneError: one of its kinds, with the way out in `.hint`.
-    """
-    chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    with stop_on_signals() as stop:
-        return start(chosen, out=None if out is None else Path(out), stop=stop, on_event=on_event)
-
-
-def resume(
-    path: str | Path,
-    *,
-    allow: Iterable[str] = (),
-    overrides: Mapping[str, Any] | None = None,
-    on_event: OnEvent = ignore,
-    **settings: Any,
-) -> RunResult:
-    """Go on with an interrupted run from its last checkpoint, as if it had never stopped.
-
-    `allow` names the kinds of change ("data", "version", "recipe") that may have come between;
-    `settings` and `overrides` change the recipe, as in `run`.
-
-    Raises:
-        CheckpointError: no run folder, damaged, already finished, or something changed that may not.
-        ResourceError: another process is at it.
-    """
-    terms = Terms(check_kinds(allow), settings, overrides or {})
-    folder = run_folder.open_unfinished(path)
-    if folder.comparison.is_file():
-        raise CheckpointError(f"{folder.path} is a comparison, no run", hint=f"Go on with: {folder.resuming}")
-    with stop_on_signals() as stop:
-        return go_on(folder, terms, stop=stop, on_event=on_event)
 
 
 @guarded(IN_A_RUN)

@@ -9,8 +9,8 @@ import torch
 
 from finetune.data.loaders import lost_workers
 from finetune.errors import RecipeError, ResourceError
+from finetune.process import is_unguarded, own_turn, unguarded
 from finetune.train.memory import is_out_of_memory
-from finetune.workflow.process import is_unguarded, own_turn, unguarded
 
 SMALLER = "smaller pictures (--image-size) or a smaller backbone"
 IN_A_RUN = f"fewer images at once (--micro-batch), {SMALLER}"

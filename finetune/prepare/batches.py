@@ -17,12 +17,12 @@ from finetune.features.cache import Room
 from finetune.features.divide import Divided, agrees, divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, trunk_batch
+from finetune.prepare.passes import feature_cache, plain_batches
+from finetune.prepare.prepared import Prepared
 from finetune.randomness import derive, forked
 from finetune.settings import Recipe
 from finetune.train.loop import Work
 from finetune.types import Event, OnEvent, Phase, Sample, Split
-from finetune.workflow.passes import feature_cache, plain_batches
-from finetune.workflow.prepare import Prepared
 
 AUTO_VIEWS = 4
 

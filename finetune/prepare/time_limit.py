@@ -10,15 +10,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from finetune import recipe as recipes
-from finetune.data.listing import counted
 from finetune.errors import RecipeError, ResourceError
+from finetune.prepare.batch_size import skeleton_or_none
+from finetune.prepare.costs import Speed, costs, speed_of
+from finetune.prepare.prepared import Prepared
+from finetune.prepare.resolve import is_staged, plan_phases, resolve, resolve_numbers, with_head
 from finetune.settings import Recipe
 from finetune.strategy.budget import Option, choose, seconds_of, told
 from finetune.strategy.strategies import cheaper_than
 from finetune.types import Event, OnEvent
-from finetune.workflow.batch_size import skeleton_or_none
-from finetune.workflow.costs import Speed, costs, speed_of
-from finetune.workflow.prepare import Prepared, is_staged, plan_phases, resolve, resolve_numbers, with_head
+from finetune.wording import counted
 
 MARGIN = 0.2
 

@@ -13,22 +13,23 @@ from finetune.backbone.folder import plain_tensors
 from finetune.checkpoint import best, state
 from finetune.checkpoint.began_cached import BeganCached
 from finetune.checkpoint.run_folder import RunFolder
+from finetune.checkpoint.saved import line
 from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.data.split import units_of
 from finetune.device import accelerator, deterministic, resolve_device
 from finetune.errors import DataError, ResourceError, TrainingError
+from finetune.prepare.batches import Worker
+from finetune.prepare.inputs import load_backbone
+from finetune.prepare.prepared import Prepared
+from finetune.runs.signals import Stop
 from finetune.settings import Recipe
 from finetune.strategy.strategies import retrained
+from finetune.train.guard import IN_A_RUN, guarded
 from finetune.train.loop import Fit, FitSettings
 from finetune.train.memory import is_out_of_memory
 from finetune.train.phases import fit_phases
 from finetune.types import Event, OnEvent
 from finetune.whole import write_text
-from finetune.workflow import saved
-from finetune.workflow.batches import Worker
-from finetune.workflow.guard import IN_A_RUN, guarded
-from finetune.workflow.prepare import Prepared, load_backbone
-from finetune.workflow.signals import Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ def telling_how_to_go_on(folder: RunFolder) -> Iterator[None]:
 
 
 def _write_epochs(folder: RunFolder, history: Sequence[dict[str, Any]]) -> None:
-    write_text(folder.epochs, "".join(f"{saved.line(row)}\n" for row in history))
+    write_text(folder.epochs, "".join(f"{line(row)}\n" for row in history))
 
 
 def _fit(

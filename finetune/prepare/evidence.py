@@ -29,11 +29,11 @@ from finetune.features.cache import Known
 from finetune.features.extract import before_head, extract, taps
 from finetune.features.shift import norm_shift
 from finetune.features.sources import TrunkBatches
+from finetune.prepare.passes import feature_cache, plain_batches
 from finetune.settings import JOIN, Recipe
 from finetune.strategy import evidence
 from finetune.strategy.evidence import LookedAt
 from finetune.types import Confidence, Event, Evidence, Manifest, OnEvent, Sample, ignore
-from finetune.workflow.passes import feature_cache, plain_batches
 
 MOST_LOOKED_AT = 64  # pictures for what is no feature: sides, grey, statistics of norms
 GREY = 6  # levels by which the channels of a grey picture may differ

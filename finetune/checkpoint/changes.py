@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from finetune import environment
 from finetune import recipe as recipes
 from finetune.backbone.freeze import group_state
 from finetune.backbone.load import Backbone
@@ -24,7 +25,6 @@ from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.errors import CheckpointError, DataError, RecipeError, did_you_mean
 from finetune.settings import FORMAT_VERSION, Recipe
 from finetune.types import Event, Manifest, OnEvent, Sample, Target
-from finetune.workflow import environment
 
 KINDS = ("data", "version", "recipe")
 ARITHMETIC = ("finetune", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")

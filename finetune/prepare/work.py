@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from finetune.backbone.cost import multiplications
 from finetune.backbone.load import Backbone
+from finetune.prepare.batch_size import skeleton_or_none
+from finetune.prepare.costs import cut_of, step_flops
 from finetune.settings import Recipe
 from finetune.strategy.race import Work
 from finetune.types import Manifest, Phase
-from finetune.workflow.batch_size import skeleton_or_none
-from finetune.workflow.costs import cut_of, step_flops
 
 
 def work_of(recipe: Recipe, phases: Sequence[Phase], manifest: Manifest) -> Work | None:

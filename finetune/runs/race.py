@@ -26,28 +26,21 @@ from finetune.checkpoint.run_folder import LOCK, RunFolder, write_json
 from finetune.data import checks
 from finetune.device import deterministic, resolve_device
 from finetune.errors import BackboneError, RecipeError, TrainingError
+from finetune.prepare.batch_size import with_micro_batch
+from finetune.prepare.inputs import architecture_of, list_data, load_backbone
+from finetune.prepare.prepared import Prepared, prepare
+from finetune.prepare.resolve import plan_phases, resolve, with_head
+from finetune.prepare.time_limit import within_time
+from finetune.prepare.work import work_of
+from finetune.runs.layout import Terms, lay_folder, reopen, with_whole_paths
+from finetune.runs.signals import Stop
+from finetune.runs.single import RunResult, resume_alone
+from finetune.runs.training import computing, telling_how_to_go_on, train
 from finetune.settings import FORMAT_VERSION, Recipe
 from finetune.strategy.race import MOST_OVERHEAD, Place, RacePlan, Work, candidates, judge, plan_race
 from finetune.train.choice import delivered
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
 from finetune.whole import unwritable, write_text
-from finetune.workflow.batch_size import with_micro_batch
-from finetune.workflow.laying import Terms, lay_folder, reopen, with_whole_paths
-from finetune.workflow.prepare import (
-    Prepared,
-    architecture_of,
-    list_data,
-    load_backbone,
-    plan_phases,
-    prepare,
-    resolve,
-    with_head,
-)
-from finetune.workflow.run import RunResult, resume_alone
-from finetune.workflow.signals import Stop
-from finetune.workflow.timed import within_time
-from finetune.workflow.training import computing, telling_how_to_go_on, train
-from finetune.workflow.work import work_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,179 @@
+"""What a run takes in: its data and its backbone, read as the recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetune import recipe as recipes
+from finetune.backbone import automatic
+from finetune.backbone import load as backbones
+from finetune.backbone.adapted import with_range
+from finetune.backbone.load import Architecture, Backbone
+from finetune.checkpoint import run_folder
+from finetune.data import balance, checks, sources, split
+from finetune.data.pixels import PixelCache, opened_or_none
+from finetune.device import in_fast_layout, reserve_workspace, resolve_device
+from finetune.errors import BackboneError, DataError, RecipeError
+from finetune.settings import EMBEDDED, Recipe
+from finetune.strategy.strategies import (
+    is_pretrained,
+)
+from finetune.types import Event, Manifest, OnEvent, ignore
+
+
+def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
+    """Return the recipe with a backbone by name in place of auto, and say which where it is not the first choice.
+
+    What several runs share, or what is gone on with later, is chosen once: by then the hub may answer otherwise.
+    """
+    backbone = recipe.backbone
+    if backbone.name != "auto" or backbone.weights != "none":
+        return recipe
+    chosen = automatic.chosen(is_pretrained=_is_pretrained(recipe))
+    if chosen.line:
+        on_event(Event("warning" if chosen.name == EMBEDDED else "message", {"text": chosen.line}))
+    return recipes.update(recipe, {"backbone.name": chosen.name})
+
+
+def architecture_of(recipe: Recipe) -> Architecture:
+    """Yield the architecture that a recipe names."""
+    weights = None if recipe.backbone.weights == "none" else Path(recipe.backbone.weights).expanduser()
+    name, arguments = recipe.backbone.name, recipe.backbone.model_args
+    return backbones.architecture(name, weights=weights, pretrained=_is_pretrained(recipe), model_args=arguments)
+
+
+def _is_pretrained(recipe: Recipe) -> bool:
+    return recipe.backbone.pretrained and is_pretrained(recipe.strategy.name)
+
+
+def load_backbone(recipe: Recipe, of: Architecture, *, num_classes: int) -> Backbone:
+    """Load the backbone of a recipe with a fresh head, on its device."""
+    size = recipe.backbone.image_size
+    backbone = backbones.load(
+        of, num_classes=num_classes, image_size=None if size == "auto" else size, seed=recipe.train.seed
+    )
+    if not any(group.is_head for group in backbone.groups):
+        raise BackboneError(f"{of.name} has no classifier that could be trained")
+    device = resolve_device(recipe.train.device)
+    if recipe.train.deterministic:
+        reserve_workspace(device)  # before CUDA is used
+    in_fast_layout(backbone.model, device)
+    return with_range(backbone, range_named(recipe))
+
+
+def range_named(recipe: Recipe) -> tuple[float, float] | None:
+    """Return what a recipe says is black and white in images deeper than 8 bits; None where the data is to tell."""
+    return None if recipe.data.value_range == "auto" else recipe.data.value_range
+
+
+def at_range(backbone: Backbone, manifest: Manifest) -> Backbone:
+    """Return the backbone with the range of its data, where the recipe has not named one."""
+    if backbone.preprocessing.value_range or not manifest.value_range:
+        return backbone
+    return with_range(backbone, manifest.value_range)
+
+
+def read_for(
+    recipe: Recipe, listed: Manifest, backbone: Backbone, *, on_event: OnEvent = ignore
+) -> tuple[Backbone, Manifest, PixelCache | None]:
+    """Read, scan and split the data of a recipe for a backbone, say what was found, and fill the pixel cache.
+
+    Images deeper than 8 bits are kept in a second pass: only after the first is it known what is white.
+    """
+    pixels = pixels_of(recipe, listed, backbone)
+    manifest = read_and_tell(recipe, listed, pixels=pixels, on_event=on_event)
+    ranged = at_range(backbone, manifest)
+    if ranged is not backbone:
+        pixels = pixels_of(recipe, manifest, ranged)
+        checks.fill(manifest, pixels, on_event=on_event)
+    return ranged, manifest, pixels
+
+
+def skeleton_of(recipe: Recipe, *, num_classes: int | None) -> Backbone:
+    """Build the network of a recipe without memory for its weights (None keeps its own number of classes)."""
+    size = recipe.backbone.image_size
+    of = architecture_of(recipe)
+    return backbones.skeleton(of, num_classes=num_classes, image_size=None if size == "auto" else size)
+
+
+def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
+    """Read which images and classes the data of a recipe has, without opening a picture.
+
+    Raises:
+        DataError, RecipeError: none that can be read; or, where it is to train on, too few classes.
+    """
+    data = recipe.data
+    if not data.path:
+        raise RecipeError(
+            "data.path is empty: where are the images?",
+            hint="Add --data DIR. No data at hand? `finetune sample DIR` draws some.",
+        )
+    place = Path(data.path).expanduser().resolve()
+    if not run_folder.is_utf8(str(place)):
+        raise DataError(f"the name of {place} is not UTF-8: the recipe of a run cannot hold it", hint="Rename it.")
+    return sources.read(
+        data.path,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        split_column=data.split_column,
+        group_by=data.group_by,
+        layout=data.layout,
+        needs_two_classes=is_to_train,
+        needs_train=is_to_train,
+    )
+
+
+def pixels_of(recipe: Recipe, manifest: Manifest, backbone: Backbone) -> PixelCache | None:
+    """Yield the pixel cache of a recipe's data at its backbone's size, where it is wanted and fits."""
+    return opened_or_none(
+        manifest.root,
+        preprocessing=backbone.preprocessing,
+        num_images=len(manifest.samples),
+        settings=recipe.cache,
+    )
+
+
+def read_data(
+    recipe: Recipe, listed: Manifest | None = None, *, pixels: PixelCache | None = None, on_event: OnEvent = ignore
+) -> Manifest:
+    """Read, scan and split the data of a recipe; what the scan decodes fills the pixel cache."""
+    manifest = checks.scan(
+        listed or list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event
+    )
+    return split.assign(manifest, val=recipe.split.val, test=recipe.split.test, seed=recipe.split.seed)
+
+
+def read_and_tell(
+    recipe: Recipe, listed: Manifest, *, pixels: PixelCache | None = None, on_event: OnEvent = ignore
+) -> Manifest:
+    """Read, scan and split the data of a recipe, and say what was found."""
+    manifest = read_data(recipe, listed, pixels=pixels, on_event=on_event)
+    on_event(Event("message", {"text": describe_data(manifest)}))
+    for note in data_notes(manifest):
+        on_event(Event("warning", {"text": note}))
+    return manifest
+
+
+def data_notes(manifest: Manifest) -> tuple[str, ...]:
+    """Return what a user should know of their data before anything is trained on it."""
+    return (
+        *manifest.notes,
+        *checks.conflicts(manifest),
+        *balance.thin(manifest),
+        *balance.outweighed(manifest),
+    )
+
+
+def describe_data(manifest: Manifest) -> str:
+    """Yield one line about a data set."""
+    counts = [f"{len(manifest.split(name))} {name}" for name in ("train", "val", "test") if manifest.split(name)]
+    text = f"{len(manifest.samples)} images in {len(manifest.classes)} classes: {', '.join(counts)}"
+    return "; ".join((text, *problem_notes(manifest)))
+
+
+def problem_notes(manifest: Manifest) -> Iterator[str]:
+    """Say how many files cannot be used, and why the first cannot."""
+    if manifest.problems:
+        first = manifest.problems[0]
+        yield f"{len(manifest.problems)} left out, e.g. {first.file} ({first.reason})"

@@ -1,0 +1,177 @@
+"""From what is asked for to a recipe with every number settled, and to its phases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune import recipe as recipes
+from finetune.backbone.adapted import cut_at
+from finetune.backbone.load import Backbone
+from finetune.backbone.staged import check_stage, stages
+from finetune.device import resolve_device, resolve_precision
+from finetune.errors import RecipeError
+from finetune.settings import Recipe
+from finetune.strategy.strategies import (
+    SGD_FACTOR,
+    Choice,
+    epochs_for,
+    is_full,
+    is_pretrained,
+    phases,
+    strategy,
+    taking,
+)
+from finetune.train.phases import linear_head
+from finetune.types import Manifest, Phase, Verdict
+
+BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a step takes so many
+
+
+def recipe_of(
+    base: Recipe | str | Path | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Yield a recipe from a file or the defaults, with settings by flag name and by dotted key on top.
+
+    Naming a number of a strategy names the strategy: `top_k` alone means top-k, `probe_at` alone
+    linear-probe.
+
+    Raises:
+        RecipeError: what is not allowed, all of it at once.
+    """
+    changes: dict[str, Any] = {}
+    for name, value in (settings or {}).items():
+        if value is not None:
+            changes[recipes.ALIASES.get(name, name)] = str(value) if isinstance(value, Path) else value
+    changes.update(overrides or {})
+    if isinstance(base, Recipe):
+        flat = {key: getattr(getattr(base, key.split(".")[0]), key.split(".")[1]) for key in recipes.fields()}
+        recipe = recipes.load(overrides={**flat, **changes})
+    else:
+        recipe = recipes.load(base, overrides=changes)
+    _check_numbers(recipe, changes)
+    for number in ("top_k", "probe_at"):  # names the strategy that it is of, where none is named
+        if changes.get(f"strategy.{number}", "auto") != "auto" and recipe.strategy.name == "auto":
+            recipe = recipes.update(recipe, {"strategy.name": taking(number)[0]})
+    return recipe
+
+
+def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Verdict | None) -> Recipe:
+    """Yield the recipe with every "auto" settled that changes what is computed."""
+    num_train = len(manifest.split("train"))
+    recipe = resolve_numbers(recipe, backbone, verdict, num_train=num_train)
+    weights = None if backbone.architecture.is_embedded else backbone.architecture.weights
+    device = resolve_device(recipe.train.device)
+    changes = {
+        "data.path": str(Path(recipe.data.path).expanduser().resolve()),
+        "data.value_range": backbone.preprocessing.value_range or "auto",
+        "backbone.name": backbone.architecture.name,
+        "backbone.weights": str(weights.resolve()) if weights else "none",
+        "backbone.image_size": backbone.preprocessing.image_size[0],
+        "train.precision": resolve_precision(recipe.train.precision, device),
+    }
+    return recipes.update(recipe, changes)
+
+
+def wanted_batch(num_train: int) -> int:
+    """Yield the batch size for so many train images."""
+    return next(size for least, size in BATCHES.items() if num_train >= least)
+
+
+def resolve_numbers(
+    recipe: Recipe, backbone: Backbone, verdict: Verdict | None, *, num_train: int | None = None
+) -> Recipe:
+    """Yield the recipe with the strategy and its numbers settled; needs no data but for a verdict."""
+    name = verdict.strategy if verdict else recipe.strategy.name
+    numbers = strategy(name)
+    batch_size = _or(recipe.train.batch_size, wanted_batch(num_train) if num_train else "auto")
+    usual = epochs_for(name, num_train, int(batch_size)) if num_train else numbers.epochs
+    epochs = _or(recipe.train.epochs, usual)
+    top_k = _or(recipe.strategy.top_k, (verdict and verdict.top_k) or numbers.top_k or "auto")
+    probe_at = _or(recipe.strategy.probe_at, (verdict and verdict.probe_at) or _last(backbone))
+    lr = numbers.lr * (SGD_FACTOR if recipe.optim.name == "sgd" else 1.0)
+    changes = {
+        "strategy.name": name,
+        "strategy.top_k": top_k,
+        "strategy.probe_at": check_stage(probe_at, backbone.groups) if "probe_at" in numbers.takes else "auto",
+        "train.batch_size": batch_size,
+        "train.epochs": epochs,
+        "optim.lr": _or(recipe.optim.lr, lr),
+        "optim.weight_decay": _or(recipe.optim.weight_decay, numbers.weight_decay),
+        "optim.layer_decay": _or(recipe.optim.layer_decay, numbers.layer_decay),
+    }
+    return recipes.update(recipe, changes)
+
+
+def plan_phases(recipe: Recipe, backbone: Backbone) -> tuple[Phase, ...]:
+    """Yield the phases of a resolved recipe."""
+    groups = backbone.groups
+    if is_staged(recipe, backbone):
+        deepest = stages(str(recipe.strategy.probe_at), groups)[-1]
+        cut = [group.name for group in groups].index(deepest)
+        groups = (*groups[: cut + 1], groups[-1])
+    return phases(choice_of(recipe, backbone), groups)
+
+
+def choice_of(recipe: Recipe, backbone: Backbone) -> Choice:
+    """Yield what a resolved recipe says of its strategy."""
+    return Choice(
+        recipe.strategy.name,
+        epochs=int(recipe.train.epochs),
+        lr=float(recipe.optim.lr),
+        layer_decay=float(recipe.optim.layer_decay),
+        top_k=None if recipe.strategy.top_k == "auto" else recipe.strategy.top_k,
+        reinit=recipe.strategy.reinit,
+        updates_norms=recipe.strategy.norm_statistics == "updated",
+        has_linear_head=is_staged(recipe, backbone) or linear_head(backbone.model) is not None,
+    )
+
+
+def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
+    """Say what a user may not expect of a resolved recipe."""
+    choice = choice_of(recipe, backbone)
+    if is_full(choice, backbone.groups):
+        yield f"top-k {choice.top_k} is all layer groups of this backbone: the same as full"
+    if (
+        choice.reinit
+        and is_pretrained(choice.strategy)
+        and any(not phase.plan.frozen for phase in plan_phases(recipe, backbone))
+    ):
+        yield f"{choice.strategy} with reinit re-initialises every layer: this is training from scratch"
+    if not choice.has_linear_head and choice.strategy == "linear-probe":
+        yield "the head of this network is more than one linear layer: it is trained by gradient, not solved"
+
+
+def is_staged(recipe: Recipe, backbone: Backbone) -> bool:
+    """Tell whether a resolved recipe asks for a probe at an inner layer group."""
+    return recipe.strategy.name in taking("probe_at") and recipe.strategy.probe_at not in ("auto", _last(backbone))
+
+
+def with_head(recipe: Recipe, backbone: Backbone) -> Backbone:
+    """Yield the backbone as it is, or cut at the inner layer group that a probe is to stand on."""
+    return cut_at(backbone, str(recipe.strategy.probe_at)) if is_staged(recipe, backbone) else backbone
+
+
+def _last(backbone: Backbone) -> str:
+    return [group.name for group in backbone.groups if not group.is_head][-1]
+
+
+def _or(value: Any, otherwise: Any) -> Any:
+    return otherwise if value == "auto" else value
+
+
+def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
+    """Refuse a number that the named strategy would not use: nothing is silently ignored."""
+    name = recipe.strategy.name
+    problems = []
+    users = {"top_k": ("auto", *taking("top_k")), "probe_at": ("auto", *taking("probe_at")), "assume": ("auto", "race")}
+    for number, of in users.items():
+        if changes.get(f"strategy.{number}", "auto") not in ("auto", "none") and name not in of:
+            only = " and ".join(map(repr, [user for user in of if user != "auto" or number == "assume"]))
+            problems.append(f"strategy.{number} has no meaning with strategy.name = {name!r}, only with {only}")
+    if problems:
+        raise RecipeError(problems)

@@ -1,0 +1,75 @@
+"""What report.html shows, gathered from a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.checkpoint.contents import Environment, Measured, Plan, read_as, read_problems
+from finetune.checkpoint.racing import open_race
+from finetune.checkpoint.run_folder import RunFolder
+from finetune.report import page
+from finetune.report.depth import depth
+from finetune.settings import Recipe
+from finetune.types import to_json
+
+
+def told(folder: RunFolder) -> dict[str, Any]:
+    """Yield what report.html shows that stood in a run folder before its first step.
+
+    Raises:
+        CheckpointError: a file of it is missing or damaged.
+    """
+    plan = read_as(Plan, folder.plan)
+    found = read_as(Measured, folder.evidence) if folder.evidence.is_file() else None
+    return {
+        "data": plan.data,
+        "notes": plan.notes,
+        "phases": plan.phases,
+        "sizes": plan.sizes,
+        "evidence": found and found.evidence,
+        "verdict": found and found.verdict,
+        "depth": depth(to_json(found.evidence)) if found else None,
+        "race": open_race(folder) if folder.race.is_file() else None,
+        "problems": read_problems(folder.problems)[:200],
+        "versions": read_as(Environment, folder.environment).packages,
+    }
+
+
+def report_content(
+    folder: RunFolder,
+    recipe: Recipe,
+    metrics: dict[str, Any],
+    history: Sequence[dict[str, Any]],
+    *,
+    delivered_epoch: int,
+) -> dict[str, Any]:
+    """Gather what report.html shows from a run folder.
+
+    Raises:
+        CheckpointError: a file of it is missing or damaged.
+    """
+    return {
+        **told(folder),
+        "title": f"{Path(recipe.data.path).name}: {recipe.strategy.name} on {recipe.backbone.name}",
+        "metrics": metrics,
+        "metric_names": list(dict.fromkeys(name for values in metrics.values() for name in values)),
+        "strategy": recipe.strategy.name,
+        "history": history,
+        "delivered_epoch": delivered_epoch,
+        "curves": _curves(history),
+        "folder": str(folder.path),
+        "seed": recipe.train.seed,
+        "precision": recipe.train.precision,
+    }
+
+
+def _curves(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    if len(history) < 2:
+        return None
+    names = {"train": "train_top1", "val": "val_top1"}
+    values = {name: [row[key] for row in history] for name, key in names.items()}
+    there = [value for column in values.values() for value in column if value is not None]
+    low, high = min(there), max(there)
+    return {"low": low, "high": high, **{name: page.curve(v, low=low, high=high) for name, v in values.items()}}

@@ -1,0 +1,207 @@
+"""The run in prose: prepare, train, evaluate the best, leave a run folder behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from finetune.checkpoint import best, state
+from finetune.checkpoint.run_folder import RunFolder, write_json
+from finetune.checkpoint.saved import write_model, write_predictions
+from finetune.checkpoint.state import Checkpoint
+from finetune.data.balance import never_predicted, never_predicted_text
+from finetune.data.split import units_of
+from finetune.device import deterministic, resolve_device
+from finetune.evaluation.forward import collect_logits
+from finetune.evaluation.metrics import measure
+from finetune.prepare.batch_size import with_micro_batch
+from finetune.prepare.passes import plain_batches
+from finetune.prepare.prepared import Prepared, prepare
+from finetune.prepare.time_limit import within_time
+from finetune.report import page
+from finetune.report.content import report_content
+from finetune.runs.layout import Terms, lay_folder, reopen
+from finetune.runs.refit import FIRST, Refit, refit
+from finetune.runs.signals import Stop
+from finetune.runs.training import Trained, computing, telling_how_to_go_on, train
+from finetune.settings import Recipe
+from finetune.train.loop import Fit
+from finetune.types import Event, Manifest, OnEvent, Split, ignore, to_json
+from finetune.wording import counted
+
+Metrics = dict[str, dict[str, dict[str, float]]]  # by split and name, each with value, low and high
+Guesses = dict[Split, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a finished run leaves: its folder, and the metrics of each split it was measured on."""
+
+    folder: Path
+    strategy: str
+    metrics: Metrics
+    num_epochs: int
+    delivered_epoch: int
+    problems: int
+    never_predicted: dict[str, int] = field(default_factory=dict)  # by the first fit: classes of val
+
+    def to_json(self) -> dict[str, Any]:
+        """Yield the result as one JSON document."""
+        return {**to_json(self), "folder": str(self.folder)}
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """One run before its first step, and the seconds that it took to come there."""
+
+    prepared: Prepared
+    seconds: dict[str, float]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the run folder is called by, where it has no name."""
+        recipe = self.prepared.recipe
+        return (Path(recipe.data.path).stem, self.prepared.backbone.architecture.label, recipe.strategy.name)
+
+    def begin(self, folder: RunFolder, *, stop: Stop, on_event: OnEvent) -> RunResult:
+        """Lay out a folder that is held, and train in it from the first step.
+
+        Raises:
+            FinetuneError: one of its kinds, with the way out in `.hint`.
+        """
+        lay_folder(folder, self.prepared)
+        stop.begun(folder)
+        on_event(Event("message", {"text": f"run folder: {folder.path}"}))
+        return _train(folder, self.prepared, None, allowed=[], seconds=self.seconds, stop=stop, on_event=on_event)
+
+
+def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> Ready:
+    """Yield the run that a recipe asks for; `manifest` is its data where it was read before.
+
+    Raises:
+        FinetuneError: one of its kinds, with the way out in `.hint`.
+    """
+    began = time.monotonic()
+    with deterministic(resolve_device(recipe.train.device), is_asked=recipe.train.deterministic):
+        prepared = prepare(recipe, manifest=manifest, on_event=on_event)
+        is_open = recipe.strategy.name == "auto"
+        num_images = len(prepared.manifest.samples)
+        prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
+        return Ready(with_micro_batch(prepared, on_event=on_event), {"prepare": time.monotonic() - began})
+
+
+def resume_alone(
+    folder: RunFolder,
+    terms: Terms,
+    *,
+    now: Manifest | None = None,
+    seconds: dict[str, float] | None = None,
+    stop: Stop,
+    on_event: OnEvent = ignore,
+) -> RunResult:
+    """Go on with one run, whose folder is held, from its last checkpoint to its end.
+
+    `now` is its data as it is, where it was read before; `seconds` is what came before, for timing.json.
+
+    Raises:
+        CheckpointError: damaged, or something changed that may not.
+    """
+    stop.begun(folder)
+    folder.asked.unlink(missing_ok=True)
+    prepared, allowed = reopen(folder, terms, now=now, on_event=on_event)
+    checkpoint = state.load(folder.last, on_event=on_event)
+    done = len(checkpoint.state.history) if checkpoint else 0
+    on_event(Event("message", {"text": f"resuming {folder.path} after {counted(done, 'epoch')}"}))
+    return _train(folder, prepared, checkpoint, allowed=allowed, seconds=seconds or {}, stop=stop, on_event=on_event)
+
+
+def _train(
+    folder: RunFolder,
+    prepared: Prepared,
+    checkpoint: Checkpoint | None,
+    *,
+    allowed: Sequence[str],
+    seconds: dict[str, float],
+    stop: Stop,
+    on_event: OnEvent,
+) -> RunResult:
+    began = time.monotonic()
+    refitted = None
+    with telling_how_to_go_on(folder), computing(prepared.recipe):
+        trained = train(folder, prepared, checkpoint, stop=stop, on_event=on_event)
+        seconds["train"] = time.monotonic() - began
+        prepared.backbone.model.load_state_dict(best.load(folder, trained.state.best).model)
+        metrics, guesses = _evaluate(prepared, trained.fit, ("val", "test"))
+        seconds["evaluate"] = time.monotonic() - began - seconds["train"]
+        if prepared.recipe.train.refit:
+            refitted = refit(folder, prepared, trained.state, stop=stop, on_event=on_event)
+            later, guessed = _evaluate(refitted.prepared, refitted.fit, ("test",))
+            metrics = {**{f"{name}, {FIRST}": found for name, found in metrics.items()}, **later}
+            guesses |= guessed
+            seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
+        never = _never_predicted(prepared, guesses)
+        computed = [*allowed, *trained.said]
+        if never:
+            computed.append(never_predicted_text(never, "val", is_refitted=refitted is not None))
+            on_event(Event("warning", {"text": computed[-1]}))
+        result = _deliver(folder, prepared, trained, refitted, metrics, guesses, computed=computed, seconds=seconds)
+        return replace(result, never_predicted=never)
+
+
+def _never_predicted(prepared: Prepared, guesses: Guesses) -> dict[str, int]:
+    """Return the classes that are never predicted on val, with the number of their images there."""
+    targets = [sample.target.index for sample in prepared.manifest.split("val")]
+    return never_predicted(prepared.manifest.classes, targets, guesses["val"]) if targets else {}
+
+
+def _deliver(
+    folder: RunFolder,
+    prepared: Prepared,
+    trained: Trained,
+    refitted: Refit | None,
+    metrics: Metrics,
+    guesses: Guesses,
+    *,
+    computed: Sequence[str],
+    seconds: dict[str, float],
+) -> RunResult:
+    """Write the model, what it named, and the report; metrics.json last, which ends the run."""
+    recipe, manifest, end = prepared.recipe, prepared.manifest, trained.state
+    delivered = refitted.prepared.backbone if refitted else prepared.backbone
+    write_model(folder.model, delivered, manifest.classes)
+    write_predictions(folder.predictions, manifest, guesses)
+    timing = {
+        "seconds": seconds,
+        "num_train": len(manifest.split("train")),
+        "epochs": len(end.history),
+        "training": list(trained.timing),
+    }
+    write_json(folder.timing, timing)
+    delivered_epoch = end.best.epoch if end.best else 0
+    content = report_content(folder, recipe, metrics, end.history, delivered_epoch=delivered_epoch)
+    page.write(folder.report, {**content, "computed": computed, "refit": refitted})
+    best.settle(folder, end.best)
+    write_json(folder.metrics, metrics)
+    return RunResult(
+        folder.path, recipe.strategy.name, metrics, len(end.history), delivered_epoch, len(manifest.problems)
+    )
+
+
+def _evaluate(prepared: Prepared, fit: Fit, splits: Sequence[Split]) -> tuple[Metrics, Guesses]:
+    """Measure the model on each split that the data has; yield metrics, and the class guessed for every image."""
+    recipe, metrics = prepared.recipe, {}
+    guesses: Guesses = {}
+    for name in splits:
+        samples = prepared.manifest.split(name)
+        if not samples:
+            continue
+        batches = plain_batches(recipe, prepared.manifest, prepared.backbone, samples, pixels=prepared.pixels)
+        logits, targets = collect_logits(fit.model, batches.epoch(), autocast=fit.accelerator.autocast)
+        metrics[str(name)] = {
+            key: to_json(value) for key, value in measure(logits, targets, units=units_of(samples)).items()
+        }
+        guesses[name] = logits.argmax(dim=1).tolist()
+    return metrics, guesses

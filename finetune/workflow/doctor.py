@@ -1,0 +1,23 @@
+"""What a bug report needs: versions, devices, folders, and whether the model hub answers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from finetune.backbone import automatic
+from finetune.backbone.hub import hub_is_reachable
+from finetune.environment import describe
+from finetune.places import cache_folder
+
+
+def doctor() -> dict[str, Any]:
+    """Yield what a bug report needs: versions, devices, folders, and whether the model hub answers."""
+    return {
+        **{key: value for key, value in describe().items() if key not in ("command", "commit")},
+        "hub_is_reachable": hub_is_reachable(),
+        "auto_backbone": automatic.chosen().name,
+        "cache": str(cache_folder()),
+        "hub_cache": str(Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()),
+    }
