@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 import finetune
-from finetune import entries
+from finetune import cache_entries
 from finetune.backbone.load import architecture, load
 from finetune.cli.app import app
 from finetune.data import sources
@@ -98,7 +98,7 @@ def main() -> None:
         cold = run(chosen.data, chosen.weights, place, "cold", size=size, epochs=epochs)
         warm = run(chosen.data, chosen.weights, place, "warm", size=size, epochs=epochs)
         again = physical(chosen.data, chosen.weights, size=size)
-        cached = sum(e.num_bytes for e in entries.list_entries(Path(place, "entries"))
+        cached = sum(e.num_bytes for e in cache_entries.list_entries(Path(place, "entries"))
                      if e.about.get("kind") == "features") / 2**20  # fmt: skip
         common = ("--data", str(chosen.data), "--weights", str(chosen.weights), "--image-size", str(size))
         _show(chosen, (limit + again) / 2, cold, warm)

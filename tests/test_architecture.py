@@ -15,9 +15,9 @@ import finetune
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "finetune"
 LAYERS = [
-    {"errors", "types", "settings", "randomness", "places", "cells", "wording"},
+    {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
     {"whole", "process"},
-    {"entries"},
+    {"cache_entries"},
     {"recipe", "device", "data", "optim", "backbone", "environment"},
     {"features", "evaluation", "checkpoint"},
     {"strategy", "train"},

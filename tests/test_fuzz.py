@@ -23,6 +23,7 @@ from finetune import recipe
 from finetune.backbone import folder as timm_folder
 from finetune.backbone import load as backbones
 from finetune.backbone.weights import read_weights
+from finetune.cache_entries import Entry, list_entries, open_entry
 from finetune.checkpoint import run_folder, state
 from finetune.checkpoint.contents import Beginning, Group, Measured, Plan, read_as
 from finetune.checkpoint.state import Best, Checkpoint, TrainState
@@ -30,7 +31,6 @@ from finetune.cli.cache import _what
 from finetune.data import sources, split
 from finetune.data.pixels import PixelCache
 from finetune.data.transforms import View
-from finetune.entries import Entry, list_entries, open_entry
 from finetune.errors import FinetuneError
 from finetune.features.store import Layout, RowsOnDisk
 from finetune.report import page

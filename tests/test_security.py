@@ -20,8 +20,8 @@ from finetune import recipe
 from finetune.backbone import load as backbones
 from finetune.backbone.folder import read_config
 from finetune.backbone.weights import read_weights
-from finetune.cells import FORMULA_SIGNS, guarded, unguarded
 from finetune.cli.terminal import escape, printable
+from finetune.csv_cells import FORMULA_SIGNS, guarded, unguarded
 from finetune.data import sources
 from finetune.errors import BackboneError, DataError
 from finetune.prepare.resolve import recipe_of

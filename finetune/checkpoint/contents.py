@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from pydantic import InstanceOf, TypeAdapter, ValidationError
 
-from finetune.cells import unguarded
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.state import check_format
+from finetune.csv_cells import unguarded
 from finetune.errors import CheckpointError
 from finetune.types import Evidence, Phase, Problem, Verdict
 

@@ -20,11 +20,11 @@ from finetune.backbone.adapted import cut_at, with_range
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
 from finetune.backbone.weights import first_line
-from finetune.cells import guarded
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.contents import PROBLEMS
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import written_beside
+from finetune.csv_cells import guarded
 from finetune.data import split
 from finetune.device import in_fast_layout, resolve_device
 from finetune.errors import CheckpointError, RecipeError

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import finetune
-from finetune.cli import backbones, cache, check, compare, make, recipes, train, use
+from finetune.cli import backbones, cache, check, compare, doctor, evaluate, export, plan, predict, recipes, run, sample
 from finetune.cli.help import App
 
 app = App(
@@ -19,18 +19,18 @@ app = App(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 TRAIN, USE, MORE = "Train", "Use a trained classifier", "More"
-app.command(rich_help_panel=TRAIN, epilog=train.RUN_EXAMPLES)(train.run)
-app.command(rich_help_panel=TRAIN, epilog=train.PLAN_EXAMPLES)(train.plan)
+app.command(rich_help_panel=TRAIN, epilog=run.EXAMPLES)(run.run)
+app.command(rich_help_panel=TRAIN, epilog=plan.EXAMPLES)(plan.plan)
 app.command(rich_help_panel=TRAIN, epilog=check.EXAMPLES)(check.check)
 app.command(rich_help_panel=TRAIN, epilog=compare.EXAMPLES)(compare.compare)
 app.add_typer(backbones.app, name="backbones", rich_help_panel=TRAIN)
-app.command("eval", rich_help_panel=USE, epilog="Example:\n  finetune eval runs/RUN --split test")(use.evaluate)
-app.command(rich_help_panel=USE, epilog="Example:\n  finetune predict runs/RUN photos/ --top 3 --csv")(use.predict)
-app.command(rich_help_panel=USE, epilog="Example:\n  finetune export runs/RUN --format onnx")(use.export)
+app.command("eval", rich_help_panel=USE, epilog="Example:\n  finetune eval runs/RUN --split test")(evaluate.evaluate)
+app.command(rich_help_panel=USE, epilog="Example:\n  finetune predict runs/RUN photos/ --top 3 --csv")(predict.predict)
+app.command(rich_help_panel=USE, epilog="Example:\n  finetune export runs/RUN --format onnx")(export.export)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=MORE)
 app.add_typer(cache.app, name="cache", rich_help_panel=MORE)
-app.command(rich_help_panel=MORE, epilog="Example:\n  finetune sample imgs")(make.sample)
-app.command(rich_help_panel=MORE)(make.doctor)
+app.command(rich_help_panel=MORE, epilog="Example:\n  finetune sample imgs")(sample.sample)
+app.command(rich_help_panel=MORE)(doctor.doctor)
 
 
 def _version(is_asked: bool) -> None:

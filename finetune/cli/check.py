@@ -10,10 +10,9 @@ import typer
 
 from finetune.cli import tables
 from finetune.cli.grid import Grid
-from finetune.cli.options import DATA, JsonOption, recipe_options
+from finetune.cli.options import DATA, JsonOption, RecipeOption, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import Console, escape
-from finetune.cli.train import RecipeOption
 from finetune.errors import RecipeError, printable
 from finetune.wording import apart, counted
 

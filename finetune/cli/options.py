@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from finetune import recipe as recipes
-from finetune.errors import Interrupted
+from finetune.errors import Interrupted, RecipeError
 from finetune.settings import STRATEGY_NAMES
 
 DATA, STRATEGY, TRAINING = "Data", "Backbone and strategy", "Training"
@@ -151,4 +152,15 @@ def _set() -> inspect.Parameter:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 BatchOption = Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images at once.")]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", metavar="NAME|FILE", help="Start from a recipe.", rich_help_panel=TRAINING)
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps.")]
+
+
+def set_once(settings: dict[str, Any], flag: str, value: str) -> None:
+    """Take an argument for a flag, unless the flag names something else."""
+    if settings.setdefault(flag, value) != value:
+        what = {"data": "data sets", "backbone": "backbones"}[flag]
+        raise RecipeError(f"two {what}, {value} and --{flag} {settings[flag]}", hint="Name one of them.")

@@ -1,107 +1,49 @@
-"""A plan in the terminal: the evidence, the phases with their layer groups, what they cost, the layers."""
+"""`finetune plan`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
+
+from finetune.backbone.catalogue import find
 from finetune.cli import tables
-from finetune.cli.evidence import show_evidence
-from finetune.cli.grid import Grid
-from finetune.cli.tables import amount, duration, table
-from finetune.cli.terminal import Console, escape
-from finetune.wording import counted
+from finetune.cli.options import JsonOption, RecipeOption, recipe_options, set_once
+from finetune.cli.screen import watching
+from finetune.cli.show_plan import show_plan
 
-if TYPE_CHECKING:
-    from finetune.backbone.layers import LayerTable
-    from finetune.prepare.costs import Cost
-    from finetune.types import Phase
-    from finetune.workflow.plan import Plan
+EXAMPLES = "Examples:\n  finetune plan imgs\n  finetune plan resnet18 --top-k 2\n  finetune plan vgg16 --layers"
 
 
-def show_plan(plan: Plan) -> None:
-    """Print the layer groups of every phase, and the layers where they were asked for."""
-    console = tables.out()
-    size = plan.image_size
-    console.print(
-        f"[bold]{escape(plan.strategy)}[/bold] on {escape(plan.backbone)}, {size[0]}x{size[1]} pixels,"
-        f" {plan.num_classes} classes, {plan.num_parameters:,} parameters"
-    )
-    for note in plan.notes:
-        console.print(f"note: {escape(note)}")
-    if plan.evidence is not None and plan.verdict is not None:
-        show_evidence(console, plan.evidence, plan.verdict)
-    for index, phase in enumerate(plan.phases, 1):
-        console.print()
-        console.print(_phase_table(plan, phase, index))
-        if plan.costs:
-            _show_cost(console, plan.costs[index - 1])
-    if plan.costs:
-        console.print(f"\n{_total(plan)}")
-    if plan.layers is not None:
-        console.print()
-        _show_layers(console, plan.layers)
+@recipe_options
+def plan(
+    *,
+    settings: dict[str, Any],
+    overrides: dict[str, Any],
+    name: Annotated[
+        str | None, typer.Argument(metavar="DATA|BACKBONE", help="Short for --data DATA, or for --backbone NAME.")
+    ] = None,
+    recipe: RecipeOption = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show every layer: output, parameters, memory, receptive field.")
+    ] = False,
+    images: Annotated[
+        int | None, typer.Option("--images", min=1, metavar="N", help="Show sizes and times for so many images.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Show what a run would do, without training."""
+    if name is not None:
+        is_network = find(name) is not None or not Path(name).exists()
+        set_once(settings, "backbone" if is_network else "data", name)
+    from finetune.workflow.plan import plan as make_plan
+    from finetune.workflow.recipes import load_recipe
 
-
-def _show_cost(console: Console, cost: Cost) -> None:
-    if cost.cut is not None:
-        shapes = " and ".join("x".join(map(str, shape)) for shape in cost.cut.shapes)
-        views = {0: "none", 1: "1 view"}.get(cost.cut.views, f"{cost.cut.views} views")
-        console.print(
-            f"runs once an image: {cost.cut.trunk_share:.0%} of the forward pass; cached: {shapes},"
-            f" {cost.cut.bytes_per_image / 1024:,.1f} KiB an image and view, {views}: {amount(cost.cut.cache_bytes)};"
-            f" saves {cost.cut.saved_share:.0%} of the work"
-        )
-    if cost.memory_bytes is not None:
-        time = "" if cost.seconds is None else f"; about {duration(cost.seconds)} on this machine"
-        console.print(f"memory of a step of {counted(cost.batch, 'image')}: about {amount(cost.memory_bytes)}{time}")
-
-
-def _total(plan: Plan) -> str:
-    known = [cost.seconds for cost in plan.costs if cost.seconds is not None]
-    cached = sum(cost.cut.cache_bytes for cost in plan.costs if cost.cut)
-    text = f"for {plan.num_images:,} images: {amount(cached) if cached else 'nothing'} in the feature cache"
-    if len(known) < len(plan.costs):
-        return text
-    return f"{text}, about {duration(sum(known))} of computing (decoding not counted)"
-
-
-def _phase_table(plan: Plan, phase: Phase, index: int) -> Grid:
-    how = (
-        "solved to convergence"
-        if phase.solver == "lbfgs"
-        else f"{counted(phase.epochs, 'epoch')}, peak lr {phase.lr:g}"
-    )
-    rows: list[tuple[str, ...]] = []
-    for group in plan.groups:
-        item = phase.plan[group.name]
-        rows.append(
-            (
-                group.name,
-                f"{group.num_parameters:,}",
-                "frozen" if item.is_frozen else "trained",
-                "" if item.is_frozen or phase.solver == "lbfgs" else f"{phase.lr * item.lr_scale:.2g}",
-                "new" if item.is_reinitialised else "kept",
-                item.norm_statistics,
-            )
-        )
-    trainable = plan.num_trainable(phase.plan)
-    rows.append(("total", f"{plan.num_parameters:,}", f"{trainable:,} trained", "", "", ""))
-    columns = ["layer group", "parameters", "state", "lr", "values", "norm statistics"]
-    title = f"phase {index}/{len(plan.phases)} {phase.name}: {how}"
-    return table(columns, rows, title=title, drop=["values", "lr"])
-
-
-def _show_layers(console: Console, layers: LayerTable) -> None:
-    rows = [
-        (row.name, row.type, "x".join(map(str, shape)), f"{row.num_activations:,}", f"{row.num_parameters:,}",
-         f"{row.num_activations * 4 / 1e6:.2f}", row.receptive_field or "")
-        for row, shape in zip(layers.rows, layers.shapes_channels_last(), strict=True)
-    ]  # fmt: skip
-    headers = ["layer", "type", "output", "activations", "parameters", "MB", "sees"]
-    console.print(table(headers, rows, drop=["MB", "type", "sees"]))
-    console.print(
-        f"\nactivations of one image, forward: {layers.num_activations:,} values,"
-        f" {layers.activation_bytes() / 1e6:.1f} MB in float32\n"
-        f"counted: input, convolutions, pools, fully connected; {layers.num_activations_all:,} with norms too\n"
-        "output: height x width x channels; sees: receptive field in pixels"
-    )
+    with watching(is_quiet=json_) as on_event:
+        base = load_recipe(recipe) if recipe else None
+        made = make_plan(recipe=base, overrides=overrides, layers=layers, images=images, on_event=on_event, **settings)
+    if json_:
+        tables.print_json(made.to_json())
+    else:
+        show_plan(made)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.cli.grid import Column, Grid
 from finetune.cli.terminal import Console, escape, printable
 from finetune.data.balance import never_predicted_text
-from finetune.train.choice import TOLD_APART
+from finetune.train.delivery import TOLD_APART
 from finetune.wording import counted
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
+from finetune.cache_dir import cache_folder
 from finetune.data.decode import UndecodableError, alone, examine, quiet, read_content
 from finetune.data.depths import before_model, in_data
 from finetune.data.levels import Range, Span, range_of, unfit
 from finetune.data.pixels import PixelCache, Row
 from finetune.errors import DataError, ResourceError
-from finetune.places import cache_folder
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 from finetune.wording import counted
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from finetune.data.balance import IMBALANCE
-from finetune.data.looks import Looks
-from finetune.data.near import Copies
+from finetune.data.near_duplicates import Copies
 from finetune.data.summary import give_aways
+from finetune.data.thumbnails import Looks
 from finetune.types import SPLITS, Manifest
 from finetune.wording import counted
 

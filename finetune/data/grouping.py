@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.cells import MARK, guarded
-from finetune.data.near import Copies
+from finetune.csv_cells import MARK, guarded
+from finetune.data.near_duplicates import Copies
 from finetune.errors import DataError
 from finetune.types import Manifest, Sample
 

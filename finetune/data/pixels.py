@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from finetune.cache_entries import RECORD, Entry, checksum, entries_folder, entry_name, make_room, open_entry
 from finetune.data.decode import DECODE_VERSION, smaller
 from finetune.data.levels import Range
 from finetune.data.transforms import View, picture_side, plain_view
-from finetune.entries import RECORD, Entry, checksum, entries_folder, entry_name, make_room, open_entry
 from finetune.errors import ResourceError
 from finetune.settings import CacheSection
 from finetune.types import Preprocessing

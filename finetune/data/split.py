@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.cells import guarded, unguarded
+from finetune.csv_cells import guarded, unguarded
 from finetune.errors import CheckpointError, DataError
 from finetune.randomness import derive
 from finetune.types import SPLITS, Manifest, Sample, Split, Target

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.decode import FORMATS
-from finetune.data.looks import Looks
+from finetune.data.thumbnails import Looks
 
 GIVES_AWAY = 0.2  # share of what there is to know about the class that a trait must tell to be named
 

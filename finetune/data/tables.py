@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from finetune.cells import MARK, unguarded
+from finetune.csv_cells import MARK, unguarded
 from finetune.data.decode import is_image_name
 from finetune.data.listing import SPLIT_NAMES, Found, Row, folded, holds, normal, split_of
 from finetune.data.tree import folders_below

@@ -21,12 +21,12 @@ import timm
 import torch
 from torch import Tensor
 
+from finetune.cache_entries import entries_folder, entry_name, find_entry, make_room, open_entry
 from finetune.data.decode import DECODE_VERSION
 from finetune.data.loaders import ImageBatches, ImageDataset
 from finetune.data.pixels import PixelCache
 from finetune.data.transforms import augmented_view, plain_view
 from finetune.device import available_memory, is_channels_last
-from finetune.entries import entries_folder, entry_name, find_entry, make_room, open_entry
 from finetune.errors import ResourceError
 from finetune.features.divide import Trunk
 from finetune.features.sources import Autocast, CachedBatches, run_trunk, trunk_batch

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from finetune.checkpoint.began_cached import BeganCached
+from finetune.checkpoint.cache_choices import BeganCached
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
 from finetune.data.transforms import augmented_view
 from finetune.device import Accelerator, resolve_device

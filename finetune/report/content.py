@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.checkpoint.contents import Environment, Measured, Plan, read_as, read_problems
-from finetune.checkpoint.racing import open_race
+from finetune.checkpoint.race_file import open_race
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.report import page
 from finetune.report.depth import depth

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from finetune import recipe as recipes
-from finetune.cells import unguarded
 from finetune.checkpoint.comparison import seconds_by_epoch
 from finetune.checkpoint.contents import Plan, read_as
 from finetune.checkpoint.run_folder import RunFolder, read_classes
+from finetune.csv_cells import unguarded
 from finetune.data import split
 from finetune.data.split import units_of
 from finetune.errors import CheckpointError
 from finetune.evaluation.intervals import over_seeds, paired_over_seeds
 from finetune.strategy.strategies import is_pretrained as begins_pretrained
-from finetune.train.choice import delivered
+from finetune.train.delivery import delivered
 from finetune.types import Interval
 
 Curve = tuple[dict[str, Any], ...]  # epochs: epoch, val_top1, val_loss, seconds

@@ -21,7 +21,7 @@ from typing import Any
 from finetune import recipe as recipes
 from finetune.checkpoint import state
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers
-from finetune.checkpoint.racing import open_race
+from finetune.checkpoint.race_file import open_race
 from finetune.checkpoint.run_folder import LOCK, RunFolder, write_json
 from finetune.data import checks
 from finetune.device import deterministic, resolve_device
@@ -38,7 +38,7 @@ from finetune.runs.single import RunResult, resume_alone
 from finetune.runs.training import computing, telling_how_to_go_on, train
 from finetune.settings import FORMAT_VERSION, Recipe
 from finetune.strategy.race import MOST_OVERHEAD, Place, RacePlan, Work, candidates, judge, plan_race
-from finetune.train.choice import delivered
+from finetune.train.delivery import delivered
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
 from finetune.whole import unwritable, write_text
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from finetune.backbone.folder import plain_tensors
 from finetune.checkpoint import best, state
-from finetune.checkpoint.began_cached import BeganCached
+from finetune.checkpoint.cache_choices import BeganCached
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.saved import line
 from finetune.checkpoint.state import Checkpoint, TrainState

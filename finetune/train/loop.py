@@ -25,7 +25,7 @@ from finetune.evaluation.metrics import top1
 from finetune.optim import optimisers
 from finetune.optim.schedules import lr_factor
 from finetune.randomness import derive, forked
-from finetune.train import choice
+from finetune.train import delivery
 from finetune.train.memory import out_of_memory
 from finetune.train.outputs import aux_weight, loss_of
 from finetune.types import Event, LayerGroup, OnEvent, Phase
@@ -172,11 +172,11 @@ def close_epoch(
     if value is None or loss is None:
         fit.on_event(Event("epoch", {**line, "is_best": False, "delivered": None}))
         return
-    delivered = choice.delivered(state.history, work.val.num_images) if work.val else epoch
+    delivered = delivery.delivered(state.history, work.val.num_images) if work.val else epoch
     if work.val is not None and delivered == epoch:
         state.best = Best(value, loss, state.phase, epoch)
         fit.keeper.best(fit.model, state)
-    is_best = choice.best(state.history) == epoch
+    is_best = delivery.best(state.history) == epoch
     state.num_without_better = 0 if is_best else state.num_without_better + 1
     fit.on_event(Event("epoch", {**line, "is_best": is_best, "delivered": delivered}))
 

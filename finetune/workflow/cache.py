@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune.entries import EntryFacts, clear, entries_folder, list_entries
+from finetune.cache_entries import EntryFacts, clear, entries_folder, list_entries
 from finetune.errors import DataError
 
 

@@ -19,14 +19,14 @@ from finetune.backbone.weights import refuse_random
 from finetune.data import checks, split
 from finetune.data.findings import Case, Finding, Seen, picture_findings, seen
 from finetune.data.grouping import table_of, with_groups
-from finetune.data.looks import looks_of
-from finetune.data.near import ALIKE, copies_of
+from finetune.data.near_duplicates import ALIKE, copies_of
 from finetune.data.summary import Pictures, pictures_of
+from finetune.data.thumbnails import looks_of
 from finetune.device import resolve_device
 from finetune.errors import DataError, FindingsError, RecipeError, ResourceError, printable
 from finetune.evaluation.intervals import share
-from finetune.features.labels import held_out_probabilities, is_judged, suspects
-from finetune.features.odd import odd_ones
+from finetune.features.label_errors import held_out_probabilities, is_judged, suspects
+from finetune.features.outliers import odd_ones
 from finetune.prepare.head_features import features_of
 from finetune.prepare.inputs import (
     architecture_of,

@@ -8,8 +8,8 @@ from typing import Any
 
 from finetune.backbone import automatic
 from finetune.backbone.hub import hub_is_reachable
+from finetune.cache_dir import cache_folder
 from finetune.environment import describe
-from finetune.places import cache_folder
 
 
 def doctor() -> dict[str, Any]:

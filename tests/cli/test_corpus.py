@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.cells import unguarded
+from finetune.csv_cells import unguarded
 from tests.corpus import EITHER, LISTED, USED, Odd, noise, write_corpus
 
 QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--device", "cpu", "--workers", "0")

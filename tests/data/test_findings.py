@@ -12,8 +12,8 @@ import pytest
 from finetune.data import sources
 from finetune.data.findings import Finding, picture_findings
 from finetune.data.grouping import table_of, with_groups
-from finetune.data.looks import LOOK
-from finetune.data.near import Copies
+from finetune.data.near_duplicates import Copies
+from finetune.data.thumbnails import LOOK
 from finetune.errors import DataError, printable
 from finetune.types import Manifest, Problem, Sample, Target
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune import entries
+from finetune import cache_entries
 from finetune.data import checks, loaders, sources
 from finetune.data.decode import read_rgb
 from finetune.data.loaders import ImageDataset
@@ -117,8 +117,8 @@ def test_a_full_disk_costs_the_cache_and_not_the_scan(listed: Manifest, monkeypa
 
 
 def test_a_process_that_fills_for_too_long_costs_the_cache_and_not_the_scan(listed: Manifest, monkeypatch) -> None:
-    monkeypatch.setattr(entries, "SILENCE", 0.01)
-    monkeypatch.setattr(entries, "LONGEST_WAIT", 0.02)
+    monkeypatch.setattr(cache_entries, "SILENCE", 0.01)
+    monkeypatch.setattr(cache_entries, "LONGEST_WAIT", 0.02)
     pixels, other = opened(listed), opened(listed)
     said: list[Event] = []
     other.entry.lock.acquire()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.entries import open_entry
+from finetune.cache_entries import open_entry
 from finetune.features import store
 from finetune.features.store import Layout, RowsInMemory, RowsOnDisk
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from finetune import entries
+from finetune import cache_entries
 from finetune.features import cache as feature_cache
 from finetune.features.cache import Known
 from finetune.features.sources import run_trunk, trunk_batch
@@ -81,7 +81,7 @@ def test_another_seed_of_the_weights_shares_nothing(quick_run, monkeypatch: pyte
 
 def test_a_damaged_cache_is_never_used(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
     first = quick_run("head-only", out="first", overrides=EXACT)
-    for rows in entries.entries_folder().glob("*/rows.bin"):
+    for rows in cache_entries.entries_folder().glob("*/rows.bin"):
         content = bytearray(rows.read_bytes())
         content[:: len(content) // 3] = b"\xff" * len(content[:: len(content) // 3])
         rows.write_bytes(content)
@@ -93,8 +93,8 @@ def test_a_damaged_cache_is_never_used(quick_run, monkeypatch: pytest.MonkeyPatc
 
 def test_a_half_written_cache_is_completed(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
     first = quick_run("head-only", out="first", overrides=EXACT)
-    for index in entries.entries_folder().glob("*/index.bin"):
-        index.write_bytes(index.read_bytes()[: 20 * entries.RECORD.itemsize + 5])
+    for index in cache_entries.entries_folder().glob("*/index.bin"):
+        index.write_bytes(index.read_bytes()[: 20 * cache_entries.RECORD.itemsize + 5])
     seen = count_images(monkeypatch)
     again = quick_run("head-only", out="again", overrides=EXACT)
     assert sum(seen) == 40
@@ -106,17 +106,19 @@ def test_what_does_not_fit_trains_without_a_cache_and_warns(quick_run) -> None:
     quick_run("head-only", overrides={**EXACT, "cache.limit": 1e-6}, on_event=said.append)
     warned = [event.facts["text"] for event in said if event.kind == "warning"]
     assert any("would not fit" in text for text in warned)
-    assert entries.list_entries(entries.entries_folder()) == []
+    assert cache_entries.list_entries(cache_entries.entries_folder()) == []
 
 
-def features() -> list[entries.EntryFacts]:
-    return [one for one in entries.list_entries(entries.entries_folder()) if one.about["kind"] == "features"]
+def features() -> list[cache_entries.EntryFacts]:
+    return [
+        one for one in cache_entries.list_entries(cache_entries.entries_folder()) if one.about["kind"] == "features"
+    ]
 
 
 def test_rows_that_lie_there_need_no_room_on_the_disk(tiny_run, monkeypatch: pytest.MonkeyPatch) -> None:
     more = {"overrides": {"cache.views": 3}}
     first = tiny_run("head-only", out="first", **more)
-    monkeypatch.setattr(entries.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    monkeypatch.setattr(cache_entries.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     seen = count_images(monkeypatch)
     again = tiny_run("head-only", out="again", **more)
     assert seen == []
@@ -128,8 +130,8 @@ def test_what_is_missing_needs_room_and_no_more(tiny_run, monkeypatch: pytest.Mo
     tiny_run("head-only", out="first", **more)
     gone = features()[-1]
     row, count = gone.num_bytes // gone.num_rows, gone.num_rows
-    entries.clear(entries.entries_folder(), [gone.name])
-    monkeypatch.setattr(entries.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * row * count))
+    cache_entries.clear(cache_entries.entries_folder(), [gone.name])
+    monkeypatch.setattr(cache_entries.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * row * count))
     seen = count_images(monkeypatch)
     tiny_run("head-only", out="again", **more)
     assert sum(seen) == count
@@ -139,7 +141,7 @@ def test_a_run_evicts_no_view_that_it_needs(tiny_run, monkeypatch: pytest.Monkey
     more = {"cache.views": 3, "cache.pixels": "none"}
     tiny_run("head-only", out="first", overrides=more)
     needed = sum(one.num_bytes for one in features())
-    entries.clear(entries.entries_folder())
+    cache_entries.clear(cache_entries.entries_folder())
     seen = count_images(monkeypatch)
     for out in ("second", "third"):
         tiny_run("head-only", out=out, overrides={**more, "cache.limit": 1.3 * needed / 2**30})
@@ -151,7 +153,7 @@ def test_views_differ_and_are_drawn_anew_each_epoch(quick_run) -> None:
     many = quick_run("head-only", out="many", epochs=6, overrides={"cache.views": 3})
     plain = quick_run("head-only", out="plain", epochs=6, overrides={"cache.views": 1})
     assert (many.folder / SAME[0]).read_bytes() != (plain.folder / SAME[0]).read_bytes()
-    kinds = [entry.about["kind"] for entry in entries.list_entries(entries.entries_folder())]
+    kinds = [entry.about["kind"] for entry in cache_entries.list_entries(cache_entries.entries_folder())]
     assert sorted(kinds) == ["features"] * 3 + ["pixels"]
 
 

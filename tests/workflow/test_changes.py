@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import finetune
-from finetune import entries
+from finetune import cache_entries
 from finetune import recipe as recipes
 from finetune.checkpoint import changes
 from finetune.data import checks
@@ -193,11 +193,11 @@ def test_a_recipe_of_another_format_is_refused_by_name(stopped: Path) -> None:
 
 def test_rows_and_scans_of_another_format_are_made_anew(tiny_run, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tiny_run("head-only", out="first", overrides={"cache.views": 2}).folder
-    before = {entry.name for entry in entries.list_entries(entries.entries_folder())}
-    monkeypatch.setattr(entries, "LAYOUT", entries.LAYOUT + 1)
+    before = {entry.name for entry in cache_entries.list_entries(cache_entries.entries_folder())}
+    monkeypatch.setattr(cache_entries, "LAYOUT", cache_entries.LAYOUT + 1)
     monkeypatch.setattr(checks, "SCAN_VERSION", checks.SCAN_VERSION - 1)
     again = tiny_run("head-only", out="again", overrides={"cache.views": 2}).folder
-    names = {entry.name for entry in entries.list_entries(entries.entries_folder())}
+    names = {entry.name for entry in cache_entries.list_entries(cache_entries.entries_folder())}
     assert len(names - before) == len(before) == 3
     assert_same(first, again)
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import finetune
-from finetune import entries
+from finetune import cache_entries
 from finetune.data import decode, loaders
 from finetune.runs import single as running
 from finetune.runs import start
@@ -268,7 +268,7 @@ def test_a_second_run_into_the_same_folder_is_refused_from_the_first_moment(tiny
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entries.shutil, "disk_usage", lambda _: SimpleNamespace(total=2**40, used=2**40, free=0))
+    monkeypatch.setattr(cache_entries.shutil, "disk_usage", lambda _: SimpleNamespace(total=2**40, used=2**40, free=0))
 
 
 def twice() -> None:
@@ -285,7 +285,7 @@ def test_a_cached_phase_goes_on_cached_or_not_at_all(tiny_run, tmp_path: Path, m
     facts = {"task": task[0]} if task else {}
     with pytest.raises(finetune.Interrupted):
         tiny_run(on_event=at(kind, number, send(signal.SIGTERM), **facts), **more)
-    entries.clear(entries.entries_folder())
+    cache_entries.clear(cache_entries.entries_folder())
     with monkeypatch.context() as patched:
         full_disk(patched)
         with pytest.raises(finetune.ResourceError, match="began on the feature cache, which no longer fits") as failed:
@@ -349,11 +349,15 @@ def test_a_damaged_word_on_how_phases_began_is_one_error(tiny_run, tmp_path: Pat
 
 @pytest.mark.parametrize("what", ["features", "pixels"])
 def test_who_waits_for_another_process_says_so_and_can_be_stopped(tiny_run, tmp_path: Path, monkeypatch, what) -> None:
-    monkeypatch.setattr(entries, "SILENCE", 0.05)
+    monkeypatch.setattr(cache_entries, "SILENCE", 0.05)
     more = {"strategy": "head-only", "overrides": {"cache.views": 2}}
     whole = tiny_run(out="whole", **more).folder
-    folder = entries.entries_folder()
-    held = [entries.Entry(folder / one.name) for one in entries.list_entries(folder) if one.about["kind"] == what]
+    folder = cache_entries.entries_folder()
+    held = [
+        cache_entries.Entry(folder / one.name)
+        for one in cache_entries.list_entries(folder)
+        if one.about["kind"] == what
+    ]
     for entry in held:
         entry.lock.acquire()
     said: list[str] = []

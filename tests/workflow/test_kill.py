@@ -18,7 +18,7 @@ import finetune
 from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import Best, TrainState
-from finetune.train import choice, loop
+from finetune.train import delivery, loop
 
 from .killing import Ended, forked
 
@@ -159,7 +159,7 @@ def test_killed_between_best_and_last_a_run_delivers_though_it_computes_other_bi
     """As on a GPU: what is trained again is not what was lost, and it may be worse."""
     every = {"epochs": 3, "overrides": {"cache.pixels": "none"}}
     monkeypatch.setattr(loop, "QUICK", 0.0)  # a checkpoint after every epoch
-    monkeypatch.setattr(choice, "delivered", lambda history, _: len(history))
+    monkeypatch.setattr(delivery, "delivered", lambda history, _: len(history))
     written: list[str] = []
 
     def between(_: int, label: str) -> bool:
@@ -170,7 +170,7 @@ def test_killed_between_best_and_last_a_run_delivers_though_it_computes_other_bi
     assert ended.signal == signal.SIGKILL, ended.said
     place = tmp_path / "killed" / "checkpoints"
     assert {path.name for path in place.glob("best*")} == {"best-1", "best-2"}
-    monkeypatch.setattr(choice, "delivered", lambda *_: 1)  # what comes now is worse
+    monkeypatch.setattr(delivery, "delivered", lambda *_: 1)  # what comes now is worse
     result = finetune.resume(tmp_path / "killed")
     assert result.delivered_epoch == 1
     assert {path.name for path in place.iterdir()} == {"last", "last.before", "best"}

@@ -16,7 +16,7 @@ import finetune
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.prepare import prepared
 from finetune.runs import race, start
-from finetune.train.choice import delivered
+from finetune.train.delivery import delivered
 from finetune.types import Event, Interval, Verdict
 
 from .killing import forked

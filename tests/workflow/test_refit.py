@@ -14,7 +14,7 @@ import finetune
 from finetune import recipe as recipes
 from finetune.checkpoint.saved import load_run
 from finetune.data import split
-from finetune.train import choice
+from finetune.train import delivery
 
 from .test_kill import FOLDERS, die_everywhere, unfinished_files
 from .test_resume import stop_after
@@ -34,7 +34,7 @@ def refitted(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("refitted") / "run"
     quick = {"batch_size": 16, "workers": 0, "device": "cpu", "pretrained": False, "backbone": "test_resnet"}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(choice, "delivered", lambda history, num_val: 1)
+        patched.setattr(delivery, "delivered", lambda history, num_val: 1)
         assert finetune.run(drawn, strategy="top-k", out=place, **quick, **MORE).delivered_epoch == 1
     return place
 

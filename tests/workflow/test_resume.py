@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import finetune
-from finetune import entries
+from finetune import cache_entries
 from finetune.types import Event
 
 from .test_kill import EVERY_STEP, SAME, assert_same
@@ -147,7 +147,7 @@ def test_a_signal_stops_the_filling_of_the_cache_and_what_is_filled_stays(quick_
 
     with pytest.raises(finetune.Interrupted):
         quick_run(epochs=6, on_event=on_event)
-    kept = entries.list_entries(entries.entries_folder())
+    kept = cache_entries.list_entries(cache_entries.entries_folder())
     assert [entry.num_rows for entry in kept if entry.about["kind"] == "features" and entry.num_rows] == [32]
     finetune.resume(tmp_path / "run")
     assert (tmp_path / "run" / "metrics.json").is_file()

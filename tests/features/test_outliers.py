@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from finetune.errors import TrainingError
-from finetune.features import odd
-from finetune.features.odd import odd_ones
+from finetune.features import outliers
+from finetune.features.outliers import odd_ones
 
 
 def cloud(count: int, *, seed: int = 0, width: int = 24) -> torch.Tensor:
@@ -21,7 +21,7 @@ def test_what_is_far_from_all_is_found_first_and_nothing_else() -> None:
     features[50, ::2] *= -1
     found = odd_ones(features, torch.arange(200) % 2, list(range(200)), seed=0)
     assert {one.place for one in found} == {7, 50}
-    assert found[0].deviations >= found[1].deviations > odd.FAR
+    assert found[0].deviations >= found[1].deviations > outliers.FAR
     assert all(one.distance > one.usual > 0 for one in found)
 
 
@@ -53,8 +53,8 @@ def test_near_copies_of_one_picture_are_not_odd() -> None:
 def test_a_large_set_is_compared_with_a_drawn_part(monkeypatch: pytest.MonkeyPatch) -> None:
     features = cloud(300)
     features[7] = -features[7]
-    monkeypatch.setattr(odd, "MOST_COMPARED", 100)
-    monkeypatch.setattr(odd, "ROWS_AT_ONCE", 64)
+    monkeypatch.setattr(outliers, "MOST_COMPARED", 100)
+    monkeypatch.setattr(outliers, "ROWS_AT_ONCE", 64)
     found = odd_ones(features, torch.zeros(300, dtype=torch.long), list(range(300)), seed=0)
     assert [one.place for one in found] == [7]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune.train.choice import TOLD_APART, best, delivered
+from finetune.train.delivery import TOLD_APART, best, delivered
 
 
 def history(*right: int, num_val: int) -> list[dict[str, float]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.features.labels import Suspect, held_out_probabilities, is_judged, suspects, unit_folds
+from finetune.features.label_errors import Suspect, held_out_probabilities, is_judged, suspects, unit_folds
 from finetune.features.probe import HELD_OUT_STRENGTHS, held_out_logits
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from finetune import entries
-from finetune.entries import RECORD, Entry, open_entry
+from finetune import cache_entries
+from finetune.cache_entries import RECORD, Entry, open_entry
 from finetune.errors import Interrupted, ResourceError
 from finetune.types import Event, ignore
 
@@ -111,23 +111,23 @@ def test_least_recently_used_entries_go_first(tmp_path: Path) -> None:
         entry = open_entry(tmp_path, {"trunk": name})
         entry.add(DIGESTS, rows())
         os.utime(entry.folder / "about.json", (1e9 - age, 1e9 - age))
-    size = entries.list_entries(tmp_path)[0].num_bytes
-    assert entries.make_room(tmp_path, needed=size, limit=3 * size, keep=["none"])
-    assert [entry.about["trunk"] for entry in entries.list_entries(tmp_path)] == ["mid", "new"]
+    size = cache_entries.list_entries(tmp_path)[0].num_bytes
+    assert cache_entries.make_room(tmp_path, needed=size, limit=3 * size, keep=["none"])
+    assert [entry.about["trunk"] for entry in cache_entries.list_entries(tmp_path)] == ["mid", "new"]
 
 
 def test_what_never_fits_removes_nothing(tmp_path: Path) -> None:
     filled(tmp_path)
-    assert not entries.make_room(tmp_path, needed=100, limit=99, keep=["none"])
-    assert not entries.make_room(tmp_path, needed=2**60, limit=2**61, keep=["none"])
-    assert len(entries.list_entries(tmp_path)) == 1
+    assert not cache_entries.make_room(tmp_path, needed=100, limit=99, keep=["none"])
+    assert not cache_entries.make_room(tmp_path, needed=2**60, limit=2**61, keep=["none"])
+    assert len(cache_entries.list_entries(tmp_path)) == 1
 
 
 def test_clear_frees_what_ls_said(tmp_path: Path) -> None:
     filled(tmp_path)
-    said = entries.list_entries(tmp_path)[0]
-    assert (said.num_rows, entries.clear(tmp_path)) == (5, said.num_bytes)
-    assert entries.list_entries(tmp_path) == []
+    said = cache_entries.list_entries(tmp_path)[0]
+    assert (said.num_rows, cache_entries.clear(tmp_path)) == (5, said.num_bytes)
+    assert cache_entries.list_entries(tmp_path) == []
 
 
 def test_a_place_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_place_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path
 
 
 def test_another_process_that_fills_is_waited_for_and_told_once(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(entries, "SILENCE", 0.01)
+    monkeypatch.setattr(cache_entries, "SILENCE", 0.01)
     other, looks = filled(tmp_path), iter(range(5))
     said: list[Event] = []
 
@@ -155,7 +155,7 @@ def test_another_process_that_fills_is_waited_for_and_told_once(tmp_path: Path, 
 
 
 def test_who_waits_can_be_stopped_and_holds_nothing_then(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(entries, "SILENCE", 0.01)
+    monkeypatch.setattr(cache_entries, "SILENCE", 0.01)
     other, own = filled(tmp_path), open_entry(tmp_path, {"trunk": "a"})
 
     def stop() -> None:
@@ -170,8 +170,8 @@ def test_who_waits_can_be_stopped_and_holds_nothing_then(tmp_path: Path, monkeyp
 
 
 def test_the_wait_has_an_end(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(entries, "SILENCE", 0.01)
-    monkeypatch.setattr(entries, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(cache_entries, "SILENCE", 0.01)
+    monkeypatch.setattr(cache_entries, "LONGEST_WAIT", 0.05)
     other, own = filled(tmp_path), open_entry(tmp_path, {"trunk": "a"})
     with (
         other.filling("the cache", on_event=ignore),
@@ -182,10 +182,10 @@ def test_the_wait_has_an_end(tmp_path: Path, monkeypatch) -> None:
 
 
 def make_all_room(folder: Path) -> bool:
-    return entries.make_room(folder, needed=1, limit=1, missing=1)
+    return cache_entries.make_room(folder, needed=1, limit=1, missing=1)
 
 
-@pytest.mark.parametrize("remove", [entries.clear, make_all_room])
+@pytest.mark.parametrize("remove", [cache_entries.clear, make_all_room])
 def test_an_entry_that_is_being_filled_is_not_removed(tmp_path: Path, remove) -> None:
     entry = filled(tmp_path)
     with open_entry(tmp_path, {"trunk": "a"}).filling("the cache", on_event=ignore):
@@ -198,7 +198,7 @@ def test_an_entry_that_is_being_filled_is_not_removed(tmp_path: Path, remove) ->
 @pytest.mark.parametrize("is_gone", [True, False])
 def test_an_entry_that_was_removed_before_it_is_filled_begins_anew(tmp_path: Path, is_gone: bool) -> None:
     entry = filled(tmp_path)
-    entries.clear(tmp_path)
+    cache_entries.clear(tmp_path)
     if not is_gone:
         entry.folder.mkdir()
     entry.touch()
@@ -207,11 +207,11 @@ def test_an_entry_that_was_removed_before_it_is_filled_begins_anew(tmp_path: Pat
         entry.add(DIGESTS[:1], rows()[:1], heights=[1])
     again = open_entry(tmp_path, {"trunk": "a"})
     assert contents(again) == {DIGESTS[0]: rows()[0].tolist()}
-    assert entries.list_entries(tmp_path)[0].about["trunk"] == "a"
+    assert cache_entries.list_entries(tmp_path)[0].about["trunk"] == "a"
 
 
 def test_one_who_waits_for_an_entry_that_is_removed_meanwhile_fills_a_new_one(tmp_path: Path) -> None:
-    entry, lock = filled(tmp_path), FileLock(tmp_path / entries.entry_name({"trunk": "a"}) / entries.LOCK)
+    entry, lock = filled(tmp_path), FileLock(tmp_path / cache_entries.entry_name({"trunk": "a"}) / cache_entries.LOCK)
     lock.acquire()
 
     def remove() -> None:
@@ -225,6 +225,6 @@ def test_one_who_waits_for_an_entry_that_is_removed_meanwhile_fills_a_new_one(tm
 
 def test_an_entry_is_used_as_long_as_it_is_filled(tmp_path: Path) -> None:
     entry = filled(tmp_path)
-    os.utime(entry.folder / entries.ABOUT, (1, 1))
+    os.utime(entry.folder / cache_entries.ABOUT, (1, 1))
     entry.add(DIGESTS[:1], rows()[:1], heights=[1])
-    assert entries.list_entries(tmp_path)[0].used > 1
+    assert cache_entries.list_entries(tmp_path)[0].used > 1

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data import checks, looks, sources
+from finetune.cache_entries import entries_folder
+from finetune.data import checks, sources, thumbnails
 from finetune.data.decode import FORMATS
-from finetune.data.looks import look, looks_of
 from finetune.data.sample import CLASSES, draw
 from finetune.data.summary import give_aways, pictures_of
-from finetune.entries import entries_folder
+from finetune.data.thumbnails import look, looks_of
 from finetune.errors import DataError
 from finetune.settings import CacheSection
 from finetune.types import Manifest
@@ -37,8 +37,8 @@ def scanned(root: Path) -> Manifest:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     files: list[Path] = []
-    original = looks.read_content
-    monkeypatch.setattr(looks, "read_content", lambda file: files.append(file) or original(file))
+    original = thumbnails.read_content
+    monkeypatch.setattr(thumbnails, "read_content", lambda file: files.append(file) or original(file))
     return files
 
 
@@ -121,8 +121,8 @@ def test_a_file_that_went_away_is_an_error_that_names_it(image_folder: MakeImage
         looks_of(manifest, settings=SETTINGS)
 
 
-def rows(formats: list[str], sides: list[tuple[int, int]]) -> looks.Looks:
-    made = np.zeros(len(formats), looks.LOOK)
+def rows(formats: list[str], sides: list[tuple[int, int]]) -> thumbnails.Looks:
+    made = np.zeros(len(formats), thumbnails.LOOK)
     made["format"] = [FORMATS.index(name) for name in formats]
     made["width"], made["height"] = zip(*sides, strict=True)
     return made

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from finetune.data.looks import look
-from finetune.data.near import Copies, copies_of, perceptual_hashes, within
+from finetune.data.near_duplicates import Copies, copies_of, perceptual_hashes, within
 from finetune.data.sample import CLASSES, draw
+from finetune.data.thumbnails import look
 
 
 def content(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:

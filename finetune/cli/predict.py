@@ -1,73 +1,25 @@
-"""`eval`, `predict` and `export`: what a finished run is for."""
+"""`finetune predict`: the likeliest classes of images, as a table, CSV or JSON."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.cells import guarded
 from finetune.cli import tables
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
 from finetune.cli.screen import watching
-from finetune.cli.terminal import escape
+from finetune.csv_cells import guarded
 from finetune.errors import RecipeError
 from finetune.types import to_json
-from finetune.wording import counted
 
 if TYPE_CHECKING:
     from finetune.workflow.predict import Prediction
-
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
-
-
-class SplitName(StrEnum):
-    """The splits that can be measured."""
-
-    train = "train"
-    val = "val"
-    test = "test"
-
-
-class FormatName(StrEnum):
-    """The formats of export."""
-
-    onnx = "onnx"
-    timm = "timm"
-
-
-@with_interrupt
-def evaluate(
-    run: RunArgument,
-    data: Annotated[Path | None, typer.Option("--data", metavar="PATH", help="Other images than the run's.")] = None,
-    split: Annotated[
-        SplitName | None,
-        typer.Option("--split", metavar="SPLIT", help="train, val or test; else test, if there is one, or val."),
-    ] = None,
-    device: DeviceOption = "auto",
-    batch_size: BatchOption = 32,
-    workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=0, help="Processes that decode. Default: the run's.")
-    ] = None,
-    json_: JsonOption = False,
-) -> None:
-    """Measure a run's model on a split, or on other data."""
-    from finetune.workflow.evaluate import evaluate as measure
-
-    with watching(is_quiet=json_) as on_event:
-        found = measure(
-            run, data=data, split=split.value if split else None, device=device, batch_size=batch_size,
-            workers=workers, on_event=on_event,
-        )  # fmt: skip
-    if json_:
-        tables.print_json(to_json(found) | {"never_predicted": found.never_predicted})
-    else:
-        tables.show_evaluation(found)
+from finetune.cli.options import RunArgument
 
 
 @with_interrupt
@@ -96,30 +48,6 @@ def predict(
     else:
         rows = [(p.file, p.problem or "  ".join(_likely(p))) for p in found]
         tables.out().print(tables.table(["file", "class"], rows, words=["class"]))
-
-
-@with_interrupt
-def export(
-    run: RunArgument,
-    format: Annotated[
-        FormatName, typer.Option("--format", metavar="onnx|timm", help="A file, or timm's folder.")
-    ] = FormatName.onnx,
-    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Default: RUN/exports/.")] = None,
-    json_: JsonOption = False,
-) -> None:
-    """Export a run's model, and prove the export equal to it."""
-    from finetune.workflow.export import export as write
-
-    done = write(run, format=format.value, out=out)
-    if json_:
-        tables.print_json({"path": str(done.path), "format": done.format, "parity": done.parity})
-        return
-    console = tables.out()
-    console.print(f"[bold]{escape(str(done.path))}[/bold]")
-    console.print(
-        f"proven on {counted(done.parity['num_images'], 'image')} of the data:"
-        f" logits differ by at most {done.parity['largest_difference']:.1e}"
-    )
 
 
 def _likely(prediction: Prediction) -> list[str]:

@@ -24,8 +24,8 @@ from zlib import crc32
 import numpy as np
 from filelock import FileLock, Timeout
 
+from finetune.cache_dir import cache_folder
 from finetune.errors import ResourceError
-from finetune.places import cache_folder
 from finetune.types import Event, OnEvent
 from finetune.whole import whole_file
 

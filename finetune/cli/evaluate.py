@@ -1,0 +1,55 @@
+"""`finetune eval`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finetune.cli import tables
+from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
+from finetune.cli.screen import watching
+from finetune.types import to_json
+
+if TYPE_CHECKING:
+    pass
+from finetune.cli.options import RunArgument
+
+
+class SplitName(StrEnum):
+    """The splits that can be measured."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+@with_interrupt
+def evaluate(
+    run: RunArgument,
+    data: Annotated[Path | None, typer.Option("--data", metavar="PATH", help="Other images than the run's.")] = None,
+    split: Annotated[
+        SplitName | None,
+        typer.Option("--split", metavar="SPLIT", help="train, val or test; else test, if there is one, or val."),
+    ] = None,
+    device: DeviceOption = "auto",
+    batch_size: BatchOption = 32,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=0, help="Processes that decode. Default: the run's.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Measure a run's model on a split, or on other data."""
+    from finetune.workflow.evaluate import evaluate as measure
+
+    with watching(is_quiet=json_) as on_event:
+        found = measure(
+            run, data=data, split=split.value if split else None, device=device, batch_size=batch_size,
+            workers=workers, on_event=on_event,
+        )  # fmt: skip
+    if json_:
+        tables.print_json(to_json(found) | {"never_predicted": found.never_predicted})
+    else:
+        tables.show_evaluation(found)

@@ -1,0 +1,56 @@
+"""`finetune run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finetune.cli import tables
+from finetune.cli.options import JsonOption, RecipeOption, recipe_options, set_once
+from finetune.cli.screen import watching
+from finetune.errors import RecipeError
+
+EXAMPLES = (
+    "Examples:\n  finetune run imgs\n  finetune run imgs --backbone resnet18 --strategy top-k --top-k 2\n"
+    "  finetune run --resume runs/RUN"
+)
+
+
+@recipe_options
+def run(
+    *,
+    settings: dict[str, Any],
+    overrides: dict[str, Any],
+    images: Annotated[str | None, typer.Argument(metavar="DATA", help="Short for --data DATA.")] = None,
+    recipe: RecipeOption = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run folder, new or empty.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a stopped run.")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="data|version|recipe", help="With --resume, let this have changed."),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Train a classifier on a folder of images."""
+    if images is not None:
+        set_once(settings, "data", images)
+    if resume is not None and (recipe or out):
+        raise RecipeError("--resume goes on in the run's own folder with its own recipe: no --recipe, no --out")
+    if allow and resume is None:
+        raise RecipeError("--allow goes with --resume: a new run has nothing to compare with")
+    from finetune.workflow.recipes import load_recipe
+    from finetune.workflow.run import resume as go_on
+    from finetune.workflow.run import run as train
+
+    with watching(is_quiet=json_) as on_event:
+        if resume is not None:
+            result = go_on(resume, allow=allow or (), overrides=overrides, on_event=on_event, **settings)
+        else:
+            base = load_recipe(recipe) if recipe else None
+            result = train(recipe=base, out=out, overrides=overrides, on_event=on_event, **settings)
+    if json_:
+        tables.print_json(result.to_json())
+    else:
+        tables.show_result(result)
