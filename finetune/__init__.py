@@ -32,12 +32,13 @@ from finetune.types import Event
 
 if TYPE_CHECKING:
     from finetune.data.sample import write_sample
+    from finetune.exports.formats import Export
     from finetune.runs.single import RunResult
     from finetune.workflow.check import Check, check
     from finetune.workflow.compare import Comparison, compare, resume_comparison
     from finetune.workflow.doctor import doctor
     from finetune.workflow.evaluate import Evaluation, evaluate
-    from finetune.workflow.export import Export, export
+    from finetune.workflow.export import export
     from finetune.workflow.plan import Plan, plan
     from finetune.workflow.predict import Classifier, Prediction, load
     from finetune.workflow.rank import Ranked, rank
@@ -90,7 +91,7 @@ _LATER = {
     "Classifier": "finetune.workflow.predict",
     "Comparison": "finetune.workflow.compare",
     "Evaluation": "finetune.workflow.evaluate",
-    "Export": "finetune.workflow.export",
+    "Export": "finetune.exports.formats",
     "Plan": "finetune.workflow.plan",
     "Prediction": "finetune.workflow.predict",
     "Ranked": "finetune.workflow.rank",

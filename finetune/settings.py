@@ -19,6 +19,8 @@ NoneWord = Literal["none"]
 
 StrategyName = Literal["auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch", "race"]
 STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
+Schedule = Literal["cosine", "constant"]
+ExportFormat = Literal["onnx", "timm"]
 
 DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"
 EMBEDDED = "embedded"  # the backbone whose weights lie in this package
@@ -198,7 +200,7 @@ class OptimSection(Section):
         "auto",
         description="Factor on the learning rate for every layer group further from the head. auto: by strategy.",
     )
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate after warm-up.")
+    schedule: Schedule = Field("cosine", description="Learning rate after warm-up.")
     warmup: Fraction = Field(0.1, description="Share of the steps of a phase in which the learning rate rises.")
     clip: Positive | NoneWord = Field(1.0, description="Largest norm of the gradient.")
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from finetune.cli import tables
-from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
+from finetune.cli.options import BatchOption, DeviceOption, JsonOption, RunArgument, with_interrupt
 from finetune.cli.screen import watching
 from finetune.types import to_json
-
-if TYPE_CHECKING:
-    pass
-from finetune.cli.options import RunArgument
 
 
 class SplitName(StrEnum):

@@ -4,40 +4,34 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
 from finetune.cli import tables
-from finetune.cli.options import JsonOption, with_interrupt
+from finetune.cli.options import JsonOption, RunArgument, with_interrupt
 from finetune.cli.terminal import escape
+from finetune.settings import ExportFormat
 from finetune.wording import counted
 
-if TYPE_CHECKING:
-    pass
-from finetune.cli.options import RunArgument
+FormatName = StrEnum("FormatName", {name: name for name in get_args(ExportFormat)})  # type: ignore[misc]
 
-
-class FormatName(StrEnum):
-    """The formats of export."""
-
-    onnx = "onnx"
-    timm = "timm"
+DEFAULT = FormatName("onnx")
 
 
 @with_interrupt
 def export(
     run: RunArgument,
     format: Annotated[
-        FormatName, typer.Option("--format", metavar="onnx|timm", help="A file, or timm's folder.")
-    ] = FormatName.onnx,
+        FormatName, typer.Option("--format", metavar="|".join(FormatName), help="A file, or timm's folder.")
+    ] = DEFAULT,
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Default: RUN/exports/.")] = None,
     json_: JsonOption = False,
 ) -> None:
     """Export a run's model, and prove the export equal to it."""
     from finetune.workflow.export import export as write
 
-    done = write(run, format=format.value, out=out)
+    done = write(run, format=cast(ExportFormat, format.value), out=out)
     if json_:
         tables.print_json({"path": str(done.path), "format": done.format, "parity": done.parity})
         return

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from finetune.workflow.evaluate import Evaluation
 
 MOST_CONFUSIONS = 5
-MEANING = "macro_f1: mean F1 of the classes; ece: how far confidence is from accuracy; in brackets: 95 % intervals"
 
 
 def out() -> Console:
@@ -76,7 +75,7 @@ def show_result(result: RunResult) -> None:
     ]
     console.print()
     console.print(table(["", *names], rows))
-    console.print(f"\n{MEANING}", style="dim")
+    console.print(f"\n{_meaning(names)}", style="dim")
     if result.num_epochs > 1 and "val" in result.metrics:  # else a refit is delivered
         is_last = result.delivered_epoch == result.num_epochs
         more = f"{TOLD_APART} more val images right"
@@ -108,7 +107,7 @@ def show_evaluation(found: Evaluation) -> None:
     console = out()
     rows = [(name, f"{v.value:.4f}", f"[{v.low:.3f}, {v.high:.3f}]") for name, v in found.metrics.items()]
     console.print(table([f"{found.split}, {counted(found.num_images, 'image')}", "value", "95 %"], rows))
-    console.print(f"\n{MEANING}", style="dim")
+    console.print(f"\n{_meaning(found.metrics)}", style="dim")
     if found.never_predicted:
         console.print(f"\n{escape(never_predicted_text(found.never_predicted, found.split))}")
     pairs = [
@@ -127,3 +126,11 @@ def show_evaluation(found: Evaluation) -> None:
                 words=["taken for"],
             )
         )
+
+
+def _meaning(names: Iterable[str]) -> str:
+    """Return what the names of metrics mean, but for the one that every reader knows."""
+    from finetune.evaluation.metrics import METRICS  # has torch, as whatever measured them
+
+    meant = [f"{name}: {METRICS[name].meaning}" for name in names if name in METRICS and name != "top1"]
+    return "; ".join((*meant, "in brackets: 95 % intervals"))

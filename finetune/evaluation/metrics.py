@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,29 +24,63 @@ def top1(logits: Tensor, targets: Tensor) -> float:
     return float((logits.argmax(dim=1) == targets).double().mean())
 
 
-def measure(logits: Tensor, targets: Tensor, *, units: Sequence[int] | None = None) -> dict[str, Interval]:
-    """Return the metrics of (N, K) logits; top5 only where there are more than five classes.
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What metrics are computed from: logits (N, K) of images, what follows from them, and resamples of the images."""
 
-    macro_f1 averages over the classes that occur. ece is the expected calibration error in 15 bins of equal
-    width; see `calibration` for its interval. Images of one unit (copies, a group) are drawn together.
-    Source of ece: Guo et al. 2017, arXiv:1706.04599.
-    """
-    num_classes = logits.shape[1]
+    logits: Tensor
+    guesses: NDArray[Any]  # (N,)
+    right: NDArray[Any]  # (N,)
+    units: Sequence[int] | None  # images of one unit (copies, a group) are drawn together
+    weights: Sequence[NDArray[Any]]  # each (N,): how often an image is drawn
+
+    @property
+    def num_classes(self) -> int:
+        return self.logits.shape[1]
+
+    @property
+    def hits(self) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = self.guesses == self.right
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric with its interval, what its name means to a reader, and the fewest classes it says anything of."""
+
+    of: Callable[[Judged], Interval]
+    meaning: str
+    fewest_classes: int = 1
+
+
+def measure(logits: Tensor, targets: Tensor, *, units: Sequence[int] | None = None) -> dict[str, Interval]:
+    """Return the metrics of (N, K) logits that say something of so many classes; intervals are 95 %."""
     guesses, right = logits.argmax(dim=1).numpy(), targets.numpy()
-    hits = guesses == right
-    found = {"top1": share(hits, units)}
-    if num_classes >= FEWEST_FOR_TOP5:
-        five = (logits.topk(5, dim=1).indices == targets[:, None]).any(dim=1).numpy()
-        found["top5"] = share(five, units)
-    weights = resampled(len(hits), units, draws=DRAWS, seed=0)
-    macro = macro_f1(guesses, right, num_classes, np.ones(len(hits)))
-    drawn = [macro_f1(guesses, right, num_classes, weight) for weight in weights]
+    weights = list(resampled(len(right), units, draws=DRAWS, seed=0))
+    judged = Judged(logits, guesses, right, units, weights)
+    return {name: metric.of(judged) for name, metric in METRICS.items() if judged.num_classes >= metric.fewest_classes}
+
+
+def _top1(judged: Judged) -> Interval:
+    return share(judged.hits, judged.units)
+
+
+def _top5(judged: Judged) -> Interval:
+    five = judged.logits.topk(5, dim=1).indices == torch.from_numpy(judged.right)[:, None]
+    return share(five.any(dim=1).numpy(), judged.units)
+
+
+def _macro_f1(judged: Judged) -> Interval:
+    """Average over the classes that occur."""
+    drawn = [macro_f1(judged.guesses, judged.right, judged.num_classes, weight) for weight in judged.weights]
+    value = macro_f1(judged.guesses, judged.right, judged.num_classes, np.ones(len(judged.right)))
     low, high = np.quantile(drawn, [0.025, 0.975])
-    confidence = logits.softmax(dim=1).amax(dim=1)
-    return found | {
-        "macro_f1": Interval(macro, float(min(low, macro)), float(max(high, macro))),
-        "ece": calibration(confidence, hits, weights),
-    }
+    return Interval(value, float(min(low, value)), float(max(high, value)))
+
+
+def _ece(judged: Judged) -> Interval:
+    """The expected calibration error in 15 bins of equal width. Source: Guo et al. 2017, arXiv:1706.04599."""
+    return calibration(judged.logits.softmax(dim=1).amax(dim=1), judged.hits, judged.weights)
 
 
 def macro_f1(guesses: NDArray[Any], right: NDArray[Any], num_classes: int, weight: NDArray[Any]) -> float:
@@ -83,3 +118,11 @@ def confusion(logits: Tensor, targets: Tensor) -> list[list[int]]:
     num_classes = logits.shape[1]
     flat = targets * num_classes + logits.argmax(dim=1)
     return torch.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes).tolist()
+
+
+METRICS = {
+    "top1": Metric(_top1, "share of images whose likeliest class is right"),
+    "top5": Metric(_top5, "share of images whose class is among the five likeliest", FEWEST_FOR_TOP5),
+    "macro_f1": Metric(_macro_f1, "mean F1 of the classes"),
+    "ece": Metric(_ece, "how far confidence is from accuracy"),
+}

@@ -52,7 +52,7 @@ def test_an_export_that_differs_is_an_error_and_leaves_no_file(
         write(model, *args, **more)
         head.weight.data -= 0.1
 
-    monkeypatch.setattr("finetune.workflow.export.write_onnx", write_another)
+    monkeypatch.setattr("finetune.exports.formats.write_onnx", write_another)
     with pytest.raises(finetune.ExportError, match="does not reproduce"):
         finetune.export(finished, out=tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []

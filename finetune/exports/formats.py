@@ -1,0 +1,124 @@
+"""The formats of export, in one table: each writes what it is and proves it equal to the model.
+
+To add one: a row here, its name in `settings.ExportFormat`, a line in docs/export.md. Letters: N images.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from finetune.backbone.classics import CLASSICS
+from finetune.backbone.staged import StagedClassifier
+from finetune.checkpoint.run_folder import write_json
+from finetune.checkpoint.saved import SavedRun
+from finetune.data.decode import read_rgb
+from finetune.device import in_fast_layout
+from finetune.errors import ExportError, ResourceError
+from finetune.exports.onnx import Parity, prove, write_onnx
+from finetune.types import to_json
+from finetune.whole import is_vacant, whole_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Where an export lies, and the proof that it equals the model."""
+
+    path: Path
+    format: str
+    parity: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Real images (N, 3, H, W) as evaluation sees them, and their files."""
+
+    images: Tensor
+    files: Sequence[Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format: what its file or folder is called in RUN/exports, and what writes and proves it there.
+
+    `write` raises ExportError where the model cannot be exported or the export differs, and leaves nothing then;
+    ResourceError where the place is taken or cannot be written.
+    """
+
+    name: str
+    write: Callable[[SavedRun, Path, Proof], Export]
+
+
+def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
+    if path.is_dir():
+        raise ResourceError(f"{path} is a folder", hint="Give a file name with --out, e.g. model.onnx.")
+    beside = path.with_name(f".{path.name}.new.onnx")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_onnx(saved.backbone.model, beside, classes=saved.classes, preprocessing=saved.backbone.preprocessing)
+        parity = prove(saved.backbone.model, beside, proof.images, proof.files)
+        if not parity.is_proven:
+            raise ExportError(
+                _failure(parity), hint="Please report this network; the checkpoint and model/ are untouched."
+            )
+        beside.replace(path)
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        for left in path.parent.glob(f"{beside.name}*"):
+            left.unlink()
+    facts = {**to_json(parity), "is_proven": True, "file": path.name}
+    write_json(path.with_name("parity.json"), facts)
+    return Export(path, "onnx", facts)
+
+
+def _timm_folder(saved: SavedRun, place: Path, proof: Proof) -> Export:
+    if isinstance(saved.backbone.model, StagedClassifier):
+        raise ExportError(
+            f"this model classifies at the inner layer group {saved.backbone.model.at}, which timm has no network for",
+            hint="Use --format onnx.",
+        )
+    name = saved.backbone.architecture.registered
+    if name in CLASSICS:
+        raise ExportError(
+            f"timm itself has no network {name}: its folder would load nowhere",
+            hint=f"Use --format onnx. In Python, timm loads {saved.folder.model} once this tool's networks are known:"
+            " import finetune.backbone.classics.",
+        )
+    if not is_vacant(place):
+        raise ResourceError(f"{place} exists already", hint="Give another place with --out, or remove it.")
+    with whole_folder(place) as beside:
+        shutil.copytree(saved.folder.model, beside, dirs_exist_ok=True)
+        difference = _difference_of_timm(saved, beside, proof)
+        if difference != 0:
+            raise ExportError(f"timm's model differs from ours by up to {difference:g}")
+    return Export(place, "timm", {"num_images": len(proof.files), "largest_difference": difference, "is_proven": True})
+
+
+def _difference_of_timm(saved: SavedRun, folder: Path, proof: Proof) -> float:
+    """Return how far the logits of timm's own model and transform lie from ours on real images."""
+    again = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True).eval()
+    in_fast_layout(again, proof.images.device)  # as ours is: else other kernels run, with other last bits
+    view = timm.data.create_transform(**timm.data.resolve_model_data_config(again, use_test_size=True))
+    value_range = saved.backbone.preprocessing.value_range
+    theirs = torch.stack([view(read_rgb(file, value_range=value_range)) for file in proof.files])  # (N, 3, H, W)
+    with torch.no_grad():
+        return float((again(theirs) - saved.backbone.model(proof.images)).abs().max())
+
+
+def _failure(parity: Parity) -> str:
+    return (
+        "the ONNX file does not reproduce the model: logits differ by up to"
+        f" {parity.largest_difference:.2e} at a largest logit of {parity.largest_logit:.2e}"
+        + ("" if parity.same_top1 else ", and the top class differs")
+    )
+
+
+FORMATS = {"onnx": Format("model.onnx", _onnx), "timm": Format("timm", _timm_folder)}

@@ -1,0 +1,25 @@
+"""What can be chosen stands in one table each; the names that a recipe or a flag takes are those of the table."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from finetune import settings
+from finetune.exports.formats import FORMATS
+from finetune.optim.schedules import SCHEDULES
+from finetune.strategy.strategies import STRATEGIES
+
+
+@pytest.mark.parametrize(
+    ("names", "table"),
+    [
+        (settings.StrategyName, {"auto", *STRATEGIES, "race"}),
+        (settings.Schedule, SCHEDULES),
+        (settings.ExportFormat, FORMATS),
+    ],
+    ids=["strategies", "schedules", "formats"],
+)
+def test_the_names_are_those_of_the_table(names: Any, table: Any) -> None:
+    assert set(get_args(names)) == set(table)
