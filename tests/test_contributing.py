@@ -1,0 +1,56 @@
+"""The lists of CONTRIBUTING.md are true: where a name is chosen, it stands in those files and in no other."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from finetune.evaluation.metrics import METRICS
+from finetune.exports.formats import FORMATS
+from finetune.optim.schedules import SCHEDULES
+from finetune.strategy.strategies import STRATEGIES
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+# Who may name one besides: the matrix and the race decide among strategies, a probe is what check and rank measure by.
+DECIDES = {"finetune/strategy/matrix.py", "finetune/strategy/race.py", "finetune/strategy/entrants.py"}
+PROBES = {"finetune/workflow/check.py", "finetune/workflow/rank.py", "finetune/prepare/resolve.py"}
+# The default of the command and of its function, and the package of that name.
+DEFAULTS = {"finetune/cli/export.py", "finetune/workflow/export.py", "finetune/environment.py"}
+
+
+def files_for(what: str) -> set[str]:
+    row = next(line for line in TEXT.splitlines() if line.startswith(f"| {what} |"))
+    return set(re.findall(r"`((?:finetune|recipes|docs)/[^`]+)`", row))
+
+
+def naming(names: set[str]) -> set[str]:
+    """Return the modules that have one of the names as a whole text."""
+    found = set()
+    for path in (ROOT / "finetune").rglob("*.py"):
+        texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        found |= {str(path.relative_to(ROOT))} if names & {text for text in texts if isinstance(text, str)} else set()
+    return found
+
+
+def test_every_file_of_the_lists_is_there() -> None:
+    named = set(re.findall(r"`((?:finetune|docs)/[^`]+)`", TEXT))
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("what", "names", "most", "besides"),
+    [
+        ("a strategy", {*STRATEGIES} - {"full", "scratch"}, 4, DECIDES | PROBES),
+        ("a learning-rate schedule", {*SCHEDULES} - {"constant"}, 3, set()),
+        ("a metric", {"top5", "macro_f1", "ece"}, 2, set()),
+        ("an export format", {"onnx"}, 3, DEFAULTS),
+    ],
+)
+def test_a_name_stands_where_the_list_says(what: str, names: set[str], most: int, besides: set[str]) -> None:
+    assert names <= {*STRATEGIES, *SCHEDULES, *METRICS, *FORMATS}
+    assert len(files_for(what)) <= most
+    assert naming(names) - files_for(what) - besides == set()
