@@ -9,6 +9,6 @@ from platformdirs import user_cache_path
 
 
 def cache_folder() -> Path:
-    """Yield the tool's cache folder; it may not exist yet."""
+    """Return the tool's cache folder; it may not exist yet."""
     chosen = os.environ.get("FINETUNE_CACHE")
     return Path(chosen).expanduser() if chosen else user_cache_path("finetune")

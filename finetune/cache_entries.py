@@ -55,7 +55,7 @@ class Entry:
         return bytes.fromhex(digest) in self.places
 
     def find(self, digest: str) -> Record | None:
-        """Yield where the row of an image lies."""
+        """Return where the row of an image lies."""
         place = self.places.get(bytes.fromhex(digest))
         return None if place is None else self.table[place]
 
@@ -147,7 +147,7 @@ class Entry:
         self.touch()
 
     def drop_damaged(self, digests: Iterable[str]) -> list[str]:
-        """Forget the rows among `digests` whose bytes do not match their checksum, and yield these."""
+        """Forget the rows among `digests` whose bytes do not match their checksum, and return these."""
         content = self.mapped()
         damaged = []
         for digest in dict.fromkeys(digests):
@@ -161,7 +161,7 @@ class Entry:
         return damaged
 
     def mapped(self) -> np.ndarray:
-        """Yield the bytes of all rows, one after the other, as a memory map."""
+        """Return the bytes of all rows, one after the other, as a memory map."""
         if not self.end:
             return np.empty(0, dtype=np.uint8)
         try:
@@ -187,7 +187,7 @@ class Entry:
 
 
 def checksum(row: np.ndarray, record: Record) -> int:
-    """Yield the checksum of a row's bytes and of its record (CRC-32: what damages a file, not who forges one)."""
+    """Return the checksum of a row's bytes and of its record (CRC-32: what damages a file, not who forges one)."""
     return crc32(np.ascontiguousarray(row).data, crc32(record.tobytes()[: -RECORD["sum"].itemsize]))
 
 
@@ -226,7 +226,7 @@ def _begin(place: Path, about: str) -> None:
 
 
 def find_entry(folder: Path, key: Mapping[str, Any]) -> Entry | None:
-    """Yield the entry of a key where there is one that can be read; none is begun."""
+    """Return the entry of a key where there is one that can be read; none is begun."""
     place = folder / entry_name(key)
     try:
         return Entry(place) if (place / ABOUT).is_file() else None
@@ -235,7 +235,7 @@ def find_entry(folder: Path, key: Mapping[str, Any]) -> Entry | None:
 
 
 def entry_name(key: Mapping[str, Any]) -> str:
-    """Yield the name of the folder in which the entry of a key lies."""
+    """Return the name of the folder in which the entry of a key lies."""
     return blake2b(_about(key).encode(), digest_size=16).hexdigest()
 
 
@@ -244,7 +244,7 @@ def _about(key: Mapping[str, Any]) -> str:
 
 
 def entries_folder(setting: str = "auto") -> Path:
-    """Yield where entries lie: `cache.folder`, else the platform's cache place."""
+    """Return where entries lie: `cache.folder`, else the platform's cache place."""
     return (cache_folder() if setting == "auto" else Path(setting).expanduser()) / "entries"
 
 
@@ -260,7 +260,7 @@ class EntryFacts:
 
 
 def list_entries(folder: Path) -> list[EntryFacts]:
-    """Yield the entries of a cache, the least recently used first."""
+    """Return the entries of a cache, the least recently used first."""
     found = []
     for about in folder.glob(f"[!.]*/{ABOUT}"):
         try:

@@ -12,10 +12,10 @@ FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 
 def guarded(name: str) -> str:
-    """Yield a name as a cell that is text to every spreadsheet."""
+    """Return a name as a cell that is text to every spreadsheet."""
     return f"'{name}" if name.startswith(FORMULA_SIGNS) else name
 
 
 def unguarded(cell: str) -> str:
-    """Yield the name that `guarded` made a cell of; files from before it was there are read as they are."""
+    """Return the name that `guarded` made a cell of; files from before it was there are read as they are."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_SIGNS) else cell

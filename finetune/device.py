@@ -28,7 +28,7 @@ MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def resolve_device(name: str) -> torch.device:
-    """Yield the device of a name; "auto" is cuda, else mps, else cpu.
+    """Return the device of a name; "auto" is cuda, else mps, else cpu.
 
     Raises:
         ResourceError: this machine does not have it.
@@ -46,7 +46,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Yield the arithmetic of the forward pass; "auto" is bfloat16 on a GPU whose units compute in it, else float32.
+    """Return the arithmetic of the forward pass; "auto" is bfloat16 on a GPU whose units compute in it, else float32.
 
     GPUs before Ampere (V100, T4) emulate bfloat16, many times slower than they compute in float32.
     """
@@ -116,7 +116,7 @@ def _left_in(group: Path, names: tuple[str, str, str]) -> int | None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Yield how many bytes this process may still take on a device."""
+    """Return how many bytes this process may still take on a device."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()
 
 

@@ -22,7 +22,7 @@ PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """Yield the environment as it stands in environment.json."""
+    """Return the environment as it stands in environment.json."""
     return {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -35,7 +35,7 @@ def describe() -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """Yield the versions of what the tool stands on; "-" for what is not installed."""
+    """Return the versions of what the tool stands on; "-" for what is not installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -46,7 +46,7 @@ def packages() -> dict[str, str]:
 
 
 def devices() -> dict[str, str]:
-    """Yield the devices that torch can use, by name."""
+    """Return the devices that torch can use, by name."""
     found = {"cpu": f"{counted(os.cpu_count() or 1, 'core')}, {counted(torch.get_num_threads(), 'thread')}"}
     for index in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(index).total_memory / 2**30
@@ -57,7 +57,7 @@ def devices() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Yield the commit of the tool's own checkout, where it runs from one."""
+    """Return the commit of the tool's own checkout, where it runs from one."""
     home = Path(__file__).resolve().parents[1]
     if not (home / ".git").exists():
         return None

@@ -96,11 +96,11 @@ class Interrupted(FinetuneError):
 
 
 def printable(text: str) -> str:
-    """Yield a text with what a terminal would obey, or cannot show, as escapes: names of files may hold anything."""
+    """Return a text with what a terminal would obey, or cannot show, as escapes: names of files may hold anything."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def did_you_mean(word: str, choices: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """Yield " Did you mean 'x' or 'y'?" for the names nearest to `word`, or nothing."""
+    """Return " Did you mean 'x' or 'y'?" for the names nearest to `word`, or nothing."""
     near = get_close_matches(word, list(choices), n=3, cutoff=cutoff)
     return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""

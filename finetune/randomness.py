@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 
 def derive(seed: int, *place: object) -> int:
-    """Yield a 63-bit seed for one place, e.g. `derive(0, "order", phase, epoch)`."""
+    """Return a 63-bit seed for one place, e.g. `derive(0, "order", phase, epoch)`."""
     text = repr((seed, *place)).encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1
 

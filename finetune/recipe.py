@@ -52,12 +52,12 @@ PATTERNS = {TIME: "must be a time such as 90s, 20m or 1h30m"}
 
 
 def fields() -> dict[str, FieldInfo]:
-    """Yield every key of the recipe as "section.key" with its field."""
+    """Return every key of the recipe as "section.key" with its field."""
     return {f"{name}.{key}": info for name, section in SECTIONS.items() for key, info in section.model_fields.items()}
 
 
 def loads(text: str, *, source: str) -> Recipe:
-    """Yield the recipe of a TOML text; `source` names it in errors.
+    """Return the recipe of a TOML text; `source` names it in errors.
 
     Raises:
         RecipeError: as `load`.
@@ -66,7 +66,7 @@ def loads(text: str, *, source: str) -> Recipe:
 
 
 def load(path: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Yield the recipe of a TOML file (or the defaults) with overrides by dotted key.
+    """Return the recipe of a TOML file (or the defaults) with overrides by dotted key.
 
     Raises:
         RecipeError: the file cannot be read, or holds unknown keys or values that are not allowed;
@@ -77,7 +77,7 @@ def load(path: str | Path | None = None, *, overrides: Mapping[str, Any] | None 
 
 
 def update(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """Yield a copy of a recipe with some dotted keys changed.
+    """Return a copy of a recipe with some dotted keys changed.
 
     Raises:
         RecipeError: as `load`.
@@ -86,7 +86,7 @@ def update(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 
 def parse_set(text: str) -> tuple[str, Any]:
-    """Yield the key and value of one `--set section.key=value`; the value is TOML, else a string.
+    """Return the key and value of one `--set section.key=value`; the value is TOML, else a string.
 
     Raises:
         RecipeError: there is no "=".
@@ -102,7 +102,7 @@ def parse_set(text: str) -> tuple[str, Any]:
 
 
 def parse_flag(flag: str, text: str) -> Any:
-    """Yield the value of a flag: a number where its key takes numbers, else the text as it is."""
+    """Return the value of a flag: a number where its key takes numbers, else the text as it is."""
     annotation = str(fields()[ALIASES[flag]].annotation)
     if "int" not in annotation and "float" not in annotation:
         return text
@@ -113,7 +113,7 @@ def parse_flag(flag: str, text: str) -> Any:
 
 
 def dump(recipe: Recipe, *, header: str = "", describe: bool = False) -> str:
-    """Yield a recipe as TOML, with the help of every key as a comment when `describe` is set."""
+    """Return a recipe as TOML, with the help of every key as a comment when `describe` is set."""
     document = tomlkit.document()
     for line in header.splitlines():
         document.add(tomlkit.comment(line))
@@ -131,7 +131,7 @@ def dump(recipe: Recipe, *, header: str = "", describe: bool = False) -> str:
 
 
 def describe_type(info: FieldInfo) -> str:
-    """Yield in words what a key takes, e.g. "number or 'auto'"."""
+    """Return in words what a key takes, e.g. "number or 'auto'"."""
     return _describe(info.annotation)
 
 

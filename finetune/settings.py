@@ -53,7 +53,7 @@ Assumption = Literal[
 
 
 def _size_first(words: Any) -> Any:
-    """Yield what is assumed with the size before the similarity, however it was written."""
+    """Return what is assumed with the size before the similarity, however it was written."""
     if not isinstance(words, str):
         return words
     return ",".join(sorted((word.strip() for word in words.split(",")), key=lambda word: word not in ("few", "many")))
@@ -212,7 +212,7 @@ class LossSection(Section):
 class AugmentSection(Section):
     level: Literal["none", "basic"] = Field("basic", description="none: the plain view; basic: the pieces below.")
     min_crop: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
-        0.35, description="Smallest share of the picture that a random crop shows."
+        0.35, description="Smallest share of the image that a random crop shows."
     )
     horizontal_flip: Share = Field(0.5, description="Probability of a left-right flip.")
     vertical_flip: Share = Field(0.0, description="Probability of an upside-down flip.")
@@ -232,7 +232,7 @@ class CacheSection(Section):
         "float32", description="What is kept of a value; less than float32 halves the cache and is not exact."
     )
     pixels: Literal["auto", "none"] = Field(
-        "auto", description="Keep decoded, resized pictures, so that each file is decoded once. auto: where they fit."
+        "auto", description="Keep decoded, resized images, so that each file is decoded once. auto: where they fit."
     )
     folder: str | Auto = Field(
         "auto", description="Where it lies. auto: the platform's cache place, or FINETUNE_CACHE."

@@ -16,7 +16,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a picture shows: one class, by its index in the manifest's class list."""
+    """What an image shows: one class, by its index in the manifest's class list."""
 
     index: int
 
@@ -55,11 +55,11 @@ class Manifest:
     value_range: tuple[float, float] | None = None
 
     def split(self, name: Split) -> tuple[Sample, ...]:
-        """Yield the samples of one split, in the order of the manifest."""
+        """Return the samples of one split, in the order of the manifest."""
         return tuple(sample for sample in self.samples if sample.split == name)
 
     def counts(self, split: Split | None = None) -> dict[str, int]:
-        """Yield the number of images of every class, by name."""
+        """Return the number of images of every class, by name."""
         counts = dict.fromkeys(self.classes, 0)
         for sample in self.samples:
             if split is None or sample.split == split:
@@ -72,10 +72,10 @@ LONGEST = 16  # times its shorter side is what is kept of a strip: made larger, 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What turns a picture into the backbone's input; the same in training, evaluation and prediction.
+    """What turns an image into the backbone's input; the same in training, evaluation and prediction.
 
     `image_size` is (height, width) in pixels, `mean` and `std` are for values between 0 and 1,
-    `crop_pct` is the share of the resized picture that the central crop shows. `value_range` is what is black
+    `crop_pct` is the share of the resized image that the central crop shows. `value_range` is what is black
     and what is white in images deeper than 8 bits.
     """
 
@@ -229,7 +229,7 @@ class Evidence:
     shift: Interval | None = None
     shifts: dict[str, float] = field(default_factory=dict)
     confidence: Confidence | None = None
-    short_side: float | None = None  # of the pictures, the median, in pixels
+    short_side: float | None = None  # of the images, the median, in pixels
     grey_share: float | None = None
 
     @property
@@ -287,5 +287,5 @@ def ignore(event: Event) -> None:
 
 
 def to_json(record: Any) -> Any:
-    """Yield a record as plain dicts, lists and numbers."""
+    """Return a record as plain dicts, lists and numbers."""
     return asdict(record)

@@ -30,7 +30,7 @@ def _own_cache_and_no_hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> MakeImages:
-    """A function that writes a labelled folder of noise, JPEG and PNG in turn, no two pictures alike."""
+    """A function that writes a labelled folder of noise, JPEG and PNG in turn, no two images alike."""
 
     def write(
         folder: str | Path = "images", *, classes: str = "ant bee", per_class: int = 6, side: int = 40, seed: int = 0

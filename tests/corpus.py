@@ -3,7 +3,7 @@
     expected = write_corpus(folder)
 
 Every file is USED (it counts as an image), LISTED (in problems.csv, with its reason), IGNORED (it is no
-image by its name, and nothing is said) or EITHER (damaged at random: a picture or a line in problems.csv, as
+image by its name, and nothing is said) or EITHER (damaged at random: an image or a line in problems.csv, as
 the decoder finds, but nothing else).
 """
 
@@ -127,7 +127,7 @@ def zipped() -> bytes:
 
 
 def under_other_names() -> Iterator[Odd]:
-    """What a file is, its first bytes tell, not its name; what follows a picture is not looked at."""
+    """What a file is, its first bytes tell, not its name; what follows an image is not looked at."""
     yield of_bytes("a-png.jpg", encoded(noise(seed=2), "PNG"), USED)
     yield of_bytes("a-jpeg.png", encoded(noise(seed=3), "JPEG"), USED)
     yield of_bytes("a-webp.gif", encoded(noise(seed=4), "WEBP"), USED)
@@ -157,7 +157,7 @@ def large() -> Iterator[Odd]:
     yield of_bytes("bomb.tif", with_tiff_size(encoded(noise(), "TIFF"), 50_000, 50_000), LISTED, TOO_MANY)
     yield of_bytes("says-more.png", png_bomb(4000, 4000), LISTED, DAMAGED)
     yield of_bytes("text-bomb.png", png_text_bomb(), LISTED, DAMAGED)
-    yield Odd("hole.jpg", lambda path: sparse(path, 2**31), LISTED, "2.0 GiB is no picture")
+    yield Odd("hole.jpg", lambda path: sparse(path, 2**31), LISTED, "2.0 GiB is no image")
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -174,7 +174,7 @@ def png_bomb(width: int, height: int) -> bytes:
 
 
 def png_text_bomb() -> bytes:
-    """A small picture beside 100 MB of text, in 100 KB."""
+    """A small image beside 100 MB of text, in 100 KB."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 2, 0, 0, 0))
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
     return png(header, text, chunk(b"IDAT", zlib.compress(bytes(4 * 13))))
@@ -294,7 +294,7 @@ def odd_names() -> Iterator[Odd]:
         bare = name.replace("/", "∕")
         yield of_bytes(bare, encoded(noise(seed=200 + number), "JPEG"), USED)
         short = f"{bare[:100]}.bad.jpg" if len(os.fsencode(bare)) < 200 else f"{bare[:243]}.bad.jpg"
-        yield of_bytes(short, b"no picture", LISTED, NO_IMAGE)
+        yield of_bytes(short, b"no image", LISTED, NO_IMAGE)
 
 
 def no_files() -> Iterator[Odd]:

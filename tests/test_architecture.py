@@ -125,3 +125,13 @@ def test_a_function_of_the_public_api_is_not_hidden_by_a_room() -> None:
     code = f"import finetune, finetune.runs.single, finetune.workflow.export; print({every})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"
+
+
+def test_a_docstring_says_yield_of_generators_alone() -> None:
+    wrong = []
+    for module in MODULES:
+        for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+            if isinstance(node, ast.FunctionDef) and (ast.get_docstring(node) or "").startswith("Yield"):
+                returns = ast.unparse(node.returns) if node.returns else ""
+                wrong += [] if returns.startswith(("Iterator", "Generator")) else [f"{module}: {node.name}"]
+    assert wrong == []

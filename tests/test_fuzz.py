@@ -389,7 +389,7 @@ def test_cached_features_are_right_or_computed_again(entry: Entry, name: str, ex
 
 
 def test_any_bit_of_the_index_may_flip(entry: Entry) -> None:
-    """A picture or a row of features is right or counts as lost, and what is added lies in step with the rest."""
+    """An image or a row of features is right or counts as lost, and what is added lies in step with the rest."""
     index, num_lost = entry.index_file.read_bytes(), 0
     entry.rows_file.write_bytes(entry.rows_file.read_bytes() + bytes(1000))  # as a killed process leaves it
     for place in range(8 * len(index)):

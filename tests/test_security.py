@@ -194,7 +194,7 @@ def test_a_recipe_is_data(tmp_path: Path) -> None:
 
 
 def test_a_table_may_name_files_outside_of_its_folder_and_says_so(tmp_path: Path) -> None:
-    """They are read as pictures and nothing else; what is written goes to the run folder alone."""
+    """They are read as images and nothing else; what is written goes to the run folder alone."""
     (tmp_path / "table").mkdir()
     for name in ("out.png", "table/in.png", "table/..x.png"):
         (tmp_path / name).write_bytes(b"")

@@ -2,7 +2,7 @@
 
     python tools/demo.py [FOLDER]
 
-Works with no network and no data at hand: the pictures are drawn, the pretrained backbone lies in the package.
+Works with no network and no data at hand: the images are drawn, the pretrained backbone lies in the package.
 """
 
 from __future__ import annotations
@@ -33,11 +33,9 @@ def main(place: Path) -> None:
     place.mkdir(parents=True)
     imgs, run = place / "imgs", place / "run"
     network = ("--backbone", "embedded")
-    console.print(
-        "No model hub and no data needed: the pictures are drawn, the pretrained backbone lies in the package."
-    )
+    console.print("No model hub and no data needed: the images are drawn, the pretrained backbone lies in the package.")
     seconds = [
-        ("drawn pictures", imgs, step("sample", imgs)),
+        ("drawn images", imgs, step("sample", imgs)),
         ("evidence and freeze plan", "(above)", step("plan", "--data", imgs, *network)),
         ("run folder", run, step("run", "--data", imgs, *network, "--strategy", "top-k", "--top-k", 2, "--test", 0.2,
                                  "--out", run)),

@@ -102,7 +102,7 @@ def input_size(model: torch.nn.Module) -> tuple[int, int, int]:
 
 
 def compute(model: torch.nn.Module, size: tuple[int, int, int], problems: list[str]) -> float | None:
-    """Yield the billions of multiply-adds of one picture: convolutions, matrix products, attention."""
+    """Yield the billions of multiply-adds of one image: convolutions, matrix products, attention."""
     try:
         with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, *size))
@@ -197,7 +197,7 @@ def write_table(file: str, about: dict[str, str], columns: Iterable[str], rows: 
 
 
 def side(size: list[int]) -> str:
-    """Yield a picture's size as its side, or as HxW where it is no square."""
+    """Yield an image's size as its side, or as HxW where it is no square."""
     height, width = size
     return str(height) if height == width else f"{height}x{width}"
 

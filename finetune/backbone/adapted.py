@@ -14,7 +14,7 @@ def with_range(backbone: Backbone, value_range: tuple[float, float] | None) -> B
 
 
 def cut_at(backbone: Backbone, at: str) -> Backbone:
-    """Yield the backbone up to a layer group, with a linear head there."""
+    """Return the backbone up to a layer group, with a linear head there."""
     num_classes: int = backbone.model.num_classes  # type: ignore[assignment]
     size = backbone.preprocessing.image_size
     staged = StagedClassifier(backbone.model, backbone.groups, at=at, num_classes=num_classes, image_size=size)

@@ -55,7 +55,7 @@ class Network:
     """One architecture as it is built by default: its size, its input (H, W), its layer groups, its weights.
 
     `num_parameters` counts the head that comes with it, too (`num_head_parameters`; one for ImageNet-12k
-    or 21k as one for 1k); `gmacs` are billions of multiply-adds for one picture.
+    or 21k as one for 1k); `gmacs` are billions of multiply-adds for one image.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Entry:
 
 @cache
 def networks() -> dict[str, Network]:
-    """Yield every network of the tables by name, those aside that the installed timm does not have."""
+    """Return every network of the tables by name, those aside that the installed timm does not have."""
     weights: dict[str, list[Weights]] = {}
     for row in _rows("weights.csv"):
         weights.setdefault(row["name"], []).append(
@@ -151,7 +151,7 @@ def entries() -> Iterator[Entry]:
 
 
 def find(name: str) -> Entry | None:
-    """Yield the entry of a name, with or without a tag; None where there is none."""
+    """Return the entry of a name, with or without a tag; None where there is none."""
     name = EMBEDDED_FULL if name == EMBEDDED else name
     bare, _, tag = name.partition(".")
     network = networks().get(bare)
@@ -161,7 +161,7 @@ def find(name: str) -> Entry | None:
 
 
 def search(pattern: str = "", *, keep: Callable[[Entry], bool] = lambda entry: True) -> list[Entry]:
-    """Yield what a pattern finds (a glob, or a part of the name) and `keep` keeps, one entry a network.
+    """Return what a pattern finds (a glob, or a part of the name) and `keep` keeps, one entry a network.
 
     That is the default weights, or, where those do not match or are not kept, the first that do. A
     pattern with a dot is about weights: every set that matches is an entry.
@@ -183,7 +183,7 @@ def matching(pattern: str) -> Iterator[Entry]:
 
 
 def ordered(found: Iterable[Entry], by: Sort) -> list[Entry]:
-    """Yield entries in order: the most accurate first, else the smallest; what is not known comes last."""
+    """Return entries in order: the most accurate first, else the smallest; what is not known comes last."""
     keys: dict[Sort, Callable[[Entry], float | None]] = {
         "top1": lambda entry: None if entry.top1 is None else -entry.top1,
         "gmacs": lambda entry: entry.gmacs,
@@ -196,7 +196,7 @@ def ordered(found: Iterable[Entry], by: Sort) -> list[Entry]:
 
 
 def front(found: Iterable[Entry]) -> list[Entry]:
-    """Yield the entries that no other beats: none that computes less or as much is as accurate. Cheapest first."""
+    """Return the entries that no other beats: none that computes less or as much is as accurate. Cheapest first."""
     known = [(entry.gmacs, -entry.top1, entry) for entry in found if entry.gmacs is not None and entry.top1 is not None]
     best: list[Entry] = []
     for _, _, entry in sorted(known, key=lambda one: (one[0], one[1], one[2].full_name)):
@@ -206,17 +206,17 @@ def front(found: Iterable[Entry]) -> list[Entry]:
 
 
 def families() -> list[str]:
-    """Yield the families (the module that builds a network), in order."""
+    """Return the families (the module that builds a network), in order."""
     return sorted({network.family for network in networks().values()})
 
 
 def licences() -> list[str]:
-    """Yield every licence of some weights, in order."""
+    """Return every licence of some weights, in order."""
     return sorted({entry.licence for entry in entries() if entry.licence})
 
 
 def nearest(name: str, others: Iterable[str] = ()) -> str:
-    """Yield " Did you mean ...?" for an unknown name: near networks, or near weights of a known network."""
+    """Return " Did you mean ...?" for an unknown name: near networks, or near weights of a known network."""
     bare, dot, _ = name.partition(".")
     if dot and bare in networks():
         names = [f"{bare}.{weights.tag}" for weights in networks()[bare].weights]
@@ -227,12 +227,12 @@ def nearest(name: str, others: Iterable[str] = ()) -> str:
 
 
 def sources() -> dict[str, str]:
-    """Yield where the facts come from: of the networks, and of the top-1 figures."""
+    """Return where the facts come from: of the networks, and of the top-1 figures."""
     return {"networks": _about("networks.csv")["source"], "top1": _about("weights.csv")["source"]}
 
 
 def fold(names: Sequence[str]) -> str:
-    """Yield names as one short text: `stem blocks.0..11 head`."""
+    """Return names as one short text: `stem blocks.0..11 head`."""
     words: list[str] = []
     at = 0
     while at < len(names):
@@ -243,7 +243,7 @@ def fold(names: Sequence[str]) -> str:
 
 
 def unfold(text: str) -> tuple[str, ...]:
-    """Yield the names of a text of `fold`."""
+    """Return the names of a text of `fold`."""
     names: list[str] = []
     for word in text.split():
         first, dots, last = word.partition("..")
@@ -271,7 +271,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _is_installed() -> Callable[[str, str], bool]:
-    """Yield a test for a network's name and origin: does the installed timm have it?
+    """Return a test for a network's name and origin: does the installed timm have it?
 
     With the timm that the tables were made with there is nothing to look up. Another one is not
     imported, which takes seconds: its registered names are read from its source.
@@ -288,7 +288,7 @@ def _is_installed() -> Callable[[str, str], bool]:
 
 
 def registered(folder: Path) -> frozenset[str]:
-    """Yield the names of the networks that a folder of source registers with timm."""
+    """Return the names of the networks that a folder of source registers with timm."""
     return frozenset(name for file in folder.glob("*.py") for name in REGISTERED.findall(file.read_text("utf-8")))
 
 

@@ -43,7 +43,7 @@ def is_folder(path: Path) -> bool:
 
 
 def read_config(folder: Path) -> FolderConfig:
-    """Yield what the config.json of a timm folder says.
+    """Return what the config.json of a timm folder says.
 
     Raises:
         BackboneError: there is none, it is not JSON, it names no architecture, or what it names is of no use.
@@ -79,7 +79,7 @@ def _range(pair: Any) -> tuple[float, float] | None:
 
 
 def checked_args(model_args: dict[str, Any]) -> dict[str, Any]:
-    """Yield arguments for `timm.create_model` as they are.
+    """Return arguments for `timm.create_model` as they are.
 
     Raises:
         BackboneError: one of them makes timm read a file, which older versions of it unpickle.
@@ -142,5 +142,5 @@ def write(
 
 
 def plain_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Yield the tensors of a model's state so that they share no memory, as safetensors wants them."""
+    """Return the tensors of a model's state so that they share no memory, as safetensors wants them."""
     return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}

@@ -57,7 +57,7 @@ def freezing(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -
 
 
 def modules_by_group(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, str | None]:
-    """Yield for every module the layer group it stands in, or None where it spans several.
+    """Return for every module the layer group it stands in, or None where it spans several.
 
     A module without parameters (dropout, stochastic depth) stands in the group of what comes next
     beside it, else of what came before.
@@ -91,7 +91,7 @@ def modules_by_group(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str
 
 
 def group_state(model: nn.Module, groups: Sequence[LayerGroup], names: Sequence[str]) -> list[str]:
-    """Yield the state-dict keys, parameters and buffers, that belong to some layer groups."""
+    """Return the state-dict keys, parameters and buffers, that belong to some layer groups."""
     wanted = set(names)
     keys = [key for group in groups if group.name in wanted for key in group.parameters]
     places = modules_by_group(model, groups)
@@ -108,7 +108,7 @@ def reinitialise(model: nn.Module, fresh: nn.Module, groups: Sequence[LayerGroup
 
 
 def still_modules(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -> list[nn.Module]:
-    """Yield the modules that stand in eval mode under a freeze plan."""
+    """Return the modules that stand in eval mode under a freeze plan."""
     places = modules_by_group(model, groups)
     still = []
     for path, module in model.named_modules():

@@ -18,7 +18,7 @@ from finetune.types import LayerGroup
 
 
 def layer_groups(model: nn.Module) -> tuple[LayerGroup, ...]:
-    """Yield the layer groups of a network in order, the head last.
+    """Return the layer groups of a network in order, the head last.
 
     Names can be typed: `stem`, then the path of the stage or block (`layer3`, `blocks.7`,
     `stages.2`), then `head`. A parameter that two modules share counts once. A normalisation layer
@@ -37,14 +37,14 @@ def layer_groups(model: nn.Module) -> tuple[LayerGroup, ...]:
 
 
 def head_modules(model: nn.Module) -> tuple[nn.Module, ...]:
-    """Yield the classifier, and its twins: the one of distillation, VOLO's on the patch tokens."""
+    """Return the classifier, and its twins: the one of distillation, VOLO's on the patch tokens."""
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else ()  # type: ignore[operator]
     found = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
     return tuple(module for module in (*found, getattr(model, "aux_head", None)) if isinstance(module, nn.Module))
 
 
 def head_parameters(model: nn.Module) -> tuple[str, ...]:
-    """Yield the names of the parameters of the head."""
+    """Return the names of the parameters of the head."""
     owned = {id(parameter) for module in head_modules(model) for parameter in module.parameters()}
     return tuple(name for name, parameter in model.named_parameters() if id(parameter) in owned)
 

@@ -91,12 +91,12 @@ class LayerTable:
             previous = row
 
     def activation_bytes(self, *, value_size: int = 4) -> int:
-        """Yield the memory of `num_activations`: forward, one image."""
+        """Return the memory of `num_activations`: forward, one image."""
         return self.num_activations * value_size
 
 
 def layer_table(model: nn.Module, *, image_size: tuple[int, int]) -> LayerTable:
-    """Yield the layers of a network for one three-channel image of (H, W), leaving it untouched.
+    """Return the layers of a network for one three-channel image of (H, W), leaving it untouched.
 
     A copy without values runs on the meta device; a network that needs values runs on the CPU.
 
@@ -125,7 +125,7 @@ def _copy_without_values(model: nn.Module) -> nn.Module:
 
 
 def _run(model: nn.Module, input_shape: Sequence[int], *, device: str) -> dict[str, LayerRow]:
-    """Run a copy, and yield the rows of its layers, their parameters not yet counted."""
+    """Run a copy, and return the rows of its layers, their parameters not yet counted."""
     rows: dict[str, LayerRow] = {}
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     image = torch.zeros(1, *input_shape, dtype=dtype, device=device)
@@ -158,7 +158,7 @@ def _run(model: nn.Module, input_shape: Sequence[int], *, device: str) -> dict[s
 
 
 def _layers(module: nn.Module, name: str = "") -> dict[nn.Module, str]:
-    """Yield the name of every layer: a module without children, or that counts as one with them."""
+    """Return the name of every layer: a module without children, or that counts as one with them."""
     below = list(module.modules())[1:]
     own = bool(module._parameters or module._buffers)  # timm's norms hold their activation
     is_norm = own and all(_kind(child) in ("activation", "dropout", "identity") for child in below)
@@ -172,7 +172,7 @@ def _layers(module: nn.Module, name: str = "") -> dict[nn.Module, str]:
 
 
 def _kind(module: nn.Module) -> str:
-    """Yield the kind from the class name, or in torch and timm's layers from the file name."""
+    """Return the kind from the class name, or in torch and timm's layers from the file name."""
     for base in type(module).__mro__:
         is_library = base.__module__.startswith(("torch.nn.modules.", "timm.layers."))
         file = base.__module__.rpartition(".")[2] if is_library else ""
@@ -235,7 +235,7 @@ class _FieldTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _after(func: Any, call: dict[str, Any], fields: list[_Field], ndim: int) -> _Field | None:
-    """Yield the field of what an operation puts out, from the union of the fields it takes."""
+    """Return the field of what an operation puts out, from the union of the fields it takes."""
     name = func._schema.name.removeprefix("aten::").rstrip("_")
     is_pointwise = torch.Tag.pointwise in func.tags
     if len({(field.jump, field.dim) for field in fields}) > 1:
@@ -261,7 +261,7 @@ def _after(func: Any, call: dict[str, Any], fields: list[_Field], ndim: int) -> 
 
 
 def _slide(field: _Field, call: dict[str, Any]) -> _Field:
-    """Yield the field after the window of a convolution or a pool slides along H."""
+    """Return the field after the window of a convolution or a pool slides along H."""
     first = {key: v[0] if type(v) is list and v else v for key, v in call.items()}
     kernel = call["weight"].shape[-2] if "weight" in call else first["kernel_size"]
     stride = first["stride"] or kernel  # a pool's empty stride stands for its kernel

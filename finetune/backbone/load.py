@@ -91,7 +91,7 @@ def architecture(
     pretrained: bool = True,
     model_args: dict[str, Any] | None = None,
 ) -> Architecture:
-    """Yield the architecture of "embedded", a timm name, `local-dir:FOLDER`, `hf-hub:NAME` or a weights folder.
+    """Return the architecture of "embedded", a timm name, `local-dir:FOLDER`, `hf-hub:NAME` or a weights folder.
 
     A folder's config.json is obeyed: architecture, model arguments and data config. `name` may be
     "auto" then; without weights, "auto" is what `automatic.chosen` finds.
@@ -168,7 +168,7 @@ def skeleton(of: Architecture, *, num_classes: int | None, image_size: int | Non
 
 
 def check_image_size(model: nn.Module, size: tuple[int, int], label: str) -> None:
-    """Run one empty picture through a network, to see that it takes pictures of this size.
+    """Run one empty image through a network, to see that it takes images of this size.
 
     Raises:
         BackboneError: it does not, or its patches would leave pixels out.
@@ -186,7 +186,7 @@ def check_image_size(model: nn.Module, size: tuple[int, int], label: str) -> Non
             model(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
     except NETWORK_ERRORS as error:
         raise BackboneError(
-            f"{label} does not take pictures of {size[0]} pixels: {first_line(error)}",
+            f"{label} does not take images of {size[0]} pixels: {first_line(error)}",
             hint="Leave --image-size out for the size it was trained with, or take a larger one.",
         ) from error
 
@@ -206,7 +206,7 @@ def _of_folder(name: str, folder: Path, pretrained: bool, model_args: dict[str, 
 
 
 def _linear_classifier(model: nn.Module) -> nn.Linear | None:
-    """Yield the classifier of a network, where it is one linear layer."""
+    """Return the classifier of a network, where it is one linear layer."""
     heads = head_modules(model) if getattr(model, "num_classes", 0) else []
     return heads[0] if len(heads) == 1 and isinstance(heads[0], nn.Linear) else None
 

@@ -24,12 +24,12 @@ SHORTLIST = (
 
 
 def on_this_machine() -> tuple[str, ...]:
-    """Yield the names of the short list whose weights need no network."""
+    """Return the names of the short list whose weights need no network."""
     return tuple(name for name in SHORTLIST if (entry := find(name)) and place_of(entry.weights))
 
 
 def standing(name: str) -> float | None:
-    """Yield the place of a timm name among backbones in general, the strongest highest; None: not known."""
+    """Return the place of a timm name among backbones in general, the strongest highest; None: not known."""
     entry = find(name)
     full = entry.full_name if entry and name not in SHORTLIST else name
     return float(SHORTLIST.index(full)) if full in SHORTLIST else None

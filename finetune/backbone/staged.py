@@ -38,7 +38,7 @@ class StagedClassifier(nn.Module):
         self.head = nn.Linear(sum(self.widths), num_classes, device=next(model.parameters()).device)
 
     def features(self, images: Tensor) -> Tensor:  # (B, 3, H, W)
-        """Yield the pooled features of the layer groups, (B, D)."""
+        """Return the pooled features of the layer groups, (B, D)."""
         found = self.trunk(images)
         return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
@@ -50,7 +50,7 @@ class StagedClassifier(nn.Module):
         return self.head
 
     def layer_groups(self, groups: Sequence[LayerGroup]) -> tuple[LayerGroup, ...]:
-        """Yield the layer groups that this classifier holds, under its own parameter names."""
+        """Return the layer groups that this classifier holds, under its own parameter names."""
         own = dict(self.named_parameters())
         kept = []
         for group in groups:
@@ -63,7 +63,7 @@ class StagedClassifier(nn.Module):
 
 
 def stages(at: str, groups: Sequence[LayerGroup]) -> list[str]:
-    """Yield the layer groups that "NAME", "NAME+NAME" or "all" stands for, in the order of the network.
+    """Return the layer groups that "NAME", "NAME+NAME" or "all" stands for, in the order of the network.
 
     Raises:
         RecipeError: there is no such layer group.
@@ -80,7 +80,7 @@ def stages(at: str, groups: Sequence[LayerGroup]) -> list[str]:
 
 
 def check_stage(at: str, groups: Sequence[LayerGroup]) -> str:
-    """Yield `at` with the names of its layer groups in order.
+    """Return `at` with the names of its layer groups in order.
 
     Raises:
         RecipeError: there is no such layer group.

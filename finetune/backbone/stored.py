@@ -18,7 +18,7 @@ SUFFIXES = frozenset({".safetensors", ".bin", ".pth", ".npz"})
 
 
 def place_of(weights: Weights | None) -> Path | None:
-    """Yield where some weights lie on this machine; None where they would have to be fetched."""
+    """Return where some weights lie on this machine; None where they would have to be fetched."""
     if weights is None:
         return None
     if weights.hub == PACKAGE:
@@ -30,14 +30,14 @@ def place_of(weights: Weights | None) -> Path | None:
 
 
 def torch_checkpoints() -> Path:
-    """Yield the folder in which torch.hub keeps checkpoints, as `torch.hub.get_dir` finds it."""
+    """Return the folder in which torch.hub keeps checkpoints, as `torch.hub.get_dir` finds it."""
     default = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("TORCH_HOME", str(Path(default) / "torch"))
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 
 def _in_hub_cache(name: str) -> Path | None:
-    """Yield the file of weights in the snapshot that the hub's cache calls the newest."""
+    """Return the file of weights in the snapshot that the hub's cache calls the newest."""
     folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     try:
         snapshot = folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()

@@ -26,7 +26,7 @@ class HubFile:
 
 
 def file_of(name: str) -> HubFile | None:
-    """Yield the file that timm reads for a network through torch.hub; None where it reads from the model hub."""
+    """Return the file that timm reads for a network through torch.hub; None where it reads from the model hub."""
     config = get_pretrained_cfg(name)
     if config is None or config.hf_hub_id or not config.url:
         return None

@@ -158,7 +158,7 @@ def trace(model: nn.Module, groups: Sequence[LayerGroup], *, image_size: tuple[i
 
 
 def prefix(traced: Traced, ends: Sequence[str], *, is_pooled: bool = False) -> fx.GraphModule:
-    """Yield the part of a graph that computes the outputs of some layer groups, as a tuple of tensors.
+    """Return the part of a graph that computes the outputs of some layer groups, as a tuple of tensors.
 
     Pooled, each is averaged over its positions: (B, D).
     """
@@ -179,14 +179,14 @@ def prefix(traced: Traced, ends: Sequence[str], *, is_pooled: bool = False) -> f
 
 
 def position_dims(ndim: int, *, is_channels_last: bool) -> tuple[int, ...]:
-    """Yield the dimensions of feature maps or tokens that are positions."""
+    """Return the dimensions of feature maps or tokens that are positions."""
     if ndim == 4:
         return (1, 2) if is_channels_last else (2, 3)
     return (1,) if ndim == 3 else ()
 
 
 def ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """Yield some nodes of a graph and all that they are computed from."""
+    """Return some nodes of a graph and all that they are computed from."""
     found: set[fx.Node] = set()
     waiting = list(nodes)
     while waiting:

@@ -52,7 +52,7 @@ class LoadReport:
         return (*self.missing, *self.other_shape)
 
     def sentence(self) -> str:
-        """Yield the report as one line for a person."""
+        """Return the report as one line for a person."""
         left = [
             f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
             for what, names in (
@@ -254,7 +254,7 @@ def _filtered(model: nn.Module, tensors: dict[str, Tensor], architecture: str, s
 
 
 def first_line(error: BaseException) -> str:
-    """Yield the first line of what an error says, its type where it says nothing."""
+    """Return the first line of what an error says, its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -38,7 +38,7 @@ SHOWN = 3
 
 
 def check_kinds(allow: Iterable[str]) -> frozenset[str]:
-    """Yield the kinds of change that are allowed.
+    """Return the kinds of change that are allowed.
 
     Raises:
         RecipeError: there is no such kind.
@@ -66,7 +66,7 @@ def note_beginning(folder: RunFolder, recipe: Recipe, backbone: Backbone, *, all
 
 @cache
 def versions() -> dict[str, str]:
-    """Yield the versions that the bits of a result depend on; `code` is the hash of the tool's own modules."""
+    """Return the versions that the bits of a result depend on; `code` is the hash of the tool's own modules."""
     digest = blake2b(digest_size=8)
     package = Path(__file__).parents[1]
     for file in sorted(package.rglob("*.py")):
@@ -76,7 +76,7 @@ def versions() -> dict[str, str]:
 
 
 def weights_digest(backbone: Backbone) -> str:
-    """Yield the hash of what was loaded, the head left out: that one is new."""
+    """Return the hash of what was loaded, the head left out: that one is new."""
     digest = blake2b(digest_size=16)
     names = [group.name for group in backbone.groups if not group.is_head]
     own = backbone.model.state_dict()
@@ -102,7 +102,7 @@ def check_weights(folder: RunFolder, began: Beginning, backbone: Backbone) -> No
 def settle(
     folder: RunFolder, recipe: Recipe, began: Beginning, *, allow: Collection[str], on_event: OnEvent
 ) -> list[str]:
-    """Yield in words what changed in recipe and versions and was allowed.
+    """Return in words what changed in recipe and versions and was allowed.
 
     Raises:
         CheckpointError: something changed that was not allowed, or never can be.
@@ -136,7 +136,7 @@ def settle(
 def settle_data(
     folder: RunFolder, kept: Manifest, now: Manifest, *, allow: Collection[str]
 ) -> tuple[Manifest, list[str]]:
-    """Yield the manifest to go on with, and in words what changed in the data and was allowed.
+    """Return the manifest to go on with, and in words what changed in the data and was allowed.
 
     Images that are gone are left out then, changed ones are read as they are now, added ones wait for a new run.
 

@@ -76,7 +76,7 @@ def new_folder(out: Path | None, *, words: Iterable[str] = ()) -> Iterator[RunFo
 
 
 def _made(out: Path) -> list[Path]:
-    """Make a folder and yield what was not there before, the innermost first."""
+    """Make a folder and return what was not there before, the innermost first."""
     check_new(out)
     missing = [parent for parent in (out, *out.absolute().parents) if not parent.exists()]
     out.mkdir(parents=True, exist_ok=True)

@@ -61,16 +61,16 @@ class ComparisonFolder:
         return self.path / "compare.html"
 
     def run(self, name: str) -> RunFolder:
-        """Yield the run folder of one strategy and seed."""
+        """Return the run folder of one strategy and seed."""
         return RunFolder(self.path / "runs" / name)
 
     def clock(self, name: str) -> Path:
-        """Yield where the seconds of one run lie."""
+        """Return where the seconds of one run lie."""
         return self.path / "clocks" / f"{name}.jsonl"
 
 
 def open_comparison(path: str | Path) -> tuple[ComparisonFolder, dict[str, Any]]:
-    """Yield an existing comparison folder and its compare.json.
+    """Return an existing comparison folder and its compare.json.
 
     Raises:
         CheckpointError: there is none at this path, or of another version.
@@ -138,7 +138,7 @@ class Clock:
 
 
 def seconds_by_epoch(path: Path) -> dict[int, float]:
-    """Yield what a `Clock` wrote; of an epoch that was done twice the later end, half a line is left out."""
+    """Return what a `Clock` wrote; of an epoch that was done twice the later end, half a line is left out."""
     found: dict[int, float] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():

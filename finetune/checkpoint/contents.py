@@ -98,7 +98,7 @@ class Environment:
 
 
 def read_as(kind: type[Content], path: Path, *, has_format: bool = False) -> Content:
-    """Yield what a JSON file of a run folder holds; `has_format` says that it names its format_version.
+    """Return what a JSON file of a run folder holds; `has_format` says that it names its format_version.
 
     Raises:
         CheckpointError: it is missing, damaged, or of a version that this one does not read.
@@ -115,7 +115,7 @@ def read_as(kind: type[Content], path: Path, *, has_format: bool = False) -> Con
 
 
 def read_problems(path: Path) -> list[Problem]:
-    """Yield what problems.csv lists.
+    """Return what problems.csv lists.
 
     Raises:
         CheckpointError: it is missing or damaged.

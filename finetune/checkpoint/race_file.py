@@ -42,7 +42,7 @@ class _Content(BaseModel):
 
 
 def open_race(folder: RunFolder) -> dict[str, Any]:
-    """Yield race.json.
+    """Return race.json.
 
     Raises:
         CheckpointError: it is damaged or of another version.

@@ -223,7 +223,7 @@ def is_utf8(name: str) -> bool:
 
 
 def open_run(path: str | Path) -> RunFolder:
-    """Yield an existing run folder.
+    """Return an existing run folder.
 
     Raises:
         CheckpointError: there is none at this path.
@@ -237,7 +237,7 @@ def open_run(path: str | Path) -> RunFolder:
 
 
 def open_unfinished(path: str | Path) -> RunFolder:
-    """Yield a run folder that can be gone on with, even one whose process was killed while it was laid out.
+    """Return a run folder that can be gone on with, even one whose process was killed while it was laid out.
 
     Raises:
         CheckpointError: there is none at this path, or its run was stopped before it had written anything.
@@ -262,7 +262,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Yield the content of a JSON file of a run folder.
+    """Return the content of a JSON file of a run folder.
 
     Raises:
         CheckpointError: it is missing or damaged.
@@ -276,7 +276,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_classes(folder: RunFolder) -> tuple[str, ...]:
-    """Yield the class names of a run, as its plan.json pins them.
+    """Return the class names of a run, as its plan.json pins them.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -289,7 +289,7 @@ def read_classes(folder: RunFolder) -> tuple[str, ...]:
 
 
 def slug(word: str) -> str:
-    """Yield a word as it can stand in the name of a run folder."""
+    """Return a word as it can stand in the name of a run folder."""
     return re.sub(r"[^A-Za-z0-9_.]+", "_", word).strip("._") or "x"
 
 

@@ -43,7 +43,7 @@ class SavedRun:
     classes: tuple[str, ...]
 
     def manifest(self) -> Manifest:
-        """Yield the data that the run was trained on, as split.csv pins it; what a refit took of val is train."""
+        """Return the data that the run was trained on, as split.csv pins it; what a refit took of val is train."""
         found = split.read(self.folder.split, root=data_root(self.recipe), classes=self.classes)
         return split.val_in_train(found) if self.recipe.train.refit else found
 
@@ -113,7 +113,7 @@ def write_model(place: Path, backbone: Backbone, classes: Sequence[str]) -> None
 
 
 def data_root(recipe: Recipe) -> str:
-    """Yield the folder that the files of split.csv are relative to."""
+    """Return the folder that the files of split.csv are relative to."""
     path = Path(recipe.data.path)
     return str(path if path.is_dir() else path.parent)
 
@@ -142,5 +142,5 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str
 
 
 def line(row: dict[str, Any]) -> str:
-    """Yield one line of metrics.jsonl."""
+    """Return one line of metrics.jsonl."""
     return json.dumps(row, ensure_ascii=False)

@@ -118,7 +118,7 @@ def written_beside(place: Path, *, keeps_before: bool = True) -> Iterator[Path]:
 
 
 def load(place: Path, *, on_event: OnEvent = ignore) -> Checkpoint | None:
-    """Yield the checkpoint at a place, or aloud the one before it when it is damaged; None when there is none.
+    """Return the checkpoint at a place, or aloud the one before it when it is damaged; None when there is none.
 
     What is damaged is removed then, so that the next checkpoint does not push out the one that is whole.
 
@@ -156,7 +156,7 @@ def _before(place: Path) -> Path:
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Yield an optimiser's state as flat tensors: `<index of the parameter>.<name>`."""
+    """Return an optimiser's state as flat tensors: `<index of the parameter>.<name>`."""
     return {
         f"{index}.{name}": torch.as_tensor(value).detach().cpu().clone(memory_format=torch.contiguous_format)
         for index, values in optimiser.state_dict()["state"].items()

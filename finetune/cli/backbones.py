@@ -87,7 +87,7 @@ def list_them(
     ] = None,
     max_gmacs: Annotated[
         float | None,
-        typer.Option("--max-gmacs", metavar="G", help="At most so many billion multiply-adds for a picture."),
+        typer.Option("--max-gmacs", metavar="G", help="At most so many billion multiply-adds for an image."),
     ] = None,
     min_top1: Annotated[
         float | None, typer.Option("--min-top1", metavar="PERCENT", help="At least this top-1 on ImageNet-1k.")

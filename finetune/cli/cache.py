@@ -16,7 +16,7 @@ from finetune.types import to_json
 from finetune.wording import counted
 
 app = App(
-    help="See and clear what is kept: decoded pictures, and what frozen layers have computed.", no_args_is_help=True
+    help="See and clear what is kept: decoded images, and what frozen layers have computed.", no_args_is_help=True
 )
 FolderOption = Annotated[str, typer.Option("--folder", metavar="DIR", help="Another place than the usual one.")]
 
@@ -48,11 +48,11 @@ def list_them(folder: FolderOption = "auto", json_: JsonOption = False) -> None:
 
 
 def _what(about: dict[str, Any]) -> tuple[str, str]:
-    """Yield what an entry's rows were computed from, and what they are."""
+    """Return what an entry's rows were computed from, and what they are."""
     if about.get("kind") == "pixels":
         return Path(str(about.get("root", "?"))).name, f"pixels, {about.get('side', '?')}"
     if about.get("kind") == "looks":
-        return Path(str(about.get("root", "?"))).name, "small pictures"
+        return Path(str(about.get("root", "?"))).name, "small images"
     network = about.get("network")
     return network.get("name", "?") if isinstance(network, dict) else "?", f"features, view {about.get('view', '?')}"
 

@@ -40,7 +40,7 @@ def check(
     ] = None,
     recipe: RecipeOption = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Leave out what needs a backbone: labels, odd pictures.")
+        bool, typer.Option("--quick", help="Leave out what needs a backbone: labels, odd images.")
     ] = False,
     alike: Annotated[
         float,
@@ -50,7 +50,7 @@ def check(
     ] = 0.98,
     show: Annotated[int, typer.Option("--show", metavar="N", min=0, help="Examples of each finding.")] = 5,
     sheet: Annotated[
-        Path | None, typer.Option("--sheet", metavar="PNG", help="Draw the worst pictures there.", rich_help_panel=DATA)
+        Path | None, typer.Option("--sheet", metavar="PNG", help="Draw the worst images there.", rich_help_panel=DATA)
     ] = None,
     groups: Annotated[
         Path | None,
@@ -106,7 +106,7 @@ def show_check(found: Check, *, most: int) -> None:
     elif found.judged:
         console.print(_judged(found.judged))
     else:
-        console.print("labels and odd pictures were not looked at (--quick)")
+        console.print("labels and odd images were not looked at (--quick)")
 
 
 def _judged(found: Judged) -> str:

@@ -128,7 +128,7 @@ def _curve(one: Standing) -> tuple[str, ...]:
 
 
 def _count(number: int) -> str:
-    """Yield a number of parameters in a few signs."""
+    """Return a number of parameters in a few signs."""
     if number >= 10**6:
         return f"{number / 10**6:.1f} M"
     return f"{number / 1000:.0f} k" if number >= 10**4 else f"{number:,}"

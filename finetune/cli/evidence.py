@@ -51,5 +51,5 @@ def _numbers(evidence: Evidence, verdict: Verdict) -> Iterator[tuple[str, str, s
         entropy = evidence.confidence.entropy
         yield "its entropy, as a share of a guess's", f"{entropy.value:.2f}", _ends(entropy, 2)
     if evidence.short_side is not None and evidence.grey_share is not None:
-        yield "short side of the pictures, median, pixels", f"{evidence.short_side:g}", ""
-        yield "grey pictures", f"{evidence.grey_share:.0%}", ""
+        yield "short side of the images, median, pixels", f"{evidence.short_side:g}", ""
+        yield "grey images", f"{evidence.grey_share:.0%}", ""

@@ -44,7 +44,7 @@ FLAGS: dict[str, tuple[str, str, str | None]] = {
 
 
 def complete_backbone(incomplete: str) -> list[str]:
-    """Yield the backbones that begin with what is typed; after a dot, their weights."""
+    """Return the backbones that begin with what is typed; after a dot, their weights."""
     from finetune.backbone.catalogue import entries, networks
 
     names = (entry.full_name for entry in entries()) if "." in incomplete else networks()
@@ -52,14 +52,14 @@ def complete_backbone(incomplete: str) -> list[str]:
 
 
 def complete_family(incomplete: str) -> list[str]:
-    """Yield the families of backbones that begin with what is typed."""
+    """Return the families of backbones that begin with what is typed."""
     from finetune.backbone.catalogue import families
 
     return [name for name in families() if name.startswith(incomplete)]
 
 
 def complete_licence(incomplete: str) -> list[str]:
-    """Yield the licences of weights that begin with what is typed."""
+    """Return the licences of weights that begin with what is typed."""
     from finetune.backbone.catalogue import licences
 
     return [name for name in licences() if name.startswith(incomplete)]

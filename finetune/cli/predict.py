@@ -34,7 +34,7 @@ def predict(
     batch_size: BatchOption = 32,
     json_: JsonOption = False,
 ) -> None:
-    """Name what pictures show."""
+    """Name what images show."""
     if json_ and as_csv:
         raise RecipeError("--csv and --json are two forms of one output", hint="Name one of them.")
     from finetune.workflow.predict import load

@@ -14,13 +14,13 @@ from finetune.cli.options import with_interrupt
 @with_interrupt
 def sample(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.", show_default=False)],
-    per_class: Annotated[int, typer.Option("--per-class", metavar="N", min=1, help="Pictures of each class.")] = 60,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Other seed, other pictures.")] = 0,
+    per_class: Annotated[int, typer.Option("--per-class", metavar="N", min=1, help="Images of each class.")] = 60,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Other seed, other images.")] = 0,
 ) -> None:
-    """Draw a small labelled set of pictures, to try the tool with no data at hand."""
+    """Draw a small labelled set of images, to try the tool with no data at hand."""
     from finetune.data.sample import write_sample
 
     files = write_sample(folder, per_class=per_class, seed=seed)
     classes = len({file.parent for file in files})
-    typer.echo(f"{len(files)} pictures in {classes} classes: {folder}")
+    typer.echo(f"{len(files)} images in {classes} classes: {folder}")
     typer.echo(f"next: finetune run {shlex.quote(str(folder))}")

@@ -30,7 +30,7 @@ from finetune.wording import counted
 
 SCAN_VERSION = 7  # goes up when `decode` begins to accept or refuse other files
 CHUNK = 256
-AT_ONCE = 32  # pictures are written together
+AT_ONCE = 32  # images are written together
 LARGE_FILE = 2**26  # bytes; of larger ones a single one is in memory at a time
 RECALL = "select found from images where path=? and size=? and changed=? and version=?"
 
@@ -143,7 +143,7 @@ def _scanned(file: Path, pixels: PixelCache | None) -> tuple[Scan, Row | None]:
 
 
 class _Filling:
-    """Pictures on their way into a pixel cache; when the disk is full the scan goes on without."""
+    """Images on their way into a pixel cache; when the disk is full the scan goes on without."""
 
     def __init__(self, pixels: PixelCache | None, on_event: OnEvent) -> None:
         self.pixels, self.on_event = pixels, on_event
@@ -322,7 +322,7 @@ def conflicts(manifest: Manifest) -> Iterator[str]:
         first.setdefault(sample.digest, sample)
     twice = [first[digest].file for digest, found in labels.items() if len(found) > 1]
     if twice:
-        stand = counted(len(twice), "picture stands", "pictures stand")
+        stand = counted(len(twice), "image stands", "images stand")
         yield f"{stand} in two classes, e.g. {twice[0]}; `finetune check` lists all"
     copies = sum(count - 1 for count in Counter(s.digest for s in samples).values())
     if copies:

@@ -43,10 +43,10 @@ from finetune.data.levels import (
 from finetune.errors import DataError
 from finetune.types import LONGEST
 
-DECODE_VERSION = 4  # goes up when the same file begins to give another picture
+DECODE_VERSION = 4  # goes up when the same file begins to give another image
 
-DRAFT = 1.6  # reduced decoding below that changes the picture visibly; above, by less than a level
-LARGE = 2**24  # pixels of a picture that is decoded while no other such one is
+DRAFT = 1.6  # reduced decoding below that changes the image visibly; above, by less than a level
+LARGE = 2**24  # pixels of an image that is decoded while no other such one is
 BANDS_TAG = 277  # of a TIFF: samples per pixel
 LARGEST_FILE = 2**30  # bytes; as many pixels as Pillow takes, at 16 bits, are hardly more
 
@@ -128,12 +128,12 @@ def read(path: Path, *, side: int | None = None, value_range: Range | None = Non
 
 
 def read_content(path: Path) -> bytes:
-    """Yield the bytes of a file; a pipe, a device (which may never end) or a huge file is an OSError."""
+    """Return the bytes of a file; a pipe, a device (which may never end) or a huge file is an OSError."""
     stat = path.stat()
     if not S_ISREG(stat.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
     if stat.st_size > LARGEST_FILE:
-        raise OSError(errno.EFBIG, f"a file of {stat.st_size / 2**30:.1f} GiB is no picture")
+        raise OSError(errno.EFBIG, f"a file of {stat.st_size / 2**30:.1f} GiB is no image")
     try:
         return path.read_bytes()
     except MemoryError as error:
@@ -161,7 +161,7 @@ def quiet() -> Iterator[None]:
 
 @cache
 def _libtiff_setters() -> tuple[Callable[[int | None], int | None], ...]:
-    """Yield the functions that set libtiff's handlers, which print to stderr; none where they have no names."""
+    """Return the functions that set libtiff's handlers, which print to stderr; none where they have no names."""
     found = []
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(_imaging.__file__)
@@ -176,7 +176,7 @@ _turn = threading.RLock()
 
 
 def alone(is_large: bool) -> AbstractContextManager[Any]:
-    """Yield a block that of all large things only one thread at a time is in."""
+    """Return a block that of all large things only one thread at a time is in."""
     return _turn if is_large else nullcontext()
 
 
@@ -284,7 +284,7 @@ def smaller(image: Image.Image, side: int | None) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF says; where that is damaged, leave it as viewers do."""
+    """Turn an image as its EXIF says; where that is damaged, leave it as viewers do."""
     with suppress(*DECODE_ERRORS):
         ImageOps.exif_transpose(image, in_place=True)
     return image

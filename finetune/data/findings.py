@@ -1,7 +1,7 @@
 """What is wrong with a data set that can be told without a network; each finding with its images and the way out.
 
-A finding *spoils* a result when what is measured on val or test would not be what it says: pictures that
-stand on both sides, pictures in two classes, a class that is not measured, files that are missing.
+A finding *spoils* a result when what is measured on val or test would not be what it says: images that
+stand on both sides, images in two classes, a class that is not measured, files that are missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetune.types import SPLITS, Manifest
 from finetune.wording import counted
 
 MOST_DAMAGED = 0.01  # share of all files; `run` leaves them out by name, and fewer change little
-BLANK = 2.0  # deviation of the grey values of a picture, in levels, below which nothing is to be seen
+BLANK = 2.0  # deviation of the grey values of an image, in levels, below which nothing is to be seen
 HOW = {"bytes": "same bytes", "pixels": "same pixels", "near": "near copy"}
 GROUPED = (
     "Keep copies on one side: `finetune check DATA --groups FILE.csv`, then"
@@ -58,7 +58,7 @@ class Finding:
 
 
 def picture_findings(listed: Manifest, manifest: Manifest, looks: Looks, copies: Sequence[Copies]) -> list[Finding]:
-    """Yield what is wrong with the pictures of a manifest, what spoils a result first.
+    """Return what is wrong with the images of a manifest, what spoils a result first.
 
     `manifest` has its splits (none, where none could be made), `listed` those that the user made; the looks
     and the copies go by the place of a sample in both.
@@ -79,13 +79,13 @@ def picture_findings(listed: Manifest, manifest: Manifest, looks: Looks, copies:
 
 
 def seen(manifest: Manifest, place: int) -> Seen:
-    """Yield an image of a manifest as findings name it."""
+    """Return an image of a manifest as findings name it."""
     sample = manifest.samples[place]
     return Seen(sample.file, manifest.classes[sample.target.index], sample.split)
 
 
 def _case(manifest: Manifest, copies: Copies, *, apart: str = "label") -> Case:
-    """Yield copies as a case; the first files are such as differ in their label (or split)."""
+    """Return copies as a case; the first files are such as differ in their label (or split)."""
     files = [seen(manifest, place) for place in copies.members]
     first = {getattr(one, apart): one for one in reversed(files)}
     ordered = sorted(files, key=lambda one: first[getattr(one, apart)] is not one)
@@ -107,7 +107,7 @@ def _leaks(listed: Manifest, manifest: Manifest, copies: Sequence[Copies]) -> It
         yield Finding(
             "leak",
             True,
-            f"{counted(len(astray), 'picture stands', 'pictures stand')} in more than one split"
+            f"{counted(len(astray), 'image stands', 'images stand')} in more than one split"
             f"{'' if is_given else ' when `run` divides this data'}: val or test would look too good",
             "Remove each from all splits but one." if is_given else GROUPED,
             tuple(_case(manifest, one, apart="split") for one in astray),
@@ -120,7 +120,7 @@ def _conflicts(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding
         yield Finding(
             "conflict",
             True,
-            f"{counted(len(torn), 'picture stands', 'pictures stand')} in more than one class: at most one is right",
+            f"{counted(len(torn), 'image stands', 'images stand')} in more than one class: at most one is right",
             "Keep each in its right class, and remove it from the others.",
             tuple(_case(manifest, one) for one in torn),
         )
@@ -188,7 +188,7 @@ def _harmless_copies(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[F
         yield Finding(
             "copies",
             False,
-            f"{counted(len(plain), 'picture is', 'pictures are')} there more than once, within one class and split",
+            f"{counted(len(plain), 'image is', 'images are')} there more than once, within one class and split",
             f"{counted(extra, 'copy', 'copies')} could go: what is there twice counts twice.",
             tuple(_case(manifest, one) for one in plain),
         )
@@ -200,7 +200,7 @@ def _blank(manifest: Manifest, looks: Looks) -> Iterator[Finding]:
         yield Finding(
             "blank",
             False,
-            f"{counted(len(blank), 'picture is', 'pictures are')} blank or nearly so",
+            f"{counted(len(blank), 'image is', 'images are')} blank or nearly so",
             "Look at them: is there something to be seen?",
             tuple(Case((seen(manifest, place),)) for place in blank),
         )
@@ -225,7 +225,7 @@ def _give_aways(manifest: Manifest, looks: Looks) -> Iterator[Finding]:
         yield Finding(
             "give-away",
             False,
-            f"{one.trait} of the pictures tells {one.share:.0%} of what there is to know about their class",
+            f"{one.trait} of the images tells {one.share:.0%} of what there is to know about their class",
             "A classifier may learn this in place of what it should see: bring the classes into one form.",
             tuple(
                 Case((), _told(value, counts), {"value": value, "counts": counts})

@@ -1,4 +1,4 @@
-"""Copies of one picture as groups, and a table that says so: what `run` takes to keep them in one split."""
+"""Copies of one image as groups, and a table that says so: what `run` takes to keep them in one split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = ("image", "label", "split", "group")
 
 
 def with_groups(manifest: Manifest, copies: Sequence[Copies]) -> Manifest:
-    """Yield a manifest in which copies of one picture are one group, together with the groups it has.
+    """Return a manifest in which copies of one image are one group, together with the groups it has.
 
     A group goes by the name of its first image.
     """
@@ -48,7 +48,7 @@ def with_groups(manifest: Manifest, copies: Sequence[Copies]) -> Manifest:
 
 
 def table_of(manifest: Manifest, folder: Path) -> str:
-    """Yield the CSV of a manifest (image, label, split, group), its paths as seen from a folder.
+    """Return the CSV of a manifest (image, label, split, group), its paths as seen from a folder.
 
     Where a name would be a formula, the cells of its row are guarded, and a column says so to who reads it back.
 

@@ -1,4 +1,4 @@
-"""What is said of labels that may not mean what they are taken for, and of files that may be no pictures of a class."""
+"""What is said of labels that may not mean what they are taken for, and of files that may be no images of a class."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def masks(rows: list[Row]) -> Iterator[str]:
         are = "image is" if len(found) == 1 else "images are"
         yield (
             f"{len(found):,} {are} named as a mask of another beside it, and read as any image, e.g. {found[0]}:"
-            " where that is no picture of the class, take such files out"
+            " where that is no image of the class, take such files out"
         )
 
 

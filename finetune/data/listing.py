@@ -27,7 +27,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "tst": "test",
 }
 PLAIN = frozenset(
-    re.findall(r"\w+", "set sets data dataset image images img imgs photo photos picture pictures split folder")
+    re.findall(r"\w+", "set sets data dataset image images img imgs photo photos image images split folder")
 )
 COMPANIONS = frozenset(
     re.findall(

@@ -47,7 +47,7 @@ class Texts:
 
 
 class ImageDataset(Dataset[tuple[Tensor, int] | DataError]):
-    """Samples as (uint8 picture (3, H, W), class index), fetched by (phase, epoch, index).
+    """Samples as (uint8 image (3, H, W), class index), fetched by (phase, epoch, index).
 
     What the pixel cache holds is not decoded. What cannot be read is handed over as an error, not
     raised: torch would wrap it in the traceback of its worker.
@@ -183,7 +183,7 @@ def lost_workers() -> Iterator[None]:
 
 
 def auto_workers(num_images: int, device: torch.device) -> int:
-    """Yield how many processes make batches: none for sets so small that starting them costs more."""
+    """Return how many processes make batches: none for sets so small that starting them costs more."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     fewest = FEWEST_FORKED if multiprocessing.get_start_method() == "fork" else FEWEST_SPAWNED
     if num_images < fewest or cores < 2:

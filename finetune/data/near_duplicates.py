@@ -1,8 +1,8 @@
-"""Copies of one picture: by bytes, by pixels, and near ones (saved again, resized, brightened, barely cropped).
+"""Copies of one image: by bytes, by pixels, and near ones (saved again, resized, brightened, barely cropped).
 
 Near copies are found in two steps. A hash of 63 bits says which pairs are worth a look: the signs of the
-lowest frequencies of the small grey picture. Each pair is then confirmed on the small pictures themselves,
-because a hash of a blank or plain picture says nothing. Letters: N images, P pairs.
+lowest frequencies of the small grey image. Each pair is then confirmed on the small images themselves,
+because a hash of a blank or plain image says nothing. Letters: N images, P pairs.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from finetune.data.thumbnails import SIDE, Looks
 
-ALIKE = 0.98  # least correlation of two small grey pictures
+ALIKE = 0.98  # least correlation of two small grey images
 TINT, TINT_SHARE = 16.0, 0.3  # levels, or share of their strength, by which colours of near copies may differ
-PLAIN = 2.0  # deviation in levels of a small grey picture below which its hash says nothing
+PLAIN = 2.0  # deviation in levels of a small grey image below which its hash says nothing
 RADIUS = 8  # bits by which the hashes of near copies may differ
 FREQUENCIES = 8  # of 32, each way
 PAIRS_AT_ONCE = 8192
@@ -29,14 +29,14 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Images, by their place, that show one picture; `how` is what the least alike of them share."""
+    """Images, by their place, that show one image; `how` is what the least alike of them share."""
 
     members: tuple[int, ...]
     how: How
 
 
 def copies_of(looks: Looks, digests: Sequence[str], *, alike: float = ALIKE) -> list[Copies]:
-    """Yield the groups of images that show one picture, in the order of their first members.
+    """Return the groups of images that show one image, in the order of their first members.
 
     Near copies of near copies are in one group. With `alike` = 1 only exact copies count.
     """
@@ -53,7 +53,7 @@ def copies_of(looks: Looks, digests: Sequence[str], *, alike: float = ALIKE) -> 
 
 
 def perceptual_hashes(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Yield a hash (N,) of each small grey picture (N, 32, 32): is a low frequency above their median?
+    """Return a hash (N,) of each small grey image (N, 32, 32): is a low frequency above their median?
 
     The frequencies are those of the discrete cosine transform, the mean left out.
     """
@@ -91,12 +91,12 @@ def within(hashes: NDArray[np.uint64], *, radius: int) -> Iterator[Pairs]:
 
 
 def _part(number: int, count: int) -> np.uint64:
-    """Yield every count-th bit: neighbouring frequencies tell each other, and large groups take long."""
+    """Return every count-th bit: neighbouring frequencies tell each other, and large groups take long."""
     return np.uint64(sum(1 << bit for bit in range(number, 64, count)))
 
 
 def confirmed(looks: Looks, left: NDArray[np.int64], right: NDArray[np.int64], *, alike: float) -> Pairs:
-    """Yield those of the pairs (P,) whose small pictures agree, in grey and in colour.
+    """Return those of the pairs (P,) whose small images agree, in grey and in colour.
 
     In grey by their correlation, which brightness and contrast do not change; in colour by the mean
     difference of red and blue from green, which more contrast makes stronger.
@@ -115,7 +115,7 @@ def confirmed(looks: Looks, left: NDArray[np.int64], right: NDArray[np.int64], *
 
 
 def _standard(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Yield small pictures (P, 1024) with mean 0 and deviation 1; blank ones as they are."""
+    """Return small images (P, 1024) with mean 0 and deviation 1; blank ones as they are."""
     flat = grey.reshape(len(grey), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     scaled: NDArray[np.float32] = flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-6)
@@ -123,7 +123,7 @@ def _standard(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _tint(colour: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Yield by how much red and blue (P, 64, 2) differ from green."""
+    """Return by how much red and blue (P, 64, 2) differ from green."""
     cells = colour.reshape(len(colour), -1, 3).astype(np.float32)
     difference: NDArray[np.float32] = cells[:, :, ::2] - cells[:, :, 1:2]
     return difference

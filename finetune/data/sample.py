@@ -1,10 +1,10 @@
-"""A small labelled set of drawn pictures, to try the tool with no data at hand.
+"""A small labelled set of drawn images, to try the tool with no data at hand.
 
 Every class is one shape filled with one texture, and nothing else tells the classes apart: place,
-size, rotation, colours, background, clutter and light are drawn anew for each picture. A linear
+size, rotation, colours, background, clutter and light are drawn anew for each image. A linear
 classifier on raw pixels therefore stays near chance, while a small network learns the set.
 
-Shape letters: H W the pixels of the enlarged canvas on which a picture is drawn.
+Shape letters: H W the pixels of the enlarged canvas on which an image is drawn.
 
 What is not covered: the set says nothing about photographs, and its bytes are the same only for
 the same versions of NumPy and Pillow.
@@ -27,11 +27,11 @@ from finetune.whole import is_vacant
 
 __all__ = ["CLASSES", "draw", "write_sample"]
 
-Field = NDArray[np.float32]  # [H, W], or [H, W, 3] for a picture in 0..1
+Field = NDArray[np.float32]  # [H, W], or [H, W, 3] for an image in 0..1
 Shape = Callable[[Field, Field], Field]
 Texture = Callable[[Field, Field, Generator], Field]
 
-SHORTEST_SIDE, LONGEST_SIDE = 96, 160  # of a finished picture, in pixels
+SHORTEST_SIDE, LONGEST_SIDE = 96, 160  # of a finished image, in pixels
 ENLARGED = 2  # the canvas is this many times larger; shrinking it smooths the edges
 RIM = 0.07  # width of the line around a shape, in radii
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -127,7 +127,7 @@ CLASSES: tuple[str, ...] = tuple(sorted(_KINDS))
 def write_sample(folder: Path, *, per_class: int = 60, seed: int = 0) -> list[Path]:
     """Write `folder/<class>/<class>-000.jpg` and so on; yield the paths, class by class.
 
-    The pictures are made in a temporary folder and moved into place once all of them are there,
+    The images are made in a temporary folder and moved into place once all of them are there,
     so that a failure leaves nothing half-written behind.
 
     Raises: DataError when `folder` is a file or holds anything, or `per_class` is under 1.
@@ -152,7 +152,7 @@ def write_sample(folder: Path, *, per_class: int = 60, seed: int = 0) -> list[Pa
 
 
 def draw(name: str, *, index: int, seed: int) -> Image.Image:
-    """Yield one RGB picture of class `name`; it depends on nothing but the three arguments."""
+    """Return one RGB image of class `name`; it depends on nothing but the three arguments."""
     rng = np.random.default_rng([seed, CLASSES.index(name), index])
     width, height = (int(n) for n in rng.integers(SHORTEST_SIDE, LONGEST_SIDE + 1, size=2))
     canvas = _background(width * ENLARGED, height * ENLARGED, rng)
@@ -183,7 +183,7 @@ def _move(work: Path, folder: Path, *, is_present: bool) -> None:
 
 
 def _background(width: int, height: int, rng: Generator) -> Field:
-    """Yield a two-colour gradient with clouds, some faint texture and clutter; [H, W, 3]."""
+    """Return a two-colour gradient with clouds, some faint texture and clutter; [H, W, 3]."""
     x, y = _grid(width, height)
     first, second = _field(rng.random((2, 3)))
     slope, turn = rng.uniform(0.3, 1.0), rng.uniform(0, 2 * np.pi)
@@ -200,7 +200,7 @@ def _background(width: int, height: int, rng: Generator) -> Field:
 
 
 def _clutter(canvas: Field, rng: Generator) -> Field:
-    """Yield the canvas with a few plain blots, scraps and lines, half see-through."""
+    """Return the canvas with a few plain blots, scraps and lines, half see-through."""
     plain = _image(canvas)
     drawn = plain.copy()
     pen = ImageDraw.Draw(drawn)
@@ -222,7 +222,7 @@ def _clutter(canvas: Field, rng: Generator) -> Field:
 
 
 def _put_object(canvas: Field, shape: Shape, texture: Texture, rng: Generator) -> Field:
-    """Yield the canvas with the textured shape on it: shadow, fill and rim."""
+    """Return the canvas with the textured shape on it: shadow, fill and rim."""
     height, width, _ = canvas.shape
     radius = rng.uniform(0.3, 0.4) * min(width, height)
     x, y = _grid(width, height)
@@ -241,7 +241,7 @@ def _put_object(canvas: Field, shape: Shape, texture: Texture, rng: Generator) -
 
 
 def _contrasting_colours(rng: Generator) -> tuple[Field, Field]:
-    """Yield two colours that differ in brightness by 0.4 of the scale or more."""
+    """Return two colours that differ in brightness by 0.4 of the scale or more."""
     while True:
         first, second = _field(rng.random((2, 3)))
         if abs(float((first - second) @ LUMA)) > 0.4:
@@ -249,7 +249,7 @@ def _contrasting_colours(rng: Generator) -> tuple[Field, Field]:
 
 
 def _light(canvas: Field, rng: Generator) -> Field:
-    """Yield the canvas lit from one side, with a random exposure and contrast."""
+    """Return the canvas lit from one side, with a random exposure and contrast."""
     height, width, _ = canvas.shape
     x, _ = _turned(*_grid(width, height), rng.uniform(0, 2 * np.pi))
     side = 1 + rng.uniform(0, 0.5) * x / max(width, height)
@@ -264,7 +264,7 @@ def _clouds(width: int, height: int, rng: Generator) -> Field:
 
 
 def _grid(width: int, height: int) -> tuple[Field, Field]:
-    """Yield x and y of every pixel, counted from the middle of the canvas; each [H, W]."""
+    """Return x and y of every pixel, counted from the middle of the canvas; each [H, W]."""
     x, y = np.meshgrid(np.arange(width) - width / 2, np.arange(height) - height / 2)
     return _field(x), _field(y)
 

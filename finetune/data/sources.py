@@ -2,7 +2,7 @@
 
     manifest = read("imgs")
 
-Reads names only; pictures are opened by `checks`, splits are made by `split`.
+Reads names only; images are opened by `checks`, splits are made by `split`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def read(
     needs_splits: bool = True,
     needs_groups: bool = True,
 ) -> Manifest:
-    """Yield the manifest of a folder or table, with the splits it has.
+    """Return the manifest of a folder or table, with the splits it has.
 
     Class names come from train (or from everything, where there is no split, and without `needs_train`),
     sorted by name. With the layout "classes", folders on top are classes even where they look like splits.

@@ -1,6 +1,6 @@
 """Train, val and test: stratified, seeded, and without a leak.
 
-Copies of one picture and images of one group stay on one side. A split that the user made is
+Copies of one image and images of one group stay on one side. A split that the user made is
 obeyed, and what leaks in it is reported.
 """
 
@@ -25,7 +25,7 @@ Unit = list[Sample]
 
 
 def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifest:
-    """Yield the manifest with a split for every sample.
+    """Return the manifest with a split for every sample.
 
     Where the user set val (or test) aside, that stands; what is missing is taken from train.
 
@@ -55,8 +55,8 @@ def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifes
 
 
 def leaks(manifest: Manifest) -> Iterator[str]:
-    """Say which pictures and groups straddle splits."""
-    for what, key in (("pictures", "digest"), ("groups", "group")):
+    """Say which images and groups straddle splits."""
+    for what, key in (("images", "digest"), ("groups", "group")):
         sides: dict[str, set[str]] = {}
         for sample in manifest.samples:
             value = getattr(sample, key)
@@ -88,7 +88,7 @@ def _write(manifest: Manifest, path: Path) -> None:
 
 
 def read(path: Path, *, root: str, classes: Sequence[str]) -> Manifest:
-    """Yield the manifest that `write` wrote.
+    """Return the manifest that `write` wrote.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -114,7 +114,7 @@ def _sample(row: Mapping[str, str | None], index: Mapping[str, int]) -> Sample:
 
 
 def val_in_train(manifest: Manifest) -> Manifest:
-    """Yield a manifest whose val images belong to train; test stays as it is."""
+    """Return a manifest whose val images belong to train; test stays as it is."""
     return replace(
         manifest, samples=tuple(replace(s, split="train") if s.split == "val" else s for s in manifest.samples)
     )

@@ -39,7 +39,7 @@ class GiveAway:
 
 
 def pictures_of(looks: Looks) -> Pictures:
-    """Yield what the pictures of a data set (N,) are."""
+    """Return what the images of a data set (N,) are."""
     order = np.argsort(looks["width"].astype(np.int64) * looks["height"], kind="stable")
     ends = (looks[order[place]] for place in (0, len(order) // 2, -1))
     sizes: list[tuple[int, int]] = [(int(row["width"]), int(row["height"])) for row in ends]
@@ -48,7 +48,7 @@ def pictures_of(looks: Looks) -> Pictures:
 
 
 def give_aways(looks: Looks, labels: NDArray[np.int64], classes: tuple[str, ...]) -> list[GiveAway]:
-    """Yield the traits of files that tell the class index (N,) of images, the most telling first.
+    """Return the traits of files that tell the class index (N,) of images, the most telling first.
 
     A classifier may learn them in place of what it should see. A trait is named when its mutual
     information with the class is a fifth or more of the entropy of the class, less what chance gives
@@ -78,7 +78,7 @@ def _traits(looks: Looks) -> dict[str, NDArray[np.str_]]:
 
 
 def _share(values: NDArray[Any], labels: NDArray[np.int64]) -> float:
-    """Yield the share of the entropy of labels (N,) that values (N,) tell, what chance gives taken off."""
+    """Return the share of the entropy of labels (N,) that values (N,) tell, what chance gives taken off."""
     _, value = np.unique(values, return_inverse=True)
     _, label = np.unique(labels, return_inverse=True)
     joint = np.zeros((value.max() + 1, label.max() + 1))

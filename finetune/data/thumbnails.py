@@ -1,4 +1,4 @@
-"""What each picture looks like, small: its size and format, the hash of its pixels, and pictures of 32 and 8 pixels.
+"""What each image looks like, small: its size and format, the hash of its pixels, and images of 32 and 8 pixels.
 
 Everything that is told about copies comes from these, never from the files again. They are kept by
 content in the cache, about a kilobyte an image.
@@ -26,17 +26,17 @@ from finetune.errors import DataError, ResourceError
 from finetune.settings import CacheSection
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore
 
-LOOKS_VERSION = 2  # goes up when the same picture begins to give another row
-SIDE, COARSE = 32, 8  # pixels of the small grey picture and of the smaller one in colour
+LOOKS_VERSION = 2  # goes up when the same image begins to give another row
+SIDE, COARSE = 32, 8  # pixels of the small grey image and of the smaller one in colour
 CHUNK = 256
-SAME_GREY = 3  # levels that channels of a grey picture may differ by, after a lossy format
+SAME_GREY = 3  # levels that channels of a grey image may differ by, after a lossy format
 LOOK = np.dtype(
     [
         ("height", "<u4"),
         ("width", "<u4"),
         ("format", "u1"),  # index in FORMATS
         ("is_grey", "u1"),
-        ("contrast", "<f4"),  # deviation of the grey values of the whole picture, in levels
+        ("contrast", "<f4"),  # deviation of the grey values of the whole image, in levels
         ("pixels", "V16"),  # hash of size and RGB values
         ("grey", "u1", (SIDE, SIDE)),
         ("colour", "u1", (COARSE, COARSE, 3)),
@@ -46,7 +46,7 @@ Looks = NDArray[np.void]  # of LOOK, one an image
 
 
 def looks_of(manifest: Manifest, *, settings: CacheSection, on_event: OnEvent = ignore) -> Looks:
-    """Yield what every sample of a scanned manifest looks like, in its order; each content is decoded once, ever.
+    """Return what every sample of a scanned manifest looks like, in its order; each content is decoded once, ever.
 
     Raises:
         DataError: an image that was scanned can no longer be read.
@@ -139,7 +139,7 @@ def _recall(entry: Entry, samples: Sequence[Sample]) -> dict[str, Looks]:
 def _kept(entry: Entry, digests: Sequence[str], rows: Sequence[Looks]) -> Entry | None:
     """Add rows to an entry; None, and no more is kept, when the disk is full."""
     try:
-        with entry.filling("the small pictures", on_event=ignore):
+        with entry.filling("the small images", on_event=ignore):
             entry.refresh()
             new = [place for place, digest in enumerate(digests) if digest not in entry]
             entry.add([digests[place] for place in new], [rows[place].view(np.uint8) for place in new])

@@ -75,13 +75,13 @@ def augmented_view(preprocessing: Preprocessing, augment: AugmentSection) -> Vie
 def picture_side(preprocessing: Preprocessing) -> int:
     """Return the pixels of the shorter side from which augmented views are cut: 1.25 times what the plain view shows.
 
-    Random crops of half the picture or more are then enlarged little or not at all.
+    Random crops of half the image or more are then enlarged little or not at all.
     """
     return math.ceil(1.25 * max(preprocessing.image_size) / min(preprocessing.crop_pct, 1.0))
 
 
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:  # (B, 3, H, W) uint8
-    """Yield float images with the backbone's mean and deviation taken out."""
+    """Return float images with the backbone's mean and deviation taken out."""
     mean = torch.tensor(preprocessing.mean, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(preprocessing.std, device=images.device).view(1, 3, 1, 1)
     return images.float().div_(255).sub_(mean).div_(std)  # (B, 3, H, W)

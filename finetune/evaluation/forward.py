@@ -15,7 +15,7 @@ Autocast = Callable[[], AbstractContextManager[object]]
 def collect_logits(
     model: nn.Module, batches: Iterable[tuple[Any, Tensor]], *, autocast: Autocast = nullcontext
 ) -> tuple[Tensor, Tensor]:
-    """Yield (logits (N, K) float32, class indices (N,)) on the CPU; the model is left in eval mode."""
+    """Return (logits (N, K) float32, class indices (N,)) on the CPU; the model is left in eval mode."""
     model.eval()
     logits, targets = [], []
     with torch.no_grad():

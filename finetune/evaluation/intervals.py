@@ -18,7 +18,7 @@ FEW_T95 = (12.706, 4.303, 3.182, 2.776, 2.571)  # of Student's t with 1, 2, ... 
 
 
 def wilson(share: float, count: float) -> Interval:
-    """Yield the score interval of a proportion seen on `count` images.
+    """Return the score interval of a proportion seen on `count` images.
 
     Source: Wilson 1927, Probable inference, JASA 22.
     """
@@ -56,7 +56,7 @@ def share(hits: np.ndarray, units: Sequence[int] | None = None) -> Interval:
 
 
 def paired(one: np.ndarray, other: np.ndarray, units: Sequence[int] | None = None) -> Interval:
-    """Yield the interval of top1 of one minus top1 of another, from which images each got right.
+    """Return the interval of top1 of one minus top1 of another, from which images each got right.
 
     Both were asked about the same images, so only those count on which they differ: much is told
     apart that two separate intervals would leave open. Shares of several asked of each image (N,)
@@ -75,7 +75,7 @@ def paired(one: np.ndarray, other: np.ndarray, units: Sequence[int] | None = Non
 
 
 def over_seeds(hits: np.ndarray, units: Sequence[int] | None = None) -> Interval:
-    """Yield the interval of the mean top1 of several seeds, from which images each seed got right (S, N).
+    """Return the interval of the mean top1 of several seeds, from which images each seed got right (S, N).
 
     Other images and another seed would both have moved it: the ends are Wilson's over the images at
     the mean, and the t interval over the seeds, added as independent errors are (root of the sum of
@@ -87,7 +87,7 @@ def over_seeds(hits: np.ndarray, units: Sequence[int] | None = None) -> Interval
 
 
 def paired_over_seeds(one: np.ndarray, other: np.ndarray, units: Sequence[int] | None = None) -> Interval:
-    """Yield the interval of mean top1 of one minus that of another, each (S, N), seed by seed and image by image.
+    """Return the interval of mean top1 of one minus that of another, each (S, N), seed by seed and image by image.
 
     The ends are put together as in `over_seeds`: of `paired` over the images, and of the t interval
     over the differences that each seed shows.
@@ -97,7 +97,7 @@ def paired_over_seeds(one: np.ndarray, other: np.ndarray, units: Sequence[int] |
 
 
 def t95(freedom: int) -> float:
-    """Yield the 97.5 % quantile of Student's t, to 0.002.
+    """Return the 97.5 % quantile of Student's t, to 0.002.
 
     Source: Abramowitz & Stegun 1964, 26.7.5, an expansion that needs more than 5 degrees of freedom.
     """

@@ -20,7 +20,7 @@ FEWEST_FOR_TOP5 = 10  # classes: of fewer, half of them or more are among five g
 
 
 def top1(logits: Tensor, targets: Tensor) -> float:
-    """Yield the share of images whose largest logit is the right one."""
+    """Return the share of images whose largest logit is the right one."""
     return float((logits.argmax(dim=1) == targets).double().mean())
 
 
@@ -114,7 +114,7 @@ def calibration(confidence: Tensor, hits: NDArray[Any], weights: Iterable[NDArra
 
 
 def confusion(logits: Tensor, targets: Tensor) -> list[list[int]]:
-    """Yield counts by true class (rows) and predicted class (columns)."""
+    """Return counts by true class (rows) and predicted class (columns)."""
     num_classes = logits.shape[1]
     flat = targets * num_classes + logits.argmax(dim=1)
     return torch.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes).tolist()

@@ -79,7 +79,7 @@ class FeatureCache:
     def room(
         self, trunk: Trunk, shapes: tuple[tuple[int, ...], ...], needs: Sequence[tuple[Sequence[Sample], int]]
     ) -> Room | None:
-        """Yield where rows for some samples, each in so many views, are kept; None when they do not fit.
+        """Return where rows for some samples, each in so many views, are kept; None when they do not fit.
 
         `shapes` are those of the trunk's boundary tensors for one image. On the disk what lies there already
         needs no room.
@@ -113,7 +113,7 @@ class FeatureCache:
         seed: int | None,
         known: Known | None = None,
     ) -> CachedBatches:
-        """Yield cached batches of samples, the cache filled as far as it was not.
+        """Return cached batches of samples, the cache filled as far as it was not.
 
         What is `known` is not computed again, if the trunk yields the same bits for the first images of it.
         """
@@ -151,7 +151,7 @@ class FeatureCache:
     ) -> np.ndarray:
         """Run the trunk over the images that are not kept yet; another process that does so is waited for.
 
-        Yields all rows that are kept, mapped before another process may remove them.
+        Returns all rows that are kept, mapped before another process may remove them.
         """
         try:
             with kept.filling(on_event=self.on_event, raise_if_stopped=self.raise_if_stopped):
@@ -206,7 +206,7 @@ class FeatureCache:
             self.on_event(Event("progress", {"task": task, "done": done, "total": len(samples)}))
 
     def _keys(self, trunk: Trunk, layout: Layout, views: int) -> list[dict[str, Any]]:
-        """Yield the key of each view's entry: everything that its rows depend on but the image."""
+        """Return the key of each view's entry: everything that its rows depend on but the image."""
         shared = {
             "kind": "features",
             "shapes": layout.shapes,
@@ -228,7 +228,7 @@ class FeatureCache:
 
 
 def _num_missing(folder: Path, key: dict[str, Any], layout: Layout, digests: set[str]) -> int:
-    """Yield how many of some images have no row in the entry of a key."""
+    """Return how many of some images have no row in the entry of a key."""
     entry = find_entry(folder, key)
     if entry is None:
         return len(digests)
@@ -237,7 +237,7 @@ def _num_missing(folder: Path, key: dict[str, Any], layout: Layout, digests: set
 
 
 def trunk_digest(trunk: Trunk) -> str:
-    """Yield the hash of what a trunk computes: its code, its layers' arguments and its weights."""
+    """Return the hash of what a trunk computes: its code, its layers' arguments and its weights."""
     digest = blake2b(digest_size=16)
     digest.update(trunk.graph.code.encode())
     for name, module in trunk.graph.named_modules():

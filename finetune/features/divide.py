@@ -62,7 +62,7 @@ class Trunk(nn.Module):
         self.channels_last = (False,) * len(self.folds)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # (B, 3, H, W)
-        """Yield the boundary tensors, each (B, ...)."""
+        """Return the boundary tensors, each (B, ...)."""
         self.graph.eval()
         with torch.no_grad():
             crossing = self.graph(images)
@@ -75,7 +75,7 @@ class Trunk(nn.Module):
         return self.laid(boundary)
 
     def laid(self, boundary: Iterable[Tensor]) -> tuple[Tensor, ...]:
-        """Yield boundary tensors as they lie in memory when they come from the trunk."""
+        """Return boundary tensors as they lie in memory when they come from the trunk."""
         formats = (torch.channels_last if is_last else torch.contiguous_format for is_last in self.channels_last)
         return tuple(t.contiguous(memory_format=form) for t, form in zip(boundary, formats, strict=True))
 
@@ -122,7 +122,7 @@ def _divide(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], im
 
 
 def _narrowed(trunk: set[str], in_training: ModelGraph, in_eval: ModelGraph) -> list[str]:
-    """Yield what crosses, in order; what follows from the rest without weights is left to the tail.
+    """Return what crosses, in order; what follows from the rest without weights is left to the tail.
 
     A pooled or permuted copy beside the tensor itself would only make the cache larger.
     """

@@ -23,7 +23,7 @@ Tap = Callable[[Any], tuple[Tensor, ...]]
 def extract(
     tap: Tap, batches: Batches, *, autocast: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Yield the tapped features (N, D), one tensor a tap, and the class indices (N,), on the CPU."""
+    """Return the tapped features (N, D), one tensor a tap, and the class indices (N,), on the CPU."""
     rows: list[tuple[Tensor, ...]] = []
     targets = []
     with torch.no_grad():
@@ -36,12 +36,12 @@ def extract(
 
 
 def taps(traced: Traced, groups: Sequence[str]) -> Trunk:
-    """Yield what gives the pooled output of several layer groups in one pass, each (B, D)."""
+    """Return what gives the pooled output of several layer groups in one pass, each (B, D)."""
     return Trunk(prefix(traced, groups, is_pooled=True), [1] * len(groups))
 
 
 def before_head(model: nn.Module, head: nn.Module) -> Tap:
-    """Yield a function of a model's inputs that gives what reaches the head, traced or not, tail or whole.
+    """Return a function of a model's inputs that gives what reaches the head, traced or not, tail or whole.
 
     Raises:
         BackboneError: that cannot be told (when the function is called).
@@ -67,7 +67,7 @@ def before_head(model: nn.Module, head: nn.Module) -> Tap:
 
 
 def _boundary(inputs: Any) -> Tensor:
-    """Yield what crosses into a tail that is a head of plain functions, such as timm's own Linear is in a trace."""
+    """Return what crosses into a tail that is a head of plain functions, such as timm's own Linear is in a trace."""
     if isinstance(inputs, tuple) and len(inputs) == 1 and inputs[0].ndim == 2:
         boundary: Tensor = inputs[0]
         return boundary

@@ -98,7 +98,7 @@ class ModelGraph:
         return found
 
     def trunk(self, trained: set[str]) -> set[str]:
-        """Yield the keys of the nodes that nothing trainable and nothing random can influence."""
+        """Return the keys of the nodes that nothing trainable and nothing random can influence."""
         tainted: set[fx.Node] = set()
         for node in self.graph.nodes:
             touches = node.op == "output" or node in self.random or self._is_trained(node, trained)
@@ -115,7 +115,7 @@ class ModelGraph:
         return any(f"{node.target}.{name}" in trained for name, _ in module.named_parameters())
 
     def crossing(self, trunk: set[str]) -> set[str]:
-        """Yield the keys of trunk nodes that depend on the image and that the tail reads."""
+        """Return the keys of trunk nodes that depend on the image and that the tail reads."""
         return {
             self.keys[source]
             for node, key in self.keys.items()
@@ -133,7 +133,7 @@ class ModelGraph:
         return bool(sources) and all(source in others or self.follows_from(source, others) for source in sources)
 
     def part(self, outputs: Sequence[str]) -> fx.GraphModule:
-        """Yield the part of the graph that computes some nodes of the trunk from the image."""
+        """Return the part of the graph that computes some nodes of the trunk from the image."""
         graph = fx.Graph()
         copied: dict[fx.Node, fx.Node] = {}
         needed = ancestors([self.by_key[key] for key in outputs])
@@ -144,7 +144,7 @@ class ModelGraph:
         return fx.GraphModule(self.root, graph)
 
     def rest(self, trunk: set[str], kinds: dict[str, Kind]) -> fx.GraphModule:
-        """Yield the tail as a graph of the boundary tensors."""
+        """Return the tail as a graph of the boundary tensors."""
         return fx.GraphModule(self.root, TailBuilder(self, trunk, kinds).build())
 
 
@@ -166,7 +166,7 @@ class TailBuilder:
         self.batch: Any = None
 
     def build(self) -> fx.Graph:
-        """Yield the graph: boundary tensors in, the model's output out."""
+        """Return the graph: boundary tensors in, the model's output out."""
         for key, kind in self.kinds.items():
             if isinstance(kind, Rows):
                 self.inputs[key] = self.graph.placeholder(f"boundary_{len(self.inputs)}")

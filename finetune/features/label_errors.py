@@ -31,7 +31,7 @@ class Suspect:
 def held_out_probabilities(
     features: Tensor, targets: Tensor, units: Sequence[int], *, num_classes: int, seed: int
 ) -> Tensor:
-    """Yield the probabilities (N, K) that logistic regressions give images which they were not fitted to.
+    """Return the probabilities (N, K) that logistic regressions give images which they were not fitted to.
 
     Images of one unit (copies, a group) are in one fold, so that no copy speaks for its copy.
 
@@ -43,7 +43,7 @@ def held_out_probabilities(
 
 
 def suspects(probabilities: Tensor, targets: Tensor, units: Sequence[int]) -> list[Suspect]:
-    """Yield the images whose label is doubted, the least confident first.
+    """Return the images whose label is doubted, the least confident first.
 
     Class k's threshold is the mean probability of k over the images labelled k. An image counts as
     another class than its label when the likeliest of the classes whose threshold it reaches is that

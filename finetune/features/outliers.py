@@ -36,7 +36,7 @@ class Odd:
 
 
 def odd_ones(features: Tensor, targets: Tensor, units: Sequence[int], *, seed: int) -> list[Odd]:
-    """Yield images far off, the farthest first; of each unit (copies, a group) the first image is judged.
+    """Return images far off, the farthest first; of each unit (copies, a group) the first image is judged.
 
     An image's distance is the mean of 1 - cosine to the five nearest, of whatever class. It is far when
     its logarithm lies more than 3.5 deviations (1.4826 times the median deviation from the median) above
@@ -67,7 +67,7 @@ def odd_ones(features: Tensor, targets: Tensor, units: Sequence[int], *, seed: i
 
 
 def _distances(rows: Tensor, *, seed: int) -> np.ndarray:
-    """Yield the mean distance (N,) of normalised rows (N, D) to their nearest others."""
+    """Return the mean distance (N,) of normalised rows (N, D) to their nearest others."""
     drawn = np.random.default_rng(derive(seed, "odd")).permutation(len(rows))[:MOST_COMPARED]
     compared = torch.from_numpy(np.sort(drawn))
     others, found = rows[compared], []

@@ -75,7 +75,7 @@ def fit_probe(
 
 
 def loo_ridge(features: Tensor, targets: Tensor, *, num_classes: int, units: Sequence[int] | None = None) -> float:
-    """Yield the leave-one-out top-1 of a ridge classifier on (N, D) features, at its best strength.
+    """Return the leave-one-out top-1 of a ridge classifier on (N, D) features, at its best strength.
 
     Raises:
         TrainingError: a feature is not finite.
@@ -85,7 +85,7 @@ def loo_ridge(features: Tensor, targets: Tensor, *, num_classes: int, units: Seq
 
 
 def loo_guesses(features: Tensor, targets: Tensor, *, num_classes: int, units: Sequence[int] | None = None) -> Tensor:
-    """Yield the class (N,) that a ridge classifier fitted to the other units gives each image; by default each image
+    """Return the class (N,) that a ridge classifier fitted to the other units gives each image; by default each image
     is a unit of its own.
 
     Its strength is the one with the best top-1. With G = K + s I for the linear kernel K of the N
@@ -104,7 +104,7 @@ def loo_guesses(features: Tensor, targets: Tensor, *, num_classes: int, units: S
 
 
 def held_out_logits(features: Tensor, targets: Tensor, *, num_classes: int, parts: Sequence[Tensor]) -> Tensor:
-    """Yield logits (N, K) that a logistic regression fitted to the other parts gives the images of each part.
+    """Return logits (N, K) that a logistic regression fitted to the other parts gives the images of each part.
 
     `parts` are index tensors that hold every image once. Of the strengths of regularisation, from strong
     to weak, the last one that lowers the cross-entropy of what is held out is taken: its softmax is
@@ -132,7 +132,7 @@ def held_out_logits(features: Tensor, targets: Tensor, *, num_classes: int, part
 
 
 def folds(targets: Tensor, *, seed: int, count: int = FOLDS) -> list[Tensor]:
-    """Yield stratified folds as index tensors; the same seed gives the same folds."""
+    """Return stratified folds as index tensors; the same seed gives the same folds."""
     labels = targets.numpy()
     place = np.empty(len(labels), dtype=np.int64)
     generator = np.random.default_rng(derive(seed, "folds"))
@@ -143,14 +143,14 @@ def folds(targets: Tensor, *, seed: int, count: int = FOLDS) -> list[Tensor]:
 
 
 def unit_folds(targets: Tensor, units: Sequence[int], *, seed: int) -> list[Tensor]:
-    """Yield folds as index tensors, stratified by the class of each unit's first image, no unit divided."""
+    """Return folds as index tensors, stratified by the class of each unit's first image, no unit divided."""
     _, first, unit = np.unique(np.asarray(units), return_index=True, return_inverse=True)
     parts = folds(targets[torch.from_numpy(first)], seed=seed)
     return [held for part in parts if len(held := torch.from_numpy(np.flatnonzero(np.isin(unit, part.numpy()))))]
 
 
 def blocks(units: Sequence[int] | None) -> list[Tensor]:
-    """Yield the indices of each unit that has several images."""
+    """Return the indices of each unit that has several images."""
     if units is None:
         return []
     _, unit, counts = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
@@ -159,7 +159,7 @@ def blocks(units: Sequence[int] | None) -> list[Tensor]:
 
 
 def _standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Yield features with mean 0 and deviation 1, and both; a constant feature becomes 0 (its deviation infinite)."""
+    """Return features with mean 0 and deviation 1, and both; a constant feature becomes 0 (its deviation infinite)."""
     if not torch.isfinite(features).all():
         raise TrainingError("the backbone's features are not finite", hint="Use --set train.precision=float32.")
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
@@ -171,7 +171,7 @@ def _standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _loo_ridge(
     scaled: Tensor, targets: Tensor, num_classes: int, units: Sequence[int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Yield the left-out guesses (N,) of the best strength, and its dual solution G^-1 y (N, K)."""
+    """Return the left-out guesses (N,) of the best strength, and its dual solution G^-1 y (N, K)."""
     count = len(scaled)
     labels = torch.nn.functional.one_hot(targets, num_classes).double() * 2 - 1  # (N, K)
     values, vectors = torch.linalg.eigh(scaled @ scaled.T / scaled.shape[1])  # (N,), (N, N)
@@ -198,7 +198,7 @@ def _loo_ridge(
 
 
 def _relevant(scaled: Tensor, targets: Tensor, num_classes: int, share: float, units: Sequence[int]) -> Tensor:
-    """Yield which features to keep, in order; at least as many as there are classes."""
+    """Return which features to keep, in order; at least as many as there are classes."""
     count = scaled.shape[1]
     if share >= 1:
         return torch.arange(count)
@@ -214,7 +214,7 @@ def _relevant(scaled: Tensor, targets: Tensor, num_classes: int, share: float, u
 def _choose_share(
     scaled: Tensor, targets: Tensor, num_classes: int, seed: int, strength: float, units: Sequence[int]
 ) -> tuple[float, float]:
-    """Yield the share of features with the least cross-validated loss, and its top-1; of equals, the larger."""
+    """Return the share of features with the least cross-validated loss, and its top-1; of equals, the larger."""
     chosen = _sample(len(scaled), seed)
     scaled, targets, units = scaled[chosen], targets[chosen], _of(units, chosen)
     hits, losses = torch.zeros(len(SHARES)), torch.zeros(len(SHARES))
@@ -259,7 +259,7 @@ def _of(units: Sequence[int], chosen: Tensor) -> list[int]:
 
 
 def _independent_share(units: Sequence[int], seed: int) -> float:
-    """Yield how many units the images have on which the strength is chosen, as a share of those of all."""
+    """Return how many units the images have on which the strength is chosen, as a share of those of all."""
     return len(set(_of(units, _sample(len(units), seed)))) / len(set(units))
 
 

@@ -25,7 +25,7 @@ NOISE = 1e-12  # least share of a label that counts as noise: a perfect fit woul
 
 
 def logme(features: Tensor, targets: Tensor) -> float:
-    """Yield the log of the maximum evidence of (N, D) features for class indices (N,), per image.
+    """Return the log of the maximum evidence of (N, D) features for class indices (N,), per image.
 
     For the 0/1 labels y of each class that occurs: a linear regression y = F w + noise, with
     w ~ N(0, I / alpha) and noise ~ N(0, I / beta); the mean over classes of max log p(y | F) / N.
@@ -50,7 +50,7 @@ def logme(features: Tensor, targets: Tensor) -> float:
 
 
 def _evidence(left: Tensor, values: Tensor, label: Tensor) -> float:
-    """Yield the maximum over t of the log evidence for one class, its labels (N,)."""
+    """Return the maximum over t of the log evidence for one class, its labels (N,)."""
     count, total = len(label), float(label.square().sum())
     turned = (left.T @ label) ** 2  # (M,)
     rest = max(total - float(turned.sum()), 0.0)
@@ -70,7 +70,7 @@ def _evidence(left: Tensor, values: Tensor, label: Tensor) -> float:
 
 
 def h_score(features: Tensor, targets: Tensor) -> float:
-    """Yield the shrinkage-regularised H-score of (N, D) features for class indices (N,).
+    """Return the shrinkage-regularised H-score of (N, D) features for class indices (N,).
 
         H = (1 - a) tr(C_a^-1 B),  C_a = (1 - a) C + a tr(C) / D I
 
@@ -101,7 +101,7 @@ def h_score(features: Tensor, targets: Tensor) -> float:
 
 
 def _shrinkage(rows: Tensor, values: Tensor, width: int) -> float:
-    """Yield how far a covariance is best drawn towards a multiple of the identity, between 0 and 1."""
+    """Return how far a covariance is best drawn towards a multiple of the identity, between 0 and 1."""
     squared = float(values.square().sum())  # |C|^2
     distance = squared - float(values.sum()) ** 2 / width  # |C - tr(C) / D I|^2
     variance = (float(rows.square().sum(dim=1).square().mean()) - squared) / len(rows)
@@ -111,7 +111,7 @@ def _shrinkage(rows: Tensor, values: Tensor, width: int) -> float:
 def knn_top1(
     features: Tensor, targets: Tensor, *, neighbours: int = NEIGHBOURS, units: Sequence[int] | None = None
 ) -> float:
-    """Yield the leave-one-out top-1 of the nearest neighbours of (N, D) features by cosine.
+    """Return the leave-one-out top-1 of the nearest neighbours of (N, D) features by cosine.
 
     Each of an image's nearest others votes for its class with weight exp(cosine / 0.07); images of its own
     unit (copies, a group) have no vote.

@@ -78,7 +78,7 @@ def _variance_of_mean(values: Tensor, units: Sequence[int] | None) -> Tensor:
 
 
 def _means(model: nn.Module, norms: Sequence[nn.Module], images: Tensor) -> dict[nn.Module, Tensor]:
-    """Yield the mean input (B, C) of every channel of some norms, for each image."""
+    """Return the mean input (B, C) of every channel of some norms, for each image."""
     seen: dict[nn.Module, Tensor] = {}
 
     def look(module: nn.Module, inputs: Any) -> None:

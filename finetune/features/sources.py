@@ -27,12 +27,12 @@ Boundary = tuple[Tensor, ...]
 
 
 def trunk_batch(device: torch.device) -> int:
-    """Yield the batch size in which trunks run on a device."""
+    """Return the batch size in which trunks run on a device."""
     return 128 if device.type == "cuda" else 16
 
 
 def run_trunk(trunk: Trunk, images: Tensor, *, autocast: Autocast) -> Boundary:
-    """Run a trunk over images (B, 3, H, W) in its fixed batch size and yield boundary tensors (B, ...)."""
+    """Run a trunk over images (B, 3, H, W) in its fixed batch size and return boundary tensors (B, ...)."""
     size = trunk_batch(images.device)
     parts = []
     for chunk in torch.split(images, size):
@@ -132,7 +132,7 @@ class CachedBatches:
             yield boundary, self.targets[torch.from_numpy(index)].to(self.device)
 
     def _rows(self, index: np.ndarray, views: np.ndarray) -> np.ndarray:
-        """Yield the rows (B, row_bytes) of images, each of its view."""
+        """Return the rows (B, row_bytes) of images, each of its view."""
         rows = np.empty((len(index), self.layout.row_bytes), dtype=np.uint8)
         for view in np.unique(views):
             here = views == view
@@ -140,7 +140,7 @@ class CachedBatches:
         return rows
 
     def _draw(self, phase: int, epoch: int) -> np.ndarray:
-        """Yield which view each image shows in an epoch."""
+        """Return which view each image shows in an epoch."""
         if len(self.views) == 1 or self.seed is None:
             return np.zeros(self.num_images, dtype=np.int64)
         generator = np.random.default_rng(derive(self.seed, "view", phase, epoch))

@@ -35,12 +35,12 @@ class Layout:
         return sum(self.lengths) * torch.empty(0, dtype=DTYPES[self.precision]).element_size()
 
     def pack(self, tensors: Sequence[Tensor]) -> np.ndarray:
-        """Yield boundary tensors (B, ...) as rows of bytes (B, row_bytes)."""
+        """Return boundary tensors (B, ...) as rows of bytes (B, row_bytes)."""
         flat = torch.cat([tensor.detach().cpu().flatten(1) for tensor in tensors], dim=1)
         return flat.to(DTYPES[self.precision]).contiguous().view(torch.uint8).numpy()
 
     def unpack(self, rows: np.ndarray) -> tuple[Tensor, ...]:
-        """Yield rows of bytes as float32 boundary tensors."""
+        """Return rows of bytes as float32 boundary tensors."""
         flat = torch.from_numpy(rows).view(DTYPES[self.precision]).float()
         parts = torch.split(flat, list(self.lengths), dim=1)
         return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True))
@@ -69,16 +69,16 @@ class RowsOnDisk:
         self.entry.add(digests, list(rows))
 
     def drop_damaged(self, digests: Sequence[str]) -> list[str]:
-        """Forget the rows that do not match their checksum, and yield whose they are."""
+        """Forget the rows that do not match their checksum, and return whose they are."""
         return self.entry.drop_damaged(digests)
 
     def places(self, digests: Sequence[str]) -> np.ndarray:
-        """Yield which row of `mapped` each image has."""
+        """Return which row of `mapped` each image has."""
         found = [self.entry.places[bytes.fromhex(digest)] for digest in digests]
         return self.entry.table["offset"][found] // self.layout.row_bytes
 
     def mapped(self) -> np.ndarray:
-        """Yield all rows as a memory map (N, row_bytes)."""
+        """Return all rows as a memory map (N, row_bytes)."""
         return self.entry.mapped().reshape(-1, self.layout.row_bytes)
 
     def touch(self) -> None:
@@ -108,11 +108,11 @@ class RowsInMemory:
         self.parts.append(rows)
 
     def places(self, digests: Sequence[str]) -> np.ndarray:
-        """Yield which row of `mapped` each image has."""
+        """Return which row of `mapped` each image has."""
         return np.array([self.order[digest] for digest in digests])
 
     def mapped(self) -> np.ndarray:
-        """Yield all rows (N, row_bytes)."""
+        """Return all rows (N, row_bytes)."""
         return np.concatenate(self.parts) if self.parts else np.empty((0, self.layout.row_bytes), dtype=np.uint8)
 
     def refresh(self) -> None:

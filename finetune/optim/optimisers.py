@@ -15,7 +15,7 @@ from finetune.types import FreezePlan, LayerGroup
 def parameter_groups(
     model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], *, lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Yield the optimiser's groups: for each trained layer group one with weight decay and one without.
+    """Return the optimiser's groups: for each trained layer group one with weight decay and one without.
 
     Layer group g trains at `lr * plan[g].lr_scale`. Norms, biases and what the network names in
     `no_weight_decay()` are not decayed.
@@ -40,6 +40,6 @@ def parameter_groups(
 
 
 def build(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Yield timm's optimiser of that name over parameter groups; sgd is Nesterov with momentum 0.9."""
+    """Return timm's optimiser of that name over parameter groups; sgd is Nesterov with momentum 0.9."""
     optimiser: torch.optim.Optimizer = create_optimizer_v2(groups, opt=name, lr=groups[0]["lr"], momentum=0.9)
     return optimiser

@@ -26,7 +26,7 @@ MARGIN = 0.1  # of what is free on a GPU
 
 
 def with_micro_batch(prepared: Prepared, *, on_event: OnEvent) -> Prepared:
-    """Yield a run with `micro_batch` settled: by trial on a GPU, by counting bytes on a CPU.
+    """Return a run with `micro_batch` settled: by trial on a GPU, by counting bytes on a CPU.
 
     Raises:
         ResourceError: not even one image fits.
@@ -41,13 +41,13 @@ def with_micro_batch(prepared: Prepared, *, on_event: OnEvent) -> Prepared:
 
 
 def phase_memory(skeleton: Backbone, phase: Phase, *, optimiser: str) -> Memory:
-    """Yield what a step of a phase takes of memory."""
+    """Return what a step of a phase takes of memory."""
     size = skeleton.preprocessing.image_size
     return step_memory(skeleton.model, phase.plan, skeleton.groups, image_size=size, optimiser=optimiser)
 
 
 def skeleton_or_none(recipe: Recipe, *, num_classes: int) -> Backbone | None:
-    """Yield a recipe's network without memory for its weights; None where it cannot be built like that."""
+    """Return a recipe's network without memory for its weights; None where it cannot be built like that."""
     try:
         return with_head(recipe, skeleton_of(recipe, num_classes=num_classes))
     except (BackboneError, NotImplementedError, RuntimeError):

@@ -57,7 +57,7 @@ class Worker:
         self.said: list[str] = []  # how each phase computed, for the report
 
     def work_of(self, phase: Phase) -> Work:
-        """Yield what a phase runs; the model must be held to the phase's freeze plan."""
+        """Return what a phase runs; the model must be held to the phase's freeze plan."""
         try:
             divided = self._divide(phase)
         except IndivisibleError as error:
@@ -71,7 +71,7 @@ class Worker:
         return self._uncached(divided, phase)
 
     def _room(self, divided: Divided, phase: Phase, views: int) -> Room | None:
-        """Yield where a phase keeps what its trunk yields; None where it does not fit, or the phase began without.
+        """Return where a phase keeps what its trunk yields; None where it does not fit, or the phase began without.
 
         Which it is is written down before anything is computed.
 
@@ -171,7 +171,7 @@ class Worker:
 
 
 def num_views(recipe: Recipe, phase: Phase) -> int:
-    """Yield how many views of each train image a phase keeps; 0 where nothing would be read twice."""
+    """Return how many views of each train image a phase keeps; 0 where nothing would be read twice."""
     if recipe.cache.features == "none":
         return 0
     if phase.solver == "lbfgs" or recipe.augment.level == "none":

@@ -77,7 +77,7 @@ class Speed:
 def costs(
     recipe: Recipe, skeleton: Backbone, phases: Sequence[Phase], *, num_images: int, speed: Speed | None = None
 ) -> tuple[Cost, ...]:
-    """Yield what every phase of a plan takes for so many images, train and val together.
+    """Return what every phase of a plan takes for so many images, train and val together.
 
     The machine is timed unless its `speed` is known.
     """
@@ -131,7 +131,7 @@ def cut_of(
 
 
 def step_flops(skeleton: Backbone, plan: FreezePlan, size: tuple[int, int]) -> int:
-    """Yield the operations of a forward pass of one image and of the backward pass that a plan needs."""
+    """Return the operations of a forward pass of one image and of the backward pass that a plan needs."""
     model = skeleton.model
     with freezing(model, plan, skeleton.groups), FlopCounterMode(display=False) as counter:
         torch.autograd.backward(model.eval()(_picture(skeleton, size)).sum())
@@ -169,7 +169,7 @@ def speed_of(recipe: Recipe, skeleton: Backbone) -> Speed | None:
 
 
 def _seconds(act: Callable[[], None], device: torch.device) -> float:
-    """Yield the seconds that an image takes, the better of two after a first."""
+    """Return the seconds that an image takes, the better of two after a first."""
     found = []
     for _ in range(3):
         began = time.perf_counter()

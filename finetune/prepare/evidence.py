@@ -35,8 +35,8 @@ from finetune.strategy import evidence
 from finetune.strategy.evidence import LookedAt
 from finetune.types import Confidence, Event, Evidence, Manifest, OnEvent, Sample, ignore
 
-MOST_LOOKED_AT = 64  # pictures for what is no feature: sides, grey, statistics of norms
-GREY = 6  # levels by which the channels of a grey picture may differ
+MOST_LOOKED_AT = 64  # images for what is no feature: sides, grey, statistics of norms
+GREY = 6  # levels by which the channels of a grey image may differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Tapped:
     features: dict[str, Tensor]
 
     def known(self, model: nn.Module) -> Known | None:
-        """Yield what reaches the head of a model, as far as it is among these features."""
+        """Return what reaches the head of a model, as far as it is among these features."""
         names = model.at.split(JOIN) if isinstance(model, StagedClassifier) else list(self.features)[-1:]
         if not set(names) <= self.features.keys():
             return None
@@ -86,7 +86,7 @@ def _features(
     pixels: PixelCache | None,
     on_event: OnEvent,
 ) -> tuple[list[str], tuple[Tensor, ...], Tensor]:
-    """Yield the names of the layer groups, their pooled features (N, D), and the class indices (N,)."""
+    """Return the names of the layer groups, their pooled features (N, D), and the class indices (N,)."""
     device = resolve_device(recipe.train.device)
     autocast = autocasting(device, resolve_precision(recipe.train.precision, device))
     names = [group.name for group in backbone.groups if not group.is_head]
@@ -124,7 +124,7 @@ def _features(
 def _looked_at(
     recipe: Recipe, manifest: Manifest, backbone: Backbone, chosen: Sequence[Sample], pixels: PixelCache | None
 ) -> LookedAt:
-    """Look at some of the pictures themselves, and at what they do to the norms."""
+    """Look at some of the images themselves, and at what they do to the norms."""
     some = [chosen[place * len(chosen) // MOST_LOOKED_AT] for place in range(MOST_LOOKED_AT)]
     some = list(dict.fromkeys(some))
     sides, greys, side = [], [], picture_side(backbone.preprocessing)

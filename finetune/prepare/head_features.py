@@ -28,7 +28,7 @@ from finetune.types import Event, Manifest, OnEvent, Sample, ignore
 def features_of(
     recipe: Recipe, backbone: Backbone, manifest: Manifest, samples: Sequence[Sample], *, on_event: OnEvent = ignore
 ) -> tuple[Tensor, Tensor]:
-    """Yield what reaches the head (N, D) of a frozen backbone, and the class indices (N,).
+    """Return what reaches the head (N, D) of a frozen backbone, and the class indices (N,).
 
     The work is that of a run's head-only phase, so that its cache serves both; `val` is there for the
     check that the divided model agrees with the whole, and holds images of the sample again.
@@ -56,7 +56,7 @@ def features_of(
 
 
 def _pixels(recipe: Recipe, backbone: Backbone, sample: Manifest, on_event: OnEvent) -> PixelCache | None:
-    """Yield the pixel cache with the sample in it: candidates of one input size decode it once."""
+    """Return the pixel cache with the sample in it: candidates of one input size decode it once."""
     pixels = pixels_of(recipe, sample, backbone)
     checks.fill(replace(sample, samples=sample.split("train")), pixels, on_event=on_event)
     return pixels

@@ -37,7 +37,7 @@ def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
 
 
 def architecture_of(recipe: Recipe) -> Architecture:
-    """Yield the architecture that a recipe names."""
+    """Return the architecture that a recipe names."""
     weights = None if recipe.backbone.weights == "none" else Path(recipe.backbone.weights).expanduser()
     name, arguments = recipe.backbone.name, recipe.backbone.model_args
     return backbones.architecture(name, weights=weights, pretrained=_is_pretrained(recipe), model_args=arguments)
@@ -98,7 +98,7 @@ def skeleton_of(recipe: Recipe, *, num_classes: int | None) -> Backbone:
 
 
 def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
-    """Read which images and classes the data of a recipe has, without opening a picture.
+    """Read which images and classes the data of a recipe has, without opening an image.
 
     Raises:
         DataError, RecipeError: none that can be read; or, where it is to train on, too few classes.
@@ -125,7 +125,7 @@ def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
 
 
 def pixels_of(recipe: Recipe, manifest: Manifest, backbone: Backbone) -> PixelCache | None:
-    """Yield the pixel cache of a recipe's data at its backbone's size, where it is wanted and fits."""
+    """Return the pixel cache of a recipe's data at its backbone's size, where it is wanted and fits."""
     return opened_or_none(
         manifest.root,
         preprocessing=backbone.preprocessing,
@@ -166,7 +166,7 @@ def data_notes(manifest: Manifest) -> tuple[str, ...]:
 
 
 def describe_data(manifest: Manifest) -> str:
-    """Yield one line about a data set."""
+    """Return one line about a data set."""
     counts = [f"{len(manifest.split(name))} {name}" for name in ("train", "val", "test") if manifest.split(name)]
     text = f"{len(manifest.samples)} images in {len(manifest.classes)} classes: {', '.join(counts)}"
     return "; ".join((text, *problem_notes(manifest)))

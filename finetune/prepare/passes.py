@@ -27,7 +27,7 @@ def feature_cache(
     on_event: OnEvent,
     raise_if_stopped: Callable[[], None],
 ) -> FeatureCache:
-    """Yield the feature cache of a recipe's data under its backbone."""
+    """Return the feature cache of a recipe's data under its backbone."""
     device = resolve_device(recipe.train.device)
     return FeatureCache(
         root=Path(manifest.root),
@@ -55,7 +55,7 @@ def plain_batches(
     batch_size: int | None = None,
     pixels: PixelCache | None = None,
 ) -> ImageBatches:
-    """Yield batches of samples in order, as evaluation sees them."""
+    """Return batches of samples in order, as evaluation sees them."""
     preprocessing = backbone.preprocessing
     view = plain_view(preprocessing)
     dataset = ImageDataset(manifest.root, samples, view, preprocessing, seed=None, pixels=pixels)

@@ -35,7 +35,7 @@ def recipe_of(
     settings: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Yield a recipe from a file or the defaults, with settings by flag name and by dotted key on top.
+    """Return a recipe from a file or the defaults, with settings by flag name and by dotted key on top.
 
     Naming a number of a strategy names the strategy: `top_k` alone means top-k, `probe_at` alone
     linear-probe.
@@ -61,7 +61,7 @@ def recipe_of(
 
 
 def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Verdict | None) -> Recipe:
-    """Yield the recipe with every "auto" settled that changes what is computed."""
+    """Return the recipe with every "auto" settled that changes what is computed."""
     num_train = len(manifest.split("train"))
     recipe = resolve_numbers(recipe, backbone, verdict, num_train=num_train)
     weights = None if backbone.architecture.is_embedded else backbone.architecture.weights
@@ -78,14 +78,14 @@ def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Ver
 
 
 def wanted_batch(num_train: int) -> int:
-    """Yield the batch size for so many train images."""
+    """Return the batch size for so many train images."""
     return next(size for least, size in BATCHES.items() if num_train >= least)
 
 
 def resolve_numbers(
     recipe: Recipe, backbone: Backbone, verdict: Verdict | None, *, num_train: int | None = None
 ) -> Recipe:
-    """Yield the recipe with the strategy and its numbers settled; needs no data but for a verdict."""
+    """Return the recipe with the strategy and its numbers settled; needs no data but for a verdict."""
     name = verdict.strategy if verdict else recipe.strategy.name
     numbers = strategy(name)
     batch_size = _or(recipe.train.batch_size, wanted_batch(num_train) if num_train else "auto")
@@ -108,7 +108,7 @@ def resolve_numbers(
 
 
 def plan_phases(recipe: Recipe, backbone: Backbone) -> tuple[Phase, ...]:
-    """Yield the phases of a resolved recipe."""
+    """Return the phases of a resolved recipe."""
     groups = backbone.groups
     if is_staged(recipe, backbone):
         deepest = stages(str(recipe.strategy.probe_at), groups)[-1]
@@ -118,7 +118,7 @@ def plan_phases(recipe: Recipe, backbone: Backbone) -> tuple[Phase, ...]:
 
 
 def choice_of(recipe: Recipe, backbone: Backbone) -> Choice:
-    """Yield what a resolved recipe says of its strategy."""
+    """Return what a resolved recipe says of its strategy."""
     return Choice(
         recipe.strategy.name,
         epochs=int(recipe.train.epochs),
@@ -152,7 +152,7 @@ def is_staged(recipe: Recipe, backbone: Backbone) -> bool:
 
 
 def with_head(recipe: Recipe, backbone: Backbone) -> Backbone:
-    """Yield the backbone as it is, or cut at the inner layer group that a probe is to stand on."""
+    """Return the backbone as it is, or cut at the inner layer group that a probe is to stand on."""
     return cut_at(backbone, str(recipe.strategy.probe_at)) if is_staged(recipe, backbone) else backbone
 
 

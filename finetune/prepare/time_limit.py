@@ -27,7 +27,7 @@ MARGIN = 0.2
 def within_time(
     prepared: Prepared, asked: Recipe, *, may_fall: bool, num_images: int, share: float = 1.0, on_event: OnEvent
 ) -> Prepared:
-    """Yield a run that is predicted to be over in `train.time`: as it is, with fewer epochs, or another strategy.
+    """Return a run that is predicted to be over in `train.time`: as it is, with fewer epochs, or another strategy.
 
     `asked` is the recipe as the user has it, `may_fall` whether the strategy is the tool's choice, `share`
     of the time is this run's.
@@ -66,7 +66,7 @@ def within_time(
 
 
 def predicted(candidates: list[Prepared], *, num_images: int) -> list[Option]:
-    """Yield what each candidate is predicted to take; the machine is timed once.
+    """Return what each candidate is predicted to take; the machine is timed once.
 
     Raises:
         ResourceError: it cannot be predicted.
@@ -92,7 +92,7 @@ def predicted(candidates: list[Prepared], *, num_images: int) -> list[Option]:
 
 
 def _fallen(prepared: Prepared, asked: Recipe, strategy: str) -> Prepared:
-    """Yield the run with a cheaper strategy, its numbers those of that strategy."""
+    """Return the run with a cheaper strategy, its numbers those of that strategy."""
     keys = {"strategy.name": strategy, "strategy.top_k": "auto", "strategy.probe_at": "auto"}
     changed = recipes.update(asked, keys)
     if prepared.manifest.samples:
@@ -115,7 +115,7 @@ def _note(time: str, prepared: Prepared, option: Option, epochs: int) -> str:
 
 
 def _others(prepared: Prepared, asked: Recipe, limit: float, num_images: int) -> list[str]:
-    """Yield the cheaper strategies that would fit."""
+    """Return the cheaper strategies that would fit."""
     if is_staged(prepared.recipe, prepared.backbone):
         return []
     cheaper = [_fallen(prepared, asked, name) for name in cheaper_than(prepared.recipe.strategy.name)]
@@ -128,7 +128,7 @@ def _nothing_fits(time: str, options: list[Option], limit: float, *, fitting: li
     needed = least.seconds(least.least)
     count = f"{least.least} epoch{'s' if least.least > 1 else ''} of {least.strategy} alone"
     longer = told(seconds_of(time) * needed / limit)
-    other = f"--strategy {' or '.join(fitting)}, which would fit" if fitting else "smaller pictures (--image-size)"
+    other = f"--strategy {' or '.join(fitting)}, which would fit" if fitting else "smaller images (--image-size)"
     return RecipeError(
         f"train.time = {time!r}: {count} is predicted to take {told(needed)} of computing",
         hint=f"Give --time {longer} or more, or {other}.",

@@ -14,7 +14,7 @@ from finetune.types import Manifest, Phase
 
 
 def work_of(recipe: Recipe, phases: Sequence[Phase], manifest: Manifest) -> Work | None:
-    """Yield the work of a resolved recipe; None for a network whose operations cannot be counted.
+    """Return the work of a resolved recipe; None for a network whose operations cannot be counted.
 
     What a trunk yields is counted where it is computed: with the first epoch of its phase when it is
     cached, else with every epoch. A cache that is filled already, or by another phase, makes it less.

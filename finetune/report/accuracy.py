@@ -1,4 +1,4 @@
-"""Accuracy against compute of backbones, as a picture: which are on the front, by number, and the rest."""
+"""Accuracy against compute of backbones, as an image: which are on the front, by number, and the rest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def draw(found: Sequence[Entry], file: Path) -> None:
     left, right = axes.get_xlim()
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if right / left < NARROW else "")
-    axes.set_xlabel("multiply-adds for one picture, billions (GMACs)")
+    axes.set_xlabel("multiply-adds for one image, billions (GMACs)")
     axes.set_ylabel("top-1 on ImageNet-1k val, percent")
     axes.set_title(f"{len(found):,} sets of weights; on the line: what no other beats", loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)

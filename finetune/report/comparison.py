@@ -15,9 +15,9 @@ from finetune.report.page import render
 from finetune.strategy.strategies import is_pretrained
 
 COLOURS = ("#2f6fc4", "#d9730d", "#2e8b57", "#b0307a", "#7a5cc2", "#8a6d3b", "#0f9a9a", "#c0392b")
-WIDTH, HEIGHT = 380, 220  # of what is inside the axes, in units of the picture
+WIDTH, HEIGHT = 380, 220  # of what is inside the axes, in units of the image
 LOG_FROM = 20  # so many times the time of the quickest: then seconds stand on a logarithmic axis
-LARGEST_LOSS = 1.5  # of that of guessing; beyond it a curve leaves the picture
+LARGEST_LOSS = 1.5  # of that of guessing; beyond it a curve leaves the image
 
 Point = tuple[float, float]
 
@@ -35,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture: its lines in its own units, and the marks on its axes as (place, text)."""
+    """One image: its lines in its own units, and the marks on its axes as (place, text)."""
 
     title: str
     across: str
@@ -54,7 +54,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def panels(found: Sequence[Any], colours: Mapping[str, str], *, num_classes: int) -> tuple[Panel, ...]:
-    """Yield val top1 and val loss, each over epochs and over seconds."""
+    """Return val top1 and val loss, each over epochs and over seconds."""
     if not found:
         return ()
     largest = LARGEST_LOSS * math.log(max(num_classes, 2))
@@ -66,7 +66,7 @@ def panels(found: Sequence[Any], colours: Mapping[str, str], *, num_classes: int
 
 
 def marks(low: float, high: float, *, most: int = 6) -> tuple[float, ...]:
-    """Yield round numbers from low to high, at most so many, a step of 1, 2 or 5 times a power of ten apart."""
+    """Return round numbers from low to high, at most so many, a step of 1, 2 or 5 times a power of ten apart."""
     span = max(high - low, 1e-9)
     power = 10 ** math.floor(math.log10(span / most))
     step = next(power * factor for factor in (1, 2, 5, 10, 20) if span / (power * factor) <= most - 1)

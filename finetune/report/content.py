@@ -16,7 +16,7 @@ from finetune.types import to_json
 
 
 def told(folder: RunFolder) -> dict[str, Any]:
-    """Yield what report.html shows that stood in a run folder before its first step.
+    """Return what report.html shows that stood in a run folder before its first step.
 
     Raises:
         CheckpointError: a file of it is missing or damaged.

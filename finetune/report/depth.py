@@ -9,7 +9,7 @@ WIDTH, HEIGHT = 560, 150
 
 
 def depth(evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """Yield dots (x, y, low, high, name, value), the line through them, and the height of all stages together."""
+    """Return dots (x, y, low, high, name, value), the line through them, and the height of all stages together."""
     probe = evidence["probe"]
     step = WIDTH / max(len(probe), 1)
     dots = [

@@ -28,7 +28,7 @@ def render(path: Path, template: str, content: Mapping[str, Any]) -> None:
 
 
 def curve(values: list[float | None], *, low: float, high: float, width: int = 560, height: int = 140) -> str:
-    """Yield the points of an SVG polyline for values over epochs; gaps are left out."""
+    """Return the points of an SVG polyline for values over epochs; gaps are left out."""
     span = max(high - low, 1e-9)
     step = width / max(len(values) - 1, 1)
     pairs = (

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in rows under headings, each with a few lines below it, as one PNG."""
+"""A contact sheet: images in rows under headings, each with a few lines below it, as one PNG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INK, PALE, PAPER = "#202020", "#d8d8d8", "white"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One picture and the lines below it."""
+    """One image and the lines below it."""
 
     file: Path
     lines: tuple[str, ...]
@@ -26,7 +26,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Pictures under a heading."""
+    """Images under a heading."""
 
     title: str
     cells: tuple[Cell, ...]
@@ -43,7 +43,7 @@ def write(path: Path, sections: Sequence[Section]) -> None:
 
 
 def draw(sections: Sequence[Section]) -> Image.Image:
-    """Yield the contact sheet of sections; a picture that cannot be read is an empty frame."""
+    """Return the contact sheet of sections; an image that cannot be read is an empty frame."""
     font, bold = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT + 3)
     heights = [HEADING + sum(_row_height(row) for row in _rows(section)) for section in sections]
     sheet = Image.new("RGB", (GAP + ACROSS * (SIDE + GAP), GAP + max(sum(heights), HEADING)), PAPER)
@@ -84,7 +84,7 @@ def _put(sheet: Image.Image, file: Path, left: int, top: int) -> None:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Yield a text, its middle left out where it is too wide: the end of a file's name tells most."""
+    """Return a text, its middle left out where it is too wide: the end of a file's name tells most."""
     if font.getlength(text) <= width:
         return text
     for kept in range(min(len(text), width) // 2, 0, -1):

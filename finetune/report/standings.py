@@ -108,7 +108,7 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
 
 
 def standings(runs: Mapping[str, Sequence[Finished]]) -> tuple[Standing, ...]:
-    """Yield the strategies, the best first: by top1, of equals the one that trains fewer parameters.
+    """Return the strategies, the best first: by top1, of equals the one that trains fewer parameters.
 
     A difference is taken on the seeds that both have.
 
@@ -192,7 +192,7 @@ def _pretraining(rival: Standing, scratch: Standing) -> str:
 
 
 def _reached(curves: Sequence[Curve], goal: float) -> str | None:
-    """Yield after how many epochs and seconds, in the median over seeds, val top1 was at a goal."""
+    """Return after how many epochs and seconds, in the median over seeds, val top1 was at a goal."""
     found = [next((row for row in curve if row["val_top1"] >= goal), None) for curve in curves]
     there = [row for row in found if row is not None]
     if len(there) * 2 <= len(found):

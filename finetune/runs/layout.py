@@ -37,7 +37,7 @@ class Terms:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def recipe(self, file: Path) -> Recipe:
-        """Yield a recipe of the run as it is to be from now on."""
+        """Return a recipe of the run as it is to be from now on."""
         return recipe_of(file, settings=self.settings, overrides=self.overrides)
 
 
@@ -66,7 +66,7 @@ def reopen(
     named: RunFolder | None = None,
     on_event: OnEvent,
 ) -> tuple[Prepared, list[str]]:
-    """Yield a run before its next step, and in words every change that was allowed since it began.
+    """Return a run before its next step, and in words every change that was allowed since it began.
 
     `now` is the data as it is, where it was read already; `named` is the folder that a user goes on with,
     where it is another.
@@ -103,7 +103,7 @@ def reopen_data(
     header: str = HEADER,
     on_event: OnEvent,
 ) -> tuple[Reopened, list[str]]:
-    """Yield data and backbone as they are now, compared with what a run or a comparison began with.
+    """Return data and backbone as they are now, compared with what a run or a comparison began with.
 
     Raises:
         CheckpointError: something changed that was not allowed, or a file of the folder is damaged.
@@ -131,7 +131,7 @@ def reopen_data(
 
 
 def with_whole_paths(recipe: Recipe) -> Recipe:
-    """Yield a recipe whose data and weights are found from any folder."""
+    """Return a recipe whose data and weights are found from any folder."""
     named = {"data.path": recipe.data.path, "backbone.weights": recipe.backbone.weights}
     return recipes.update(
         recipe,

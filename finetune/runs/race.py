@@ -88,7 +88,7 @@ class Field:
 
 
 def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> Field:
-    """Yield the race of the likeliest strategies on the data of a recipe.
+    """Return the race of the likeliest strategies on the data of a recipe.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
@@ -103,13 +103,13 @@ def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent
 
 
 def _in_time(made: Prepared, asked: Recipe, *, may_fall: bool, on_event: OnEvent) -> Prepared:
-    """Yield a candidate that leaves the race its share of the time."""
+    """Return a candidate that leaves the race its share of the time."""
     num_images, share = len(made.manifest.samples), 1 / (1 + MOST_OVERHEAD)
     return within_time(made, asked, may_fall=may_fall, num_images=num_images, share=share, on_event=on_event)
 
 
 def _in_time_each(made: Mapping[str, Prepared], asked: Recipe) -> tuple[dict[str, Prepared], dict[str, str]]:
-    """Yield the candidates that have time, the first of which is settled, and why others have not."""
+    """Return the candidates that have time, the first of which is settled, and why others have not."""
     own, *others = made
     found, late = {own: made[own]}, {}
     for label in others:
@@ -144,17 +144,17 @@ def go_on_racing(
 
 
 def candidate_folder(folder: RunFolder, label: str) -> RunFolder:
-    """Yield the run folder of a candidate."""
+    """Return the run folder of a candidate."""
     return RunFolder(folder.candidates / label)
 
 
 def as_auto(recipe: Recipe) -> Recipe:
-    """Yield a recipe of a race as auto would have it."""
+    """Return a recipe of a race as auto would have it."""
     return recipes.update(recipe, {"strategy.name": "auto"})
 
 
 def field_of(recipe: Recipe, own: Prepared) -> dict[str, Prepared]:
-    """Yield every candidate as it is prepared, the verdict's own choice first."""
+    """Return every candidate as it is prepared, the verdict's own choice first."""
     assert own.evidence is not None and own.verdict is not None  # auto measures both
     plain = load_backbone(own.recipe, architecture_of(own.recipe), num_classes=len(own.manifest.classes))
     first, *others = candidates(own.verdict, own.evidence)
@@ -167,7 +167,7 @@ def field_of(recipe: Recipe, own: Prepared) -> dict[str, Prepared]:
 
 
 def planned(made: Mapping[str, Prepared]) -> tuple[dict[str, Work], RacePlan]:
-    """Yield the work of every candidate that it is known of, and the race that follows."""
+    """Return the work of every candidate that it is known of, and the race that follows."""
     own, *_ = made
     counted = {label: work_of(one.recipe, one.phases, one.manifest) for label, one in made.items()}
     known = {label: work for label, work in counted.items() if work is not None}
@@ -179,7 +179,7 @@ def planned(made: Mapping[str, Prepared]) -> tuple[dict[str, Work], RacePlan]:
 
 
 def told(plan: RacePlan) -> str:
-    """Yield one line about a race."""
+    """Return one line about a race."""
     out = "".join(f"; {label} is left out: {why}" for label, why in plan.left_out.items())
     if len(plan.starts) == 1:
         return f"race: {plan.starts[0]} has no rival{out}"
@@ -228,7 +228,7 @@ class _Rungs:
         self._say(f"race: {alive[0]} wins and goes on")
 
     def _run_to(self, label: str, epochs: int, work: Work) -> Place | None:
-        """Train a candidate up to a rung and yield its place there; None for one that fails while others are left."""
+        """Train a candidate up to a rung and return its place there; None for one that fails while others are left."""
         own = candidate_folder(self.folder, label)
         until = None if work.is_cheap else epochs
         try:
@@ -246,7 +246,7 @@ class _Rungs:
         return Place(label, len(shown), row["val_top1"], row["val_loss"])
 
     def _history_to(self, own: RunFolder, label: str, until: int | None) -> tuple[list[dict[str, Any]], int]:
-        """Yield the epochs of a candidate that has come as far as it is asked to, and the number of val images."""
+        """Return the epochs of a candidate that has come as far as it is asked to, and the number of val images."""
         clear_leftovers(own)
         checkpoint = state.load(own.last, on_event=self.on_event)
         done = checkpoint.state if checkpoint else None
@@ -282,7 +282,7 @@ def _promote(folder: RunFolder, winner: str) -> None:
 
 
 def _took(content: dict[str, Any], works: Mapping[str, Work]) -> dict[str, float]:
-    """Yield the planned work of the winner alone, what the others took at most, and how much more that is."""
+    """Return the planned work of the winner alone, what the others took at most, and how much more that is."""
     winner = content["winner"]
     reached: dict[str, int] = {}
     for result in content["results"]:

@@ -59,7 +59,7 @@ class Stop:
         self.raise_if_asked(lambda: None)
 
     def error(self) -> Interrupted:
-        """Yield the error of the signal that came."""
+        """Return the error of the signal that came."""
         name = signal.Signals(self.signal).name
         if self.folder is None:
             text, way = f"stopped by {name} before anything was trained", "Give the same command again to start anew."

@@ -49,7 +49,7 @@ class RunResult:
     never_predicted: dict[str, int] = field(default_factory=dict)  # by the first fit: classes of val
 
     def to_json(self) -> dict[str, Any]:
-        """Yield the result as one JSON document."""
+        """Return the result as one JSON document."""
         return {**to_json(self), "folder": str(self.folder)}
 
 
@@ -79,7 +79,7 @@ class Ready:
 
 
 def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> Ready:
-    """Yield the run that a recipe asks for; `manifest` is its data where it was read before.
+    """Return the run that a recipe asks for; `manifest` is its data where it was read before.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.

@@ -188,7 +188,7 @@ def _settings(recipe: Recipe) -> FitSettings:
 
 
 def _fresh(prepared: Prepared) -> nn.Module:
-    """Yield the network as it is when new, for what is re-initialised; the head is new already."""
+    """Return the network as it is when new, for what is re-initialised; the head is new already."""
     if not set(retrained(prepared.phases)) - {"head"}:
         return prepared.backbone.model
     of = replace(prepared.backbone.architecture, pretrained=False)

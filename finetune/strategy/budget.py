@@ -21,11 +21,11 @@ class Option:
     epoch: float
 
     def seconds(self, epochs: int) -> float:
-        """Yield what so many epochs take."""
+        """Return what so many epochs take."""
         return self.once + epochs * self.epoch
 
     def fitting(self, limit: float) -> int | None:
-        """Yield how many of its epochs fit into so many seconds; None where not even the fewest do."""
+        """Return how many of its epochs fit into so many seconds; None where not even the fewest do."""
         if self.seconds(self.least) > limit:
             return None
         if self.epoch <= 0:
@@ -34,13 +34,13 @@ class Option:
 
 
 def seconds_of(text: str) -> float:
-    """Yield the seconds of a time as recipes write it: 90s, 20m, 1h30m."""
+    """Return the seconds of a time as recipes write it: 90s, 20m, 1h30m."""
     units = {"h": 3600, "m": 60, "s": 1}
     return float(sum(int(count) * units[unit] for count, unit in re.findall(r"(\d+)([hms])", text)))
 
 
 def told(seconds: float) -> str:
-    """Yield seconds as recipes write them, rounded up to what a person would say."""
+    """Return seconds as recipes write them, rounded up to what a person would say."""
     whole = math.ceil(seconds)
     if whole <= 120:
         return f"{max(whole, 1)}s"
@@ -50,7 +50,7 @@ def told(seconds: float) -> str:
 
 
 def choose(options: Sequence[Option], limit: float) -> tuple[Option, int] | None:
-    """Yield the first option of which enough epochs fit, and how many; the first comes first, cheaper ones follow.
+    """Return the first option of which enough epochs fit, and how many; the first comes first, cheaper ones follow.
 
     Enough is a third of its epochs; where that holds for none, the last of which any fit; None where none do.
     """

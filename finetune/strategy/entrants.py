@@ -28,7 +28,7 @@ class Entrant:
     probe_at: str | None = None
 
     def keys(self) -> dict[str, Any]:
-        """Yield the keys of the recipe that make a run this entrant's."""
+        """Return the keys of the recipe that make a run this entrant's."""
         return {
             "strategy.name": self.strategy,
             "strategy.top_k": "auto" if self.top_k is None else self.top_k,
@@ -37,7 +37,7 @@ class Entrant:
 
 
 def entrants(labels: Sequence[str]) -> tuple[Entrant, ...]:
-    """Yield the entrants of a list of labels.
+    """Return the entrants of a list of labels.
 
     Raises:
         RecipeError: an unknown name, a number that the strategy has no use for, fewer than two, one twice;

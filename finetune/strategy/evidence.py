@@ -26,7 +26,7 @@ MOST_PROBED, MOST_A_CLASS = 600, 4  # the second where it is more: of many class
 
 
 def stratified_sample(manifest: Manifest, *, seed: int, most: int | None = None) -> tuple[Sample, ...]:
-    """Yield at most 600 images of train, or four a class (or `most`), in the manifest's order.
+    """Return at most 600 images of train, or four a class (or `most`), in the manifest's order.
 
     Every class has its share, rounded up or down: of the images ordered by class, and by chance
     within a class, every so-manieth is taken.
@@ -42,7 +42,7 @@ def stratified_sample(manifest: Manifest, *, seed: int, most: int | None = None)
 
 @dataclass(frozen=True, slots=True)
 class LookedAt:
-    """What some of the pictures themselves tell: see `Evidence`."""
+    """What some of the images themselves tell: see `Evidence`."""
 
     short_side: float | None = None
     grey_share: float | None = None
@@ -60,7 +60,7 @@ def measure(
     units: Sequence[int] | None = None,
     on_event: OnEvent = ignore,
 ) -> Evidence:
-    """Yield the evidence from pooled features (N, D) of a sample, by layer group in order.
+    """Return the evidence from pooled features (N, D) of a sample, by layer group in order.
 
     `units` numbers those images of the sample that are copies or of one group: only other units judge an image.
     """
@@ -106,7 +106,7 @@ def measure(
 
 
 def spread(features: Tensor, targets: Tensor) -> float:
-    """Yield the scatter of the class means over that within the classes, in standardised features (N, D).
+    """Return the scatter of the class means over that within the classes, in standardised features (N, D).
 
     Free of what chance alone scatters the means of few images: 0 where classes are not told apart.
     """
@@ -134,7 +134,7 @@ def _hits(features: Tensor, targets: Tensor, num_classes: int, units: Sequence[i
 def _gain(
     hits: NDArray[np.bool_], features: Tensor, targets: Tensor, num_classes: int, units: Sequence[int] | None
 ) -> Interval:
-    """Yield what the probe gains from twice the images: against classifiers fitted to one half, every class halved.
+    """Return what the probe gains from twice the images: against classifiers fitted to one half, every class halved.
 
     Of images that are too few to be halved it is not known.
     """

@@ -30,7 +30,7 @@ NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, 
 
 
 def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
-    """Yield the cell of the matrix and what to do there; `assume` overrides what was measured.
+    """Return the cell of the matrix and what to do there; `assume` overrides what was measured.
 
     Similar: `similarity_score` is not below 0. Few: fewer than 30 images a class (median) or 100 in all
     where they are similar, than 3 or 8 where they are not.
@@ -49,7 +49,7 @@ def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
 
 
 def size_score(evidence: Evidence, *, is_similar: bool) -> Interval:
-    """Yield how many images there are: 0 at the cut-off, 1 at ten times as many. It is counted, not estimated."""
+    """Return how many images there are: 0 at the cut-off, 1 at ten times as many. It is counted, not estimated."""
     of_a_class, in_all = FEW["similar" if is_similar else "dissimilar"]
     size = evidence.size
     score = math.log10(
@@ -59,7 +59,7 @@ def size_score(evidence: Evidence, *, is_similar: bool) -> Interval:
 
 
 def similarity_score(evidence: Evidence) -> Interval:
-    """Yield how near the images are to what the backbone has seen: above 0 near, below 0 far.
+    """Return how near the images are to what the backbone has seen: above 0 near, below 0 far.
 
     With batch norm: how often the shift of its inputs goes into the shift at the cut-off, in doublings.
     Without: how far the entropy of the pretrained classifier stays under its cut-off; where there is no
@@ -80,7 +80,7 @@ def similarity_score(evidence: Evidence) -> Interval:
 
 
 def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str, int | None, str | None]:
-    """Yield the strategy, its words, and its number."""
+    """Return the strategy, its words, and its number."""
     if is_many and not is_similar and evidence.size.images_per_class_median >= PLENTY:
         return "full", "train everything", None, None
     if is_similar and is_many and evidence.probe[evidence.last].value >= SOLVED:

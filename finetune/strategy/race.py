@@ -48,7 +48,7 @@ class Work:
         )
 
     def until(self, epoch: int) -> float:
-        """Yield what the epochs up to one take."""
+        """Return what the epochs up to one take."""
         return sum(self.epochs[:epoch])
 
 
@@ -74,7 +74,7 @@ class Place:
 
 
 def candidates(verdict: Verdict, evidence: Evidence) -> tuple[Entrant, ...]:
-    """Yield the verdict's own choice, its neighbours in the matrix (other column, other row), of many images `full`."""
+    """Return the verdict's own choice, its neighbours in the matrix (other column, other row), of many images full."""
     other_size = "many" if verdict.size == "few" else "few"
     other_similarity = "dissimilar" if verdict.similarity == "similar" else "similar"
     neighbours = ((verdict.size, other_similarity), (other_size, verdict.similarity))
@@ -85,7 +85,7 @@ def candidates(verdict: Verdict, evidence: Evidence) -> tuple[Entrant, ...]:
 
 
 def plan_race(works: Mapping[str, Work]) -> RacePlan:
-    """Yield who starts and the rungs, from the work of each candidate; the verdict's own choice comes first.
+    """Return who starts and the rungs, from the work of each candidate; the verdict's own choice comes first.
 
     The first rung is as late as the bound allows, and at most a third of the epochs.
     """
@@ -106,7 +106,7 @@ def plan_race(works: Mapping[str, Work]) -> RacePlan:
 
 
 def overhead(works: Mapping[str, Work], rungs: Sequence[int], *, winner: str) -> float:
-    """Yield the most that the others take when one wins: the first rung of all, the next one of those kept.
+    """Return the most that the others take when one wins: the first rung of all, the next one of those kept.
 
     Beside a winner on cached features of few images those of its kind are not counted.
     """
@@ -119,7 +119,7 @@ def overhead(works: Mapping[str, Work], rungs: Sequence[int], *, winner: str) ->
 
 
 def judge(places: Sequence[Place], works: Mapping[str, Work], *, is_last: bool) -> list[Place]:
-    """Yield the places at a rung, the best first, and mark who is kept: the better half, at the last rung the best.
+    """Return the places at a rung, the best first, and mark who is kept: the better half, at the last rung the best.
 
     By val top1, of equals the lower loss, of those the one with less work.
     """
@@ -129,7 +129,7 @@ def judge(places: Sequence[Place], works: Mapping[str, Work], *, is_last: bool) 
 
 
 def _first_rung(works: Mapping[str, Work]) -> int | None:
-    """Yield the latest first rung with which no winner pays more than it may; None where not even 1 does."""
+    """Return the latest first rung with which no winner pays more than it may; None where not even 1 does."""
     counts = [len(work.epochs) for work in works.values() if not work.is_cheap]
     latest = max(1, min(counts, default=1) // MOST_OF_EPOCHS)
     fits = (
@@ -144,14 +144,14 @@ def _first_rung(works: Mapping[str, Work]) -> int | None:
 
 
 def _rungs(first: int, works: Sequence[Work]) -> tuple[int, ...]:
-    """Yield one rung, and a second where more than two train through layers; none for one alone."""
+    """Return one rung, and a second where more than two train through layers; none for one alone."""
     if len(works) == 1:
         return ()
     return (first, 2 * first) if sum(not work.is_cheap for work in works) > 2 else (first,)
 
 
 def _entrant(verdict: Verdict) -> Entrant:
-    """Yield what a verdict chose; its label is the name of a folder, so that many layer groups are only counted."""
+    """Return what a verdict chose; its label is the name of a folder, so that many layer groups are only counted."""
     number = verdict.probe_at if verdict.top_k is None else verdict.top_k
     if isinstance(number, str) and JOIN in number:
         number = f"{number.count(JOIN) + 1}-stages"

@@ -89,7 +89,7 @@ def rank(candidates: Sequence[Candidate], *, images_of_rarest: int | None = None
 
 
 def strongest_in_general(candidates: Sequence[Candidate]) -> Candidate:
-    """Yield the candidate that stands highest whatever the data; where nothing is known, the largest in compute."""
+    """Return the candidate that stands highest whatever the data; where nothing is known, the largest in compute."""
     known = [one for one in candidates if one.standing is not None]
     if known:
         return max(known, key=lambda one: (one.standing or 0.0, one.gmacs))
@@ -97,7 +97,7 @@ def strongest_in_general(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def difference(one: Candidate, other: Candidate) -> Interval:
-    """Yield the interval of the predicted accuracy of one minus that of another, from the images they differ on."""
+    """Return the interval of the predicted accuracy of one minus that of another, from the images they differ on."""
     return paired(np.array(one.hits), np.array(other.hits), one.units)
 
 

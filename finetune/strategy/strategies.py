@@ -77,7 +77,7 @@ def phases(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
 
 
 def up_to_epoch(planned: Sequence[Phase], done: Sequence[str]) -> tuple[Phase, ...]:
-    """Yield the phases as far as epochs were done in them; `done` names the phase of every epoch.
+    """Return the phases as far as epochs were done in them; `done` names the phase of every epoch.
 
     Each keeps its schedule: the learning rate of an epoch is what it was.
     """
@@ -95,7 +95,7 @@ def is_full(choice: Choice, groups: Sequence[LayerGroup]) -> bool:
 
 
 def retrained(planned: Sequence[Phase]) -> tuple[str, ...]:
-    """Yield the layer groups that any phase re-initialises, head included."""
+    """Return the layer groups that any phase re-initialises, head included."""
     names = (item.group for phase in planned for item in phase.plan.groups if item.is_reinitialised)
     return tuple(dict.fromkeys(names))
 

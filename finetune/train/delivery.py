@@ -14,7 +14,7 @@ TOLD_APART = 5  # val images: the fewest of which a sign test can say that it is
 
 
 def delivered(history: Sequence[Mapping[str, Any]], num_val: int) -> int:
-    """Yield the number of the last epoch that is less than 5 val images behind the best one up to then."""
+    """Return the number of the last epoch that is less than 5 val images behind the best one up to then."""
     most, chosen = 0, 0
     for line in history:
         right = round(line["val_top1"] * num_val)
@@ -25,5 +25,5 @@ def delivered(history: Sequence[Mapping[str, Any]], num_val: int) -> int:
 
 
 def best(history: Sequence[Mapping[str, Any]]) -> int:
-    """Yield the number of the epoch with the highest val top1; of equals the lowest val loss, then the first."""
+    """Return the number of the epoch with the highest val top1; of equals the lowest val loss, then the first."""
     return int(max(history, key=lambda line: (line["val_top1"], -line["val_loss"]))["epoch"])

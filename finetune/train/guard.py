@@ -12,7 +12,7 @@ from finetune.errors import RecipeError, ResourceError
 from finetune.process import is_unguarded, own_turn, unguarded
 from finetune.train.memory import is_out_of_memory
 
-SMALLER = "smaller pictures (--image-size) or a smaller backbone"
+SMALLER = "smaller images (--image-size) or a smaller backbone"
 IN_A_RUN = f"fewer images at once (--micro-batch), {SMALLER}"
 OF_A_MODEL = "fewer images at once (--batch-size)"
 

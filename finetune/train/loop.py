@@ -182,7 +182,7 @@ def close_epoch(
 
 
 def _on_val(fit: Fit, work: Work, save: Callable[[], None]) -> tuple[float, float] | tuple[None, None]:
-    """Yield top1 and loss on val, where there is one."""
+    """Return top1 and loss on val, where there is one."""
     if work.val is None:
         return None, None
     batches = stoppable(fit, work.val.epoch(), save)
@@ -287,7 +287,7 @@ class _Waited:
 def _step(fit: Fit, run: nn.Module, optimiser: Any, inputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Take one step on the mean loss of a batch, its gradient summed over micro-batches.
 
-    Yields loss and hits, both (), on the device: nothing here waits for it.
+    Returns loss and hits, both (), on the device: nothing here waits for it.
     """
     losses, hits = [], []
     for part, wanted in _micro_batches(inputs, targets, fit.settings.micro_batch or len(targets)):

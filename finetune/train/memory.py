@@ -35,14 +35,14 @@ class Memory:
     per_image: int
 
     def of(self, batch: int) -> int:
-        """Yield the bytes for a batch of so many images."""
+        """Return the bytes for a batch of so many images."""
         return self.fixed + batch * self.per_image
 
 
 def step_memory(
     skeleton: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], *, image_size: tuple[int, int], optimiser: str
 ) -> Memory:
-    """Yield what a training step under a freeze plan takes; `skeleton` may lie on the meta device."""
+    """Return what a training step under a freeze plan takes; `skeleton` may lie on the meta device."""
     weights = sum(p.numel() * p.element_size() for p in skeleton.parameters())
     trained = sum(group.num_parameters for group in groups if not plan[group.name].is_frozen) * 4
     device = next(skeleton.parameters()).device
@@ -55,7 +55,7 @@ def step_memory(
 
 
 def _forward_memory(model: nn.Module, images: Tensor) -> tuple[int, int]:
-    """Yield the bytes that a forward pass keeps for the backward pass, and those of its largest output."""
+    """Return the bytes that a forward pass keeps for the backward pass, and those of its largest output."""
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}
     outputs = [0]
@@ -81,7 +81,7 @@ def _forward_memory(model: nn.Module, images: Tensor) -> tuple[int, int]:
 
 
 def fitting_batch(wanted: int, memory: Memory, free: int) -> int:
-    """Yield how many of `wanted` images fit into a step at once: all of them, or a half, a quarter, ...
+    """Return how many of `wanted` images fit into a step at once: all of them, or a half, a quarter, ...
 
     Raises:
         ResourceError: not even one does.
@@ -92,13 +92,13 @@ def fitting_batch(wanted: int, memory: Memory, free: int) -> int:
     if memory.of(size) > free:
         raise ResourceError(
             f"one image in a training step takes {memory.of(1) / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",
-            hint="Train fewer layers (--strategy head-only), smaller pictures (--image-size) or a smaller backbone.",
+            hint="Train fewer layers (--strategy head-only), smaller images (--image-size) or a smaller backbone.",
         )
     return size
 
 
 def tried_batch(wanted: int, attempt: Callable[[int], None]) -> int:
-    """Yield the largest of `wanted`, its half, its quarter, ... with which `attempt` does not run out of memory.
+    """Return the largest of `wanted`, its half, its quarter, ... with which `attempt` does not run out of memory.
 
     Raises:
         ResourceError: it does with a single image.
@@ -132,7 +132,7 @@ def out_of_memory(micro_batch: int) -> Iterator[None]:
         less = f"fewer images at once: --micro-batch {micro_batch // 2} (the result stays that of --batch-size), or "
         raise ResourceError(
             f"memory ran out with {micro_batch} images at once",
-            hint=f"Take {less if micro_batch > 1 else ''}smaller pictures (--image-size), or fewer trained layers.",
+            hint=f"Take {less if micro_batch > 1 else ''}smaller images (--image-size), or fewer trained layers.",
         ) from error
 
 

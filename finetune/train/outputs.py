@@ -14,13 +14,13 @@ Output = Tensor | tuple[Tensor, ...]
 
 
 def aux_weight(model: nn.Module) -> float | None:
-    """Yield what the loss of each auxiliary classifier counts; None for a network that has none."""
+    """Return what the loss of each auxiliary classifier counts; None for a network that has none."""
     weight: float | None = getattr(model, "aux_weight", None)
     return weight
 
 
 def loss_of(output: Output, loss: Callable[[Tensor], Tensor], *, aux_weight: float | None) -> tuple[Tensor, Tensor]:
-    """Yield the loss to go down and the logits (B, K) to be judged by, both float32.
+    """Return the loss to go down and the logits (B, K) to be judged by, both float32.
 
     - Logits alone: their loss.
     - Logits and those of auxiliary classifiers: the loss of the first, and `aux_weight` times that of

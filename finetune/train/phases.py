@@ -19,7 +19,7 @@ from finetune.types import Event, Phase
 
 
 def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: Checkpoint | None = None) -> TrainState:
-    """Run every phase to its end and yield the state at the end; from a checkpoint on where one is given.
+    """Run every phase to its end and return the state at the end; from a checkpoint on where one is given.
 
     `fresh` is the same network as it is when new, for what is re-initialised.
     """
@@ -78,7 +78,7 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
 
 
 def linear_head(model: nn.Module) -> nn.Linear | None:
-    """Yield the head when it is one linear layer with a bias, else None."""
+    """Return the head when it is one linear layer with a bias, else None."""
     heads = head_modules(model)
     if len(heads) == 1 and type(heads[0]) is nn.Linear and heads[0].bias is not None:
         return heads[0]

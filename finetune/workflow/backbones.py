@@ -56,7 +56,7 @@ class Fetched:
 def list_backbones(
     pattern: str = "", wish: Wish | None = None, *, is_front: bool = False, sort: catalogue.Sort | None = None
 ) -> list[Entry]:
-    """Yield the backbones that a pattern finds and a wish suits, the most accurate first.
+    """Return the backbones that a pattern finds and a wish suits, the most accurate first.
 
     With `is_front` those of their sets of weights that no other beats at their compute, the cheapest first.
 
@@ -77,7 +77,7 @@ def list_backbones(
 
 
 def facts(entry: Entry) -> dict[str, Any]:
-    """Yield what a line of the list says, as JSON."""
+    """Return what a line of the list says, as JSON."""
     network, place = entry.network, place_of(entry.weights)
     return {
         "name": entry.name,
@@ -96,7 +96,7 @@ def facts(entry: Entry) -> dict[str, Any]:
 
 
 def show_backbone(name: str) -> dict[str, Any]:
-    """Yield everything that is known about one backbone, by its name with or without a tag.
+    """Return everything that is known about one backbone, by its name with or without a tag.
 
     Raises:
         BackboneError: there is none of that name.
@@ -159,7 +159,7 @@ def fetch_backbones(names: Sequence[str], to: Path, *, on_event: OnEvent = ignor
 
 
 def _is_toy(entry: Entry) -> bool:
-    """Tell whether it is one of timm's networks for tests, whose accuracy would flatten the picture."""
+    """Tell whether it is one of timm's networks for tests, whose accuracy would flatten the image."""
     return entry.name.startswith("test_")
 
 

@@ -9,7 +9,7 @@ from finetune.errors import DataError
 
 
 def list_cache(folder: str = "auto") -> tuple[Path, list[EntryFacts]]:
-    """Yield where the cache lies, and its entries, the least recently used first."""
+    """Return where the cache lies, and its entries, the least recently used first."""
     place = entries_folder(folder)
     return place, list_entries(place) if place.is_dir() else []
 

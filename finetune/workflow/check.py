@@ -1,6 +1,6 @@
 """What is wrong with a data set, told before anything is trained on it.
 
-The pictures are judged by what the scan and their small copies say; labels and odd pictures by a
+The images are judged by what the scan and their small copies say; labels and odd images by a
 classifier on a frozen backbone's features, which are kept in the feature cache for a later run.
 """
 
@@ -46,14 +46,14 @@ from finetune.whole import write_text
 from finetune.wording import counted
 
 LEAST_ALIKE = 0.9
-ON_SHEET = 12  # pictures of each finding
+ON_SHEET = 12  # images of each finding
 STRONG = 0.9  # top1 from which on most doubts are worth a look
-WEAK = "Many will be hard pictures: a backbone that knows them better (--backbone, --weights) doubts fewer."
+WEAK = "Many will be hard images: a backbone that knows them better (--backbone, --weights) doubts fewer."
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What labels and odd pictures were judged by: the backbone, and how often its classifier was right."""
+    """What labels and odd images were judged by: the backbone, and how often its classifier was right."""
 
     backbone: str
     top1: Interval
@@ -92,7 +92,7 @@ class Check:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Yield the check as one JSON document."""
+        """Return the check as one JSON document."""
         return {
             "data": self.data,
             "root": self.root,
@@ -123,8 +123,8 @@ def check(
 
         finetune.check("imgs", quick=True).raise_if_spoiled()
 
-    `quick` leaves out what needs a backbone: suspicious labels and odd pictures. `alike` is the least
-    correlation of near copies (1: exact copies only). `sheet` names a PNG for the worst pictures,
+    `quick` leaves out what needs a backbone: suspicious labels and odd images. `alike` is the least
+    correlation of near copies (1: exact copies only). `sheet` names a PNG for the worst images,
     `groups` a CSV that `run` takes with `group_by="group"` to keep copies in one split.
 
     Raises:
@@ -174,7 +174,7 @@ def check(
 
 
 def _class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Yield for each class its images, and how many of them each split has."""
+    """Return for each class its images, and how many of them each split has."""
     parts = {name: manifest.counts(name) for name in SPLITS if manifest.split(name)}
     totals = manifest.counts()
     return {name: {"images": totals[name], **{part: parts[part][name] for part in parts}} for name in manifest.classes}
@@ -203,7 +203,7 @@ def _check_place(path: Path, suffix: str) -> None:
 
 
 def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]]:
-    """Yield the manifest as `run` would divide it; as it is, and the finding, where it cannot be divided.
+    """Return the manifest as `run` would divide it; as it is, and the finding, where it cannot be divided.
 
     Classes without an image to train on, which `run` refuses, are left aside for that.
     """
@@ -218,7 +218,7 @@ def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]
 
 
 def _trainable(scanned: Manifest) -> Manifest:
-    """Yield the manifest of the classes that have images outside of a val and a test that the user made."""
+    """Return the manifest of the classes that have images outside of a val and a test that the user made."""
     names = [scanned.classes[sample.target.index] for sample in scanned.samples]
     own = [name for name, one in zip(names, scanned.samples, strict=True) if one.split in (None, "train")]
     classes = [name for name in scanned.classes if name in set(own or names)]
@@ -234,7 +234,7 @@ def _trainable(scanned: Manifest) -> Manifest:
 def _judge(
     recipe: Recipe, backbone: Backbone, manifest: Manifest, units: Sequence[int], on_event: OnEvent
 ) -> tuple[Judged, list[Finding]]:
-    """Judge labels and look for odd pictures, in features of all images whatever their split."""
+    """Judge labels and look for odd images, in features of all images whatever their split."""
 
     def told(event: Event) -> None:
         if event.kind in ("progress", "warning"):  # how a phase would compute is of no interest here
@@ -271,7 +271,7 @@ def _doubted(manifest: Manifest, probabilities: Tensor, targets: Tensor, units: 
         False,
         f"{counted(len(cases), 'label')} may be wrong: a linear classifier doubts them, which is right on {top1:.1%}"
         " of the images that it was not fitted to",
-        "Look at the first ones. " + (WEAK if top1 < STRONG else "Wrong labels stand among hard pictures."),
+        "Look at the first ones. " + (WEAK if top1 < STRONG else "Wrong labels stand among hard images."),
         cases,
     )
 

@@ -55,7 +55,7 @@ class Comparison:
     said: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Yield the comparison as one JSON document."""
+        """Return the comparison as one JSON document."""
         rows = [{**to_json(one), "is_told_apart": one.is_told_apart} for one in self.standings]
         return {**to_json(self), "folder": str(self.folder), "standings": rows}
 
@@ -76,7 +76,7 @@ class _Asked:
     errors: list[FinetuneError] = field(default_factory=list)
 
     def runs(self) -> list[tuple[str, Entrant, int]]:
-        """Yield every run by name, seed after seed, so that a comparison that is stopped has whole seeds."""
+        """Return every run by name, seed after seed, so that a comparison that is stopped has whole seeds."""
         return [(f"{_slug(one.label)}-seed{seed}", one, seed) for seed in self.seeds for one in self.entrants]
 
 

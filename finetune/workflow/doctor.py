@@ -13,7 +13,7 @@ from finetune.environment import describe
 
 
 def doctor() -> dict[str, Any]:
-    """Yield what a bug report needs: versions, devices, folders, and whether the model hub answers."""
+    """Return what a bug report needs: versions, devices, folders, and whether the model hub answers."""
     return {
         **{key: value for key, value in describe().items() if key not in ("command", "commit")},
         "hub_is_reachable": hub_is_reachable(),

@@ -46,11 +46,11 @@ class Plan:
         return sum(group.num_parameters for group in self.groups)
 
     def num_trainable(self, plan: FreezePlan) -> int:
-        """Yield the number of parameters that a phase trains."""
+        """Return the number of parameters that a phase trains."""
         return sum(group.num_parameters for group in self.groups if not plan[group.name].is_frozen)
 
     def to_json(self) -> dict[str, Any]:
-        """Yield the plan as one JSON document."""
+        """Return the plan as one JSON document."""
         return {
             "backbone": self.backbone,
             "image_size": list(self.image_size),
@@ -91,7 +91,7 @@ def plan(
     on_event: OnEvent = ignore,
     **settings: Any,
 ) -> Plan:
-    """Yield what `run` with the same arguments would do, without training, and what that takes.
+    """Return what `run` with the same arguments would do, without training, and what that takes.
 
     Needs neither data nor weights, unless the strategy is auto, which measures both; without data, auto
     shows the `layers` alone. Sizes and times are for `images` images: those of the data, without data
@@ -176,7 +176,7 @@ def _layers_alone(recipe: Recipe) -> Plan:
 
 
 def _num_train(recipe: Recipe, manifest: Manifest | None) -> int | None:
-    """Yield how many images will train: those of the train split, or what val and test leave of all."""
+    """Return how many images will train: those of the train split, or what val and test leave of all."""
     if manifest is None:
         return None
     named = len(manifest.split("train"))

@@ -1,4 +1,4 @@
-"""Classes for pictures without labels, from a finished run."""
+"""Classes for images without labels, from a finished run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from finetune.types import Event, OnEvent, ignore
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The likeliest classes of one picture with their probabilities, or why it could not be read."""
+    """The likeliest classes of one image with their probabilities, or why it could not be read."""
 
     file: str
     classes: tuple[str, ...] = ()
@@ -31,12 +31,12 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The likeliest class; empty for a picture that could not be read."""
+        """The likeliest class; empty for an image that could not be read."""
         return self.classes[0] if self.classes else ""
 
 
 class Classifier:
-    """A finished run, ready to name what pictures show."""
+    """A finished run, ready to name what images show."""
 
     def __init__(self, saved: SavedRun, *, batch_size: int = 32) -> None:
         check_count("batch_size", batch_size)
@@ -52,7 +52,7 @@ class Classifier:
     def predict(
         self, paths: str | Path | Iterable[str | Path], *, top: int = 1, on_event: OnEvent = ignore
     ) -> list[Prediction]:
-        """Yield a prediction for every image among files and in folders, in order.
+        """Return a prediction for every image among files and in folders, in order.
 
         Raises:
             DataError: a path does not exist, or there are no images.

@@ -63,7 +63,7 @@ class Ranked:
     num_classes: int
 
     def to_json(self) -> dict[str, Any]:
-        """Yield the ranking as one JSON document; which images each got right is left out."""
+        """Return the ranking as one JSON document; which images each got right is left out."""
         ranked = self.ranking
         return {
             "num_images": self.num_images,
@@ -145,7 +145,7 @@ def _measure_all(
 
 
 def labels(names: Sequence[str]) -> tuple[str, ...]:
-    """Yield short names for tables: of a folder its last part, of a timm name no tag, where that is unique."""
+    """Return short names for tables: of a folder its last part, of a timm name no tag, where that is unique."""
 
     def short(name: str) -> str:
         bare, size = _split_size(name)
@@ -158,7 +158,7 @@ def labels(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def candidate_recipe(recipe: Recipe, name: str) -> Recipe:
-    """Yield the recipe of a head-only pass over one candidate: a timm name or a folder, with or without @PIXELS.
+    """Return the recipe of a head-only pass over one candidate: a timm name or a folder, with or without @PIXELS.
 
     Raises:
         BackboneError: it is a file.

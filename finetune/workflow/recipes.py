@@ -24,7 +24,7 @@ class ShippedRecipe:
 
 
 def list_recipes() -> list[ShippedRecipe]:
-    """Yield the shipped recipes by name."""
+    """Return the shipped recipes by name."""
     found = []
     for name in _names():
         text = recipe_text(name)
@@ -34,7 +34,7 @@ def list_recipes() -> list[ShippedRecipe]:
 
 
 def recipe_text(name: str) -> str:
-    """Yield the text of a shipped recipe, of a file, or of "default": every key with its help.
+    """Return the text of a shipped recipe, of a file, or of "default": every key with its help.
 
     Raises:
         RecipeError: neither a shipped recipe nor a file.
@@ -52,7 +52,7 @@ def recipe_text(name: str) -> str:
 
 
 def load_recipe(name: str) -> Recipe:
-    """Yield a recipe by the name of a shipped one or by the path of a file.
+    """Return a recipe by the name of a shipped one or by the path of a file.
 
     Raises:
         RecipeError: there is none, or it is not valid.
@@ -79,7 +79,7 @@ def copy_recipe(name: str, to: Path) -> Path:
 
 
 def _folder() -> Traversable:
-    """Yield the recipes' folder: inside the package in a wheel, beside it in a checkout."""
+    """Return the recipes' folder: inside the package in a wheel, beside it in a checkout."""
     packaged = files("finetune") / "_recipes"
     return packaged if packaged.is_dir() else files("finetune") / ".." / "recipes"
 

@@ -133,13 +133,13 @@ def test_no_pixels_are_dropped_in_silence(name: str) -> None:
 
 @pytest.mark.parametrize("size", [8, 32])
 def test_a_picture_too_small_for_the_network_is_an_error(size: int) -> None:
-    with pytest.raises(BackboneError, match=f"inception_v3 does not take pictures of {size} pixels") as caught:
+    with pytest.raises(BackboneError, match=f"inception_v3 does not take images of {size} pixels") as caught:
         fresh("inception_v3", image_size=size)
     assert "--image-size" in caught.value.hint
 
 
 def test_a_network_that_refuses_a_size_without_a_word_is_an_error() -> None:
-    with pytest.raises(BackboneError, match="bat_resnext26ts does not take pictures of 96 pixels: AssertionError"):
+    with pytest.raises(BackboneError, match="bat_resnext26ts does not take images of 96 pixels: AssertionError"):
         fresh("bat_resnext26ts", image_size=96)
 
 

@@ -208,7 +208,7 @@ def test_what_a_network_keeps_from_pass_to_pass_is_no_constant_and_stays() -> No
 
 
 class Toy(nn.Module):
-    """A network whose path depends on the values in the picture."""
+    """A network whose path depends on the values in the image."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -81,7 +81,7 @@ CASES: dict[str, tuple[Make, int, str]] = {
     "image size too small": (
         with_flags("--backbone", "inception_v3", "--image-size", "32"),
         4,
-        "does not take pictures",
+        "does not take images",
     ),
     "unknown key": (with_flags("--set", "optim.lrr=1"), 2, "Did you mean 'optim.lr'"),
     "set without value": (with_flags("--set", "optim.lr"), 2, "section.key=value"),

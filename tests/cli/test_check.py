@@ -23,7 +23,7 @@ def imgs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def torn(imgs: Path) -> Path:
-    """The drawn set with a picture in two classes, under a name that a terminal must not obey."""
+    """The drawn set with an image in two classes, under a name that a terminal must not obey."""
     (imgs / CLASSES[1] / "\x1b[31mcopy\n[bold]x.jpg").write_bytes((imgs / FIRST).read_bytes())
     return imgs
 
@@ -43,7 +43,7 @@ def test_what_spoils_a_result_ends_with_9_after_everything_was_shown(
     monkeypatch.setenv("COLUMNS", "80")
     done = finetune_cli("check", torn, "--quick")
     assert done.code == 9
-    assert "conflict (spoils results): 1 picture stands in more than one class" in done.out
+    assert "conflict (spoils results): 1 image stands in more than one class" in done.out
     assert FIRST in done.out
     assert "\\x1b[31mcopy\\n[bold]x.jpg" in done.out
     assert "\x1b" not in done.out
@@ -90,14 +90,14 @@ def test_only_some_examples_are_shown_and_the_rest_is_counted(finetune_cli, imgs
 
 def test_a_class_of_damaged_files_ends_with_9_after_the_table(finetune_cli, imgs: Path) -> None:
     for file in (imgs / CLASSES[0]).iterdir():
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
     done = finetune_cli("check", imgs, "--quick")
     assert done.code == 9, done.err
     assert f"{CLASSES[0]}: no usable image" in done.out and CLASSES[1] in done.out
     found = json.loads(finetune_cli("check", imgs, "--quick", "--json").out)
     assert found["classes"][CLASSES[0]] == {"images": 0, "train": 0, "val": 0}
     for file in imgs.rglob("*.jpg"):
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
     assert finetune_cli("check", imgs, "--quick").code == 3
 
 
@@ -118,14 +118,14 @@ def test_wrong_arguments_end_with_2_and_missing_data_with_3(finetune_cli, imgs: 
 
 def test_what_is_kept_is_named_in_the_cache(finetune_cli, imgs: Path) -> None:
     finetune_cli("check", imgs, "--quick")
-    assert "small pictures" in finetune_cli("cache", "ls").out
+    assert "small images" in finetune_cli("cache", "ls").out
 
 
 def test_run_names_check_where_its_scan_finds_a_conflict(finetune_cli, torn: Path, tmp_path: Path) -> None:
     quick = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--epochs", "1", "--device", "cpu")
     done = finetune_cli("run", "--data", torn, *quick, "--strategy", "head-only", "--out", tmp_path / "run")
     assert done.code == 0
-    assert "1 picture stands in two classes" in done.err
+    assert "1 image stands in two classes" in done.err
     assert "`finetune check` lists all" in done.err
 
 

@@ -112,7 +112,7 @@ def test_a_class_usable_only_outside_of_train_is_an_error(image_folder: MakeImag
 def test_no_usable_image_at_all_is_an_error_that_shows_one(image_folder: MakeImages) -> None:
     root = image_folder(per_class=1)
     for file in root.rglob("*.jpg"):
-        file.write_bytes(b"not a picture")
+        file.write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"none of the 2 images .* can be used.*ant/ant-00\.jpg: no image"):
         scanned(root)
 
@@ -297,7 +297,7 @@ def test_pictures_in_two_classes_and_copies_are_noted(image_folder: MakeImages) 
     root = image_folder()
     (root / "bee/twin.jpg").write_bytes((root / "ant/ant-00.jpg").read_bytes())
     notes = list(conflicts(scanned(root)))
-    assert "1 picture stands in two classes, e.g. ant/ant-00.jpg; `finetune check` lists all" in notes
+    assert "1 image stands in two classes, e.g. ant/ant-00.jpg; `finetune check` lists all" in notes
     assert any(note.startswith("1 image is an exact copy of others") for note in notes)
 
 

@@ -29,7 +29,7 @@ def peak():  # in MiB; the usual `ru_maxrss` of a child begins at what its paren
 
 
 def laid(root: Path) -> dict[str, Odd]:
-    """Lay the corpus into a class of a data set, beside good pictures."""
+    """Lay the corpus into a class of a data set, beside good images."""
     odd = write_corpus(root / "ant")
     for number, name in enumerate(["ant", "bee"]):
         (root / name).mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ def in_a_child(code: str, *arguments: object, cache: Path) -> int:
 
 
 def test_a_scan_of_the_corpus_takes_little_memory(tmp_path: Path) -> None:
-    """It holds a file of 2 GiB, bombs of up to 3,600 MP, and 100 MB of text in a small picture."""
+    """It holds a file of 2 GiB, bombs of up to 3,600 MP, and 100 MB of text in a small image."""
     laid(tmp_path / "imgs")
     code = (
         "from finetune.data import checks, sources\n"
@@ -120,9 +120,9 @@ def test_views_of_strips_take_little_memory(tmp_path: Path) -> None:
         "how = Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3)\n"
         "def work():\n"
         "    for file in sys.argv[1:]:\n"
-        "        picture = read_rgb(Path(file), side=picture_side(how))\n"
-        "        assert plain_view(how)(picture).shape == (3, 224, 224)\n"
-        "        assert augmented_view(how, AugmentSection())(picture).shape == (3, 224, 224)\n"
+        "        image = read_rgb(Path(file), side=picture_side(how))\n"
+        "        assert plain_view(how)(image).shape == (3, 224, 224)\n"
+        "        assert augmented_view(how, AugmentSection())(image).shape == (3, 224, 224)\n"
     )
     assert in_a_child(code, *strips, cache=tmp_path / "cache") < 300
 
@@ -190,7 +190,7 @@ def test_of_large_pictures_one_is_decoded_at_a_time(tmp_path: Path, monkeypatch:
 
 
 def watch(monkeypatch: pytest.MonkeyPatch, inside: list[int]) -> Callable[[], int]:
-    """Count the threads that convert pictures at the same time; each waits a little for others to come."""
+    """Count the threads that convert images at the same time; each waits a little for others to come."""
     lock, now, others = threading.Lock(), [0], threading.Semaphore(0)
     original = decode._rgb
 

@@ -1,4 +1,4 @@
-"""Every picture format as the RGB picture that a person sees, and damaged files as one clear error."""
+"""Every image format as the RGB image that a person sees, and damaged files as one clear error."""
 
 from __future__ import annotations
 

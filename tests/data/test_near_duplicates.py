@@ -1,4 +1,4 @@
-"""Near copies are found by a hash that misses none within its radius, and confirmed on the pictures themselves."""
+"""Near copies are found by a hash that misses none within its radius, and confirmed on the images themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A picture is the same from the pixel cache and from its file; no file is decoded twice."""
+"""An image is the same from the pixel cache and from its file; no file is decoded twice."""
 
 from __future__ import annotations
 

@@ -155,4 +155,4 @@ def test_draw_yields_the_picture_that_is_written(default_set: list[Path]) -> Non
     with Image.open(default_set[0]) as written:
         assert written.size == drawn.size
         error = np.abs(np.asarray(written, dtype=float) - np.asarray(drawn, dtype=float))
-    assert error.mean() < 8  # JPEG loss only; 4.6 was measured, and 59 to 91 for other pictures
+    assert error.mean() < 8  # JPEG loss only; 4.6 was measured, and 59 to 91 for other images

@@ -289,7 +289,7 @@ def test_leaks_in_a_split_of_the_user_are_reported_with_an_example() -> None:
     done = assign(manifest_of(*samples), val=0.2, test=0.0, seed=0)
     assert splits_of(done) == {s.file: s.split for s in samples}
     assert done.notes == (
-        "leak: 1 pictures stand in more than one split, e.g. a.jpg; `finetune check` lists all",
+        "leak: 1 images stand in more than one split, e.g. a.jpg; `finetune check` lists all",
         "leak: 1 groups stand in more than one split, e.g. c.jpg; `finetune check` lists all",
     )
 
@@ -298,7 +298,7 @@ def test_a_copy_of_a_test_image_of_the_user_is_reported() -> None:
     samples = [sample("t.jpg", split="test", digest="x"), sample("c.jpg", split="train", digest="x")]
     rest = [sample(f"{n}.jpg", split="train") for n in range(9)]
     done = assign(manifest_of(*samples, *rest), val=0.2, test=0.0, seed=0)
-    assert any("leak: 1 pictures" in note for note in done.notes)
+    assert any("leak: 1 images" in note for note in done.notes)
 
 
 def test_earlier_notes_are_kept() -> None:

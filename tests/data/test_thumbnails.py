@@ -1,4 +1,4 @@
-"""What a picture looks like is told from its content once, kept by content, and never trusted when damaged."""
+"""What an image looks like is told from its content once, kept by content, and never trusted when damaged."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_copies_are_in_one_fold_and_every_image_in_one() -> None:
 
 def test_a_copy_does_not_speak_for_its_copy() -> None:
     features, targets = blobs(120)
-    targets[0] = targets[1] = 2  # the same wrong label, on a picture and its copy
+    targets[0] = targets[1] = 2  # the same wrong label, on an image and its copy
     features[1] = features[0]
     units = [0, 0, *range(2, 120)]
     places = {

@@ -1,4 +1,4 @@
-"""Odd pictures: far from all others, and few where nothing is odd."""
+"""Odd images: far from all others, and few where nothing is odd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures of a comparison: round marks, everything inside its axes."""
+"""The images of a comparison: round marks, everything inside its axes."""
 
 from __future__ import annotations
 

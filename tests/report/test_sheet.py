@@ -1,4 +1,4 @@
-"""A contact sheet shows every picture under its heading, whatever its file and its name."""
+"""A contact sheet shows every image under its heading, whatever its file and its name."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ TINY = {"backbone": "lenet5", "pretrained": False, "image_size": 32, "batch_size
 
 @pytest.fixture(scope="session")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 drawn pictures in 6 classes."""
+    """24 drawn images in 6 classes."""
     folder = tmp_path_factory.mktemp("few") / "shapes"
     write_sample(folder, per_class=4)
     return folder
@@ -46,7 +46,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_run(few: Path, tmp_path: Path) -> Callable[..., finetune.RunResult]:
-    """Run LeNet-5 on 24 pictures, half a second; arguments as `finetune.run`. An epoch has 3 steps."""
+    """Run LeNet-5 on 24 images, half a second; arguments as `finetune.run`. An epoch has 3 steps."""
 
     def run(strategy: str = "full", *, out: str = "run", data: Path = few, **more: Any):
         return finetune.run(data, strategy=strategy, out=tmp_path / out, **{**TINY, "epochs": 2, **more})

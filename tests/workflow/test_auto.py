@@ -17,7 +17,7 @@ QUICK = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "devi
 
 
 def write_pictures(folder: Path, counts: list[int], *, side: int = 32, mode: str = "RGB", seed: int = 0) -> Path:
-    """Write pictures of noise around a shade of their own for each class."""
+    """Write images of noise around a shade of their own for each class."""
     rng = np.random.default_rng(seed)
     for label, count in enumerate(counts):
         place = folder / f"class-{label:03}"

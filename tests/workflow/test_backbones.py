@@ -1,4 +1,4 @@
-"""Backbones as a user asks for them: what suits a wish, the picture, and folders that hold the very weights."""
+"""Backbones as a user asks for them: what suits a wish, the image, and folders that hold the very weights."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from .test_kill import assert_same
 
 @pytest.fixture
 def own(few: Path, tmp_path: Path) -> Path:
-    """Pictures that a test may change."""
+    """Images that a test may change."""
     return Path(shutil.copytree(few, tmp_path / "own"))
 
 
@@ -54,7 +54,7 @@ def remove(own: Path, taken: Path) -> None:
 
 
 def damage(own: Path, taken: Path) -> None:
-    taken.write_bytes(b"no picture")
+    taken.write_bytes(b"no image")
 
 
 def relabel(own: Path, taken: Path) -> None:

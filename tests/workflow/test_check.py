@@ -1,4 +1,4 @@
-"""The whole check on drawn pictures: what was planted is found, under the split that a run would make."""
+"""The whole check on drawn images: what was planted is found, under the split that a run would make."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EMBEDDED: dict[str, Any] = {"image_size": 96, "device": "cpu", "workers": 0}
 
 
 def styled(root: Path, *, per_class: int, seed: int = 0, turned_every: int = 0) -> set[str]:
-    """Draw pictures in three styles, a class each, and yield the files that stand in a wrong one."""
+    """Draw images in three styles, a class each, and yield the files that stand in a wrong one."""
     names, wrong = list(STYLES), set()
     for place, name in enumerate(names):
         for index in range(per_class):
@@ -56,7 +56,7 @@ def imgs(tmp_path: Path) -> Path:
 
 
 def saved_again(imgs: Path, name: str, label: str, number: int = 0) -> str:
-    """Save a picture of the drawn set as a smaller PNG under another label."""
+    """Save an image of the drawn set as a smaller PNG under another label."""
     picture = Image.open(imgs / name)
     to = f"{label}/again{number}.png"
     picture.resize((picture.width // 2, picture.height // 2)).save(imgs / to)
@@ -82,7 +82,7 @@ def test_turned_labels_are_found_at_nine_in_ten(tmp_path: Path) -> None:
 def test_a_picture_unlike_all_others_is_found(tmp_path: Path) -> None:
     root = tmp_path / "imgs"
     styled(root, per_class=14)
-    for name in ("edges", "plain"):  # two grey classes of fine structure, one picture of neither
+    for name in ("edges", "plain"):  # two grey classes of fine structure, one image of neither
         for index in range(14):
             STYLES["edges"](draw(CLASSES[index % 6], index=index + (500 if name == "plain" else 0), seed=3)).save(
                 root / name / f"more-{index}.png"
@@ -161,7 +161,7 @@ def test_an_image_alone_in_its_class_is_a_finding(imgs: Path) -> None:
 def test_a_class_of_damaged_files_is_a_finding_beside_the_others(imgs: Path, quick: bool) -> None:
     saved_again(imgs, f"{CLASSES[0]}/{CLASSES[0]}-000.jpg", CLASSES[1])
     for file in (imgs / CLASSES[2]).iterdir():
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
     found = check(imgs, quick=quick, **{**EMBEDDED, "image_size": 64})
     assert {finding.kind for finding in found.spoiling} >= {"conflict", "too-few", "damaged"}
     (few,) = (finding for finding in found.findings if finding.kind == "too-few")

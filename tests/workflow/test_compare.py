@@ -140,7 +140,7 @@ def test_a_comparison_killed_at_every_kind_of_point_ends_as_one_that_was_not(few
 
 @pytest.fixture
 def stopped(few: Path, tmp_path: Path) -> Path:
-    """A comparison on pictures of its own that was stopped in its second run."""
+    """A comparison on images of its own that was stopped in its second run."""
     own = Path(shutil.copytree(few, tmp_path / "own"))
     with pytest.raises(finetune.Interrupted):
         finetune.compare(

@@ -1,4 +1,4 @@
-"""Naming what pictures show."""
+"""Naming what images show."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_rest_is_named(
     finished: Path, drawn: Path, tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.jpg"
-    bad.write_text("no picture")
+    bad.write_text("no image")
     good = next(drawn.rglob("*.jpg"))
     first, second = finetune.load(finished).predict([bad, good])
     assert "no image" in first.problem

@@ -1,7 +1,7 @@
 """Pretrain the embedded backbone by distillation: python tools/embedded/distil.py --out build/distilled ...
 
 The student begins as the teacher made narrower (narrow.py). Then both see the same strongly cropped and
-recoloured view of a photograph, or a picture drawn by a formula. The student learns the teacher's
+recoloured view of a photograph, or an image drawn by a formula. The student learns the teacher's
 feature maps at strides 8, 16 and 32 (through one 1x1 convolution each, dropped afterwards), its pooled
 features, and what the teacher's own classifier makes of the student's features.
 
@@ -38,7 +38,7 @@ def main() -> None:
     photographs = [_read(path).to(options.device) for folder in options.images for path in _files(folder)]
     drawn = torch.from_numpy(draw(num_categories=options.formulas // 10, per_category=10, seed=options.seed)[0])
     drawn = drawn.permute(0, 3, 1, 2).to(options.device)
-    print(f"{len(photographs)} photographs, {len(drawn)} drawn pictures", flush=True)
+    print(f"{len(photographs)} photographs, {len(drawn)} drawn images", flush=True)
 
     teacher = timm.create_model(f"local-dir:{options.teacher}", pretrained=True).eval()
     teacher.to(device=options.device, memory_format=torch.channels_last)
@@ -137,9 +137,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of photographs")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--init", type=Path, help="go on from the weights of this folder")
-    parser.add_argument("--formulas", type=int, default=4000, help="how many drawn pictures take part")
+    parser.add_argument("--formulas", type=int, default=4000, help="how many drawn images take part")
     parser.add_argument("--share-drawn", type=float, default=0.2, help="of every batch")
-    parser.add_argument("--smallest", type=float, default=0.08, help="smallest share of a picture in a view")
+    parser.add_argument("--smallest", type=float, default=0.08, help="smallest share of an image in a view")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)

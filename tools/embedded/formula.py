@@ -1,4 +1,4 @@
-"""Pretrain the embedded backbone on pictures from formulas alone: python tools/embedded/formula.py --out build/formula
+"""Pretrain the embedded backbone on images from formulas alone: python tools/embedded/formula.py --out build/formula
 
 The network learns to tell the formulas' categories apart. No photograph and no foreign weight takes part.
 
@@ -23,7 +23,7 @@ def main() -> None:
     drawn, labels = draw(num_categories=options.categories, per_category=options.per_category, seed=options.seed)
     pictures = torch.from_numpy(drawn).permute(0, 3, 1, 2).to(options.device)
     targets = torch.from_numpy(labels).to(options.device)
-    print(f"{len(pictures)} pictures in {options.categories} categories", flush=True)
+    print(f"{len(pictures)} images in {options.categories} categories", flush=True)
     model = student(num_classes=options.categories, seed=options.seed, device=options.device)
     average = Average(model)
 
@@ -41,7 +41,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--categories", type=int, default=400)
     parser.add_argument("--per-category", type=int, default=30)
-    parser.add_argument("--smallest", type=float, default=0.3, help="smallest share of a picture in a view")
+    parser.add_argument("--smallest", type=float, default=0.3, help="smallest share of an image in a view")
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)

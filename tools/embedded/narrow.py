@@ -5,7 +5,7 @@ first principal directions. Inside a block the student keeps the channels that e
 block adds, chosen greedily; the 1x1 convolutions around them are fitted by least squares to what the
 teacher makes, from the student's own inputs, so that errors do not add up.
 
-N pictures, C channels, H W places, R rows (some places of every picture).
+N images, C channels, H W places, R rows (some places of every image).
 
 Source: He et al. 2017, Channel pruning for accelerating very deep neural networks, arXiv:1707.06168
 (selection, then least squares); Ashkboos et al. 2024, SliceGPT, arXiv:2401.15024 (projected streams).
@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-PLACES = 48  # of a picture, at most
+PLACES = 48  # of an image, at most
 CHUNK = 64
 RIDGE = 1e-4  # of the mean variance of the inputs
 
 
 @torch.no_grad()
 def narrow(student: nn.Module, teacher: nn.Module, pictures: Tensor) -> None:
-    """Set the student's weights and statistics from its teacher's, by what both make of pictures [N, 3, H, W]."""
+    """Set the student's weights and statistics from its teacher's, by what both make of images [N, 3, H, W]."""
     was_training = student.training
     student.eval()
     ours = theirs = pictures
@@ -49,7 +49,7 @@ def narrow(student: nn.Module, teacher: nn.Module, pictures: Tensor) -> None:
 
 
 def rows(maps: Tensor, make: Callable[[Tensor], Tensor] = lambda chunk: chunk) -> Tensor:
-    """Yield the channels at some places of what is made of each picture: [R, C]."""
+    """Yield the channels at some places of what is made of each image: [R, C]."""
     found = []
     for chunk in maps.split(CHUNK):
         made = make(chunk).flatten(2)

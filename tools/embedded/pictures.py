@@ -1,11 +1,11 @@
-"""Pictures from formulas, in labelled categories: fractals, visual atoms, dead leaves, waves.
+"""Images from formulas, in labelled categories: fractals, visual atoms, dead leaves, waves.
 
-    pictures, labels = draw(num_categories=400, per_category=40, seed=0)
+    images, labels = draw(num_categories=400, per_category=40, seed=0)
 
-A category is one draw of a formula's parameters; its pictures differ by small changes of them and by
+A category is one draw of a formula's parameters; its images differ by small changes of them and by
 colours. No photograph takes part.
 
-N pictures, S side in pixels.
+N images, S side in pixels.
 
 Source: Kataoka et al. 2020 (FractalDB); Takashima et al. 2023 (VisualAtom); Baradad et al. 2021 (dead
 leaves, spectra).
@@ -20,12 +20,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 SIDE = 144
-Plane = NDArray[np.float32]  # [S, S], or [S, S, 3] for a picture in 0..1
+Plane = NDArray[np.float32]  # [S, S], or [S, S, 3] for an image in 0..1
 Picture = NDArray[np.uint8]  # [S, S, 3]
 
 
 def draw(*, num_categories: int, per_category: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Yield pictures [N, S, S, 3] and their categories [N], N = num_categories * per_category."""
+    """Yield images [N, S, S, 3] and their categories [N], N = num_categories * per_category."""
     pictures = np.empty((num_categories * per_category, SIDE, SIDE, 3), dtype=np.uint8)
     labels = np.repeat(np.arange(num_categories), per_category)
     for at, category in enumerate(labels):

@@ -1,4 +1,4 @@
-"""What both pretrainings of the embedded backbone share: the network, its views of pictures, its steps.
+"""What both pretrainings of the embedded backbone share: the network, its views of images, its steps.
 
 B batch, C channels, H W pixels; S the side of a view.
 """
@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as pixels
 ARCHITECTURE = "mobilenetv2_075"
 ARGUMENTS = {"pad_type": "same"}  # as its teacher: their feature maps lie on each other
 SIDE = 128
-TESTED_SIDE = 160  # random crops show things larger than they are in a whole picture (Touvron et al. 2019)
+TESTED_SIDE = 160  # random crops show things larger than they are in a whole image (Touvron et al. 2019)
 MEAN = STD = 0.5
 
 
@@ -32,13 +32,13 @@ def student(*, num_classes: int, seed: int, device: str) -> nn.Module:
 
 
 def views(pictures: Sequence[Tensor], *, smallest: float) -> Tensor:
-    """Cut one random view from each picture [C, H, W] uint8 and change its colours: [B, 3, S, S], normalised."""
+    """Cut one random view from each image [C, H, W] uint8 and change its colours: [B, 3, S, S], normalised."""
     cut = torch.stack([_cut(picture, smallest) for picture in pictures]).float().div_(255)
     return _recoloured(cut).sub_(MEAN).div_(STD).contiguous(memory_format=torch.channels_last)
 
 
 def mixed(batch: Tensor) -> Tensor:
-    """Paste a box of another picture into each, in half of the batches (CutMix without labels)."""
+    """Paste a box of another image into each, in half of the batches (CutMix without labels)."""
     if torch.rand(()) < 0.5:
         return batch
     area = float(torch.empty(()).uniform_(0.1, 0.6))
@@ -131,7 +131,7 @@ def _cut(picture: Tensor, smallest: float) -> Tensor:
 
 
 def _recoloured(batch: Tensor) -> Tensor:
-    """Change brightness, contrast, saturation and (sometimes) take the colours away, each picture its own."""
+    """Change brightness, contrast, saturation and (sometimes) take the colours away, each image its own."""
     size = (len(batch), 1, 1, 1)
     grey = batch.mean(1, keepdim=True)
 

@@ -1,4 +1,4 @@
-"""ResNet-32, the form for small pictures. Letters: B batch, C channels, H W pixels, K classes.
+"""ResNet-32, the form for small images. Letters: B batch, C channels, H W pixels, K classes.
 
 Source: He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385, section 4.2.
 """
@@ -92,6 +92,6 @@ default_cfgs = generate_default_cfgs(
 
 
 def resnet32(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Build the ResNet-32 for small pictures; there are no pretrained weights."""
+    """Build the ResNet-32 for small images; there are no pretrained weights."""
     model: nn.Module = build_model_with_cfg(CifarResNet, "resnet32", pretrained, **arguments)
     return model

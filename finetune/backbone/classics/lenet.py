@@ -19,7 +19,7 @@ SMALLEST = 16
 class LeNet5(Classic):
     """Two convolutions with pools, two fully connected layers and the classifier; 62,958 parameters for 10 classes.
 
-    As in the notes: colour pictures, 8 and 16 feature maps, one bias a unit, and the layers' names
+    As in the notes: colour images, 8 and 16 feature maps, one bias a unit, and the layers' names
     (`softmax` is the linear layer below it; the softmax itself is part of the loss). The paper has one
     grey channel, 6 and 16 maps of which the latter see chosen ones of the former, pools with a trained
     scale, scaled tanh where relu stands here, and radial basis functions at the end.
@@ -35,7 +35,7 @@ class LeNet5(Classic):
         super().__init__()
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         if min(height, width) < SMALLEST:
-            raise ValueError(f"pictures of {SMALLEST} pixels or more are needed, not {height}x{width}")
+            raise ValueError(f"images of {SMALLEST} pixels or more are needed, not {height}x{width}")
         self.num_classes = num_classes
         self.num_features, self.head_hidden_size = 16, 84
         self.conv1 = nn.Conv2d(in_chans, 8, 5)

@@ -27,11 +27,11 @@ class Classic(nn.Module):
     head_hidden_size: int
 
     def forward_features(self, images: Tensor) -> Tensor:  # (B, 3, H, W)
-        """Yield the last feature maps, (B, C, H, W)."""
+        """Return the last feature maps, (B, C, H, W)."""
         raise NotImplementedError
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:  # (B, C, H, W)
-        """Yield the logits (B, K), or with `pre_logits` what the classifier takes (B, D)."""
+        """Return the logits (B, K), or with `pre_logits` what the classifier takes (B, D)."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Any:  # (B, 3, H, W)
@@ -46,7 +46,7 @@ class Classic(nn.Module):
         self.num_classes = num_classes
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Yield timm's description of the layer groups; fine and coarse are the same."""
+        """Return timm's description of the layer groups; fine and coarse are the same."""
         blocks = [(rf"^(?:{pattern})\.", (index,)) for index, pattern in enumerate(self.blocks)]
         return {"stem": rf"^(?:{self.stem})\.", "blocks": blocks}
 
@@ -60,7 +60,7 @@ def renew_linear(model: nn.Module, path: str, num_features: int, num_classes: in
 
 
 def linear(num_features: int, num_classes: int) -> nn.Module:
-    """Yield a classifier: a linear layer, or for 0 classes the identity."""
+    """Return a classifier: a linear layer, or for 0 classes the identity."""
     return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
 
 
@@ -72,5 +72,5 @@ def initialise_convolutions(model: nn.Module) -> None:
 
 
 def slid(side: int, kernel: int, *, stride: int = 1, padding: int = 0, ceil: bool = False) -> int:
-    """Yield the side of what a convolution or a pool makes of a side: (side + 2 padding - kernel) / stride + 1."""
+    """Return the side of what a convolution or a pool makes of a side: (side + 2 padding - kernel) / stride + 1."""
     return (side + 2 * padding - kernel + (stride - 1 if ceil else 0)) // stride + 1

@@ -34,7 +34,7 @@ class ZFNet(Classic):
         super().__init__()
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         if min(height, width) < SMALLEST:
-            raise ValueError(f"pictures of {SMALLEST} pixels or more are needed, not {height}x{width}")
+            raise ValueError(f"images of {SMALLEST} pixels or more are needed, not {height}x{width}")
         self.num_classes = num_classes
         self.num_features, self.head_hidden_size = 256, 4096
         self.conv1 = nn.Conv2d(in_chans, 96, 7, stride=2, padding=1)
