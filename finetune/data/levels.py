@@ -49,6 +49,8 @@ def unfit(span: Span, between: Range) -> str:
     low, high = between
     if span.is_real and 0 < span.high * 256 < high:
         return f"holds floats up to {span.high:g}, and white is {high:g}: it would be black"
+    if span.is_real and span.low > high:
+        return f"holds floats from {span.low:g} up, and white is {high:g}: it would be white"
     if span.is_upper and high - low < 2**15:
         return "16-bit numbers of which only the upper 8 bits can be read; save it without transparency"
     return ""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from finetune.data.checks import scan
 from finetune.data.depths import before_model, in_data
-from finetune.data.levels import Range, Span
+from finetune.data.levels import Range, Span, unfit
 from finetune.types import Manifest, Sample, Target
 
 BITS12: Range = (0.0, 4095.0)
@@ -68,6 +68,11 @@ def test_floats_that_a_range_makes_black_are_named_by_the_scan_and_not_remembere
     own = scan(manifest, is_for_model=True)
     assert own.problems == () and own.value_range is None
     assert [problem.file for problem in scan(manifest).problems] == ["2.png"]
+
+
+def test_floats_that_a_range_makes_white_are_named_too() -> None:
+    assert "it would be white" in unfit(Span(1e38, 1e38, True), (0.0, 65535.0))
+    assert unfit(Span(0.0, 1e38, True), (0.0, 65535.0)) == ""
 
 
 def test_of_floats_on_two_scales_those_that_would_be_black_are_named(tmp_path: Path) -> None:
