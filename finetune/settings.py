@@ -8,7 +8,8 @@ each one. "auto" means that the tool decides (and writes what it decided into th
 from __future__ import annotations
 
 from math import isfinite
-from typing import Annotated, Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -115,8 +116,7 @@ class BackboneSection(Section):
     name: str = Field(
         "auto",
         description="A timm name, hf-hub:OWNER/NAME, local-dir:FOLDER or embedded. auto: the architecture of"
-        " backbone.weights, else the first of a short list whose weights are on this machine or on the hub"
-        f" ({DEFAULT_BACKBONE}, ...), else embedded.",
+        " backbone.weights, else the first of a short list that is on this machine or on the hub, else embedded.",
     )
     weights: str | NoneWord = Field(
         "none", description="A timm folder, a .safetensors or a .pth file, in place of timm's own weights."
@@ -130,7 +130,8 @@ class BackboneSection(Section):
 
 class StrategySection(Section):
     name: StrategyName = Field(
-        "auto", description="Which layers to train. auto decides from the data, race lets the likeliest start."
+        "auto",
+        description=f"{', '.join(STRATEGY_NAMES)}. auto decides from the data, race lets the likeliest start.",
     )
     assume: Annotated[Assumption, BeforeValidator(_size_first)] = Field(
         "none",
@@ -158,7 +159,7 @@ class TrainSection(Section):
     time: Time | NoneWord = Field(
         "none",
         description="Train no longer than this, as predicted on this machine: 90s, 20m, 1h30m. auto falls to a cheaper"
-        " strategy where its choice has no time; a named strategy takes fewer epochs, or refuses.",
+        " strategy where its choice has no time; a named one takes fewer epochs, or refuses.",
     )
     batch_size: Count | Auto = Field(
         "auto", description="Images of one step. auto: by the number of train images: 8, 16, 32 or 64."
@@ -260,3 +261,35 @@ SECTIONS: dict[str, type[Section]] = {
     for name, info in Recipe.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
 }
+
+
+class Settings(TypedDict, total=False):
+    """The flags of `finetune run` but for the data, each a key of the recipe (`recipe.ALIASES`); None leaves it out."""
+
+    group_by: str | None
+    val: float | None
+    test: float | None
+    backbone: str | None
+    weights: str | Path | None
+    pretrained: bool | None
+    image_size: int | Literal["auto"] | None
+    strategy: StrategyName | None
+    assume: str | None
+    top_k: int | Literal["auto"] | None
+    probe_at: str | None
+    reinit: bool | None
+    epochs: int | Literal["auto"] | None
+    time: str | None
+    batch_size: int | Literal["auto"] | None
+    micro_batch: int | Literal["auto"] | None
+    lr: float | Literal["auto"] | None
+    refit: bool | None
+    seed: int | None
+    device: Literal["auto", "cpu", "cuda", "mps"] | None
+    workers: int | Literal["auto"] | None
+
+
+class SettingsWithData(Settings, total=False):
+    """The same where the data is no argument of its own."""
+
+    data: str | Path | None

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
+from finetune import recipe as recipes
 from finetune import settings
 from finetune.exports.formats import FORMATS
 from finetune.optim.schedules import SCHEDULES
@@ -23,3 +24,9 @@ from finetune.strategy.strategies import STRATEGIES
 )
 def test_the_names_are_those_of_the_table(names: Any, table: Any) -> None:
     assert set(get_args(names)) == set(table)
+
+
+def test_the_arguments_of_the_api_are_the_flags_and_their_keys() -> None:
+    arguments = settings.SettingsWithData.__annotations__
+    assert set(arguments) == set(recipes.ALIASES)
+    assert set(settings.Settings.__annotations__) == set(recipes.ALIASES) - {"data"}

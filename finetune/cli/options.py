@@ -12,34 +12,33 @@ import typer
 
 from finetune import recipe as recipes
 from finetune.errors import Interrupted, RecipeError
-from finetune.settings import STRATEGY_NAMES
 
 DATA, STRATEGY, TRAINING = "Data", "Backbone and strategy", "Training"
 
-# flag: (panel, what stands for the value in the help, help where the key's own is too long)
-FLAGS: dict[str, tuple[str, str, str | None]] = {
-    "data": (DATA, "PATH", None),
-    "group_by": (DATA, "COLUMN|REGEX", "Keep images of one group (patient, video) in one split."),
-    "val": (DATA, "SHARE", "Share set aside for val, where the data has no val."),
-    "test": (DATA, "SHARE", "Share set aside for test, where the data has none."),
-    "backbone": (STRATEGY, "NAME", "A timm name, hf-hub:OWNER/NAME, local-dir:FOLDER or embedded."),
-    "weights": (STRATEGY, "PATH", "A timm folder, .safetensors or .pth file."),
-    "pretrained": (STRATEGY, "", None),
-    "image_size": (STRATEGY, "PIXELS", None),
-    "strategy": (STRATEGY, "NAME", ", ".join(STRATEGY_NAMES) + "."),
-    "assume": (STRATEGY, "WORDS", "auto: take few or many, similar or dissimilar as given: few,similar."),
-    "top_k": (STRATEGY, "N", "Train the head and the last N layer groups; with lp-ft, after solving the head."),
-    "probe_at": (STRATEGY, "GROUP", "Classify the output of this layer group, of several joined by +, or of all."),
-    "reinit": (STRATEGY, "", None),
-    "epochs": (TRAINING, "N", None),
-    "time": (TRAINING, "TIME", "Train no longer than this: 90s, 20m, 1h30m; fewer epochs, or a cheaper strategy."),
-    "batch_size": (TRAINING, "N", None),
-    "micro_batch": (TRAINING, "N", "Images that go through the network at once; else as many as memory takes."),
-    "lr": (TRAINING, "RATE", None),
-    "refit": (TRAINING, "", "Train once more on train and val, and deliver that model."),
-    "seed": (TRAINING, "N", None),
-    "device": (TRAINING, "NAME", "auto, cpu, cuda or mps."),
-    "workers": (TRAINING, "N", None),
+# flag: (panel, what stands for the value in the help); what it does is said by its key
+FLAGS: dict[str, tuple[str, str]] = {
+    "data": (DATA, "PATH"),
+    "group_by": (DATA, "COLUMN|REGEX"),
+    "val": (DATA, "SHARE"),
+    "test": (DATA, "SHARE"),
+    "backbone": (STRATEGY, "NAME"),
+    "weights": (STRATEGY, "PATH"),
+    "pretrained": (STRATEGY, ""),
+    "image_size": (STRATEGY, "PIXELS"),
+    "strategy": (STRATEGY, "NAME"),
+    "assume": (STRATEGY, "WORDS"),
+    "top_k": (STRATEGY, "N"),
+    "probe_at": (STRATEGY, "GROUP"),
+    "reinit": (STRATEGY, ""),
+    "epochs": (TRAINING, "N"),
+    "time": (TRAINING, "TIME"),
+    "batch_size": (TRAINING, "N"),
+    "micro_batch": (TRAINING, "N"),
+    "lr": (TRAINING, "RATE"),
+    "refit": (TRAINING, ""),
+    "seed": (TRAINING, "N"),
+    "device": (TRAINING, "NAME"),
+    "workers": (TRAINING, "N"),
 }
 
 
@@ -110,10 +109,9 @@ def with_interrupt(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _flag(name: str) -> inspect.Parameter:
-    panel, metavar, text = FLAGS[name]
+    panel, metavar = FLAGS[name]
     info = recipes.fields()[recipes.ALIASES[name]]
-    text = text or str(info.description)
-    text += f" (default: {_shown(info.default)})" if info.default != "" else ""
+    text = str(info.description) + (f" (default: {_shown(info.default)})" if info.default != "" else "")
     kind: Any
     if name in SWITCHES:
         option = typer.Option(SWITCHES[name], help=text, rich_help_panel=panel, show_default=False)

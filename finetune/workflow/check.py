@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
@@ -39,7 +39,7 @@ from finetune.prepare.inputs import (
 )
 from finetune.prepare.resolve import recipe_of
 from finetune.report import sheet as sheets
-from finetune.settings import Recipe
+from finetune.settings import Recipe, Settings
 from finetune.train.guard import guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Target, ignore, to_json
 from finetune.whole import write_text
@@ -117,7 +117,7 @@ def check(
     recipe: Recipe | str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     on_event: OnEvent = ignore,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Check:
     """Tell what is wrong with a data set, under the split that a run with the same settings would make.
 

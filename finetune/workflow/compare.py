@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from finetune import recipe as recipes
 from finetune.checkpoint import changes
@@ -22,7 +22,7 @@ from finetune.report.standings import Finished, Standing, finished, sentences, s
 from finetune.runs.layout import Terms, reopen_data, with_whole_paths
 from finetune.runs.signals import Stop, stop_on_signals
 from finetune.runs.start import go_on, start
-from finetune.settings import Recipe
+from finetune.settings import Recipe, Settings
 from finetune.strategy.entrants import USUAL, Entrant, entrants
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
@@ -90,7 +90,7 @@ def compare(
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     on_event: OnEvent = ignore,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Comparison:
     """Run several strategies on the same images and say which are better beyond chance.
 

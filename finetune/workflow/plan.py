@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from finetune.backbone.layers import LayerTable, layer_table
 from finetune.errors import RecipeError
@@ -16,7 +16,7 @@ from finetune.prepare.prepared import Prepared, prepare
 from finetune.prepare.resolve import plan_phases, recipe_of, remarks, resolve_numbers, with_head
 from finetune.prepare.time_limit import within_time
 from finetune.runs import race as racing
-from finetune.settings import Recipe
+from finetune.settings import Recipe, Settings
 from finetune.train.guard import guarded
 from finetune.types import Event, Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
 
@@ -89,7 +89,7 @@ def plan(
     layers: bool = False,
     images: int | None = None,
     on_event: OnEvent = ignore,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Plan:
     """Return what `run` with the same arguments would do, without training, and what that takes.
 

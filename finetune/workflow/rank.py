@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from finetune import recipe as recipes
 from finetune.backbone.automatic import NO_HUB_HINT
@@ -29,7 +29,7 @@ from finetune.features.scores import h_score, knn_top1, logme
 from finetune.prepare.head_features import features_of
 from finetune.prepare.inputs import architecture_of, at_range, list_data, load_backbone, read_and_tell
 from finetune.prepare.resolve import recipe_of
-from finetune.settings import Recipe
+from finetune.settings import Recipe, Settings
 from finetune.strategy import rank as ranking
 from finetune.strategy.evidence import MOST_PROBED, stratified_sample
 from finetune.strategy.rank import Candidate, Ranking
@@ -91,7 +91,7 @@ def rank(
     recipe: Recipe | str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     on_event: OnEvent = ignore,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Ranked:
     """Rank backbones for a data set by what a linear classifier on their features reaches.
 

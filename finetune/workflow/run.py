@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.changes import check_kinds
@@ -14,7 +14,7 @@ from finetune.runs.layout import Terms
 from finetune.runs.signals import stop_on_signals
 from finetune.runs.single import RunResult
 from finetune.runs.start import go_on, start
-from finetune.settings import Recipe
+from finetune.settings import Recipe, Settings, SettingsWithData
 from finetune.types import OnEvent, ignore
 
 
@@ -25,7 +25,7 @@ def run(
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     on_event: OnEvent = ignore,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> RunResult:
     """Train a classifier on a folder of images (or a table) and leave a run folder.
 
@@ -47,7 +47,7 @@ def resume(
     allow: Iterable[str] = (),
     overrides: Mapping[str, Any] | None = None,
     on_event: OnEvent = ignore,
-    **settings: Any,
+    **settings: Unpack[SettingsWithData],
 ) -> RunResult:
     """Go on with an interrupted run from its last checkpoint, as if it had never stopped.
 
