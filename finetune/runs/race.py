@@ -44,7 +44,7 @@ from finetune.whole import unwritable, write_text
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class PreparedRace:
     """A race before its first step: every candidate as it is prepared, the verdict's own choice first."""
 
     recipe: Recipe
@@ -87,7 +87,7 @@ class Field:
         return go_on_racing(folder, Terms(), now=self.own.manifest, stop=stop, on_event=on_event)
 
 
-def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> Field:
+def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> PreparedRace:
     """Return the race of the likeliest strategies on the data of a recipe.
 
     Raises:
@@ -99,7 +99,7 @@ def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent
         own = _in_time(own, auto, may_fall=True, on_event=on_event)
         made, late = _in_time_each(field_of(auto, own), auto)
     works, plan = planned(made)
-    return Field(recipe, made, works, replace(plan, left_out={**late, **plan.left_out}))
+    return PreparedRace(recipe, made, works, replace(plan, left_out={**late, **plan.left_out}))
 
 
 def _in_time(made: Prepared, asked: Recipe, *, may_fall: bool, on_event: OnEvent) -> Prepared:

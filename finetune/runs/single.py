@@ -54,7 +54,7 @@ class RunResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class PreparedRun:
     """One run before its first step, and the seconds that it took to come there."""
 
     prepared: Prepared
@@ -78,7 +78,7 @@ class Ready:
         return _train(folder, self.prepared, None, allowed=[], seconds=self.seconds, stop=stop, on_event=on_event)
 
 
-def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> Ready:
+def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> PreparedRun:
     """Return the run that a recipe asks for; `manifest` is its data where it was read before.
 
     Raises:
@@ -90,7 +90,7 @@ def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent
         is_open = recipe.strategy.name == "auto"
         num_images = len(prepared.manifest.samples)
         prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
-        return Ready(with_micro_batch(prepared, on_event=on_event), {"prepare": time.monotonic() - began})
+        return PreparedRun(with_micro_batch(prepared, on_event=on_event), {"prepare": time.monotonic() - began})
 
 
 def resume_alone(

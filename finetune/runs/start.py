@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Protocol
 
 from finetune import recipe as recipes
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
@@ -13,13 +14,21 @@ from finetune.prepare.inputs import with_backbone
 from finetune.runs import race
 from finetune.runs import single as alone
 from finetune.runs.layout import Terms, with_whole_paths
-from finetune.runs.race import Field
 from finetune.runs.signals import Stop
-from finetune.runs.single import Ready, RunResult
+from finetune.runs.single import RunResult
 from finetune.settings import Recipe
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import Event, Manifest, OnEvent, ignore
 from finetune.whole import write_text
+
+
+class Startable(Protocol):
+    """A run before its first step, alone or as a race: all is settled but for its folder."""
+
+    @property
+    def words(self) -> tuple[str, ...]: ...
+
+    def begin(self, folder: RunFolder, *, stop: Stop, on_event: OnEvent) -> RunResult: ...
 
 
 @guarded(IN_A_RUN)
@@ -62,7 +71,7 @@ def go_on(folder: RunFolder, terms: Terms, *, stop: Stop, on_event: OnEvent = ig
         return _ready(recipe, None, on_event).begin(folder, stop=stop, on_event=on_event)
 
 
-def _ready(recipe: Recipe, manifest: Manifest | None, on_event: OnEvent) -> Ready | Field:
+def _ready(recipe: Recipe, manifest: Manifest | None, on_event: OnEvent) -> Startable:
     if recipe.strategy.name == "race":
         return race.ready(recipe, manifest=manifest, on_event=on_event)
     return alone.ready(recipe, manifest=manifest, on_event=on_event)
