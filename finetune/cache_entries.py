@@ -37,7 +37,7 @@ SILENCE = 1.0  # seconds that another process is waited for before a word is sai
 LONGEST_WAIT = 3600.0
 
 
-class Entry:
+class CacheEntry:
     """One entry, open for reading and for adding rows; two processes take turns adding."""
 
     def __init__(self, folder: Path) -> None:
@@ -201,7 +201,7 @@ def _write(file: Path, start: int, parts: Iterable[np.ndarray]) -> None:
         os.fsync(stream.fileno())
 
 
-def open_entry(folder: Path, key: Mapping[str, Any]) -> Entry:
+def open_entry(folder: Path, key: Mapping[str, Any]) -> CacheEntry:
     """Open the entry of a key, or begin it.
 
     Raises:
@@ -211,7 +211,7 @@ def open_entry(folder: Path, key: Mapping[str, Any]) -> Entry:
     try:
         if not (place / ABOUT).is_file():
             _begin(place, _about(key))
-        return Entry(place)
+        return CacheEntry(place)
     except OSError as error:
         raise ResourceError(
             f"the cache {place} cannot be written: {error.strerror}",
@@ -225,11 +225,11 @@ def _begin(place: Path, about: str) -> None:
         beside.write_text(about, encoding="utf-8")
 
 
-def find_entry(folder: Path, key: Mapping[str, Any]) -> Entry | None:
+def find_entry(folder: Path, key: Mapping[str, Any]) -> CacheEntry | None:
     """Return the entry of a key where there is one that can be read; none is begun."""
     place = folder / entry_name(key)
     try:
-        return Entry(place) if (place / ABOUT).is_file() else None
+        return CacheEntry(place) if (place / ABOUT).is_file() else None
     except OSError:
         return None
 

@@ -11,11 +11,11 @@ MARK = ("guarded", "apostrophe")  # column, cell: of a table that users bring to
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 
-def guarded(name: str) -> str:
+def guarded_cell(name: str) -> str:
     """Return a name as a cell that is text to every spreadsheet."""
     return f"'{name}" if name.startswith(FORMULA_SIGNS) else name
 
 
-def unguarded(cell: str) -> str:
+def unguarded_cell(cell: str) -> str:
     """Return the name that `guarded` made a cell of; files from before it was there are read as they are."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_SIGNS) else cell

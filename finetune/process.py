@@ -25,7 +25,7 @@ def own_turn() -> Iterator[None]:
     """
     check_launched_once()
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise unguarded()
+        raise unguarded_script()
     with _TURN:
         yield
 
@@ -60,7 +60,7 @@ def is_unguarded() -> bool:
         return False
 
 
-def unguarded() -> ResourceError:
+def unguarded_script() -> ResourceError:
     """Return the error of a script that worker processes run anew when they import it."""
     file = getattr(sys.modules["__main__"], "__file__", None) or "the script"
     return ResourceError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -135,3 +135,25 @@ def test_a_docstring_says_yield_of_generators_alone() -> None:
                 returns = ast.unparse(node.returns) if node.returns else ""
                 wrong += [] if returns.startswith(("Iterator", "Generator")) else [f"{module}: {node.name}"]
     assert wrong == []
+
+
+# Public names that stand for more than one thing, and why that does not mislead.
+SHARED = {
+    "of a command and of the verb that it calls": {
+        "check", "clear", "compare", "doctor", "evaluate", "export", "plan", "rank", "run",
+    },
+    "verbs that are always read with their module: recipe.load, split.read, page.write, sheet.draw, best.settle": {
+        "draw", "list_them", "load", "read", "show", "told", "write",
+    },
+    "control characters spelt out: names in a file's text, or all that a terminal shows": {"printable"},
+}  # fmt: skip
+
+
+def test_a_public_name_stands_for_one_thing() -> None:
+    homes = defaultdict(set)
+    for module in MODULES:
+        for node in ast.parse((PACKAGE / module).read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].add(str(module))
+    doubled = {name for name, modules in homes.items() if len(modules) > 1 and "classics" not in str(modules)}
+    assert doubled == {name for names in SHARED.values() for name in names}

@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 
 from finetune import cache_entries
-from finetune.cache_entries import RECORD, Entry, open_entry
+from finetune.cache_entries import RECORD, CacheEntry, open_entry
 from finetune.errors import Interrupted, ResourceError
 from finetune.types import Event, ignore
 
@@ -23,14 +23,14 @@ def rows() -> list[np.ndarray]:
     return [np.full(length, length, dtype=np.uint8) for length in LENGTHS]
 
 
-def filled(folder: Path) -> Entry:
+def filled(folder: Path) -> CacheEntry:
     entry = open_entry(folder, {"trunk": "a"})
     entry.add(DIGESTS[:3], rows()[:3], heights=[1, 2, 3])
     entry.add(DIGESTS[3:], rows()[3:], heights=[4, 5])
     return entry
 
 
-def contents(entry: Entry) -> dict[str, list[int]]:
+def contents(entry: CacheEntry) -> dict[str, list[int]]:
     content, found = entry.mapped(), {}
     for digest in DIGESTS:
         record = entry.find(digest)

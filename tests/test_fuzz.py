@@ -23,9 +23,9 @@ from finetune import recipe
 from finetune.backbone import folder as timm_folder
 from finetune.backbone import load as backbones
 from finetune.backbone.weights import read_weights
-from finetune.cache_entries import Entry, list_entries, open_entry
+from finetune.cache_entries import CacheEntry, list_entries, open_entry
 from finetune.checkpoint import run_folder, state
-from finetune.checkpoint.contents import Beginning, Group, Measured, Plan, read_as
+from finetune.checkpoint.contents import Beginning, Measured, PlanFile, PlannedGroup, read_as
 from finetune.checkpoint.state import Best, Checkpoint, TrainState
 from finetune.cli.cache import _what
 from finetune.data import sources, split
@@ -174,9 +174,9 @@ MEASURED = Measured(
     Evidence(SIZE, {"stem": INTERVAL, "layer1": INTERVAL}, INTERVAL, INTERVAL, 0.5, 1.5, INTERVAL, {"stem": 0.5}),
     Verdict("few", "similar", "head-only", "few and similar", INTERVAL, INTERVAL),
 )
-PLAN = Plan(
+PLAN = PlanFile(
     data="8 images",
-    groups=(Group("stem", 10), Group("head", 4)),
+    groups=(PlannedGroup("stem", 10), PlannedGroup("head", 4)),
     phases=(Phase("head", FreezePlan((GroupPlan("stem", "none"), GroupPlan("head", "all"))), epochs=2, lr=0.1),),
     notes=("a note",),
 )
@@ -331,15 +331,15 @@ DIGESTS = [f"{number:032x}" for number in range(5)]
 
 
 @pytest.fixture
-def entry(tmp_path: Path) -> Iterator[Entry]:
+def entry(tmp_path: Path) -> Iterator[CacheEntry]:
     made = open_entry(tmp_path, {"kind": "pixels", "root": "/x", "side": 2})
     made.add(DIGESTS, ROWS, heights=[2] * 5)
     yield made
 
 
-def assert_right_or_absent(entry: Entry) -> None:
+def assert_right_or_absent(entry: CacheEntry) -> None:
     """Each row holds a plain view of 2x2 pixels and a smaller image of the same size."""
-    found = PixelCache(Entry(entry.folder), Preprocessing((2, 2), (0.5,) * 3, (0.5,) * 3)).find(DIGESTS)
+    found = PixelCache(CacheEntry(entry.folder), Preprocessing((2, 2), (0.5,) * 3, (0.5,) * 3)).find(DIGESTS)
     for index, row in enumerate(ROWS):
         plain, small = found.tensor(index, View(as_tensor)), found.tensor(index, View(as_tensor, side=2))
         assert (plain is None) == (small is None)
@@ -353,7 +353,7 @@ def as_tensor(image: Image.Image) -> torch.Tensor:
 
 @EXAMPLES
 @pytest.mark.parametrize("name", ["index.bin", "rows.bin"])
-def test_cached_pictures_are_right_or_absent(entry: Entry, name: str, examples: int) -> None:
+def test_cached_pictures_are_right_or_absent(entry: CacheEntry, name: str, examples: int) -> None:
     file = entry.folder / name
     valid = {other: (entry.folder / other).read_bytes() for other in ("index.bin", "rows.bin")}
 
@@ -369,7 +369,7 @@ def test_cached_pictures_are_right_or_absent(entry: Entry, name: str, examples: 
 
 @EXAMPLES
 @pytest.mark.parametrize("name", ["index.bin", "rows.bin"])
-def test_cached_features_are_right_or_computed_again(entry: Entry, name: str, examples: int) -> None:
+def test_cached_features_are_right_or_computed_again(entry: CacheEntry, name: str, examples: int) -> None:
     file = entry.folder / name
     valid = {other: (entry.folder / other).read_bytes() for other in ("index.bin", "rows.bin")}
 
@@ -377,7 +377,7 @@ def test_cached_features_are_right_or_computed_again(entry: Entry, name: str, ex
         for other, whole in valid.items():
             (entry.folder / other).write_bytes(whole)
         file.write_bytes(content)
-        kept = RowsOnDisk(Entry(entry.folder), Layout(((6,),), "float32"))
+        kept = RowsOnDisk(CacheEntry(entry.folder), Layout(((6,),), "float32"))
         kept.drop_damaged(DIGESTS)
         lost = [index for index, digest in enumerate(DIGESTS) if digest not in kept]
         if lost:
@@ -388,7 +388,7 @@ def test_cached_features_are_right_or_computed_again(entry: Entry, name: str, ex
     fire(read, valid[name], examples)
 
 
-def test_any_bit_of_the_index_may_flip(entry: Entry) -> None:
+def test_any_bit_of_the_index_may_flip(entry: CacheEntry) -> None:
     """An image or a row of features is right or counts as lost, and what is added lies in step with the rest."""
     index, num_lost = entry.index_file.read_bytes(), 0
     entry.rows_file.write_bytes(entry.rows_file.read_bytes() + bytes(1000))  # as a killed process leaves it
@@ -397,7 +397,7 @@ def test_any_bit_of_the_index_may_flip(entry: Entry) -> None:
         damaged[place // 8] ^= 1 << place % 8
         entry.index_file.write_bytes(damaged)
         assert_right_or_absent(entry)
-        kept = RowsOnDisk(Entry(entry.folder), Layout(((6,),), "float32"))
+        kept = RowsOnDisk(CacheEntry(entry.folder), Layout(((6,),), "float32"))
         kept.drop_damaged(DIGESTS)
         whole = [number for number in range(5) if DIGESTS[number] in kept]
         places = kept.places([DIGESTS[number] for number in whole])
@@ -408,7 +408,7 @@ def test_any_bit_of_the_index_may_flip(entry: Entry) -> None:
 
 
 @EXAMPLES
-def test_what_an_entry_says_of_itself(entry: Entry, examples: int) -> None:
+def test_what_an_entry_says_of_itself(entry: CacheEntry, examples: int) -> None:
     about = entry.folder / "about.json"
 
     def read(content: bytes) -> None:

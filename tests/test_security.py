@@ -21,7 +21,7 @@ from finetune.backbone import load as backbones
 from finetune.backbone.folder import read_config
 from finetune.backbone.weights import read_weights
 from finetune.cli.terminal import escape, printable
-from finetune.csv_cells import FORMULA_SIGNS, guarded, unguarded
+from finetune.csv_cells import FORMULA_SIGNS, guarded_cell, unguarded_cell
 from finetune.data import sources
 from finetune.errors import BackboneError, DataError
 from finetune.prepare.resolve import recipe_of
@@ -231,9 +231,9 @@ NAMES = st.text(st.characters(exclude_categories=()), max_size=30) | st.text(st.
 @example("'")
 @example("''=x")
 def test_a_guarded_name_is_no_formula_and_comes_back(name: str) -> None:
-    assert unguarded(guarded(name)) == name
-    assert not guarded(name).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
-    assert unguarded(name) == name or name.startswith("'")
+    assert unguarded_cell(guarded_cell(name)) == name
+    assert not guarded_cell(name).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert unguarded_cell(name) == name or name.startswith("'")
 
 
 @settings(derandomize=True, database=None, max_examples=300)

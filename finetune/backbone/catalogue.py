@@ -75,7 +75,7 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """A line of the list: a network, with the set of its weights that was asked for, if it has any."""
 
     network: Network
@@ -144,29 +144,31 @@ def networks() -> dict[str, Network]:
     }
 
 
-def entries() -> Iterator[Entry]:
+def entries() -> Iterator[CatalogueEntry]:
     """Yield every network with each of its weights; one without weights alone."""
     for network in networks().values():
-        yield from (Entry(network, weights) for weights in network.weights or (None,))
+        yield from (CatalogueEntry(network, weights) for weights in network.weights or (None,))
 
 
-def find(name: str) -> Entry | None:
+def find(name: str) -> CatalogueEntry | None:
     """Return the entry of a name, with or without a tag; None where there is none."""
     name = EMBEDDED_FULL if name == EMBEDDED else name
     bare, _, tag = name.partition(".")
     network = networks().get(bare)
     if network is None or (not tag and not network.weights):
-        return None if network is None or tag else Entry(network)
-    return next((Entry(network, weights) for weights in network.weights if not tag or weights.tag == tag), None)
+        return None if network is None or tag else CatalogueEntry(network)
+    return next(
+        (CatalogueEntry(network, weights) for weights in network.weights if not tag or weights.tag == tag), None
+    )
 
 
-def search(pattern: str = "", *, keep: Callable[[Entry], bool] = lambda entry: True) -> list[Entry]:
+def search(pattern: str = "", *, keep: Callable[[CatalogueEntry], bool] = lambda entry: True) -> list[CatalogueEntry]:
     """Return what a pattern finds (a glob, or a part of the name) and `keep` keeps, one entry a network.
 
     That is the default weights, or, where those do not match or are not kept, the first that do. A
     pattern with a dot is about weights: every set that matches is an entry.
     """
-    found: dict[str, Entry] = {}
+    found: dict[str, CatalogueEntry] = {}
     for entry in matching(pattern):
         key = entry.full_name if "." in pattern else entry.network.name
         if key not in found and keep(entry):
@@ -174,7 +176,7 @@ def search(pattern: str = "", *, keep: Callable[[Entry], bool] = lambda entry: T
     return list(found.values())
 
 
-def matching(pattern: str) -> Iterator[Entry]:
+def matching(pattern: str) -> Iterator[CatalogueEntry]:
     """Yield every network with each of its weights whose name a pattern matches."""
     for entry in entries():
         names = (entry.full_name,) if "." in pattern else (entry.network.name, entry.full_name)
@@ -182,9 +184,9 @@ def matching(pattern: str) -> Iterator[Entry]:
             yield entry
 
 
-def ordered(found: Iterable[Entry], by: Sort) -> list[Entry]:
+def ordered(found: Iterable[CatalogueEntry], by: Sort) -> list[CatalogueEntry]:
     """Return entries in order: the most accurate first, else the smallest; what is not known comes last."""
-    keys: dict[Sort, Callable[[Entry], float | None]] = {
+    keys: dict[Sort, Callable[[CatalogueEntry], float | None]] = {
         "top1": lambda entry: None if entry.top1 is None else -entry.top1,
         "gmacs": lambda entry: entry.gmacs,
         "params": lambda entry: entry.network.num_parameters,
@@ -195,10 +197,10 @@ def ordered(found: Iterable[Entry], by: Sort) -> list[Entry]:
     return [entry for _, entry in values]
 
 
-def front(found: Iterable[Entry]) -> list[Entry]:
+def front(found: Iterable[CatalogueEntry]) -> list[CatalogueEntry]:
     """Return the entries that no other beats: none that computes less or as much is as accurate. Cheapest first."""
     known = [(entry.gmacs, -entry.top1, entry) for entry in found if entry.gmacs is not None and entry.top1 is not None]
-    best: list[Entry] = []
+    best: list[CatalogueEntry] = []
     for _, _, entry in sorted(known, key=lambda one: (one[0], one[1], one[2].full_name)):
         if not best or (entry.top1 or 0) > (best[-1].top1 or 0):
             best.append(entry)

@@ -245,10 +245,10 @@ def _with_weights(of: Architecture, size_args: dict[str, Any]) -> tuple[nn.Modul
             f"timm has no pretrained weights for {of.name}",
             hint="Give some with --weights PATH, or start from random ones: --strategy scratch (or --no-pretrained).",
         )
-    installed = packaged.file_of(of.name)
+    installed = packaged.packaged_file_of(of.name)
     if installed is not None:
         return _from_package(of, size_args, installed)
-    file = None if of.name.startswith("hf-hub:") else torch_hub.file_of(of.name)
+    file = None if of.name.startswith("hf-hub:") else torch_hub.hub_file_of(of.name)
     if file is not None:
         return _from_torch_hub(of, size_args, file), LoadReport(f"torch hub ({file.path.name})", 1.0)
     return _from_hub(of, size_args), LoadReport(f"timm ({of.name})", 1.0)
@@ -324,7 +324,7 @@ def _from_torch_hub(of: Architecture, size_args: dict[str, Any], file: torch_hub
                 f"the weights of {of.name} are not on this machine (no {file.path}), and the network cannot be reached",
                 hint=NO_HUB_HINT,
             )
-        torch_hub.fetch(file, of.name, hint=NO_HUB_HINT)
+        torch_hub.download(file, of.name, hint=NO_HUB_HINT)
     try:
         with _quiet():
             return _create(of, pretrained=True, **size_args)

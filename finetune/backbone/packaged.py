@@ -29,7 +29,7 @@ def distribution_of(name: str) -> str | None:
     return DISTRIBUTIONS.get(entry.full_name) if entry else None
 
 
-def file_of(name: str) -> Path | None:
+def packaged_file_of(name: str) -> Path | None:
     """Return the installed .pth file of a timm name; None where no package of it is installed."""
     distribution = distribution_of(name)
     if distribution is None:

@@ -24,7 +24,7 @@ def place_of(weights: Weights | None) -> Path | None:
     if weights.hub == PACKAGE:
         return Path(str(files("finetune")))
     if weights.hub:
-        return packaged.file_of(weights.hub.removeprefix("timm/")) or _in_hub_cache(weights.hub)
+        return packaged.packaged_file_of(weights.hub.removeprefix("timm/")) or _in_hub_cache(weights.hub)
     file = torch_checkpoints() / weights.file
     return file if file.is_file() else None
 

@@ -25,7 +25,7 @@ class HubFile:
     path: Path
 
 
-def file_of(name: str) -> HubFile | None:
+def hub_file_of(name: str) -> HubFile | None:
     """Return the file that timm reads for a network through torch.hub; None where it reads from the model hub."""
     config = get_pretrained_cfg(name)
     if config is None or config.hf_hub_id or not config.url:
@@ -33,7 +33,7 @@ def file_of(name: str) -> HubFile | None:
     return HubFile(config.url, Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(config.url).path).name))
 
 
-def fetch(file: HubFile, name: str, *, hint: str) -> None:
+def download(file: HubFile, name: str, *, hint: str) -> None:
     """Download a file to its place; a hash in its name is checked, and half a file is not left.
 
     Raises:

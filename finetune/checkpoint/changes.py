@@ -99,7 +99,7 @@ def check_weights(folder: RunFolder, began: Beginning, backbone: Backbone) -> No
         )
 
 
-def settle(
+def settle_changes(
     folder: RunFolder, recipe: Recipe, began: Beginning, *, allow: Collection[str], on_event: OnEvent
 ) -> list[str]:
     """Return in words what changed in recipe and versions and was allowed.

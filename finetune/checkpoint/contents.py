@@ -15,7 +15,7 @@ from pydantic import InstanceOf, TypeAdapter, ValidationError
 
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.state import check_format
-from finetune.csv_cells import unguarded
+from finetune.csv_cells import unguarded_cell
 from finetune.errors import CheckpointError
 from finetune.types import Evidence, Phase, Problem, Verdict
 
@@ -43,7 +43,7 @@ class Beginning:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class PlannedGroup:
     """A layer group as plan.json lists it."""
 
     name: str
@@ -51,11 +51,11 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlanFile:
     """plan.json, but for the class names (`read_classes`)."""
 
     data: Text
-    groups: tuple[Group, ...]
+    groups: tuple[PlannedGroup, ...]
     phases: tuple[Phase, ...]
     notes: tuple[Text, ...]
 
@@ -125,7 +125,7 @@ def read_problems(path: Path) -> list[Problem]:
             columns, *rows = list(csv.reader(stream))
         if tuple(columns) != PROBLEMS:
             raise ValueError("its columns are others")
-        return [Problem(*(unguarded(cell) for cell in row)) for row in rows]
+        return [Problem(*(unguarded_cell(cell) for cell in row)) for row in rows]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise _damaged(path, str(error)) from error
 

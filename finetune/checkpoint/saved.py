@@ -24,7 +24,7 @@ from finetune.checkpoint import run_folder
 from finetune.checkpoint.contents import PROBLEMS
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import written_beside
-from finetune.csv_cells import guarded
+from finetune.csv_cells import guarded_cell
 from finetune.data import split
 from finetune.device import in_fast_layout, resolve_device
 from finetune.errors import CheckpointError, RecipeError
@@ -137,7 +137,7 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)
-    writer.writerows(map(guarded, row) for row in rows)
+    writer.writerows(map(guarded_cell, row) for row in rows)
     write_text(path, text.getvalue())
 
 

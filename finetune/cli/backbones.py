@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import rank, tables
-from finetune.cli.help import App, Group
+from finetune.cli.help import App, CommandGroup
 from finetune.cli.options import JsonOption, complete_backbone, complete_family, complete_licence, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
 
 if TYPE_CHECKING:
-    from finetune.backbone.catalogue import Entry
+    from finetune.backbone.catalogue import CatalogueEntry
 
 SCREENFUL = 30
 LIST = "ls"
@@ -39,7 +39,7 @@ class SortName(StrEnum):
     name = "name"
 
 
-class ListGroup(Group):
+class ListGroup(CommandGroup):
     """A group that lists where no command is given; its help shows the options of the list as well."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -185,7 +185,7 @@ ORDERS = {
 }
 
 
-def show_list(found: Sequence[Entry], *, order: str, is_front: bool, most: int | None) -> None:
+def show_list(found: Sequence[CatalogueEntry], *, order: str, is_front: bool, most: int | None) -> None:
     """Print a line a network, their order, and how many more there are."""
     from finetune.backbone.catalogue import networks
     from finetune.workflow.backbones import facts

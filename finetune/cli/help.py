@@ -25,7 +25,7 @@ class Command(TyperCommand):
         show_help(self, ctx)
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """A group of commands with our help."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -37,7 +37,7 @@ class App(typer.Typer):
     """An application, or a part of one, whose commands and groups have our help."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"cls": Group, **settings})
+        super().__init__(**{"cls": CommandGroup, **settings})
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
         """Return the decorator that makes a function a command."""

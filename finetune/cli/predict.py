@@ -13,7 +13,7 @@ import typer
 from finetune.cli import tables
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
 from finetune.cli.screen import watching
-from finetune.csv_cells import guarded
+from finetune.csv_cells import guarded_cell
 from finetune.errors import RecipeError
 from finetune.types import to_json
 
@@ -67,6 +67,8 @@ def _print_csv(found: list[Prediction], top: int) -> None:
         for place in range(top):
             has_it = place < len(prediction.classes)
             cells += (
-                [guarded(prediction.classes[place]), f"{prediction.probabilities[place]:.6f}"] if has_it else ["", ""]
+                [guarded_cell(prediction.classes[place]), f"{prediction.probabilities[place]:.6f}"]
+                if has_it
+                else ["", ""]
             )
-        writer.writerow([guarded(prediction.file), *cells, guarded(prediction.problem)])
+        writer.writerow([guarded_cell(prediction.file), *cells, guarded_cell(prediction.problem)])

@@ -23,7 +23,7 @@ from finetune.cache_dir import cache_folder
 from finetune.data.decode import UndecodableError, alone, examine, quiet, read_content
 from finetune.data.depths import before_model, in_data
 from finetune.data.levels import Range, Span, range_of, unfit
-from finetune.data.pixels import PixelCache, Row
+from finetune.data.pixels import PixelCache, PixelRow
 from finetune.errors import DataError, ResourceError
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 from finetune.wording import counted
@@ -121,12 +121,12 @@ def fill(manifest: Manifest, pixels: PixelCache | None, *, on_event: OnEvent = i
             deque(scan_files(files, pixels=pixels, on_event=on_event), maxlen=0)
 
 
-def _scan_one(file: Path, *, pixels: PixelCache | None) -> tuple[Scan, Row | None]:
+def _scan_one(file: Path, *, pixels: PixelCache | None) -> tuple[Scan, PixelRow | None]:
     with alone(_stamp(file)[1] > LARGE_FILE):
         return _scanned(file, pixels)
 
 
-def _scanned(file: Path, pixels: PixelCache | None) -> tuple[Scan, Row | None]:
+def _scanned(file: Path, pixels: PixelCache | None) -> tuple[Scan, PixelRow | None]:
     try:
         content = read_content(file)
     except OSError as error:
@@ -147,7 +147,7 @@ class _Filling:
 
     def __init__(self, pixels: PixelCache | None, on_event: OnEvent) -> None:
         self.pixels, self.on_event = pixels, on_event
-        self.waiting: dict[str, Row] = {}
+        self.waiting: dict[str, PixelRow] = {}
         self.alone = ExitStack()
 
     def __enter__(self) -> None:
@@ -173,7 +173,7 @@ class _Filling:
             return False
         return (found.span is None or self.pixels.value_range is not None) and found.digest not in self.pixels
 
-    def add(self, found: Scan, row: Row | None) -> None:
+    def add(self, found: Scan, row: PixelRow | None) -> None:
         if row is None or not self._is_to_keep(found):
             return
         self.waiting[found.digest] = row

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.csv_cells import MARK, guarded
+from finetune.csv_cells import MARK, guarded_cell
 from finetune.data.near_duplicates import Copies
 from finetune.errors import DataError
 from finetune.types import Manifest, Sample
@@ -57,12 +57,12 @@ def table_of(manifest: Manifest, folder: Path) -> str:
     """
     column, mark = MARK
     rows = [_cells(manifest, sample, folder) for sample in manifest.samples]
-    marks = [mark if row != list(map(guarded, row)) else "" for row in rows]
+    marks = [mark if row != list(map(guarded_cell, row)) else "" for row in rows]
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     writer.writerow([*COLUMNS, column] if any(marks) else COLUMNS)
     for row, own in zip(rows, marks, strict=True):
-        writer.writerow([*map(guarded, row), own] if any(marks) else row)
+        writer.writerow([*map(guarded_cell, row), own] if any(marks) else row)
     return stream.getvalue()
 
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from finetune.cache_entries import RECORD, Entry, checksum, entries_folder, entry_name, make_room, open_entry
+from finetune.cache_entries import RECORD, CacheEntry, checksum, entries_folder, entry_name, make_room, open_entry
 from finetune.data.decode import DECODE_VERSION, smaller
 from finetune.data.levels import Range
 from finetune.data.transforms import View, picture_side, plain_view
@@ -31,7 +31,7 @@ LARGEST = 2**26  # bytes of a row: longer strips than that are decoded anew
 ABSENT = np.zeros((), RECORD)
 
 
-class Row(NamedTuple):
+class PixelRow(NamedTuple):
     """What is kept of an image: the bytes of its plain view (3, H, W), then of the smaller one, and its height."""
 
     content: np.ndarray
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 class PixelCache:
     """The images of one data set for one way of preprocessing, by content."""
 
-    def __init__(self, entry: Entry, preprocessing: Preprocessing) -> None:
+    def __init__(self, entry: CacheEntry, preprocessing: Preprocessing) -> None:
         self.entry, self.preprocessing = entry, preprocessing
         self.view, self.side = plain_view(preprocessing), picture_side(preprocessing)
 
@@ -53,12 +53,14 @@ class PixelCache:
         """What is black and white in images deeper than 8 bits; they are not kept before it is known."""
         return self.preprocessing.value_range
 
-    def row(self, image: Image.Image) -> Row:
+    def row(self, image: Image.Image) -> PixelRow:
         """Return what is kept of an RGB image."""
         small = smaller(image, self.side)
-        return Row(np.concatenate([self.view(image).numpy().reshape(-1), np.asarray(small).reshape(-1)]), small.height)
+        return PixelRow(
+            np.concatenate([self.view(image).numpy().reshape(-1), np.asarray(small).reshape(-1)]), small.height
+        )
 
-    def add(self, digests: Sequence[str], rows: Sequence[Row]) -> None:
+    def add(self, digests: Sequence[str], rows: Sequence[PixelRow]) -> None:
         """Keep images.
 
         Raises:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.csv_cells import guarded, unguarded
+from finetune.csv_cells import guarded_cell, unguarded_cell
 from finetune.errors import CheckpointError, DataError
 from finetune.randomness import derive
 from finetune.types import SPLITS, Manifest, Sample, Split, Target
@@ -84,7 +84,7 @@ def _write(manifest: Manifest, path: Path) -> None:
         writer.writerow(COLUMNS)
         for s in manifest.samples:
             names = (s.file, manifest.classes[s.target.index], s.split or "", s.group or "", s.digest)
-            writer.writerow(map(guarded, names))
+            writer.writerow(map(guarded_cell, names))
 
 
 def read(path: Path, *, root: str, classes: Sequence[str]) -> Manifest:
@@ -106,7 +106,7 @@ def read(path: Path, *, root: str, classes: Sequence[str]) -> Manifest:
 
 def _sample(row: Mapping[str, str | None], index: Mapping[str, int]) -> Sample:
     cells = [row[column] for column in COLUMNS]
-    file, label, word, group, digest = (unguarded(cell) for cell in cells if cell is not None)
+    file, label, word, group, digest = (unguarded_cell(cell) for cell in cells if cell is not None)
     split = next((name for name in SPLITS if name == word), None)
     if not file or split is None or not is_digest(digest):
         raise KeyError(word)

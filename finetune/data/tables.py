@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from finetune.csv_cells import MARK, unguarded
+from finetune.csv_cells import MARK, unguarded_cell
 from finetune.data.decode import is_image_name
 from finetune.data.listing import SPLIT_NAMES, Found, Row, folded, holds, normal, split_of
 from finetune.data.tree import folders_below
@@ -253,7 +253,7 @@ def _unguarded(row: dict[str, Any]) -> dict[str, Any]:
     column, mark = MARK
     if row.get(column) != mark:
         return row
-    return {key: unguarded(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
+    return {key: unguarded_cell(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
 
 
 def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:

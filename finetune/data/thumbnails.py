@@ -19,7 +19,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.cache_entries import Entry, entries_folder, entry_name, make_room, open_entry
+from finetune.cache_entries import CacheEntry, entries_folder, entry_name, make_room, open_entry
 from finetune.data.decode import DECODE_VERSION, FORMATS, UndecodableError, decode, quiet, read_content
 from finetune.data.levels import Range
 from finetune.errors import DataError, ResourceError
@@ -101,7 +101,7 @@ def _look_at(manifest: Manifest, sample: Sample) -> Looks:
         raise DataError(f"{sample.file} could be read when the data was scanned and cannot now: {error}") from error
 
 
-def _entry(manifest: Manifest, settings: CacheSection) -> Entry | None:
+def _entry(manifest: Manifest, settings: CacheSection) -> CacheEntry | None:
     """Open what is kept of a data set's looks; None where nothing can be kept."""
     key = {
         "kind": "looks",
@@ -124,7 +124,7 @@ def _entry(manifest: Manifest, settings: CacheSection) -> Entry | None:
     return entry
 
 
-def _recall(entry: Entry, samples: Sequence[Sample]) -> dict[str, Looks]:
+def _recall(entry: CacheEntry, samples: Sequence[Sample]) -> dict[str, Looks]:
     digests = [sample.digest for sample in samples if sample.digest in entry]
     entry.drop_damaged(digests)
     content, found = entry.mapped(), {}
@@ -136,7 +136,7 @@ def _recall(entry: Entry, samples: Sequence[Sample]) -> dict[str, Looks]:
     return found
 
 
-def _kept(entry: Entry, digests: Sequence[str], rows: Sequence[Looks]) -> Entry | None:
+def _kept(entry: CacheEntry, digests: Sequence[str], rows: Sequence[Looks]) -> CacheEntry | None:
     """Add rows to an entry; None, and no more is kept, when the disk is full."""
     try:
         with entry.filling("the small images", on_event=ignore):

@@ -25,7 +25,7 @@ def top1(logits: Tensor, targets: Tensor) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Predicted:
     """What metrics are computed from: logits (N, K) of images, what follows from them, and resamples of the images."""
 
     logits: Tensor
@@ -48,7 +48,7 @@ class Judged:
 class Metric:
     """A metric with its interval, what its name means to a reader, and the fewest classes it says anything of."""
 
-    of: Callable[[Judged], Interval]
+    of: Callable[[Predicted], Interval]
     meaning: str
     fewest_classes: int = 1
 
@@ -57,20 +57,20 @@ def measure(logits: Tensor, targets: Tensor, *, units: Sequence[int] | None = No
     """Return the metrics of (N, K) logits that say something of so many classes; intervals are 95 %."""
     guesses, right = logits.argmax(dim=1).numpy(), targets.numpy()
     weights = list(resampled(len(right), units, draws=DRAWS, seed=0))
-    judged = Judged(logits, guesses, right, units, weights)
+    judged = Predicted(logits, guesses, right, units, weights)
     return {name: metric.of(judged) for name, metric in METRICS.items() if judged.num_classes >= metric.fewest_classes}
 
 
-def _top1(judged: Judged) -> Interval:
+def _top1(judged: Predicted) -> Interval:
     return share(judged.hits, judged.units)
 
 
-def _top5(judged: Judged) -> Interval:
+def _top5(judged: Predicted) -> Interval:
     five = judged.logits.topk(5, dim=1).indices == torch.from_numpy(judged.right)[:, None]
     return share(five.any(dim=1).numpy(), judged.units)
 
 
-def _macro_f1(judged: Judged) -> Interval:
+def _macro_f1(judged: Predicted) -> Interval:
     """Average over the classes that occur."""
     drawn = [macro_f1(judged.guesses, judged.right, judged.num_classes, weight) for weight in judged.weights]
     value = macro_f1(judged.guesses, judged.right, judged.num_classes, np.ones(len(judged.right)))
@@ -78,7 +78,7 @@ def _macro_f1(judged: Judged) -> Interval:
     return Interval(value, float(min(low, value)), float(max(high, value)))
 
 
-def _ece(judged: Judged) -> Interval:
+def _ece(judged: Predicted) -> Interval:
     """The expected calibration error in 15 bins of equal width. Source: Guo et al. 2017, arXiv:1706.04599."""
     return calibration(judged.logits.softmax(dim=1).amax(dim=1), judged.hits, judged.weights)
 

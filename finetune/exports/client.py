@@ -35,12 +35,12 @@ class Client:
 
     def logits(self, files: Iterable[Path]) -> NDArray[np.float32]:
         """Return the logits (B, K) of a batch of image files."""
-        batch = np.stack([prepare(file, self.preprocessing) for file in files])  # (B, 3, H, W)
+        batch = np.stack([input_of(file, self.preprocessing) for file in files])  # (B, 3, H, W)
         found: NDArray[np.float32] = self.session.run([OUTPUT], {INPUT: batch})[0]
         return found
 
 
-def prepare(file: Path, facts: dict[str, Any]) -> NDArray[np.float32]:
+def input_of(file: Path, facts: dict[str, Any]) -> NDArray[np.float32]:
     """Return the input (3, H, W) that a network wants of an image file, by the preprocessing in its metadata."""
     image = _crop(_resize(_middle(_open(file, facts["value_range"]), facts["longest"]), facts), facts)
     pixels = np.asarray(image, dtype=np.float32) / 255  # (H, W, 3)

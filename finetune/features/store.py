@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.cache_entries import Entry
+from finetune.cache_entries import CacheEntry
 from finetune.types import OnEvent
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -49,7 +49,7 @@ class Layout:
 class RowsOnDisk:
     """The rows of one entry of the cache, all of one size."""
 
-    def __init__(self, entry: Entry, layout: Layout) -> None:
+    def __init__(self, entry: CacheEntry, layout: Layout) -> None:
         self.entry, self.layout = entry, layout
         entry.hold(layout.row_bytes)
 

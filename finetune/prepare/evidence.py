@@ -55,7 +55,7 @@ class Tapped:
         return Known(self.digests, (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1),))
 
 
-def measure(
+def measure_evidence(
     recipe: Recipe,
     manifest: Manifest,
     backbone: Backbone,
@@ -66,7 +66,7 @@ def measure(
     """Run the frozen backbone over a sample once; yield the evidence, and the features for who trains on them."""
     chosen = evidence.stratified_sample(manifest, seed=recipe.train.seed)
     names, features, targets = _features(recipe, manifest, backbone, chosen, pixels, on_event)
-    found = evidence.measure(
+    found = evidence.evidence_of(
         manifest,
         dict(zip(names, features, strict=True)),
         targets,

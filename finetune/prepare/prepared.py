@@ -8,7 +8,7 @@ from finetune.backbone.load import Backbone
 from finetune.backbone.weights import refuse_random
 from finetune.data.pixels import PixelCache
 from finetune.device import resolve_device
-from finetune.prepare.evidence import Tapped, measure
+from finetune.prepare.evidence import Tapped, measure_evidence
 from finetune.prepare.inputs import architecture_of, at_range, data_notes, list_data, load_backbone, pixels_of, read_for
 from finetune.prepare.resolve import plan_phases, remarks, resolve, with_head
 from finetune.settings import Recipe
@@ -52,7 +52,7 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
         on_event(Event("message", {"text": f"{of.label}: {backbone.weights.sentence()}"}))
     evidence = verdict = tapped = None
     if recipe.strategy.name == "auto":
-        evidence, tapped = measure(recipe, manifest, backbone, pixels, on_event=on_event)
+        evidence, tapped = measure_evidence(recipe, manifest, backbone, pixels, on_event=on_event)
         verdict = decide(evidence, assume=recipe.strategy.assume.split(","))
         on_event(Event("message", {"text": verdict.line}))
         if not of.pretrained:

@@ -9,11 +9,11 @@ from finetune.backbone.load import Backbone
 from finetune.prepare.batch_size import skeleton_or_none
 from finetune.prepare.costs import cut_of, step_flops
 from finetune.settings import Recipe
-from finetune.strategy.race import Work
+from finetune.strategy.race import CandidateWork
 from finetune.types import Manifest, Phase
 
 
-def work_of(recipe: Recipe, phases: Sequence[Phase], manifest: Manifest) -> Work | None:
+def work_of(recipe: Recipe, phases: Sequence[Phase], manifest: Manifest) -> CandidateWork | None:
     """Return the work of a resolved recipe; None for a network whose operations cannot be counted.
 
     What a trunk yields is counted where it is computed: with the first epoch of its phase when it is
@@ -27,7 +27,7 @@ def work_of(recipe: Recipe, phases: Sequence[Phase], manifest: Manifest) -> Work
         epochs = [value for phase in phases for value in _phase(recipe, skeleton, phase, num_train, num_val)]
     except (NotImplementedError, RuntimeError):  # a network that computes with the values of its tensors
         return None
-    return Work(tuple(epochs), num_train + num_val)
+    return CandidateWork(tuple(epochs), num_train + num_val)
 
 
 def _phase(recipe: Recipe, skeleton: Backbone, phase: Phase, num_train: int, num_val: int) -> list[float]:

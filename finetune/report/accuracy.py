@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from finetune.backbone.catalogue import Entry, front
+from finetune.backbone.catalogue import CatalogueEntry, front
 from finetune.whole import whole_file
 
 SIZE, SIDE = (11.0, 6.5), 0.3  # inches; share of the list of names
@@ -19,7 +19,7 @@ NARROW = 20  # the ends of the axis of compute apart: then there is room for mor
 NEAR = (0.012, 0.022)  # shares of the width and height within which two numbers would run into each other
 
 
-def draw(found: Sequence[Entry], file: Path) -> None:
+def draw(found: Sequence[CatalogueEntry], file: Path) -> None:
     """Draw entries whose top-1 and compute are known; .svg or .png by the suffix, the same bytes every time."""
     figure = Figure(figsize=SIZE, dpi=150, layout="constrained")
     axes, side = figure.subplots(1, 2, width_ratios=(1 - SIDE, SIDE))
@@ -43,11 +43,11 @@ def draw(found: Sequence[Entry], file: Path) -> None:
             figure.savefig(beside, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
-def _points(found: Sequence[Entry]) -> tuple[list[float], list[float]]:
+def _points(found: Sequence[CatalogueEntry]) -> tuple[list[float], list[float]]:
     return [entry.gmacs or 0 for entry in found], [entry.top1 or 0 for entry in found]
 
 
-def _number(axes: Axes, best: Sequence[Entry]) -> None:
+def _number(axes: Axes, best: Sequence[CatalogueEntry]) -> None:
     """Write the numbers beside the points; near ones share a place: 6-8."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     groups: list[list[int]] = []
@@ -65,7 +65,7 @@ def _number(axes: Axes, best: Sequence[Entry]) -> None:
         axes.annotate(text, place, xytext=(-3, 4), textcoords="offset points", fontsize=7, ha="right")
 
 
-def _list(side: Axes, best: Sequence[Entry]) -> None:
+def _list(side: Axes, best: Sequence[CatalogueEntry]) -> None:
     lines = [f"{number:>2}  {entry.top1:.1f}  {entry.name}" for number, entry in enumerate(best, 1)]
     side.axis("off")
     side.text(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.checkpoint.contents import Environment, Measured, Plan, read_as, read_problems
+from finetune.checkpoint.contents import Environment, Measured, PlanFile, read_as, read_problems
 from finetune.checkpoint.race_file import open_race
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.report import page
@@ -21,7 +21,7 @@ def told(folder: RunFolder) -> dict[str, Any]:
     Raises:
         CheckpointError: a file of it is missing or damaged.
     """
-    plan = read_as(Plan, folder.plan)
+    plan = read_as(PlanFile, folder.plan)
     found = read_as(Measured, folder.evidence) if folder.evidence.is_file() else None
     return {
         "data": plan.data,

@@ -25,14 +25,14 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class SheetSection:
     """Images under a heading."""
 
     title: str
     cells: tuple[Cell, ...]
 
 
-def write(path: Path, sections: Sequence[Section]) -> None:
+def write(path: Path, sections: Sequence[SheetSection]) -> None:
     """Draw a contact sheet and write it beside its place, then rename it.
 
     Raises:
@@ -42,7 +42,7 @@ def write(path: Path, sections: Sequence[Section]) -> None:
         draw(sections).save(beside, format="PNG")
 
 
-def draw(sections: Sequence[Section]) -> Image.Image:
+def draw(sections: Sequence[SheetSection]) -> Image.Image:
     """Return the contact sheet of sections; an image that cannot be read is an empty frame."""
     font, bold = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT + 3)
     heights = [HEADING + sum(_row_height(row) for row in _rows(section)) for section in sections]
@@ -62,7 +62,7 @@ def draw(sections: Sequence[Section]) -> Image.Image:
     return sheet
 
 
-def _rows(section: Section) -> list[tuple[Cell, ...]]:
+def _rows(section: SheetSection) -> list[tuple[Cell, ...]]:
     return [section.cells[start : start + ACROSS] for start in range(0, len(section.cells), ACROSS)]
 
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from finetune import recipe as recipes
 from finetune.checkpoint.comparison import seconds_by_epoch
-from finetune.checkpoint.contents import Plan, read_as
+from finetune.checkpoint.contents import PlanFile, read_as
 from finetune.checkpoint.run_folder import RunFolder, read_classes
-from finetune.csv_cells import unguarded
+from finetune.csv_cells import unguarded_cell
 from finetune.data import split
 from finetune.data.split import units_of
 from finetune.errors import CheckpointError
@@ -74,12 +74,12 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
     Raises:
         CheckpointError: something in its folder is missing or damaged.
     """
-    plan = read_as(Plan, folder.plan)
+    plan = read_as(PlanFile, folder.plan)
     trained = {name for phase in plan.phases for name in phase.plan.trained}
     at = seconds_by_epoch(clock)
     try:
         with folder.predictions.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            rows = [{key: unguarded(cell or "") for key, cell in row.items()} for row in csv.DictReader(stream)]
+            rows = [{key: unguarded_cell(cell or "") for key, cell in row.items()} for row in csv.DictReader(stream)]
         kept = split.read(folder.split, root=str(folder.path), classes=read_classes(folder)).samples
         unit = dict(zip((sample.file for sample in kept), units_of(kept), strict=True))
         lines = [json.loads(line) for line in folder.epochs.read_text(encoding="utf-8").splitlines()]

@@ -110,7 +110,7 @@ def reopen_data(
     """
     named = named or folder
     began = read_as(Beginning, folder.began, has_format=True)
-    news = changes.settle(named, recipe, began, allow=terms.allow, on_event=on_event)
+    news = changes.settle_changes(named, recipe, began, allow=terms.allow, on_event=on_event)
     kept = split.read(folder.split, root=data_root(recipe), classes=classes)
     plain = load_backbone(recipe, architecture_of(recipe), num_classes=len(classes))
     pixels = pixels_of(recipe, kept, plain)

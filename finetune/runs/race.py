@@ -37,7 +37,7 @@ from finetune.runs.signals import Stop
 from finetune.runs.single import RunResult, resume_alone
 from finetune.runs.training import computing, telling_how_to_go_on, train
 from finetune.settings import FORMAT_VERSION, Recipe
-from finetune.strategy.race import MOST_OVERHEAD, Place, RacePlan, Work, candidates, judge, plan_race
+from finetune.strategy.race import MOST_OVERHEAD, CandidateWork, Place, RacePlan, candidates, judge, plan_race
 from finetune.train.delivery import delivered
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
 from finetune.whole import unwritable, write_text
@@ -49,7 +49,7 @@ class PreparedRace:
 
     recipe: Recipe
     made: Mapping[str, Prepared]
-    works: Mapping[str, Work]
+    works: Mapping[str, CandidateWork]
     plan: RacePlan
 
     @property
@@ -87,7 +87,7 @@ class PreparedRace:
         return go_on_racing(folder, Terms(), now=self.own.manifest, stop=stop, on_event=on_event)
 
 
-def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> PreparedRace:
+def prepare_race(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> PreparedRace:
     """Return the race of the likeliest strategies on the data of a recipe.
 
     Raises:
@@ -166,7 +166,7 @@ def field_of(recipe: Recipe, own: Prepared) -> dict[str, Prepared]:
     return found
 
 
-def planned(made: Mapping[str, Prepared]) -> tuple[dict[str, Work], RacePlan]:
+def planned(made: Mapping[str, Prepared]) -> tuple[dict[str, CandidateWork], RacePlan]:
     """Return the work of every candidate that it is known of, and the race that follows."""
     own, *_ = made
     counted = {label: work_of(one.recipe, one.phases, one.manifest) for label, one in made.items()}
@@ -204,9 +204,11 @@ class _Rungs:
     on_event: OnEvent
 
     @property
-    def works(self) -> dict[str, Work]:
+    def works(self) -> dict[str, CandidateWork]:
         """The work of every candidate that it is known of."""
-        return {label: Work(tuple(one["epochs"]), one["num_images"]) for label, one in self.content["work"].items()}
+        return {
+            label: CandidateWork(tuple(one["epochs"]), one["num_images"]) for label, one in self.content["work"].items()
+        }
 
     def run(self) -> None:
         """Run every rung and name the winner; what is done already only follows again from the checkpoints."""
@@ -227,7 +229,7 @@ class _Rungs:
         write_json(self.folder.race, content)
         self._say(f"race: {alive[0]} wins and goes on")
 
-    def _run_to(self, label: str, epochs: int, work: Work) -> Place | None:
+    def _run_to(self, label: str, epochs: int, work: CandidateWork) -> Place | None:
         """Train a candidate up to a rung and return its place there; None for one that fails while others are left."""
         own = candidate_folder(self.folder, label)
         until = None if work.is_cheap else epochs
@@ -281,7 +283,7 @@ def _promote(folder: RunFolder, winner: str) -> None:
         raise unwritable(folder.path, error) from error
 
 
-def _took(content: dict[str, Any], works: Mapping[str, Work]) -> dict[str, float]:
+def _took(content: dict[str, Any], works: Mapping[str, CandidateWork]) -> dict[str, float]:
     """Return the planned work of the winner alone, what the others took at most, and how much more that is."""
     winner = content["winner"]
     reached: dict[str, int] = {}

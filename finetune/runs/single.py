@@ -78,7 +78,7 @@ class PreparedRun:
         return _train(folder, self.prepared, None, allowed=[], seconds=self.seconds, stop=stop, on_event=on_event)
 
 
-def ready(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> PreparedRun:
+def prepare_run(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> PreparedRun:
     """Return the run that a recipe asks for; `manifest` is its data where it was read before.
 
     Raises:

@@ -73,8 +73,8 @@ def go_on(folder: RunFolder, terms: Terms, *, stop: Stop, on_event: OnEvent = ig
 
 def _ready(recipe: Recipe, manifest: Manifest | None, on_event: OnEvent) -> Startable:
     if recipe.strategy.name == "race":
-        return race.ready(recipe, manifest=manifest, on_event=on_event)
-    return alone.ready(recipe, manifest=manifest, on_event=on_event)
+        return race.prepare_race(recipe, manifest=manifest, on_event=on_event)
+    return alone.prepare_run(recipe, manifest=manifest, on_event=on_event)
 
 
 def _check_unfinished(folder: RunFolder) -> None:

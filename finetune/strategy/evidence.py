@@ -50,7 +50,7 @@ class LookedAt:
     shifts: dict[str, float] = field(default_factory=dict)
 
 
-def measure(
+def evidence_of(
     manifest: Manifest,
     features: dict[str, Tensor],
     targets: Tensor,

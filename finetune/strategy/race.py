@@ -30,7 +30,7 @@ MOST_OF_EPOCHS = 3  # the first rung is at most so manieth of the epochs
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class CandidateWork:
     """Forward passes that each epoch of a strategy takes, and over how many images they are counted."""
 
     epochs: tuple[float, ...]
@@ -84,7 +84,7 @@ def candidates(verdict: Verdict, evidence: Evidence) -> tuple[Entrant, ...]:
     return tuple({one.label: one for one in found}.values())[:MOST_STARTS]
 
 
-def plan_race(works: Mapping[str, Work]) -> RacePlan:
+def plan_race(works: Mapping[str, CandidateWork]) -> RacePlan:
     """Return who starts and the rungs, from the work of each candidate; the verdict's own choice comes first.
 
     The first rung is as late as the bound allows, and at most a third of the epochs.
@@ -105,7 +105,7 @@ def plan_race(works: Mapping[str, Work]) -> RacePlan:
     return RacePlan(tuple(starts), rungs, whole, left_out)
 
 
-def overhead(works: Mapping[str, Work], rungs: Sequence[int], *, winner: str) -> float:
+def overhead(works: Mapping[str, CandidateWork], rungs: Sequence[int], *, winner: str) -> float:
     """Return the most that the others take when one wins: the first rung of all, the next one of those kept.
 
     Beside a winner on cached features of few images those of its kind are not counted.
@@ -118,7 +118,7 @@ def overhead(works: Mapping[str, Work], rungs: Sequence[int], *, winner: str) ->
     return sum(work.until(rungs[0]) for work in costly) + later + whole
 
 
-def judge(places: Sequence[Place], works: Mapping[str, Work], *, is_last: bool) -> list[Place]:
+def judge(places: Sequence[Place], works: Mapping[str, CandidateWork], *, is_last: bool) -> list[Place]:
     """Return the places at a rung, the best first, and mark who is kept: the better half, at the last rung the best.
 
     By val top1, of equals the lower loss, of those the one with less work.
@@ -128,7 +128,7 @@ def judge(places: Sequence[Place], works: Mapping[str, Work], *, is_last: bool) 
     return [replace(place, is_kept=rank < num_kept) for rank, place in enumerate(order)]
 
 
-def _first_rung(works: Mapping[str, Work]) -> int | None:
+def _first_rung(works: Mapping[str, CandidateWork]) -> int | None:
     """Return the latest first rung with which no winner pays more than it may; None where not even 1 does."""
     counts = [len(work.epochs) for work in works.values() if not work.is_cheap]
     latest = max(1, min(counts, default=1) // MOST_OF_EPOCHS)
@@ -143,7 +143,7 @@ def _first_rung(works: Mapping[str, Work]) -> int | None:
     return next(fits, None)
 
 
-def _rungs(first: int, works: Sequence[Work]) -> tuple[int, ...]:
+def _rungs(first: int, works: Sequence[CandidateWork]) -> tuple[int, ...]:
     """Return one rung, and a second where more than two train through layers; none for one alone."""
     if len(works) == 1:
         return ()

@@ -9,7 +9,7 @@ import torch
 
 from finetune.data.loaders import lost_workers
 from finetune.errors import RecipeError, ResourceError
-from finetune.process import is_unguarded, own_turn, unguarded
+from finetune.process import is_unguarded, own_turn, unguarded_script
 from finetune.train.memory import is_out_of_memory
 
 SMALLER = "smaller images (--image-size) or a smaller backbone"
@@ -42,7 +42,7 @@ def guarded(less: str = SMALLER, *, is_shared: bool = False) -> Iterator[None]:
             yield
     except ResourceError as error:
         if "DataLoader worker" in str(error.__cause__) and is_unguarded():
-            raise unguarded() from error
+            raise unguarded_script() from error
         raise
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

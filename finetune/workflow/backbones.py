@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.backbone import catalogue, packaged
-from finetune.backbone.catalogue import Entry
+from finetune.backbone.catalogue import CatalogueEntry
 from finetune.backbone.stored import place_of
 from finetune.errors import BackboneError, RecipeError, ResourceError, did_you_mean
 from finetune.types import Event, OnEvent, ignore
@@ -31,7 +31,7 @@ class Wish:
     licences: tuple[str, ...] = ()
     is_here: bool = False
 
-    def suits(self, entry: Entry) -> bool:
+    def suits(self, entry: CatalogueEntry) -> bool:
         """Tell whether an entry is what was asked for; what is not known about it suits no limit."""
         network = entry.network
         return (
@@ -55,7 +55,7 @@ class Fetched:
 
 def list_backbones(
     pattern: str = "", wish: Wish | None = None, *, is_front: bool = False, sort: catalogue.Sort | None = None
-) -> list[Entry]:
+) -> list[CatalogueEntry]:
     """Return the backbones that a pattern finds and a wish suits, the most accurate first.
 
     With `is_front` those of their sets of weights that no other beats at their compute, the cheapest first.
@@ -76,7 +76,7 @@ def list_backbones(
     return catalogue.ordered(catalogue.search(pattern, keep=wish.suits), sort or "top1")
 
 
-def facts(entry: Entry) -> dict[str, Any]:
+def facts(entry: CatalogueEntry) -> dict[str, Any]:
     """Return what a line of the list says, as JSON."""
     network, place = entry.network, place_of(entry.weights)
     return {
@@ -114,7 +114,7 @@ def show_backbone(name: str) -> dict[str, Any]:
         "source": _source(entry),
         "place": None if place is None else str(place),
         "layer_groups": list(entry.network.groups),
-        "all_weights": [facts(Entry(entry.network, each)) for each in entry.network.weights],
+        "all_weights": [facts(CatalogueEntry(entry.network, each)) for each in entry.network.weights],
         "sources": catalogue.sources(),
     }
 
@@ -158,7 +158,7 @@ def fetch_backbones(names: Sequence[str], to: Path, *, on_event: OnEvent = ignor
     return done
 
 
-def _is_toy(entry: Entry) -> bool:
+def _is_toy(entry: CatalogueEntry) -> bool:
     """Tell whether it is one of timm's networks for tests, whose accuracy would flatten the image."""
     return entry.name.startswith("test_")
 
@@ -175,7 +175,7 @@ def _check(wish: Wish) -> None:
         raise RecipeError(f"--min-top1 {wish.min_top1:g}: give it in percent", hint="For example --min-top1 80.")
 
 
-def _source(entry: Entry) -> str | None:
+def _source(entry: CatalogueEntry) -> str | None:
     """Where the weights come from, as a user would name it."""
     weights = entry.weights
     if weights is None:

@@ -300,7 +300,7 @@ def _write_sheet(path: Path, root: Path, findings: Sequence[Finding]) -> None:
         pairs = [(case, one) for case in finding.cases for one in case.files[:2]][:ON_SHEET]
         cells = tuple(sheets.Cell(root / one.file, _caption(case, one)) for case, one in pairs)
         if cells:
-            sections.append(sheets.Section(printable(f"{finding.kind}: {finding.text}"), cells))
+            sections.append(sheets.SheetSection(printable(f"{finding.kind}: {finding.text}"), cells))
     sheets.write(path, sections)
 
 

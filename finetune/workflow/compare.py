@@ -33,7 +33,7 @@ SHOWN = ("progress", "step", "warning", "timing")  # what a single run says is f
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class FailedRun:
     """A run that did not come to its end, and why."""
 
     strategy: str
@@ -51,7 +51,7 @@ class Comparison:
     num_images: int
     seeds: tuple[int, ...]
     standings: tuple[Standing, ...]
-    failed: tuple[Failure, ...]
+    failed: tuple[FailedRun, ...]
     said: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class _Asked:
     data: str
     terms: Terms
     stop: Stop
-    failed: dict[str, Failure] = field(default_factory=dict)
+    failed: dict[str, FailedRun] = field(default_factory=dict)
     errors: list[FinetuneError] = field(default_factory=list)
 
     def runs(self) -> list[tuple[str, Entrant, int]]:
@@ -192,7 +192,7 @@ def _run_one(asked: _Asked, manifest: Manifest, name: str, entrant: Entrant, see
         raise
     except FinetuneError as error:
         asked.errors.append(error)
-        asked.failed[name] = Failure(entrant.label, seed, error.message, error.hint)
+        asked.failed[name] = FailedRun(entrant.label, seed, error.message, error.hint)
         on_event(Event("warning", {"text": f"{entrant.label} failed: {error.message}"}))
         return
     one = _finished(asked, name, seed)

@@ -43,7 +43,7 @@ LOCAL_HINT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class FailedCandidate:
     """A candidate that could not be measured, and why."""
 
     name: str
@@ -57,7 +57,7 @@ class Ranked:
     count once among the independent ones."""
 
     ranking: Ranking
-    failed: tuple[Failure, ...]
+    failed: tuple[FailedCandidate, ...]
     num_images: int
     num_independent: int
     num_classes: int
@@ -127,16 +127,16 @@ def rank(
 
 def _measure_all(
     recipe: Recipe, names: Sequence[str], manifest: Manifest, samples: Sequence[Sample], on_event: OnEvent
-) -> tuple[list[Candidate], list[Failure]]:
+) -> tuple[list[Candidate], list[FailedCandidate]]:
     measured, failed = [], []
     for label, name in zip(labels(names), names, strict=True):
         try:
-            one = measure(candidate_recipe(recipe, name), label, manifest, samples, on_event=on_event)
+            one = measure_candidate(candidate_recipe(recipe, name), label, manifest, samples, on_event=on_event)
         except (DataError, Interrupted):
             raise
         except FinetuneError as error:
             hint = LOCAL_HINT if error.hint == NO_HUB_HINT else error.hint
-            failed.append(Failure(label, error.message, hint))
+            failed.append(FailedCandidate(label, error.message, hint))
             on_event(Event("warning", {"text": f"{label} is left out: {error.message}"}))
         else:
             measured.append(one)
@@ -181,7 +181,7 @@ def candidate_recipe(recipe: Recipe, name: str) -> Recipe:
 
 
 @guarded()
-def measure(
+def measure_candidate(
     recipe: Recipe, name: str, manifest: Manifest, samples: Sequence[Sample], *, on_event: OnEvent = ignore
 ) -> Candidate:
     """Load one candidate, run it over the sample (or take what is kept of it), and score its features.
@@ -237,7 +237,7 @@ def _named(on_event: OnEvent, name: str) -> OnEvent:
     return told
 
 
-def _none_left(failed: Sequence[Failure]) -> BackboneError:
+def _none_left(failed: Sequence[FailedCandidate]) -> BackboneError:
     if len(failed) == 1:
         return BackboneError(failed[0].reason, hint=failed[0].hint)
     reasons = "\n".join(f"  - {failure.name}: {failure.reason}" for failure in failed)

@@ -18,7 +18,18 @@ from timm.models import get_pretrained_cfg, model_entrypoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.backbone import catalogue
-from finetune.backbone.catalogue import Entry, entries, find, fold, front, nearest, networks, ordered, search, unfold
+from finetune.backbone.catalogue import (
+    CatalogueEntry,
+    entries,
+    find,
+    fold,
+    front,
+    nearest,
+    networks,
+    ordered,
+    search,
+    unfold,
+)
 from finetune.backbone.groups import head_parameters, layer_groups
 
 ROOT = Path(__file__).parents[2]
@@ -205,7 +216,7 @@ def test_the_front_is_what_no_other_beats() -> None:
     known = [entry for entry in entries() if entry.top1 is not None and entry.gmacs is not None]
     best = front(entries())
 
-    def is_beaten(entry: Entry) -> bool:
+    def is_beaten(entry: CatalogueEntry) -> bool:
         return any(
             (other.gmacs, -(other.top1 or 0)) != (entry.gmacs, -(entry.top1 or 0))
             and (other.gmacs or 0) <= (entry.gmacs or 0)

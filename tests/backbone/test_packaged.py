@@ -78,13 +78,13 @@ def test_a_file_that_does_not_fit_is_refused_by_name(
 
 def test_where_it_is_not_installed_no_file_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packaged, "find_spec", lambda name: None)
-    assert packaged.file_of(NAME) is None
-    assert packaged.file_of("resnet18") is None
+    assert packaged.packaged_file_of(NAME) is None
+    assert packaged.packaged_file_of("resnet18") is None
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite1"])
 def test_the_real_package_fits(name: str) -> None:
-    if packaged.file_of(name) is None:
+    if packaged.packaged_file_of(name) is None:
         pytest.skip(f"{packaged.distribution_of(name)} is not installed")
     backbone = load(architecture(name), num_classes=None)
     assert backbone.weights is not None

@@ -87,11 +87,11 @@ def test_a_file_that_is_fetched_is_checked_by_the_hash_in_its_name(
     checkpoints: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     write_googlenet(tmp_path)  # not the file that the hash in the name is of
-    there = torch_hub.file_of("googlenet")
+    there = torch_hub.hub_file_of("googlenet")
     assert there is not None
     file = torch_hub.HubFile((tmp_path / GOOGLENET).as_uri(), there.path)
     monkeypatch.setattr(loading, "hub_is_reachable", lambda address: True)
-    monkeypatch.setattr(torch_hub, "file_of", lambda name: file)
+    monkeypatch.setattr(torch_hub, "hub_file_of", lambda name: file)
     with pytest.raises(BackboneError, match="could not be fetched: invalid hash value"):
         load(architecture("googlenet"), num_classes=3)
     assert list(checkpoints.iterdir()) == []
@@ -119,11 +119,11 @@ def test_an_argument_that_the_network_does_not_take_is_not_blamed_on_the_file(ch
 def test_a_number_in_a_name_that_is_no_hash_is_not_checked(checkpoints: Path, tmp_path: Path) -> None:
     (tmp_path / "given.pth").write_bytes(b"anything")
     file = torch_hub.HubFile((tmp_path / "given.pth").as_uri(), checkpoints / "vit.h.14-300e.pth")
-    torch_hub.fetch(file, "vit", hint="")
+    torch_hub.download(file, "vit", hint="")
     assert file.path.read_bytes() == b"anything"
 
 
 def test_what_lies_on_the_model_hub_is_not_looked_for_in_torch_hub() -> None:
-    assert torch_hub.file_of("resnet18.a1_in1k") is None
-    assert torch_hub.file_of("lenet5") is None
-    assert torch_hub.file_of("nonesuch") is None
+    assert torch_hub.hub_file_of("resnet18.a1_in1k") is None
+    assert torch_hub.hub_file_of("lenet5") is None
+    assert torch_hub.hub_file_of("nonesuch") is None

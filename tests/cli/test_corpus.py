@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.csv_cells import unguarded
+from finetune.csv_cells import unguarded_cell
 from tests.corpus import EITHER, LISTED, USED, Odd, noise, write_corpus
 
 QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--device", "cpu", "--workers", "0")
@@ -34,7 +34,7 @@ def odd_data(tmp_path: Path) -> tuple[Path, dict[str, Odd]]:
 
 def rows(text: str) -> list[dict[str, str]]:
     found = csv.DictReader(io.StringIO(text, newline=""))
-    return [{key: unguarded(cell) for key, cell in row.items()} for row in found]
+    return [{key: unguarded_cell(cell) for key, cell in row.items()} for row in found]
 
 
 def text_of(path: Path) -> str:

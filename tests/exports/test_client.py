@@ -12,7 +12,7 @@ from PIL import Image
 
 from finetune.data.decode import read_rgb
 from finetune.data.transforms import normalise, plain_view
-from finetune.exports.client import prepare
+from finetune.exports.client import input_of
 from finetune.exports.onnx import _facts
 from finetune.types import Preprocessing
 from tests.corpus import USED, corpus
@@ -27,7 +27,7 @@ def preprocessing(**changes: object) -> Preprocessing:
 def differences(file: Path, settings: Preprocessing) -> float:
     """Return how far, in levels, a client's input lies from ours."""
     ours = normalise(plain_view(settings)(read_rgb(file, value_range=settings.value_range))[None], settings)[0].numpy()
-    theirs = prepare(file, json.loads(json.dumps(_facts(settings))))
+    theirs = input_of(file, json.loads(json.dumps(_facts(settings))))
     return float((np.abs(ours - theirs) * np.array(STD).reshape(3, 1, 1)).max() * 255)
 
 

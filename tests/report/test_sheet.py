@@ -10,7 +10,7 @@ from PIL import Image
 
 from finetune.errors import ResourceError
 from finetune.report import sheet
-from finetune.report.sheet import ACROSS, GAP, HEADING, SIDE, Cell, Section
+from finetune.report.sheet import ACROSS, GAP, HEADING, SIDE, Cell, SheetSection
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def red_columns(drawn: Image.Image, top: int) -> int:
 
 def test_pictures_stand_in_rows_under_headings(red: Path) -> None:
     cells = tuple(Cell(red, ("a", "b", "c")) for _ in range(ACROSS + 2))
-    drawn = sheet.draw([Section("first", cells)])
+    drawn = sheet.draw([SheetSection("first", cells)])
     row = SIDE + GAP + 3 * sheet.LINE
     assert drawn.size == (GAP + ACROSS * (SIDE + GAP), GAP + HEADING + 2 * row)
     assert [red_columns(drawn, GAP + HEADING + place * row) for place in range(2)] == [ACROSS, 2]
@@ -34,7 +34,7 @@ def test_pictures_stand_in_rows_under_headings(red: Path) -> None:
 
 def test_odd_names_and_missing_files_do_no_harm(red: Path, tmp_path: Path) -> None:
     cells = (Cell(tmp_path / "gone.png", ("gone",)), Cell(red, ("猫" * 200, "", "é [bold] <b>")))
-    assert red_columns(sheet.draw([Section("x" * 1000, cells)]), GAP + HEADING) == 1
+    assert red_columns(sheet.draw([SheetSection("x" * 1000, cells)]), GAP + HEADING) == 1
 
 
 def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
@@ -48,7 +48,7 @@ def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
 
 
 def test_a_sheet_is_written_whole_or_not_at_all(red: Path, tmp_path: Path) -> None:
-    sheet.write(tmp_path / "s.png", [Section("one", (Cell(red, ("a",)),))])
+    sheet.write(tmp_path / "s.png", [SheetSection("one", (Cell(red, ("a",)),))])
     assert Image.open(tmp_path / "s.png").format == "PNG"
     before = sorted(tmp_path.iterdir())
     with pytest.raises(ResourceError, match="cannot be written"):

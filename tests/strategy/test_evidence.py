@@ -11,7 +11,7 @@ import torch
 
 from finetune.evaluation.intervals import wilson
 from finetune.features.probe import loo_ridge
-from finetune.strategy.evidence import measure, spread, stratified_sample
+from finetune.strategy.evidence import evidence_of, spread, stratified_sample
 from finetune.types import Manifest, Sample, Target
 
 
@@ -52,7 +52,7 @@ def test_many_classes_have_four_images_each() -> None:
 def test_the_gain_of_images_too_few_to_be_halved_is_not_known(count: int) -> None:
     targets = torch.arange(count) % 2
     features = torch.nn.functional.one_hot(targets, 2) + 0.01 * torch.randn(count, 2, generator=torch.Generator())
-    found = measure(manifest(count, count), {"layer4": features}, targets)
+    found = evidence_of(manifest(count, count), {"layer4": features}, targets)
     assert (found.size.gain.value, found.size.gain.low, found.size.gain.high) == (0, -1, 1)
 
 
@@ -92,7 +92,7 @@ def test_evidence_counts_train_and_probes_every_group() -> None:
     targets = torch.arange(30) % 3
     noise = torch.randn(30, 6, generator=generator)
     features = {"stem": noise, "layer4": noise + 5 * torch.nn.functional.one_hot(targets, 6)}
-    found = measure(data, features, targets)
+    found = evidence_of(data, features, targets)
     size = found.size
     assert (size.num_images, size.num_classes, size.num_probed) == (63, 3, 30)
     assert (size.images_per_class_min, size.images_per_class_median, size.imbalance) == (3, 20, 40 / 3)
@@ -109,7 +109,7 @@ def test_a_last_group_that_lies_behind_is_measured_on_the_same_images() -> None:
     targets = torch.arange(60) % 3
     noise = torch.randn(60, 6, generator=generator)
     good = noise + 5 * torch.nn.functional.one_hot(targets, 6)
-    found = measure(manifest(20, 20, 20), {"stem": good, "layer4": noise}, targets)
+    found = evidence_of(manifest(20, 20, 20), {"stem": good, "layer4": noise}, targets)
     assert (found.last, found.best) == ("layer4", "stem")
     assert found.behind.value == pytest.approx(found.probe["stem"].value - found.probe["layer4"].value)
     assert 0 < found.behind.low < found.behind.value < found.behind.high
@@ -118,7 +118,7 @@ def test_a_last_group_that_lies_behind_is_measured_on_the_same_images() -> None:
 def test_of_equal_groups_the_later_one_is_the_best() -> None:
     targets = torch.arange(30) % 3
     features = torch.nn.functional.one_hot(targets, 6).float()
-    found = measure(manifest(10, 10, 10), {"stem": features, "layer4": features}, targets)
+    found = evidence_of(manifest(10, 10, 10), {"stem": features, "layer4": features}, targets)
     assert found.best == "layer4"
 
 
@@ -126,10 +126,10 @@ def test_the_gain_is_what_half_of_the_images_lack() -> None:
     generator = torch.Generator().manual_seed(1)
     targets = torch.arange(200) % 2
     weak = torch.randn(200, 150, generator=generator) + 0.12 * (targets[:, None] * 2 - 1)
-    learning = measure(manifest(100, 100), {"a": weak}, targets).size.gain
+    learning = evidence_of(manifest(100, 100), {"a": weak}, targets).size.gain
     assert learning.value > 0
     sure = torch.randn(200, 4, generator=generator) + 9 * (targets[:, None] * 2 - 1)
-    assert measure(manifest(100, 100), {"a": sure}, targets).size.gain.value == 0
+    assert evidence_of(manifest(100, 100), {"a": sure}, targets).size.gain.value == 0
 
 
 def test_spread_is_the_ratio_of_the_scatters() -> None:
@@ -145,7 +145,7 @@ def test_spread_is_the_ratio_of_the_scatters() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_a_handful_of_images_is_measured_too(count: int) -> None:
     targets = torch.arange(count) % 2
-    found = measure(manifest(3, 2), {"a": torch.randn(count, 3)}, targets)
+    found = evidence_of(manifest(3, 2), {"a": torch.randn(count, 3)}, targets)
     assert 0 <= found.probe["a"].low <= found.probe["a"].high <= 1
     assert -1 <= found.size.gain.low <= found.size.gain.high <= 1
 
@@ -153,9 +153,9 @@ def test_a_handful_of_images_is_measured_too(count: int) -> None:
 def test_altered_copies_leave_spread_and_logme_as_they_are_without_them() -> None:
     generator = torch.Generator().manual_seed(0)
     photos, targets = torch.randn(40, 8, generator=generator), torch.arange(40) % 2
-    one = measure(manifest(20, 20), {"layer4": photos}, targets)
+    one = evidence_of(manifest(20, 20), {"layer4": photos}, targets)
     units = [place // 4 for place in range(160)]
     repeated = {"layer4": photos.repeat_interleave(4, dim=0)}
-    four = measure(manifest(80, 80), repeated, targets.repeat_interleave(4), units=units)
+    four = evidence_of(manifest(80, 80), repeated, targets.repeat_interleave(4), units=units)
     assert (four.spread, four.logme) == (one.spread, one.logme)
-    assert measure(manifest(80, 80), repeated, targets.repeat_interleave(4)).spread > one.spread
+    assert evidence_of(manifest(80, 80), repeated, targets.repeat_interleave(4)).spread > one.spread

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from finetune.strategy.matrix import decide
-from finetune.strategy.race import MOST_OVERHEAD, Place, Work, candidates, judge, overhead, plan_race
+from finetune.strategy.race import MOST_OVERHEAD, CandidateWork, Place, candidates, judge, overhead, plan_race
 from finetune.types import Evidence, Interval, Size, Verdict
 
 SURE = Interval(0.5, 0.4, 0.6)
@@ -20,10 +20,10 @@ def evidence() -> Evidence:
     return Evidence(size, probe, joint=SURE, behind=Interval(0.0, 0.0, 0.0), spread=1.0, logme=0.5)
 
 
-def works(**passes: tuple[float, float, int]) -> dict[str, Work]:
+def works(**passes: tuple[float, float, int]) -> dict[str, CandidateWork]:
     """Works over 100 images from (passes before the first epoch, passes of an epoch, epochs)."""
     return {
-        name: Work((100 * (first + each), *[100 * each] * (count - 1)), 100)
+        name: CandidateWork((100 * (first + each), *[100 * each] * (count - 1)), 100)
         for name, (first, each, count) in passes.items()
     }
 
@@ -82,7 +82,10 @@ def test_no_winner_pays_more_than_half_of_itself_for_the_others() -> None:
 
 @pytest.mark.parametrize(("num_images", "starts"), [(500, ("head", "probe")), (501, ("head",))])
 def test_of_many_images_a_few_passes_count_too(num_images: int, starts: tuple[str, ...]) -> None:
-    head, probe = Work((4.0 * num_images, *[0.01] * 29), num_images), Work((1.2 * num_images,), num_images)
+    head, probe = (
+        CandidateWork((4.0 * num_images, *[0.01] * 29), num_images),
+        CandidateWork((1.2 * num_images,), num_images),
+    )
     plan = plan_race({"head": head, "probe": probe})
     assert plan.starts == starts
     assert (

@@ -354,7 +354,7 @@ def test_who_waits_for_another_process_says_so_and_can_be_stopped(tiny_run, tmp_
     whole = tiny_run(out="whole", **more).folder
     folder = cache_entries.entries_folder()
     held = [
-        cache_entries.Entry(folder / one.name)
+        cache_entries.CacheEntry(folder / one.name)
         for one in cache_entries.list_entries(folder)
         if one.about["kind"] == what
     ]
