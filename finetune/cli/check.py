@@ -128,7 +128,7 @@ def _show_classes(console: Console, classes: dict[str, dict[str, int]]) -> None:
     for part in counts[0]:
         sizes = sorted(count[part] for count in counts)
         console.print(
-            f"{part}: {sum(sizes):,}; a class {sizes[0]:,} to {sizes[-1]:,}, median {sizes[len(sizes) // 2]:,}"
+            f"{part}: {sum(sizes):,}; per class {sizes[0]:,} to {sizes[-1]:,}, median {sizes[len(sizes) // 2]:,}"
         )
 
 

@@ -39,8 +39,8 @@ def _numbers(evidence: Evidence, verdict: Verdict) -> Iterator[tuple[str, str, s
     yield "similarity (0: the border)", f"{similarity.value:.2f}", _ends(similarity, 2)
     yield "the last group behind the best", f"{evidence.behind.value:.3f}", _ends(evidence.behind, 3)
     yield "gain of a probe from twice the images", f"{size.gain.value:.3f}", _ends(size.gain, 3)
-    yield "images of a class, median", f"{size.images_per_class_median:g}", ""
-    yield "images of a class, least", f"{size.images_per_class_min}", ""
+    yield "images per class, median", f"{size.images_per_class_median:g}", ""
+    yield "images per class, least", f"{size.images_per_class_min}", ""
     yield "largest class over smallest", f"{size.imbalance:.1f}", ""
     yield "spread of class means over that within", f"{evidence.spread:.2f}", ""
     yield "LogME", f"{evidence.logme:.3f}", ""

@@ -19,7 +19,7 @@ from finetune.settings import ALL_STAGES
 from finetune.types import FEWEST_PROBED, Evidence, Interval, Verdict
 from finetune.wording import apart
 
-# Fewer images are few: of a class in the median, and in all. Where images are dissimilar, training inner layers pays
+# Fewer images are few: of per class in the median, and in all. Where images are dissimilar, training inner layers pays
 # much sooner: benchmarks/strategy, docs/strategies.md.
 FEW = {"similar": (30.0, 100.0), "dissimilar": (3.0, 8.0)}
 PLENTY = 300.0  # of a class: enough to train everything where images are dissimilar
@@ -99,7 +99,7 @@ def _counted(evidence: Evidence) -> str:
     size = evidence.size
     among = apart(size.num_images, size.num_independent or size.num_images)
     many = f"{size.num_images} images{among}, {size.num_classes} classes"
-    return f"{many} ({size.images_per_class_median:g} a class in the median)"
+    return f"{many} ({size.images_per_class_median:g} per class in the median)"
 
 
 def _compared(evidence: Evidence) -> str:

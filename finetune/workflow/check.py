@@ -88,7 +88,7 @@ class Check:
             kinds = ", ".join(finding.kind for finding in self.spoiling)
             raise FindingsError(
                 f"{counted(len(self.spoiling), 'finding')} would spoil a result: {kinds}",
-                hint="Mend the data and check again. --json lists every image of every finding.",
+                hint="Fix the data and check again. --json lists every image of every finding.",
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_a_class_of_damaged_files_ends_with_9_after_the_table(finetune_cli, imgs
 def test_many_classes_are_told_in_lines(finetune_cli, image_folder) -> None:
     root = image_folder(classes=" ".join(f"c{n:02}" for n in range(20)), per_class=2, side=12)
     done = finetune_cli("check", root, "--quick")
-    assert "images: 40; a class 2 to 2, median 2" in done.out
+    assert "images: 40; per class 2 to 2, median 2" in done.out
     assert "c07" not in done.out
 
 

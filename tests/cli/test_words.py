@@ -90,7 +90,7 @@ def test_the_plan_says_the_verdict_once(finetune_cli, run: Path) -> None:
     done = finetune_cli("plan", "--data", run.parents[1] / "imgs", *QUICK)
     assert done.code == 0, done.err
     said = " ".join((done.out + done.err).split())
-    assert said.count("a class in the median") == 1
+    assert said.count("per class in the median") == 1
     assert "72" not in done.err.split("images in")[0] or "36 images in 6 classes" in done.err
 
 

@@ -142,7 +142,8 @@ def test_what_is_assumed_is_not_measured_and_the_reason_says_so(words: str) -> N
 def test_the_reason_says_what_was_counted_and_compared() -> None:
     found = decide(evidence(probe=(0.3, 0.7, 0.4), per_class=40.5, shift=FAR))
     assert found.reason.startswith(
-        "400 images, 10 classes (40.5 a class in the median); the last stage separates them at 40% ± 4%, layer1 at 70%"
+        "400 images, 10 classes (40.5 per class in the median);"
+        " the last stage separates them at 40% ± 4%, layer1 at 70%"
     )
     assert ", earlier stages are no better" in decide(evidence(shift=NEAR)).reason
     assert "stages" not in decide(evidence(probe=(0.9,), shift=NEAR)).reason.split(";")[1]
