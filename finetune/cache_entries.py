@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from finetune.cache_dir import cache_folder
 from finetune.errors import ResourceError
-from finetune.types import Event, OnEvent
+from finetune.types import NEVER, Event, OnEvent, StopSign
 from finetune.whole import whole_file
 
 ABOUT, LOCK = "about.json", "lock"
@@ -60,9 +60,7 @@ class CacheEntry:
         return None if place is None else self.table[place]
 
     @contextmanager
-    def filling(
-        self, what: str, *, on_event: OnEvent, raise_if_stopped: Callable[[], None] = lambda: None
-    ) -> Iterator[None]:
+    def filling(self, what: str, *, on_event: OnEvent, stop: StopSign = NEVER) -> Iterator[None]:
         """Let no other process add rows or remove the entry inside the block; one that does so is waited for.
 
         That is said once. An entry that was removed meanwhile begins anew, without rows.
@@ -72,7 +70,7 @@ class CacheEntry:
         """
         began, is_said = time.monotonic(), False
         while not self._locked():
-            raise_if_stopped()
+            stop.raise_if_asked()
             if not is_said:
                 on_event(Event("warning", {"text": f"waiting for another process that fills {what} ({self.folder})"}))
                 is_said = True

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -17,6 +18,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 
 from finetune.errors import RecipeError, ResourceError
+from finetune.settings import TrainSection
 
 LAUNCHED = (
     "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE",
@@ -219,10 +221,43 @@ class Accelerator(WholeAccelerator):  # type: ignore[misc]
             return super().free_memory(*args)
 
 
-def accelerator(device: torch.device, precision: str) -> Accelerator:
-    """Return an Accelerator for a device and a precision, whatever was asked for before in this process.
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """How a recipe is computed on this machine, every "auto" of it settled but the number of workers.
 
-    Raises:
-        ResourceError: the device cannot compute in this precision.
+    That one depends on how many images a pass has (see `data.loaders.auto_workers`).
     """
-    return Accelerator(device, resolve_precision(precision, device))
+
+    device: torch.device
+    precision: str
+    is_deterministic: bool
+    workers: int | Literal["auto"]
+
+    @classmethod
+    def of(cls, train: TrainSection) -> Compute:
+        """Settle what a recipe says of it.
+
+        Raises:
+            ResourceError: this machine does not have the device, or the device not the precision; or CUDA was
+                used before it could be asked to be deterministic.
+        """
+        device = resolve_device(train.device)
+        if train.deterministic:
+            reserve_workspace(device)  # before CUDA is used
+        return cls(device, resolve_precision(train.precision, device), train.deterministic, train.workers)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return what opens the arithmetic around a forward pass."""
+        return autocasting(self.device, self.precision)()
+
+    def accelerator(self) -> Accelerator:
+        """Return an Accelerator of its own, whatever was asked for before in this process."""
+        return Accelerator(self.device, self.precision)
+
+    def deterministic(self) -> AbstractContextManager[None]:
+        """Return what has torch take deterministic kernels alone, where that is asked.
+
+        Raises:
+            ResourceError: CUDA was used before it could be asked to be deterministic.
+        """
+        return deterministic(self.device, is_asked=self.is_deterministic)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -280,6 +280,25 @@ class Event:
 
 
 OnEvent = Callable[[Event], None]
+
+
+class StopSign(Protocol):
+    """Whether to leave what is being computed: asked at each place where it can be left."""
+
+    def raise_if_asked(self, save: Callable[[], None] | None = None) -> None:
+        """Leave, if that is asked, after what must not be lost was saved.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+
+
+class _NeverAsked:
+    def raise_if_asked(self, save: Callable[[], None] | None = None) -> None:
+        pass
+
+
+NEVER: StopSign = _NeverAsked()
 
 
 def ignore(event: Event) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -146,7 +147,9 @@ def test_another_process_that_fills_is_waited_for_and_told_once(tmp_path: Path, 
             other.lock.release()
 
     other.lock.acquire()
-    with open_entry(tmp_path, {"trunk": "a"}).filling("the cache", on_event=said.append, raise_if_stopped=look):
+    with open_entry(tmp_path, {"trunk": "a"}).filling(
+        "the cache", on_event=said.append, stop=SimpleNamespace(raise_if_asked=look)
+    ):
         assert [event.facts["text"] for event in said] == [
             f"waiting for another process that fills the cache ({other.folder})"
         ]
@@ -162,7 +165,10 @@ def test_who_waits_can_be_stopped_and_holds_nothing_then(tmp_path: Path, monkeyp
         raise Interrupted("stopped")
 
     with other.filling("the cache", on_event=ignore):
-        with pytest.raises(Interrupted), own.filling("the cache", on_event=ignore, raise_if_stopped=stop):
+        with (
+            pytest.raises(Interrupted),
+            own.filling("the cache", on_event=ignore, stop=SimpleNamespace(raise_if_asked=stop)),
+        ):
             pass
         assert not own.lock.is_locked
     with own.filling("the cache", on_event=ignore):

@@ -7,11 +7,11 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator as WholeAccelerator
 from accelerate.state import AcceleratorState
 
 from finetune import device as devices
-from finetune.device import accelerator, autocasting, available_memory, deterministic, resolve_precision
+from finetune.device import Accelerator, autocasting, available_memory, deterministic, resolve_precision
 from finetune.errors import ResourceError
 
 CPU = torch.device("cpu")
@@ -75,8 +75,8 @@ def test_without_a_limit_or_groups_it_is_what_the_machine_has(tmp_path: Path, mo
 def test_an_accelerator_of_the_caller_stays_as_it_is_and_ours_too() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        theirs = Accelerator(cpu=True, mixed_precision="bf16")
-        ours = accelerator(CPU, "float32")
+        theirs = WholeAccelerator(cpu=True, mixed_precision="bf16")
+        ours = Accelerator(CPU, "float32")
         model = torch.nn.Linear(2, 2)
         run, optimiser = ours.prepare(model, torch.optim.SGD(model.parameters(), lr=1.0))
         with ours.autocast():
@@ -85,7 +85,7 @@ def test_an_accelerator_of_the_caller_stays_as_it_is_and_ours_too() -> None:
         ours.backward(output.sum())
         optimiser.step()
         ours.free_memory()
-        accelerator(CPU, "bfloat16")
+        Accelerator(CPU, "bfloat16")
         assert (theirs.mixed_precision, ours.mixed_precision) == ("bf16", "no")
         assert AcceleratorState().mixed_precision == "bf16"
         with theirs.autocast():
@@ -96,7 +96,7 @@ def test_an_accelerator_of_the_caller_stays_as_it_is_and_ours_too() -> None:
 
 def test_a_precision_that_a_device_has_not_is_one_error() -> None:
     with pytest.raises(ResourceError, match="needs a GPU"):
-        accelerator(CPU, "float16")
+        Accelerator(CPU, "float16")
 
 
 GPU = torch.device("cuda")

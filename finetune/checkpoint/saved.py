@@ -26,7 +26,7 @@ from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import written_beside
 from finetune.csv_cells import guarded_cell
 from finetune.data import split
-from finetune.device import in_fast_layout, resolve_device
+from finetune.device import Compute, in_fast_layout, resolve_device
 from finetune.errors import CheckpointError, RecipeError
 from finetune.settings import Recipe
 from finetune.types import Manifest, Split
@@ -41,6 +41,11 @@ class SavedRun:
     recipe: Recipe
     backbone: Backbone
     classes: tuple[str, ...]
+
+    @property
+    def compute(self) -> Compute:
+        """How this machine computes the run's model."""
+        return Compute.of(self.recipe.train)
 
     def manifest(self) -> Manifest:
         """Return the data that the run was trained on, as split.csv pins it; what a refit took of val is train."""

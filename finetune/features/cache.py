@@ -9,7 +9,7 @@ Letters: B batch, N images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -33,7 +33,7 @@ from finetune.features.sources import Autocast, CachedBatches, run_trunk, trunk_
 from finetune.features.store import Layout, RowsInMemory, RowsOnDisk
 from finetune.randomness import derive
 from finetune.settings import AugmentSection, CacheSection
-from finetune.types import Event, OnEvent, Preprocessing, Sample
+from finetune.types import NEVER, Event, OnEvent, Preprocessing, Sample, StopSign
 from finetune.wording import counted
 
 MEMORY_SHARE = 0.25  # of what is free: rows beyond that are read from the file as they are needed
@@ -73,7 +73,7 @@ class FeatureCache:
     workers: int
     autocast: Autocast
     on_event: OnEvent
-    raise_if_stopped: Callable[[], None]  # a signal stops the filling too; what is filled stays
+    stop: StopSign = NEVER  # a signal stops the filling too; what is filled stays
     pixels: PixelCache | None = None
 
     def room(
@@ -154,7 +154,7 @@ class FeatureCache:
         Returns all rows that are kept, mapped before another process may remove them.
         """
         try:
-            with kept.filling(on_event=self.on_event, raise_if_stopped=self.raise_if_stopped):
+            with kept.filling(on_event=self.on_event, stop=self.stop):
                 kept.refresh()
                 damaged = kept.drop_damaged([sample.digest for sample in samples])
                 if damaged:
@@ -202,7 +202,7 @@ class FeatureCache:
             boundary = run_trunk(trunk, batch, autocast=self.autocast)
             kept.add([s.digest for s in samples[done : done + len(batch)]], kept.layout.pack(boundary))
             done += len(batch)
-            self.raise_if_stopped()
+            self.stop.raise_if_asked()
             self.on_event(Event("progress", {"task": task, "done": done, "total": len(samples)}))
 
     def _keys(self, trunk: Trunk, layout: Layout, views: int) -> list[dict[str, Any]]:

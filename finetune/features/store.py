@@ -5,7 +5,7 @@ Letters: B batch, N images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from finetune.cache_entries import CacheEntry
-from finetune.types import OnEvent
+from finetune.types import OnEvent, StopSign
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -53,9 +53,9 @@ class RowsOnDisk:
         self.entry, self.layout = entry, layout
         entry.hold(layout.row_bytes)
 
-    def filling(self, *, on_event: OnEvent, raise_if_stopped: Callable[[], None]) -> AbstractContextManager[None]:
+    def filling(self, *, on_event: OnEvent, stop: StopSign) -> AbstractContextManager[None]:
         """Let no other process add rows inside the block."""
-        return self.entry.filling("the feature cache", on_event=on_event, raise_if_stopped=raise_if_stopped)
+        return self.entry.filling("the feature cache", on_event=on_event, stop=stop)
 
     def __contains__(self, digest: str) -> bool:
         return digest in self.entry
@@ -94,7 +94,7 @@ class RowsInMemory:
         self.order: dict[str, int] = {}
         self.parts: list[np.ndarray] = []
 
-    def filling(self, *, on_event: OnEvent, raise_if_stopped: Callable[[], None]) -> AbstractContextManager[None]:
+    def filling(self, *, on_event: OnEvent, stop: StopSign) -> AbstractContextManager[None]:
         """No other process can see them."""
         return nullcontext()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from finetune import recipe as recipes
 from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
-from finetune.device import autocasting, free_memory
+from finetune.device import free_memory
 from finetune.errors import BackboneError
 from finetune.prepare.inputs import skeleton_of
 from finetune.prepare.prepared import Prepared
@@ -55,11 +55,10 @@ def skeleton_or_none(recipe: Recipe, *, num_classes: int) -> Backbone | None:
 
 
 def _fitting(prepared: Prepared, batch: int) -> int:
-    recipe, backbone = prepared.recipe, prepared.backbone
+    recipe, device = prepared.recipe, prepared.compute.device
     by_gradient = [phase for phase in prepared.phases if phase.solver == "gradient"]
-    device = next(backbone.model.parameters()).device
     if device.type == "cuda":
-        return min((_tried(recipe, backbone, phase, batch) for phase in by_gradient), default=batch)
+        return min((_tried(prepared, phase, batch) for phase in by_gradient), default=batch)
     skeleton = skeleton_or_none(recipe, num_classes=len(prepared.manifest.classes))
     if skeleton is None:
         return batch
@@ -71,14 +70,15 @@ def _fitting(prepared: Prepared, batch: int) -> int:
     return min((fitting_batch(batch, need, free) for need in needs), default=batch)
 
 
-def _tried(recipe: Recipe, backbone: Backbone, phase: Phase, batch: int) -> int:
+def _tried(prepared: Prepared, phase: Phase, batch: int) -> int:
     """Take steps on empty images until one fits; weights and statistics are left as they were.
 
     What a run holds beside a step is held meanwhile: the optimiser's averages, the copy of the trained
     weights that would be delivered, and a margin for what kernels take and memory loses in pieces.
     """
-    model, device = backbone.model, next(backbone.model.parameters()).device
-    autocast = autocasting(device, str(recipe.train.precision))
+    backbone = prepared.backbone
+    model, device, autocast = backbone.model, prepared.compute.device, prepared.compute.autocast
+    recipe = prepared.recipe
     kept = {name: tensor.clone() for name, tensor in model.named_buffers()}
 
     def attempt(size: int) -> None:

@@ -2,58 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
 import torch
 
 from finetune.checkpoint.cache_choices import BeganCached
-from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
-from finetune.data.transforms import augmented_view
-from finetune.device import Accelerator, resolve_device
+from finetune.data.loaders import ImageBatches
 from finetune.errors import ResourceError
 from finetune.features.cache import Room
 from finetune.features.divide import Divided, agrees, divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, trunk_batch
-from finetune.prepare.passes import feature_cache, plain_batches
+from finetune.prepare.passes import augmented_batches, feature_cache, plain_batches
 from finetune.prepare.prepared import Prepared
 from finetune.randomness import derive, forked
 from finetune.settings import Recipe
 from finetune.train.loop import Work
-from finetune.types import Event, OnEvent, Phase, Sample, Split
+from finetune.types import NEVER, Event, OnEvent, Phase, Sample, Split, StopSign
 
 AUTO_VIEWS = 4
 
 
-class Worker:
-    """Makes the work of each phase of a run; phases with the same trunk share what is cached."""
+class Feeder:
+    """Makes what each phase of a run trains on; phases with the same trunk share what is cached."""
 
     def __init__(
         self,
         prepared: Prepared,
-        context: Accelerator,
-        on_event: OnEvent,
-        raise_if_stopped: Callable[[], None],
         *,
+        on_event: OnEvent,
+        stop: StopSign = NEVER,
         began: BeganCached | None = None,
     ) -> None:
         """Take, of a run, how its phases began: each goes on like that, cached or not."""
-        self.began = began
-        self.prepared, self.context, self.on_event = prepared, context, on_event
-        self.raise_if_stopped = raise_if_stopped
-        self.device = resolve_device(prepared.recipe.train.device)
-        self.cache = feature_cache(
-            prepared.recipe,
-            prepared.manifest,
-            prepared.backbone,
-            prepared.pixels,
-            workers=self._workers("train"),
-            autocast=context.autocast,
-            on_event=on_event,
-            raise_if_stopped=raise_if_stopped,
-        )
+        self.prepared, self.on_event, self.began = prepared, on_event, began
+        num_images = len(prepared.manifest.split("train"))
+        self.cache = feature_cache(prepared, num_images=num_images, on_event=on_event, stop=stop)
         self.said: list[str] = []  # how each phase computed, for the report
 
     def work_of(self, phase: Phase) -> Work:
@@ -104,9 +89,9 @@ class Worker:
         size = backbone.preprocessing.image_size
         divided = divide(backbone.model, phase.plan, backbone.groups, image_size=size)
         images, _ = next((self._val() or self._plain("train")).epoch())
-        count = trunk_batch(self.device)
+        count = trunk_batch(images.device)
         images = images.repeat(-(-count // len(images)), 1, 1, 1)[:count]
-        fork = partial(forked, derive(0, "agrees"), devices=(self.device,))
+        fork = partial(forked, derive(0, "agrees"), devices=(images.device,))
         if not agrees(backbone.model, divided, images, fork=fork):
             raise IndivisibleError("its two parts do not give bit for bit what the whole gives")
         return divided
@@ -127,7 +112,7 @@ class Worker:
 
     def _uncached(self, divided: Divided, phase: Phase) -> Work:
         train, val = (
-            images and TrunkBatches(divided.trunk, images, autocast=self.context.autocast)
+            images and TrunkBatches(divided.trunk, images, autocast=self.prepared.compute.autocast)
             for images in (self._train_images(phase), self._val())
         )
         assert train is not None
@@ -140,30 +125,10 @@ class Worker:
         return self._plain("val") if self._of("val") else None
 
     def _train_images(self, phase: Phase) -> ImageBatches:
-        return self._plain("train") if phase.solver == "lbfgs" else self._augmented("train")
+        return self._plain("train") if phase.solver == "lbfgs" else augmented_batches(self.prepared, self._of("train"))
 
     def _plain(self, split: Split) -> ImageBatches:
-        made = self.prepared
-        samples = made.manifest.split(split)
-        return plain_batches(made.recipe, made.manifest, made.backbone, samples, pixels=made.pixels)
-
-    def _augmented(self, split: Split) -> ImageBatches:
-        recipe, backbone, manifest = self.prepared.recipe, self.prepared.backbone, self.prepared.manifest
-        view = augmented_view(backbone.preprocessing, recipe.augment)
-        seed = recipe.train.seed
-        samples, pixels = manifest.split(split), self.prepared.pixels
-        return ImageBatches(
-            ImageDataset(manifest.root, samples, view, backbone.preprocessing, seed=seed, pixels=pixels),
-            preprocessing=backbone.preprocessing,
-            batch_size=int(recipe.train.batch_size),
-            device=self.device,
-            workers=self._workers(split),
-            seed=seed,
-        )
-
-    def _workers(self, split: Split) -> int:
-        workers = self.prepared.recipe.train.workers
-        return auto_workers(len(self.prepared.manifest.split(split)), self.device) if workers == "auto" else workers
+        return plain_batches(self.prepared, self._of(split))
 
     def _say(self, text: str, *, kind: Literal["message", "warning"] = "message") -> None:
         self.said.append(text)

@@ -9,7 +9,7 @@ What is not covered: decoding, solving a head, and what else the machine does me
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,13 +20,13 @@ from finetune.backbone import load as backbones
 from finetune.backbone.cost import multiplications
 from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
-from finetune.device import resolve_device
 from finetune.features.divide import divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.store import Layout
 from finetune.prepare.batch_size import phase_memory
 from finetune.prepare.batches import num_views
 from finetune.prepare.inputs import architecture_of
+from finetune.prepare.prepared import Prepared
 from finetune.prepare.resolve import wanted_batch
 from finetune.settings import Recipe
 from finetune.types import FreezePlan, Phase
@@ -74,15 +74,13 @@ class Speed:
     step: float
 
 
-def costs(
-    recipe: Recipe, skeleton: Backbone, phases: Sequence[Phase], *, num_images: int, speed: Speed | None = None
-) -> tuple[Cost, ...]:
-    """Return what every phase of a plan takes for so many images, train and val together.
+def costs(prepared: Prepared, skeleton: Backbone, *, num_images: int, speed: Speed | None = None) -> tuple[Cost, ...]:
+    """Return what every phase of a run takes for this number of images, train and val together.
 
     The machine is timed unless its `speed` is known.
     """
-    speed = speed or speed_of(recipe, skeleton)
-    return tuple(_cost(recipe, skeleton, phase, num_images, speed) for phase in phases)
+    speed = speed or speed_of(prepared, skeleton)
+    return tuple(_cost(prepared.recipe, skeleton, phase, num_images, speed) for phase in prepared.phases)
 
 
 def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, speed: Speed | None) -> Cost:
@@ -147,13 +145,13 @@ def _trained(plan: FreezePlan) -> FreezePlan:
     return FreezePlan(tuple(replace(item, trains="all") for item in plan.groups))
 
 
-def speed_of(recipe: Recipe, skeleton: Backbone) -> Speed | None:
+def speed_of(prepared: Prepared, skeleton: Backbone) -> Speed | None:
     """Time the network with random weights on this machine; None for one that is too large to try."""
     if sum(p.numel() for p in skeleton.model.parameters()) > LARGEST:
         return None
     size = skeleton.preprocessing.image_size
-    of = replace(architecture_of(recipe), pretrained=False, weights=None)
-    device = resolve_device(recipe.train.device)
+    of = replace(architecture_of(prepared.recipe), pretrained=False, weights=None)
+    device = prepared.compute.device
     model = backbones.load(of, num_classes=None, image_size=size[0]).model.to(device)
     images = torch.zeros(TIMED_IMAGES, 3, *size, device=device)
 

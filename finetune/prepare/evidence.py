@@ -18,22 +18,20 @@ from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
 from finetune.backbone.trace import trace
 from finetune.data.decode import UndecodableError, quiet, read_rgb
-from finetune.data.loaders import auto_workers
-from finetune.data.pixels import PixelCache
 from finetune.data.split import units_of
 from finetune.data.transforms import picture_side
-from finetune.device import autocasting, resolve_device, resolve_precision
 from finetune.errors import BackboneError
 from finetune.evaluation.intervals import bootstrap
 from finetune.features.cache import Known
 from finetune.features.extract import before_head, extract, taps
 from finetune.features.shift import norm_shift
 from finetune.features.sources import TrunkBatches
+from finetune.prepare.inputs import Inputs
 from finetune.prepare.passes import feature_cache, plain_batches
-from finetune.settings import JOIN, Recipe
+from finetune.settings import JOIN
 from finetune.strategy import evidence
 from finetune.strategy.evidence import LookedAt
-from finetune.types import Confidence, Event, Evidence, Manifest, OnEvent, Sample, ignore
+from finetune.types import Confidence, Event, Evidence, OnEvent, Sample, ignore
 
 MOST_LOOKED_AT = 64  # images for what is no feature: sides, grey, statistics of norms
 GREY = 6  # levels by which the channels of a grey image may differ
@@ -55,23 +53,17 @@ class Tapped:
         return Known(self.digests, (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1),))
 
 
-def measure_evidence(
-    recipe: Recipe,
-    manifest: Manifest,
-    backbone: Backbone,
-    pixels: PixelCache | None,
-    *,
-    on_event: OnEvent = ignore,
-) -> tuple[Evidence, Tapped]:
-    """Run the frozen backbone over a sample once; yield the evidence, and the features for who trains on them."""
-    chosen = evidence.stratified_sample(manifest, seed=recipe.train.seed)
-    names, features, targets = _features(recipe, manifest, backbone, chosen, pixels, on_event)
+def measure_evidence(inputs: Inputs, *, on_event: OnEvent = ignore) -> tuple[Evidence, Tapped]:
+    """Run the frozen backbone over a sample once; return the evidence, and the features for who trains on them."""
+    manifest = inputs.manifest
+    chosen = evidence.stratified_sample(manifest, seed=inputs.recipe.train.seed)
+    names, features, targets = _features(inputs, chosen, on_event)
     found = evidence.evidence_of(
         manifest,
         dict(zip(names, features, strict=True)),
         targets,
-        looked_at=_looked_at(recipe, manifest, backbone, chosen, pixels),
-        confidence=_confidence(backbone, features[-1], units_of(chosen)),
+        looked_at=_looked_at(inputs, chosen),
+        confidence=_confidence(inputs.backbone, features[-1], units_of(chosen)),
         units=units_of(chosen),
         on_event=on_event,
     )
@@ -79,58 +71,41 @@ def measure_evidence(
 
 
 def _features(
-    recipe: Recipe,
-    manifest: Manifest,
-    backbone: Backbone,
-    chosen: Sequence[Sample],
-    pixels: PixelCache | None,
-    on_event: OnEvent,
+    inputs: Inputs, chosen: Sequence[Sample], on_event: OnEvent
 ) -> tuple[list[str], tuple[Tensor, ...], Tensor]:
     """Return the names of the layer groups, their pooled features (N, D), and the class indices (N,)."""
-    device = resolve_device(recipe.train.device)
-    autocast = autocasting(device, resolve_precision(recipe.train.precision, device))
+    backbone, autocast = inputs.backbone, inputs.compute.autocast
     names = [group.name for group in backbone.groups if not group.is_head]
     try:
         traced = trace(backbone.model, backbone.groups, image_size=backbone.preprocessing.image_size)
     except BackboneError as error:
         on_event(Event("warning", {"text": f"{error.message}; measured on the last layer group alone"}))
         tap = before_head(backbone.model, head_modules(backbone.model)[0])
-        images = plain_batches(recipe, manifest, backbone, tuple(chosen), pixels=pixels).epoch()
+        images = plain_batches(inputs, chosen).epoch()
         features, targets = extract(tap, images, autocast=autocast)
         return names[-1:], features, targets
     names = [name for name in names if name in traced.ends]
     trunk = taps(traced, names)
-    cache = feature_cache(
-        recipe,
-        manifest,
-        backbone,
-        pixels,
-        workers=auto_workers(len(chosen), device) if recipe.train.workers == "auto" else recipe.train.workers,
-        autocast=autocast,
-        on_event=on_event,
-        raise_if_stopped=lambda: None,
-    )
+    cache = feature_cache(inputs, num_images=len(chosen), on_event=on_event)
     shapes = tuple((traced.widths[name],) for name in names)
     kept: Any = None
-    if recipe.cache.features != "none" and (room := cache.room(trunk, shapes, [(chosen, 1)])):
+    if inputs.recipe.cache.features != "none" and (room := cache.room(trunk, shapes, [(chosen, 1)])):
         kept = cache.batches(room, chosen, views=1, batch_size=len(chosen), seed=None)
     if kept is None:
-        images_of = plain_batches(recipe, manifest, backbone, tuple(chosen), pixels=pixels)
-        kept = TrunkBatches(trunk, images_of, autocast=autocast)
+        kept = TrunkBatches(trunk, plain_batches(inputs, chosen), autocast=autocast)
     features, targets = extract(lambda rows: rows, kept.epoch())
     return names, features, targets
 
 
-def _looked_at(
-    recipe: Recipe, manifest: Manifest, backbone: Backbone, chosen: Sequence[Sample], pixels: PixelCache | None
-) -> LookedAt:
+def _looked_at(inputs: Inputs, chosen: Sequence[Sample]) -> LookedAt:
     """Look at some of the images themselves, and at what they do to the norms."""
+    backbone = inputs.backbone
     some = [chosen[place * len(chosen) // MOST_LOOKED_AT] for place in range(MOST_LOOKED_AT)]
     some = list(dict.fromkeys(some))
     sides, greys, side = [], [], picture_side(backbone.preprocessing)
     with quiet():
         for sample in some:
-            file = Path(manifest.root, sample.file)
+            file = Path(inputs.manifest.root, sample.file)
             try:
                 with Image.open(file) as picture:
                     sides.append(min(picture.size))
@@ -138,7 +113,7 @@ def _looked_at(
             except (UndecodableError, OSError):
                 continue  # it was readable when it was scanned
             greys.append(int(np.ptp(np.asarray(shown, dtype=np.int16), axis=2).max()) <= GREY)
-    batches = plain_batches(recipe, manifest, backbone, tuple(some), batch_size=len(some), pixels=pixels)
+    batches = plain_batches(inputs, some, batch_size=len(some))
     images, _ = next(iter(batches.epoch()))
     shift = norm_shift(backbone.model, backbone.groups, images, units_of(some))
     return LookedAt(

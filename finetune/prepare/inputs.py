@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from finetune import recipe as recipes
@@ -13,13 +14,25 @@ from finetune.backbone.load import Architecture, Backbone
 from finetune.checkpoint import run_folder
 from finetune.data import balance, checks, sources, split
 from finetune.data.pixels import PixelCache, opened_or_none
-from finetune.device import in_fast_layout, reserve_workspace, resolve_device
+from finetune.device import Compute, in_fast_layout
 from finetune.errors import BackboneError, DataError, RecipeError
 from finetune.settings import EMBEDDED, Recipe
-from finetune.strategy.strategies import (
-    is_pretrained,
-)
+from finetune.strategy.strategies import is_pretrained
 from finetune.types import Event, Manifest, OnEvent, ignore
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What a recipe is computed on: its data, its backbone, where images lie decoded, and how this machine computes.
+
+    The recipe is as it was asked for, or resolved.
+    """
+
+    recipe: Recipe
+    manifest: Manifest
+    backbone: Backbone
+    pixels: PixelCache | None
+    compute: Compute
 
 
 def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
@@ -47,18 +60,15 @@ def _is_pretrained(recipe: Recipe) -> bool:
     return recipe.backbone.pretrained and is_pretrained(recipe.strategy.name)
 
 
-def load_backbone(recipe: Recipe, of: Architecture, *, num_classes: int) -> Backbone:
-    """Load the backbone of a recipe with a fresh head, on its device."""
+def load_backbone(recipe: Recipe, of: Architecture, compute: Compute, *, num_classes: int) -> Backbone:
+    """Load the backbone of a recipe with a fresh head, on the device."""
     size = recipe.backbone.image_size
     backbone = backbones.load(
         of, num_classes=num_classes, image_size=None if size == "auto" else size, seed=recipe.train.seed
     )
     if not any(group.is_head for group in backbone.groups):
         raise BackboneError(f"{of.name} has no classifier that could be trained")
-    device = resolve_device(recipe.train.device)
-    if recipe.train.deterministic:
-        reserve_workspace(device)  # before CUDA is used
-    in_fast_layout(backbone.model, device)
+    in_fast_layout(backbone.model, compute.device)
     return with_range(backbone, range_named(recipe))
 
 
@@ -74,20 +84,37 @@ def at_range(backbone: Backbone, manifest: Manifest) -> Backbone:
     return with_range(backbone, manifest.value_range)
 
 
-def read_for(
-    recipe: Recipe, listed: Manifest, backbone: Backbone, *, on_event: OnEvent = ignore
-) -> tuple[Backbone, Manifest, PixelCache | None]:
-    """Read, scan and split the data of a recipe for a backbone, say what was found, and fill the pixel cache.
+def read_inputs(
+    recipe: Recipe, *, of: Architecture | None = None, manifest: Manifest | None = None, on_event: OnEvent = ignore
+) -> Inputs:
+    """Load the backbone of a recipe, read, scan and split its data, say what was found, and fill the pixel cache.
 
-    Images deeper than 8 bits are kept in a second pass: only after the first is it known what is white.
+    `of` is the architecture and `manifest` the data, where they were read before. Images deeper than 8 bits are
+    kept in a second pass: only after the first is it known what is white.
+
+    Raises:
+        DataError, BackboneError, RecipeError, ResourceError: what cannot be used, and the way out.
     """
+    of, compute = of or architecture_of(recipe), Compute.of(recipe.train)
+    listed = manifest or list_data(recipe)
+    backbone = load_backbone(recipe, of, compute, num_classes=len(listed.classes))
+    if manifest is not None:
+        backbone = at_range(backbone, manifest)
+        return Inputs(recipe, manifest, backbone, pixels_of(recipe, manifest, backbone), compute)
     pixels = pixels_of(recipe, listed, backbone)
     manifest = read_and_tell(recipe, listed, pixels=pixels, on_event=on_event)
     ranged = at_range(backbone, manifest)
     if ranged is not backbone:
         pixels = pixels_of(recipe, manifest, ranged)
         checks.fill(manifest, pixels, on_event=on_event)
-    return ranged, manifest, pixels
+    return Inputs(recipe, manifest, ranged, pixels, compute)
+
+
+def reloaded(inputs: Inputs, *, of: Architecture | None = None) -> Backbone:
+    """Return the backbone of a run loaded anew, with all its layer groups and a fresh head, at its range."""
+    recipe, num_classes = inputs.recipe, len(inputs.manifest.classes)
+    loaded = load_backbone(recipe, of or architecture_of(recipe), inputs.compute, num_classes=num_classes)
+    return at_range(loaded, inputs.manifest)
 
 
 def skeleton_of(recipe: Recipe, *, num_classes: int | None) -> Backbone:

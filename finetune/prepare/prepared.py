@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from finetune.backbone.load import Backbone
 from finetune.backbone.weights import refuse_random
-from finetune.data.pixels import PixelCache
-from finetune.device import resolve_device
 from finetune.prepare.evidence import Tapped, measure_evidence
-from finetune.prepare.inputs import architecture_of, at_range, data_notes, list_data, load_backbone, pixels_of, read_for
+from finetune.prepare.inputs import Inputs, architecture_of, data_notes, read_inputs
 from finetune.prepare.resolve import plan_phases, remarks, resolve, with_head
 from finetune.settings import Recipe
 from finetune.strategy.matrix import decide
@@ -17,16 +14,12 @@ from finetune.types import Event, Evidence, Manifest, OnEvent, Phase, Verdict, i
 
 
 @dataclass(slots=True)
-class Prepared:
+class Prepared(Inputs):
     """A run before its first step: nothing is left to decide."""
 
-    recipe: Recipe
-    manifest: Manifest
-    backbone: Backbone
     phases: tuple[Phase, ...]
-    evidence: Evidence | None
-    verdict: Verdict | None
-    pixels: PixelCache | None = None
+    evidence: Evidence | None = None
+    verdict: Verdict | None = None
     tapped: Tapped | None = None  # what the evidence has computed already
     notes: tuple[str, ...] = ()
 
@@ -40,28 +33,27 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
         DataError, BackboneError, RecipeError, ResourceError: what cannot be used, and the way out.
     """
     of = architecture_of(recipe)
-    resolve_device(recipe.train.device)
-    listed = manifest or list_data(recipe)
-    backbone = load_backbone(recipe, of, num_classes=len(listed.classes))
-    if manifest is None:
-        backbone, manifest, pixels = read_for(recipe, listed, backbone, on_event=on_event)
-    else:
-        backbone = at_range(backbone, manifest)
-        pixels = pixels_of(recipe, manifest, backbone)
+    inputs = read_inputs(recipe, of=of, manifest=manifest, on_event=on_event)
+    backbone = inputs.backbone
     if backbone.weights is not None:
         on_event(Event("message", {"text": f"{of.label}: {backbone.weights.sentence()}"}))
     evidence = verdict = tapped = None
     if recipe.strategy.name == "auto":
-        evidence, tapped = measure_evidence(recipe, manifest, backbone, pixels, on_event=on_event)
+        evidence, tapped = measure_evidence(inputs, on_event=on_event)
         verdict = decide(evidence, assume=recipe.strategy.assume.split(","))
         on_event(Event("message", {"text": verdict.line}))
         if not of.pretrained:
             text = "the backbone has random weights, of which the evidence tells little: --strategy scratch trains it"
             on_event(Event("warning", {"text": text}))
-    recipe = resolve(recipe, manifest, backbone, verdict)
-    planned = plan_phases(recipe, backbone)
-    refuse_random(backbone.weights, backbone.groups, trained=planned[0].plan.trained)
-    for remark in remarks(recipe, backbone):
+    made = planned_run(inputs, resolve(inputs, verdict))
+    refuse_random(backbone.weights, backbone.groups, trained=made.phases[0].plan.trained)
+    for remark in remarks(made.recipe, backbone):
         on_event(Event("warning", {"text": remark}))
-    model, notes = with_head(recipe, backbone), data_notes(manifest)
-    return Prepared(recipe, manifest, model, planned, evidence, verdict, pixels, tapped, notes)
+    return replace(made, evidence=evidence, verdict=verdict, tapped=tapped, notes=data_notes(made.manifest))
+
+
+def planned_run(inputs: Inputs, recipe: Recipe) -> Prepared:
+    """Return the run that a resolved recipe asks for on some inputs, whose backbone has all its layer groups."""
+    backbone = with_head(recipe, inputs.backbone)
+    phases = plan_phases(recipe, inputs.backbone)
+    return Prepared(recipe, inputs.manifest, backbone, inputs.pixels, inputs.compute, phases)

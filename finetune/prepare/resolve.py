@@ -10,8 +10,8 @@ from finetune import recipe as recipes
 from finetune.backbone.adapted import cut_at
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import check_stage, stages
-from finetune.device import resolve_device, resolve_precision
 from finetune.errors import RecipeError
+from finetune.prepare.inputs import Inputs
 from finetune.settings import Recipe
 from finetune.strategy.strategies import (
     SGD_FACTOR,
@@ -24,7 +24,7 @@ from finetune.strategy.strategies import (
     taking,
 )
 from finetune.train.phases import linear_head
-from finetune.types import Manifest, Phase, Verdict
+from finetune.types import Phase, Verdict
 
 BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a step takes so many
 
@@ -60,19 +60,18 @@ def recipe_of(
     return recipe
 
 
-def resolve(recipe: Recipe, manifest: Manifest, backbone: Backbone, verdict: Verdict | None) -> Recipe:
-    """Return the recipe with every "auto" settled that changes what is computed."""
-    num_train = len(manifest.split("train"))
-    recipe = resolve_numbers(recipe, backbone, verdict, num_train=num_train)
+def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
+    """Return the recipe of some inputs with every "auto" settled that changes what is computed."""
+    backbone, num_train = inputs.backbone, len(inputs.manifest.split("train"))
+    recipe = resolve_numbers(inputs.recipe, backbone, verdict, num_train=num_train)
     weights = None if backbone.architecture.is_embedded else backbone.architecture.weights
-    device = resolve_device(recipe.train.device)
     changes = {
         "data.path": str(Path(recipe.data.path).expanduser().resolve()),
         "data.value_range": backbone.preprocessing.value_range or "auto",
         "backbone.name": backbone.architecture.name,
         "backbone.weights": str(weights.resolve()) if weights else "none",
         "backbone.image_size": backbone.preprocessing.image_size[0],
-        "train.precision": resolve_precision(recipe.train.precision, device),
+        "train.precision": inputs.compute.precision,
     }
     return recipes.update(recipe, changes)
 

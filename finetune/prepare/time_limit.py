@@ -76,10 +76,10 @@ def predicted(candidates: list[Prepared], *, num_images: int) -> list[Option]:
     for made in candidates:
         skeleton = skeleton_or_none(made.recipe, num_classes=len(made.manifest.classes))
         if skeleton is not None and speed is None:
-            speed = speed_of(made.recipe, skeleton)
+            speed = speed_of(made, skeleton)
         if skeleton is None or speed is None:
             raise _unknown(made)
-        taken = costs(made.recipe, skeleton, made.phases, num_images=num_images, speed=speed)
+        taken = costs(made, skeleton, num_images=num_images, speed=speed)
         seconds = [(cost.seconds, cost.once_seconds) for cost in taken]
         whole = sum(one for one, _ in seconds if one is not None)
         once = sum(one for _, one in seconds if one is not None)
@@ -96,7 +96,7 @@ def _fallen(prepared: Prepared, asked: Recipe, strategy: str) -> Prepared:
     keys = {"strategy.name": strategy, "strategy.top_k": "auto", "strategy.probe_at": "auto"}
     changed = recipes.update(asked, keys)
     if prepared.manifest.samples:
-        recipe = resolve(changed, prepared.manifest, prepared.backbone, None)
+        recipe = resolve(replace(prepared, recipe=changed))
     else:
         recipe = resolve_numbers(changed, prepared.backbone, None)
     backbone = with_head(recipe, prepared.backbone)

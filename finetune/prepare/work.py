@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from finetune.backbone.cost import multiplications
 from finetune.backbone.load import Backbone
 from finetune.prepare.batch_size import skeleton_or_none
 from finetune.prepare.costs import cut_of, step_flops
+from finetune.prepare.prepared import Prepared
 from finetune.settings import Recipe
 from finetune.strategy.race import CandidateWork
-from finetune.types import Manifest, Phase
+from finetune.types import Phase
 
 
-def work_of(recipe: Recipe, phases: Sequence[Phase], manifest: Manifest) -> CandidateWork | None:
-    """Return the work of a resolved recipe; None for a network whose operations cannot be counted.
+def work_of(prepared: Prepared) -> CandidateWork | None:
+    """Return the work of a run; None for a network whose operations cannot be counted.
 
     What a trunk yields is counted where it is computed: with the first epoch of its phase when it is
     cached, else with every epoch. A cache that is filled already, or by another phase, makes it less.
     """
+    recipe, manifest = prepared.recipe, prepared.manifest
     skeleton = skeleton_or_none(recipe, num_classes=len(manifest.classes))
     if skeleton is None:
         return None
     num_train, num_val = len(manifest.split("train")), len(manifest.split("val"))
     try:
-        epochs = [value for phase in phases for value in _phase(recipe, skeleton, phase, num_train, num_val)]
+        epochs = [value for phase in prepared.phases for value in _phase(recipe, skeleton, phase, num_train, num_val)]
     except (NotImplementedError, RuntimeError):  # a network that computes with the values of its tensors
         return None
     return CandidateWork(tuple(epochs), num_train + num_val)

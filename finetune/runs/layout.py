@@ -9,16 +9,15 @@ from typing import Any
 
 from finetune import environment
 from finetune import recipe as recipes
-from finetune.backbone.load import Backbone
 from finetune.checkpoint import changes, run_folder
 from finetune.checkpoint.contents import Beginning, read_as
 from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import data_root, write_problems
 from finetune.data import checks, split
-from finetune.data.pixels import PixelCache
-from finetune.prepare.inputs import architecture_of, list_data, load_backbone, pixels_of, range_named
-from finetune.prepare.prepared import Prepared
-from finetune.prepare.resolve import plan_phases, recipe_of, with_head
+from finetune.device import Compute
+from finetune.prepare.inputs import Inputs, architecture_of, list_data, load_backbone, pixels_of, range_named
+from finetune.prepare.prepared import Prepared, planned_run
+from finetune.prepare.resolve import recipe_of, with_head
 from finetune.report.content import told
 from finetune.runs.plan_file import evidence_content, plan_content
 from finetune.settings import Recipe
@@ -77,22 +76,11 @@ def reopen(
     recipe = terms.recipe(folder.recipe)
     classes = run_folder.read_classes(folder)
     told(folder)  # what the report needs: damage is told of now, not after training
-    again, allowed = reopen_data(folder, recipe, classes, terms, now=now, named=named, on_event=on_event)
-    phases = plan_phases(recipe, again.plain)
-    return Prepared(recipe, again.manifest, again.backbone, phases, None, None, again.pixels), allowed
+    again, allowed = reopen_inputs(folder, recipe, classes, terms, now=now, named=named, on_event=on_event)
+    return planned_run(again, recipe), allowed
 
 
-@dataclass(frozen=True, slots=True)
-class Reopened:
-    """The data and the backbone that a run or a comparison goes on with, `plain` with all its layer groups."""
-
-    manifest: Manifest
-    plain: Backbone
-    backbone: Backbone
-    pixels: PixelCache | None
-
-
-def reopen_data(
+def reopen_inputs(
     folder: RunFolder,
     recipe: Recipe,
     classes: Sequence[str],
@@ -102,8 +90,8 @@ def reopen_data(
     named: RunFolder | None = None,
     header: str = HEADER,
     on_event: OnEvent,
-) -> tuple[Reopened, list[str]]:
-    """Return data and backbone as they are now, compared with what a run or a comparison began with.
+) -> tuple[Inputs, list[str]]:
+    """Return the inputs as they are now, compared with what a run or a comparison began with.
 
     Raises:
         CheckpointError: something changed that was not allowed, or a file of the folder is damaged.
@@ -112,22 +100,22 @@ def reopen_data(
     began = read_as(Beginning, folder.began, has_format=True)
     news = changes.settle_changes(named, recipe, began, allow=terms.allow, on_event=on_event)
     kept = split.read(folder.split, root=data_root(recipe), classes=classes)
-    plain = load_backbone(recipe, architecture_of(recipe), num_classes=len(classes))
-    pixels = pixels_of(recipe, kept, plain)
+    compute = Compute.of(recipe.train)
+    backbone = load_backbone(recipe, architecture_of(recipe), compute, num_classes=len(classes))
+    pixels = pixels_of(recipe, kept, backbone)
     now = now or checks.scan(list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event)
     manifest, more = changes.settle_data(named, kept, now, allow=terms.allow)
-    backbone = with_head(recipe, plain)
     if not news:
-        changes.check_weights(named, began, backbone)
+        changes.check_weights(named, began, with_head(recipe, backbone))
     news += more
     allowed = list(dict.fromkeys([*began.allowed, *news]))
     for text in news:
         on_event(Event("warning", {"text": f"{text} (allowed: the run is no longer what it would have been)"}))
     if news or recipe != recipes.load(folder.recipe) or recipe.model_dump() != began.recipe:
-        changes.note_beginning(folder, recipe, backbone, allowed=allowed)
+        changes.note_beginning(folder, recipe, with_head(recipe, backbone), allowed=allowed)
         split.write(manifest, folder.split)
         write_text(folder.recipe, recipes.dump(recipe, header=header))
-    return Reopened(manifest, plain, backbone, pixels), allowed
+    return Inputs(recipe, manifest, backbone, pixels, compute), allowed
 
 
 def with_whole_paths(recipe: Recipe) -> Recipe:

@@ -24,12 +24,12 @@ from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers
 from finetune.checkpoint.race_file import open_race
 from finetune.checkpoint.run_folder import LOCK, RunFolder, write_json
 from finetune.data import checks
-from finetune.device import deterministic, resolve_device
+from finetune.device import Compute
 from finetune.errors import BackboneError, RecipeError, TrainingError
 from finetune.prepare.batch_size import with_micro_batch
-from finetune.prepare.inputs import architecture_of, list_data, load_backbone
-from finetune.prepare.prepared import Prepared, prepare
-from finetune.prepare.resolve import plan_phases, resolve, with_head
+from finetune.prepare.inputs import list_data, reloaded
+from finetune.prepare.prepared import Prepared, planned_run, prepare
+from finetune.prepare.resolve import resolve
 from finetune.prepare.time_limit import within_time
 from finetune.prepare.work import work_of
 from finetune.runs.layout import Terms, lay_folder, reopen, with_whole_paths
@@ -94,7 +94,7 @@ def prepare_race(recipe: Recipe, *, manifest: Manifest | None = None, on_event: 
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     auto = as_auto(recipe)
-    with deterministic(resolve_device(recipe.train.device), is_asked=recipe.train.deterministic):
+    with Compute.of(recipe.train).deterministic():
         own = prepare(auto, manifest=manifest, on_event=on_event)
         own = _in_time(own, auto, may_fall=True, on_event=on_event)
         made, late = _in_time_each(field_of(auto, own), auto)
@@ -156,20 +156,20 @@ def as_auto(recipe: Recipe) -> Recipe:
 def field_of(recipe: Recipe, own: Prepared) -> dict[str, Prepared]:
     """Return every candidate as it is prepared, the verdict's own choice first."""
     assert own.evidence is not None and own.verdict is not None  # auto measures both
-    plain = load_backbone(own.recipe, architecture_of(own.recipe), num_classes=len(own.manifest.classes))
+    plain = replace(own, backbone=reloaded(own))
     first, *others = candidates(own.verdict, own.evidence)
     found = {first.label: own}
     for entrant in others:
-        settled = resolve(recipes.update(recipe, entrant.keys()), own.manifest, plain, None)
-        backbone = with_head(settled, plain)
-        found[entrant.label] = replace(own, recipe=settled, backbone=backbone, phases=plan_phases(settled, plain))
+        settled = resolve(replace(plain, recipe=recipes.update(recipe, entrant.keys())))
+        run = planned_run(plain, settled)
+        found[entrant.label] = replace(own, recipe=settled, backbone=run.backbone, phases=run.phases)
     return found
 
 
 def planned(made: Mapping[str, Prepared]) -> tuple[dict[str, CandidateWork], RacePlan]:
     """Return the work of every candidate that it is known of, and the race that follows."""
     own, *_ = made
-    counted = {label: work_of(one.recipe, one.phases, one.manifest) for label, one in made.items()}
+    counted = {label: work_of(one) for label, one in made.items()}
     known = {label: work for label, work in counted.items() if work is not None}
     unknown = {label: "its work cannot be counted" for label in made if label != own and label not in known}
     if own not in known:
@@ -257,7 +257,7 @@ class _Rungs:
         if done and (done.phase == len(prepared.phases) or (until is not None and len(done.history) >= until)):
             return done.history, num_val
         self._say(f"{label}:")
-        with computing(prepared.recipe):
+        with computing(prepared.compute):
             trained = train(own, prepared, checkpoint, until=until, stop=self.stop, on_event=self.on_event)
         return trained.state.history, num_val
 

@@ -13,7 +13,7 @@ from finetune.checkpoint import state
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import TrainState
 from finetune.data.split import val_in_train
-from finetune.prepare.inputs import architecture_of, load_backbone
+from finetune.prepare.inputs import reloaded
 from finetune.prepare.prepared import Prepared
 from finetune.prepare.resolve import with_head
 from finetune.runs.signals import Stop
@@ -45,13 +45,12 @@ def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, stop: Sto
     Its checkpoints lie in refit/ of the run folder: a refit that is stopped goes on exactly.
     """
     assert first.best is not None  # the first fit was measured on val
-    recipe, manifest = prepared.recipe, val_in_train(prepared.manifest)
-    backbone = load_backbone(recipe, architecture_of(recipe), num_classes=len(manifest.classes))
+    manifest = val_in_train(prepared.manifest)
     done = [str(line["phase"]) for line in first.history[: first.best.epoch]]
     again = replace(
         prepared,
         manifest=manifest,
-        backbone=with_head(recipe, backbone),
+        backbone=with_head(prepared.recipe, reloaded(prepared)),
         phases=up_to_epoch(prepared.phases, done),
     )
     images = counted(len(manifest.split("train")), "image")

@@ -28,14 +28,15 @@ class Stop:
         """Take the folder that one goes on with; of a run in a comparison that is the comparison's."""
         self.folder = self.folder or folder
 
-    def raise_if_asked(self, save: Callable[[], None]) -> None:
+    def raise_if_asked(self, save: Callable[[], None] | None = None) -> None:
         """Write a checkpoint and leave, if a signal came.
 
         Raises:
             Interrupted: one came; the hint says how to go on.
         """
         if self.signal:
-            save()
+            if save:
+                save()
             raise self.error()
 
     @contextmanager
@@ -56,7 +57,7 @@ class Stop:
             raise
         finally:
             self.is_training = False
-        self.raise_if_asked(lambda: None)
+        self.raise_if_asked()
 
     def error(self) -> Interrupted:
         """Return the error of the signal that came."""

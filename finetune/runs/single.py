@@ -14,7 +14,7 @@ from finetune.checkpoint.saved import write_model, write_predictions
 from finetune.checkpoint.state import Checkpoint
 from finetune.data.balance import never_predicted, never_predicted_text
 from finetune.data.split import units_of
-from finetune.device import deterministic, resolve_device
+from finetune.device import Compute
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import measure
 from finetune.prepare.batch_size import with_micro_batch
@@ -85,7 +85,7 @@ def prepare_run(recipe: Recipe, *, manifest: Manifest | None = None, on_event: O
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     began = time.monotonic()
-    with deterministic(resolve_device(recipe.train.device), is_asked=recipe.train.deterministic):
+    with Compute.of(recipe.train).deterministic():
         prepared = prepare(recipe, manifest=manifest, on_event=on_event)
         is_open = recipe.strategy.name == "auto"
         num_images = len(prepared.manifest.samples)
@@ -130,7 +130,7 @@ def _train(
 ) -> RunResult:
     began = time.monotonic()
     refitted = None
-    with telling_how_to_go_on(folder), computing(prepared.recipe):
+    with telling_how_to_go_on(folder), computing(prepared.compute):
         trained = train(folder, prepared, checkpoint, stop=stop, on_event=on_event)
         seconds["train"] = time.monotonic() - began
         prepared.backbone.model.load_state_dict(best.load(folder, trained.state.best).model)
@@ -192,13 +192,13 @@ def _deliver(
 
 def _evaluate(prepared: Prepared, fit: Fit, splits: Sequence[Split]) -> tuple[Metrics, Guesses]:
     """Measure the model on each split that the data has; yield metrics, and the class guessed for every image."""
-    recipe, metrics = prepared.recipe, {}
+    metrics: Metrics = {}
     guesses: Guesses = {}
     for name in splits:
         samples = prepared.manifest.split(name)
         if not samples:
             continue
-        batches = plain_batches(recipe, prepared.manifest, prepared.backbone, samples, pixels=prepared.pixels)
+        batches = plain_batches(prepared, samples)
         logits, targets = collect_logits(fit.model, batches.epoch(), autocast=fit.accelerator.autocast)
         metrics[str(name)] = {
             key: to_json(value) for key, value in measure(logits, targets, units=units_of(samples)).items()

@@ -16,10 +16,10 @@ from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.saved import line
 from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.data.split import units_of
-from finetune.device import accelerator, deterministic, resolve_device
+from finetune.device import Compute
 from finetune.errors import DataError, ResourceError, TrainingError
-from finetune.prepare.batches import Worker
-from finetune.prepare.inputs import load_backbone
+from finetune.prepare.batches import Feeder
+from finetune.prepare.inputs import reloaded
 from finetune.prepare.prepared import Prepared
 from finetune.runs.signals import Stop
 from finetune.settings import Recipe
@@ -28,7 +28,7 @@ from finetune.train.guard import IN_A_RUN, guarded
 from finetune.train.loop import Fit, FitSettings
 from finetune.train.memory import is_out_of_memory
 from finetune.train.phases import fit_phases
-from finetune.types import Event, OnEvent
+from finetune.types import Event, OnEvent, StopSign
 from finetune.whole import write_text
 
 
@@ -59,6 +59,22 @@ class _Watch:
             self.rows.append(event.facts)
         self.num_epochs += event.kind == "epoch"
         self.on_event(event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """Asks training to stop at an epoch too, beside the signals."""
+
+    stop: Stop
+    watch: _Watch
+    until: int
+
+    def raise_if_asked(self, save: Callable[[], None] | None = None) -> None:
+        self.stop.raise_if_asked(save)
+        if self.watch.num_epochs >= self.until:
+            if save:
+                save()
+            raise _PausedError
 
 
 @dataclass(slots=True)
@@ -103,19 +119,12 @@ def train(
     Raises:
         Interrupted: a signal came; a checkpoint was written.
     """
-    recipe, history = prepared.recipe, checkpoint.state.history if checkpoint else []
+    history = checkpoint.state.history if checkpoint else []
     watch = _Watch(on_event, done=len(history))
     _write_epochs(folder, history)
 
-    def raise_if_stopped(save: Callable[[], None]) -> None:
-        stop.raise_if_asked(save)
-        if until is not None and watch.num_epochs >= until:
-            save()
-            raise _PausedError
-
-    context = accelerator(resolve_device(recipe.train.device), str(recipe.train.precision))
-    worker = Worker(prepared, context, watch, lambda: stop.raise_if_asked(lambda: None), began=BeganCached(folder))
-    fit = _fit(folder, prepared, worker, raise_if_stopped)
+    feeder = Feeder(prepared, on_event=watch, stop=stop, began=BeganCached(folder))
+    fit = _fit(folder, prepared, feeder, stop if until is None else _Pause(stop, watch, until))
     fresh = _fresh(prepared)
     with stop.training():
         try:
@@ -124,18 +133,17 @@ def train(
             paused = state.load(folder.last)
             assert paused is not None  # written just before the pause
             end = paused.state
-    return Trained(end, fit, worker.said, watch.rows)
+    return Trained(end, fit, feeder.said, watch.rows)
 
 
 @contextmanager
-def computing(recipe: Recipe) -> Iterator[None]:
-    """Compute inside the block as a recipe asks: with deterministic kernels where it does.
+def computing(compute: Compute) -> Iterator[None]:
+    """Compute inside the block as is settled: with deterministic kernels where they are asked for.
 
     Raises:
         ResourceError: memory ran out, a process that decodes images died, or CUDA was used too early.
     """
-    device = resolve_device(recipe.train.device)
-    with deterministic(device, is_asked=recipe.train.deterministic), guarded(IN_A_RUN):
+    with compute.deterministic(), guarded(IN_A_RUN):
         yield
 
 
@@ -156,18 +164,16 @@ def _write_epochs(folder: RunFolder, history: Sequence[dict[str, Any]]) -> None:
     write_text(folder.epochs, "".join(f"{line(row)}\n" for row in history))
 
 
-def _fit(
-    folder: RunFolder, prepared: Prepared, worker: Worker, raise_if_stopped: Callable[[Callable[[], None]], None]
-) -> Fit:
+def _fit(folder: RunFolder, prepared: Prepared, feeder: Feeder, stop: StopSign) -> Fit:
     return Fit(
         model=prepared.backbone.model,
         groups=prepared.backbone.groups,
-        work_of=worker.work_of,
+        work_of=feeder.work_of,
         settings=_settings(prepared.recipe),
-        accelerator=worker.context,
+        accelerator=prepared.compute.accelerator(),
         keeper=_Keeper(folder),
-        on_event=worker.on_event,
-        raise_if_stopped=raise_if_stopped,
+        on_event=feeder.on_event,
+        stop=stop,
         units=units_of(prepared.manifest.split("train")),
     )
 
@@ -192,4 +198,4 @@ def _fresh(prepared: Prepared) -> nn.Module:
     if not set(retrained(prepared.phases)) - {"head"}:
         return prepared.backbone.model
     of = replace(prepared.backbone.architecture, pretrained=False)
-    return load_backbone(prepared.recipe, of, num_classes=len(prepared.manifest.classes)).model
+    return reloaded(prepared, of=of).model

@@ -28,7 +28,7 @@ from finetune.randomness import derive, forked
 from finetune.train import delivery
 from finetune.train.memory import out_of_memory
 from finetune.train.outputs import aux_weight, loss_of
-from finetune.types import Event, LayerGroup, OnEvent, Phase
+from finetune.types import Event, LayerGroup, OnEvent, Phase, StopSign
 from finetune.wording import counted
 
 SELDOM = 0.1  # seconds after which losses are read from a GPU
@@ -97,7 +97,7 @@ class Fit:
     accelerator: Accelerator
     keeper: Keeper
     on_event: OnEvent
-    raise_if_stopped: Callable[[Callable[[], None]], None]
+    stop: StopSign
     units: Sequence[int] | None = None  # of each image of train: copies and groups share a number
 
 
@@ -107,7 +107,7 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
     Raises:
         TrainingError: the loss is not finite.
         ResourceError: memory ran out.
-        Interrupted: `raise_if_stopped` says so; a checkpoint was written before.
+        Interrupted: `stop` says so; a checkpoint was written before.
     """
     with freezing(fit.model, phase.plan, fit.groups) as hold:
         work = fit.work_of(phase)
@@ -142,11 +142,11 @@ def _train_epochs(fit: Fit, run: nn.Module, work: Work, optimiser: Any, phase: P
         if time.monotonic() - saved_at > QUICK:
             _keep(fit, optimiser, phase, state)
             saved_at = time.monotonic()
-        fit.raise_if_stopped(lambda: _keep(fit, optimiser, phase, state))
+        fit.stop.raise_if_asked(lambda: _keep(fit, optimiser, phase, state))
 
 
 def close_epoch(
-    fit: Fit, work: Work, phase: Phase, state: TrainState, *, lr: float, save: Callable[[], None] = lambda: None
+    fit: Fit, work: Work, phase: Phase, state: TrainState, *, lr: float, save: Callable[[], None] | None = None
 ) -> None:
     """Measure val, add the epoch's line to the history, keep the weights when the epoch may be delivered.
 
@@ -181,7 +181,7 @@ def close_epoch(
     fit.on_event(Event("epoch", {**line, "is_best": is_best, "delivered": delivered}))
 
 
-def _on_val(fit: Fit, work: Work, save: Callable[[], None]) -> tuple[float, float] | tuple[None, None]:
+def _on_val(fit: Fit, work: Work, save: Callable[[], None] | None) -> tuple[float, float] | tuple[None, None]:
     """Return top1 and loss on val, where there is one."""
     if work.val is None:
         return None, None
@@ -190,11 +190,11 @@ def _on_val(fit: Fit, work: Work, save: Callable[[], None]) -> tuple[float, floa
     return top1(logits, targets), float(cross_entropy(logits.double(), targets))
 
 
-def stoppable(fit: Fit, batches: Iterator[tuple[Any, Tensor]], save: Callable[[], None]) -> Iterator[Any]:
+def stoppable(fit: Fit, batches: Iterator[tuple[Any, Tensor]], save: Callable[[], None] | None = None) -> Iterator[Any]:
     """Yield batches as long as nobody asks the run to stop."""
     for batch in batches:
         yield batch
-        fit.raise_if_stopped(save)
+        fit.stop.raise_if_asked(save)
 
 
 def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, phase: Phase, state: TrainState) -> None:
@@ -235,7 +235,7 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, pha
         if every is not None and time.monotonic() - saved_at > 60 * every:
             _keep(fit, optimiser, phase, state)
             saved_at = time.monotonic()
-        fit.raise_if_stopped(lambda: _keep(fit, optimiser, phase, state))
+        fit.stop.raise_if_asked(lambda: _keep(fit, optimiser, phase, state))
     seconds = {"seconds": time.monotonic() - began, "waited": waited.seconds}
     fit.on_event(Event("timing", {"phase": phase.name, "epoch": state.epoch + 1, **seconds}))
 

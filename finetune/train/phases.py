@@ -40,7 +40,7 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
         optimiser_state = {}
         state.enter_phase(index + 1)
         fit.keeper.last(fit.model, {}, state)
-        fit.raise_if_stopped(lambda: None)
+        fit.stop.raise_if_asked()
     return state
 
 
@@ -53,7 +53,7 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         work = fit.work_of(phase)
         hold(work.run)
         tap = before_head(work.run, head)
-        batches = stoppable(fit, work.train.epoch(), lambda: None)
+        batches = stoppable(fit, work.train.epoch())
         (features,), targets = extract(tap, batches, autocast=fit.accelerator.autocast)
     is_selective = isinstance(fit.model, StagedClassifier) and len(fit.model.widths) > 1
     probe = fit_probe(

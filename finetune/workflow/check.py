@@ -14,7 +14,6 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from finetune import recipe as recipes
-from finetune.backbone.load import Backbone
 from finetune.backbone.weights import refuse_random
 from finetune.data import checks, split
 from finetune.data.findings import Case, Finding, Seen, picture_findings, seen
@@ -22,13 +21,14 @@ from finetune.data.grouping import table_of, with_groups
 from finetune.data.near_duplicates import ALIKE, copies_of
 from finetune.data.summary import Pictures, pictures_of
 from finetune.data.thumbnails import looks_of
-from finetune.device import resolve_device
+from finetune.device import Compute
 from finetune.errors import DataError, FindingsError, RecipeError, ResourceError, printable
 from finetune.evaluation.intervals import share
 from finetune.features.label_errors import held_out_probabilities, is_judged, suspects
 from finetune.features.outliers import odd_ones
 from finetune.prepare.head_features import features_of
 from finetune.prepare.inputs import (
+    Inputs,
     architecture_of,
     at_range,
     list_data,
@@ -139,9 +139,9 @@ def check(
     _check_shares(chosen)
     if not quick:
         chosen = with_backbone(chosen, on_event=on_event)
-    resolve_device(chosen.train.device)
+    compute, of = Compute.of(chosen.train), None if quick else architecture_of(chosen)
     listed = list_data(chosen, is_to_train=False)
-    backbone = None if quick else load_backbone(chosen, architecture_of(chosen), num_classes=len(listed.classes))
+    backbone = load_backbone(chosen, of, compute, num_classes=len(listed.classes)) if of else None
     if backbone:
         refuse_random(backbone.weights, backbone.groups)
     pixels = pixels_of(chosen, listed, backbone) if backbone else None
@@ -155,7 +155,8 @@ def check(
     found = [*indivisible, *picture_findings(scanned, manifest, looks, copies)]
     grouped, judged = with_groups(scanned, copies), None
     if backbone:
-        judged, doubts = _judge(chosen, backbone, manifest, split.units_of(grouped.samples), on_event)
+        inputs = Inputs(chosen, manifest, backbone, pixels, compute)
+        judged, doubts = _judge(inputs, split.units_of(grouped.samples), on_event)
         found += doubts
     if groups is not None:
         write_text(Path(groups), table_of(grouped, Path(groups).parent))
@@ -231,22 +232,21 @@ def _trainable(scanned: Manifest) -> Manifest:
     return replace(scanned, classes=tuple(classes), samples=samples)
 
 
-def _judge(
-    recipe: Recipe, backbone: Backbone, manifest: Manifest, units: Sequence[int], on_event: OnEvent
-) -> tuple[Judged, list[Finding]]:
+def _judge(inputs: Inputs, units: Sequence[int], on_event: OnEvent) -> tuple[Judged, list[Finding]]:
     """Judge labels and look for odd images, in features of all images whatever their split."""
+    recipe, manifest = inputs.recipe, inputs.manifest
 
     def told(event: Event) -> None:
         if event.kind in ("progress", "warning"):  # how a phase would compute is of no interest here
             on_event(event)
 
     samples = [replace(sample, split="train") for sample in manifest.samples]
-    features, targets = features_of(recipe, backbone, manifest, samples, on_event=told)
+    features, targets = features_of(inputs, samples, on_event=told)
     seed, num_classes = recipe.train.seed, len(manifest.classes)
     probabilities = held_out_probabilities(features, targets, units, num_classes=num_classes, seed=seed)
     top1 = share((probabilities.argmax(dim=1) == targets).numpy(), units)
     of_judged = [unit for unit, is_one in zip(units, is_judged(targets, units).tolist(), strict=True) if is_one]
-    judged = Judged(backbone.architecture.label, top1, len(of_judged), len(set(of_judged)))
+    judged = Judged(inputs.backbone.architecture.label, top1, len(of_judged), len(set(of_judged)))
     doubted = _doubted(manifest, probabilities, targets, units, top1.value)
     odd = _odd(manifest, features, targets, units, seed)
     return judged, [finding for finding in (doubted, odd) if finding.cases]

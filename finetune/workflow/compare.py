@@ -15,11 +15,11 @@ from finetune.checkpoint.comparison import Clock, ComparisonFolder, open_compari
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.data import split
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError
-from finetune.prepare.inputs import architecture_of, describe_data, list_data, load_backbone, read_for, with_backbone
+from finetune.prepare.inputs import architecture_of, describe_data, read_inputs, with_backbone
 from finetune.prepare.resolve import recipe_of
 from finetune.report import comparison as page
 from finetune.report.standings import Finished, Standing, finished, sentences, standings
-from finetune.runs.layout import Terms, reopen_data, with_whole_paths
+from finetune.runs.layout import Terms, reopen_inputs, with_whole_paths
 from finetune.runs.signals import Stop, stop_on_signals
 from finetune.runs.start import go_on, start
 from finetune.settings import Recipe, Settings
@@ -110,9 +110,8 @@ def compare(
     shared = with_backbone(with_whole_paths(recipes.update(shared, own)), on_event=on_event)
     words = (Path(shared.data.path).stem, architecture_of(shared).label, "compare")
     with stop_on_signals() as stop, new_folder(None if out is None else Path(out), words=words) as place:
-        listed = list_data(shared)
-        backbone = load_backbone(shared, architecture_of(shared), num_classes=len(listed.classes))
-        backbone, manifest, _ = read_for(shared, listed, backbone, on_event=on_event)
+        inputs = read_inputs(shared, on_event=on_event)
+        manifest, backbone = inputs.manifest, inputs.backbone
         shared = recipes.update(shared, {"data.value_range": backbone.preprocessing.value_range or "auto"})
         first = shared.train.seed
         asked = _Asked(
@@ -144,7 +143,7 @@ def resume_comparison(path: str | Path, *, allow: Iterable[str] = (), on_event: 
         folder, content = _unfinished(path)
         clear_leftovers(place)
         recipe, classes = recipes.load(folder.recipe), tuple(content["classes"])
-        again, _ = reopen_data(place, recipe, classes, terms, header=HEADER, on_event=on_event)
+        again, _ = reopen_inputs(place, recipe, classes, terms, header=HEADER, on_event=on_event)
         asked = _Asked(
             folder, recipe, entrants(content["strategies"]), tuple(content["seeds"]), classes, str(content["data"]),
             terms, stop,

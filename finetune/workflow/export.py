@@ -9,6 +9,7 @@ import torch
 from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.errors import ExportError, did_you_mean
 from finetune.exports.formats import FORMATS, Export, Proof
+from finetune.prepare.inputs import Inputs
 from finetune.prepare.passes import plain_batches
 from finetune.settings import ExportFormat
 
@@ -33,6 +34,6 @@ def _proof(saved: SavedRun) -> Proof:
     manifest = saved.manifest()
     judged = next(found for name in ("val", "test", "train") if (found := manifest.split(name)))
     samples = judged[:: max(1, len(judged) // NUM_PROOF_IMAGES)][:NUM_PROOF_IMAGES]
-    batches = plain_batches(saved.recipe, manifest, saved.backbone, samples)
+    batches = plain_batches(Inputs(saved.recipe, manifest, saved.backbone, None, saved.compute), samples)
     images = torch.cat([images.cpu() for images, _ in batches.epoch()])
     return Proof(images, [Path(manifest.root, sample.file) for sample in samples])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from finetune.backbone.layers import LayerTable, layer_table
+from finetune.device import Compute
 from finetune.errors import RecipeError
 from finetune.prepare.batch_size import skeleton_or_none
 from finetune.prepare.costs import Cost, costs
-from finetune.prepare.inputs import data_notes, list_data, skeleton_of, with_backbone
-from finetune.prepare.prepared import Prepared, prepare
-from finetune.prepare.resolve import plan_phases, recipe_of, remarks, resolve_numbers, with_head
+from finetune.prepare.inputs import Inputs, data_notes, list_data, skeleton_of, with_backbone
+from finetune.prepare.prepared import Prepared, planned_run, prepare
+from finetune.prepare.resolve import recipe_of, remarks, resolve_numbers
 from finetune.prepare.time_limit import within_time
 from finetune.runs import race as racing
 from finetune.settings import Recipe, Settings
@@ -133,7 +134,7 @@ def plan(
         evidence=made.evidence,
         verdict=made.verdict,
         num_images=num_images,
-        costs=costs(made.recipe, skeleton, made.phases, num_images=num_images) if skeleton else (),
+        costs=costs(made, skeleton, num_images=num_images) if skeleton else (),
         layers=layer_table(made.backbone.model, image_size=made.backbone.preprocessing.image_size) if layers else None,
     )
 
@@ -192,9 +193,8 @@ def _prepared_on_paper(recipe: Recipe) -> Prepared:
     if not skeleton.model.num_classes:  # weights without a classifier
         skeleton = skeleton_of(recipe, num_classes=USUAL_CLASSES)
     recipe = resolve_numbers(recipe, skeleton, None, num_train=_num_train(recipe, manifest))
-    phases = plan_phases(recipe, skeleton)
     if manifest is None:
         num_classes: int = skeleton.model.num_classes  # type: ignore[assignment]
         manifest = Manifest("", tuple(map(str, range(num_classes))), ())
-    notes = data_notes(manifest)
-    return Prepared(recipe, manifest, with_head(recipe, skeleton), phases, None, None, notes=notes)
+    inputs = Inputs(recipe, manifest, skeleton, None, Compute.of(recipe.train))
+    return replace(planned_run(inputs, recipe), notes=data_notes(manifest))

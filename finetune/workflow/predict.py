@@ -15,7 +15,6 @@ from finetune.data.depths import before_model
 from finetune.data.levels import Span
 from finetune.data.sources import image_files
 from finetune.data.transforms import normalise, plain_view
-from finetune.device import autocasting
 from finetune.train.guard import OF_A_MODEL, check_count, guarded
 from finetune.types import Event, OnEvent, ignore
 
@@ -45,8 +44,7 @@ class Classifier:
         self.model = saved.backbone.model
         self.preprocessing = saved.backbone.preprocessing
         self.batch_size = batch_size
-        self._device = next(self.model.parameters()).device
-        self._autocast = autocasting(self._device, str(saved.recipe.train.precision))
+        self._compute = saved.compute
 
     @guarded(OF_A_MODEL, is_shared=True)
     def predict(
@@ -80,8 +78,8 @@ class Classifier:
             except UndecodableError as error:
                 predictions[file] = Prediction(str(file), problem=error.message.removeprefix(f"{file}: "))
         if pictures:
-            images = torch.stack(list(pictures.values())).to(self._device)
-            with torch.no_grad(), self._autocast():
+            images = torch.stack(list(pictures.values())).to(self._compute.device)
+            with torch.no_grad(), self._compute.autocast():
                 logits = self.model(normalise(images, self.preprocessing))  # (B, K)
             values, places = logits.float().softmax(dim=1).topk(top, dim=1)
             for file, value, place in zip(pictures, values.tolist(), places.tolist(), strict=True):

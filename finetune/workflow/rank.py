@@ -22,12 +22,12 @@ from finetune.backbone.folder import is_folder
 from finetune.backbone.packaged import INSTALL
 from finetune.backbone.shortlist import on_this_machine, standing
 from finetune.data.split import first_of_units, units_of
-from finetune.device import resolve_device
+from finetune.device import Compute
 from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted, RecipeError
 from finetune.features.probe import loo_guesses
 from finetune.features.scores import h_score, knn_top1, logme
 from finetune.prepare.head_features import features_of
-from finetune.prepare.inputs import architecture_of, at_range, list_data, load_backbone, read_and_tell
+from finetune.prepare.inputs import Inputs, architecture_of, at_range, list_data, load_backbone, read_and_tell
 from finetune.prepare.resolve import recipe_of
 from finetune.settings import Recipe, Settings
 from finetune.strategy import rank as ranking
@@ -106,7 +106,7 @@ def rank(
         DataError, RecipeError, ResourceError: what cannot be used, and the way out.
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    resolve_device(chosen.train.device)
+    Compute.of(chosen.train)  # refuses what this machine does not have, before anything is read
     names = tuple(dict.fromkeys(map(str, candidates))) or on_this_machine()
     manifest = read_and_tell(chosen, list_data(chosen), on_event=on_event)
     samples = stratified_sample(manifest, seed=chosen.train.seed, most=_checked_size(sample, manifest))
@@ -189,10 +189,11 @@ def measure_candidate(
     Raises:
         BackboneError, ResourceError, TrainingError: it cannot be used.
     """
-    of = architecture_of(recipe)
-    backbone = at_range(load_backbone(recipe, of, num_classes=len(manifest.classes)), manifest)
+    of, compute = architecture_of(recipe), Compute.of(recipe.train)
+    backbone = at_range(load_backbone(recipe, of, compute, num_classes=len(manifest.classes)), manifest)
     size = backbone.preprocessing.image_size
-    features, targets = features_of(recipe, backbone, manifest, samples, on_event=_named(on_event, name))
+    inputs = Inputs(recipe, manifest, backbone, None, compute)
+    features, targets = features_of(inputs, samples, on_event=_named(on_event, name))
     units = units_of(samples)
     first = first_of_units(units)  # LogME and H-score take images for independent
     guesses = loo_guesses(features, targets, num_classes=len(manifest.classes), units=units)

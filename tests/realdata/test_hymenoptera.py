@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import finetune
 from finetune import recipe as recipes
 from finetune.backbone.freeze import group_state
+from finetune.device import Compute
 from finetune.prepare.inputs import architecture_of, load_backbone
 from finetune.strategy.strategies import STRATEGIES
 
@@ -34,7 +35,7 @@ def test_the_plan_agrees_with_what_changed_and_onnx_with_the_model(strategy: str
     result = finetune.run(DATA, weights=weights, strategy=strategy, image_size=96, epochs=epochs, out=tmp_path / "run")
     plan = json.loads((result.folder / "plan.json").read_text())
     recipe = recipes.load(result.folder / "recipe.toml")
-    loaded = load_backbone(recipe, architecture_of(recipe), num_classes=2)
+    loaded = load_backbone(recipe, architecture_of(recipe), Compute.of(recipe.train), num_classes=2)
     before, after = loaded.model.state_dict(), load_file(result.folder / "checkpoints/last/model.safetensors")
     changed = {
         group.name

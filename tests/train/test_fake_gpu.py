@@ -29,7 +29,7 @@ from finetune.strategy.strategies import STRATEGIES, Choice, phases
 from finetune.train import loop
 from finetune.train import phases as by_phase
 from finetune.train.loop import Fit, FitSettings, Work
-from finetune.types import Phase
+from finetune.types import NEVER, Phase
 
 SIZE = (64, 64)
 GPU = torch.device("cuda")
@@ -88,7 +88,7 @@ def fit_of(model: nn.Module) -> Fit:
     keeper = SimpleNamespace(last=lambda *_: None, best=lambda *_: None)
     made = partial(work_of, model)
     return Fit(
-        model, layer_groups(model), made, settings, FakeAccelerator(), keeper, lambda _: None, lambda _: None  # type: ignore[arg-type]
+        model, layer_groups(model), made, settings, FakeAccelerator(), keeper, lambda _: None, NEVER  # type: ignore[arg-type]
     )  # fmt: skip
 
 

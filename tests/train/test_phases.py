@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from finetune.backbone.groups import layer_groups
 from finetune.checkpoint.state import Checkpoint, TrainState
-from finetune.device import accelerator
+from finetune.device import Accelerator
 from finetune.randomness import forked
 from finetune.strategy.strategies import Choice, phases
 from finetune.train.loop import Fit, FitSettings, Work
@@ -67,7 +67,7 @@ def fit_of(model: nn.Module, *, kept: list[Any] | None = None, stop_after: int |
             weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             kept.append(Checkpoint(weights, optimiser, TrainState(**{f: getattr(now, f) for f in now.__slots__})))
 
-    def raise_if_stopped(save: Any) -> None:
+    def raise_if_asked(save: Any = None) -> None:
         steps[0] += 1
         if steps[0] == stop_after:
             save()
@@ -76,8 +76,8 @@ def fit_of(model: nn.Module, *, kept: list[Any] | None = None, stop_after: int |
     keeper = SimpleNamespace(last=last, best=lambda *_: None)
     work = Work(model, Drawn(), Drawn(is_shuffled=False))
     return Fit(
-        model, layer_groups(model), lambda _: work, settings, accelerator(CPU, "float32"), keeper,
-        lambda _: None, raise_if_stopped,
+        model, layer_groups(model), lambda _: work, settings, Accelerator(CPU, "float32"), keeper,
+        lambda _: None, SimpleNamespace(raise_if_asked=raise_if_asked),
     )  # fmt: skip
 
 

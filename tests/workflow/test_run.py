@@ -14,6 +14,7 @@ import finetune
 from finetune import recipe as recipes
 from finetune.backbone.freeze import group_state
 from finetune.data.sample import write_sample
+from finetune.device import Compute
 from finetune.prepare.inputs import architecture_of, load_backbone
 from finetune.strategy.strategies import STRATEGIES
 
@@ -25,7 +26,7 @@ def changed_groups(folder: Path) -> dict[str, bool]:
     """Tell for every layer group of a run whether any parameter or buffer differs from what was loaded."""
     recipe = recipes.load(folder / "recipe.toml")
     plan = json.loads((folder / "plan.json").read_text())
-    loaded = load_backbone(recipe, architecture_of(recipe), num_classes=len(plan["classes"]))
+    loaded = load_backbone(recipe, architecture_of(recipe), Compute.of(recipe.train), num_classes=len(plan["classes"]))
     before, after = loaded.model.state_dict(), load_file(folder / "checkpoints" / "last" / "model.safetensors")
     return {
         group.name: any(

@@ -9,12 +9,13 @@ import pytest
 
 import finetune
 from finetune import recipe as recipes
+from finetune.device import Compute
 from finetune.prepare import prepared
 from finetune.prepare import time_limit as timed
 from finetune.prepare.costs import Speed, costs
-from finetune.prepare.inputs import list_data, skeleton_of
-from finetune.prepare.prepared import Prepared
-from finetune.prepare.resolve import plan_phases, recipe_of, resolve_numbers
+from finetune.prepare.inputs import Inputs, list_data, skeleton_of
+from finetune.prepare.prepared import Prepared, planned_run
+from finetune.prepare.resolve import recipe_of, resolve_numbers
 from finetune.strategy.budget import Option
 from finetune.types import Interval, Verdict
 
@@ -132,10 +133,10 @@ def test_predicted_times_are_those_of_the_plan(drawn: Path, strategy: str, monke
     skeleton = skeleton_of(recipe, num_classes=6)
     recipe = resolve_numbers(recipe, skeleton, None)
     manifest = list_data(recipes.update(recipe, {"data.path": str(drawn)}))
-    made = Prepared(recipe, manifest, skeleton, plan_phases(recipe, skeleton), None, None)
+    made = planned_run(Inputs(recipe, manifest, skeleton, None, Compute.of(recipe.train)), recipe)
     (option,) = real_predicted([made], num_images=100)
     assert option.seconds(8) == pytest.approx(
-        sum(cost.seconds for cost in costs(recipe, skeleton, made.phases, num_images=100, speed=speed))
+        sum(cost.seconds for cost in costs(made, skeleton, num_images=100, speed=speed))
     )
     assert (option.once > 0) == (strategy != "full")
     assert (option.epoch > 0) == (strategy != "linear-probe")
