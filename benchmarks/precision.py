@@ -19,21 +19,21 @@ from finetune.backbone.groups import head_modules
 from finetune.features.extract import before_head, extract
 from finetune.features.probe import fit_probe
 from finetune.features.store import DTYPES
-from finetune.prepare.inputs import architecture_of, load_backbone, read_data
+from finetune.prepare.inputs import read_inputs
 from finetune.prepare.passes import plain_batches
 from finetune.prepare.resolve import recipe_of
 from finetune.types import Manifest
 
 
 def features(data: str, weights: str, size: int) -> tuple[Manifest, dict[str, tuple[Tensor, Tensor]]]:
-    """Yield the manifest, and features (N, D) with class indices (N,) of train and val."""
+    """Return the manifest, and features (N, D) with class indices (N,) of train and val."""
     settings = {"data": data, "weights": weights, "image_size": size, "strategy": "linear-probe"}
     recipe = recipe_of(None, settings=settings)
-    manifest = read_data(recipe)
-    backbone = load_backbone(recipe, architecture_of(recipe), num_classes=len(manifest.classes))
+    inputs = read_inputs(recipe)
+    manifest, backbone = inputs.manifest, inputs.backbone
     found = {}
     for split in ("train", "val"):
-        batches = plain_batches(recipe, manifest, backbone, manifest.split(split))
+        batches = plain_batches(inputs, manifest.split(split))
         tap = before_head(backbone.model, head_modules(backbone.model)[0])
         (kept,), targets = extract(tap, batches.epoch())
         found[split] = kept, targets

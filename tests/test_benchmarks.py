@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import runpy
 from pathlib import Path
 
@@ -45,3 +47,20 @@ def test_regret_is_what_is_lost_by_the_favourite_of_a_score() -> None:
     assert rows["gmacs"] == (pytest.approx(1), 0)
     assert rows["recommended"][1] == pytest.approx(0.1)
     assert rows["best of the shortlist"][1] == 0
+
+
+def test_what_benchmarks_and_tools_import_of_the_package_is_there() -> None:
+    gone = [
+        f"{file}: {node.module}.{alias.name}"
+        for folder in ("benchmarks", "tools")
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "finetune"
+        for alias in node.names
+        if not hasattr(importlib.import_module(str(node.module)), alias.name) and not is_module(node, alias.name)
+    ]
+    assert gone == []
+
+
+def is_module(node: ast.ImportFrom, name: str) -> bool:
+    return importlib.util.find_spec(f"{node.module}.{name}") is not None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -41,11 +42,7 @@ class SavedRun:
     recipe: Recipe
     backbone: Backbone
     classes: tuple[str, ...]
-
-    @property
-    def compute(self) -> Compute:
-        """How this machine computes the run's model."""
-        return Compute.of(self.recipe.train)
+    compute: Compute
 
     def manifest(self) -> Manifest:
         """Return the data that the run was trained on, as split.csv pins it; what a refit took of val is train."""
@@ -71,7 +68,8 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
             f"{folder.path} has no model yet: the run did not come to its end",
             hint=f"Go on with it: {folder.resuming}",
         )
-    recipe = _on(device, recipes.update(recipes.load(folder.recipe), {"train.device": device}), folder)
+    recipe = _on(resolve_device(device), recipes.update(recipes.load(folder.recipe), {"train.device": device}), folder)
+    compute = Compute.of(recipe.train)
     config = timm_folder.read_config(folder.model)
     of = replace(backbones.architecture("auto", weights=folder.model), pretrained=False)
     backbone = with_range(backbones.load(of, num_classes=len(config.classes)), config.value_range)
@@ -85,16 +83,16 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
         backbone.model.load_state_dict(load_file(weights))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{weights} cannot be used: {first_line(error)}") from error
-    in_fast_layout(backbone.model, resolve_device(device)).eval()
-    return SavedRun(folder, recipe, backbone, config.classes)
+    in_fast_layout(backbone.model, compute.device).eval()
+    return SavedRun(folder, recipe, backbone, config.classes, compute)
 
 
-def _on(device: str, recipe: Recipe, folder: RunFolder) -> Recipe:
+def _on(device: torch.device, recipe: Recipe, folder: RunFolder) -> Recipe:
     """Return the recipe of a run for a device: what was settled for a GPU, a processor computes in float32.
 
     A run that was computed on a processor keeps the arithmetic that it asked for.
     """
-    if resolve_device(device).type != "cpu" or recipe.train.precision == "float32":
+    if device.type != "cpu" or recipe.train.precision == "float32":
         return recipe
     environment = run_folder.read_json(folder.environment) if folder.environment.is_file() else {}
     devices = (environment.get("devices") if isinstance(environment, dict) else None) or {}

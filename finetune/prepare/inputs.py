@@ -102,7 +102,7 @@ def read_inputs(
         backbone = at_range(backbone, manifest)
         return Inputs(recipe, manifest, backbone, pixels_of(recipe, manifest, backbone), compute)
     pixels = pixels_of(recipe, listed, backbone)
-    manifest = read_and_tell(recipe, listed, pixels=pixels, on_event=on_event)
+    manifest = read_data(recipe, listed, pixels=pixels, on_event=on_event)
     ranged = at_range(backbone, manifest)
     if ranged is not backbone:
         pixels = pixels_of(recipe, manifest, ranged)
@@ -164,18 +164,11 @@ def pixels_of(recipe: Recipe, manifest: Manifest, backbone: Backbone) -> PixelCa
 def read_data(
     recipe: Recipe, listed: Manifest | None = None, *, pixels: PixelCache | None = None, on_event: OnEvent = ignore
 ) -> Manifest:
-    """Read, scan and split the data of a recipe; what the scan decodes fills the pixel cache."""
-    manifest = checks.scan(
+    """Read, scan and split the data of a recipe, and say what was found; what is decoded fills the pixel cache."""
+    scanned = checks.scan(
         listed or list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event
     )
-    return split.assign(manifest, val=recipe.split.val, test=recipe.split.test, seed=recipe.split.seed)
-
-
-def read_and_tell(
-    recipe: Recipe, listed: Manifest, *, pixels: PixelCache | None = None, on_event: OnEvent = ignore
-) -> Manifest:
-    """Read, scan and split the data of a recipe, and say what was found."""
-    manifest = read_data(recipe, listed, pixels=pixels, on_event=on_event)
+    manifest = split.assign(scanned, val=recipe.split.val, test=recipe.split.test, seed=recipe.split.seed)
     on_event(Event("message", {"text": describe_data(manifest)}))
     for note in data_notes(manifest):
         on_event(Event("warning", {"text": note}))

@@ -27,7 +27,7 @@ from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted
 from finetune.features.probe import loo_guesses
 from finetune.features.scores import h_score, knn_top1, logme
 from finetune.prepare.head_features import features_of
-from finetune.prepare.inputs import Inputs, architecture_of, at_range, list_data, load_backbone, read_and_tell
+from finetune.prepare.inputs import Inputs, architecture_of, at_range, list_data, load_backbone, read_data
 from finetune.prepare.resolve import recipe_of
 from finetune.settings import Recipe, Settings
 from finetune.strategy import rank as ranking
@@ -108,7 +108,7 @@ def rank(
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     Compute.of(chosen.train)  # refuses what this machine does not have, before anything is read
     names = tuple(dict.fromkeys(map(str, candidates))) or on_this_machine()
-    manifest = read_and_tell(chosen, list_data(chosen), on_event=on_event)
+    manifest = read_data(chosen, list_data(chosen), on_event=on_event)
     samples = stratified_sample(manifest, seed=chosen.train.seed, most=_checked_size(sample, manifest))
     measured, failed = _measure_all(chosen, names, manifest, samples, on_event)
     if not measured:
