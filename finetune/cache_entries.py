@@ -72,7 +72,7 @@ class CacheEntry:
         while not self._locked():
             stop.raise_if_asked()
             if not is_said:
-                on_event(Event("warning", {"text": f"waiting for another process that fills {what} ({self.folder})"}))
+                on_event(Event.warning(f"waiting for another process that fills {what} ({self.folder})"))
                 is_said = True
             if time.monotonic() - began > LONGEST_WAIT:
                 raise ResourceError(

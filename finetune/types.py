@@ -278,6 +278,34 @@ class Event:
     kind: Literal["message", "warning", "progress", "phase", "step", "epoch", "timing"]
     facts: dict[str, Any]
 
+    @classmethod
+    def message(cls, text: str) -> Event:
+        """Return something that was done or decided."""
+        return cls("message", {"text": text})
+
+    @classmethod
+    def warning(cls, text: str) -> Event:
+        """Return something that a user may not expect."""
+        return cls("warning", {"text": text})
+
+    @classmethod
+    def progress(cls, task: str, done: int, total: int) -> Event:
+        """Return how far a task is."""
+        return cls("progress", {"task": task, "done": done, "total": total})
+
+
+@dataclass(frozen=True, slots=True)
+class EpochLine:
+    """An epoch as a line of metrics.jsonl; without val its numbers of val are None."""
+
+    phase: str
+    epoch: int
+    lr: float
+    train_loss: float | None
+    train_top1: float | None
+    val_loss: float | None
+    val_top1: float | None
+
 
 OnEvent = Callable[[Event], None]
 

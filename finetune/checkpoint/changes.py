@@ -129,7 +129,7 @@ def settle_changes(
             f"the run began with {began.threads} threads and goes on with {torch.get_num_threads()}:"
             " sums may differ in their last bits (OMP_NUM_THREADS sets the number)"
         )
-        on_event(Event("warning", {"text": text}))
+        on_event(Event.warning(text))
     return allowed
 
 

@@ -34,7 +34,7 @@ def claimed(folder: RunFolder, *, seconds: float, on_event: OnEvent = ignore) ->
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            on_event(Event("message", {"text": f"another process holds {folder.path}; waiting up to {seconds:.0f} s"}))
+            on_event(Event.message(f"another process holds {folder.path}; waiting up to {seconds:.0f} s"))
             lock.acquire(timeout=seconds)
     except Timeout as error:
         raise ResourceError(

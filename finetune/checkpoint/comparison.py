@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
 from finetune.checkpoint.run_folder import RunFolder, is_unwritten, read_json, stopped_before, write_json
 from finetune.checkpoint.state import check_format
@@ -26,16 +26,32 @@ from finetune.types import Event
 from finetune.whole import unwritable
 
 
-class _Content(BaseModel):
-    """What must hold of compare.json before a comparison goes on with it."""
+class ComparisonRecord(BaseModel):
+    """What compare.json holds: who is compared, what failed, and (last) how it came out."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True)
+    format_version: int = FORMAT_VERSION
     strategies: list[str]
     seeds: list[int] = Field(min_length=1)
-    classes: list[str] = Field(min_length=1)
-    data: str
-    failed: dict[str, Any]
-    standings: list[Any] | None
+    classes: list[InstanceOf[str]] = Field(min_length=1)
+    data: InstanceOf[str]
+    failed: dict[str, dict[str, Any]] = {}  # strategy, seed, reason and hint, by the name of the run
+    standings: list[Any] | None = None
+    split: str | None = None
+    num_images: int = 0
+    said: list[str] = []
+
+    @property
+    def is_finished(self) -> bool:
+        return self.standings is not None and not self.failed
+
+    def write(self, folder: ComparisonFolder) -> None:
+        """Write compare.json.
+
+        Raises:
+            ResourceError: the disk is full or the folder cannot be written.
+        """
+        write_json(folder.content, self.model_dump())
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +85,7 @@ class ComparisonFolder:
         return self.path / "clocks" / f"{name}.jsonl"
 
 
-def open_comparison(path: str | Path) -> tuple[ComparisonFolder, dict[str, Any]]:
+def open_comparison(path: str | Path) -> tuple[ComparisonFolder, ComparisonRecord]:
     """Return an existing comparison folder and its compare.json.
 
     Raises:
@@ -88,10 +104,9 @@ def open_comparison(path: str | Path) -> tuple[ComparisonFolder, dict[str, Any]]
         raise _damaged(folder)
     check_format(folder.content, content.get("format_version"))
     try:
-        _Content.model_validate(content)
+        return folder, ComparisonRecord.model_validate(content)
     except ValidationError as error:
         raise _damaged(folder) from error
-    return folder, content
 
 
 def _damaged(folder: ComparisonFolder) -> CheckpointError:
@@ -99,11 +114,6 @@ def _damaged(folder: ComparisonFolder) -> CheckpointError:
         f"{folder.content} does not hold a comparison: it is damaged",
         hint=f"Start it again: finetune compare --recipe {shlex.quote(str(folder.recipe))}",
     )
-
-
-def write_comparison(folder: ComparisonFolder, content: dict[str, Any]) -> None:
-    """Write compare.json."""
-    write_json(folder.content, {"format_version": FORMAT_VERSION, **content})
 
 
 class Clock:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from finetune.checkpoint.run_folder import RunFolder, read_json
+from finetune.checkpoint.run_folder import RunFolder, read_json, write_json
 from finetune.checkpoint.state import check_format
 from finetune.errors import CheckpointError
+from finetune.settings import FORMAT_VERSION
 
 
 def _bare(label: str) -> str:
@@ -25,23 +26,66 @@ def _bare(label: str) -> str:
 Label = Annotated[str, AfterValidator(_bare)]
 
 
-class _Work(BaseModel):
+class RecordedWork(BaseModel):
+    """Forward passes that each epoch of a candidate takes, and the images that they are counted over."""
+
     model_config = ConfigDict(strict=True)
     epochs: list[float] = Field(min_length=1)
     num_images: int
 
 
-class _Content(BaseModel):
-    """What must hold of race.json before a race goes on with it."""
+class RecordedPlace(BaseModel):
+    """Where a candidate stood at a rung."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True)
+    label: Label
+    epochs: int
+    val_top1: float
+    val_loss: float
+    is_kept: bool
+
+
+class RecordedRung(BaseModel):
+    """What a rung showed, the best first."""
+
+    model_config = ConfigDict(strict=True)
+    epochs: int
+    places: list[RecordedPlace]
+
+
+class RaceRecord(BaseModel):
+    """What race.json holds."""
+
+    model_config = ConfigDict(strict=True, validate_assignment=True)
+    format_version: int = FORMAT_VERSION
     starts: list[Label] = Field(min_length=1)
     rungs: list[Annotated[int, Field(ge=1)]]
-    work: dict[Label, _Work]
-    winner: Label | None
+    left_out: dict[str, str] = {}  # why, by label
+    work: dict[Label, RecordedWork]
+    results: list[RecordedRung] = []
+    failed: dict[str, str] = {}  # why, by label
+    winner: Label | None = None
+    took: dict[str, float] | None = None  # planned work: of the winner alone, of the others, their ratio
+
+    @model_validator(mode="after")
+    def _is_a_race(self) -> RaceRecord:
+        is_known = not self.rungs or set(self.starts) <= set(self.work)
+        if not is_known or self.winner not in (None, *self.starts):
+            raise ValueError("names that did not start")
+        if self.winner is None and not self.rungs and len(self.starts) > 1:
+            raise ValueError("no rungs")
+        return self
+
+    def write(self, folder: RunFolder) -> None:
+        """Write race.json.
+
+        Raises:
+            ResourceError: the disk is full or the folder cannot be written.
+        """
+        write_json(folder.race, self.model_dump())
 
 
-def open_race(folder: RunFolder) -> dict[str, Any]:
+def open_race(folder: RunFolder) -> RaceRecord:
     """Return race.json.
 
     Raises:
@@ -52,15 +96,9 @@ def open_race(folder: RunFolder) -> dict[str, Any]:
         raise _damaged(folder)
     check_format(folder.race, content.get("format_version"))
     try:
-        found = _Content.model_validate(content)
+        return RaceRecord.model_validate(content)
     except ValidationError as error:
         raise _damaged(folder) from error
-    is_known = not found.rungs or set(found.starts) <= set(found.work)
-    if not is_known or found.winner not in (None, *found.starts):
-        raise _damaged(folder)
-    if found.winner is None and not found.rungs and len(found.starts) > 1:
-        raise _damaged(folder)
-    return content
 
 
 def _damaged(folder: RunFolder) -> CheckpointError:

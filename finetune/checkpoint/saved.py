@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -30,7 +29,7 @@ from finetune.data import split
 from finetune.device import Compute, in_fast_layout, resolve_device
 from finetune.errors import CheckpointError, RecipeError
 from finetune.settings import Recipe
-from finetune.types import Manifest, Split
+from finetune.types import EpochLine, Manifest, Split, to_json
 from finetune.whole import write_text
 
 
@@ -144,6 +143,6 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str
     write_text(path, text.getvalue())
 
 
-def line(row: dict[str, Any]) -> str:
+def line(row: EpochLine) -> str:
     """Return one line of metrics.jsonl."""
-    return json.dumps(row, ensure_ascii=False)
+    return json.dumps(to_json(row), ensure_ascii=False)

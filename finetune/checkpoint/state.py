@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from finetune.errors import CheckpointError
 from finetune.settings import FORMAT_VERSION
-from finetune.types import Event, OnEvent, ignore
+from finetune.types import EpochLine, Event, OnEvent, ignore
 from finetune.whole import whole_folder
 
 MODEL, OPTIMISER, STATE, COMPLETE = "model.safetensors", "optimiser.safetensors", "state.json", "complete.json"
@@ -59,7 +59,7 @@ class TrainState:
     num_without_better: int = 0
     is_initialised: bool = False
     scaler: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochLine] = field(default_factory=list)
 
     def enter_epoch(self, epoch: int) -> None:
         self.epoch, self.step, self.loss_sum, self.num_correct, self.num_seen = epoch, 0, 0.0, 0, 0
@@ -129,7 +129,7 @@ def load(place: Path, *, on_event: OnEvent = ignore) -> Checkpoint | None:
     for path in candidates:
         if _is_whole(path):
             if path != candidates[0]:
-                on_event(Event("warning", {"text": f"the checkpoint {place} is damaged; the one before it is used"}))
+                on_event(Event.warning(f"the checkpoint {place} is damaged; the one before it is used"))
                 shutil.rmtree(place, ignore_errors=True)
             return _understood(path)
     if candidates:

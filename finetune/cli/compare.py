@@ -120,7 +120,7 @@ def _row(one: Standing) -> tuple[str, ...]:
 
 def _curve(one: Standing) -> tuple[str, ...]:
     """Draw how val top1 of the first seed went from 0 to 1, at most so many epochs of it."""
-    values = [row["val_top1"] for row in one.curves[0]]
+    values = [row.val_top1 for row in one.curves[0]]
     count = min(len(values), CURVE)
     shown = [values[round(place * (len(values) - 1) / max(count - 1, 1))] for place in range(count)]
     drawn = "".join(HEIGHTS[min(int(value * len(HEIGHTS)), len(HEIGHTS) - 1)] for value in shown)

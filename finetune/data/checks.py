@@ -96,7 +96,7 @@ def scan_files(
 ) -> Iterator[Scan]:
     """Yield what each file is, in order; another process that fills the same pixel cache is waited for."""
     filling = _Filling(pixels, on_event)
-    on_event(Event("progress", {"task": "scan images", "done": 0, "total": len(files)}))
+    on_event(Event.progress("scan images", 0, len(files)))
     with closing(_Memory()) as memory, ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool, filling:
         for start in range(0, len(files), CHUNK):
             chunk = files[start : start + CHUNK]
@@ -110,7 +110,7 @@ def scan_files(
             filling.flush()
             memory.remember({stamp: known[stamp] for stamp in fresh if not known[stamp].is_passing})
             yield from (known[stamp] for stamp in stats)
-            on_event(Event("progress", {"task": "scan images", "done": start + len(chunk), "total": len(files)}))
+            on_event(Event.progress("scan images", start + len(chunk), len(files)))
 
 
 def fill(manifest: Manifest, pixels: PixelCache | None, *, on_event: OnEvent = ignore) -> None:
@@ -191,7 +191,7 @@ class _Filling:
 
     def _go_without(self, reason: str) -> None:
         self.alone.close()
-        self.on_event(Event("warning", {"text": f"no pixel cache: {reason}"}))
+        self.on_event(Event.warning(f"no pixel cache: {reason}"))
         self.pixels = None
 
 

@@ -82,7 +82,7 @@ def image_files(paths: Iterable[str | Path], *, on_event: OnEvent = ignore) -> l
         kinds = f" that can be read: {unread_note(others.unread)}" if others.unread else ""
         raise DataError(f"no images there{kinds}", hint=f"Looked in {', '.join(map(str, paths))}.")
     if others.unread:
-        on_event(Event("warning", {"text": unread_note(others.unread)}))
+        on_event(Event.warning(unread_note(others.unread)))
     return files
 
 

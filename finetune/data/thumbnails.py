@@ -91,7 +91,7 @@ def _decoded(
             chunk = samples[start : start + CHUNK]
             rows = list(pool.map(partial(_look_at, manifest), chunk))
             yield [sample.digest for sample in chunk], rows
-            on_event(Event("progress", {"task": "look at images", "done": start + len(chunk), "total": len(samples)}))
+            on_event(Event.progress("look at images", start + len(chunk), len(samples)))
 
 
 def _look_at(manifest: Manifest, sample: Sample) -> Looks:

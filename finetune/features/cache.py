@@ -100,7 +100,7 @@ class FeatureCache:
         try:
             return Room(trunk, layout, tuple(RowsOnDisk(open_entry(folder, key), layout) for key in keys))
         except ResourceError as error:
-            self.on_event(Event("warning", {"text": f"{error.message}; kept in memory instead"}))
+            self.on_event(Event.warning(f"{error.message}; kept in memory instead"))
             return self._in_memory(trunk, layout, count, needed)
 
     def batches(
@@ -159,7 +159,7 @@ class FeatureCache:
                 damaged = kept.drop_damaged([sample.digest for sample in samples])
                 if damaged:
                     text = f"damaged, and computed again: {counted(len(damaged), 'row')} of the feature cache"
-                    self.on_event(Event("warning", {"text": text}))
+                    self.on_event(Event.warning(text))
                 missing = {s.digest: s for s in samples if s.digest not in kept}
                 if missing and known is not None:
                     self._adopt(kept, trunk, missing, task, known)
@@ -203,7 +203,7 @@ class FeatureCache:
             kept.add([s.digest for s in samples[done : done + len(batch)]], kept.layout.pack(boundary))
             done += len(batch)
             self.stop.raise_if_asked()
-            self.on_event(Event("progress", {"task": task, "done": done, "total": len(samples)}))
+            self.on_event(Event.progress(task, done, len(samples)))
 
     def _keys(self, trunk: Trunk, layout: Layout, views: int) -> list[dict[str, Any]]:
         """Return the key of each view's entry: everything that its rows depend on but the image."""

@@ -36,7 +36,7 @@ def with_micro_batch(prepared: Prepared, *, on_event: OnEvent) -> Prepared:
     asked = recipe.train.micro_batch
     size = _fitting(prepared, batch) if asked == "auto" else min(batch, asked)
     if size < batch:
-        on_event(Event("warning", {"text": _accumulates(batch, size, prepared.phases)}))
+        on_event(Event.warning(_accumulates(batch, size, prepared.phases)))
     return replace(prepared, recipe=recipes.update(recipe, {"train.micro_batch": size}))
 
 

@@ -79,7 +79,7 @@ def _features(
     try:
         traced = trace(backbone.model, backbone.groups, image_size=backbone.preprocessing.image_size)
     except BackboneError as error:
-        on_event(Event("warning", {"text": f"{error.message}; measured on the last layer group alone"}))
+        on_event(Event.warning(f"{error.message}; measured on the last layer group alone"))
         tap = before_head(backbone.model, head_modules(backbone.model)[0])
         images = plain_batches(inputs, chosen).epoch()
         features, targets = extract(tap, images, autocast=autocast)

@@ -44,7 +44,7 @@ def features_of(inputs: Inputs, samples: Sequence[Sample], *, on_event: OnEvent 
         def watched() -> Iterator[Any]:
             for done, batch in enumerate(work.train.epoch(), 1):
                 yield batch
-                on_event(Event("progress", {"task": "features", "done": done, "total": len(work.train)}))
+                on_event(Event.progress("features", done, len(work.train)))
 
         (features,), targets = extract(tap, watched(), autocast=inputs.compute.autocast)
     return features, targets

@@ -45,7 +45,7 @@ def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
         return recipe
     chosen = automatic.chosen(is_pretrained=_is_pretrained(recipe))
     if chosen.line:
-        on_event(Event("warning" if chosen.name == EMBEDDED else "message", {"text": chosen.line}))
+        on_event(Event.warning(chosen.line) if chosen.name == EMBEDDED else Event.message(chosen.line))
     return recipes.update(recipe, {"backbone.name": chosen.name})
 
 
@@ -169,9 +169,9 @@ def read_data(
         listed or list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event
     )
     manifest = split.assign(scanned, val=recipe.split.val, test=recipe.split.test, seed=recipe.split.seed)
-    on_event(Event("message", {"text": describe_data(manifest)}))
+    on_event(Event.message(describe_data(manifest)))
     for note in data_notes(manifest):
-        on_event(Event("warning", {"text": note}))
+        on_event(Event.warning(note))
     return manifest
 
 

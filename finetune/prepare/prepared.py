@@ -36,19 +36,19 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
     inputs = read_inputs(recipe, of=of, manifest=manifest, on_event=on_event)
     backbone = inputs.backbone
     if backbone.weights is not None:
-        on_event(Event("message", {"text": f"{of.label}: {backbone.weights.sentence()}"}))
+        on_event(Event.message(f"{of.label}: {backbone.weights.sentence()}"))
     evidence = verdict = tapped = None
     if recipe.strategy.name == "auto":
         evidence, tapped = measure_evidence(inputs, on_event=on_event)
         verdict = decide(evidence, assume=recipe.strategy.assume.split(","))
-        on_event(Event("message", {"text": verdict.line}))
+        on_event(Event.message(verdict.line))
         if not of.pretrained:
             text = "the backbone has random weights, of which the evidence tells little: --strategy scratch trains it"
-            on_event(Event("warning", {"text": text}))
+            on_event(Event.warning(text))
     made = planned_run(inputs, resolve(inputs, verdict))
     refuse_random(backbone.weights, backbone.groups, trained=made.phases[0].plan.trained)
     for remark in remarks(made.recipe, backbone):
-        on_event(Event("warning", {"text": remark}))
+        on_event(Event.warning(remark))
     return replace(made, evidence=evidence, verdict=verdict, tapped=tapped, notes=data_notes(made.manifest))
 
 

@@ -51,7 +51,7 @@ def within_time(
     option, epochs = chosen
     made = candidates[options.index(option)]
     note = _note(time, prepared, option, epochs)
-    on_event(Event("message", {"text": f"time: {note}"}))
+    on_event(Event.message(f"time: {note}"))
     recipe = recipes.update(made.recipe, {"train.epochs": epochs, "train.time": "none"})
     verdict = made.verdict and replace(
         made.verdict,

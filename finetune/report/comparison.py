@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.report.page import render
+from finetune.report.standings import Curve
 from finetune.strategy.strategies import is_pretrained
 
 COLOURS = ("#2f6fc4", "#d9730d", "#2e8b57", "#b0307a", "#7a5cc2", "#8a6d3b", "#0f9a9a", "#c0392b")
@@ -78,10 +79,10 @@ def _panel(found: Sequence[Any], colours: Mapping[str, str], *, x: str, y: str, 
     curves = [
         (one, curve, epoch) for one in found for curve, epoch in zip(one.curves, one.delivered_epochs, strict=True)
     ]
-    ends = [curve[-1][x] for _, curve, _ in curves]
-    values = [min(row[y], most) for _, curve, _ in curves for row in curve]
+    ends = [getattr(curve[-1], x) for _, curve, _ in curves]
+    values = [min(getattr(row, y), most) for _, curve, _ in curves for row in curve]
     is_log = x == "seconds" and max(ends) > LOG_FROM * max(min(ends), 0.05)
-    firsts = min(curve[0][x] for _, curve, _ in curves)
+    firsts = min(getattr(curve[0], x) for _, curve, _ in curves)
     left, right = (max(0.1, min(firsts, min(ends)) * 0.8) if is_log else 0.0), max(*ends, 1.0) * 1.02
     low, high = _range(values, is_share=y == "val_top1")
 
@@ -108,11 +109,9 @@ def _panel(found: Sequence[Any], colours: Mapping[str, str], *, x: str, y: str, 
     )
 
 
-def _line(
-    one: Any, curve: Sequence[Mapping[str, Any]], epoch: int, x: str, y: str, across: Any, up: Any, colour: str
-) -> Line:
-    places = [(across(row[x]), up(row[y])) for row in curve]
-    delivered = next(place for place, row in zip(places, curve, strict=True) if row["epoch"] == epoch)
+def _line(one: Any, curve: Curve, epoch: int, x: str, y: str, across: Any, up: Any, colour: str) -> Line:
+    places = [(across(getattr(row, x)), up(getattr(row, y))) for row in curve]
+    delivered = next(place for place, row in zip(places, curve, strict=True) if row.epoch == epoch)
     if len(places) == 1:  # solved in one go: its level, on to the end
         places.append((float(WIDTH), places[0][1]))
     points = " ".join(f"{a:g},{b:g}" for a, b in places)

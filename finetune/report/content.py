@@ -12,7 +12,7 @@ from finetune.checkpoint.run_folder import RunFolder
 from finetune.report import page
 from finetune.report.depth import depth
 from finetune.settings import Recipe
-from finetune.types import to_json
+from finetune.types import EpochLine, to_json
 
 
 def told(folder: RunFolder) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def told(folder: RunFolder) -> dict[str, Any]:
         "evidence": found and found.evidence,
         "verdict": found and found.verdict,
         "depth": depth(to_json(found.evidence)) if found else None,
-        "race": open_race(folder) if folder.race.is_file() else None,
+        "race": open_race(folder).model_dump() if folder.race.is_file() else None,
         "problems": read_problems(folder.problems)[:200],
         "versions": read_as(Environment, folder.environment).packages,
     }
@@ -41,7 +41,7 @@ def report_content(
     folder: RunFolder,
     recipe: Recipe,
     metrics: dict[str, Any],
-    history: Sequence[dict[str, Any]],
+    history: Sequence[EpochLine],
     *,
     delivered_epoch: int,
 ) -> dict[str, Any]:
@@ -65,11 +65,11 @@ def report_content(
     }
 
 
-def _curves(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def _curves(history: Sequence[EpochLine]) -> dict[str, Any] | None:
     if len(history) < 2:
         return None
     names = {"train": "train_top1", "val": "val_top1"}
-    values = {name: [row[key] for row in history] for name, key in names.items()}
+    values = {name: [getattr(row, key) for row in history] for name, key in names.items()}
     there = [value for column in values.values() for value in column if value is not None]
     low, high = min(there), max(there)
     return {"low": low, "high": high, **{name: page.curve(v, low=low, high=high) for name, v in values.items()}}

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,18 @@ from finetune.strategy.strategies import is_pretrained as begins_pretrained
 from finetune.train.delivery import delivered
 from finetune.types import Interval
 
-Curve = tuple[dict[str, Any], ...]  # epochs: epoch, val_top1, val_loss, seconds
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """An epoch on val, and after how many seconds of the run it was over."""
+
+    epoch: int
+    val_top1: float
+    val_loss: float
+    seconds: float
+
+
+Curve = tuple[CurvePoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +94,10 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
         unit = dict(zip((sample.file for sample in kept), units_of(kept), strict=True))
         lines = [json.loads(line) for line in folder.epochs.read_text(encoding="utf-8").splitlines()]
         curve = tuple(
-            {
+            CurvePoint(
                 **{key: line[key] for key in ("epoch", "val_top1", "val_loss")},
-                "seconds": max((at[epoch] for epoch in at if epoch <= line["epoch"]), default=0.0),
-            }
+                seconds=max((at[epoch] for epoch in at if epoch <= line["epoch"]), default=0.0),
+            )
             for line in lines
         )
     except (OSError, ValueError, KeyError) as error:
@@ -159,7 +169,7 @@ def _standing(label: str, runs: Sequence[Finished]) -> Standing:
         strategy=" or ".join(strategies),
         top1=over_seeds(np.stack([run.hits for run in runs]), runs[0].units),
         seeds=tuple(run.seed for run in runs),
-        seconds=mean(run.curve[-1]["seconds"] for run in runs),
+        seconds=mean(run.curve[-1].seconds for run in runs),
         num_trained=max(run.num_trained for run in runs),
         delivered_epochs=tuple(run.delivered_epoch for run in runs),
         curves=tuple(run.curve for run in runs),
@@ -176,7 +186,7 @@ def _difference(best: Sequence[Finished], other: Sequence[Finished]) -> Interval
 
 def _pretraining(rival: Standing, scratch: Standing) -> str:
     """Compare the way up of the best pretrained strategy with that of scratch, and where both end."""
-    goal = median(max(row["val_top1"] for row in curve) for curve in scratch.curves)
+    goal = median(max(row.val_top1 for row in curve) for curve in scratch.curves)
     ways = [_reached(one.curves, goal) for one in (rival, scratch)]
     if ways[0] is None:
         text = f"{rival.label}, pretrained, did not come to the val top1 that scratch has, {goal:.3f}"
@@ -193,9 +203,9 @@ def _pretraining(rival: Standing, scratch: Standing) -> str:
 
 def _reached(curves: Sequence[Curve], goal: float) -> str | None:
     """Return after how many epochs and seconds, in the median over seeds, val top1 was at a goal."""
-    found = [next((row for row in curve if row["val_top1"] >= goal), None) for curve in curves]
+    found = [next((row for row in curve if row.val_top1 >= goal), None) for curve in curves]
     there = [row for row in found if row is not None]
     if len(there) * 2 <= len(found):
         return None
-    epochs, seconds = (median(row[key] for row in there) for key in ("epoch", "seconds"))
+    epochs, seconds = (median(getattr(row, key) for row in there) for key in ("epoch", "seconds"))
     return f"{epochs:g} epoch{'s' if epochs != 1 else ''} ({seconds:.0f} s)"

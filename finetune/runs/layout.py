@@ -110,7 +110,7 @@ def reopen_inputs(
     news += more
     allowed = list(dict.fromkeys([*began.allowed, *news]))
     for text in news:
-        on_event(Event("warning", {"text": f"{text} (allowed: the run is no longer what it would have been)"}))
+        on_event(Event.warning(f"{text} (allowed: the run is no longer what it would have been)"))
     if news or recipe != recipes.load(folder.recipe) or recipe.model_dump() != began.recipe:
         changes.note_beginning(folder, recipe, with_head(recipe, backbone), allowed=allowed)
         split.write(manifest, folder.split)

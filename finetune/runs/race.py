@@ -16,13 +16,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from finetune import recipe as recipes
 from finetune.checkpoint import state
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers
-from finetune.checkpoint.race_file import open_race
-from finetune.checkpoint.run_folder import LOCK, RunFolder, write_json
+from finetune.checkpoint.race_file import RaceRecord, RecordedPlace, RecordedRung, RecordedWork, open_race
+from finetune.checkpoint.run_folder import LOCK, RunFolder
 from finetune.data import checks
 from finetune.device import Compute
 from finetune.errors import BackboneError, RecipeError, TrainingError
@@ -36,10 +35,10 @@ from finetune.runs.layout import Terms, lay_folder, reopen, with_whole_paths
 from finetune.runs.signals import Stop
 from finetune.runs.single import RunResult, resume_alone
 from finetune.runs.training import computing, telling_how_to_go_on, train
-from finetune.settings import FORMAT_VERSION, Recipe
+from finetune.settings import Recipe
 from finetune.strategy.race import MOST_OVERHEAD, CandidateWork, Place, RacePlan, candidates, judge, plan_race
-from finetune.train.delivery import delivered
-from finetune.types import Event, Manifest, OnEvent, ignore, to_json
+from finetune.train.delivery import delivered, measured
+from finetune.types import EpochLine, Event, Manifest, OnEvent, ignore, to_json
 from finetune.whole import unwritable, write_text
 
 
@@ -71,19 +70,14 @@ class PreparedRace:
         shutil.rmtree(folder.candidates, ignore_errors=True)  # of a race that was stopped before it began
         for label in self.plan.starts:
             lay_folder(candidate_folder(folder, label), with_micro_batch(self.made[label], on_event=on_event))
-        content = {
-            "format_version": FORMAT_VERSION,
-            "starts": list(self.plan.starts),
-            "rungs": list(self.plan.rungs),
-            "left_out": self.plan.left_out,
-            "work": {label: to_json(self.works[label]) for label in self.plan.starts if label in self.works},
-            "results": [],
-            "failed": {},
-            "winner": None,
-        }
-        write_json(folder.race, content)
-        on_event(Event("message", {"text": f"run folder: {folder.path}"}))
-        on_event(Event("message", {"text": told(self.plan)}))
+        RaceRecord(
+            starts=list(self.plan.starts),
+            rungs=list(self.plan.rungs),
+            left_out=dict(self.plan.left_out),
+            work={label: _recorded(self.works[label]) for label in self.plan.starts if label in self.works},
+        ).write(folder)
+        on_event(Event.message(f"run folder: {folder.path}"))
+        on_event(Event.message(told(self.plan)))
         return go_on_racing(folder, Terms(), now=self.own.manifest, stop=stop, on_event=on_event)
 
 
@@ -130,15 +124,15 @@ def go_on_racing(
     Raises:
         CheckpointError: race.json is damaged or of another version, or something changed that may not.
     """
-    content = open_race(folder)
+    record = open_race(folder)
     began = time.monotonic()
     stop.begun(folder)
-    if content["winner"] is None:
+    if record.winner is None:
         with telling_how_to_go_on(folder):
-            first = candidate_folder(folder, content["starts"][0])
+            first = candidate_folder(folder, record.starts[0])
             now = now or checks.scan(list_data(terms.recipe(first.recipe)), on_event=on_event)
-            _Rungs(folder, content, terms, now, stop, on_event).run()
-    _promote(folder, content["winner"])
+            record.winner = _Rungs(folder, record, terms, now, stop, on_event).run()
+    _promote(folder, record.winner)
     seconds = {"race": time.monotonic() - began}
     return resume_alone(folder, terms, now=now, seconds=seconds, stop=stop, on_event=on_event)
 
@@ -197,7 +191,7 @@ class _Rungs:
     """The rungs of a race, on what terms they are run, and race.json, which tells of them."""
 
     folder: RunFolder
-    content: dict[str, Any]
+    record: RaceRecord
     terms: Terms
     now: Manifest
     stop: Stop
@@ -206,28 +200,28 @@ class _Rungs:
     @property
     def works(self) -> dict[str, CandidateWork]:
         """The work of every candidate that it is known of."""
-        return {
-            label: CandidateWork(tuple(one["epochs"]), one["num_images"]) for label, one in self.content["work"].items()
-        }
+        return {label: CandidateWork(tuple(one.epochs), one.num_images) for label, one in self.record.work.items()}
 
-    def run(self) -> None:
-        """Run every rung and name the winner; what is done already only follows again from the checkpoints."""
-        content, works = self.content, self.works
-        alive, content["results"], content["failed"] = list(content["starts"]), [], {}
-        for epochs in content["rungs"]:
+    def run(self) -> str:
+        """Run every rung and return the winner; what is done already only follows again from the checkpoints."""
+        record, works = self.record, self.works
+        alive, record.results, record.failed = list(record.starts), [], {}
+        for epochs in record.rungs:
             places = [place for label in alive if (place := self._run_to(label, epochs, works[label]))]
-            ranked = judge(places, works, is_last=epochs == content["rungs"][-1])
-            content["results"].append({"epochs": epochs, "places": [to_json(place) for place in ranked]})
-            write_json(self.folder.race, content)
+            ranked = judge(places, works, is_last=epochs == record.rungs[-1])
+            places_now = [RecordedPlace(**to_json(place)) for place in ranked]
+            record.results.append(RecordedRung(epochs=epochs, places=places_now))
+            record.write(self.folder)
             self._say(f"val top1: {', '.join(map(_shown, ranked))}")
             alive = [place.label for place in ranked if place.is_kept]
             if len(alive) == 1:
                 break
-        content["winner"] = alive[0]
+        record.winner = alive[0]
         if works:
-            content["took"] = _took(content, works)
-        write_json(self.folder.race, content)
+            record.took = _took(record, works)
+        record.write(self.folder)
         self._say(f"race: {alive[0]} wins and goes on")
+        return alive[0]
 
     def _run_to(self, label: str, epochs: int, work: CandidateWork) -> Place | None:
         """Train a candidate up to a rung and return its place there; None for one that fails while others are left."""
@@ -237,17 +231,17 @@ class _Rungs:
             with claimed(own, seconds=LINGER, on_event=self.on_event):
                 history, num_val = self._history_to(own, label, until)
         except (BackboneError, TrainingError) as error:
-            self.content["failed"][label] = error.message
-            if len(self.content["failed"]) == len(self.content["starts"]):
+            self.record.failed[label] = error.message
+            if len(self.record.failed) == len(self.record.starts):
                 raise
-            self.on_event(Event("warning", {"text": f"{label} failed and leaves the race: {error.message}"}))
+            self.on_event(Event.warning(f"{label} failed and leaves the race: {error.message}"))
             return None
         shown = history if until is None else history[:until]
         would_be = delivered(shown, num_val)
-        row = next(row for row in shown if row["epoch"] == would_be)
-        return Place(label, len(shown), row["val_top1"], row["val_loss"])
+        row = next(row for row in shown if row.epoch == would_be)
+        return Place(label, len(shown), *measured(row))
 
-    def _history_to(self, own: RunFolder, label: str, until: int | None) -> tuple[list[dict[str, Any]], int]:
+    def _history_to(self, own: RunFolder, label: str, until: int | None) -> tuple[list[EpochLine], int]:
         """Return the epochs of a candidate that has come as far as it is asked to, and the number of val images."""
         clear_leftovers(own)
         checkpoint = state.load(own.last, on_event=self.on_event)
@@ -262,7 +256,7 @@ class _Rungs:
         return trained.state.history, num_val
 
     def _say(self, text: str) -> None:
-        self.on_event(Event("message", {"text": text}))
+        self.on_event(Event.message(text))
 
 
 def _promote(folder: RunFolder, winner: str) -> None:
@@ -283,12 +277,16 @@ def _promote(folder: RunFolder, winner: str) -> None:
         raise unwritable(folder.path, error) from error
 
 
-def _took(content: dict[str, Any], works: Mapping[str, CandidateWork]) -> dict[str, float]:
+def _recorded(work: CandidateWork) -> RecordedWork:
+    return RecordedWork(epochs=list(work.epochs), num_images=work.num_images)
+
+
+def _took(record: RaceRecord, works: Mapping[str, CandidateWork]) -> dict[str, float]:
     """Return the planned work of the winner alone, what the others took at most, and how much more that is."""
-    winner = content["winner"]
+    winner = str(record.winner)
     reached: dict[str, int] = {}
-    for result in content["results"]:
-        reached |= {place["label"]: place["epochs"] for place in result["places"]}
+    for rung in record.results:
+        reached |= {place.label: place.epochs for place in rung.places}
     others = sum(works[label].until(epochs) for label, epochs in reached.items() if label != winner)
     alone = works[winner].whole
     return {"winner_alone": alone, "others": others, "times": (alone + others) / alone}

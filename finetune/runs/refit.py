@@ -46,7 +46,7 @@ def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, stop: Sto
     """
     assert first.best is not None  # the first fit was measured on val
     manifest = val_in_train(prepared.manifest)
-    done = [str(line["phase"]) for line in first.history[: first.best.epoch]]
+    done = [line.phase for line in first.history[: first.best.epoch]]
     again = replace(
         prepared,
         manifest=manifest,
@@ -55,11 +55,11 @@ def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, stop: Sto
     )
     images = counted(len(manifest.split("train")), "image")
     text = f"refit: {counted(len(done), 'epoch')} on {images}, those of train and val"
-    on_event(Event("message", {"text": text}))
+    on_event(Event.message(text))
 
     def watch(event: Event) -> None:
         if event.kind == "epoch":  # of a fit without a val there is nothing to draw but how far it is
-            on_event(Event("progress", {"task": "refit", "done": event.facts["epoch"], "total": len(done)}))
+            on_event(Event.progress("refit", event.facts["epoch"], len(done)))
         else:
             on_event(event)
 

@@ -74,7 +74,7 @@ class PreparedRun:
         """
         lay_folder(folder, self.prepared)
         stop.begun(folder)
-        on_event(Event("message", {"text": f"run folder: {folder.path}"}))
+        on_event(Event.message(f"run folder: {folder.path}"))
         return _train(folder, self.prepared, None, allowed=[], seconds=self.seconds, stop=stop, on_event=on_event)
 
 
@@ -114,7 +114,7 @@ def resume_alone(
     prepared, allowed = reopen(folder, terms, now=now, on_event=on_event)
     checkpoint = state.load(folder.last, on_event=on_event)
     done = len(checkpoint.state.history) if checkpoint else 0
-    on_event(Event("message", {"text": f"resuming {folder.path} after {counted(done, 'epoch')}"}))
+    on_event(Event.message(f"resuming {folder.path} after {counted(done, 'epoch')}"))
     return _train(folder, prepared, checkpoint, allowed=allowed, seconds=seconds or {}, stop=stop, on_event=on_event)
 
 
@@ -146,7 +146,7 @@ def _train(
         computed = [*allowed, *trained.said]
         if never:
             computed.append(never_predicted_text(never, "val", is_refitted=refitted is not None))
-            on_event(Event("warning", {"text": computed[-1]}))
+            on_event(Event.warning(computed[-1]))
         result = _deliver(folder, prepared, trained, refitted, metrics, guesses, computed=computed, seconds=seconds)
         return replace(result, never_predicted=never)
 

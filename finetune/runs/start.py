@@ -66,7 +66,7 @@ def go_on(folder: RunFolder, terms: Terms, *, stop: Stop, on_event: OnEvent = ig
             return race.go_on_racing(folder, terms, stop=stop, on_event=on_event)
         if folder.recipe.is_file():
             return alone.resume_alone(folder, terms, stop=stop, on_event=on_event)
-        on_event(Event("message", {"text": f"{folder.path} was stopped before its first step: it begins anew"}))
+        on_event(Event.message(f"{folder.path} was stopped before its first step: it begins anew"))
         recipe = with_backbone(terms.recipe(folder.asked), on_event=on_event)
         return _ready(recipe, None, on_event).begin(folder, stop=stop, on_event=on_event)
 

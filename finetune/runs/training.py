@@ -28,7 +28,7 @@ from finetune.train.guard import IN_A_RUN, guarded
 from finetune.train.loop import Fit, FitSettings
 from finetune.train.memory import is_out_of_memory
 from finetune.train.phases import fit_phases
-from finetune.types import Event, OnEvent, StopSign
+from finetune.types import EpochLine, Event, OnEvent, StopSign
 from finetune.whole import write_text
 
 
@@ -160,7 +160,7 @@ def telling_how_to_go_on(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _write_epochs(folder: RunFolder, history: Sequence[dict[str, Any]]) -> None:
+def _write_epochs(folder: RunFolder, history: Sequence[EpochLine]) -> None:
     write_text(folder.epochs, "".join(f"{line(row)}\n" for row in history))
 
 

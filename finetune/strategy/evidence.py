@@ -73,9 +73,9 @@ def evidence_of(
     num_classes = len(manifest.classes)
     hits: dict[str, NDArray[np.bool_]] = {}
     for done, (group, found) in enumerate(features.items()):
-        on_event(Event("progress", {"task": "probe layer groups", "done": done, "total": len(features)}))
+        on_event(Event.progress("probe layer groups", done, len(features)))
         hits[group] = _hits(found, targets, num_classes, units)
-    on_event(Event("progress", {"task": "probe layer groups", "done": len(features), "total": len(features)}))
+    on_event(Event.progress("probe layer groups", len(features), len(features)))
     joint = _hits(torch.cat(list(features.values()), dim=1), targets, num_classes, units)
     last = list(features)[-1]
     best = max(hits, key=lambda group: (hits[group].mean(), list(hits).index(group)))

@@ -7,23 +7,42 @@ a falling learning rate, come to rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol
 
 TOLD_APART = 5  # val images: the fewest of which a sign test can say that it is no chance (p = 1/32)
 
 
-def delivered(history: Sequence[Mapping[str, Any]], num_val: int) -> int:
+class EpochOnVal(Protocol):
+    """What is read of an epoch to tell which is delivered."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def val_top1(self) -> float | None: ...
+
+    @property
+    def val_loss(self) -> float | None: ...
+
+
+def delivered(history: Sequence[EpochOnVal], num_val: int) -> int:
     """Return the number of the last epoch that is less than 5 val images behind the best one up to then."""
     most, chosen = 0, 0
     for line in history:
-        right = round(line["val_top1"] * num_val)
+        right = round(measured(line)[0] * num_val)
         most = max(most, right)
         if right > most - TOLD_APART:
-            chosen = line["epoch"]
+            chosen = line.epoch
     return chosen
 
 
-def best(history: Sequence[Mapping[str, Any]]) -> int:
+def best(history: Sequence[EpochOnVal]) -> int:
     """Return the number of the epoch with the highest val top1; of equals the lowest val loss, then the first."""
-    return int(max(history, key=lambda line: (line["val_top1"], -line["val_loss"]))["epoch"])
+    return max(history, key=lambda line: (measured(line)[0], -measured(line)[1])).epoch
+
+
+def measured(line: EpochOnVal) -> tuple[float, float]:
+    """Return val top1 and val loss of an epoch of a run that has a val."""
+    assert line.val_top1 is not None and line.val_loss is not None
+    return line.val_top1, line.val_loss

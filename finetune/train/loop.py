@@ -28,7 +28,7 @@ from finetune.randomness import derive, forked
 from finetune.train import delivery
 from finetune.train.memory import out_of_memory
 from finetune.train.outputs import aux_weight, loss_of
-from finetune.types import Event, LayerGroup, OnEvent, Phase, StopSign
+from finetune.types import EpochLine, Event, LayerGroup, OnEvent, Phase, StopSign, to_json
 from finetune.wording import counted
 
 SELDOM = 0.1  # seconds after which losses are read from a GPU
@@ -159,18 +159,18 @@ def close_epoch(
     epoch = len(state.history) + 1
     if loss is not None and not math.isfinite(loss):
         raise _not_finite(fit, f"the val loss is {loss} after epoch {epoch}, in phase {phase.name}", phase)
-    line = {
-        "phase": phase.name,
-        "epoch": epoch,
-        "lr": lr,
-        "train_loss": state.loss_sum / state.num_seen if state.num_seen else None,
-        "train_top1": state.num_correct / state.num_seen if state.num_seen else None,
-        "val_loss": loss,
-        "val_top1": value,
-    }
+    line = EpochLine(
+        phase=phase.name,
+        epoch=epoch,
+        lr=lr,
+        train_loss=state.loss_sum / state.num_seen if state.num_seen else None,
+        train_top1=state.num_correct / state.num_seen if state.num_seen else None,
+        val_loss=loss,
+        val_top1=value,
+    )
     state.history.append(line)
     if value is None or loss is None:
-        fit.on_event(Event("epoch", {**line, "is_best": False, "delivered": None}))
+        fit.on_event(Event("epoch", {**to_json(line), "is_best": False, "delivered": None}))
         return
     delivered = delivery.delivered(state.history, work.val.num_images) if work.val else epoch
     if work.val is not None and delivered == epoch:
@@ -178,7 +178,7 @@ def close_epoch(
         fit.keeper.best(fit.model, state)
     is_best = delivery.best(state.history) == epoch
     state.num_without_better = 0 if is_best else state.num_without_better + 1
-    fit.on_event(Event("epoch", {**line, "is_best": is_best, "delivered": delivered}))
+    fit.on_event(Event("epoch", {**to_json(line), "is_best": is_best, "delivered": delivered}))
 
 
 def _on_val(fit: Fit, work: Work, save: Callable[[], None] | None) -> tuple[float, float] | tuple[None, None]:
@@ -350,5 +350,5 @@ def _is_out_of_patience(fit: Fit, state: TrainState) -> bool:
     if patience is None or state.num_without_better < patience:
         return False
     text = f"no better val in {counted(patience, 'epoch')}: phase ends after epoch {state.epoch}"
-    fit.on_event(Event("message", {"text": text}))
+    fit.on_event(Event.message(text))
     return True

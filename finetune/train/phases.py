@@ -72,7 +72,7 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
     )
     if is_selective:
         text += f", {probe.share:.0%} of the features kept"
-    fit.on_event(Event("message", {"text": text}))
+    fit.on_event(Event.message(text))
     _sum_up(state, features, targets, probe.weight, probe.bias)
     close_epoch(fit, work, phase, state, lr=0.0)
 

@@ -152,7 +152,7 @@ def fetch_backbones(names: Sequence[str], to: Path, *, on_event: OnEvent = ignor
     done = []
     for name, of in architectures.items():
         if name not in there:
-            on_event(Event("message", {"text": f"{name}: loading the weights"}))
+            on_event(Event.message(f"{name}: loading the weights"))
             _write_folder(of, _target(name, to))
         done.append(Fetched(name, _target(name, to), was_there=name in there))
     return done

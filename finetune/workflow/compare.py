@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from finetune import recipe as recipes
 from finetune.checkpoint import changes
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
-from finetune.checkpoint.comparison import Clock, ComparisonFolder, open_comparison, write_comparison
+from finetune.checkpoint.comparison import Clock, ComparisonFolder, ComparisonRecord, open_comparison
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.data import split
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError
@@ -122,7 +122,7 @@ def compare(
         changes.note_beginning(place, shared, backbone)
         _write(asked)
         write_text(place.recipe, recipes.dump(shared, header=HEADER))
-        on_event(Event("message", {"text": f"comparison folder: {place.path}"}))
+        on_event(Event.message(f"comparison folder: {place.path}"))
         return _run_all(asked, manifest, on_event)
 
 
@@ -140,22 +140,21 @@ def resume_comparison(path: str | Path, *, allow: Iterable[str] = (), on_event: 
     place = RunFolder(Path(path))
     _unfinished(path)
     with stop_on_signals() as stop, claimed(place, seconds=LINGER, on_event=on_event):
-        folder, content = _unfinished(path)
+        folder, record = _unfinished(path)
         clear_leftovers(place)
-        recipe, classes = recipes.load(folder.recipe), tuple(content["classes"])
+        recipe, classes = recipes.load(folder.recipe), tuple(record.classes)
         again, _ = reopen_inputs(place, recipe, classes, terms, header=HEADER, on_event=on_event)
         asked = _Asked(
-            folder, recipe, entrants(content["strategies"]), tuple(content["seeds"]), classes, str(content["data"]),
-            terms, stop,
+            folder, recipe, entrants(record.strategies), tuple(record.seeds), classes, record.data, terms, stop,
         )  # fmt: skip
         return _run_all(asked, again.manifest, on_event)
 
 
-def _unfinished(path: str | Path) -> tuple[ComparisonFolder, dict[str, Any]]:
-    folder, content = open_comparison(path)
-    if content["standings"] is not None and not content["failed"]:
+def _unfinished(path: str | Path) -> tuple[ComparisonFolder, ComparisonRecord]:
+    folder, record = open_comparison(path)
+    if record.is_finished:
         raise CheckpointError(f"{folder.path} is finished: there is nothing to resume", hint="See its compare.html.")
-    return folder, content
+    return folder, record
 
 
 def _run_all(asked: _Asked, manifest: Manifest, on_event: OnEvent) -> Comparison:
@@ -165,7 +164,7 @@ def _run_all(asked: _Asked, manifest: Manifest, on_event: OnEvent) -> Comparison
         if asked.folder.run(name).is_finished:
             continue
         of = f", seed {seed}" if len(asked.seeds) > 1 else ""
-        on_event(Event("message", {"text": f"{number} of {len(every)}: {entrant.label}{of}"}))
+        on_event(Event.message(f"{number} of {len(every)}: {entrant.label}{of}"))
         _run_one(asked, manifest, name, entrant, seed, on_event)
         if number < len(every):
             _sum_up(asked, is_done=False)
@@ -192,11 +191,11 @@ def _run_one(asked: _Asked, manifest: Manifest, name: str, entrant: Entrant, see
     except FinetuneError as error:
         asked.errors.append(error)
         asked.failed[name] = FailedRun(entrant.label, seed, error.message, error.hint)
-        on_event(Event("warning", {"text": f"{entrant.label} failed: {error.message}"}))
+        on_event(Event.warning(f"{entrant.label} failed: {error.message}"))
         return
     one = _finished(asked, name, seed)
     facts = f"{one.split} top1 {one.hits.mean():.3f}, epoch {result.delivered_epoch}"
-    on_event(Event("message", {"text": f"  {facts}, {one.curve[-1]['seconds']:.0f} s"}))
+    on_event(Event.message(f"  {facts}, {one.curve[-1].seconds:.0f} s"))
 
 
 def _finished(asked: _Asked, name: str, seed: int) -> Finished:
@@ -232,18 +231,17 @@ def _sum_up(asked: _Asked, *, is_done: bool) -> Comparison:
 
 
 def _write(asked: _Asked, comparison: Comparison | None = None) -> None:
-    content: dict[str, Any] = {
-        "strategies": [one.label for one in asked.entrants],
-        "seeds": list(asked.seeds),
-        "classes": list(asked.classes),
-        "data": asked.data,
-        "failed": {name: to_json(failure) for name, failure in asked.failed.items()},
-        "standings": None,
-    }
+    record = ComparisonRecord(
+        strategies=[one.label for one in asked.entrants],
+        seeds=list(asked.seeds),
+        classes=list(asked.classes),
+        data=asked.data,
+        failed={name: to_json(failure) for name, failure in asked.failed.items()},
+    )
     if comparison is not None:
-        told = comparison.to_json()
-        content |= {key: told[key] for key in ("split", "num_images", "standings", "said")}
-    write_comparison(asked.folder, content)
+        record.split, record.num_images = comparison.split, comparison.num_images
+        record.standings, record.said = comparison.to_json()["standings"], list(comparison.said)
+    record.write(asked.folder)
 
 
 def _page_content(asked: _Asked, comparison: Comparison, *, is_done: bool) -> dict[str, Any]:

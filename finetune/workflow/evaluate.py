@@ -110,6 +110,6 @@ def _other_data(saved: SavedRun, data: str | Path, on_event: OnEvent) -> Manifes
     value_range = saved.backbone.preprocessing.value_range
     scanned = checks.scan(read, value_range=value_range, is_for_model=True, on_event=on_event)
     for note in (*scanned.notes, *problem_notes(scanned)):
-        on_event(Event("warning", {"text": note}))
+        on_event(Event.warning(note))
     samples = tuple(Sample(s.file, Target(index[s.target.index]), s.split, s.group, s.digest) for s in scanned.samples)
     return Manifest(scanned.root, saved.classes, samples, scanned.problems, scanned.notes)

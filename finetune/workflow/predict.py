@@ -61,10 +61,10 @@ class Classifier:
         seen: list[tuple[str, Span | None, str]] = []  # of each image its file, span and remark
         for start in range(0, len(files), self.batch_size):
             found += self._batch(files[start : start + self.batch_size], min(top, len(self.classes)), seen)
-            on_event(Event("progress", {"task": "predict", "done": len(found), "total": len(files)}))
+            on_event(Event.progress("predict", len(found), len(files)))
         told = before_model([span for _, span, _ in seen], self.preprocessing.value_range)
         for text in (*remarks_of((file, remark) for file, _, remark in seen), *told):
-            on_event(Event("warning", {"text": text}))
+            on_event(Event.warning(text))
         return found
 
     def _batch(self, files: Sequence[Path], top: int, seen: list[tuple[str, Span | None, str]]) -> list[Prediction]:

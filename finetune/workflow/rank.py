@@ -137,10 +137,10 @@ def _measure_all(
         except FinetuneError as error:
             hint = LOCAL_HINT if error.hint == NO_HUB_HINT else error.hint
             failed.append(FailedCandidate(label, error.message, hint))
-            on_event(Event("warning", {"text": f"{label} is left out: {error.message}"}))
+            on_event(Event.warning(f"{label} is left out: {error.message}"))
         else:
             measured.append(one)
-            on_event(Event("message", {"text": f"{label}: predicted top1 {one.predicted.value:.3f}"}))
+            on_event(Event.message(f"{label}: predicted top1 {one.predicted.value:.3f}"))
     return measured, failed
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from finetune.checkpoint.cache_choices import BeganCached
-from finetune.checkpoint.comparison import Clock, open_comparison, seconds_by_epoch, write_comparison
+from finetune.checkpoint.comparison import Clock, open_comparison, seconds_by_epoch
 from finetune.checkpoint.contents import Beginning, read_as, read_problems
-from finetune.checkpoint.race_file import open_race
+from finetune.checkpoint.race_file import RaceRecord, open_race
 from finetune.checkpoint.run_folder import RunFolder, check_new, is_unwritten, open_unfinished, read_classes, slug
 from finetune.errors import CheckpointError, ResourceError
 from finetune.settings import FORMAT_VERSION
@@ -43,13 +43,13 @@ def test_damaged_choices_are_refused_by_name(tmp_path: Path, content: str) -> No
         BeganCached(RunFolder(tmp_path))
 
 
-def race(tmp_path: Path, **changes: Any) -> dict[str, Any]:
+def race(tmp_path: Path, **changes: Any) -> RaceRecord:
     RunFolder(tmp_path).race.write_text(json.dumps(RACE | changes))
     return open_race(RunFolder(tmp_path))
 
 
 def test_a_race_is_read_back(tmp_path: Path) -> None:
-    assert race(tmp_path, winner="full")["winner"] == "full"
+    assert race(tmp_path, winner="full").winner == "full"
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ def test_a_comparison_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> 
         (tmp_path / "file").write_text("x")
         open_comparison(tmp_path)
     folder.comparison.write_text(json.dumps({"format_version": FORMAT_VERSION, **COMPARISON}))
-    found, content = open_comparison(tmp_path)
-    assert content["seeds"] == [0] and found.run("full-0").path == tmp_path / "runs" / "full-0"
-    write_comparison(found, {**COMPARISON, "seeds": []})
+    found, record = open_comparison(tmp_path)
+    assert record.seeds == [0] and found.run("full-0").path == tmp_path / "runs" / "full-0"
+    record.model_copy(update={"seeds": []}).write(found)
     with pytest.raises(CheckpointError, match="does not hold a comparison"):
         open_comparison(tmp_path)
 

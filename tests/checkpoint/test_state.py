@@ -12,10 +12,11 @@ from torch import nn
 from finetune.checkpoint import state
 from finetune.checkpoint.state import Best, TrainState
 from finetune.errors import CheckpointError
-from finetune.types import Event
+from finetune.types import EpochLine, Event
 
 MODEL = {"weight": torch.arange(6.0).reshape(2, 3)}
-NOW = TrainState(phase=1, epoch=2, step=3, loss_sum=0.1 + 0.2, best=Best(0.5, 1.5, 0, 1), history=[{"epoch": 1}])
+LINE = EpochLine("head", 1, 0.1, 1.0, 0.5, None, None)
+NOW = TrainState(phase=1, epoch=2, step=3, loss_sum=0.1 + 0.2, best=Best(0.5, 1.5, 0, 1), history=[LINE])
 
 
 def save(place: Path, *, step: int = 3) -> None:

@@ -10,14 +10,13 @@ import pytest
 from markupsafe import escape
 
 from finetune.report.comparison import HEIGHT, LARGEST_LOSS, WIDTH, marks, panels, write
+from finetune.report.standings import CurvePoint
 from finetune.types import Interval
 
 
 def one(label: str, seconds: float, tops: tuple[float, ...], *, loss: float = 1.0) -> SimpleNamespace:
-    curve = [
-        {"epoch": n, "val_top1": top, "val_loss": loss / n, "seconds": seconds * n} for n, top in enumerate(tops, 1)
-    ]
-    best = max(curve, key=lambda row: row["val_top1"])["epoch"]
+    curve = [CurvePoint(n, top, loss / n, seconds * n) for n, top in enumerate(tops, 1)]
+    best = max(curve, key=lambda row: row.val_top1).epoch
     return SimpleNamespace(label=label, strategy=label, curves=[curve], delivered_epochs=[best])
 
 

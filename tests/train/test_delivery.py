@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 
 from finetune.train.delivery import TOLD_APART, best, delivered
+from finetune.types import EpochLine
 
 
-def history(*right: int, num_val: int) -> list[dict[str, float]]:
-    return [{"epoch": n, "val_top1": hits / num_val, "val_loss": 1 / n} for n, hits in enumerate(right, 1)]
+def line(epoch: int, top1: float, loss: float) -> EpochLine:
+    return EpochLine("head", epoch, 0.1, train_loss=1.0, train_top1=0.5, val_loss=loss, val_top1=top1)
+
+
+def history(*right: int, num_val: int) -> list[EpochLine]:
+    return [line(n, hits / num_val, 1 / n) for n, hits in enumerate(right, 1)]
 
 
 @pytest.mark.parametrize(
@@ -36,4 +41,4 @@ def test_five_images_are_what_a_sign_test_needs() -> None:
 
 def test_the_best_is_that_with_most_right_then_with_the_least_loss() -> None:
     assert best(history(1, 3, 3, 2, num_val=4)) == 3
-    assert best([{"epoch": n, "val_top1": 0.5, "val_loss": loss} for n, loss in ((1, 2.0), (2, 1.0), (3, 1.0))]) == 2
+    assert best([line(n, 0.5, loss) for n, loss in ((1, 2.0), (2, 1.0), (3, 1.0))]) == 2

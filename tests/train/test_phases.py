@@ -89,7 +89,7 @@ def planned(strategy: str, model: nn.Module) -> Any:
 def test_two_epochs_lose_what_they_lost_when_this_was_written(strategy: str, name: str) -> None:
     model = network(name)
     end = fit_phases(fit_of(model), planned(strategy, model), fresh=network(name))
-    assert [row["train_loss"] for row in end.history] == pytest.approx(LOSSES[strategy, name], rel=1e-2)
+    assert [row.train_loss for row in end.history] == pytest.approx(LOSSES[strategy, name], rel=1e-2)
 
 
 @pytest.mark.parametrize("stop_after", [2, 4, 7])

@@ -20,7 +20,7 @@ from finetune.checkpoint.claim import claimed
 from finetune.checkpoint.comparison import Clock, seconds_by_epoch
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.evaluation.intervals import wilson
-from finetune.report.standings import Finished, finished, sentences, standings
+from finetune.report.standings import CurvePoint, Finished, finished, sentences, standings
 from finetune.types import Event
 from finetune.workflow import compare
 
@@ -40,10 +40,7 @@ def compared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> finetune.
 
 
 def run(label: str, hits: str, *, seed: int = 0, trained: int = 1, top1: tuple[float, ...] = (0.5,)) -> Finished:
-    curve = tuple(
-        {"epoch": epoch, "val_top1": value, "val_loss": 1.0, "seconds": 2.0 * epoch}
-        for epoch, value in enumerate(top1, 1)
-    )
+    curve = tuple(CurvePoint(epoch, value, val_loss=1.0, seconds=2.0 * epoch) for epoch, value in enumerate(top1, 1))
     right = np.array([hit == "+" for hit in hits])
     return Finished(seed, label, "test", tuple(map(str, range(len(hits)))), right, 1, trained, curve)
 

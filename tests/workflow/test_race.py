@@ -17,7 +17,7 @@ from finetune.checkpoint.run_folder import RunFolder
 from finetune.prepare import prepared
 from finetune.runs import race, start
 from finetune.train.delivery import delivered
-from finetune.types import Event, Interval, Verdict
+from finetune.types import EpochLine, Event, Interval, Verdict
 
 from .killing import forked
 from .test_kill import FOLDERS, die_everywhere, unfinished_files
@@ -78,9 +78,9 @@ def test_a_race_that_goes_through_layers_is_won_by_val(whole: Path) -> None:
     assert (first["val_top1"], -first["val_loss"]) >= (second["val_top1"], -second["val_loss"])
     assert (found["winner"], first["is_kept"], second["is_kept"]) == (first["label"], True, False)
     assert found["took"]["times"] <= 1.5
-    history = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    history = [EpochLine(**json.loads(line)) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     would_be = delivered(history[: rung["epochs"]], (whole / "split.csv").read_text().count(",val,"))
-    assert history[would_be - 1]["val_top1"] == first["val_top1"]
+    assert history[would_be - 1].val_top1 == first["val_top1"]
 
 
 @pytest.mark.parametrize("steps", [2, 13])
