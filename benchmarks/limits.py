@@ -25,9 +25,9 @@ from finetune import cache_entries
 from finetune.backbone.load import architecture, load
 from finetune.cli.app import app
 from finetune.data import sources
-from finetune.data.decode import read_rgb
-from finetune.data.transforms import picture_side
 from finetune.device import in_fast_layout
+from finetune.images.decode import read_rgb
+from finetune.images.transforms import picture_side
 from finetune.prepare.batches import AUTO_VIEWS
 
 BATCH = 16

@@ -21,7 +21,7 @@ import numpy as np
 from finetune.cache_entries import RECORD, open_entry
 from finetune.data import split
 from finetune.data.loaders import ImageDataset, Order
-from finetune.data.transforms import plain_view
+from finetune.images.transforms import plain_view
 from finetune.types import Manifest, Preprocessing, Sample, Target
 
 SETTINGS = Preprocessing((224, 224), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))

@@ -29,10 +29,10 @@ from finetune.checkpoint.contents import Beginning, Measured, PlanFile, PlannedG
 from finetune.checkpoint.state import Best, Checkpoint, TrainState
 from finetune.cli.cache import _what
 from finetune.data import sources, split
-from finetune.data.pixels import PixelCache
-from finetune.data.transforms import View
 from finetune.errors import FinetuneError
 from finetune.features.store import Layout, RowsOnDisk
+from finetune.images.pixels import PixelCache
+from finetune.images.transforms import View
 from finetune.report import page
 from finetune.report.content import report_content
 from finetune.settings import FORMAT_VERSION, Recipe

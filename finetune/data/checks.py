@@ -20,11 +20,11 @@ from hashlib import blake2b
 from pathlib import Path
 
 from finetune.cache_dir import cache_folder
-from finetune.data.decode import UndecodableError, alone, examine, quiet, read_content
-from finetune.data.depths import before_model, in_data
-from finetune.data.levels import Range, Span, range_of, unfit
-from finetune.data.pixels import PixelCache, PixelRow
 from finetune.errors import DataError, ResourceError
+from finetune.images.decode import UndecodableError, alone, examine, quiet, read_content
+from finetune.images.depths import before_model, in_data
+from finetune.images.levels import Range, Span, range_of, unfit
+from finetune.images.pixels import PixelCache, PixelRow
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 from finetune.wording import counted
 

@@ -15,7 +15,7 @@ import numpy as np
 from finetune.data.balance import IMBALANCE
 from finetune.data.near_duplicates import Copies
 from finetune.data.summary import give_aways
-from finetune.data.thumbnails import Looks
+from finetune.images.thumbnails import Looks
 from finetune.types import SPLITS, Manifest
 from finetune.wording import counted
 

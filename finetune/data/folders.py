@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from finetune.data.decode import is_image_name
 from finetune.data.layout import (
     WAY_OUT,
     are_portions,
@@ -28,6 +27,7 @@ from finetune.data.layout import (
 from finetune.data.listing import Found, Row, count_unread, holds, kinds_of, split_of
 from finetune.data.tree import child_folders, has_images, is_hidden, walk
 from finetune.errors import DataError
+from finetune.images.decode import is_image_name
 from finetune.types import Problem, Split
 from finetune.wording import counted, listed
 

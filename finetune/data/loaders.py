@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from finetune.data.decode import UndecodableError, read_rgb
-from finetune.data.pixels import PixelCache
-from finetune.data.transforms import View, normalise
 from finetune.errors import DataError, ResourceError
+from finetune.images.decode import UndecodableError, read_rgb
+from finetune.images.pixels import PixelCache
+from finetune.images.transforms import View, normalise
 from finetune.randomness import derive, forked
 from finetune.types import Preprocessing, Sample
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.thumbnails import SIDE, Looks
+from finetune.images.thumbnails import SIDE, Looks
 
 ALIKE = 0.98  # least correlation of two small grey images
 TINT, TINT_SHARE = 16.0, 0.3  # levels, or share of their strength, by which colours of near copies may differ

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.decode import FORMATS
-from finetune.data.thumbnails import Looks
+from finetune.images.decode import FORMATS
+from finetune.images.thumbnails import Looks
 
 GIVES_AWAY = 0.2  # share of what there is to know about the class that a trait must tell to be named
 

@@ -11,10 +11,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from finetune.csv_cells import MARK, unguarded_cell
-from finetune.data.decode import is_image_name
 from finetune.data.listing import SPLIT_NAMES, Found, Row, folded, holds, normal, split_of
 from finetune.data.tree import folders_below
 from finetune.errors import DataError, RecipeError, did_you_mean
+from finetune.images.decode import is_image_name
 from finetune.types import Problem
 from finetune.wording import counted, listed
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from finetune.data.decode import is_image_name
 from finetune.data.listing import TABLES, holds
 from finetune.errors import DataError
+from finetune.images.decode import is_image_name
 from finetune.wording import listed
 
 IGNORED = frozenset({"__macosx", "thumbs.db", "desktop.ini"})

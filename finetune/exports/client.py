@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from finetune.data.decode import read_rgb
-from finetune.data.levels import deep_colour, is_deep
+from finetune.images.decode import read_rgb
+from finetune.images.levels import deep_colour, is_deep
 
 INPUT, OUTPUT = "images", "logits"
 

@@ -19,10 +19,10 @@ from finetune.backbone.classics import CLASSICS
 from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.run_folder import write_json
 from finetune.checkpoint.saved import SavedRun
-from finetune.data.decode import read_rgb
 from finetune.device import in_fast_layout
 from finetune.errors import ExportError, ResourceError
 from finetune.exports.onnx import Parity, prove, write_onnx
+from finetune.images.decode import read_rgb
 from finetune.types import to_json
 from finetune.whole import is_vacant, whole_folder
 

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor
 
 from finetune.cache_entries import entries_folder, entry_name, find_entry, make_room, open_entry
-from finetune.data.decode import DECODE_VERSION
 from finetune.data.loaders import ImageBatches, ImageDataset
-from finetune.data.pixels import PixelCache
-from finetune.data.transforms import augmented_view, plain_view
 from finetune.device import available_memory, is_channels_last
 from finetune.errors import ResourceError
 from finetune.features.divide import Trunk
 from finetune.features.sources import Autocast, CachedBatches, run_trunk, trunk_batch
 from finetune.features.store import Layout, RowsInMemory, RowsOnDisk
+from finetune.images.decode import DECODE_VERSION
+from finetune.images.pixels import PixelCache
+from finetune.images.transforms import augmented_view, plain_view
 from finetune.randomness import derive
 from finetune.settings import AugmentSection, CacheSection
 from finetune.types import NEVER, Event, OnEvent, Preprocessing, Sample, StopSign

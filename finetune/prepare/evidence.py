@@ -17,15 +17,15 @@ from finetune.backbone.groups import head_modules
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
 from finetune.backbone.trace import trace
-from finetune.data.decode import UndecodableError, quiet, read_rgb
 from finetune.data.split import units_of
-from finetune.data.transforms import picture_side
 from finetune.errors import BackboneError
 from finetune.evaluation.intervals import bootstrap
 from finetune.features.cache import Known
 from finetune.features.extract import before_head, extract, taps
 from finetune.features.shift import norm_shift
 from finetune.features.sources import TrunkBatches
+from finetune.images.decode import UndecodableError, quiet, read_rgb
+from finetune.images.transforms import picture_side
 from finetune.prepare.inputs import Inputs
 from finetune.prepare.passes import feature_cache, plain_batches
 from finetune.settings import JOIN

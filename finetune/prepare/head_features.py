@@ -13,9 +13,9 @@ from finetune.backbone.freeze import freezing
 from finetune.backbone.groups import head_modules
 from finetune.backbone.weights import refuse_random
 from finetune.data import checks
-from finetune.data.pixels import PixelCache
 from finetune.features.extract import before_head, extract
 from finetune.features.sources import trunk_batch
+from finetune.images.pixels import PixelCache
 from finetune.prepare.batches import Feeder
 from finetune.prepare.inputs import Inputs, pixels_of
 from finetune.prepare.prepared import planned_run

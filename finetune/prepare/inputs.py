@@ -13,9 +13,9 @@ from finetune.backbone.adapted import with_range
 from finetune.backbone.load import Architecture, Backbone
 from finetune.checkpoint import run_folder
 from finetune.data import balance, checks, sources, split
-from finetune.data.pixels import PixelCache, opened_or_none
 from finetune.device import Compute, in_fast_layout
 from finetune.errors import BackboneError, DataError, RecipeError
+from finetune.images.pixels import PixelCache, opened_or_none
 from finetune.settings import EMBEDDED, Recipe
 from finetune.strategy.strategies import is_pretrained
 from finetune.types import Event, Manifest, OnEvent, ignore

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
-from finetune.data.transforms import View, augmented_view, plain_view
 from finetune.features.cache import FeatureCache
+from finetune.images.transforms import View, augmented_view, plain_view
 from finetune.prepare.inputs import Inputs
 from finetune.types import NEVER, OnEvent, Sample, StopSign
 

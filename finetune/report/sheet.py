@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from finetune.data.decode import UndecodableError, read_rgb
+from finetune.images.decode import UndecodableError, read_rgb
 from finetune.whole import whole_file
 
 ACROSS, SIDE, GAP = 6, 180, 12  # an even number across: pairs stay together

@@ -20,12 +20,12 @@ from finetune.data.findings import Case, Finding, Seen, picture_findings, seen
 from finetune.data.grouping import table_of, with_groups
 from finetune.data.near_duplicates import ALIKE, copies_of
 from finetune.data.summary import Pictures, pictures_of
-from finetune.data.thumbnails import looks_of
 from finetune.device import Compute
 from finetune.errors import DataError, FindingsError, RecipeError, ResourceError, printable
 from finetune.evaluation.intervals import share
 from finetune.features.label_errors import held_out_probabilities, is_judged, suspects
 from finetune.features.outliers import odd_ones
+from finetune.images.thumbnails import looks_of
 from finetune.prepare.head_features import features_of
 from finetune.prepare.inputs import (
     Inputs,

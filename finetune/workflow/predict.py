@@ -10,11 +10,11 @@ import torch
 
 from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.data.checks import remarks_of
-from finetune.data.decode import UndecodableError, read
-from finetune.data.depths import before_model
-from finetune.data.levels import Span
 from finetune.data.sources import image_files
-from finetune.data.transforms import normalise, plain_view
+from finetune.images.decode import UndecodableError, read
+from finetune.images.depths import before_model
+from finetune.images.levels import Span
+from finetune.images.transforms import normalise, plain_view
 from finetune.train.guard import OF_A_MODEL, check_count, guarded
 from finetune.types import Event, OnEvent, ignore
 

@@ -16,8 +16,8 @@ from PIL import Image, ImageFile
 from finetune.cache_dir import cache_folder
 from finetune.data import checks, sources
 from finetune.data.checks import Scan, conflicts, scan, scan_files
-from finetune.data.decode import decode, read_rgb
 from finetune.errors import DataError
+from finetune.images.decode import decode, read_rgb
 from finetune.types import Event, Manifest
 from tests.corpus import encoded, noise
 

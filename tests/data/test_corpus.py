@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.data import checks, decode, levels, sources
+from finetune.data import checks, sources
+from finetune.images import decode, levels
 from finetune.types import Manifest
 from tests.corpus import EITHER, FLIPS, IGNORED, LISTED, USED, Odd, corpus, noise, write_corpus
 
@@ -113,8 +114,8 @@ def test_views_of_strips_take_little_memory(tmp_path: Path) -> None:
     strips = [tmp_path / "imgs" / name for name in ("one-row.png", "one-column.png", "wide.jpg", "wide.tif")]
     code = (
         "from pathlib import Path\n"
-        "from finetune.data.decode import read_rgb\n"
-        "from finetune.data.transforms import picture_side, plain_view, augmented_view\n"
+        "from finetune.images.decode import read_rgb\n"
+        "from finetune.images.transforms import picture_side, plain_view, augmented_view\n"
         "from finetune.settings import AugmentSection\n"
         "from finetune.types import Preprocessing\n"
         "how = Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3)\n"
@@ -136,7 +137,7 @@ def test_a_large_picture_lies_in_memory_little_more_than_twice(tmp_path: Path, n
     Image.new(mode, (5000, 4000)).save(tmp_path / name)
     code = (
         "from pathlib import Path\n"
-        "from finetune.data.decode import read_rgb\n"
+        "from finetune.images.decode import read_rgb\n"
         "def work(): assert min(read_rgb(Path(sys.argv[1]), side=300).size) == 300\n"
     )
     once = 5000 * 4000 * 4 / 2**20

@@ -13,8 +13,8 @@ from finetune.data import sources
 from finetune.data.findings import Finding, picture_findings
 from finetune.data.grouping import table_of, with_groups
 from finetune.data.near_duplicates import Copies
-from finetune.data.thumbnails import LOOK
 from finetune.errors import DataError, printable
+from finetune.images.thumbnails import LOOK
 from finetune.types import Manifest, Problem, Sample, Target
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from finetune.data import sources
 from finetune.data.loaders import ImageBatches, ImageDataset, Texts, auto_workers
-from finetune.data.transforms import augmented_view, normalise, plain_view
 from finetune.errors import DataError
+from finetune.images.transforms import augmented_view, normalise, plain_view
 from finetune.settings import AugmentSection
 from finetune.types import Preprocessing
 

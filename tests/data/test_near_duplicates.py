@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance
 
 from finetune.data.near_duplicates import Copies, copies_of, perceptual_hashes, within
 from finetune.data.sample import CLASSES, draw
-from finetune.data.thumbnails import look
+from finetune.images.thumbnails import look
 
 
 def content(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:

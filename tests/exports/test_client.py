@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.decode import read_rgb
-from finetune.data.transforms import normalise, plain_view
 from finetune.exports.client import input_of
 from finetune.exports.onnx import _facts
+from finetune.images.decode import read_rgb
+from finetune.images.transforms import normalise, plain_view
 from finetune.types import Preprocessing
 from tests.corpus import USED, corpus
 

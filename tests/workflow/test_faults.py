@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 import finetune
 from finetune import cache_entries
-from finetune.data import decode, loaders
+from finetune.data import loaders
+from finetune.images import decode
 from finetune.runs import single as running
 from finetune.runs import start
 from finetune.train import loop

@@ -12,14 +12,15 @@ import finetune
 from finetune.backbone import folder as timm_folder
 from finetune.backbone import load as backbones
 from finetune.backbone.groups import head_modules
-from finetune.data import checks, decode
-from finetune.data.decode import read_rgb
-from finetune.data.transforms import normalise, plain_view
+from finetune.data import checks
 from finetune.features import cache as feature_cache
 from finetune.features.extract import before_head
 from finetune.features.probe import loo_ridge
 from finetune.features.scores import h_score, knn_top1, logme
 from finetune.features.sources import run_trunk
+from finetune.images import decode
+from finetune.images.decode import read_rgb
+from finetune.images.transforms import normalise, plain_view
 from finetune.prepare.inputs import read_data
 from finetune.prepare.resolve import recipe_of
 from finetune.types import Preprocessing

@@ -17,7 +17,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
-from finetune.data.decode import smaller
+from finetune.images.decode import smaller
 from finetune.settings import AugmentSection
 from finetune.types import Preprocessing
 

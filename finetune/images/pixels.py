@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.cache_entries import RECORD, CacheEntry, checksum, entries_folder, entry_name, make_room, open_entry
-from finetune.data.decode import DECODE_VERSION, smaller
-from finetune.data.levels import Range
-from finetune.data.transforms import View, picture_side, plain_view
 from finetune.errors import ResourceError
+from finetune.images.decode import DECODE_VERSION, smaller
+from finetune.images.levels import Range
+from finetune.images.transforms import View, picture_side, plain_view
 from finetune.settings import CacheSection
 from finetune.types import Preprocessing
 

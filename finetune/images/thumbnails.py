@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.cache_entries import CacheEntry, entries_folder, entry_name, make_room, open_entry
-from finetune.data.decode import DECODE_VERSION, FORMATS, UndecodableError, decode, quiet, read_content
-from finetune.data.levels import Range
 from finetune.errors import DataError, ResourceError
+from finetune.images.decode import DECODE_VERSION, FORMATS, UndecodableError, decode, quiet, read_content
+from finetune.images.levels import Range
 from finetune.settings import CacheSection
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore
 

@@ -11,11 +11,11 @@ import torch
 
 from finetune import cache_entries
 from finetune.data import checks, loaders, sources
-from finetune.data.decode import read_rgb
 from finetune.data.loaders import ImageDataset
-from finetune.data.pixels import PixelCache, open_pixels
-from finetune.data.transforms import augmented_view, plain_view
 from finetune.errors import ResourceError
+from finetune.images.decode import read_rgb
+from finetune.images.pixels import PixelCache, open_pixels
+from finetune.images.transforms import augmented_view, plain_view
 from finetune.settings import AugmentSection, CacheSection
 from finetune.types import Event, Manifest, Preprocessing
 

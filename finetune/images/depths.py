@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from finetune.data.levels import Range, Span
+from finetune.images.levels import Range, Span
 from finetune.wording import counted
 
 DARK = 8  # times as high as the numbers of all deep images together is a white that makes them nearly black

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from finetune.data.decode import decode
-from finetune.data.transforms import View, augmented_view, normalise, picture_side, plain_view
+from finetune.images.decode import decode
+from finetune.images.transforms import View, augmented_view, normalise, picture_side, plain_view
 from finetune.randomness import forked
 from finetune.settings import AugmentSection
 from finetune.types import Preprocessing

@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from finetune.cache_entries import entries_folder
-from finetune.data import checks, sources, thumbnails
-from finetune.data.decode import FORMATS
+from finetune.data import checks, sources
 from finetune.data.sample import CLASSES, draw
 from finetune.data.summary import give_aways, pictures_of
-from finetune.data.thumbnails import look, looks_of
 from finetune.errors import DataError
+from finetune.images import thumbnails
+from finetune.images.decode import FORMATS
+from finetune.images.thumbnails import look, looks_of
 from finetune.settings import CacheSection
 from finetune.types import Manifest
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from finetune.data.checks import scan
-from finetune.data.depths import before_model, in_data
-from finetune.data.levels import Range, Span, unfit
+from finetune.images.depths import before_model, in_data
+from finetune.images.levels import Range, Span, unfit
 from finetune.types import Manifest, Sample, Target
 
 BITS12: Range = (0.0, 4095.0)

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.data.decode import FORMATS, UndecodableError, decode, examine, is_image_name, read_rgb
+from finetune.images.decode import FORMATS, UndecodableError, decode, examine, is_image_name, read_rgb
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 

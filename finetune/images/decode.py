@@ -26,7 +26,8 @@ from typing import Any, Generic, TypeVar
 
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, _imaging
 
-from finetune.data.levels import (
+from finetune.errors import DataError
+from finetune.images.levels import (
     Range,
     Span,
     bands,
@@ -40,7 +41,6 @@ from finetune.data.levels import (
     span_of_colours,
     unfit,
 )
-from finetune.errors import DataError
 from finetune.types import LONGEST
 
 DECODE_VERSION = 4  # goes up when the same file begins to give another image
