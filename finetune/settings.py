@@ -21,6 +21,7 @@ NoneWord = Literal["none"]
 StrategyName = Literal["auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch", "race"]
 STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
 Schedule = Literal["cosine", "constant"]
+Loss = Literal["cross-entropy", "focal"]
 ExportFormat = Literal["onnx", "timm"]
 
 DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"
@@ -207,6 +208,12 @@ class OptimSection(Section):
 
 
 class LossSection(Section):
+    name: Loss = Field(
+        "cross-entropy",
+        description="focal: cross-entropy that counts what is right with confidence for less, for sets with many easy"
+        " images.",
+    )
+    focal_gamma: NotNegative = Field(2.0, description="How much less; 0 is cross-entropy.")
     label_smoothing: Fraction = Field(0.0, description="Share of the target spread over all classes.")
 
 

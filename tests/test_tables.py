@@ -9,6 +9,7 @@ import pytest
 from finetune import recipe as recipes
 from finetune import settings
 from finetune.exports.formats import FORMATS
+from finetune.optim.losses import LOSSES
 from finetune.optim.schedules import SCHEDULES
 from finetune.strategy.strategies import STRATEGIES
 
@@ -18,9 +19,10 @@ from finetune.strategy.strategies import STRATEGIES
     [
         (settings.StrategyName, {"auto", *STRATEGIES, "race"}),
         (settings.Schedule, SCHEDULES),
+        (settings.Loss, LOSSES),
         (settings.ExportFormat, FORMATS),
     ],
-    ids=["strategies", "schedules", "formats"],
+    ids=["strategies", "schedules", "losses", "formats"],
 )
 def test_the_names_are_those_of_the_table(names: Any, table: Any) -> None:
     assert set(get_args(names)) == set(table)

@@ -11,6 +11,7 @@ from finetune.backbone.adapted import cut_at
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import check_stage, stages
 from finetune.errors import RecipeError
+from finetune.optim.losses import TAKES
 from finetune.prepare.inputs import Inputs
 from finetune.settings import Recipe
 from finetune.strategy.strategies import (
@@ -25,6 +26,7 @@ from finetune.strategy.strategies import (
 )
 from finetune.train.phases import linear_head
 from finetune.types import Phase, Verdict
+from finetune.wording import listed
 
 BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a step takes so many
 
@@ -49,7 +51,7 @@ def recipe_of(
             changes[recipes.ALIASES.get(name, name)] = str(value) if isinstance(value, Path) else value
     changes.update(overrides or {})
     if isinstance(base, Recipe):
-        flat = {key: getattr(getattr(base, key.split(".")[0]), key.split(".")[1]) for key in recipes.fields()}
+        flat = {key: _value(base, key) for key in recipes.fields()}
         recipe = recipes.load(overrides={**flat, **changes})
     else:
         recipe = recipes.load(base, overrides=changes)
@@ -143,6 +145,21 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
         yield f"{choice.strategy} with reinit re-initialises every layer: this is training from scratch"
     if not choice.has_linear_head and choice.strategy == "linear-probe":
         yield "the head of this network is more than one linear layer: it is trained by gradient, not solved"
+    if all(phase.solver == "lbfgs" for phase in plan_phases(recipe, backbone)) and (unused := _of_steps(recipe)):
+        yield f"the head is solved, as logistic regression, not trained by steps: not used is {listed(unused)}"
+
+
+def _of_steps(recipe: Recipe) -> list[str]:
+    """Return the settings of training by steps that a recipe changes, but for numbers that a strategy settles."""
+    usual = Recipe()
+    keys = [key for key in recipes.fields() if key.startswith("loss.")]
+    keys += ["optim.name", "optim.schedule", "optim.warmup", "optim.clip"]
+    return [key for key in keys if _value(recipe, key) != _value(usual, key)]
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(recipe, section), name)
 
 
 def is_staged(recipe: Recipe, backbone: Backbone) -> bool:
@@ -164,7 +181,7 @@ def _or(value: Any, otherwise: Any) -> Any:
 
 
 def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
-    """Refuse a number that the named strategy would not use: nothing is silently ignored."""
+    """Refuse a number that the named strategy or loss would not use: nothing is silently ignored."""
     name = recipe.strategy.name
     problems = []
     users = {"top_k": ("auto", *taking("top_k")), "probe_at": ("auto", *taking("probe_at")), "assume": ("auto", "race")}
@@ -172,5 +189,9 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
         if changes.get(f"strategy.{number}", "auto") not in ("auto", "none") and name not in of:
             only = " and ".join(map(repr, [user for user in of if user != "auto" or number == "assume"]))
             problems.append(f"strategy.{number} has no meaning with strategy.name = {name!r}, only with {only}")
+    for number, losses in TAKES.items():
+        if f"loss.{number}" in changes and recipe.loss.name not in losses:
+            only = " and ".join(map(repr, losses))
+            problems.append(f"loss.{number} has no meaning with loss.name = {recipe.loss.name!r}, only with {only}")
     if problems:
         raise RecipeError(problems)

@@ -18,6 +18,7 @@ from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.data.split import units_of
 from finetune.device import Compute
 from finetune.errors import DataError, ResourceError, TrainingError
+from finetune.optim.losses import criterion_of
 from finetune.prepare.batches import Feeder
 from finetune.prepare.inputs import reloaded
 from finetune.prepare.prepared import Prepared
@@ -185,7 +186,7 @@ def _settings(recipe: Recipe) -> FitSettings:
         schedule=recipe.optim.schedule,
         warmup=recipe.optim.warmup,
         clip=None if recipe.optim.clip == "none" else recipe.optim.clip,
-        label_smoothing=recipe.loss.label_smoothing,
+        criterion=criterion_of(recipe.loss),
         patience=None if recipe.train.patience == "none" else int(recipe.train.patience),
         checkpoint_every=None if recipe.train.checkpoint_every == "none" else recipe.train.checkpoint_every,
         seed=recipe.train.seed,

@@ -23,6 +23,7 @@ from finetune.errors import TrainingError
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import top1
 from finetune.optim import optimisers
+from finetune.optim.losses import Criterion
 from finetune.optim.schedules import lr_factor
 from finetune.randomness import derive, forked
 from finetune.train import delivery
@@ -54,7 +55,7 @@ class FitSettings:
     schedule: str
     warmup: float
     clip: float | None
-    label_smoothing: float
+    criterion: Criterion
     patience: int | None
     checkpoint_every: float | None  # minutes
     seed: int
@@ -293,8 +294,9 @@ def _step(fit: Fit, run: nn.Module, optimiser: Any, inputs: Any, targets: Tensor
     for part, wanted in _micro_batches(inputs, targets, fit.settings.micro_batch or len(targets)):
         with fit.accelerator.autocast():
             output = run(part)
-        criterion = partial(cross_entropy, target=wanted, label_smoothing=fit.settings.label_smoothing)
-        loss, logits = loss_of(output, criterion, aux_weight=aux_weight(fit.model))
+        loss, logits = loss_of(
+            output, partial(_against, fit.settings.criterion, wanted), aux_weight=aux_weight(fit.model)
+        )
         share = len(wanted) / len(targets)
         fit.accelerator.backward(loss * share if share < 1 else loss)
         losses.append(loss.detach() * share)
@@ -305,6 +307,10 @@ def _step(fit: Fit, run: nn.Module, optimiser: Any, inputs: Any, targets: Tensor
     optimiser.step()
     optimiser.zero_grad()
     return torch.stack(losses).sum(), torch.stack(hits).sum()
+
+
+def _against(criterion: Criterion, targets: Tensor, logits: Tensor) -> Tensor:
+    return criterion(logits, targets)
 
 
 def _micro_batches(inputs: Any, targets: Tensor, size: int) -> Iterator[tuple[Any, Tensor]]:

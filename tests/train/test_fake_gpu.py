@@ -25,6 +25,8 @@ from finetune.evaluation.forward import collect_logits
 from finetune.features.divide import divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches
+from finetune.optim.losses import criterion_of
+from finetune.settings import LossSection
 from finetune.strategy.strategies import STRATEGIES, Choice, phases
 from finetune.train import loop
 from finetune.train import phases as by_phase
@@ -84,7 +86,18 @@ def work_of(model: nn.Module, phase: Phase) -> Work:
 
 
 def fit_of(model: nn.Module) -> Fit:
-    settings = FitSettings("adamw", 0.01, "cosine", 0.1, 1.0, 0.1, None, None, seed=0, micro_batch=4)
+    settings = FitSettings(
+        "adamw",
+        0.01,
+        "cosine",
+        0.1,
+        1.0,
+        criterion_of(LossSection(label_smoothing=0.1)),
+        None,
+        None,
+        seed=0,
+        micro_batch=4,
+    )
     keeper = SimpleNamespace(last=lambda *_: None, best=lambda *_: None)
     made = partial(work_of, model)
     return Fit(

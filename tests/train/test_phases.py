@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from finetune.backbone.groups import layer_groups
 from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.device import Accelerator
+from finetune.optim.losses import criterion_of
 from finetune.randomness import forked
+from finetune.settings import LossSection
 from finetune.strategy.strategies import Choice, phases
 from finetune.train.loop import Fit, FitSettings, Work
 from finetune.train.phases import fit_phases
@@ -59,7 +61,7 @@ def network(name: str) -> nn.Module:
 
 
 def fit_of(model: nn.Module, *, kept: list[Any] | None = None, stop_after: int | None = None) -> Fit:
-    settings = FitSettings("adamw", 0.01, "cosine", 0.1, 1.0, 0.0, None, None, seed=0)
+    settings = FitSettings("adamw", 0.01, "cosine", 0.1, 1.0, criterion_of(LossSection()), None, None, seed=0)
     steps = [0]
 
     def last(model: nn.Module, optimiser: dict[str, Tensor], now: TrainState) -> None:
