@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from finetune.errors import RecipeError, ResourceError
 from finetune.settings import TrainSection
+from finetune.threads import fastest_threads, threads_at
+from finetune.wording import counted
 
 LAUNCHED = (
     "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE",
@@ -232,10 +234,12 @@ class Compute:
     precision: str
     is_deterministic: bool
     workers: int | Literal["auto"]
+    threads: int
+    note: str = ""  # what a user should know of it
 
     @classmethod
-    def of(cls, train: TrainSection) -> Compute:
-        """Settle what a recipe says of it.
+    def of(cls, train: TrainSection, *, threads: int | None = None) -> Compute:
+        """Settle what a recipe says of it; `threads` is what auto was before, of a run that is resumed.
 
         Raises:
             ResourceError: this machine does not have the device, or the device not the precision; or CUDA was
@@ -244,7 +248,16 @@ class Compute:
         device = resolve_device(train.device)
         if train.deterministic:
             reserve_workspace(device)  # before CUDA is used
-        return cls(device, resolve_precision(train.precision, device), train.deterministic, train.workers)
+        precision = resolve_precision(train.precision, device)
+        usual = torch.get_num_threads()
+        if train.threads != "auto":
+            return cls(device, precision, train.deterministic, train.workers, train.threads)
+        if threads is not None or device.type != "cpu":
+            return cls(device, precision, train.deterministic, train.workers, threads or usual)
+        threads = fastest_threads()
+        note = f"other work keeps this machine busy: computed with {counted(threads, 'thread')} of {usual}, which is"
+        note = f"{note} faster now (--threads sets it)" if threads < usual else ""
+        return cls(device, precision, train.deterministic, train.workers, threads, note)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return what opens the arithmetic around a forward pass."""
@@ -254,10 +267,12 @@ class Compute:
         """Return an Accelerator of its own, whatever was asked for before in this process."""
         return Accelerator(self.device, self.precision)
 
-    def deterministic(self) -> AbstractContextManager[None]:
-        """Return what has torch take deterministic kernels alone, where that is asked.
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Have torch compute like this inside the block: its threads, and deterministic kernels where they are asked.
 
         Raises:
             ResourceError: CUDA was used before it could be asked to be deterministic.
         """
-        return deterministic(self.device, is_asked=self.is_deterministic)
+        with threads_at(self.threads), deterministic(self.device, is_asked=self.is_deterministic):
+            yield

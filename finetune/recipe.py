@@ -47,6 +47,7 @@ ALIASES: dict[str, str] = {
     "seed": "train.seed",
     "device": "train.device",
     "workers": "train.workers",
+    "threads": "train.threads",
 }
 PATTERNS = {TIME: "must be a time such as 90s, 20m or 1h30m"}
 

@@ -171,6 +171,11 @@ class TrainSection(Section):
         " accumulated. auto: all of them, or as many as memory takes.",
     )
     workers: Whole | Auto = Field("auto", description="Processes that decode images. auto: by cores and data size.")
+    threads: Count | Auto = Field(
+        "auto",
+        description="CPU threads that compute. auto: one a core, or fewer while other work makes them wait for each"
+        " other. Another number gives other last bits; a run that is resumed keeps its own.",
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
@@ -294,6 +299,7 @@ class Settings(TypedDict, total=False):
     seed: int | None
     device: Literal["auto", "cpu", "cuda", "mps"] | None
     workers: int | Literal["auto"] | None
+    threads: int | Literal["auto"] | None
 
 
 class SettingsWithData(Settings, total=False):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "finetune"
 LAYERS = [
     {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
-    {"whole", "process"},
+    {"whole", "process", "threads"},
     {"cache_entries"},
     {"images"},
     {"recipe", "device", "data", "optim", "backbone", "environment"},

@@ -22,9 +22,10 @@ from finetune.backbone.freeze import group_state
 from finetune.backbone.load import Backbone
 from finetune.checkpoint.contents import Beginning
 from finetune.checkpoint.run_folder import RunFolder, write_json
+from finetune.device import Compute
 from finetune.errors import CheckpointError, DataError, RecipeError, did_you_mean
 from finetune.settings import FORMAT_VERSION, Recipe
-from finetune.types import Event, Manifest, OnEvent, Sample, Target
+from finetune.types import Manifest, Sample, Target
 
 KINDS = ("data", "version", "recipe")
 ARITHMETIC = ("finetune", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
@@ -51,14 +52,16 @@ def check_kinds(allow: Iterable[str]) -> frozenset[str]:
     return frozenset(allow)
 
 
-def note_beginning(folder: RunFolder, recipe: Recipe, backbone: Backbone, *, allowed: Sequence[str] = ()) -> None:
+def note_beginning(
+    folder: RunFolder, recipe: Recipe, backbone: Backbone, compute: Compute, *, allowed: Sequence[str] = ()
+) -> None:
     """Write began.json: what a resumed run is compared with, and the changes that were allowed since."""
     content = {
         "format_version": FORMAT_VERSION,
         "recipe": recipe.model_dump(),
         "versions": versions(),
         "weights": weights_digest(backbone),
-        "threads": torch.get_num_threads(),
+        "threads": compute.threads,
         "allowed": list(allowed),
     }
     write_json(folder.began, content)
@@ -99,9 +102,7 @@ def check_weights(folder: RunFolder, began: Beginning, backbone: Backbone) -> No
         )
 
 
-def settle_changes(
-    folder: RunFolder, recipe: Recipe, began: Beginning, *, allow: Collection[str], on_event: OnEvent
-) -> list[str]:
+def settle_changes(folder: RunFolder, recipe: Recipe, began: Beginning, *, allow: Collection[str]) -> list[str]:
     """Return in words what changed in recipe and versions and was allowed.
 
     Raises:
@@ -124,12 +125,6 @@ def settle_changes(
                             if now.get(name) != was]:  # fmt: skip
         _refuse_unless("version", "the software", changed_versions, allow, folder)
         allowed += [f"version: {text}" for text in changed_versions]
-    if began.threads != torch.get_num_threads():
-        text = (
-            f"the run began with {began.threads} threads and goes on with {torch.get_num_threads()}:"
-            " sums may differ in their last bits (OMP_NUM_THREADS sets the number)"
-        )
-        on_event(Event.warning(text))
     return allowed
 
 

@@ -25,7 +25,7 @@ EXAMPLES = (
     "Ends with 9 when something would spoil a result.\n\nExamples:\n  finetune check imgs --quick\n"
     "  finetune check imgs --sheet worst.png\n  finetune check imgs --groups imgs.csv"
 )
-FLAGS = ("data", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers")
+FLAGS = ("data", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers", "threads")
 MOST_CLASSES = 12  # more are told in one line
 MOST_FILES = 4  # of one case
 

@@ -39,6 +39,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "seed": (TRAINING, "N"),
     "device": (TRAINING, "NAME"),
     "workers": (TRAINING, "N"),
+    "threads": (TRAINING, "N"),
 }
 
 

@@ -24,7 +24,7 @@ MEANING = (
     "px: side of the input; GMACs: billion multiply-adds for an image; M par: million parameters; predicted top1: of a"
     " linear classifier, with its 95 % interval; k-NN: top1 by the nearest images; LogME, H: scores of separability"
 )
-FLAGS = ("data", "group_by", "val", "test", "image_size", "seed", "device", "workers")
+FLAGS = ("data", "group_by", "val", "test", "image_size", "seed", "device", "workers", "threads")
 
 
 @partial(recipe_options, flags=FLAGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,20 @@ class Inputs:
     backbone: Backbone
     pixels: PixelCache | None
     compute: Compute
+
+
+@contextmanager
+def computing_as(recipe: Recipe, *, on_event: OnEvent = ignore) -> Iterator[Compute]:
+    """Compute inside the block as a recipe asks, and say what a user should know of it.
+
+    Raises:
+        ResourceError: this machine does not have what is asked for.
+    """
+    compute = Compute.of(recipe.train)
+    if compute.note:
+        on_event(Event.message(compute.note))
+    with compute.in_force():
+        yield compute
 
 
 def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:

@@ -51,8 +51,9 @@ def lay_folder(folder: RunFolder, prepared: Prepared) -> None:
     write_json(folder.plan, plan_content(prepared))
     if prepared.evidence is not None and prepared.verdict is not None:
         write_json(folder.evidence, evidence_content(prepared.recipe, prepared.evidence, prepared.verdict))
-    write_json(folder.environment, environment.describe())
-    changes.note_beginning(folder, prepared.recipe, prepared.backbone)
+    with prepared.compute.in_force():
+        write_json(folder.environment, environment.describe())
+    changes.note_beginning(folder, prepared.recipe, prepared.backbone, prepared.compute)
     write_text(folder.recipe, recipes.dump(prepared.recipe, header=HEADER))
     folder.asked.unlink(missing_ok=True)
 
@@ -98,9 +99,9 @@ def reopen_inputs(
     """
     named = named or folder
     began = read_as(Beginning, folder.began, has_format=True)
-    news = changes.settle_changes(named, recipe, began, allow=terms.allow, on_event=on_event)
+    news = changes.settle_changes(named, recipe, began, allow=terms.allow)
     kept = split.read(folder.split, root=data_root(recipe), classes=classes)
-    compute = Compute.of(recipe.train)
+    compute = Compute.of(recipe.train, threads=began.threads)
     backbone = load_backbone(recipe, architecture_of(recipe), compute, num_classes=len(classes))
     pixels = pixels_of(recipe, kept, backbone)
     now = now or checks.scan(list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event)
@@ -112,7 +113,7 @@ def reopen_inputs(
     for text in news:
         on_event(Event.warning(f"{text} (allowed: the run is no longer what it would have been)"))
     if news or recipe != recipes.load(folder.recipe) or recipe.model_dump() != began.recipe:
-        changes.note_beginning(folder, recipe, with_head(recipe, backbone), allowed=allowed)
+        changes.note_beginning(folder, recipe, with_head(recipe, backbone), compute, allowed=allowed)
         split.write(manifest, folder.split)
         write_text(folder.recipe, recipes.dump(recipe, header=header))
     return Inputs(recipe, manifest, backbone, pixels, compute), allowed

@@ -23,10 +23,9 @@ from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers
 from finetune.checkpoint.race_file import RaceRecord, RecordedPlace, RecordedRung, RecordedWork, open_race
 from finetune.checkpoint.run_folder import LOCK, RunFolder
 from finetune.data import checks
-from finetune.device import Compute
 from finetune.errors import BackboneError, RecipeError, TrainingError
 from finetune.prepare.batch_size import with_micro_batch
-from finetune.prepare.inputs import list_data, reloaded
+from finetune.prepare.inputs import computing_as, list_data, reloaded
 from finetune.prepare.prepared import Prepared, planned_run, prepare
 from finetune.prepare.resolve import resolve
 from finetune.prepare.time_limit import within_time
@@ -88,7 +87,7 @@ def prepare_race(recipe: Recipe, *, manifest: Manifest | None = None, on_event: 
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     auto = as_auto(recipe)
-    with Compute.of(recipe.train).deterministic():
+    with computing_as(recipe, on_event=on_event):
         own = prepare(auto, manifest=manifest, on_event=on_event)
         own = _in_time(own, auto, may_fall=True, on_event=on_event)
         made, late = _in_time_each(field_of(auto, own), auto)

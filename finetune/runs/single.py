@@ -14,10 +14,10 @@ from finetune.checkpoint.saved import write_model, write_predictions
 from finetune.checkpoint.state import Checkpoint
 from finetune.data.balance import never_predicted, never_predicted_text
 from finetune.data.split import units_of
-from finetune.device import Compute
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import measure
 from finetune.prepare.batch_size import with_micro_batch
+from finetune.prepare.inputs import computing_as
 from finetune.prepare.passes import plain_batches
 from finetune.prepare.prepared import Prepared, prepare
 from finetune.prepare.time_limit import within_time
@@ -85,7 +85,7 @@ def prepare_run(recipe: Recipe, *, manifest: Manifest | None = None, on_event: O
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     began = time.monotonic()
-    with Compute.of(recipe.train).deterministic():
+    with computing_as(recipe, on_event=on_event):
         prepared = prepare(recipe, manifest=manifest, on_event=on_event)
         is_open = recipe.strategy.name == "auto"
         num_images = len(prepared.manifest.samples)

@@ -139,12 +139,12 @@ def train(
 
 @contextmanager
 def computing(compute: Compute) -> Iterator[None]:
-    """Compute inside the block as is settled: with deterministic kernels where they are asked for.
+    """Compute inside the block as is settled: on its threads, with deterministic kernels where they are asked for.
 
     Raises:
         ResourceError: memory ran out, a process that decodes images died, or CUDA was used too early.
     """
-    with compute.deterministic(), guarded(IN_A_RUN):
+    with compute.in_force(), guarded(IN_A_RUN):
         yield
 
 

@@ -31,6 +31,7 @@ from finetune.prepare.inputs import (
     Inputs,
     architecture_of,
     at_range,
+    computing_as,
     list_data,
     load_backbone,
     pixels_of,
@@ -139,7 +140,18 @@ def check(
     _check_shares(chosen)
     if not quick:
         chosen = with_backbone(chosen, on_event=on_event)
-    compute, of = Compute.of(chosen.train), None if quick else architecture_of(chosen)
+    with computing_as(chosen, on_event=on_event) as compute:
+        found, grouped = _check(chosen, compute, alike=alike, quick=quick, on_event=on_event)
+    if groups is not None:
+        write_text(Path(groups), table_of(grouped, Path(groups).parent))
+    if sheet is not None:
+        _write_sheet(Path(sheet), Path(found.root), found.findings)
+    return found
+
+
+def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_event: OnEvent) -> tuple[Check, Manifest]:
+    """Return the check, and the data with its copies as groups."""
+    of = None if quick else architecture_of(chosen)
     listed = list_data(chosen, is_to_train=False)
     backbone = load_backbone(chosen, of, compute, num_classes=len(listed.classes)) if of else None
     if backbone:
@@ -158,11 +170,7 @@ def check(
         inputs = Inputs(chosen, manifest, backbone, pixels, compute)
         judged, doubts = _judge(inputs, split.units_of(grouped.samples), on_event)
         found += doubts
-    if groups is not None:
-        write_text(Path(groups), table_of(grouped, Path(groups).parent))
-    if sheet is not None:
-        _write_sheet(Path(sheet), Path(manifest.root), found)
-    return Check(
+    checked = Check(
         data=chosen.data.path,
         root=manifest.root,
         num_images=len(manifest.samples),
@@ -172,6 +180,7 @@ def check(
         judged=judged,
         findings=tuple(found),
     )
+    return checked, grouped
 
 
 def _class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:

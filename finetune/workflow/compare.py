@@ -119,7 +119,7 @@ def compare(
             describe_data(manifest), Terms(), stop,
         )  # fmt: skip
         split.write(manifest, place.split)
-        changes.note_beginning(place, shared, backbone)
+        changes.note_beginning(place, shared, backbone, inputs.compute)
         _write(asked)
         write_text(place.recipe, recipes.dump(shared, header=HEADER))
         on_event(Event.message(f"comparison folder: {place.path}"))

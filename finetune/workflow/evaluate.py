@@ -64,7 +64,8 @@ def evaluate(
     name, samples = _chosen(manifest, split, is_own=data is None, is_refit=saved.recipe.train.refit)
     inputs = Inputs(recipe, manifest, saved.backbone, None, saved.compute)
     batches = plain_batches(inputs, samples, batch_size=batch_size)
-    logits, targets = collect_logits(saved.backbone.model, batches.epoch(), autocast=inputs.compute.autocast)
+    with saved.compute.in_force():
+        logits, targets = collect_logits(saved.backbone.model, batches.epoch(), autocast=saved.compute.autocast)
     metrics = measure(logits, targets, units=units_of(samples))
     return Evaluation(name, len(samples), saved.classes, metrics, confusion(logits, targets))
 

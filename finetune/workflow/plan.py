@@ -12,7 +12,7 @@ from finetune.device import Compute
 from finetune.errors import RecipeError
 from finetune.prepare.batch_size import skeleton_or_none
 from finetune.prepare.costs import Cost, costs
-from finetune.prepare.inputs import Inputs, data_notes, list_data, skeleton_of, with_backbone
+from finetune.prepare.inputs import Inputs, computing_as, data_notes, list_data, skeleton_of, with_backbone
 from finetune.prepare.prepared import Prepared, planned_run, prepare
 from finetune.prepare.resolve import recipe_of, remarks, resolve_numbers
 from finetune.prepare.time_limit import within_time
@@ -103,6 +103,11 @@ def plan(
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     chosen = with_backbone(chosen, on_event=on_event)
+    with computing_as(chosen, on_event=on_event):
+        return _plan(chosen, layers=layers, images=images, on_event=on_event)
+
+
+def _plan(chosen: Recipe, *, layers: bool, images: int | None, on_event: OnEvent) -> Plan:
     name = chosen.strategy.name
     told: list[str] = []
     if name in ("auto", "race") and not chosen.data.path and layers:

@@ -60,7 +60,8 @@ class Classifier:
         found: list[Prediction] = []
         seen: list[tuple[str, Span | None, str]] = []  # of each image its file, span and remark
         for start in range(0, len(files), self.batch_size):
-            found += self._batch(files[start : start + self.batch_size], min(top, len(self.classes)), seen)
+            with self._compute.in_force():
+                found += self._batch(files[start : start + self.batch_size], min(top, len(self.classes)), seen)
             on_event(Event.progress("predict", len(found), len(files)))
         told = before_model([span for _, span, _ in seen], self.preprocessing.value_range)
         for text in (*remarks_of((file, remark) for file, _, remark in seen), *told):

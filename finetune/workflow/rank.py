@@ -27,7 +27,7 @@ from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted
 from finetune.features.probe import loo_guesses
 from finetune.features.scores import h_score, knn_top1, logme
 from finetune.prepare.head_features import features_of
-from finetune.prepare.inputs import Inputs, architecture_of, at_range, list_data, load_backbone, read_data
+from finetune.prepare.inputs import Inputs, architecture_of, at_range, computing_as, list_data, load_backbone, read_data
 from finetune.prepare.resolve import recipe_of
 from finetune.settings import Recipe, Settings
 from finetune.strategy import rank as ranking
@@ -106,7 +106,11 @@ def rank(
         DataError, RecipeError, ResourceError: what cannot be used, and the way out.
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    Compute.of(chosen.train)  # refuses what this machine does not have, before anything is read
+    with computing_as(chosen, on_event=on_event):
+        return _rank(chosen, candidates, sample, on_event)
+
+
+def _rank(chosen: Recipe, candidates: Sequence[str | Path], sample: int, on_event: OnEvent) -> Ranked:
     names = tuple(dict.fromkeys(map(str, candidates))) or on_this_machine()
     manifest = read_data(chosen, list_data(chosen), on_event=on_event)
     samples = stratified_sample(manifest, seed=chosen.train.seed, most=_checked_size(sample, manifest))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import finetune
@@ -17,6 +18,7 @@ from finetune import cache_entries
 from finetune import recipe as recipes
 from finetune.checkpoint import changes
 from finetune.data import checks
+from finetune.runs import training
 from finetune.types import Event
 
 from .test_kill import assert_same
@@ -160,12 +162,21 @@ def test_workers_and_the_place_of_the_cache_change_nothing(tiny_run, stopped: Pa
     assert recipes.load(stopped / "recipe.toml").train.workers == 1
 
 
-def test_another_number_of_threads_is_told(stopped: Path) -> None:
+def test_a_resumed_run_computes_with_the_threads_that_it_began_with(stopped: Path, monkeypatch) -> None:
     began = json.loads((stopped / "began.json").read_text())
-    (stopped / "began.json").write_text(json.dumps({**began, "threads": 64}))
-    said: list[str] = []
-    finetune.resume(stopped, on_event=lambda event: said.append(str(event.facts.get("text"))))
-    assert any("began with 64 threads" in text for text in said)
+    (stopped / "began.json").write_text(json.dumps({**began, "threads": 3}))
+    used: list[int] = []
+    fit = training.fit_phases
+    monkeypatch.setattr(
+        training, "fit_phases", lambda *args, **more: used.append(torch.get_num_threads()) or fit(*args, **more)
+    )
+    finetune.resume(stopped)
+    assert used == [3] and torch.get_num_threads() == began["threads"]
+
+
+def test_other_threads_that_are_named_are_another_recipe(stopped: Path) -> None:
+    with pytest.raises(finetune.CheckpointError, match=r"train\.threads 'auto' -> 2"):
+        finetune.resume(stopped, threads=2)
 
 
 def test_other_pretrained_weights_are_refused(stopped: Path) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 import finetune
 from finetune.features import cache as feature_cache
@@ -33,26 +31,16 @@ def test_again_with_other_workers_the_bits_are_the_same(
         assert_same(folders[0], other)
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """Two threads within torch, where every other test has one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    assert "get_num_threads() : 2" in torch.__config__.parallel_info()
-    yield
-    torch.set_num_threads(before)
-
-
 def test_with_two_threads_again_and_resumed_the_bits_are_the_same(
-    tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_threads: None
+    tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("whole", "again", "stopped"):
         monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / f"cache-{name}"))
         if name != "stopped":
-            tiny_run("full", out=name, epochs=1)
+            tiny_run("full", out=name, epochs=1, threads=2)
             continue
         with pytest.raises(finetune.Interrupted):
-            tiny_run("full", out=name, epochs=1, on_event=stop_after(2))
+            tiny_run("full", out=name, epochs=1, threads=2, on_event=stop_after(2))
         finetune.resume(tmp_path / name)
     assert json.loads((tmp_path / "whole/began.json").read_text())["threads"] == 2
     assert_same(tmp_path / "whole", tmp_path / "again")
