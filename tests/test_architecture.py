@@ -17,7 +17,7 @@ PACKAGE = ROOT / "finetune"
 LAYERS = [
     {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
     {"whole", "process", "threads"},
-    {"cache_entries"},
+    {"cache_entries", "timings"},
     {"images"},
     {"recipe", "device", "data", "optim", "backbone", "environment"},
     {"features", "evaluation", "checkpoint"},

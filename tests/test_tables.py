@@ -9,6 +9,7 @@ import pytest
 from finetune import recipe as recipes
 from finetune import settings
 from finetune.exports.formats import FORMATS
+from finetune.features.engines import ENGINES
 from finetune.optim.losses import LOSSES
 from finetune.optim.schedules import SCHEDULES
 from finetune.strategy.strategies import STRATEGIES
@@ -20,9 +21,10 @@ from finetune.strategy.strategies import STRATEGIES
         (settings.StrategyName, {"auto", *STRATEGIES, "race"}),
         (settings.Schedule, SCHEDULES),
         (settings.Loss, LOSSES),
+        (settings.EngineName, {"auto", "torch", *ENGINES}),
         (settings.ExportFormat, FORMATS),
     ],
-    ids=["strategies", "schedules", "losses", "formats"],
+    ids=["strategies", "schedules", "losses", "engines", "formats"],
 )
 def test_the_names_are_those_of_the_table(names: Any, table: Any) -> None:
     assert set(get_args(names)) == set(table)

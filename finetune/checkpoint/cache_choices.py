@@ -6,7 +6,7 @@ first checkpoint too, goes on as it began, or not at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import StrictBool
 
@@ -17,9 +17,10 @@ from finetune.settings import FORMAT_VERSION
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """cached.json: whether a phase is cached, by its number."""
+    """cached.json: whether a phase is cached, and what runs its trunk, by its number."""
 
     phases: dict[str, StrictBool]
+    engines: dict[str, str] = field(default_factory=dict)
 
 
 class BeganCached:
@@ -33,7 +34,8 @@ class BeganCached:
         """
         self.file = folder.cached
         there = self.file.is_file()
-        self.choices = dict(read_as(Choices, self.file, has_format=True).phases) if there else {}
+        choices = read_as(Choices, self.file, has_format=True) if there else Choices({})
+        self.choices, self.engines = dict(choices.phases), dict(choices.engines)
 
     def get(self, phase: int) -> bool | None:
         """Tell whether a phase began on the cache; None for one that has not begun."""
@@ -47,4 +49,22 @@ class BeganCached:
         """
         if self.get(phase) is not is_cached:
             self.choices[str(phase)] = is_cached
-            write_json(self.file, {"format_version": FORMAT_VERSION, "phases": self.choices})
+            self._write()
+
+    def engine(self, phase: int) -> str | None:
+        """Return what runs the trunk of a phase; None for one that has not begun."""
+        return self.engines.get(str(phase)) or (None if self.get(phase) is None else "torch")
+
+    def set_engine(self, phase: int, name: str) -> None:
+        """Write down what runs the trunk of a phase.
+
+        Raises:
+            ResourceError: the disk is full or cannot be written.
+        """
+        if self.engines.get(str(phase)) != name:
+            self.engines[str(phase)] = name
+            self._write()
+
+    def _write(self) -> None:
+        content = {"format_version": FORMAT_VERSION, "phases": self.choices, "engines": self.engines}
+        write_json(self.file, content)

@@ -5,12 +5,8 @@ Letters: B batch, C channels, H W pixels, K classes.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune.backbone.onnx_graph import EXPORT_ERRORS, onnx_graph
 from finetune.backbone.weights import first_line
 from finetune.errors import ExportError
 from finetune.exports.client import INPUT, OUTPUT, Client, scale_size
@@ -55,18 +52,9 @@ def write_onnx(model: nn.Module, path: Path, *, classes: Sequence[str], preproce
     model = model.cpu().float().eval()
     example = torch.zeros(2, 3, *preprocessing.image_size)
     try:
-        with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                model,
-                (example,),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                dynamo=True,
-            )
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
+        program = onnx_graph(model, example, outputs=[OUTPUT], input_name=INPUT, is_batch_free=True)
+    except EXPORT_ERRORS as error:
         raise ExportError(f"this network cannot be exported to ONNX: {first_line(error)}") from error
-    assert program is not None
     program.model.metadata_props.update(
         {
             "classes": json.dumps(list(classes)),
@@ -113,19 +101,3 @@ def _same_top1(ours: np.ndarray, theirs: np.ndarray, difference: float) -> bool:
     ranked = np.sort(ours, axis=1)
     clear = ranked[:, -1] - ranked[:, -2] > difference
     return bool((ours.argmax(axis=1) == theirs.argmax(axis=1))[clear].all())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and warnings off the user's screen."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

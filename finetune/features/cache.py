@@ -9,6 +9,7 @@ Letters: B batch, N images.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -37,6 +38,8 @@ from finetune.types import NEVER, Event, OnEvent, Preprocessing, Sample, StopSig
 from finetune.wording import counted
 
 MEMORY_SHARE = 0.25  # of what is free: rows beyond that are read from the file as they are needed
+SELDOM = 1.0  # seconds after which rows are written: to have a disk flushed for every batch takes longer than the batch
+MOST_UNKEPT = 1024  # rows that wait for it
 FEWEST_IN_ONE_PASS = 500  # images that are worth starting workers for a single pass
 Rows = RowsOnDisk | RowsInMemory
 
@@ -197,12 +200,21 @@ class FeatureCache:
             device=self.device,
             workers=self.workers if len(samples) >= FEWEST_IN_ONE_PASS else 0,
         )
-        done = 0
+        parts: list[np.ndarray] = []
+        done, kept_at = 0, time.monotonic()
+
+        def keep() -> None:
+            rows = np.concatenate(parts)
+            kept.add([s.digest for s in samples[done - len(rows) : done]], rows)
+            parts.clear()
+
         for batch, _ in images.epoch():
-            boundary = run_trunk(trunk, batch, autocast=self.autocast)
-            kept.add([s.digest for s in samples[done : done + len(batch)]], kept.layout.pack(boundary))
+            parts.append(kept.layout.pack(run_trunk(trunk, batch, autocast=self.autocast)))
             done += len(batch)
-            self.stop.raise_if_asked()
+            self.stop.raise_if_asked(keep)
+            if time.monotonic() - kept_at > SELDOM or done == len(samples) or sum(map(len, parts)) >= MOST_UNKEPT:
+                keep()
+                kept_at = time.monotonic()
             self.on_event(Event.progress(task, done, len(samples)))
 
     def _keys(self, trunk: Trunk, layout: Layout, views: int) -> list[dict[str, Any]]:
@@ -222,6 +234,8 @@ class FeatureCache:
             "channels_last": any(map(is_channels_last, trunk.graph.parameters())),
             "versions": {"torch": torch.__version__, "timm": timm.__version__, "pillow": PIL.__version__},
         }
+        if trunk.engine:
+            shared["engine"] = trunk.engine
         drawn = {"augment": self.augment.model_dump(), "seed": self.seed}
         plain = dict.fromkeys(drawn)
         return [{**shared, "view": view, **(drawn if view else plain)} for view in range(views)]

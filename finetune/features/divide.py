@@ -60,18 +60,24 @@ class Trunk(nn.Module):
         self.graph = graph.eval()
         self.folds = tuple(folds)
         self.channels_last = (False,) * len(self.folds)
+        self.run: Callable[[Tensor], tuple[Tensor, ...]] | None = None  # in place of torch: see `engines`
+        self.engine = ""  # what that depends on; empty for torch
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # (B, 3, H, W)
         """Return the boundary tensors, each (B, ...)."""
-        self.graph.eval()
-        with torch.no_grad():
-            crossing = self.graph(images)
+        if self.run is not None:
+            crossing = self.run(images)
+        else:
+            self.graph.eval()
+            with torch.no_grad():
+                crossing = self.graph(images)
         count = len(images)
         boundary = [
             tensor if fold == 1 else tensor.reshape(count, fold, *tensor.shape[1:])
             for tensor, fold in zip(crossing, self.folds, strict=True)
         ]
-        self.channels_last = tuple(map(is_channels_last, boundary))
+        if self.run is None:
+            self.channels_last = tuple(map(is_channels_last, boundary))
         return self.laid(boundary)
 
     def laid(self, boundary: Iterable[Tensor]) -> tuple[Tensor, ...]:

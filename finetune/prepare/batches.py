@@ -6,12 +6,14 @@ from functools import partial
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from finetune.checkpoint.cache_choices import BeganCached
 from finetune.data.loaders import ImageBatches
 from finetune.errors import ResourceError
 from finetune.features.cache import Room
 from finetune.features.divide import Divided, agrees, divide
+from finetune.features.engines import equip
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, trunk_batch
 from finetune.prepare.passes import augmented_batches, feature_cache, plain_batches
@@ -44,15 +46,15 @@ class Feeder:
     def work_of(self, phase: Phase) -> Work:
         """Return what a phase runs; the model must be held to the phase's freeze plan."""
         try:
-            divided = self._divide(phase)
+            divided, engine = self._divide(phase)
         except IndivisibleError as error:
             why = error if phase.plan.frozen else "every layer is trained"
             self._say(f"phase {phase.name}: no feature cache, {why}")
             return Work(self.prepared.backbone.model, self._train_images(phase), self._val())
         views = num_views(self.prepared.recipe, phase)
         if views and (room := self._room(divided, phase, views)):
-            return self._cached(divided, phase, room, views)
-        self._say(f"phase {phase.name}: frozen layers run every epoch, on freshly drawn views")
+            return self._cached(divided, phase, room, views, engine)
+        self._say(f"phase {phase.name}: frozen layers run every epoch, on freshly drawn views{engine}")
         return self._uncached(divided, phase)
 
     def _room(self, divided: Divided, phase: Phase, views: int) -> Room | None:
@@ -84,7 +86,12 @@ class Feeder:
             self.began.set(place, room is not None)
         return room
 
-    def _divide(self, phase: Phase) -> Divided:
+    def _divide(self, phase: Phase) -> tuple[Divided, str]:
+        """Return the model in two parts, and in words what runs the trunk.
+
+        Raises:
+            IndivisibleError: it cannot be cut.
+        """
         backbone = self.prepared.backbone
         size = backbone.preprocessing.image_size
         divided = divide(backbone.model, phase.plan, backbone.groups, image_size=size)
@@ -94,9 +101,28 @@ class Feeder:
         fork = partial(forked, derive(0, "agrees"), devices=(images.device,))
         if not agrees(backbone.model, divided, images, fork=fork):
             raise IndivisibleError("its two parts do not give bit for bit what the whole gives")
-        return divided
+        return divided, self._equip(divided, phase, images)
 
-    def _cached(self, divided: Divided, phase: Phase, room: Room, views: int) -> Work:
+    def _equip(self, divided: Divided, phase: Phase, images: Tensor) -> str:
+        """Choose what runs a trunk, write it down before anything is computed, and return it in words.
+
+        The choice is by the views that a cache would keep, whether there is one or not: both see the same bits.
+        """
+        prepared, place = self.prepared, self.prepared.phases.index(phase)
+        name, text = equip(
+            divided.trunk,
+            images,
+            asked=prepared.recipe.cache.engine,
+            num_images=len(self._of("train")) * _drawn_views(prepared.recipe, phase) + len(self._of("val")),
+            precision=prepared.compute.precision,
+            about={"network": self.cache.network, "shapes": divided.shapes},
+            kept=self.began.engine(place) if self.began else None,
+        )
+        if self.began:
+            self.began.set_engine(place, name)
+        return text and f", {text}"
+
+    def _cached(self, divided: Divided, phase: Phase, room: Room, views: int, engine: str) -> Work:
         recipe, train, val = self.prepared.recipe, self._of("train"), self._of("val")
         seed = None if phase.solver == "lbfgs" else recipe.train.seed
         fill = partial(self.cache.batches, room, batch_size=int(recipe.train.batch_size))
@@ -105,9 +131,8 @@ class Feeder:
         judged = fill(val, views=1, seed=None) if val else None
         values = sum(torch.Size(shape).numel() for shape in divided.shapes)
         shown = "1 view" if views == 1 else f"{views} views"
-        self._say(
-            f"phase {phase.name}: frozen layers run once for each image ({shown}); {values:,} values are kept of it"
-        )
+        text = f"frozen layers run once for each image ({shown}){engine}; {values:,} values are kept of it"
+        self._say(f"phase {phase.name}: {text}")
         return Work(divided.tail, batches, judged)
 
     def _uncached(self, divided: Divided, phase: Phase) -> Work:
@@ -144,6 +169,13 @@ def num_views(recipe: Recipe, phase: Phase) -> int:
     if recipe.cache.views != "auto":
         return recipe.cache.views
     return AUTO_VIEWS if phase.epochs > AUTO_VIEWS else 0
+
+
+def _drawn_views(recipe: Recipe, phase: Phase) -> int:
+    """Return how many views of each train image a phase sees at most, as if the cache had room for them."""
+    if phase.solver == "lbfgs" or recipe.augment.level == "none":
+        return 1
+    return min(phase.epochs, AUTO_VIEWS if recipe.cache.views == "auto" else recipe.cache.views)
 
 
 def _is_exact(recipe: Recipe, phase: Phase) -> bool:

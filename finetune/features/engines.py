@@ -1,0 +1,300 @@
+"""What runs a frozen trunk: torch as it is, torch with batch norms folded into convolutions, or another library.
+
+An engine is taken only where it is proven on a batch of the data: its boundary tensors lie within `TOLERANCE` of
+torch's, and an image gives the same bits wherever in the batch it stands: what is cached and what is computed again
+are one. "auto" takes the fastest where that pays for building it. What was timed is kept for this machine (`timings`):
+the same run takes the same engine again.
+
+To add one: a row in `ENGINES`, its name in `settings.EngineName`, a line in docs/performance.md.
+
+Letters: B batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from finetune.backbone.onnx_graph import EXPORT_ERRORS, write_quickly
+from finetune.backbone.weights import first_line
+from finetune.errors import BackboneError, ResourceError
+from finetune.features.divide import Trunk
+from finetune.timings import remember, remembered
+
+TOLERANCE = 1e-4  # of the largest value of a boundary tensor
+FASTER = 1.15  # than torch, or it is not worth other last bits
+Run = Callable[[Tensor], tuple[Tensor, ...]]  # images (B, 3, H, W), as many as it was built for, to what crosses
+Times = dict[str, float | None]  # seconds of a batch by engine, None for one that cannot be used; "+" is building it
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """How an engine is built, and what it needs.
+
+    `guess` is how many seconds building it takes, before it was timed, `gain` the share of torch's time that it may
+    save.
+    """
+
+    build: Callable[[fx.GraphModule, Tensor], Run]
+    library: str | None
+    guess: float
+    gain: float
+    is_for_cpu: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name and version of its library, for what depends on them."""
+        return f"{self.library} {version(self.library)}" if self.library else ""
+
+
+def equip(
+    trunk: Trunk,
+    images: Tensor,
+    *,
+    asked: str,
+    num_images: int,
+    precision: str,
+    about: Mapping[str, Any],
+    kept: str | None = None,
+) -> tuple[str, str]:
+    """Choose what runs a trunk from now on; return its name, and in words what that brings (empty for torch).
+
+    `images` is a batch of the data of the size in which the trunk runs, `num_images` what it will run over, `about`
+    what describes the network, `kept` the engine that a run which goes on began with.
+
+    Raises:
+        BackboneError: the engine that is asked for is not installed, or not for this device or precision.
+        ResourceError: the run began with an engine that cannot be used here.
+    """
+    if asked not in ("auto", kept):
+        kept = None  # the recipe was changed
+    if kept is not None and kept != "torch":
+        try:
+            _take(trunk, kept, images, precision)
+        except BackboneError as error:
+            raise ResourceError(
+                f"this run began with its frozen layers run by {kept}, which cannot be used now: {error.message}",
+                hint="Other bits would come without. Go on with --set cache.engine=torch --allow recipe.",
+            ) from error
+        return kept, f"by {kept}, as it began"
+    if kept == "torch" or asked == "torch":
+        return "torch", ""
+    if asked == "auto" and images.device.type != "cpu":
+        return "torch", ""  # what pays on a GPU was not measured yet
+    if asked != "auto":
+        if reason := _reason_against(asked, images, precision):
+            raise BackboneError(f"cache.engine = {asked!r}: {reason}", hint="Use cache.engine = 'auto' or 'torch'.")
+        try:
+            difference = _take(trunk, asked, images, precision)
+        except BackboneError as error:
+            return "torch", f"by torch, since {error.message}"
+        return asked, f"by {asked}, within {difference:.0e} of torch"
+    return _fastest(trunk, images, num_images, precision, about)
+
+
+def _fastest(
+    trunk: Trunk, images: Tensor, num_images: int, precision: str, about: Mapping[str, Any]
+) -> tuple[str, str]:
+    """Take the engine with which a pass over some images ends first, building included."""
+    there = [name for name in ENGINES if _reason_against(name, images, precision) is None]
+    key = {
+        **about,
+        "shape": list(images.shape),
+        "threads": torch.get_num_threads(),
+        "engines": {name: ENGINES[name].label for name in there},
+        "torch": torch.__version__,
+    }
+    times = dict(remembered(key) or {})
+    num_batches = -(-num_images // len(images))
+    if "torch" not in times:
+        times["torch"] = _seconds(trunk, images)
+    whole = num_batches * (times["torch"] or 0.0)
+    differences: dict[str, float] = {}
+    for name in there:
+        if name not in times and whole * ENGINES[name].gain > ENGINES[name].guess:
+            began = time.perf_counter()
+            try:
+                differences[name] = _take(trunk, name, images, precision)
+                times[f"{name}+"] = time.perf_counter() - began
+                times[name] = _seconds(trunk, images)
+            except BackboneError:
+                times[name] = None
+            trunk.run, trunk.engine = None, ""
+    remember(key, times)
+    ends = {"torch": whole / FASTER}
+    for name in there:
+        seconds, building = times.get(name), times.get(f"{name}+")
+        if seconds is not None and building is not None:
+            ends[name] = building + num_batches * seconds
+    best = min(ends, key=lambda name: ends[name])
+    if best == "torch":
+        return "torch", ""
+    try:
+        difference = _take(trunk, best, images, precision)
+    except BackboneError:  # these weights differ by more than others of this network did
+        return "torch", ""
+    speedup = (times["torch"] or 0.0) / max(times[best] or 0.0, 1e-9)
+    return best, f"by {best}, {speedup:.1f} times as fast as torch here and within {difference:.0e} of it"
+
+
+def _take(trunk: Trunk, name: str, images: Tensor, precision: str) -> float:
+    """Have an engine run a trunk, and return how far it lies from torch, in shares of the largest value.
+
+    Raises:
+        BackboneError: it cannot be had, or is not proven; the trunk is as it was.
+    """
+    if name not in ENGINES:
+        raise BackboneError(f"there is no engine {name!r}")
+    if reason := _reason_against(name, images, precision):
+        raise BackboneError(reason)
+    trunk.run, trunk.engine = None, ""
+    expected = trunk(images)
+    try:
+        run = ENGINES[name].build(trunk.graph, images)
+        trunk.run, trunk.engine = run, ENGINES[name].label or name
+        found, turned = trunk(images), trunk(images.flip(0))
+    except (*EXPORT_ERRORS, ImportError, NotImplementedError, LookupError, AttributeError) as error:
+        trunk.run, trunk.engine = None, ""
+        raise BackboneError(f"{name} cannot run this network: {first_line(error)}") from error
+    difference = max(_difference(*pair) for pair in zip(expected, found, strict=True))
+    is_one = all(torch.equal(one.flip(0), other) for one, other in zip(found, turned, strict=True))
+    if not difference <= TOLERANCE or not is_one:
+        trunk.run, trunk.engine = None, ""
+        why = f"differs from torch by {difference:.1e}" if is_one else "gives an image other bits in another place"
+        raise BackboneError(f"{name} {why}")
+    return difference
+
+
+def _difference(expected: Tensor, found: Tensor) -> float:
+    if expected.shape != found.shape:
+        return float("inf")
+    largest = float(expected.abs().max())
+    return float((expected - found).abs().max()) / largest if largest else float(found.abs().max())
+
+
+def _reason_against(name: str, images: Tensor, precision: str) -> str | None:
+    engine = ENGINES[name]
+    if precision != "float32":
+        return f"it computes in float32, and this run in {precision}"
+    if engine.is_for_cpu and images.device.type != "cpu":
+        return "it is for a CPU"
+    if engine.library and not _is_installed(engine.library):
+        return f"{engine.library} is not installed: pip install {engine.library}"
+    return None
+
+
+def _is_installed(library: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(library) is not None
+
+
+def _seconds(trunk: Trunk, images: Tensor) -> float:
+    """Return what a batch takes, the better of two after a first."""
+    taken = []
+    for _ in range(3):
+        began = time.perf_counter()
+        trunk(images)
+        if images.device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:])
+
+
+def _torch(graph: fx.GraphModule) -> Run:
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return tuple(graph(images))
+
+    return run
+
+
+def folded_graph(graph: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy of a graph in eval mode in which a batch norm behind a convolution has become part of it.
+
+    Source: Jacob et al. 2018, arXiv:1712.05877, section 3.2, by torch's `fuse_conv_bn_eval`.
+    """
+    folded = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    modules = dict(graph.named_modules())
+    for node in list(folded.graph.nodes):
+        norm = modules.get(str(node.target)) if node.op == "call_module" else None
+        before = node.args[0] if isinstance(norm, nn.BatchNorm2d) and node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+            continue
+        convolution = modules[str(before.target)]
+        if not isinstance(convolution, nn.Conv2d) or norm is None or norm.running_mean is None:
+            continue
+        if sum(other.target in (before.target, node.target) for other in folded.graph.nodes) > 2:
+            continue  # layers that are used twice
+        _put(folded, str(before.target), fuse_conv_bn_eval(convolution, norm))
+        rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]  # of timm's BatchNormAct2d
+        _put(folded, str(node.target), nn.Sequential(*rest))
+    folded.recompile()
+    return folded.eval()
+
+
+def _put(graph: fx.GraphModule, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(graph.get_submodule(parent), last, module)
+
+
+def _folded(graph: fx.GraphModule, images: Tensor) -> Run:
+    return _torch(folded_graph(graph))
+
+
+def _onnxruntime(graph: fx.GraphModule, images: Tensor) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    with TemporaryDirectory() as folder:
+        file = _write(graph, images, Path(folder))
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    (name,) = (one.name for one in session.get_inputs())
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(map(torch.from_numpy, session.run(None, {name: images.contiguous().numpy()})))
+
+    return run
+
+
+def _openvino(graph: fx.GraphModule, images: Tensor) -> Run:
+    import openvino
+
+    config = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    with TemporaryDirectory() as folder:
+        file = _write(graph, images, Path(folder))
+        compiled = openvino.Core().compile_model(str(file), "CPU", config)
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        found = compiled(images.contiguous().numpy())
+        return tuple(torch.from_numpy(found[output].copy()) for output in compiled.outputs)
+
+    return run
+
+
+def _write(graph: fx.GraphModule, images: Tensor, folder: Path) -> Path:
+    """Write a graph for batches of exactly this shape as an ONNX file."""
+    (results,) = (node.args[0] for node in graph.graph.nodes if node.op == "output")
+    count = len(results) if isinstance(results, Sequence) else 1
+    file = folder / "trunk.onnx"
+    write_quickly(graph, images.contiguous(), file, outputs=[f"output{place}" for place in range(count)])
+    return file
+
+
+ENGINES: dict[str, Engine] = {
+    "folded": Engine(_folded, None, guess=0.2, gain=0.3),
+    "onnxruntime": Engine(_onnxruntime, "onnxruntime", guess=1.5, gain=0.5, is_for_cpu=True),
+    "openvino": Engine(_openvino, "openvino", guess=1.5, gain=0.5, is_for_cpu=True),
+}
