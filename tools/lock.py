@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements" / "locked.txt"
-DATA = {"weights"}  # extras that hold no code, and that no test needs
+UNLOCKED = {"weights", "openvino"}  # extras that no test needs
 
 
 class Locked(NamedTuple):
@@ -52,7 +52,7 @@ def declared(pyproject: str) -> list[Requirement]:
     """Return what pyproject.toml asks for, with its extras but those of data."""
     project = tomllib.loads(pyproject)["project"]
     extras = project["optional-dependencies"]
-    groups = [project["dependencies"], *(extras[name] for name in extras if name not in DATA)]
+    groups = [project["dependencies"], *(extras[name] for name in extras if name not in UNLOCKED)]
     return [Requirement(text) for group in groups for text in group]
 
 
