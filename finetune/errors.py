@@ -104,3 +104,13 @@ def did_you_mean(word: str, choices: Iterable[str], *, cutoff: float = 0.6) -> s
     """Return " Did you mean 'x' or 'y'?" for the names nearest to `word`, or nothing."""
     near = get_close_matches(word, list(choices), n=3, cutoff=cutoff)
     return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+
+
+def check_count(name: str, value: object) -> None:
+    """See that what counts things is a whole number from 1 on.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RecipeError(f"{name} = {value!r}: must be a whole number of 1 or more")

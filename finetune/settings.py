@@ -259,6 +259,14 @@ class CacheSection(Section):
     limit: Positive = Field(20.0, description="GiB that the cache may take; the least recently used go first.")
 
 
+class ExportSection(Section):
+    onnx_at_end: bool | Auto = Field(
+        "auto",
+        description="Leave an ONNX export that is proven equal in exports/, by which `finetune predict` answers without"
+        " torch. auto: after runs that took 20 seconds or more, of which it is a small part.",
+    )
+
+
 class Recipe(Section):
     """The whole typed description of a run."""
 
@@ -272,6 +280,7 @@ class Recipe(Section):
     loss: LossSection = Field(default_factory=LossSection, description="What is minimised.")
     augment: AugmentSection = Field(default_factory=AugmentSection, description="How train images vary.")
     cache: CacheSection = Field(default_factory=CacheSection, description="What is computed once.")
+    export: ExportSection = Field(default_factory=ExportSection, description="What is left for other programs.")
 
 
 SECTIONS: dict[str, type[Section]] = {

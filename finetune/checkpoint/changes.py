@@ -31,7 +31,7 @@ KINDS = ("data", "version", "recipe")
 ARITHMETIC = ("finetune", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
 HARMLESS = (  # what is computed does not depend on them
     "data.path", "backbone.weights", "train.workers", "train.checkpoint_every",
-    "cache.folder", "cache.pixels",
+    "cache.folder", "cache.pixels", "export.onnx_at_end",
 )  # fmt: skip
 FIXED = ("data", "split", "backbone", "strategy")  # sections: another one is another run
 FIXED_KEYS = ("optim.name", "train.batch_size")

@@ -113,6 +113,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def weights(self) -> Path:
+        """The weights in it."""
+        return self.model / "model.safetensors"
+
+    @property
     def exports(self) -> Path:
         return self.path / "exports"
 
@@ -233,6 +238,26 @@ def open_run(path: str | Path) -> RunFolder:
         raise CheckpointError(f"no run folder {folder.path}", hint=_runs_there())
     if not folder.recipe.is_file():
         raise CheckpointError(f"{folder.path} is no run folder: it has no recipe.toml", hint=_runs_there())
+    return folder
+
+
+def open_finished(path: str | Path) -> RunFolder:
+    """Return the folder of a run that has a model.
+
+    Raises:
+        CheckpointError: no run folder, or a run that has no model yet.
+    """
+    folder = open_run(path)
+    if folder.comparison.is_file():
+        raise CheckpointError(
+            f"{folder.path} is a comparison of several runs",
+            hint=f"Name one of its runs: {folder.path / 'runs'}/NAME.",
+        )
+    if not folder.is_finished or not folder.weights.is_file():
+        raise CheckpointError(
+            f"{folder.path} has no model yet: the run did not come to its end",
+            hint=f"Go on with it: {folder.resuming}",
+        )
     return folder
 
 

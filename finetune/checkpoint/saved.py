@@ -55,18 +55,7 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     Raises:
         CheckpointError: no run folder, or a run that has no model yet.
     """
-    folder = run_folder.open_run(path)
-    weights = folder.model / timm_folder.WEIGHTS
-    if folder.comparison.is_file():
-        raise CheckpointError(
-            f"{folder.path} is a comparison of several runs",
-            hint=f"Name one of its runs: {folder.path / 'runs'}/NAME.",
-        )
-    if not folder.is_finished or not weights.is_file():
-        raise CheckpointError(
-            f"{folder.path} has no model yet: the run did not come to its end",
-            hint=f"Go on with it: {folder.resuming}",
-        )
+    folder = run_folder.open_finished(path)
     recipe = _on(resolve_device(device), recipes.update(recipes.load(folder.recipe), {"train.device": device}), folder)
     compute = Compute.of(recipe.train)
     config = timm_folder.read_config(folder.model)
@@ -79,9 +68,9 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
             f"{folder.model / timm_folder.CONFIG} names a layer group that is none: {config.probe_at}"
         ) from error
     try:
-        backbone.model.load_state_dict(load_file(weights))
+        backbone.model.load_state_dict(load_file(folder.weights))
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{weights} cannot be used: {first_line(error)}") from error
+        raise CheckpointError(f"{folder.weights} cannot be used: {first_line(error)}") from error
     in_fast_layout(backbone.model, compute.device).eval()
     return SavedRun(folder, recipe, backbone, config.classes, compute)
 

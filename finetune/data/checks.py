@@ -21,7 +21,7 @@ from pathlib import Path
 
 from finetune.cache_dir import cache_folder
 from finetune.errors import DataError, ResourceError
-from finetune.images.decode import UndecodableError, alone, examine, quiet, read_content
+from finetune.images.decode import UndecodableError, alone, examine, quiet, read_content, remarks_of
 from finetune.images.depths import before_model, in_data
 from finetune.images.levels import Range, Span, range_of, unfit
 from finetune.images.pixels import PixelCache, PixelRow
@@ -300,16 +300,6 @@ def _of_one_kind(pairs: list[tuple[Sample, Scan]]) -> list[tuple[Sample, Scan]]:
         (sample, replace(found, problem=problem) if found.span and found.span.is_real != is_usual else found)
         for sample, found in pairs
     ]
-
-
-def remarks_of(files: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Say what of some files is not seen, by their names and remarks, with one of them as an example."""
-    kinds: dict[str, list[str]] = {}
-    for file, remark in files:
-        if remark:
-            kinds.setdefault(remark, []).append(file)
-    for remark, named in kinds.items():
-        yield f"{counted(len(named), 'image has', 'images have')} {remark}, e.g. {named[0]}"
 
 
 def conflicts(manifest: Manifest) -> Iterator[str]:

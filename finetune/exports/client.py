@@ -6,6 +6,7 @@ this, so that what the metadata says is proven with the network. Letters: B batc
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from finetune.checkpoint.run_folder import RunFolder
 from finetune.images.decode import read_rgb
 from finetune.images.levels import deep_colour, is_deep
 
@@ -35,14 +37,22 @@ class Client:
 
     def logits(self, files: Iterable[Path]) -> NDArray[np.float32]:
         """Return the logits (B, K) of a batch of image files."""
-        batch = np.stack([input_of(file, self.preprocessing) for file in files])  # (B, 3, H, W)
+        return self.run(np.stack([input_of(file, self.preprocessing) for file in files]))
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits (B, K) of a batch of prepared images (B, 3, H, W)."""
         found: NDArray[np.float32] = self.session.run([OUTPUT], {INPUT: batch})[0]
         return found
 
 
 def input_of(file: Path, facts: dict[str, Any]) -> NDArray[np.float32]:
     """Return the input (3, H, W) that a network wants of an image file, by the preprocessing in its metadata."""
-    image = _crop(_resize(_middle(_open(file, facts["value_range"]), facts["longest"]), facts), facts)
+    return of_image(_open(file, facts["value_range"]), facts)
+
+
+def of_image(image: Image.Image, facts: dict[str, Any]) -> NDArray[np.float32]:
+    """Return the input (3, H, W) that a network wants of an RGB image."""
+    image = _crop(_resize(_middle(image, facts["longest"]), facts), facts)
     pixels = np.asarray(image, dtype=np.float32) / 255  # (H, W, 3)
     mean, std = (np.array(facts[name], dtype=np.float32) for name in ("mean", "std"))
     return ((pixels - mean) / std).transpose(2, 0, 1).astype(np.float32, copy=False)
@@ -104,3 +114,20 @@ def _start(there: int, wanted: int) -> int:
 def scale_size(image_size: tuple[int, int], crop_pct: float) -> list[int]:
     """Return to what (height, width) an image is resized before its middle is cut out."""
     return [math.floor(side / crop_pct) for side in image_size]
+
+
+def proven_export(folder: RunFolder) -> Path | None:
+    """Return the ONNX file of a run that was proven equal to the model that stands there; None where there is none."""
+    file, proof = folder.exports / "model.onnx", folder.exports / "parity.json"
+    try:
+        facts = json.loads(proof.read_text(encoding="utf-8"))
+        is_of_model = facts["model"] == digest_of(folder.weights) and facts["onnx"] == digest_of(file)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return file if is_of_model and facts.get("is_proven") is True else None
+
+
+def digest_of(file: Path) -> str:
+    """Return the hash of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

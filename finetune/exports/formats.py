@@ -21,6 +21,7 @@ from finetune.checkpoint.run_folder import write_json
 from finetune.checkpoint.saved import SavedRun
 from finetune.device import in_fast_layout
 from finetune.errors import ExportError, ResourceError
+from finetune.exports.client import digest_of
 from finetune.exports.onnx import Parity, prove, write_onnx
 from finetune.images.decode import read_rgb
 from finetune.types import to_json
@@ -74,7 +75,8 @@ def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
     finally:
         for left in path.parent.glob(f"{beside.name}*"):
             left.unlink()
-    facts = {**to_json(parity), "is_proven": True, "file": path.name}
+    hashes = {"model": digest_of(saved.folder.weights), "onnx": digest_of(path)}
+    facts = {**to_json(parity), "is_proven": True, "file": path.name, **hashes}
     write_json(path.with_name("parity.json"), facts)
     return Export(path, "onnx", facts)
 

@@ -16,7 +16,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +42,7 @@ from finetune.images.levels import (
     unfit,
 )
 from finetune.types import LONGEST
+from finetune.wording import counted
 
 DECODE_VERSION = 4  # goes up when the same file begins to give another image
 
@@ -339,3 +340,13 @@ def _bands_of_tiff(content: bytes) -> int | None:
 def _begins_as(content: bytes, form: str) -> bool:
     accepts = Image.OPEN[form][1]
     return accepts is not None and accepts(content[:16]) is True
+
+
+def remarks_of(files: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Say what of some files is not seen, by their names and remarks, with one of them as an example."""
+    kinds: dict[str, list[str]] = {}
+    for file, remark in files:
+        if remark:
+            kinds.setdefault(remark, []).append(file)
+    for remark, named in kinds.items():
+        yield f"{counted(len(named), 'image has', 'images have')} {remark}, e.g. {named[0]}"

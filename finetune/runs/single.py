@@ -23,6 +23,7 @@ from finetune.prepare.prepared import Prepared, prepare
 from finetune.prepare.time_limit import within_time
 from finetune.report import page
 from finetune.report.content import report_content
+from finetune.runs.export_at_end import export_at_end
 from finetune.runs.layout import Terms, lay_folder, reopen
 from finetune.runs.refit import FIRST, Refit, refit
 from finetune.runs.signals import Stop
@@ -148,7 +149,8 @@ def _train(
             computed.append(never_predicted_text(never, "val", is_refitted=refitted is not None))
             on_event(Event.warning(computed[-1]))
         result = _deliver(folder, prepared, trained, refitted, metrics, guesses, computed=computed, seconds=seconds)
-        return replace(result, never_predicted=never)
+    export_at_end(folder, prepared.recipe, seconds=sum(seconds.values()), on_event=on_event)
+    return replace(result, never_predicted=never)
 
 
 def _never_predicted(prepared: Prepared, guesses: Guesses) -> dict[str, int]:

@@ -8,23 +8,13 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from finetune.data.loaders import lost_workers
-from finetune.errors import RecipeError, ResourceError
+from finetune.errors import ResourceError
 from finetune.process import is_unguarded, own_turn, unguarded_script
 from finetune.train.memory import is_out_of_memory
 
 SMALLER = "smaller images (--image-size) or a smaller backbone"
 IN_A_RUN = f"fewer images at once (--micro-batch), {SMALLER}"
 OF_A_MODEL = "fewer images at once (--batch-size)"
-
-
-def check_count(name: str, value: object) -> None:
-    """See that what counts things is a whole number from 1 on.
-
-    Raises:
-        RecipeError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RecipeError(f"{name} = {value!r}: must be a whole number of 1 or more")
 
 
 @contextmanager

@@ -106,7 +106,9 @@ def compare(
     if not isinstance(seeds, int) or seeds < 1:
         raise RecipeError(f"a comparison on {seeds} seeds has no run", hint="Give --seeds 1 or more.")
     shared = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    own = {"strategy.name": "auto", "strategy.top_k": "auto", "strategy.probe_at": "auto"}
+    own: dict[str, Any] = {"strategy.name": "auto", "strategy.top_k": "auto", "strategy.probe_at": "auto"}
+    if shared.export.onnx_at_end == "auto":
+        own["export.onnx_at_end"] = False  # most of its models are only compared
     shared = with_backbone(with_whole_paths(recipes.update(shared, own)), on_event=on_event)
     words = (Path(shared.data.path).stem, architecture_of(shared).label, "compare")
     with stop_on_signals() as stop, new_folder(None if out is None else Path(out), words=words) as place:

@@ -9,12 +9,12 @@ from finetune import recipe as recipes
 from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.data import checks, sources
 from finetune.data.split import units_of
-from finetune.errors import DataError, did_you_mean
+from finetune.errors import DataError, check_count, did_you_mean
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import confusion, measure
 from finetune.prepare.inputs import Inputs, problem_notes
 from finetune.prepare.passes import plain_batches
-from finetune.train.guard import OF_A_MODEL, check_count, guarded
+from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, Target, ignore
 
 

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from finetune.checkpoint.saved import SavedRun, load_run
+from finetune.checkpoint.saved import load_run
 from finetune.errors import ExportError, did_you_mean
-from finetune.exports.formats import FORMATS, Export, Proof
-from finetune.prepare.inputs import Inputs
-from finetune.prepare.passes import plain_batches
+from finetune.exports.formats import FORMATS, Export
+from finetune.prepare.proof import proof_of
 from finetune.settings import ExportFormat
-
-NUM_PROOF_IMAGES = 14
 
 
 def export(run: str | Path, *, format: ExportFormat = "onnx", out: str | Path | None = None) -> Export:
@@ -26,14 +21,4 @@ def export(run: str | Path, *, format: ExportFormat = "onnx", out: str | Path | 
     if format not in FORMATS:
         raise ExportError(f"format {format!r} is none of {', '.join(FORMATS)}.{did_you_mean(str(format), FORMATS)}")
     saved, kind = load_run(run, device="cpu"), FORMATS[format]
-    return kind.write(saved, Path(out) if out else saved.folder.exports / kind.name, _proof(saved))
-
-
-def _proof(saved: SavedRun) -> Proof:
-    """Return images of val, or of what split there is."""
-    manifest = saved.manifest()
-    judged = next(found for name in ("val", "test", "train") if (found := manifest.split(name)))
-    samples = judged[:: max(1, len(judged) // NUM_PROOF_IMAGES)][:NUM_PROOF_IMAGES]
-    batches = plain_batches(Inputs(saved.recipe, manifest, saved.backbone, None, saved.compute), samples)
-    images = torch.cat([images.cpu() for images, _ in batches.epoch()])
-    return Proof(images, [Path(manifest.root, sample.file) for sample in samples])
+    return kind.write(saved, Path(out) if out else saved.folder.exports / kind.name, proof_of(saved))

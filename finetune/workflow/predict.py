@@ -1,37 +1,33 @@
-"""Classes for images without labels, from a finished run."""
+"""Classes for images without labels, from a finished run.
+
+Where the run has a proven ONNX export, a command computes with that: nothing of torch is imported then.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from finetune.checkpoint.saved import SavedRun, load_run
-from finetune.data.checks import remarks_of
+from finetune.checkpoint.run_folder import open_finished
+from finetune.data.predictions import Prediction as Prediction
+from finetune.data.predictions import Scorer, predictions
 from finetune.data.sources import image_files
-from finetune.images.decode import UndecodableError, read
-from finetune.images.depths import before_model
-from finetune.images.levels import Span
-from finetune.images.transforms import normalise, plain_view
-from finetune.train.guard import OF_A_MODEL, check_count, guarded
-from finetune.types import Event, OnEvent, ignore
+from finetune.errors import check_count
+from finetune.exports.client import Client, of_image, proven_export
+from finetune.types import OnEvent, ignore
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The likeliest classes of one image with their probabilities, or why it could not be read."""
+    from finetune.checkpoint.saved import SavedRun
 
-    file: str
-    classes: tuple[str, ...] = ()
-    probabilities: tuple[float, ...] = ()
-    problem: str = ""
-
-    @property
-    def label(self) -> str:
-        """The likeliest class; empty for an image that could not be read."""
-        return self.classes[0] if self.classes else ""
+MANY = 1000  # images that are worth starting a GPU
+Paths = str | Path | Iterable[str | Path]
 
 
 class Classifier:
@@ -46,54 +42,100 @@ class Classifier:
         self.batch_size = batch_size
         self._compute = saved.compute
 
-    @guarded(OF_A_MODEL, is_shared=True)
-    def predict(
-        self, paths: str | Path | Iterable[str | Path], *, top: int = 1, on_event: OnEvent = ignore
-    ) -> list[Prediction]:
+    def predict(self, paths: Paths, *, top: int = 1, on_event: OnEvent = ignore) -> list[Prediction]:
         """Return a prediction for every image among files and in folders, in order.
 
         Raises:
             DataError: a path does not exist, or there are no images.
         """
         check_count("top", top)
-        files = image_files([paths] if isinstance(paths, (str, Path)) else list(paths), on_event=on_event)
-        found: list[Prediction] = []
-        seen: list[tuple[str, Span | None, str]] = []  # of each image its file, span and remark
-        for start in range(0, len(files), self.batch_size):
-            with self._compute.in_force():
-                found += self._batch(files[start : start + self.batch_size], min(top, len(self.classes)), seen)
-            on_event(Event.progress("predict", len(found), len(files)))
-        told = before_model([span for _, span, _ in seen], self.preprocessing.value_range)
-        for text in (*remarks_of((file, remark) for file, _, remark in seen), *told):
-            on_event(Event.warning(text))
+        return list(self._named(_files(paths, on_event), top, on_event))
+
+    def _named(self, files: Sequence[Path], top: int, on_event: OnEvent) -> Iterator[Prediction]:
+        from finetune.train.guard import OF_A_MODEL, guarded
+
+        with guarded(OF_A_MODEL, is_shared=True):
+            yield from predictions(self._scorer(), files, top=top, batch_size=self.batch_size, on_event=on_event)
+
+    def _scorer(self) -> Scorer[Tensor]:
+        from finetune.images.transforms import plain_view
+
+        view = plain_view(self.preprocessing)
+        return Scorer(self.classes, self.preprocessing.value_range, view, self._probabilities)
+
+    def _probabilities(self, images: Sequence[Tensor]) -> NDArray[np.float32]:
+        import torch
+
+        from finetune.images.transforms import normalise
+
+        batch = torch.stack(list(images)).to(self._compute.device)
+        with self._compute.in_force(), torch.no_grad(), self._compute.autocast():
+            logits = self.model(normalise(batch, self.preprocessing))  # (B, K)
+        found: NDArray[np.float32] = logits.float().softmax(dim=1).cpu().numpy()
         return found
 
-    def _batch(self, files: Sequence[Path], top: int, seen: list[tuple[str, Span | None, str]]) -> list[Prediction]:
-        view = plain_view(self.preprocessing)
-        pictures, predictions = {}, {}
-        for file in files:
-            try:
-                image = read(file, value_range=self.preprocessing.value_range)
-                pictures[file] = view(image.made)
-                seen.append((str(file), image.span, image.remark))
-            except UndecodableError as error:
-                predictions[file] = Prediction(str(file), problem=error.message.removeprefix(f"{file}: "))
-        if pictures:
-            images = torch.stack(list(pictures.values())).to(self._compute.device)
-            with torch.no_grad(), self._compute.autocast():
-                logits = self.model(normalise(images, self.preprocessing))  # (B, K)
-            values, places = logits.float().softmax(dim=1).topk(top, dim=1)
-            for file, value, place in zip(pictures, values.tolist(), places.tolist(), strict=True):
-                names = tuple(self.classes[index] for index in place)
-                predictions[file] = Prediction(str(file), names, tuple(value))
-        return [predictions[file] for file in files]
 
-
-@guarded(OF_A_MODEL, is_shared=True)
 def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Classifier:
     """Load the best model of a finished run for prediction.
 
     Raises:
         CheckpointError: no run folder, or a run that did not come to its end.
     """
-    return Classifier(load_run(run, device=device), batch_size=batch_size)
+    from finetune.checkpoint.saved import load_run
+    from finetune.train.guard import OF_A_MODEL, guarded
+
+    with guarded(OF_A_MODEL, is_shared=True):
+        return Classifier(load_run(run, device=device), batch_size=batch_size)
+
+
+def predict_with(
+    run: str | Path,
+    paths: Paths,
+    *,
+    top: int = 1,
+    device: str = "auto",
+    batch_size: int = 32,
+    on_event: OnEvent = ignore,
+) -> Iterator[Prediction]:
+    """Yield a prediction for every image among files and in folders, in order, by what is quickest at hand.
+
+    That is the run's ONNX export, if it was proven equal to the model that stands there; else, or on a GPU that many
+    images are worth, the model itself.
+
+    Raises:
+        CheckpointError: no finished run. DataError: a path does not exist, or there are no images.
+    """
+    check_count("top", top)
+    check_count("batch_size", batch_size)
+    folder = open_finished(run)
+    files = _files(paths, on_event)
+    export = proven_export(folder) if _is_for_processor(device, len(files)) else None
+    if export is None:
+        yield from load(run, device=device, batch_size=batch_size)._named(files, top, on_event)
+    else:
+        yield from predictions(_exported(export), files, top=top, batch_size=batch_size, on_event=on_event)
+
+
+def _files(paths: Paths, on_event: OnEvent) -> list[Path]:
+    return image_files([paths] if isinstance(paths, (str, Path)) else list(paths), on_event=on_event)
+
+
+def _is_for_processor(device: str, num_images: int) -> bool:
+    """Tell without torch whether the processor may compute: a GPU is asked for nowhere, or not worth starting."""
+    return device == "cpu" or (device == "auto" and (num_images < MANY or not Path("/dev/nvidiactl").exists()))
+
+
+def _exported(file: Path) -> Scorer[NDArray[np.float32]]:
+    client = Client(file)
+    value_range = client.preprocessing["value_range"]
+
+    def prepare(image: Image.Image) -> NDArray[np.float32]:
+        return of_image(image, client.preprocessing)
+
+    def probabilities(images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        logits = client.run(np.stack(images))  # (B, K)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        found: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+        return found
+
+    return Scorer(tuple(client.classes), tuple(value_range) if value_range else None, prepare, probabilities)

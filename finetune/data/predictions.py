@@ -1,0 +1,129 @@
+"""Naming what image files show: read by threads, a batch at a time, whatever computes the probabilities.
+
+Memory holds a few batches, however many files there are. Letters: B batch, K classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from finetune.images.decode import Decoded, UndecodableError, examine, quiet, read_content, remarks_of
+from finetune.images.depths import before_model
+from finetune.images.levels import Range, Span
+from finetune.types import Event, OnEvent
+
+T = TypeVar("T")
+MOST_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The likeliest classes of one image with their probabilities, or why it could not be read."""
+
+    file: str
+    classes: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    problem: str = ""
+
+    @property
+    def label(self) -> str:
+        """The likeliest class; empty for an image that could not be read."""
+        return self.classes[0] if self.classes else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer(Generic[T]):
+    """What names images: `prepare` makes of an RGB image what `probabilities` (B, K) are computed from."""
+
+    classes: tuple[str, ...]
+    value_range: Range | None  # what is black and white in images deeper than 8 bits
+    prepare: Callable[[Image.Image], T]
+    probabilities: Callable[[Sequence[T]], NDArray[np.float32]]
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is to be said at the end: of each image that was read its span, and the files with a remark."""
+
+    spans: list[Span | None] = field(default_factory=list)
+    remarks: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, file: Path, image: Decoded[T]) -> T:
+        self.spans.append(image.span)
+        if image.remark:
+            self.remarks.append((str(file), image.remark))
+        return image.made
+
+    def notes(self, value_range: Range | None) -> Iterator[str]:
+        yield from remarks_of(self.remarks)
+        yield from before_model(self.spans, value_range)
+
+
+def predictions(
+    scorer: Scorer[T], files: Sequence[Path], *, top: int, batch_size: int, on_event: OnEvent
+) -> Iterator[Prediction]:
+    """Yield a prediction for every file, in order; what a user should know of them is said at the end."""
+    seen, done = _Seen(), 0
+    with quiet(), ThreadPoolExecutor(_num_threads()) as pool:
+        for batch in _read_ahead(pool, scorer, files, batch_size):
+            yield from _named(scorer, batch, min(top, len(scorer.classes)), seen)
+            done += len(batch)
+            on_event(Event.progress("predict", done, len(files)))
+    for text in seen.notes(scorer.value_range):
+        on_event(Event.warning(text))
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, scorer: Scorer[T], files: Sequence[Path], batch_size: int
+) -> Iterator[list[tuple[Path, Decoded[T] | str]]]:
+    """Yield batches of files with what was made of them, or why nothing was; two batches are read ahead."""
+    left = iter(files)
+    read = partial(_read, scorer)
+    waiting: deque[tuple[Path, Future[Decoded[T] | str]]] = deque()
+    while True:
+        for file in islice(left, 3 * batch_size - len(waiting)):
+            waiting.append((file, pool.submit(read, file)))
+        if not waiting:
+            return
+        pairs = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+        yield [(file, future.result()) for file, future in pairs]
+
+
+def _read(scorer: Scorer[T], file: Path) -> Decoded[T] | str:
+    try:
+        return examine(read_content(file), scorer.prepare, value_range=scorer.value_range)
+    except UndecodableError as error:
+        return error.message
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+
+
+def _named(
+    scorer: Scorer[T], batch: Sequence[tuple[Path, Decoded[T] | str]], top: int, seen: _Seen
+) -> Iterator[Prediction]:
+    inputs = [seen.add(file, image) for file, image in batch if not isinstance(image, str)]
+    rows = iter(scorer.probabilities(inputs) if inputs else ())  # each (K,)
+    for file, image in batch:
+        if isinstance(image, str):
+            yield Prediction(str(file), problem=image)
+            continue
+        row: NDArray[np.float32] = next(rows)
+        places = np.argsort(-row, kind="stable")[:top].tolist()
+        yield Prediction(str(file), tuple(scorer.classes[place] for place in places), tuple(row[places].tolist()))
+
+
+def _num_threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_THREADS)

@@ -1,0 +1,33 @@
+"""The ONNX export that a finished run leaves by itself, where that is a small part of what it took."""
+
+from __future__ import annotations
+
+from finetune.checkpoint.run_folder import RunFolder
+from finetune.checkpoint.saved import load_run
+from finetune.errors import ExportError, ResourceError
+from finetune.exports.formats import FORMATS
+from finetune.prepare.proof import proof_of
+from finetune.settings import Recipe
+from finetune.types import Event, OnEvent
+
+WORTH = 20.0  # seconds of a run of which an export is a small part
+
+
+def export_at_end(folder: RunFolder, recipe: Recipe, *, seconds: float, on_event: OnEvent) -> None:
+    """Export the model of a finished run that took some seconds, if its recipe wants it.
+
+    What cannot be exported is told, and is no error: the run is finished.
+    """
+    wanted = recipe.export.onnx_at_end
+    if not wanted or (wanted == "auto" and seconds < WORTH):
+        return
+    kind = FORMATS["onnx"]
+    try:
+        saved = load_run(folder.path, device="cpu")
+        export = kind.write(saved, folder.exports / kind.name, proof_of(saved))
+    except (ExportError, ResourceError) as error:
+        on_event(Event.warning(f"no ONNX export: {error.message}"))
+    except KeyboardInterrupt:
+        on_event(Event.warning("the ONNX export was stopped; the run is finished"))
+    else:
+        on_event(Event.message(f"exported: {export.path}, proven on {export.parity['num_images']} images"))

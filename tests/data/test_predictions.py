@@ -1,0 +1,86 @@
+"""Files are read ahead by threads and named in order, a few batches at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.data import predictions as of_files
+from finetune.data.predictions import Scorer, predictions
+from finetune.types import Event, ignore
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    found = []
+    for number in range(20):
+        found.append(tmp_path / f"{number:02}.png")
+        Image.new("L", (4, 4), number).save(found[-1])
+    return found
+
+
+def scorer(sizes: list[int]) -> Scorer[int]:
+    """Name an image by its grey: class 0 at most 9, class 1 above; note the size of every batch."""
+
+    def probabilities(images: Sequence[int]) -> np.ndarray:
+        sizes.append(len(images))
+        return np.array([[0.9, 0.1] if grey < 10 else [0.2, 0.8] for grey in images], dtype=np.float32)
+
+    return Scorer(("low", "high"), None, lambda image: image.getpixel((0, 0))[0], probabilities)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 20, 64])
+def test_every_file_is_named_in_order(files: list[Path], batch_size: int) -> None:
+    sizes: list[int] = []
+    said: list[Event] = []
+    found = list(predictions(scorer(sizes), files, top=1, batch_size=batch_size, on_event=said.append))
+    assert [p.file for p in found] == list(map(str, files))
+    assert [p.label for p in found] == ["low"] * 10 + ["high"] * 10
+    assert found[0].probabilities == pytest.approx([0.9])
+    assert max(sizes) <= batch_size and sum(sizes) == 20
+    assert said[-1].facts["done"] == 20
+
+
+def test_more_classes_than_there_are_and_equal_ones_keep_their_order(files: list[Path]) -> None:
+    even = Scorer(("a", "b"), None, lambda image: 0, lambda images: np.full((len(images), 2), 0.5, dtype=np.float32))
+    (found,) = predictions(even, files[:1], top=9, batch_size=4, on_event=ignore)
+    assert found.classes == ("a", "b")
+
+
+def test_files_that_cannot_be_read_stand_in_their_place(files: list[Path], tmp_path: Path) -> None:
+    files[3].write_bytes(b"no image")
+    files[5].unlink()
+    found = list(predictions(scorer([]), files, top=1, batch_size=4, on_event=ignore))
+    assert [number for number, one in enumerate(found) if one.problem] == [3, 5]
+    assert found[5].problem.startswith("cannot be read: No such file") and found[5].label == ""
+    assert [one.label for one in found[6:8]] == ["low", "low"]
+
+
+def test_a_batch_of_which_none_can_be_read_asks_for_nothing(files: list[Path]) -> None:
+    for file in files[:4]:
+        file.unlink()
+    sizes: list[int] = []
+    found = list(predictions(scorer(sizes), files, top=1, batch_size=4, on_event=ignore))
+    assert [bool(one.problem) for one in found] == [True] * 4 + [False] * 16
+    assert sizes == [4, 4, 4, 4]
+
+
+def test_no_more_than_three_batches_are_held(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, read = threading.Lock(), [0]
+    examine = of_files.examine
+
+    def counted(*args: object, **more: object) -> object:
+        with lock:
+            read[0] += 1
+        return examine(*args, **more)
+
+    monkeypatch.setattr(of_files, "examine", counted)
+    named = predictions(scorer([]), files, top=1, batch_size=2, on_event=ignore)
+    for number in range(1, 21):
+        next(named)
+        assert read[0] <= number + 3 * 2 + 1
