@@ -8,7 +8,7 @@ workers.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -22,6 +22,13 @@ def derive(seed: int, *place: object) -> int:
     """Return a 63-bit seed for one place, e.g. `derive(0, "order", phase, epoch)`."""
     text = repr((seed, *place)).encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def derive_each(seed: int, place: str, names: Iterable[str]) -> NDArray[np.uint64]:
+    """Return `derive(seed, place, name)` of each name (N,), in less time."""
+    start, end = f"({seed!r}, {place!r}, ", ")"  # as `repr` has it
+    digests = b"".join([blake2b(f"{start}{name!r}{end}".encode(), digest_size=8).digest() for name in names])
+    return np.frombuffer(digests, ">u8").astype(np.uint64) >> np.uint64(1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.randomness import Resamples, derive, forked, resampled
+from finetune.randomness import Resamples, derive, derive_each, forked, resampled
 
 
 def draws() -> tuple[float, float, float]:
@@ -119,3 +119,10 @@ def test_resamples_drawn_one_by_one_are_those_drawn_at_once(units: list[int] | N
     assert [often.tolist() for often in several] == wanted
     assert [often.tolist() for often in several] == wanted  # and the same ones again
     assert resampled(7, units, draws=20, seed=3).tolist() == wanted
+
+
+def test_seeds_of_many_names_are_those_of_each() -> None:
+    names = ["ant/ü.jpg", "it's", 'a "b"', 'it\'s "both"', "\udcff", "a\nb\\c", "", "\u202e", "猫.png"]
+    for seed in (0, -3, 2**63 - 1):
+        assert derive_each(seed, "split", names).tolist() == [derive(seed, "split", name) for name in names]
+    assert len(derive_each(0, "split", [])) == 0

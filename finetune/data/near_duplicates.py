@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.thumbnails import SIDE, Looks
+from finetune.data.ties import Places, Ties
 
 ALIKE = 0.98  # least correlation of two small grey images
 TINT, TINT_SHARE = 16.0, 0.3  # levels, or share of their strength, by which colours of near copies may differ
@@ -31,7 +32,6 @@ REPRESENTATIVES = 16  # of a cell, that all others are compared with first
 WORTHWHILE = 0.1  # least share of the others that a representative's group takes in, for there to be another
 
 How = Literal["bytes", "pixels", "near"]
-Places = NDArray[np.int64]
 Pairs = tuple[Places, Places]
 
 
@@ -48,19 +48,19 @@ def copies_of(looks: Looks, digests: Sequence[str], *, alike: float = ALIKE) -> 
 
     Near copies of near copies are in one group. With `alike` = 1 only exact copies count.
     """
-    first: dict[bytes, int] = {}
-    same = [first.setdefault(bytes(pixels), place) for place, pixels in enumerate(looks["pixels"])]
-    ties = _Ties(same)
+    ties = Ties(len(looks))
+    ties.join_alike([bytes(pixels) for pixels in looks["pixels"]])
+    same = ties.numbers().tolist()
     if alike < 1:
-        _Search(looks, _telling(looks, list(first.values())), ties, alike).run()
+        first = np.unique(same, return_index=True)[1]
+        _Search(looks, _telling(looks, first), ties, alike).run()
     found = (members for members in ties.groups() if len(members) > 1)
     return [Copies(members, _how(members, same, digests)) for members in found]
 
 
-def _telling(looks: Looks, places: Sequence[int]) -> Places:
+def _telling(looks: Looks, places: Places) -> Places:
     """Return those of the places whose images are not plain."""
-    chosen = np.array(places, dtype=np.int64)
-    parts = np.split(chosen, range(PAIRS_AT_ONCE, len(chosen), PAIRS_AT_ONCE))
+    parts = np.split(places, range(PAIRS_AT_ONCE, len(places), PAIRS_AT_ONCE))
     return np.concatenate([part[looks["grey"][part].std(axis=(1, 2)) >= PLAIN] for part in parts])
 
 
@@ -70,7 +70,7 @@ class _Search:
 
     looks: Looks
     places: Places  # (N,)
-    ties: _Ties
+    ties: Ties
     alike: float
 
     def run(self) -> None:
@@ -220,37 +220,3 @@ def _how(members: Sequence[int], same: Sequence[int], digests: Sequence[str]) ->
     if len({digests[place] for place in members}) == 1:
         return "bytes"
     return "pixels" if len({same[place] for place in members}) == 1 else "near"
-
-
-class _Ties:
-    """Which places belong together, directly or through others; the root of a place is the first of them."""
-
-    def __init__(self, parent: Sequence[int]) -> None:
-        self.parent = np.array(parent, dtype=np.int64)
-
-    def roots(self, places: Places) -> Places:
-        """Return the root of each place."""
-        found = self.parent[places]
-        while not np.array_equal(found, above := self.parent[found]):
-            found = above
-        self.parent[places] = found
-        return found
-
-    def join(self, left: Places, right: Places) -> None:
-        """Tie each place of the left to its one of the right."""
-        pairs = np.unique(np.stack([self.roots(left), self.roots(right)]), axis=1)
-        for first, second in pairs.T.tolist():
-            low, high = sorted((self._root(first), self._root(second)))
-            self.parent[high] = low
-
-    def groups(self) -> list[tuple[int, ...]]:
-        """Return all places by their roots, in the order of the first ones."""
-        found: dict[int, list[int]] = {}
-        for place, root in enumerate(self.roots(np.arange(len(self.parent))).tolist()):
-            found.setdefault(root, []).append(place)
-        return [tuple(members) for members in found.values()]
-
-    def _root(self, place: int) -> int:
-        while (above := int(self.parent[place])) != place:
-            self.parent[place] = place = int(self.parent[above])
-        return place
