@@ -19,7 +19,7 @@ from finetune.data.split import first_of_units, units_of
 from finetune.evaluation.intervals import paired, share
 from finetune.features.probe import class_sums, loo_guesses
 from finetune.features.scores import logme
-from finetune.randomness import derive
+from finetune.randomness import derive, derive_each
 from finetune.types import FEWEST_PROBED, Confidence, Event, Evidence, Interval, Manifest, OnEvent, Sample, Size, ignore
 
 MOST_PROBED, MOST_A_CLASS = 600, 4  # the second where it is more: of many classes
@@ -40,8 +40,9 @@ def stratified_sample(manifest: Manifest, *, seed: int, most: int | None = None)
         most = max(MOST_PROBED, MOST_A_CLASS * len(classes))
     if len(train) <= most:
         return train
-    drawn = sorted(train, key=lambda s: (s.target.index, derive(seed, "evidence", s.file)))
-    kept = {drawn[(2 * place + 1) * len(drawn) // (2 * most)].file for place in range(most)}
+    chance = derive_each(seed, "evidence", [sample.file for sample in train])
+    drawn = np.lexsort((chance, np.array([sample.target.index for sample in train])))
+    kept = {train[drawn[(2 * place + 1) * len(drawn) // (2 * most)]].file for place in range(most)}
     return tuple(sample for sample in train if sample.file in kept)
 
 
