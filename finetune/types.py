@@ -197,6 +197,7 @@ class Size:
     num_probed: int
     gain: Interval
     num_independent: int | None = None  # copies and groups count once, as in the images per class; None: all are
+    num_classes_probed: int | None = None  # of very many classes some are drawn; None: all are
 
 
 @dataclass(frozen=True, slots=True)

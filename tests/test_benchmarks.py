@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 rank = runpy.run_path(str(ROOT / "benchmarks" / "rank.py"))
+growth = runpy.run_path(str(ROOT / "benchmarks" / "growth.py"))
 
 
 def test_weighted_tau_has_the_values_that_scipy_documents() -> None:
@@ -64,3 +65,20 @@ def test_what_benchmarks_and_tools_import_of_the_package_is_there() -> None:
 
 def is_module(node: ast.ImportFrom, name: str) -> bool:
     return importlib.util.find_spec(f"{node.module}.{name}") is not None
+
+
+@pytest.mark.parametrize(("scenes", "noise", "sizes"), [(1, 6, [40]), (4, 6, [10] * 4), (1, 30, []), (40, 6, [])])
+def test_frames_of_a_scene_are_copies_where_the_noise_is_small(scenes: int, noise: int, sizes: list[int]) -> None:
+    assert [len(one.members) for one in growth["copies"](40, scenes, noise)()] == sizes
+
+
+def test_the_other_cases_of_growth_are_what_they_say() -> None:
+    assert {"top1", "top5", "macro_f1", "ece"} == set(growth["metrics"](60, 10, 2)())
+    sample, evidence = growth["evidence"](8, 90)()
+    assert (len(sample), evidence.size.num_probed, len(evidence.probe)) == (600, 600, 10)
+    assert evidence.probe["group 0"].value < 0.3 < 0.9 < evidence.probe["group 9"].value
+    divided = growth["splitting"](20_000, 4)()
+    counts = {name: len(divided.split(name)) for name in ("train", "val", "test")}
+    assert counts == {"train": 12_000, "val": 4_000, "test": 4_000}  # of the five groups of a class one each
+    sides = {(sample.group, sample.split) for sample in divided.samples}
+    assert len(sides) == len({group for group, _ in sides}) == 5_000

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.randomness import derive, forked
+from finetune.randomness import Resamples, derive, derive_each, forked, resampled
 
 
 def draws() -> tuple[float, float, float]:
@@ -108,3 +108,21 @@ def test_the_generator_of_a_mac_is_seeded_and_put_back(monkeypatch: pytest.Monke
     with forked(7, devices=(torch.device("cpu"),)):
         pass
     assert calls == [7, "before"]
+
+
+@pytest.mark.parametrize("units", [None, [4, 4, 0, 9, 9, 9, 1], [0] * 7])
+def test_resamples_drawn_one_by_one_are_those_drawn_at_once(units: list[int] | None) -> None:
+    unit = np.unique(units or range(7), return_inverse=True)[1]
+    drawn = np.random.default_rng(3).integers(0, unit.max() + 1, (20, unit.max() + 1))
+    wanted = [[int((row == number).sum()) for number in unit] for row in drawn]
+    several = Resamples(7, units, draws=20, seed=3)
+    assert [often.tolist() for often in several] == wanted
+    assert [often.tolist() for often in several] == wanted  # and the same ones again
+    assert resampled(7, units, draws=20, seed=3).tolist() == wanted
+
+
+def test_seeds_of_many_names_are_those_of_each() -> None:
+    names = ["ant/ü.jpg", "it's", 'a "b"', 'it\'s "both"', "\udcff", "a\nb\\c", "", "\u202e", "猫.png"]
+    for seed in (0, -3, 2**63 - 1):
+        assert derive_each(seed, "split", names).tolist() == [derive(seed, "split", name) for name in names]
+    assert len(derive_each(0, "split", [])) == 0

@@ -41,6 +41,8 @@ def _numbers(evidence: Evidence, verdict: Verdict) -> Iterator[tuple[str, str, s
     yield "gain of a probe from twice the images", f"{size.gain.value:.3f}", _ends(size.gain, 3)
     yield "images per class, median", f"{size.images_per_class_median:g}", ""
     yield "images per class, least", f"{size.images_per_class_min}", ""
+    if size.num_classes_probed is not None and size.num_classes_probed < size.num_classes:
+        yield "classes probed", f"{size.num_classes_probed}", ""
     yield "largest class over smallest", f"{size.imbalance:.1f}", ""
     yield "spread of class means over that within", f"{evidence.spread:.2f}", ""
     yield "LogME", f"{evidence.logme:.3f}", ""

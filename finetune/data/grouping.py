@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from finetune.csv_cells import MARK, guarded_cell
 from finetune.data.near_duplicates import Copies
+from finetune.data.ties import Ties
 from finetune.errors import DataError
 from finetune.types import Manifest, Sample
 
@@ -22,29 +25,16 @@ def with_groups(manifest: Manifest, copies: Sequence[Copies]) -> Manifest:
 
     A group goes by the name of its first image.
     """
-    parent: dict[str, str] = {}
-
-    def find(key: str) -> str:
-        while parent.setdefault(key, key) != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
-
-    def tie(key: str, sample: Sample) -> None:
-        parent[find(key)] = find(f"file {sample.file}")
-
+    ties = Ties(len(manifest.samples))
+    ties.join_alike([sample.file for sample in manifest.samples])
+    ties.join_alike([sample.group for sample in manifest.samples])
     for one in copies:
-        for place in one.members:
-            tie(f"copies {one.members[0]}", manifest.samples[place])
-    for sample in manifest.samples:
-        if sample.group:
-            tie(f"group {sample.group}", sample)
-    name: dict[str, str] = {}
-    samples = []
-    for sample in manifest.samples:
-        root = find(f"file {sample.file}")
-        samples.append(replace(sample, group=name.setdefault(root, sample.file)))
-    return replace(manifest, samples=tuple(samples))
+        members = np.array(one.members)
+        ties.join(members, np.full_like(members, members[0]))
+    roots = ties.roots(np.arange(len(manifest.samples))).tolist()
+    named = zip(manifest.samples, roots, strict=True)
+    samples = tuple(replace(sample, group=manifest.samples[root].file) for sample, root in named)
+    return replace(manifest, samples=samples)
 
 
 def table_of(manifest: Manifest, folder: Path) -> str:

@@ -74,7 +74,7 @@ def _none_or_several(labels: list[str]) -> Iterator[str]:
 
 def masks(rows: list[Row]) -> Iterator[str]:
     """Say how many images are named as the masks of others that lie beside them."""
-    named = [(file, match[1]) for row in rows if (match := MASK.fullmatch((file := PurePath(row.file)).stem))]
+    named = [(PurePath(row.file), match[1]) for row in rows if (match := MASK.fullmatch(_stem(row.file)))]
     if not named:
         return
     known = {(file.parent, file.stem) for file in (PurePath(row.file) for row in rows)}
@@ -85,6 +85,13 @@ def masks(rows: list[Row]) -> Iterator[str]:
             f"{len(found):,} {are} named as a mask of another beside it, and read as any image, e.g. {found[0]}:"
             " where that is no image of the class, take such files out"
         )
+
+
+def _stem(file: str) -> str:
+    """Return a file's name without its folders and its ending."""
+    name = file.rpartition("/")[2]
+    dot = name.rfind(".")
+    return name[:dot] if 0 < dot < len(name) - 1 else name
 
 
 def _are_measures(labels: list[str], num_images: int) -> bool:

@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePath
 
 from finetune.types import Problem, Split
@@ -83,6 +84,7 @@ def folded(name: str) -> str:
     return normal(name).casefold()
 
 
+@lru_cache(maxsize=4096)  # a table says one of a few words in every row
 def split_of(name: str, *, besides: str = "") -> Split | None:
     """Return the split that a folder's whole name says: `Train`, `training_set`, `test-images`, `valSet`, `val2017`.
 

@@ -2,18 +2,21 @@
 
 Near copies are found in two steps. A hash of 63 bits says which pairs are worth a look: the signs of the
 lowest frequencies of the small grey image. Each pair is then confirmed on the small images themselves,
-because a hash of a blank or plain image says nothing. Letters: N images, P pairs.
+because a hash of a blank or plain image says nothing. The groups are those that a look at every pair gives; but
+of pairs that are in one group already nothing is asked, so that frames of a fixed camera, of which each
+is like each, take little more than other images. Letters: N images, P pairs, C images of a cell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.data.ties import Places, Ties
 from finetune.images.thumbnails import SIDE, Looks
 
 ALIKE = 0.98  # least correlation of two small grey images
@@ -22,9 +25,14 @@ PLAIN = 2.0  # deviation in levels of a small grey image below which its hash sa
 RADIUS = 8  # bits by which the hashes of near copies may differ
 FREQUENCIES = 8  # of 32, each way
 PAIRS_AT_ONCE = 8192
+TILE = 1024  # images, each of which is compared with each of as many others at once
+FEW = 2048  # pairs of a tile that are sooner confirmed one by one than sifted
+MARGIN = 1e-3  # by which rounding may move a correlation or a colour, and more
+REPRESENTATIVES = 16  # of a cell, that all others are compared with first
+WORTHWHILE = 0.1  # least share of the others that a representative's group takes in, for there to be another
 
 How = Literal["bytes", "pixels", "near"]
-Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+Pairs = tuple[Places, Places]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +48,95 @@ def copies_of(looks: Looks, digests: Sequence[str], *, alike: float = ALIKE) -> 
 
     Near copies of near copies are in one group. With `alike` = 1 only exact copies count.
     """
-    first: dict[bytes, int] = {}
-    same = [first.setdefault(bytes(pixels), place) for place, pixels in enumerate(looks["pixels"])]
-    ties = _Ties(len(looks))
-    ties.join(np.arange(len(looks)), np.array(same, dtype=np.int64))
+    ties = Ties(len(looks))
+    ties.join_alike([bytes(pixels) for pixels in looks["pixels"]])
+    same = ties.numbers().tolist()
     if alike < 1:
-        chosen = np.array([place for place in first.values() if looks[place]["grey"].std() >= PLAIN], dtype=np.int64)
-        for left, right in within(perceptual_hashes(looks["grey"][chosen]), radius=RADIUS):
-            ties.join(*confirmed(looks, chosen[left], chosen[right], alike=alike))
+        first = np.unique(same, return_index=True)[1]
+        _Search(looks, _telling(looks, first), ties, alike).run()
     found = (members for members in ties.groups() if len(members) > 1)
     return [Copies(members, _how(members, same, digests)) for members in found]
+
+
+def _telling(looks: Looks, places: Places) -> Places:
+    """Return those of the places whose images are not plain."""
+    parts = np.split(places, range(PAIRS_AT_ONCE, len(places), PAIRS_AT_ONCE))
+    return np.concatenate([part[looks["grey"][part].std(axis=(1, 2)) >= PLAIN] for part in parts])
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The search for near copies among some of the places."""
+
+    looks: Looks
+    places: Places  # (N,)
+    ties: Ties
+    alike: float
+
+    def run(self) -> None:
+        """Tie all near copies."""
+        parts = np.split(self.places, range(PAIRS_AT_ONCE, len(self.places), PAIRS_AT_ONCE))
+        hashes = np.concatenate([perceptual_hashes(self.looks["grey"][part]) for part in parts])
+        for cell, seen in cells(hashes, radius=RADIUS):
+            self._tie_to_representatives(hashes, cell)
+            cell = cell[np.argsort(self.ties.roots(self.places[cell]), kind="stable")]
+            tiles = np.split(cell, range(TILE, len(cell), TILE))
+            for number, rows in enumerate(tiles):
+                for columns in tiles[number:]:
+                    self._tie(hashes, rows, columns, seen)
+
+    def _tie_to_representatives(self, hashes: NDArray[np.uint64], cell: Places) -> None:
+        """Compare the others with one image, those that it doesn't take in with another, and so on while it pays."""
+        left = cell
+        for _ in range(REPRESENTATIVES):
+            one, others = left[0], left[self._apart(left[:1], left)[0]]
+            is_near = np.bitwise_count(hashes[others] ^ hashes[one]) <= RADIUS
+            self._confirm(np.full(is_near.sum(), one), others[is_near])
+            left = others[self._apart(left[:1], others)[0]]
+            if len(left) < 2 or len(left) > (1 - WORTHWHILE) * len(others):
+                break
+
+    def _tie(self, hashes: NDArray[np.uint64], rows: Places, columns: Places, seen: Sequence[np.uint64]) -> None:
+        """Compare each of the rows with each of the columns, but for pairs that are tied or were seen."""
+        is_asked = self._apart(rows, columns)
+        if not is_asked.any():
+            return
+        differing = hashes[rows][:, None] ^ hashes[columns]
+        is_asked &= np.bitwise_count(differing) <= RADIUS
+        if rows is columns:
+            is_asked = np.triu(is_asked, 1)
+        left, right = np.nonzero(is_asked)
+        for part in seen:
+            is_new = (differing[left, right] & part) != 0
+            left, right = left[is_new], right[is_new]
+        if len(left) > FEW:
+            is_likely = self._sifted(rows, columns)[left, right]
+            left, right = left[is_likely], right[is_likely]
+        for start in range(0, len(left), PAIRS_AT_ONCE):
+            here = slice(start, start + PAIRS_AT_ONCE)
+            self._confirm(rows[left[here]], columns[right[here]])
+
+    def _sifted(self, rows: Places, columns: Places) -> NDArray[np.bool_]:
+        """Return which pairs may be alike, for all at once: by one product of matrices, and by their mean colours."""
+        one, other = self.looks[self.places[rows]], self.looks[self.places[columns]]
+        first, second = _standard(one["grey"]), _standard(other["grey"])
+        may_be = first @ second.T / first.shape[1] >= self.alike - MARGIN
+        tints, others = _tint(one["colour"]), _tint(other["colour"])
+        strength = np.maximum(_strength(tints)[:, None], _strength(others))
+        apart = np.abs(tints.mean(axis=1)[:, None] - others.mean(axis=1)).mean(axis=2)  # no more than that of the cells
+        is_sifted: NDArray[np.bool_] = may_be & (apart <= np.maximum(TINT, TINT_SHARE * strength) + MARGIN * TINT)
+        return is_sifted
+
+    def _apart(self, rows: Places, columns: Places) -> NDArray[np.bool_]:
+        """Tell of each of the rows and each of the columns whether they are not tied yet."""
+        found: NDArray[np.bool_] = self.ties.roots(self.places[rows])[:, None] != self.ties.roots(self.places[columns])
+        return found
+
+    def _confirm(self, left: Places, right: Places) -> None:
+        """Tie those pairs that are alike."""
+        left, right = self.places[left], self.places[right]
+        is_apart = self.ties.roots(left) != self.ties.roots(right)
+        self.ties.join(*confirmed(self.looks, left[is_apart], right[is_apart], alike=self.alike))
 
 
 def perceptual_hashes(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -66,28 +153,23 @@ def perceptual_hashes(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return hashes
 
 
-def within(hashes: NDArray[np.uint64], *, radius: int) -> Iterator[Pairs]:
-    """Yield every pair of places whose hashes (N,) differ by at most `radius` bits, each once, some at a time.
+def cells(hashes: NDArray[np.uint64], *, radius: int) -> list[tuple[Places, Sequence[np.uint64]]]:
+    """Return sets of places, of which every two hashes (N,) that differ by at most `radius` bits share at least one.
 
-    Of radius + 1 parts of a hash such a pair shares at least one: only hashes that share a part are
-    compared, so N^2 / 2^7 rather than N^2 comparisons for hashes that are spread out.
+    Of radius + 1 parts of a hash such a pair shares at least one: so a set holds the hashes that share a part,
+    N^2 / 2^7 pairs rather than N^2 for hashes that are spread out. With each set come the parts that pairs of an
+    earlier set share. Where hashes are so alike that this were more pairs than all, all places are one set.
     """
     parts = [_part(number, radius + 1) for number in range(radius + 1)]
+    found: list[tuple[Places, Sequence[np.uint64]]] = []
     for number, part in enumerate(parts):
         key = hashes & part
         order = np.argsort(key, kind="stable")
-        ends = np.searchsorted(key[order], key[order], side="right")
-        place, step = np.arange(len(hashes)), 0
-        while len(place):
-            step += 1
-            place = place[place + step < ends[place]]
-            left, right = order[place], order[place + step]
-            differing = hashes[left] ^ hashes[right]
-            is_near = np.bitwise_count(differing) <= radius
-            for earlier in parts[:number]:  # it was found there
-                is_near &= (differing & earlier) != 0
-            if is_near.any():
-                yield left[is_near], right[is_near]
+        ends = np.flatnonzero(np.diff(key[order])) + 1
+        found += [(places, parts[:number]) for places in np.split(order, ends) if len(places) > 1]
+    if sum(len(places) ** 2 for places, _ in found) > len(hashes) ** 2:
+        return [(np.arange(len(hashes)), ())]
+    return found
 
 
 def _part(number: int, count: int) -> np.uint64:
@@ -107,7 +189,7 @@ def confirmed(looks: Looks, left: NDArray[np.int64], right: NDArray[np.int64], *
         first, second = _standard(looks["grey"][left[here]]), _standard(looks["grey"][right[here]])
         is_alike = (first * second).mean(axis=1) >= alike
         one, other = _tint(looks["colour"][left[here]]), _tint(looks["colour"][right[here]])
-        strength = np.maximum(np.abs(one).mean(axis=(1, 2)), np.abs(other).mean(axis=(1, 2)))
+        strength = np.maximum(_strength(one), _strength(other))
         is_alike &= np.abs(one - other).mean(axis=(1, 2)) <= np.maximum(TINT, TINT_SHARE * strength)
         kept.append(is_alike)
     is_kept = np.concatenate(kept) if kept else np.zeros(0, dtype=bool)
@@ -129,31 +211,12 @@ def _tint(colour: NDArray[np.uint8]) -> NDArray[np.float32]:
     return difference
 
 
+def _strength(tint: NDArray[np.float32]) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = np.abs(tint).mean(axis=(1, 2))
+    return found
+
+
 def _how(members: Sequence[int], same: Sequence[int], digests: Sequence[str]) -> How:
     if len({digests[place] for place in members}) == 1:
         return "bytes"
     return "pixels" if len({same[place] for place in members}) == 1 else "near"
-
-
-class _Ties:
-    """Which places belong together, directly or through others."""
-
-    def __init__(self, count: int) -> None:
-        self.parent = list(range(count))
-
-    def join(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
-        for first, second in zip(left.tolist(), right.tolist(), strict=True):
-            low, high = sorted((self._root(first), self._root(second)))
-            self.parent[high] = low
-
-    def groups(self) -> list[tuple[int, ...]]:
-        found: dict[int, list[int]] = {}
-        for place in range(len(self.parent)):
-            found.setdefault(self._root(place), []).append(place)
-        return [tuple(members) for members in found.values()]
-
-    def _root(self, place: int) -> int:
-        while self.parent[place] != place:
-            self.parent[place] = self.parent[self.parent[place]]
-            place = self.parent[place]
-        return place

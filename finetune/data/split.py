@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from finetune.csv_cells import guarded_cell, unguarded_cell
+from finetune.data.ties import Places, Ties
 from finetune.errors import CheckpointError, DataError
-from finetune.randomness import derive
+from finetune.randomness import derive_each
 from finetune.types import SPLITS, Manifest, Sample, Split, Target
 from finetune.whole import whole_file
 
 DIGEST = re.compile("(?:[0-9a-f]{2})*")
 COLUMNS = ("file", "label", "split", "group", "digest")
-Unit = list[Sample]
 
 
 def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifest:
@@ -32,23 +36,29 @@ def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifes
     Raises:
         DataError: a class has too few images to stand in train and in val.
     """
-    has = {split: any(s.split == split for s in manifest.samples) for split in SPLITS}
-    shares = {"test": 0.0 if has["test"] else test, "val": 0.0 if has["val"] else val}
-    splits: dict[str, Split] = {s.file: s.split for s in manifest.samples if s.split in ("val", "test")}
-    pool = _units([s for s in manifest.samples if s.file not in splits])
-    if not pool:
-        there = " and ".join(split for split in SPLITS if has[split])
+    has = {s.split for s in manifest.samples}
+    shares = {"test": 0.0 if "test" in has else test, "val": 0.0 if "val" in has else val}
+    own: dict[str, Split] = {s.file: s.split for s in manifest.samples if s.split in ("val", "test")}
+    places = [place for place, s in enumerate(manifest.samples) if s.file not in own]
+    if not places:
+        there = " and ".join(split for split in SPLITS if split in has)
         raise DataError(f"this data has {there}, but no train", hint="Add a train split, or take the splits away.")
     if sum(shares.values()) >= 1:
         raise DataError(f"split.val + split.test = {sum(shares.values()):g} leaves nothing to train on")
+    pool = _Pool.of([manifest.samples[place] for place in places], seed=seed)
+    splits: list[Split] = [own.get(s.file, "train") for s in manifest.samples]
     for split in ("test", "val"):
         if shares[split]:
             share = shares[split] / (1 - (shares["test"] if split == "val" else 0))
             keep = 2 if split == "test" and shares["val"] else 1  # val and train come first
-            taken = _take(pool, share=share, keep=keep, seed=seed)
-            splits.update({s.file: split for unit in taken for s in unit})
-            pool = [unit for unit in pool if unit[0].file not in splits]
-    samples = tuple(replace(s, split=splits.get(s.file, "train")) for s in manifest.samples)
+            for taken in pool.take(share=share, keep=keep).tolist():
+                splits[places[taken]] = split
+    samples = tuple(
+        s
+        if s.split == split
+        else Sample(s.file, s.target, split, s.group, s.digest)  # `replace` takes ten times as long
+        for s, split in zip(manifest.samples, splits, strict=True)
+    )
     done = replace(manifest, samples=samples)
     _check(done, SPLITS if shares["test"] else ("train", "val"))
     return replace(done, notes=manifest.notes + tuple(leaks(done)))
@@ -56,15 +66,15 @@ def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifes
 
 def leaks(manifest: Manifest) -> Iterator[str]:
     """Say which images and groups straddle splits."""
-    for what, key in (("images", "digest"), ("groups", "group")):
-        sides: dict[str, set[str]] = {}
-        for sample in manifest.samples:
-            value = getattr(sample, key)
-            if value:
-                sides.setdefault(value, set()).add(sample.split or "")
-        astray = [value for value, found in sides.items() if len(found) > 1]
+    for what, values in (
+        ("images", [s.digest for s in manifest.samples]),
+        ("groups", [s.group for s in manifest.samples]),
+    ):
+        side: dict[str, Split | None] = {}
+        pairs = zip(values, manifest.samples, strict=True)
+        astray = {value for value, s in pairs if value and side.setdefault(value, s.split) != s.split}
         if astray:
-            example = next(s.file for s in manifest.samples if getattr(s, key) == astray[0])
+            example = next(s.file for value, s in zip(values, manifest.samples, strict=True) if value in astray)
             yield f"leak: {len(astray)} {what} stand in more than one split, e.g. {example}; `finetune check` lists all"
 
 
@@ -127,8 +137,8 @@ def is_digest(text: str) -> bool:
 
 def units_of(samples: Sequence[Sample]) -> list[int]:
     """Return the number of each sample's unit: samples joined by a content hash or a group; by first sight."""
-    number = {s.file: place for place, unit in enumerate(_units(samples)) for s in unit}
-    return [number[sample.file] for sample in samples]
+    numbers: list[int] = _unit_numbers(samples).tolist()
+    return numbers
 
 
 def first_of_units(units: Sequence[int]) -> list[int]:
@@ -137,55 +147,110 @@ def first_of_units(units: Sequence[int]) -> list[int]:
     return [places[unit] for unit in sorted(places)]
 
 
-def _units(samples: Sequence[Sample]) -> list[Unit]:
-    """Join samples that share a content hash or a group, whether directly or through others."""
-    parent: dict[str, str] = {}
-
-    def find(key: str) -> str:
-        while parent.setdefault(key, key) != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
-
-    for sample in samples:
-        for tie in (f"digest {sample.digest}" * bool(sample.digest), f"group {sample.group}" * bool(sample.group)):
-            if tie:
-                parent[find(tie)] = find(f"file {sample.file}")
-    units: dict[str, Unit] = {}
-    for sample in samples:
-        units.setdefault(find(f"file {sample.file}"), []).append(sample)
-    return [sorted(unit, key=lambda s: s.file) for unit in units.values()]
+def _unit_numbers(samples: Sequence[Sample]) -> Places:
+    """Join samples that share a content hash, a group or their name, whether directly or through others."""
+    ties = Ties(len(samples))
+    ties.join_alike([sample.digest for sample in samples])
+    ties.join_alike([sample.group for sample in samples])
+    ties.join_alike([sample.file for sample in samples])
+    return ties.numbers()
 
 
-def _take(units: Sequence[Unit], *, share: float, keep: int, seed: int) -> list[Unit]:
-    """Take units so that every class gives its share and keeps so many units; large ones first, drawn by the seed.
+@dataclass(slots=True)
+class _Pool:
+    """What can be taken for a split: units in the order in which they are drawn, large ones first.
 
-    A class that would give nothing, because its share is small or its groups are large, gives its smallest.
+    Letters: N samples, U units, T pairs of a unit and a class that it has images of.
     """
-    drawn = sorted(units, key=lambda unit: (-len(unit), derive(seed, "split", unit[0].file)))
-    inside = [Counter(s.target.index for s in unit) for unit in drawn]
-    images = Counter(s.target.index for unit in drawn for s in unit)
-    wanted = Counter({label: round(count * share) for label, count in images.items()})
-    left = Counter(label for found in inside for label in found)
-    missing, taken = set(left), []
 
-    def is_spared(place: int) -> bool:
-        return all(left[label] > keep for label in inside[place])
+    labels: Places  # (N,): class indices
+    unit: Places  # (N,): places in the order of drawing
+    is_there: NDArray[np.bool_]  # (U,): is not taken yet
 
-    def take(place: int) -> None:
-        taken.append(drawn[place])
-        wanted.subtract(inside[place])
-        left.subtract(inside[place].keys())
-        missing.difference_update(inside[place])
+    @staticmethod
+    def of(samples: Sequence[Sample], *, seed: int) -> _Pool:
+        """Return the units of samples, those of one size drawn by the seed and the name of their first file."""
+        numbers = _unit_numbers(samples)
+        sizes = np.bincount(numbers)
+        names: list[str] = [""] * len(sizes)
+        for sample, number in zip(samples, numbers.tolist(), strict=True):
+            names[number] = min(names[number] or sample.file, sample.file)
+        order = np.lexsort((derive_each(seed, "split", names), -sizes))
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        labels = np.array([sample.target.index for sample in samples], dtype=np.int64)
+        return _Pool(labels, place[numbers], np.ones(len(sizes), dtype=bool))
 
-    for place, unit in enumerate(drawn):
-        gain = sum(min(count, max(wanted[label], 0)) for label, count in inside[place].items())
-        if 2 * gain > len(unit) and is_spared(place):
-            take(place)
-    for place in reversed(range(len(drawn))):
-        if not missing.isdisjoint(inside[place]) and is_spared(place):
-            take(place)
-    return taken
+    def take(self, *, share: float, keep: int) -> Places:
+        """Take units so that every class gives its share and keeps so many units; return the places of their samples.
+
+        A class that would give nothing, because its share is small or its groups are large, gives its smallest.
+        """
+        before = self.is_there.copy()
+        _Taking(self, share=share, keep=keep).run()
+        return np.flatnonzero((before & ~self.is_there)[self.unit])
+
+
+class _Taking:
+    """One taking of units from a pool: what every class is still to give, and how many units of it are left."""
+
+    def __init__(self, pool: _Pool, *, share: float, keep: int) -> None:
+        self.is_there, self.keep = pool.is_there, keep
+        inside = pool.is_there[pool.unit]
+        labels, unit = pool.labels[inside], pool.unit[inside]
+        num_classes = int(labels.max(initial=0)) + 1
+        pairs, self.counts = np.unique(unit * num_classes + labels, return_counts=True)  # (T,)
+        self.units, self.labels = pairs // num_classes, pairs % num_classes
+        self.sizes = np.bincount(unit, minlength=len(pool.is_there))  # (U,)
+        self.wanted = [round(count * share) for count in np.bincount(labels, minlength=num_classes).tolist()]
+        self.left = np.bincount(self.labels, minlength=num_classes).tolist()
+
+    def run(self) -> None:
+        """Take what every class is to give, then one unit of those classes that gave none."""
+        missing = {label for label, count in enumerate(self.left) if count}
+        is_single = self.sizes[self.units] == 1
+        for unit, inside in self._inside(~is_single):
+            gain = sum(min(count, max(self.wanted[label], 0)) for label, count in inside)
+            if 2 * gain > self.sizes[unit] and self._is_spared(inside):
+                self._take(unit, inside)
+                missing.difference_update(label for label, _ in inside)
+        missing.difference_update(self._take_singles(is_single))
+        if missing:
+            has_missing = np.isin(self.units, self.units[np.isin(self.labels, list(missing))])
+            for unit, inside in reversed(list(self._inside(has_missing & self.is_there[self.units]))):
+                if not missing.isdisjoint(label for label, _ in inside) and self._is_spared(inside):
+                    self._take(unit, inside)
+                    missing.difference_update(label for label, _ in inside)
+
+    def _inside(self, chosen: NDArray[np.bool_]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+        """Yield units with the classes in them and how many images of each, from some of the pairs (T,)."""
+        columns = (column[chosen].tolist() for column in (self.units, self.labels, self.counts))
+        for unit, rows in groupby(zip(*columns, strict=True), key=itemgetter(0)):
+            yield unit, [(label, count) for _, label, count in rows]
+
+    def _is_spared(self, inside: list[tuple[int, int]]) -> bool:
+        return all(self.left[label] > self.keep for label, _ in inside)
+
+    def _take(self, unit: int, inside: list[tuple[int, int]]) -> None:
+        self.is_there[unit] = False
+        for label, count in inside:
+            self.wanted[label] -= count
+            self.left[label] -= 1
+
+    def _take_singles(self, is_single: NDArray[np.bool_]) -> list[int]:
+        """Take of the units of one image the first ones of every class: no class depends on another."""
+        units, labels = self.units[is_single], self.labels[is_single]
+        order = np.argsort(labels, kind="stable")
+        starts = np.searchsorted(labels[order], labels[order])
+        nth = np.arange(len(order)) - starts  # of its class
+        most = np.minimum(self.wanted, np.array(self.left) - self.keep)  # (K,)
+        taken = order[nth < most[labels[order]]]
+        self.is_there[units[taken]] = False
+        for label, count in enumerate(np.bincount(labels[taken], minlength=len(most)).tolist()):
+            self.wanted[label] -= count
+            self.left[label] -= count
+        found: list[int] = np.unique(labels[taken]).tolist()
+        return found
 
 
 def _check(manifest: Manifest, splits: Sequence[Split]) -> None:

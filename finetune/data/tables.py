@@ -125,9 +125,10 @@ def _add_row(
             f"{path} line {number}: split {split!r} is none of {', '.join(SPLIT_NAMES)}",
             hint="An empty split is allowed: such images are divided by --val and --test.",
         )
-    if not holds((path.parent / file).is_file):
-        file = _in_other_form(path.parent, file, in_folder) or file
-    if not holds((path.parent / file).is_file):
+    is_there = holds((path.parent / file).is_file)
+    if not is_there and (other := _in_other_form(path.parent, file, in_folder)):
+        file, is_there = other, holds((path.parent / other).is_file)
+    if not is_there:
         found.problems.append(Problem(file, MISSING))
     elif file in found.files:
         found.problems.append(Problem(file, f"listed again in line {number}; the first time counts"))
@@ -162,12 +163,12 @@ def _tell_missing(found: Found, path: Path) -> None:
 
 def _unnamed(found: Found, root: Path) -> Iterator[str]:
     """Say how many images below the table's folder no row names; of a huge folder as many as were seen."""
-    real = cache(os.path.realpath)
-    named = [Path(root, file) for file in (*found.files, *(problem.file for problem in found.problems))]
-    known = {(real(file.parent), file.name) for file in named}
+    real = cache(lambda folder: os.path.realpath(Path(root, folder)))
+    named = (os.path.split(file) for file in (*found.files, *(problem.file for problem in found.problems)))
+    known = {(real(folder), name) for folder, name in named}
     count, example, left = 0, "", MOST_LOOKED_AT + len(known)
     for inside, names in folders_below(root, lambda _: None):
-        here = real(root / inside)
+        here = real(inside)
         others = [name for name in names if is_image_name(name) and (here, name) not in known]
         example = example or next((str(PurePath(inside, name)) for name in others), "")
         count, left = count + len(others), left - len(names) - 1

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from finetune.randomness import resampled
+from finetune.randomness import Resamples
 from finetune.types import Interval
 
 Z95 = 1.959963984540054
@@ -128,7 +128,7 @@ def bootstrap(
 ) -> Interval:
     """Return the percentile interval of a measure of image indices, over seeded resamples of whole units."""
     places = np.arange(count)
-    values = [measure(np.repeat(places, often)) for often in resampled(count, units, draws=draws, seed=seed)]
+    values = [measure(np.repeat(places, often)) for often in Resamples(count, units, draws=draws, seed=seed)]
     low, high = np.quantile(values, [0.025, 0.975])
     value = measure(places)
     return Interval(value, float(min(low, value)), float(max(high, value)))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.evaluation.intervals import share
-from finetune.randomness import resampled
+from finetune.randomness import Resamples
 from finetune.types import Interval
 
 BINS, DRAWS = 15, 300
@@ -32,7 +32,9 @@ class Predicted:
     guesses: NDArray[Any]  # (N,)
     right: NDArray[Any]  # (N,)
     units: Sequence[int] | None  # images of one unit (copies, a group) are drawn together
-    weights: Sequence[NDArray[Any]]  # each (N,): how often an image is drawn
+    weights: Iterable[
+        NDArray[Any]
+    ]  # each (N,): how often an image is drawn; drawn anew each time, as all take long to hold
 
     @property
     def num_classes(self) -> int:
@@ -56,8 +58,7 @@ class Metric:
 def measure(logits: Tensor, targets: Tensor, *, units: Sequence[int] | None = None) -> dict[str, Interval]:
     """Return the metrics of (N, K) logits that say something of so many classes; intervals are 95 %."""
     guesses, right = logits.argmax(dim=1).numpy(), targets.numpy()
-    weights = list(resampled(len(right), units, draws=DRAWS, seed=0))
-    judged = Predicted(logits, guesses, right, units, weights)
+    judged = Predicted(logits, guesses, right, units, Resamples(len(right), units, draws=DRAWS, seed=0))
     return {name: metric.of(judged) for name, metric in METRICS.items() if judged.num_classes >= metric.fewest_classes}
 
 

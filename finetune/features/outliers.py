@@ -54,16 +54,20 @@ def odd_ones(features: Tensor, targets: Tensor, units: Sequence[int], *, seed: i
         return []
     distances = _distances(normalize(features[torch.from_numpy(first)].float(), dim=1), seed=seed)
     logs, labels = np.log(np.maximum(distances, NEARLY_ZERO)), targets.numpy()[first]
-    found = []
-    for label in np.unique(labels):
-        mine = np.flatnonzero(labels == label)
-        usual = logs[mine] if len(mine) >= FEWEST else logs
-        middle = float(np.median(usual))
-        spread = max(1.4826 * float(np.median(np.abs(usual - middle))), NARROW)
+    of_all, found = _usual(logs), []
+    order = np.argsort(labels, kind="stable")
+    for mine in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):  # the images of a class
+        middle, spread = _usual(logs[mine]) if len(mine) >= FEWEST else of_all
         for place in mine[logs[mine] > middle + FAR * spread].tolist():
             deviations = (float(logs[place]) - middle) / spread
             found.append(Odd(int(first[place]), float(distances[place]), float(np.exp(middle)), deviations))
     return sorted(found, key=lambda odd: -odd.deviations)
+
+
+def _usual(logs: np.ndarray) -> tuple[float, float]:
+    """Return the median of log distances, and their deviation."""
+    middle = float(np.median(logs))
+    return middle, max(1.4826 * float(np.median(np.abs(logs - middle))), NARROW)
 
 
 def _distances(rows: Tensor, *, seed: int) -> np.ndarray:

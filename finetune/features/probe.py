@@ -21,6 +21,7 @@ RIDGES = tuple(10.0**power for power in (-5, -4, -3, -2, -1, 0))  # of an image
 HELD_OUT_STRENGTHS = tuple(10.0**power for power in (4, 3, 2, 1, 0))  # strong first; wrong labels want strong ones
 FOLDS = 5
 MOST_FOR_SEARCH = 2000  # images on which the strength is chosen
+ROWS_AT_ONCE = 1024  # images whose labels (N, K) are computed together
 CONSTANT = 1e-6  # deviation, as a share of the largest value, below which float32 sees rounding only
 
 
@@ -67,40 +68,42 @@ def fit_probe(
     if is_selective:
         share, accuracy = _choose_share(scaled, targets, num_classes, seed, strength, units)
     strength *= _independent_share(units, seed)
-    kept = _relevant(scaled, targets, num_classes, share, units)
+    kept = torch.arange(scaled.shape[1])
+    if share < 1:
+        kept = _kept(_by_relevance(scaled, targets, units), num_classes, share)
     weight = torch.zeros(num_classes, scaled.shape[1])
     weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength)
     folded = weight.double() / std.double()
     return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy, share)
 
 
-def loo_ridge(features: Tensor, targets: Tensor, *, num_classes: int, units: Sequence[int] | None = None) -> float:
+def loo_ridge(features: Tensor, targets: Tensor, *, units: Sequence[int] | None = None) -> float:
     """Return the leave-one-out top-1 of a ridge classifier on (N, D) features, at its best strength.
 
     Raises:
         TrainingError: a feature is not finite.
     """
-    guesses = loo_guesses(features, targets, num_classes=num_classes, units=units)
+    guesses = loo_guesses(features, targets, units=units)
     return float((guesses == targets).double().mean())
 
 
-def loo_guesses(features: Tensor, targets: Tensor, *, num_classes: int, units: Sequence[int] | None = None) -> Tensor:
+def loo_guesses(features: Tensor, targets: Tensor, *, units: Sequence[int] | None = None) -> Tensor:
     """Return the class (N,) that a ridge classifier fitted to the other units gives each image; by default each image
     is a unit of its own.
 
     Its strength is the one with the best top-1. With G = K + s I for the linear kernel K of the N
     standardised features, image i's prediction without itself is
-    y_i - (G^-1 y)_i / ((G^-1)_ii - 1 / (N s)): one eigendecomposition serves all. The 1 / (N s) is
-    image i's part in the means: without it, centred labels give themselves away. Of a unit of several
-    images the same holds with the block of G^-1 in place of its diagonal element. An image that has no other
-    unit to learn from is given class -1.
+    y_i - (G^-1 y)_i / ((G^-1)_ii - 1 / (N s)): one eigendecomposition serves all, of a matrix that is N x N or
+    D x D, whichever is smaller. The 1 / (N s) is image i's part in the means: without it, centred labels give
+    themselves away. Of a unit of several images the same holds with the block of G^-1 in place of its diagonal
+    element. An image that has no other unit to learn from is given class -1.
     Source: Rifkin & Lippert 2007, Notes on regularized least squares, MIT-CSAIL-TR-2007-025.
 
     Raises:
         TrainingError: a feature is not finite.
     """
     scaled, _, _ = _standardised(features.double())
-    return _loo_ridge(scaled, targets, num_classes, units)[0]
+    return _loo_ridge(scaled, targets, units)[0]
 
 
 def held_out_logits(features: Tensor, targets: Tensor, *, num_classes: int, parts: Sequence[Tensor]) -> Tensor:
@@ -168,46 +171,121 @@ def _standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (features - mean) / std, mean, std
 
 
-def _loo_ridge(
-    scaled: Tensor, targets: Tensor, num_classes: int, units: Sequence[int] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return the left-out guesses (N,) of the best strength, and its dual solution G^-1 y (N, K)."""
-    count = len(scaled)
-    labels = torch.nn.functional.one_hot(targets, num_classes).double() * 2 - 1  # (N, K)
-    values, vectors = torch.linalg.eigh(scaled @ scaled.T / scaled.shape[1])  # (N,), (N, N)
-    values = values.clamp_min(0)
-    turned = vectors.T @ (labels - labels.mean(dim=0))
-    several = blocks(units)
-    best, guesses, dual = -1.0, targets, labels
-    for strength in (count * ridge for ridge in RIDGES):
-        inverse = 1 / (values + strength)
-        solved = vectors @ (inverse[:, None] * turned)  # (N, K)
-        diagonal = (vectors**2) @ inverse - 1 / (count * strength)  # (N,)
-        guessed = (labels - solved / diagonal[:, None]).argmax(dim=1)
-        for block in several:
-            if len(block) == count:
-                guessed[block] = -1
-                continue
-            rows = vectors[block]
-            part = (rows * inverse) @ rows.T - 1 / (count * strength)
-            guessed[block] = (labels[block] - torch.linalg.solve(part, solved[block])).argmax(dim=1)
-        top1 = float((guessed == targets).double().mean())
+@dataclass(frozen=True, slots=True)
+class _Ridge:
+    """Ridge regressions of every strength s on the labels of standardised features (N, D), from one decomposition.
+
+    With the linear kernel K, (K + s I)^-1 = a I + B diag(g) B': of K itself (a = 0, g = 1 / (values + s)), or, where
+    there are fewer features than images, of the covariance of the features (a = 1 / s, g = -a / (values + s)). M is
+    the smaller of N and D. Only classes that occur have a column: one that does not is never the likeliest.
+    """
+
+    basis: Tensor  # (N, M)
+    values: Tensor  # (M,)
+    turned: Tensor  # (M, K): B' y, of centred labels y
+    targets: Tensor  # (N,): columns of y
+    means: Tensor  # (K,): of the labels -1 and 1
+
+    @property
+    def count(self) -> int:
+        return len(self.basis)
+
+    def inverse(self, strength: float) -> tuple[float, Tensor]:
+        """Return a and g (M,)."""
+        if len(self.values) == self.count:
+            return 0.0, 1 / (self.values + strength)
+        return 1 / strength, -1 / (strength * (self.values + strength))
+
+    def labels(self, places: Tensor) -> Tensor:
+        """Return the labels (..., K) of some images (...,): 1 for their class, else -1."""
+        shape = (*places.shape, len(self.means))
+        minus = torch.full(shape, -1.0, dtype=self.basis.dtype)
+        return minus.scatter_(-1, self.targets[places][..., None], 1.0)
+
+    def solved(self, strength: float, places: Tensor) -> Tensor:
+        """Return the rows (..., K) of (K + s I)^-1 y of some images (...,)."""
+        own, inner = self.inverse(strength)
+        found = self.basis[places] @ (inner[:, None] * self.turned)
+        return found + own * (self.labels(places) - self.means) if own else found
+
+
+def _ridge(scaled: Tensor, targets: Tensor) -> _Ridge:
+    count, width = scaled.shape
+    occurring, columns, sizes = torch.unique(targets, return_inverse=True, return_counts=True)
+    if width < count:
+        values, vectors = torch.linalg.eigh(scaled.T @ scaled / width)  # (D,), (D, D)
+        basis = scaled @ vectors / width**0.5
+    else:
+        values, basis = torch.linalg.eigh(scaled @ scaled.T / width)  # (N,), (N, N)
+    means = 2 * sizes.double() / count - 1
+    turned = 2 * class_sums(basis, columns, len(occurring)).T - basis.sum(dim=0)[:, None] * (1 + means)
+    return _Ridge(basis, values.clamp_min(0), turned, columns, means)
+
+
+def class_sums(rows: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+    """Return the sums (K, D) of the rows (N, D) of every class."""
+    return rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, targets, rows)
+
+
+def _left_out(ridge: _Ridge, strength: float, parts: Sequence[Tensor]) -> Tensor:
+    """Return the column (N,) that the other units give each image; the units are the rows of `parts`, each (P, S)."""
+    own, inner = ridge.inverse(strength)
+    part_in_means = 1 / (ridge.count * strength)
+    found = torch.full((ridge.count,), -1)
+    for units in parts:
+        size = units.shape[1]
+        if size == ridge.count:  # nobody else is there
+            continue
+        for places in torch.split(units, max(1, ROWS_AT_ONCE // size)):
+            solved = ridge.solved(strength, places)  # (P, S, K)
+            if size == 1:
+                diagonal = (ridge.basis[places] ** 2) @ inner + own - part_in_means  # (P, 1)
+                errors = solved / diagonal[..., None]
+            else:
+                rows = ridge.basis[places]  # (P, S, M)
+                block = (rows * inner) @ rows.mT + own * torch.eye(size, dtype=rows.dtype) - part_in_means
+                errors = torch.linalg.solve(block, solved)
+            found[places] = (ridge.labels(places) - errors).argmax(dim=-1)
+    return found
+
+
+def _loo_ridge(scaled: Tensor, targets: Tensor, units: Sequence[int] | None = None) -> tuple[Tensor, _Ridge, float]:
+    """Return the left-out guesses (N,) of the best strength, the ridge regressions, and that strength."""
+    ridge, parts = _ridge(scaled, targets), _by_size(units, len(scaled))
+    best, guesses, chosen = -1.0, targets, 0.0
+    for strength in (len(scaled) * share for share in RIDGES):
+        guessed = _left_out(ridge, strength, parts)
+        top1 = float((guessed == ridge.targets).double().mean())
         if top1 > best:
-            best, guesses, dual = top1, guessed, solved
-    return guesses, dual
+            best, guesses, chosen = top1, guessed, strength
+    return torch.cat([torch.unique(targets), torch.tensor([-1])])[guesses], ridge, chosen
 
 
-def _relevant(scaled: Tensor, targets: Tensor, num_classes: int, share: float, units: Sequence[int]) -> Tensor:
-    """Return which features to keep, in order; at least as many as there are classes."""
-    count = scaled.shape[1]
-    if share >= 1:
-        return torch.arange(count)
+def _by_size(units: Sequence[int] | None, count: int) -> list[Tensor]:
+    """Return the indices of the images of each unit, in a row (P, S) for all units of one size."""
+    several = blocks(units)
+    single = torch.ones(count, dtype=torch.bool)
+    for block in several:
+        single[block] = False
+    alike: dict[int, list[Tensor]] = {}
+    for block in several:
+        alike.setdefault(len(block), []).append(block)
+    return [single.nonzero(), *(torch.stack(found) for found in alike.values())]
+
+
+def _by_relevance(scaled: Tensor, targets: Tensor, units: Sequence[int]) -> Tensor:
+    """Return the features (D,), the most relevant first."""
     sampled = _sample(len(scaled), 0)
     x = scaled[sampled].double()
-    _, dual = _loo_ridge(x, targets[sampled], num_classes, _of(units, sampled))
-    weight = x.T @ dual  # (D, K), but for a factor
-    most = min(count, max(num_classes, round(share * count)))
+    _, ridge, strength = _loo_ridge(x, targets[sampled], _of(units, sampled))
+    weight = x.T @ ridge.solved(strength, torch.arange(len(x)))  # (D, K), but for a factor
     order: Tensor = weight.norm(dim=1).argsort(descending=True, stable=True)
+    return order
+
+
+def _kept(order: Tensor, num_classes: int, share: float) -> Tensor:
+    """Return which features to keep, in order; at least as many as there are classes."""
+    most = min(len(order), max(num_classes, round(share * len(order))))
     return order[:most].sort().values
 
 
@@ -219,8 +297,9 @@ def _choose_share(
     scaled, targets, units = scaled[chosen], targets[chosen], _of(units, chosen)
     hits, losses = torch.zeros(len(SHARES)), torch.zeros(len(SHARES))
     for held, kept in _held_out(targets, seed, units):
+        order = _by_relevance(scaled[kept], targets[kept], _of(units, kept.nonzero()[:, 0]))
         for index, share in enumerate(SHARES):
-            columns = _relevant(scaled[kept], targets[kept], num_classes, share, _of(units, kept.nonzero()[:, 0]))
+            columns = _kept(order, num_classes, share)
             weight, bias = _solve(scaled[kept][:, columns], targets[kept], num_classes, strength)
             logits = scaled[held][:, columns] @ weight.T + bias
             hits[index] += (logits.argmax(dim=1) == targets[held]).sum()

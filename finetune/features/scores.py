@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from finetune.errors import TrainingError
-from finetune.features.probe import blocks
+from finetune.features.probe import ROWS_AT_ONCE, class_sums
 
 NEIGHBOURS = 10
 TEMPERATURE = 0.07
@@ -43,29 +43,34 @@ def logme(features: Tensor, targets: Tensor) -> float:
         TrainingError: a feature is not finite.
     """
     left, singular, _ = torch.linalg.svd(_checked(features), full_matrices=False)  # (N, M), (M,)
-    values = singular**2
-    labels = one_hot(targets).double()  # (N, K)
-    found = [_evidence(left, values, label) for label in labels.T if label.any()]
-    return sum(found) / len(found) / len(labels)
+    occurring, columns, sizes = torch.unique(targets, return_inverse=True, return_counts=True)
+    turned = class_sums(left, columns, len(occurring)) ** 2  # (K, M)
+    return float(_evidence(turned, singular**2, sizes.double(), len(targets)).mean()) / len(targets)
 
 
-def _evidence(left: Tensor, values: Tensor, label: Tensor) -> float:
-    """Return the maximum over t of the log evidence for one class, its labels (N,)."""
-    count, total = len(label), float(label.square().sum())
-    turned = (left.T @ label) ** 2  # (M,)
-    rest = max(total - float(turned.sum()), 0.0)
+def _evidence(turned: Tensor, values: Tensor, sizes: Tensor, count: int) -> Tensor:
+    """Return the maximum over t of the log evidence for each class (K,), of so many images (K,), from z^2 (K, M).
+
+    Classes whose best point is the same are refined together.
+    """
+    rest = (sizes - turned.sum(dim=1)).clamp_min(0)  # (K,)
     scale = float(values[0]) or 1.0
-    low, high = RATIOS
-    best = -math.inf
+    best = torch.full_like(sizes, -math.inf)
+    searched = [(*RATIOS, torch.arange(len(sizes)))]
     for _ in range(ZOOMS):
-        powers = torch.linspace(low, high, POINTS, dtype=torch.double)
-        ratios = 10 ** powers[:, None] * scale
-        kept = ratios / (ratios + values)  # (T, M)
-        error = (kept @ turned + rest).clamp_min(NOISE * total)  # (T,)
-        found = (kept.log().sum(dim=1) - count * (2 * math.pi * error / count).log() - count) / 2
-        place = int(found.argmax())
-        best = float(found[place])
-        low, high = float(powers[max(place - 1, 0)]), float(powers[min(place + 1, POINTS - 1)])
+        refined = []
+        for low, high, chosen in searched:
+            powers = torch.linspace(low, high, POINTS, dtype=torch.double)
+            ratios = 10 ** powers[:, None] * scale
+            kept = ratios / (ratios + values)  # (T, M)
+            error = kept @ turned[chosen].T + rest[chosen]  # (T, K)
+            error = torch.maximum(error, NOISE * sizes[chosen])
+            found = (kept.log().sum(dim=1)[:, None] - count * (2 * math.pi * error / count).log() - count) / 2
+            best[chosen], places = found.max(dim=0)
+            for place in torch.unique(places).tolist():
+                ends = float(powers[max(place - 1, 0)]), float(powers[min(place + 1, POINTS - 1)])
+                refined.append((*ends, chosen[places == place]))
+        searched = refined
     return best
 
 
@@ -93,9 +98,8 @@ def h_score(features: Tensor, targets: Tensor) -> float:
         return 0.0
     rows = left * singular  # (N, M): the centred images in that basis
     shrinkage = _shrinkage(rows, values, width)
-    labels = one_hot(targets).double()  # (N, K)
-    sizes = labels.sum(dim=0).clamp_min(1)  # (K,)
-    between = (labels.T @ rows).square().T / sizes / count  # (M, K): the diagonal of B, class by class
+    occurring, columns, sizes = torch.unique(targets, return_inverse=True, return_counts=True)
+    between = class_sums(rows, columns, len(occurring)).square().T / sizes / count  # (M, K): of B's diagonal, by class
     ratio = between.sum(dim=1) / ((1 - shrinkage) * values + shrinkage * mean).clamp_min(NOISE * mean)
     return (1 - shrinkage) * float(ratio.sum())
 
@@ -121,15 +125,18 @@ def knn_top1(
         TrainingError: a feature is not finite.
     """
     rows = normalize(_checked(features), dim=1)  # (N, D)
-    cosines = (rows @ rows.T).fill_diagonal_(-torch.inf)  # (N, N)
-    for block in blocks(units):
-        cosines[block[:, None], block] = -torch.inf
-    nearest = cosines.topk(min(neighbours, len(rows) - 1), dim=1)
-    weights = (nearest.values / TEMPERATURE).exp()  # (N, neighbours)
-    votes = weights.new_zeros(len(rows), int(targets.max()) + 1)
-    votes.scatter_add_(1, targets[nearest.indices], weights)
-    is_told = votes.amax(dim=1) > 0  # one that has no neighbour is told nothing
-    return float(((votes.argmax(dim=1) == targets) & is_told).double().mean())
+    unit = torch.arange(len(rows)) if units is None else torch.tensor(units)
+    num_hits = 0
+    for places in torch.split(torch.arange(len(rows)), ROWS_AT_ONCE):
+        cosines = rows[places] @ rows.T  # (at once, N)
+        cosines[unit[places][:, None] == unit] = -torch.inf
+        nearest = cosines.topk(min(neighbours, len(rows) - 1), dim=1)
+        weights = (nearest.values / TEMPERATURE).exp()  # (at once, neighbours)
+        votes = weights.new_zeros(len(places), int(targets.max()) + 1)
+        votes.scatter_add_(1, targets[nearest.indices], weights)
+        is_told = votes.amax(dim=1) > 0  # one that has no neighbour is told nothing
+        num_hits += int(((votes.argmax(dim=1) == targets[places]) & is_told).sum())
+    return num_hits / len(rows)
 
 
 def _checked(features: Tensor) -> Tensor:

@@ -88,8 +88,9 @@ class UndecodableError(DataError):
 
 
 def is_image_name(name: str) -> bool:
-    """Tell by its name whether a file should be an image."""
-    return Path(name).suffix.lower() in EXTENSIONS
+    """Tell by its name, without folders, whether a file should be an image."""
+    dot = name.rfind(".")  # `Path(name).suffix` takes ten times as long, and folders hold a million names
+    return 0 < dot < len(name) - 1 and name[dot:].lower() in EXTENSIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Letters: N images, D features, K classes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -13,31 +14,43 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from finetune.data.split import first_of_units, units_of
 from finetune.evaluation.intervals import paired, share
-from finetune.features.probe import loo_guesses
+from finetune.features.probe import class_sums, loo_guesses
 from finetune.features.scores import logme
-from finetune.randomness import derive
+from finetune.randomness import derive, derive_each
 from finetune.types import FEWEST_PROBED, Confidence, Event, Evidence, Interval, Manifest, OnEvent, Sample, Size, ignore
 
 MOST_PROBED, MOST_A_CLASS = 600, 4  # the second where it is more: of many classes
+MOST_CLASSES = 1000  # that are probed: a probe costs the third power of its images
 
 
 def stratified_sample(manifest: Manifest, *, seed: int, most: int | None = None) -> tuple[Sample, ...]:
-    """Return at most 600 images of train, or four a class (or `most`), in the manifest's order.
+    """Return at most 600 images of train, or four a class, in the manifest's order; or at most `most`.
 
     Every class has its share, rounded up or down: of the images ordered by class, and by chance
-    within a class, every so-manieth is taken.
+    within a class, every so-manieth is taken. Of more than 1,000 classes 1,000 are drawn first, unless it is
+    said how many images: fewer than four of each would leave a class too few to be told apart by.
     """
     train = manifest.split("train")
-    most = most or max(MOST_PROBED, MOST_A_CLASS * len(manifest.classes))
+    if most is None:
+        classes = _drawn_classes(manifest, seed)
+        train = tuple(sample for sample in train if sample.target.index in classes)
+        most = max(MOST_PROBED, MOST_A_CLASS * len(classes))
     if len(train) <= most:
         return train
-    drawn = sorted(train, key=lambda s: (s.target.index, derive(seed, "evidence", s.file)))
-    kept = {drawn[(2 * place + 1) * len(drawn) // (2 * most)].file for place in range(most)}
+    chance = derive_each(seed, "evidence", [sample.file for sample in train])
+    drawn = np.lexsort((chance, np.array([sample.target.index for sample in train])))
+    kept = {train[drawn[(2 * place + 1) * len(drawn) // (2 * most)]].file for place in range(most)}
     return tuple(sample for sample in train if sample.file in kept)
+
+
+def _drawn_classes(manifest: Manifest, seed: int) -> set[int]:
+    """Return at most 1,000 classes by their index, drawn by name."""
+    names = manifest.classes
+    order = sorted(range(len(names)), key=lambda index: derive(seed, "evidence", "class", names[index]))
+    return set(order[:MOST_CLASSES])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,26 +82,27 @@ def evidence_of(
     of_train = units_of(train)
     counts = list(manifest.counts("train").values())
     pairs = {(unit, sample.target.index) for unit, sample in zip(of_train, train, strict=True)}
-    apart = [sum(index == place for _, index in pairs) for place in range(len(counts))]
-    num_classes = len(manifest.classes)
+    by_class = Counter(index for _, index in pairs)
+    apart = [by_class[place] for place in range(len(counts))]
     hits: dict[str, NDArray[np.bool_]] = {}
     for done, (group, found) in enumerate(features.items()):
         on_event(Event.progress("probe layer groups", done, len(features)))
-        hits[group] = _hits(found, targets, num_classes, units)
+        hits[group] = _hits(found, targets, units)
     on_event(Event.progress("probe layer groups", len(features), len(features)))
-    joint = _hits(torch.cat(list(features.values()), dim=1), targets, num_classes, units)
+    joint = _hits(torch.cat(list(features.values()), dim=1), targets, units)
     last = list(features)[-1]
     best = max(hits, key=lambda group: (hits[group].mean(), list(hits).index(group)))
     first = list(range(len(targets))) if units is None else first_of_units(units)
     size = Size(
         num_images=sum(counts),
-        num_classes=num_classes,
+        num_classes=len(manifest.classes),
         images_per_class_min=min(apart),
         images_per_class_median=median(apart),
         imbalance=max(counts) / max(min(counts), 1),
         num_probed=len(targets) if units is None else len(set(units)),
-        gain=_gain(hits[last], features[last], targets, num_classes, units),
+        gain=_gain(hits[last], features[last], targets, units),
         num_independent=len(set(of_train)),
+        num_classes_probed=len(torch.unique(targets)),
     )
     return Evidence(
         size=size,
@@ -112,28 +126,24 @@ def spread(features: Tensor, targets: Tensor) -> float:
     """
     values = features.double()
     values = (values - values.mean(dim=0)) / values.std(dim=0, correction=0).clamp_min(1e-9)
-    labels = one_hot(targets).double()
-    labels = labels[:, labels.any(dim=0)]  # (N, K)
-    counts = labels.sum(dim=0)
-    means = labels.T @ values / counts[:, None]  # (K, D)
+    _, columns, counts = torch.unique(targets, return_inverse=True, return_counts=True)  # (K,)
+    means = class_sums(values, columns, len(counts)) / counts[:, None]  # (K, D)
     free = len(values) - len(counts)
     if free <= 0:
         return 0.0
-    within = float((values - labels @ means).square().sum() / free)
+    within = float((values - means[columns]).square().sum() / free)
     between = float((counts[:, None] * means.square()).sum() - (len(counts) - 1) * within) / len(values)
     return max(0.0, between) / max(within, 1e-9)
 
 
-def _hits(features: Tensor, targets: Tensor, num_classes: int, units: Sequence[int] | None) -> NDArray[np.bool_]:
+def _hits(features: Tensor, targets: Tensor, units: Sequence[int] | None) -> NDArray[np.bool_]:
     """Tell of each image whether a ridge classifier fitted to the others gets it right."""
     if (len(targets) if units is None else len(set(units))) < FEWEST_PROBED:
         return np.zeros(len(targets), dtype=bool)
-    return (loo_guesses(features, targets, num_classes=num_classes, units=units) == targets).numpy()
+    return (loo_guesses(features, targets, units=units) == targets).numpy()
 
 
-def _gain(
-    hits: NDArray[np.bool_], features: Tensor, targets: Tensor, num_classes: int, units: Sequence[int] | None
-) -> Interval:
+def _gain(hits: NDArray[np.bool_], features: Tensor, targets: Tensor, units: Sequence[int] | None) -> Interval:
     """Return what the probe gains from twice the images: against classifiers fitted to one half, every class halved.
 
     Of images that are too few to be halved it is not known.
@@ -147,5 +157,5 @@ def _gain(
     for start in (0, 1):
         half = torch.from_numpy(np.flatnonzero(np.isin(unit, order[start::2])))
         own = None if units is None else [int(unit[place]) for place in half.tolist()]
-        of_halves[half.numpy()] = _hits(features[half], targets[half], num_classes, own)
+        of_halves[half.numpy()] = _hits(features[half], targets[half], own)
     return paired(hits, of_halves, units)

@@ -106,8 +106,10 @@ def _compared(evidence: Evidence) -> str:
     last, best = evidence.last, evidence.best
     if evidence.size.num_probed < FEWEST_PROBED:
         return "too few to see how well they are told apart"
-    at_last = evidence.probe[last]
-    text = f"the last stage separates them at {at_last.value:.0%} ± {(at_last.high - at_last.low) / 2:.0%}"
+    at_last, size = evidence.probe[last], evidence.size
+    probed = size.num_classes_probed or size.num_classes
+    them = "them" if probed == size.num_classes else f"{probed} of them"
+    text = f"the last stage separates {them} at {at_last.value:.0%} ± {(at_last.high - at_last.low) / 2:.0%}"
     if best != last:
         return f"{text}, {best} at {evidence.probe[best].value:.0%}"
     return text + (", earlier stages are no better" if len(evidence.probe) > 1 else "")

@@ -200,7 +200,7 @@ def measure_candidate(
     features, targets = features_of(inputs, samples, on_event=_named(on_event, name))
     units = units_of(samples)
     first = first_of_units(units)  # LogME and H-score take images for independent
-    guesses = loo_guesses(features, targets, num_classes=len(manifest.classes), units=units)
+    guesses = loo_guesses(features, targets, units=units)
     return Candidate(
         name=name,
         image_size=size,

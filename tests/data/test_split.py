@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.split import assign, leaks, read, write
+from finetune.data.split import assign, leaks, read, units_of, write
 from finetune.errors import CheckpointError, DataError
+from finetune.randomness import derive
 from finetune.types import SPLITS, Manifest, Sample, Split, Target
 
 SEEDS = range(30)
@@ -86,6 +87,100 @@ def test_the_same_seed_gives_the_same_split_and_another_another() -> None:
     found = [splits_of(assign(singles(30, 30), val=0.2, test=0.1, seed=seed)) for seed in (0, 0, 1, 2**62)]
     assert found[0] == found[1]
     assert found[0] != found[2] != found[3] != found[0]
+
+
+def plain_units(samples: list[Sample]) -> list[list[Sample]]:
+    """Units by first sight, their samples sorted by name: joined one by one."""
+    parent: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            key = parent[key]
+        return key
+
+    for one in samples:
+        for tie in (f"digest {one.digest}" * bool(one.digest), f"group {one.group}" * bool(one.group)):
+            if tie:
+                parent[find(tie)] = find(f"file {one.file}")
+    units: dict[str, list[Sample]] = {}
+    for one in samples:
+        units.setdefault(find(f"file {one.file}"), []).append(one)
+    return [sorted(unit, key=lambda s: s.file) for unit in units.values()]
+
+
+def plainly_taken(units: list[list[Sample]], *, share: float, keep: int, seed: int) -> list[list[Sample]]:
+    """The taking of units one after the other, as it was defined first: every split that was ever made rests on it."""
+    drawn = sorted(units, key=lambda unit: (-len(unit), derive(seed, "split", unit[0].file)))
+    inside = [Counter(s.target.index for s in unit) for unit in drawn]
+    images = Counter(s.target.index for unit in drawn for s in unit)
+    wanted = Counter({label: round(count * share) for label, count in images.items()})
+    left = Counter(label for found in inside for label in found)
+    missing, taken = set(left), []
+
+    def is_spared(place: int) -> bool:
+        return all(left[label] > keep for label in inside[place])
+
+    def take(place: int) -> None:
+        taken.append(drawn[place])
+        wanted.subtract(inside[place])
+        left.subtract(inside[place].keys())
+        missing.difference_update(inside[place])
+
+    for place, unit in enumerate(drawn):
+        gain = sum(min(count, max(wanted[label], 0)) for label, count in inside[place].items())
+        if 2 * gain > len(unit) and is_spared(place):
+            take(place)
+    for place in reversed(range(len(drawn))):
+        if not missing.isdisjoint(inside[place]) and is_spared(place):
+            take(place)
+    return taken
+
+
+def plainly_assigned(manifest: Manifest, *, val: float, test: float, seed: int) -> list[Split]:
+    """The split of every sample, in order."""
+    has = {split: any(s.split == split for s in manifest.samples) for split in ("val", "test")}
+    shares = {"test": 0.0 if has["test"] else test, "val": 0.0 if has["val"] else val}
+    splits: dict[str, Split] = {s.file: s.split for s in manifest.samples if s.split in ("val", "test")}
+    pool = plain_units([s for s in manifest.samples if s.file not in splits])
+    for split in ("test", "val"):
+        if shares[split]:
+            share = shares[split] / (1 - (shares["test"] if split == "val" else 0))
+            keep = 2 if split == "test" and shares["val"] else 1
+            taken = plainly_taken(pool, share=share, keep=keep, seed=seed)
+            splits.update({s.file: split for unit in taken for s in unit})
+            pool = [unit for unit in pool if unit[0].file not in splits]
+    return [splits.get(s.file, "train") for s in manifest.samples]
+
+
+@pytest.mark.parametrize("kind", ["alone", "pure groups", "groups across classes", "set aside in part", "listed twice"])
+@pytest.mark.parametrize(("val", "test"), [(0.2, 0.0), (0.2, 0.1), (0.02, 0.0), (0.5, 0.3), (0.35, 0.6)])
+def test_the_split_is_that_of_units_taken_one_by_one(kind: str, val: float, test: float) -> None:
+    compared = 0
+    for seed in range(25):
+        rng = random.Random(seed)
+        if kind == "alone":
+            data = singles(*(rng.randint(1, 60) for _ in range(rng.randint(2, 30))))
+        else:
+            data = grouped(rng, is_pure=kind == "pure groups")
+        if kind == "set aside in part":
+            word = rng.choice(("val", "test"))
+            some = (replace(s, split=word) if rng.random() < 0.1 else s for s in data.samples)
+            data = replace(data, samples=tuple(some))
+        if kind == "listed twice":
+            data = replace(data, samples=(*data.samples, *(replace(s, group=None) for s in data.samples[::5])))
+        shuffled = list(data.samples)
+        rng.shuffle(shuffled)
+        data = replace(data, samples=tuple(shuffled))
+        assert units_of(shuffled) == [
+            next(number for number, unit in enumerate(plain_units(shuffled)) if s in unit) for s in shuffled
+        ]
+        try:
+            found = [s.split for s in assign(data, val=val, test=test, seed=seed).samples]
+        except DataError:
+            continue  # a class would not be in train: whether it is refused is tested elsewhere
+        assert found == plainly_assigned(data, val=val, test=test, seed=seed)
+        compared += 1
+    assert compared > 4
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_f1_score
 
 from finetune.evaluation.metrics import confusion, measure, top1
+from finetune.types import Interval
 
 
 def logits_of(guesses: list[int], *, num_classes: int, share: float = 0.9) -> Tensor:
@@ -99,3 +103,72 @@ def test_one_image_is_measured() -> None:
 def test_confusion_counts_true_classes_in_rows() -> None:
     found = confusion(logits_of([0, 1, 1, 2, 2], num_classes=4), torch.tensor([0, 0, 1, 2, 0]))
     assert found == [[1, 1, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def resamples(count: int, units: list[int] | None) -> list[np.ndarray]:
+    """The places of the images in each of 300 bootstrap samples of whole units, written out."""
+    names = sorted(set(units if units is not None else range(count)))
+    members = [[place for place in range(count) if (units[place] if units else place) == name] for name in names]
+    drawn = np.random.default_rng(0).integers(0, len(names), (300, len(names)))
+    return [np.array([place for number in row for place in members[number]]) for row in drawn.tolist()]
+
+
+def plain_macro_f1(logits: Tensor, targets: Tensor, samples: list[np.ndarray]) -> Interval:
+    num_classes = logits.shape[1]
+
+    def of(chosen: np.ndarray) -> float:
+        guesses, right = logits[chosen].argmax(dim=1), targets[chosen]
+        return float(multiclass_f1_score(guesses, right, num_classes=num_classes, average="macro"))
+
+    value, (low, high) = of(np.arange(len(targets))), np.quantile([of(chosen) for chosen in samples], [0.025, 0.975])
+    return Interval(value, min(low, value), max(high, value))
+
+
+def plain_ece(logits: Tensor, targets: Tensor, samples: list[np.ndarray]) -> Interval:
+    confidence, guesses = logits.softmax(dim=1).max(dim=1)
+    edges = torch.linspace(0, 1, 16)
+
+    def gaps(chosen: np.ndarray) -> np.ndarray:
+        found = []
+        for low, high in pairwise(edges):
+            is_inside = (confidence[chosen] >= low) & ((confidence[chosen] < high) | (high == 1))
+            apart = (guesses[chosen] == targets[chosen]).double() - confidence[chosen].double()
+            found.append(float(apart[is_inside].sum()) / len(chosen))
+        return np.array(found)
+
+    own = gaps(np.arange(len(targets)))
+    reach = np.quantile([np.abs(gaps(chosen) - own).sum() for chosen in samples], 0.99)
+    value = np.abs(own).sum()
+    library = multiclass_calibration_error(logits.softmax(dim=1), targets, num_classes=logits.shape[1], n_bins=15)
+    assert value == pytest.approx(float(library), abs=1e-5)
+    return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
+
+
+@pytest.mark.parametrize("grouped", ["singly", "in groups", "in groups of any size", "in one group"])
+@pytest.mark.parametrize(
+    ("count", "num_classes", "occurring", "rounded"),
+    [(1, 3, 3, False), (37, 4, 4, False), (60, 5, 5, True), (200, 30, 8, False), (120, 400, 400, False)],
+)
+def test_metrics_are_those_of_every_resample_measured_by_itself(
+    count: int, num_classes: int, occurring: int, rounded: bool, grouped: str
+) -> None:
+    generator = torch.Generator().manual_seed(count)
+    logits = 2 * torch.randn(count, num_classes, generator=generator)
+    targets = torch.randint(occurring, (count,), generator=generator)
+    logits[torch.arange(count), targets] += 2.0
+    if rounded:  # equal logits, and confidences that lie on the edges of bins
+        logits = logits.round().clamp(0, 1) * 40
+        assert (logits.topk(2, dim=1).values.diff(dim=1) == 0).any()
+    units = {
+        "singly": None,
+        "in groups": [place // 3 for place in range(count)],
+        "in groups of any size": torch.randint(1 + count // 4, (count,), generator=generator).tolist(),
+        "in one group": [7] * count,
+    }[grouped]
+    found, samples = measure(logits, targets, units=units), resamples(count, units)
+    for name, wanted in (
+        ("macro_f1", plain_macro_f1(logits, targets, samples)),
+        ("ece", plain_ece(logits, targets, samples)),
+    ):
+        got = found[name]
+        assert (got.value, got.low, got.high) == pytest.approx((wanted.value, wanted.low, wanted.high), abs=2e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,3 +65,28 @@ def test_features_that_are_not_finite_are_an_error() -> None:
     features[0, 0] = float("nan")
     with pytest.raises(TrainingError, match="not finite"):
         odd_ones(features, torch.zeros(20, dtype=torch.long), list(range(20)), seed=0)
+
+
+def one_by_one(features: torch.Tensor, targets: torch.Tensor) -> list[int]:
+    """The odd ones by their definition, the farthest first."""
+    rows = torch.nn.functional.normalize(features.double(), dim=1)
+    cosines = (rows @ rows.T).fill_diagonal_(-torch.inf)
+    logs = np.log((1 - cosines.topk(outliers.NEIGHBOURS, dim=1).values.mean(dim=1)).numpy())
+    deviations = {}
+    for place, label in enumerate(targets.tolist()):
+        own = logs[targets.numpy() == label]
+        usual = own if len(own) >= outliers.FEWEST else logs
+        spread = max(1.4826 * np.median(np.abs(usual - np.median(usual))), outliers.NARROW)
+        deviations[place] = (logs[place] - np.median(usual)) / spread
+    far = [place for place, found in deviations.items() if found > outliers.FAR]
+    return sorted(far, key=lambda place: -deviations[place])
+
+
+def test_small_classes_are_measured_by_all_images_and_large_ones_by_their_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(300, 8, generator=generator) + 2 * (torch.rand(300, 1, generator=generator) < 0.9)
+    targets = (torch.rand(300, generator=generator) ** 2 * 30).long() * 3  # numbers of classes that never occur between
+    sizes = torch.bincount(targets)[targets]
+    found = [one.place for one in odd_ones(features, targets, list(range(300)), seed=0)]
+    assert found == one_by_one(features, targets)
+    assert {bool(sizes[place] < outliers.FEWEST) for place in found} == {True, False}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from finetune.errors import TrainingError
 from finetune.features import probe as probes
-from finetune.features.probe import RIDGES, STRENGTHS, Probe, fit_probe, folds, loo_ridge
+from finetune.features.probe import RIDGES, STRENGTHS, Probe, fit_probe, folds, loo_guesses, loo_ridge
 
 
 def clouds(
@@ -172,16 +174,16 @@ def test_few_images_and_classes_of_one_give_finite_weights(labels: list[int], se
     assert torch.isfinite(probe.bias).all()
     assert 0 <= probe.top1 <= 1
     assert hits(probe, features, torch.tensor(labels)) == 1 or probe.strength > 0.1
-    assert 0 <= loo_ridge(features, torch.tensor(labels), num_classes=5) <= 1
+    assert 0 <= loo_ridge(features, torch.tensor(labels)) <= 1
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_features_that_are_not_finite_are_an_error(value: float) -> None:
     features, targets = clouds()
     features[7, 2] = value
-    for measure in (fit_probe, loo_ridge):
+    for measure in (partial(fit_probe, num_classes=3), loo_ridge):
         with pytest.raises(TrainingError, match="not finite") as caught:
-            measure(features, targets, num_classes=3)
+            measure(features, targets)
         assert "float32" in caught.value.hint
 
 
@@ -210,7 +212,7 @@ def test_leave_one_out_is_what_refitting_without_each_image_gives(
     distance = 0.6 if width < count else 0.4
     features, targets = clouds(count=count, width=width, num_classes=num_classes, distance=distance)
     wanted = explicit_loo(features, targets, ridge, num_classes)
-    assert loo_ridge(features, targets, num_classes=num_classes) == pytest.approx(wanted)
+    assert loo_ridge(features, targets) == pytest.approx(wanted)
     assert 0 < wanted < 1  # so that single images count
 
 
@@ -218,23 +220,23 @@ def test_leave_one_out_is_what_refitting_without_each_image_gives(
 def test_leave_one_out_is_not_fooled_by_noise(count: int, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
     features, targets = torch.randn(count, width, generator=generator), torch.arange(count) % 4
-    assert loo_ridge(features, targets, num_classes=4) < 0.45
+    assert loo_ridge(features, targets) < 0.45
 
 
 def test_leave_one_out_takes_the_best_strength() -> None:
     features, targets = clouds(count=40, width=30, distance=0.5)
     each = [explicit_loo(features, targets, strength, 3) for strength in STRENGTHS]
     assert len(set(each)) > 1
-    assert loo_ridge(features, targets, num_classes=3) == pytest.approx(max(each))
+    assert loo_ridge(features, targets) == pytest.approx(max(each))
 
 
 def test_leave_one_out_does_not_mind_scale_place_and_constants() -> None:
     features, targets = clouds(count=45, distance=0.7)
-    wanted = loo_ridge(features, targets, num_classes=3)
-    assert loo_ridge(features * 128 - 16, targets, num_classes=3) == wanted
+    wanted = loo_ridge(features, targets)
+    assert loo_ridge(features * 128 - 16, targets) == wanted
     constant = torch.full((45, 1), 100.1)
     wider = torch.cat([features, constant], dim=1)
-    assert abs(loo_ridge(wider, targets, num_classes=3) - wanted) < 0.1
+    assert abs(loo_ridge(wider, targets) - wanted) < 0.1
     assert 0.4 < wanted < 1
 
 
@@ -272,3 +274,51 @@ def test_where_every_feature_tells_all_are_kept() -> None:
     probe = fit_probe(features, targets, num_classes=3, is_selective=True)
     assert (probe.weight != 0).any(dim=0).float().mean() == probe.share
     assert probe.share >= 0.5
+
+
+def kernel_loo(features: Tensor, targets: Tensor, units: list[int], num_classes: int) -> Tensor:
+    """The guesses without each unit by the formula on the N x N kernel, a column for every class, unit by unit."""
+    scaled, _, _ = standardised(features)
+    count = len(scaled)
+    labels = one_hot(targets, num_classes).double() * 2 - 1
+    values, vectors = torch.linalg.eigh(scaled @ scaled.T / scaled.shape[1])
+    best, guesses = -1.0, targets
+    for strength in (count * ridge for ridge in RIDGES):
+        inverse = vectors @ torch.diag(1 / (values.clamp_min(0) + strength)) @ vectors.T
+        solved = inverse @ (labels - labels.mean(dim=0))
+        guessed = torch.full((count,), -1)
+        for unit in set(units):
+            held = torch.tensor([place for place, own in enumerate(units) if own == unit])
+            block = inverse[held][:, held] - 1 / (count * strength)
+            guessed[held] = (labels[held] - torch.linalg.solve(block, solved[held])).argmax(dim=1)
+        top1 = float((guessed == targets).double().mean())
+        if top1 > best:
+            best, guesses = top1, guessed
+    return guesses
+
+
+@pytest.mark.parametrize("per_unit", [0, 1, 3, 4])
+@pytest.mark.parametrize("width", [1, 5, 79, 80, 81, 300])
+def test_leave_one_out_is_that_of_the_whole_kernel_for_any_width(
+    monkeypatch: pytest.MonkeyPatch, width: int, per_unit: int
+) -> None:
+    monkeypatch.setattr(probes, "ROWS_AT_ONCE", 7)
+    generator = torch.Generator().manual_seed(width)
+    targets = torch.randint(3, 23, (80,), generator=generator)  # of 30 classes some never occur
+    features = torch.randn(30, width, generator=generator)[targets] + torch.randn(80, width, generator=generator)
+    units = [place // max(per_unit, 1) for place in range(80)]
+    if per_unit == 4:
+        units = torch.randint(25, (80,), generator=generator).tolist()  # of all sizes
+    found = loo_guesses(features, targets, units=units if per_unit else None)
+    assert torch.equal(found, kernel_loo(features.double(), targets, units, 30))
+    assert 0.05 < float((found == targets).double().mean()) < 1
+
+
+def test_no_matrix_of_a_probe_is_larger_than_the_smaller_of_images_and_features(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: seen.append(tuple(matrix.shape)) or eigh(matrix))
+    for width in (5, 90, 200):
+        loo_guesses(torch.randn(90, width), torch.arange(90) % 3)
+    assert seen == [(5, 5), (90, 90), (90, 90)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import TrainingError
+from finetune.features import scores
 from finetune.features.scores import h_score, knn_top1, logme
 
 SHAPES = [(60, 5), (40, 100), (30, 30)]
@@ -167,3 +168,39 @@ def test_features_that_are_not_finite_are_an_error(score) -> None:
     features[3, 1] = torch.nan
     with pytest.raises(TrainingError, match="not finite"):
         score(features, targets)
+
+
+def class_by_class(features: Tensor, targets: Tensor) -> float:
+    """LogME with a grid of its own for each class, in the basis of the singular vectors."""
+    left, singular, _ = torch.linalg.svd(features.double(), full_matrices=False)
+    values, count, found = singular**2, len(targets), []
+    for label in sorted(set(targets.tolist())):
+        y = (targets == label).double()
+        turned, low, high = (left.T @ y) ** 2, -12.0, 8.0
+        for _ in range(3):
+            powers = torch.linspace(low, high, 65, dtype=torch.double)
+            trials = []
+            for power in powers:
+                kept = 10**power * values[0] / (10**power * values[0] + values)
+                error = max(kept @ turned + max(y.sum() - turned.sum(), 0), 1e-12 * y.sum())
+                trials.append(float(kept.log().sum() - count * math.log(2 * math.pi * error / count) - count) / 2)
+            place = int(np.argmax(trials))
+            low, high = float(powers[max(place - 1, 0)]), float(powers[min(place + 1, 64)])
+        found.append(max(trials))
+    return sum(found) / len(found) / count
+
+
+@pytest.mark.parametrize(("count", "width", "num_classes"), [(60, 5, 3), (120, 40, 30), (80, 200, 20), (50, 50, 1)])
+def test_logme_of_all_classes_together_is_that_of_each_by_itself(count: int, width: int, num_classes: int) -> None:
+    features, targets = clouds(count=count, width=width, num_classes=num_classes, distance=0.7)
+    assert logme(features, targets) == pytest.approx(class_by_class(features, targets), rel=1e-9)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 50, 1000])
+def test_knn_some_images_at_a_time_is_that_of_all_at_once(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    features, targets = clouds(count=50, distance=0.7)
+    units = [place // 3 for place in range(50)]
+    wanted = knn_top1(features, targets), knn_top1(features, targets, units=units)
+    monkeypatch.setattr(scores, "ROWS_AT_ONCE", rows)
+    assert (knn_top1(features, targets), knn_top1(features, targets, units=units)) == wanted
+    assert wanted[0] != wanted[1]

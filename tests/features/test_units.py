@@ -23,8 +23,8 @@ def altered_copies() -> tuple[torch.Tensor, torch.Tensor, list[int]]:
 
 def test_labels_at_random_of_altered_copies_are_told_apart_by_chance_only() -> None:
     features, targets, units = altered_copies()
-    assert loo_ridge(features, targets, num_classes=2) > 0.9  # what the copies give away
-    assert loo_ridge(features, targets, num_classes=2, units=units) < 0.7
+    assert loo_ridge(features, targets) > 0.9  # what the copies give away
+    assert loo_ridge(features, targets, units=units) < 0.7
     assert knn_top1(features, targets, units=units) < 0.7
     assert fit_probe(features, targets, num_classes=2, units=units).top1 < 0.7
 
@@ -32,8 +32,8 @@ def test_labels_at_random_of_altered_copies_are_told_apart_by_chance_only() -> N
 def test_units_of_one_image_change_nothing() -> None:
     features, targets, _ = altered_copies()
     singles = list(range(240))
-    plain = loo_guesses(features, targets, num_classes=2)
-    assert torch.equal(plain, loo_guesses(features, targets, num_classes=2, units=singles))
+    plain = loo_guesses(features, targets)
+    assert torch.equal(plain, loo_guesses(features, targets, units=singles))
 
 
 def test_a_data_set_doubled_by_copies_gives_the_same_weights() -> None:

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.images.decode import FORMATS, UndecodableError, decode, examine, is_image_name, read_rgb
+from finetune.images.decode import EXTENSIONS, FORMATS, UndecodableError, decode, examine, is_image_name, read_rgb
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
@@ -314,6 +314,14 @@ def test_image_names_are_told_by_their_ending(name: str) -> None:
 @pytest.mark.parametrize("name", ["jpg", ".jpg", "Thumbs.db", "notes.txt", "a.jpg~", "", "png."])
 def test_other_names_are_no_image_names(name: str) -> None:
     assert not is_image_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.jpg", "a.JPG", ".jpg", "..jpg", "a.jpg.", "a..jpg", "jpg", "", ".", "..", ".a.jpg", "a.jpg.txt", "\udcff.png"],
+)
+def test_an_ending_is_what_paths_take_for_one(name: str) -> None:
+    assert is_image_name(name) == (Path(name).suffix.lower() in EXTENSIONS)
 
 
 def deep_png(values: np.ndarray) -> bytes:

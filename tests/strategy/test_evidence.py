@@ -48,6 +48,31 @@ def test_many_classes_have_four_images_each() -> None:
     assert len(stratified_sample(manifest(700, 700), seed=0)) == 600
 
 
+def test_of_very_many_classes_a_thousand_are_drawn_whatever_their_order() -> None:
+    data = manifest(*[6] * 1203)
+    sample = stratified_sample(data, seed=0)
+    assert len(sample) == 4000
+    counts = counts_of(sample, 1203)
+    assert set(counts) == {0, 4}
+    drawn = {data.classes[index] for index, count in enumerate(counts) if count}
+    turned = replace(
+        data,
+        classes=data.classes[::-1],
+        samples=tuple(replace(item, target=Target(1202 - item.target.index)) for item in data.samples),
+    )
+    assert {turned.classes[item.target.index] for item in stratified_sample(turned, seed=0)} == drawn
+    assert {data.classes[item.target.index] for item in stratified_sample(data, seed=1)} != drawn
+    assert sum(count > 0 for count in counts_of(stratified_sample(data, seed=0, most=2406), 1203)) == 1203
+
+
+def test_a_thousand_classes_are_all_probed_and_evidence_says_how_many_were() -> None:
+    data = manifest(*[5] * 1000)
+    assert counts_of(stratified_sample(data, seed=0), 1000) == [4] * 1000
+    targets = torch.tensor([2, 5, 2, 5, 2, 5, 9, 9])
+    found = evidence_of(data, {"layer4": torch.randn(8, 3)}, targets)
+    assert (found.size.num_classes_probed, found.size.num_classes) == (3, 1000)
+
+
 @pytest.mark.parametrize("count", [3, 7])
 def test_the_gain_of_images_too_few_to_be_halved_is_not_known(count: int) -> None:
     targets = torch.arange(count) % 2
@@ -97,11 +122,11 @@ def test_evidence_counts_train_and_probes_every_group() -> None:
     assert (size.num_images, size.num_classes, size.num_probed) == (63, 3, 30)
     assert (size.images_per_class_min, size.images_per_class_median, size.imbalance) == (3, 20, 40 / 3)
     assert list(found.probe) == ["stem", "layer4"]
-    assert found.probe["layer4"] == wilson(loo_ridge(features["layer4"], targets, num_classes=3), 30)
+    assert found.probe["layer4"] == wilson(loo_ridge(features["layer4"], targets), 30)
     assert found.probe["stem"].value < 0.6 < 0.95 < found.probe["layer4"].value
     assert (found.last, found.best) == ("layer4", "layer4")
     assert found.behind.value == 0
-    assert found.joint == wilson(loo_ridge(torch.cat(list(features.values()), 1), targets, num_classes=3), 30)
+    assert found.joint == wilson(loo_ridge(torch.cat(list(features.values()), 1), targets), 30)
 
 
 def test_a_last_group_that_lies_behind_is_measured_on_the_same_images() -> None:
@@ -140,6 +165,21 @@ def test_spread_is_the_ratio_of_the_scatters() -> None:
     assert spread(7 * apart + 3, targets) == pytest.approx(spread(apart, targets))
     assert spread(torch.randn(300, 50, generator=generator), torch.arange(300) % 30) < 0.01
     assert spread(apart[:2], targets[:2]) == 0  # one image a class: nothing to compare with
+
+
+@pytest.mark.parametrize(("count", "width", "num_classes"), [(60, 5, 3), (200, 30, 50), (40, 300, 39)])
+def test_spread_is_that_of_a_column_for_every_class(count: int, width: int, num_classes: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    targets = 2 * torch.randint(num_classes, (count,), generator=generator)  # every second class is absent
+    features = torch.randn(2 * num_classes, width, generator=generator)[targets]
+    features += torch.randn(count, width, generator=generator)
+    values = (features.double() - features.double().mean(dim=0)) / features.double().std(dim=0, correction=0)
+    labels = torch.nn.functional.one_hot(targets).double()
+    labels = labels[:, labels.any(dim=0)]
+    means = labels.T @ values / labels.sum(dim=0)[:, None]
+    within = (values - labels @ means).square().sum() / (count - len(means))
+    between = (labels.sum(dim=0)[:, None] * means.square()).sum() - (len(means) - 1) * within
+    assert spread(features, targets) == pytest.approx(float(between / count / within), rel=1e-9)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

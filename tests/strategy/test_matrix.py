@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,6 +148,13 @@ def test_the_reason_says_what_was_counted_and_compared() -> None:
     )
     assert ", earlier stages are no better" in decide(evidence(shift=NEAR)).reason
     assert "stages" not in decide(evidence(probe=(0.9,), shift=NEAR)).reason.split(";")[1]
+
+
+@pytest.mark.parametrize(("probed", "them"), [(None, "them"), (10, "them"), (7, "7 of them")])
+def test_the_reason_says_where_not_all_classes_were_probed(probed: int | None, them: str) -> None:
+    seen = evidence()
+    found = decide(replace(seen, size=replace(seen.size, num_classes_probed=probed)))
+    assert f"; the last stage separates {them} at 90% ± " in found.reason
 
 
 @pytest.mark.parametrize(
