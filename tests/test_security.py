@@ -77,9 +77,10 @@ def dangers(text: str) -> Iterator[str]:
             yield "torch.load without weights_only=True"
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_no_module_can_run_what_a_file_says(file: Path) -> None:
-    assert list(dangers(file.read_text(encoding="utf-8"))) == []
+def test_no_module_can_run_what_a_file_says() -> None:
+    assert {"finetune", "tools", "benchmarks"} == {file.relative_to(ROOT).parts[0] for file in SOURCES}
+    found = [f"{file.relative_to(ROOT)}: {what}" for file in SOURCES for what in dangers(file.read_text("utf-8"))]
+    assert found == []
 
 
 @pytest.mark.parametrize(

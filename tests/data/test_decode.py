@@ -8,6 +8,7 @@ import random
 import struct
 import threading
 import zlib
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -170,16 +171,15 @@ STORED = {
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", STORED)
-def test_exif_orientation_is_obeyed(orientation: int, form: str) -> None:
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = orientation
-    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](np.asarray(smooth()))))
-    content = encode(stored, form, exif=exif)
-    for options in ({}, {"side": 64}):
-        found = pixels(content, **options)
-        assert found.shape == (64, 96, 3)
-        assert np.abs(found - np.asarray(smooth())).mean() < 6
+def test_exif_orientation_is_obeyed(form: str) -> None:
+    for orientation, turned in STORED.items():
+        exif = Image.Exif()
+        exif[EXIF_ORIENTATION] = orientation
+        content = encode(Image.fromarray(np.ascontiguousarray(turned(np.asarray(smooth())))), form, exif=exif)
+        for options in ({}, {"side": 64}):
+            found = pixels(content, **options)
+            assert found.shape == (64, 96, 3), orientation
+            assert np.abs(found - np.asarray(smooth())).mean() < 6, orientation
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
@@ -198,15 +198,14 @@ def test_of_several_frames_the_first_is_shown(form: str) -> None:
     assert close_to(pixels(content), RED, 3)
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
-@pytest.mark.parametrize("side", [None, 16])
-def test_truncated_file_is_an_error(form: str, share: float, side: int | None) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_truncated_file_is_an_error(form: str) -> None:
     content = encode(noise(), form)
-    with pytest.raises(UndecodableError) as caught:
-        decode(content[: int(len(content) * share)], side=side)
-    assert caught.value.message
-    assert "\n" not in caught.value.message
+    for share, side in product([0.01, 0.1, 0.5, 0.9], [None, 16]):
+        with pytest.raises(UndecodableError) as caught:
+            decode(content[: int(len(content) * share)], side=side)
+        assert caught.value.message, (share, side)
+        assert "\n" not in caught.value.message, (share, side)
 
 
 def test_jpeg_cut_anywhere_is_an_error_or_the_whole_picture() -> None:
