@@ -5,15 +5,15 @@ from __future__ import annotations
 import operator
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
 from finetune.backbone.groups import head_modules, layer_groups
 from finetune.backbone.trace import Traced, Tracer, prefix, trace
 from finetune.errors import BackboneError
+from tests import support
+from tests.support import LAYOUTS
 
-LAYOUTS = ["test_resnet", "test_vit", "test_convnext"]
 # Small networks of other families, each with an image size that is quick.
 FAMILIES = {
     "test_efficientnet": 64,
@@ -43,8 +43,7 @@ SMALLER = {
 
 
 def network(name: str, **arguments: object) -> nn.Module:
-    torch.manual_seed(0)
-    model = timm.create_model(name, pretrained=False, num_classes=4, **{**SMALLER.get(name, {}), **arguments})
+    model = support.network(name, **{**SMALLER.get(name, {}), **arguments})
     for module in model.modules():  # batch norm that does something, so that a wrong mode is seen
         if getattr(module, "running_mean", None) is not None:
             module.running_mean.normal_(0, 0.1)

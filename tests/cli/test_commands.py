@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--epochs", "1", "--device", "cpu")
+from tests.support import FLAGS
+
+QUICK = (*FLAGS, "--epochs", "1")
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,9 @@ from finetune.cli import terminal
 from finetune.cli.tables import table
 from finetune.cli.terminal import wrapped
 from finetune.data.sample import write_sample
+from tests.support import FLAGS, commands
 
 WIDTHS = (120, 80, 60)
-QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--device", "cpu", "--workers", "0")
-COMMANDS = (
-    ("run",), ("plan",), ("check",), ("compare",), ("eval",), ("predict",), ("export",), ("sample",), ("doctor",),
-    ("backbones",), ("backbones", "show"), ("backbones", "fetch"), ("backbones", "rank"), ("cache",), ("cache", "ls"),
-    ("cache", "clear"), ("recipes",), ("recipes", "show"), ("recipes", "copy"), ("recipes", "validate"),
-)  # fmt: skip
 LEFT_OUT = re.compile(r"left out at this width: .*?a\s+wider\s+terminal\s+or\s+a\s+file\s+has\s+all", re.DOTALL)
 
 
@@ -94,7 +89,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("run", "--resume", "nowhere"),
         ("predict", "runs/nowhere", "imgs/*.jpg"),
         ("--help",),
-        *((*words, "--help") for words in COMMANDS),
+        *((*words, "--help") for words in commands()),
         ("predict",),
         ("runn",),
         ("run", "--epochs"),
@@ -108,10 +103,10 @@ def test_no_width_cuts_a_word_or_an_interval(printed, words: tuple[str, ...]) ->
 @pytest.mark.parametrize(
     "words",
     [
-        ("run", "imgs", *QUICK, "--epochs", "2", "--strategy", "top-k"),
-        ("plan", "imgs", *QUICK),
+        ("run", "imgs", *FLAGS, "--epochs", "2", "--strategy", "top-k"),
+        ("plan", "imgs", *FLAGS),
         ("check", "imgs", "--backbone", "embedded", "--image-size", "32"),
-        ("compare", "--data", "imgs", *QUICK, "--strategies", "head-only,linear-probe", "--epochs", "1"),
+        ("compare", "--data", "imgs", *FLAGS, "--strategies", "head-only,linear-probe", "--epochs", "1"),
         ("backbones", "rank", "--data", "imgs", "embedded"),
         ("eval", "run"),
         ("predict", "run", "imgs", "--top", "3"),

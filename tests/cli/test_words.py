@@ -17,8 +17,7 @@ from finetune.cli.screen import Screen
 from finetune.data.sample import write_sample
 from finetune.errors import Interrupted, RecipeError
 from finetune.types import Event
-
-QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--device", "cpu", "--workers", "0")
+from tests.support import FLAGS
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +50,9 @@ def test_predict_names_what_is_not_there_and_says_nothing_of_data_sets(
 
 
 def test_data_that_is_not_there_names_the_layouts(finetune_cli, tmp_path: Path) -> None:
-    done = finetune_cli("run", "--data", tmp_path / "nowhere", *QUICK)
+    done = finetune_cli("run", "--data", tmp_path / "nowhere", *FLAGS)
     assert (done.code, "DIR/<class>/images" in done.err) == (3, True)
-    done = finetune_cli("run", "--data", "s3://bucket/imgs", *QUICK)
+    done = finetune_cli("run", "--data", "s3://bucket/imgs", *FLAGS)
     assert (done.code, "s3://bucket/imgs is an address" in done.err) == (3, True)
 
 
@@ -87,7 +86,7 @@ def test_two_forms_of_one_output_are_an_error(finetune_cli, run: Path) -> None:
 
 
 def test_the_plan_says_the_verdict_once(finetune_cli, run: Path) -> None:
-    done = finetune_cli("plan", "--data", run.parents[1] / "imgs", *QUICK)
+    done = finetune_cli("plan", "--data", run.parents[1] / "imgs", *FLAGS)
     assert done.code == 0, done.err
     said = " ".join((done.out + done.err).split())
     assert said.count("per class in the median") == 1

@@ -256,18 +256,13 @@ def test_what_the_user_set_aside_stands_and_nothing_is_added() -> None:
     assert splits_of(done) == {s.file: s.split for s in samples}
 
 
-def test_a_missing_val_is_taken_from_train_and_test_stands() -> None:
-    samples = [sample(f"{n}.jpg", split="test" if n < 5 else "train") for n in range(25)]
-    done = assign(manifest_of(*samples), val=0.2, test=0.9, seed=0)
-    assert [s.file for s in done.split("test")] == [f"{n}.jpg" for n in range(5)]
-    assert len(done.split("val")) == 4
-
-
-def test_a_missing_test_is_taken_from_train_and_val_stands() -> None:
-    samples = [sample(f"{n}.jpg", split="val" if n < 5 else "train") for n in range(25)]
-    done = assign(manifest_of(*samples), val=0.9, test=0.2, seed=0)
-    assert [s.file for s in done.split("val")] == [f"{n}.jpg" for n in range(5)]
-    assert len(done.split("test")) == 4
+@pytest.mark.parametrize(("there", "missing"), [("test", "val"), ("val", "test")])
+def test_a_missing_split_is_taken_from_train_and_the_other_stands(there: Split, missing: Split) -> None:
+    samples = [sample(f"{n}.jpg", split=there if n < 5 else "train") for n in range(25)]
+    shares = {there: 0.9, missing: 0.2}
+    done = assign(manifest_of(*samples), val=shares["val"], test=shares["test"], seed=0)
+    assert [s.file for s in done.split(there)] == [f"{n}.jpg" for n in range(5)]
+    assert len(done.split(missing)) == 4
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -17,8 +17,8 @@ from finetune.features.graphs import IndivisibleError
 from finetune.randomness import forked
 from finetune.strategy.strategies import Choice, phases
 from finetune.types import FreezePlan
+from tests.support import CLASSICS
 
-CLASSICS = {"lenet5": 32, "alexnet": 64, "zfnet": 64, "googlenet": 32, "inception_v2": 32, "resnet32": 32}
 QUICK = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_nfnet"]
 FAMILIES = [
     "resnet18",

@@ -23,10 +23,8 @@ from finetune.evaluation.intervals import wilson
 from finetune.report.standings import Finished, finished, sentences, standings
 from finetune.types import Event
 from finetune.workflow import compare
-
-from .conftest import TINY
-from .test_kill import FOLDERS, assert_same, die_everywhere
-from .test_resume import stop_after
+from tests.killing import FOLDERS, die_everywhere
+from tests.support import TINY, assert_same, stop_after
 
 QUICK = {"image_size": 32, "batch_size": 16, "workers": 0, "device": "cpu", "backbone": "test_resnet", "epochs": 2}
 

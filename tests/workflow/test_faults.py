@@ -22,9 +22,7 @@ from finetune.runs import single as running
 from finetune.runs import start
 from finetune.train import loop
 from finetune.types import Event
-
-from .conftest import TINY
-from .test_kill import EVERY_STEP, assert_same, unfinished_files
+from tests.support import EVERY_STEP, TINY, assert_same, unfinished_files
 
 OnEvent = Callable[[Event], None]
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import finetune
+from finetune.strategy.strategies import STRATEGIES
+from tests.support import LAYOUTS
 
 
 def test_a_plan_needs_neither_data_nor_weights() -> None:
@@ -64,8 +66,8 @@ def test_vgg16_has_the_figures_of_the_notes() -> None:
     assert layers.activation_bytes() / 1e6 == pytest.approx(61, abs=0.5)
 
 
-@pytest.mark.parametrize("strategy", ["head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch"])
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_convnext"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("backbone", LAYOUTS)
 def test_every_phase_covers_every_group_once(strategy: str, backbone: str) -> None:
     plan = finetune.plan(backbone=backbone, strategy=strategy)
     for phase in plan.phases:

@@ -18,10 +18,8 @@ from finetune.prepare import prepared
 from finetune.runs import race, start
 from finetune.train.delivery import delivered
 from finetune.types import Event, Interval, Verdict
-
-from .killing import forked
-from .test_kill import FOLDERS, die_everywhere, unfinished_files
-from .test_resume import stop_after
+from tests.killing import FOLDERS, die_everywhere, forked
+from tests.support import stop_after, unfinished_files
 
 SAME = ("model/model.safetensors", "checkpoints/best/model.safetensors", "metrics.jsonl", "metrics.json", "split.csv")
 QUICK = {"batch_size": 16, "workers": 0, "device": "cpu", "pretrained": False}
