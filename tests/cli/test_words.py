@@ -14,20 +14,14 @@ from rich.progress import Progress
 from finetune import cli
 from finetune.cli import screen
 from finetune.cli.screen import Screen
-from finetune.data.sample import write_sample
 from finetune.errors import Interrupted, RecipeError
 from finetune.types import Event
 from tests.support import FLAGS
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import finetune
-
-    place = tmp_path_factory.mktemp("words")
-    write_sample(place / "imgs", per_class=6)
-    settings = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "device": "cpu", "workers": 0}
-    return finetune.run(place / "imgs", strategy="head-only", epochs=1, out=place / "runs" / "one", **settings).folder
+@pytest.fixture
+def run(place: Path) -> Path:
+    return place / "runs" / "one"
 
 
 @pytest.mark.parametrize(
