@@ -21,13 +21,16 @@ import timm
 import torch
 import typer
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from finetune.cli.app import app
 from finetune.data import checks, sources
 from finetune.features import cache as feature_cache
 from finetune.features.sources import run_trunk
-from finetune.types import Event, Manifest
+from finetune.prepare import prepared
+from finetune.types import Event, Interval, Manifest, Verdict
+from finetune.workflow.check import Check
 
 ROOT = Path(__file__).parents[1]
 LAYOUTS = ["test_resnet", "test_vit", "test_convnext"]  # batch norm, tokens, layer norm
@@ -78,6 +81,21 @@ def on_meta(name: str, **arguments: object) -> nn.Module:
     """Return a network without numbers: its shapes alone."""
     with torch.device("meta"):
         return timm.create_model(name, pretrained=False, **arguments)
+
+
+class Branching(nn.Module):
+    """A network whose path depends on the values in the images: no trace can follow it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images).mean(dim=(2, 3))
+        return self.head(features if features.sum() > 0 else -features)
 
 
 def random_images(count: int, side: int, *, seed: int = 1) -> Tensor:
@@ -132,6 +150,27 @@ def mutated(draw: st.DrawFn, valid: bytes) -> bytes:
         middle = draw(st.one_of(st.binary(max_size=6), ODD_BYTES, st.just(content[start:end] * 2), st.just(b"")))
         content = content[:start] + middle + (b"" if draw(st.integers(0, 9)) == 0 else content[end:])
     return content
+
+
+def decide(monkeypatch: pytest.MonkeyPatch, size: str, similarity: str, strategy: str, **more: Any) -> None:
+    """Let the verdict on whatever is measured be this one."""
+    sure = Interval(1.0, 0.9, 1.1)
+    verdict = Verdict(size, similarity, strategy, "so it was decided", sure, sure, **more)
+    monkeypatch.setattr(prepared, "decide", lambda *_, **__: verdict)
+
+
+def cases_of(found: Check, kind: str) -> list[tuple[str, list[str]]]:
+    """Return the note and the files of every case that a check found of a kind."""
+    return [
+        (case.note, [one.file for one in case.files])
+        for finding in found.findings
+        if finding.kind == kind
+        for case in finding.cases
+    ]
+
+
+def last_weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "checkpoints" / "last" / "model.safetensors")
 
 
 def warned(act: Callable[..., Any], *arguments: Any, **more: Any) -> tuple[Any, list[str]]:

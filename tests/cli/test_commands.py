@@ -30,7 +30,9 @@ def test_a_session_from_sample_to_export(finetune_cli, tmp_path: Path) -> None:
 def test_plan_prints_groups_and_json(finetune_cli) -> None:
     shown = finetune_cli("plan", "--backbone", "resnet18", "--strategy", "head-only")
     assert all(word in shown.out for word in ("layer4", "8,393,728", "frozen", "513,000 trained"))
-    given = json.loads(finetune_cli("plan", "--backbone", "resnet18", "--strategy", "full", "--layers", "--json").out)
+    given = json.loads(
+        finetune_cli("plan", "--backbone", "test_resnet", "--strategy", "full", "--layers", "--json").out
+    )
     assert given["num_parameters"] == sum(row["num_parameters"] for row in given["layers"]["rows"])
 
 

@@ -11,9 +11,9 @@ import torch
 from finetune import cache_entries
 from finetune.features.cache import Known
 from finetune.features.sources import trunk_batch
-from finetune.prepare import evidence, prepared
-from finetune.types import Event, Interval, Verdict
-from tests.support import watch_trunks
+from finetune.prepare import evidence
+from finetune.types import Event
+from tests.support import decide, watch_trunks
 
 SAME = ("model/model.safetensors", "checkpoints/last/model.safetensors", "metrics.jsonl", "metrics.json")
 EXACT = {"augment.level": "none", "train.patience": "none"}
@@ -164,9 +164,7 @@ def test_what_the_evidence_computed_is_not_computed_again(
 ) -> None:
     name = more["strategy"]
     alone = quick_run(out="alone", **more, overrides=EXACT)
-    nothing = Interval(0, 0, 0)
-    verdict = Verdict("few", "similar", name, "", nothing, nothing, probe_at=more.get("probe_at"))
-    monkeypatch.setattr(prepared, "decide", lambda evidence, assume: verdict)
+    decide(monkeypatch, "few", "similar", name, probe_at=more.get("probe_at"))
     seen = watch_trunks(monkeypatch)
     fresh = {"cache.folder": str(alone.folder.parent / "fresh")}
     auto = quick_run("auto", out="auto", overrides={**EXACT, **fresh})
