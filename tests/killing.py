@@ -111,7 +111,7 @@ class _Watch:
 
     def _end(self, file: str | None, *, is_freeing: bool) -> None:
         if not self.is_full:
-            if file and not file.endswith("lock"):
+            if file and not file.endswith("lock") and not Path(file).is_dir():  # a file without a name: O_TMPFILE
                 _write_half(file)
             os.kill(os.getpid(), signal.SIGKILL)
         if not is_freeing:
