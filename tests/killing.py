@@ -153,6 +153,8 @@ def again(begin: Callable[[], object], out: Path, go_on: Callable[[Path], object
     try:
         go_on(out)
     except finetune.CheckpointError as error:
+        if "is finished" in error.message:  # killed behind its last word
+            return
         if "had written anything" not in error.message:
             raise
         begin()
