@@ -1,14 +1,20 @@
-"""What every test gets: a cache folder of its own, no hub, and small folders of noise to train on."""
+"""What every test gets: a cache folder of its own and no hub; small folders of images, and quick runs on them."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+import finetune
+from finetune.data.sample import write_sample
+from tests.support import QUICK, TINY
 
 MakeImages = Callable[..., Path]
 torch.set_num_threads(1)  # tiny networks: a second thread only waits for the first, badly so on a busy machine
@@ -20,6 +26,13 @@ def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _libraries_are_no_garbage() -> None:
+    """Every phase of a run ends with a collection, which would look through all that is imported each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +59,48 @@ def image_folder(tmp_path: Path) -> MakeImages:
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "shapes"
+    write_sample(folder, per_class=10)
+    return folder
+
+
+@pytest.fixture
+def quick_run(drawn: Path, tmp_path: Path) -> Callable[..., finetune.RunResult]:
+    """Run on the drawn set with a tiny network, a few seconds; arguments as `finetune.run`."""
+
+    def run(strategy: str = "head-only", *, out: str = "run", backbone: str = "test_resnet", **more: Any):
+        return finetune.run(
+            drawn, strategy=strategy, backbone=backbone, out=tmp_path / out, **{**QUICK, "epochs": 2, **more}
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 drawn images in 6 classes."""
+    folder = tmp_path_factory.mktemp("few") / "shapes"
+    write_sample(folder, per_class=4)
+    return folder
+
+
+@pytest.fixture
+def tiny_run(few: Path, tmp_path: Path) -> Callable[..., finetune.RunResult]:
+    """Run LeNet-5 on 24 images, half a second; arguments as `finetune.run`. An epoch has 3 steps."""
+
+    def run(strategy: str = "full", *, out: str = "run", data: Path = few, **more: Any):
+        return finetune.run(data, strategy=strategy, out=tmp_path / out, **{**TINY, "epochs": 2, **more})
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished head-only run on the drawn set."""
+    place = tmp_path_factory.mktemp("finished") / "run"
+    finetune.run(drawn, strategy="head-only", backbone="test_resnet", test=0.2, epochs=2, out=place, **QUICK)
+    return place

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -10,16 +9,14 @@ from typing import Any
 
 import pytest
 
+from tests.support import tool
+
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def audit() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("audit", ROOT / "tools" / "audit.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def audit(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return tool("audit", monkeypatch)
 
 
 def answer(**vulns: list[dict[str, Any]]) -> str:

@@ -49,22 +49,10 @@ from finetune.types import (
     Target,
     Verdict,
 )
+from tests.support import mutated
 
 FEW, MANY = 100, 1000
 EXAMPLES = pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
-ODD_BYTES = st.sampled_from([b"\0", b"\xff", b'"', b"\n", b",", b"[", b"{", b"=", b"-1", b"1e999", b"null", b"../"])
-
-
-@st.composite
-def mutated(draw: st.DrawFn, valid: bytes) -> bytes:
-    """A valid file with some bytes changed, taken out, put in, repeated or cut off."""
-    content = valid
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(content)))
-        end = min(len(content), start + draw(st.integers(0, 12)))
-        middle = draw(st.one_of(st.binary(max_size=6), ODD_BYTES, st.just(content[start:end] * 2), st.just(b"")))
-        content = content[:start] + middle + (b"" if draw(st.integers(0, 9)) == 0 else content[end:])
-    return content
 
 
 def fire(read: Callable[[bytes], object], valid: bytes, examples: int) -> None:

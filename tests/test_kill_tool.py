@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.support import tool
 
 FILES = (
     "metrics.json", "metrics.jsonl", "predictions.csv", "evidence.json", "plan.json", "split.csv", "recipe.toml",
@@ -20,12 +20,7 @@ OTHER = ("timing.json", "environment.json", "report.html", ".lock", "checkpoints
 
 @pytest.fixture
 def kill(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("kill", Path(__file__).parents[1] / "tools" / "kill.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "kill", module)  # its dataclass asks for it
-    spec.loader.exec_module(module)
-    return module
+    return tool("kill", monkeypatch)
 
 
 @pytest.fixture

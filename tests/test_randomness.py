@@ -10,15 +10,11 @@ import pytest
 import torch
 
 from finetune.randomness import Resamples, derive, derive_each, forked, resampled
+from tests.support import random_states
 
 
 def draws() -> tuple[float, float, float]:
     return random.random(), float(np.random.rand()), float(torch.rand(()))
-
-
-def states() -> tuple[object, ...]:
-    numpy_state = np.random.get_state()
-    return random.getstate(), numpy_state[1].tobytes(), numpy_state[2:], torch.get_rng_state().numpy().tobytes()
 
 
 def test_a_place_has_its_seed_for_good() -> None:
@@ -63,20 +59,20 @@ def test_inside_of_a_fork_all_three_generators_are_seeded() -> None:
 
 
 def test_after_a_fork_the_generators_go_on_as_if_there_had_been_none() -> None:
-    before = states()
+    before = random_states()
     with forked(5):
         inside = [draws() for _ in range(3)]
-        assert states() != before
-    assert states() == before
+        assert random_states() != before
+    assert random_states() == before
     assert draws() not in inside
 
 
 def test_an_error_inside_of_a_fork_passes_and_leaves_the_states() -> None:
-    before = states()
+    before = random_states()
     with pytest.raises(KeyError), forked(5):
         draws()
         raise KeyError("x")
-    assert states() == before
+    assert random_states() == before
 
 
 def test_a_fork_in_a_fork_leaves_the_outer_one_as_it_was() -> None:

@@ -158,7 +158,9 @@ class ImageBatches:
         with lost_workers():
             for batch in self.loader:
                 if isinstance(batch, DataError):
-                    raise batch
+                    raise DataError(
+                        batch.message, hint=batch.hint
+                    )  # itself it would hold this frame, and workers, in a cycle
                 images, targets = batch
                 images = images.to(self.device, non_blocking=True)
                 yield normalise(images, self.preprocessing), targets.to(self.device, non_blocking=True)

@@ -6,6 +6,7 @@ Everything that comes from the user's files (class names, paths) is escaped by t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,14 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 def render(path: Path, template: str, content: Mapping[str, Any]) -> None:
     """Write a page from a template of this room; what comes from files is escaped."""
-    environment = Environment(
+    write_text(path, _environment().get_template(template).render(content))
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("finetune.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    write_text(path, environment.get_template(template).render(content))
 
 
 def curve(values: list[float | None], *, low: float, high: float, width: int = 560, height: int = 140) -> str:

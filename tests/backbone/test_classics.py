@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import pytest
 import timm
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from finetune.backbone.classics import CLASSICS
+from finetune.backbone import classics
 from finetune.backbone.freeze import freezing
 from finetune.backbone.groups import layer_groups
 from finetune.backbone.layers import LayerTable, layer_table
@@ -19,9 +18,9 @@ from finetune.backbone.load import architecture, load
 from finetune.backbone.trace import trace
 from finetune.errors import BackboneError
 from finetune.types import FreezePlan, GroupPlan, LayerGroup
+from tests.support import CLASSICS, on_meta, random_images
 
-# The smallest size that does for a test, and the number of layer groups of the backbone.
-SMALL = {"lenet5": 32, "alexnet": 64, "zfnet": 64, "googlenet": 32, "inception_v2": 32, "resnet32": 32}
+# The number of layer groups of the backbone.
 NUM_GROUPS = {"lenet5": 4, "alexnet": 7, "zfnet": 7, "googlenet": 10, "inception_v2": 11, "resnet32": 4}
 NUM_PARAMETERS = {
     "lenet5": 62_958,
@@ -34,25 +33,20 @@ NUM_PARAMETERS = {
 FIXED = ("lenet5", "zfnet")
 
 
-def meta(name: str, **more: Any) -> nn.Module:
-    with torch.device("meta"):
-        return timm.create_model(name, **more).eval()
-
-
 @cache
 def built(name: str) -> nn.Module:
     """A network for five classes at its small size; tests must leave it as it is."""
-    size = {"img_size": SMALL[name]} if name in FIXED else {}
+    size = {"img_size": CLASSICS[name]} if name in FIXED else {}
     torch.manual_seed(0)
     return timm.create_model(name, num_classes=5, **size).eval()
 
 
 def images(name: str, *, count: int = 2) -> Tensor:
-    return torch.randn(count, 3, SMALL[name], SMALL[name], generator=torch.Generator().manual_seed(1))
+    return random_images(count, CLASSICS[name])
 
 
 def full_table(name: str) -> LayerTable:
-    model = meta(name)
+    model = on_meta(name).eval()
     return layer_table(model, image_size=tuple(model.pretrained_cfg["input_size"][1:]))
 
 
@@ -69,20 +63,20 @@ def plan_from(groups: tuple[LayerGroup, ...], first: str) -> FreezePlan:
 
 
 def test_all_six_are_registered() -> None:
-    assert set(CLASSICS) == set(SMALL)
+    assert set(classics.CLASSICS) == set(CLASSICS)
     assert all(timm.is_model(name) for name in CLASSICS)
 
 
 @pytest.mark.parametrize("name", CLASSICS)
 def test_a_network_has_the_parameters_of_its_paper(name: str) -> None:
-    model = meta(name)
+    model = on_meta(name).eval()
     own = {key: parameter.numel() for key, parameter in model.named_parameters() if not key.startswith("aux")}
     assert sum(own.values()) == NUM_PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", CLASSICS)
 def test_a_network_runs_at_its_own_size(name: str) -> None:
-    model = meta(name)
+    model = on_meta(name).eval()
     found = model(torch.zeros(2, *model.pretrained_cfg["input_size"], device="meta"))
     assert found.shape == (2, model.num_classes) == (2, model.pretrained_cfg["num_classes"])
 
@@ -101,7 +95,7 @@ def test_features_and_head_make_the_forward_pass(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSICS)
 def test_the_classifier_is_renewed_and_taken_away(name: str) -> None:
-    model = meta(name)
+    model = on_meta(name).eval()
     old = model.get_classifier()
     model.reset_classifier(3)
     assert (model.get_classifier().out_features, model.num_classes) == (3, 3)
@@ -109,9 +103,8 @@ def test_the_classifier_is_renewed_and_taken_away(name: str) -> None:
     assert model.get_classifier().weight.is_meta
     model.reset_classifier(0)
     assert isinstance(model.get_classifier(), nn.Identity)
-    assert meta(name, num_classes=0)(torch.zeros(1, *model.pretrained_cfg["input_size"], device="meta")).shape == (
-        1, model.head_hidden_size
-    )  # fmt: skip
+    images = torch.zeros(1, *model.pretrained_cfg["input_size"], device="meta")
+    assert on_meta(name, num_classes=0).eval()(images).shape == (1, model.head_hidden_size)
 
 
 @pytest.mark.parametrize("name", CLASSICS)
@@ -128,7 +121,7 @@ def test_every_parameter_is_in_one_layer_group(name: str) -> None:
 @pytest.mark.parametrize("name", CLASSICS)
 def test_the_end_of_every_layer_group_is_found(name: str) -> None:
     groups = layer_groups(built(name))
-    traced = trace(built(name), groups, image_size=(SMALL[name], SMALL[name]))
+    traced = trace(built(name), groups, image_size=(CLASSICS[name], CLASSICS[name]))
     assert list(traced.ends) == [group.name for group in groups if not group.is_head]
 
 
@@ -168,7 +161,7 @@ def test_a_network_is_loaded_for_other_classes_and_another_size(name: str) -> No
 @pytest.mark.parametrize("name", FIXED)
 def test_a_picture_too_small_for_a_network_of_fixed_size_is_an_error(name: str) -> None:
     with pytest.raises(ValueError, match="pixels or more are needed, not 8x8"):
-        meta(name, img_size=8)
+        on_meta(name, img_size=8).eval()
 
 
 def test_lenet_has_the_table_of_the_notes() -> None:
@@ -194,7 +187,7 @@ def test_zfnet_has_the_maps_of_the_paper() -> None:
 
 
 def test_inception_v2_has_three_by_three_convolutions_for_five_by_five() -> None:
-    model = meta("inception_v2")
+    model = on_meta("inception_v2").eval()
     kernels = [m.kernel_size[0] for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert set(kernels) == {7, 3, 1}
     assert model.num_features == 1024
@@ -241,7 +234,7 @@ def test_googlenet_yields_auxiliary_logits_in_training_and_none_in_eval() -> Non
 
 
 def test_the_auxiliary_classifiers_of_googlenet_are_for_the_classes_of_the_data() -> None:
-    model = meta("googlenet")
+    model = on_meta("googlenet").eval()
     model.reset_classifier(3)
     assert [model.get_submodule(path).out_features for path in ("fc", "aux1.fc2", "aux2.fc2")] == [3, 3, 3]
 

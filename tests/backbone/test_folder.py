@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from finetune.backbone.folder import is_folder, plain_tensors, read_config, write
 from finetune.backbone.load import Backbone, architecture, load
 from finetune.errors import BackboneError
+from tests.support import LAYOUTS
 
-LAYOUTS = ["test_resnet", "test_vit", "test_convnext"]
 CLASSES = ("ant", "bee", "Größe <b>")
 
 

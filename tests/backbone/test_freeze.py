@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-import timm
 import torch
 from timm.models.levit import Levit
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from finetune.backbone.groups import layer_groups
 from finetune.errors import RecipeError
 from finetune.optim.optimisers import build, parameter_groups
 from finetune.types import FreezePlan, GroupPlan, LayerGroup
+from tests import support
 
 NETWORKS = [
     "test_resnet",  # BatchNorm2d
@@ -28,11 +28,10 @@ LEVIT = {"embed_dim": (16, 24, 32), "num_heads": (2, 3, 4), "depth": (1, 1, 1), 
 
 
 def network(name: str, **arguments: float) -> nn.Module:
-    torch.manual_seed(0)
     if name == "levit":
+        torch.manual_seed(0)
         return Levit(img_size=SIZE, num_classes=4, **LEVIT)
-    fixed = {"img_size": SIZE} if name == "test_vit" else {}
-    return timm.create_model(name, pretrained=False, num_classes=4, **fixed, **arguments)
+    return support.network(name, **{"img_size": SIZE} if name == "test_vit" else {}, **arguments)
 
 
 def top(groups: Sequence[LayerGroup], k: int) -> FreezePlan:

@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from finetune.backbone.layers import LayerRow, LayerTable, layer_table
 from finetune.errors import BackboneError
+from tests.support import on_meta
 
 SIZES = {
     **dict.fromkeys(["test_resnet", "test_vit", "test_convnext"], 160),
@@ -26,13 +27,8 @@ SIZES = {
 }
 
 
-def _meta(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return timm.create_model(name)
-
-
 def _table(name: str) -> LayerTable:
-    return layer_table(_meta(name), image_size=(SIZES[name], SIZES[name]))
+    return layer_table(on_meta(name), image_size=(SIZES[name], SIZES[name]))
 
 
 def _row(table: LayerTable, name: str) -> LayerRow:
@@ -137,7 +133,7 @@ def test_vgg16_holds_most_memory_early_and_most_parameters_in_the_first_connecte
 
 @pytest.mark.parametrize("name", SIZES)
 def test_rows_hold_every_parameter_once(name: str) -> None:
-    model = _meta(name)
+    model = on_meta(name)
     table = layer_table(model, image_size=(SIZES[name], SIZES[name]))
     assert table.num_parameters == sum(p.numel() for p in model.parameters())
     assert len({row.name for row in table.rows}) == len(table.rows)
@@ -424,6 +420,6 @@ def test_a_meta_network_that_needs_values_is_refused() -> None:
 
 def test_a_wrong_image_size_is_refused() -> None:
     with pytest.raises(BackboneError, match=r"VisionTransformer .* \(100, 160\)"):
-        layer_table(_meta("test_vit"), image_size=(100, 160))
+        layer_table(on_meta("test_vit"), image_size=(100, 160))
     with pytest.raises(BackboneError):
         layer_table(nn.Sequential(nn.Conv2d(3, 4, 9)), image_size=(8, 8))

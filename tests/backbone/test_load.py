@@ -17,8 +17,7 @@ from torch import nn
 from finetune.backbone import hub
 from finetune.backbone.load import Architecture, Backbone, architecture, load, skeleton
 from finetune.errors import BackboneError
-
-LAYOUTS = ["test_resnet", "test_vit", "test_convnext"]
+from tests.support import LAYOUTS
 
 
 def fresh(name: str, *, seed: int = 0, num_classes: int = 3, **more: Any) -> Backbone:
@@ -170,18 +169,18 @@ def test_an_argument_reaches_the_network() -> None:
 
 
 @pytest.mark.usefixtures("no_hub")
-@pytest.mark.parametrize("name", ["test_resnet", "resnet18.a1_in1k", "deit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_resnet", "resnet18.a1_in1k", "deit_tiny_patch16_224", "hf-hub:timm/resnet18.a1_in1k",
+        "hf-hub:nobody/nothing",
+    ],
+)  # fmt: skip
 def test_weights_that_are_not_here_are_an_error_that_names_the_way_out(name: str) -> None:
     with pytest.raises(BackboneError, match=f"the weights of {name} are not on this machine") as caught:
-        load(architecture(name), num_classes=3)
-    assert "--weights PATH" in caught.value.hint
-
-
-@pytest.mark.usefixtures("no_hub")
-@pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "hf-hub:nobody/nothing"])
-def test_a_hub_name_that_is_not_here_is_the_same_error(name: str) -> None:
-    with pytest.raises(BackboneError, match=f"the weights of {name} are not on this machine") as caught:
-        architecture(name)
+        found = architecture(name)
+        assert not name.startswith("hf-hub:"), "of a name on the hub the architecture is read from there too"
+        load(found, num_classes=3)
     assert "--weights PATH" in caught.value.hint
 
 

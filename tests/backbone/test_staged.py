@@ -15,6 +15,7 @@ from finetune.backbone.staged import StagedClassifier, check_stage
 from finetune.errors import RecipeError
 from finetune.features.divide import divide
 from finetune.types import FreezePlan, GroupPlan
+from tests.support import network, random_images
 
 # The layer group that is probed, and its number of features.
 STAGES = {
@@ -25,17 +26,8 @@ STAGES = {
 }
 
 
-def network(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    return timm.create_model(name, pretrained=False, num_classes=4)
-
-
 def staged(model: nn.Module, at: str) -> StagedClassifier:
     return StagedClassifier(model, layer_groups(model), at=at, num_classes=3, image_size=(160, 160))
-
-
-def pictures(count: int = 3) -> Tensor:
-    return torch.randn(count, 3, 160, 160, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -46,10 +38,10 @@ def test_logits_are_the_head_on_the_averaged_output_of_the_group(name: str) -> N
     seen: list[Tensor] = []
     model.get_submodule(at).register_forward_hook(lambda *call: seen.append(call[-1]))
     with torch.no_grad():
-        model.eval()(pictures())
+        model.eval()(random_images(3, 160))
         mean = seen[-1].mean(dim=1) if seen[-1].ndim == 3 else seen[-1].mean(dim=(2, 3))
         assert mean.shape == (3, num_features)
-        assert torch.equal(probe(pictures()), probe.head(mean))
+        assert torch.equal(probe(random_images(3, 160)), probe.head(mean))
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -58,12 +50,12 @@ def test_later_layer_groups_do_not_matter_and_earlier_ones_do(name: str) -> None
     groups, probe = layer_groups(model), staged(model, at).eval()
     index = [group.name for group in groups].index(at)
     with torch.no_grad():
-        before = probe(pictures())
+        before = probe(random_images(3, 160))
         for key in (key for group in groups[index + 1 :] for key in group.parameters):
             model.get_parameter(key).add_(1)
-        assert torch.equal(probe(pictures()), before)
+        assert torch.equal(probe(random_images(3, 160)), before)
         model.get_parameter(groups[index].parameters[-1]).add_(1)
-        assert not torch.equal(probe(pictures()), before)
+        assert not torch.equal(probe(random_images(3, 160)), before)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -84,9 +76,9 @@ def test_the_state_goes_round_through_another_network(name: str) -> None:
     at = STAGES[name][0]
     first, second = staged(network(name), at).eval(), staged(timm.create_model(name, num_classes=4), at).eval()
     with torch.no_grad():
-        assert not torch.equal(first(pictures()), second(pictures()))
+        assert not torch.equal(first(random_images(3, 160)), second(random_images(3, 160)))
         second.load_state_dict(first.state_dict())
-        assert torch.equal(first(pictures()), second(pictures()))
+        assert torch.equal(first(random_images(3, 160)), second(random_images(3, 160)))
 
 
 def test_state_keys_are_timms_under_trunk_and_the_head() -> None:
@@ -115,7 +107,7 @@ def test_training_the_head_leaves_trunk_and_statistics_bit_identical() -> None:
     with freezing(probe, FreezePlan(tuple(plans)), groups):
         optimiser = torch.optim.SGD([p for p in probe.parameters() if p.requires_grad], lr=1.0)
         for _ in range(2):
-            nn.functional.cross_entropy(probe.train()(pictures()), torch.arange(3)).backward()
+            nn.functional.cross_entropy(probe.train()(random_images(3, 160)), torch.arange(3)).backward()
             optimiser.step()
     moved = {key for key, tensor in probe.state_dict().items() if not torch.equal(tensor, before[key])}
     assert moved == {"head.weight", "head.bias"}
@@ -150,8 +142,8 @@ def test_several_groups_stand_side_by_side_in_the_order_of_the_network(name: str
     both = staged(model, f"{names[1]}+{names[0]}").eval()
     assert both.at == "+".join(names)
     with torch.no_grad():
-        alone = [staged(model, at).eval().features(pictures()) for at in names]
-        assert torch.equal(both.features(pictures()), torch.cat(alone, dim=1))
+        alone = [staged(model, at).eval().features(random_images(3, 160)) for at in names]
+        assert torch.equal(both.features(random_images(3, 160)), torch.cat(alone, dim=1))
     assert both.widths == [features.shape[1] for features in alone]
 
 

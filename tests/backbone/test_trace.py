@@ -5,15 +5,15 @@ from __future__ import annotations
 import operator
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
 from finetune.backbone.groups import head_modules, layer_groups
 from finetune.backbone.trace import Traced, Tracer, prefix, trace
 from finetune.errors import BackboneError
+from tests import support
+from tests.support import LAYOUTS, Branching
 
-LAYOUTS = ["test_resnet", "test_vit", "test_convnext"]
 # Small networks of other families, each with an image size that is quick.
 FAMILIES = {
     "test_efficientnet": 64,
@@ -43,8 +43,7 @@ SMALLER = {
 
 
 def network(name: str, **arguments: object) -> nn.Module:
-    torch.manual_seed(0)
-    model = timm.create_model(name, pretrained=False, num_classes=4, **{**SMALLER.get(name, {}), **arguments})
+    model = support.network(name, **{**SMALLER.get(name, {}), **arguments})
     for module in model.modules():  # batch norm that does something, so that a wrong mode is seen
         if getattr(module, "running_mean", None) is not None:
             module.running_mean.normal_(0, 0.1)
@@ -207,24 +206,9 @@ def test_what_a_network_keeps_from_pass_to_pass_is_no_constant_and_stays() -> No
     assert model.bias_cache == before
 
 
-class Toy(nn.Module):
-    """A network whose path depends on the values in the image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
-
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.body(images).mean(dim=(2, 3))
-        return self.head(features) if float(features.sum()) > 0 else self.head(-features)
-
-
 @pytest.mark.parametrize("is_training", [True, False])
 def test_a_network_that_cannot_be_traced_is_an_error_and_keeps_its_mode(is_training: bool) -> None:
-    model = Toy().train(is_training)
+    model = Branching().train(is_training)
     with pytest.raises(BackboneError, match="cannot be traced") as caught:
         traced(model, 16)
     assert caught.value.hint

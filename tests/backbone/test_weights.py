@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,11 +24,7 @@ from finetune.backbone.weights import (
     refuse_random,
 )
 from finetune.errors import BackboneError
-
-
-def network(name: str = "test_resnet", *, num_classes: int = 4, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return timm.create_model(name, pretrained=False, num_classes=num_classes)
+from tests.support import network
 
 
 def state(**arguments: Any) -> dict[str, Tensor]:
@@ -128,29 +122,6 @@ def test_position_embeddings_of_another_size_are_resized() -> None:
     report = load_into(small, large.state_dict(), architecture="test_vit", source="x")
     assert report.share == 1.0
     assert small.pos_embed.shape[1] == 6 * 6 + large.pos_embed.shape[1] - 10 * 10
-
-
-class Bomb:
-    """What would write a file when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return os.mkdir, (str(self.file),)
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("write", [torch.save, lambda content, file: Path(file).write_bytes(pickle.dumps(content))])
-def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path: Path, write: Callable[..., Any]) -> None:
-    file, mark = tmp_path / "evil.pth", tmp_path / "executed"
-    write({"state_dict": state(), "bomb": Bomb(mark)}, file)
-    with pytest.raises(BackboneError, match=r"evil\.pth is refused.*could run code") as caught:
-        read_weights(file)
-    assert not mark.exists()
-    assert "safetensors" in caught.value.hint
-    torch.load(file, weights_only=False) if write is torch.save else pickle.loads(file.read_bytes())
-    assert mark.exists()  # it would have
 
 
 def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:

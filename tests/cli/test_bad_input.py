@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--epochs", "1", "--device", "cpu")
+from tests.support import FLAGS
+
+QUICK = (*FLAGS, "--epochs", "1")
 Make = Callable[[Path], tuple[object, ...]]
 
 

@@ -9,16 +9,13 @@ from pathlib import Path
 
 import pytest
 
-QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--epochs", "1", "--device", "cpu")
+from tests.support import FLAGS
+
+QUICK = (*FLAGS, "--epochs", "1")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("session")
-
-
-def test_a_session_from_sample_to_export(finetune_cli, place: Path) -> None:
-    imgs, run = place / "imgs", place / "run"
+def test_a_session_from_sample_to_export(finetune_cli, tmp_path: Path) -> None:
+    imgs, run = tmp_path / "imgs", tmp_path / "run"
     assert finetune_cli("sample", imgs, "--per-class", "8").code == 0
     done = finetune_cli("run", "--data", imgs, "--strategy", "head-only", *QUICK, "--out", run, "--json")
     assert json.loads(done.out)["strategy"] == "head-only"
@@ -33,7 +30,9 @@ def test_a_session_from_sample_to_export(finetune_cli, place: Path) -> None:
 def test_plan_prints_groups_and_json(finetune_cli) -> None:
     shown = finetune_cli("plan", "--backbone", "resnet18", "--strategy", "head-only")
     assert all(word in shown.out for word in ("layer4", "8,393,728", "frozen", "513,000 trained"))
-    given = json.loads(finetune_cli("plan", "--backbone", "resnet18", "--strategy", "full", "--layers", "--json").out)
+    given = json.loads(
+        finetune_cli("plan", "--backbone", "test_resnet", "--strategy", "full", "--layers", "--json").out
+    )
     assert given["num_parameters"] == sum(row["num_parameters"] for row in given["layers"]["rows"])
 
 
@@ -71,10 +70,9 @@ def test_resume_takes_no_other_recipe_and_no_other_folder(finetune_cli, tmp_path
         assert "no --recipe, no --out" in done.err
 
 
-def test_compare_prints_a_table_of_80_columns_and_json(finetune_cli, tmp_path: Path, monkeypatch) -> None:
+def test_compare_prints_a_table_of_80_columns_and_json(finetune_cli, place: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    finetune_cli("sample", tmp_path / "imgs", "--per-class", "8")
-    asked = ("--data", tmp_path / "imgs", "--strategies", "head-only,linear-probe", *QUICK, "--out", tmp_path / "c")
+    asked = ("--data", place / "imgs", "--strategies", "head-only,linear-probe", *QUICK, "--out", tmp_path / "c")
     shown = finetune_cli("compare", *asked)
     assert shown.code == 0, shown.err
     assert "behind the best" in shown.out and "val also chose" in shown.out
@@ -93,7 +91,7 @@ def test_predict_guards_against_formulas(finetune_cli, place: Path, tmp_path: Pa
     picture = next((place / "imgs").rglob("*.jpg"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "=cmd.jpg").write_bytes(picture.read_bytes())
-    done = finetune_cli("predict", place / "run", "=cmd.jpg", "--csv")
+    done = finetune_cli("predict", place / "runs" / "one", "=cmd.jpg", "--csv")
     assert "\n'=cmd.jpg," in done.out.replace("\r", "")
 
 
@@ -110,19 +108,19 @@ def test_the_cache_is_listed_and_cleared(finetune_cli, place: Path, tmp_path: Pa
     assert json.loads(finetune_cli("cache", "ls", "--folder", folder, "--json").out)["entries"] == []
 
 
-def test_run_and_plan_take_the_data_as_an_argument(finetune_cli, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_and_plan_take_the_data_as_an_argument(
+    finetune_cli, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     imgs = place / "imgs"
-    if not imgs.exists():
-        assert finetune_cli("sample", imgs, "--per-class", "8").code == 0
     quick = (*QUICK, "--strategy", "head-only", "--json")
-    done = finetune_cli("run", imgs, *quick, "--out", place / "argument")
+    done = finetune_cli("run", imgs, *quick, "--out", tmp_path / "argument")
     assert done.code == 0, done.err
     assert json.loads(finetune_cli("plan", imgs, *quick).out)["num_classes"] == 6
     for command in ("run", "plan"):
         done = finetune_cli(command, imgs, "--data", place, *QUICK)
         assert (done.code, f"two data sets, {imgs} and --data {place}" in done.err) == (2, True)
-    monkeypatch.chdir(place)
-    (place / "resnet18").mkdir()  # the name of a network stays one, whatever lies here
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet18").mkdir()  # the name of a network stays one, whatever lies here
     assert json.loads(finetune_cli("plan", "resnet18", *quick[2:]).out)["backbone"].startswith("resnet18")
 
 

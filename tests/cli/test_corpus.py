@@ -15,8 +15,8 @@ import pytest
 
 from finetune.csv_cells import unguarded_cell
 from tests.corpus import EITHER, LISTED, USED, Odd, noise, write_corpus
+from tests.support import FLAGS
 
-QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--device", "cpu", "--workers", "0")
 CLASSES = ["<script>alert(1)<∕script>", "=cmd|' -C calc'!A0"]
 KINDS = {".toml", ".csv", ".json", ".jsonl", ".html", ".safetensors", ".txt"}
 
@@ -48,7 +48,7 @@ def cells(text: str) -> list[str]:
 def test_all_commands_work_on_a_folder_with_the_whole_corpus(finetune_cli, odd_data, tmp_path: Path) -> None:
     root, odd = odd_data
     run = tmp_path / "run"
-    done = finetune_cli("run", "--data", root, "--strategy", "head-only", "--epochs", 1, *QUICK, "--out", run)
+    done = finetune_cli("run", "--data", root, "--strategy", "head-only", "--epochs", 1, *FLAGS, "--out", run)
     assert done.code == 0, done.err
     must = {name for name, one in odd.items() if one.verdict is LISTED}
     may = must | {name for name, one in odd.items() if one.verdict is EITHER}
@@ -68,7 +68,7 @@ def test_all_commands_work_on_a_folder_with_the_whole_corpus(finetune_cli, odd_d
     assert "<script" not in page and "<b>imgs" not in page and "&lt;script&gt;" in page
     assert {file.suffix for file in run.rglob("*") if file.is_file() and file.suffix} <= KINDS  # no other to escape in
 
-    done = finetune_cli("plan", "--data", root, *QUICK)
+    done = finetune_cli("plan", "--data", root, *FLAGS)
     assert done.code == 0, done.err
     assert f"{len(problems)} left out" in done.err
     assert_safe_for_terminals(done.out + done.err)

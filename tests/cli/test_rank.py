@@ -7,16 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.sample import write_sample
-
 QUICK = ("--set", "backbone.pretrained=false", "--image-size", "64", "--device", "cpu", "--workers", "0")
 
 
-@pytest.fixture(scope="module")
-def imgs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("rank") / "imgs"
-    write_sample(folder, per_class=8)
-    return folder
+@pytest.fixture
+def imgs(place: Path) -> Path:
+    return place / "imgs"
 
 
 def test_a_table_in_80_columns_says_what_to_take(finetune_cli, imgs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

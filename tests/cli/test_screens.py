@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,9 @@ from finetune.checkpoint.run_folder import RunFolder
 from finetune.cli import terminal
 from finetune.cli.tables import table
 from finetune.cli.terminal import wrapped
-from finetune.data.sample import write_sample
+from tests.support import FLAGS, commands
 
 WIDTHS = (120, 80, 60)
-QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--device", "cpu", "--workers", "0")
-COMMANDS = (
-    ("run",), ("plan",), ("check",), ("compare",), ("eval",), ("predict",), ("export",), ("sample",), ("doctor",),
-    ("backbones",), ("backbones", "show"), ("backbones", "fetch"), ("backbones", "rank"), ("cache",), ("cache", "ls"),
-    ("cache", "clear"), ("recipes",), ("recipes", "show"), ("recipes", "copy"), ("recipes", "validate"),
-)  # fmt: skip
 LEFT_OUT = re.compile(r"left out at this width: .*?a\s+wider\s+terminal\s+or\s+a\s+file\s+has\s+all", re.DOTALL)
 
 
@@ -70,14 +65,9 @@ def check_whole(objects: list[tuple[Any, ...]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import finetune
-
-    place = tmp_path_factory.mktemp("a folder whose name has spaces and is long")
-    write_sample(place / "imgs", per_class=8)
-    settings = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "device": "cpu", "workers": 0}
-    finetune.run(place / "imgs", strategy="head-only", epochs=2, out=place / "run", **settings)
-    return place
+def spaced(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The place, under a name that no line has room for."""
+    return shutil.copytree(place, tmp_path_factory.mktemp("names") / "a folder whose name has spaces and is long")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("run", "--resume", "nowhere"),
         ("predict", "runs/nowhere", "imgs/*.jpg"),
         ("--help",),
-        *((*words, "--help") for words in COMMANDS),
+        *((*words, "--help") for words in commands()),
         ("predict",),
         ("runn",),
         ("run", "--epochs"),
@@ -108,10 +98,10 @@ def test_no_width_cuts_a_word_or_an_interval(printed, words: tuple[str, ...]) ->
 @pytest.mark.parametrize(
     "words",
     [
-        ("run", "imgs", *QUICK, "--epochs", "2", "--strategy", "top-k"),
-        ("plan", "imgs", *QUICK),
+        ("run", "imgs", *FLAGS, "--epochs", "2", "--strategy", "top-k"),
+        ("plan", "imgs", *FLAGS),
         ("check", "imgs", "--backbone", "embedded", "--image-size", "32"),
-        ("compare", "--data", "imgs", *QUICK, "--strategies", "head-only,linear-probe", "--epochs", "1"),
+        ("compare", "--data", "imgs", *FLAGS, "--strategies", "head-only,linear-probe", "--epochs", "1"),
         ("backbones", "rank", "--data", "imgs", "embedded"),
         ("eval", "run"),
         ("predict", "run", "imgs", "--top", "3"),
@@ -121,9 +111,10 @@ def test_no_width_cuts_a_word_or_an_interval(printed, words: tuple[str, ...]) ->
     ids=lambda words: " ".join(words[:2]),
 )
 def test_no_width_cuts_a_word_of_what_is_said_of_data(
-    printed, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...]
+    printed, spaced: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    inside = [str(place / word) if word in ("imgs", "run") and at else word for at, word in enumerate(words)]
+    places = {"imgs": str(spaced / "imgs"), "run": str(spaced / "runs" / "one")}
+    inside = [places.get(word, word) if at else word for at, word in enumerate(words)]
     monkeypatch.chdir(tmp_path)
     check_whole(printed(*inside))
 
@@ -158,10 +149,11 @@ def test_a_command_that_is_longer_than_a_line_is_not_broken() -> None:
     assert wrapped(Text(f"Go on with it: {command}"), 60).plain == f"Go on with it:\n{command}"
 
 
-def test_a_command_in_a_hint_can_be_copied_where_a_path_has_spaces(finetune_cli, place: Path) -> None:
-    done = finetune_cli("run", "--resume", place / "run")
-    assert f"finetune run --weights '{place / 'run'}' --data DIR" in done.err
-    assert RunFolder(place / "run").resuming == f"finetune run --resume '{place / 'run'}'"
+def test_a_command_in_a_hint_can_be_copied_where_a_path_has_spaces(finetune_cli, spaced: Path) -> None:
+    run = spaced / "runs" / "one"
+    done = finetune_cli("run", "--resume", run)
+    assert f"finetune run --weights '{run}' --data DIR" in done.err
+    assert RunFolder(run).resuming == f"finetune run --resume '{run}'"
 
 
 def test_continued_lines_keep_the_indent_and_the_style() -> None:

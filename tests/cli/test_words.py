@@ -14,21 +14,14 @@ from rich.progress import Progress
 from finetune import cli
 from finetune.cli import screen
 from finetune.cli.screen import Screen
-from finetune.data.sample import write_sample
 from finetune.errors import Interrupted, RecipeError
 from finetune.types import Event
+from tests.support import FLAGS
 
-QUICK = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--device", "cpu", "--workers", "0")
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import finetune
-
-    place = tmp_path_factory.mktemp("words")
-    write_sample(place / "imgs", per_class=6)
-    settings = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "device": "cpu", "workers": 0}
-    return finetune.run(place / "imgs", strategy="head-only", epochs=1, out=place / "runs" / "one", **settings).folder
+@pytest.fixture
+def run(place: Path) -> Path:
+    return place / "runs" / "one"
 
 
 @pytest.mark.parametrize(
@@ -51,9 +44,9 @@ def test_predict_names_what_is_not_there_and_says_nothing_of_data_sets(
 
 
 def test_data_that_is_not_there_names_the_layouts(finetune_cli, tmp_path: Path) -> None:
-    done = finetune_cli("run", "--data", tmp_path / "nowhere", *QUICK)
+    done = finetune_cli("run", "--data", tmp_path / "nowhere", *FLAGS)
     assert (done.code, "DIR/<class>/images" in done.err) == (3, True)
-    done = finetune_cli("run", "--data", "s3://bucket/imgs", *QUICK)
+    done = finetune_cli("run", "--data", "s3://bucket/imgs", *FLAGS)
     assert (done.code, "s3://bucket/imgs is an address" in done.err) == (3, True)
 
 
@@ -87,7 +80,7 @@ def test_two_forms_of_one_output_are_an_error(finetune_cli, run: Path) -> None:
 
 
 def test_the_plan_says_the_verdict_once(finetune_cli, run: Path) -> None:
-    done = finetune_cli("plan", "--data", run.parents[1] / "imgs", *QUICK)
+    done = finetune_cli("plan", "--data", run.parents[1] / "imgs", *FLAGS)
     assert done.code == 0, done.err
     said = " ".join((done.out + done.err).split())
     assert said.count("per class in the median") == 1

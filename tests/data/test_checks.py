@@ -14,12 +14,13 @@ import pytest
 from PIL import Image, ImageFile
 
 from finetune.cache_dir import cache_folder
-from finetune.data import checks, sources
-from finetune.data.checks import Scan, conflicts, scan, scan_files
+from finetune.data import checks
+from finetune.data.checks import Scan, conflicts, scan_files
 from finetune.errors import DataError
 from finetune.images.decode import decode, read_rgb
-from finetune.types import Event, Manifest
+from finetune.types import Event
 from tests.corpus import encoded, noise
+from tests.support import scanned, watch_reading
 
 MakeImages = Callable[..., Path]
 
@@ -27,15 +28,7 @@ MakeImages = Callable[..., Path]
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that the scan opens, as it does."""
-    files: list[Path] = []
-    original = checks.read_content
-
-    def watched(file: Path) -> bytes:
-        files.append(file)
-        return original(file)
-
-    monkeypatch.setattr(checks, "read_content", watched)
-    return files
+    return watch_reading(monkeypatch, checks)
 
 
 @pytest.fixture
@@ -44,10 +37,6 @@ def quick_switches() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
-
-
-def scanned(root: Path, **options: object) -> Manifest:
-    return scan(sources.read(root), **options)  # type: ignore[arg-type]
 
 
 def state_of(root: Path) -> dict[str, tuple[bytes, int, int]]:

@@ -16,8 +16,8 @@ from PIL import Image
 
 from finetune.data import checks, sources
 from finetune.images import decode, levels
-from finetune.types import Manifest
 from tests.corpus import EITHER, FLIPS, IGNORED, LISTED, USED, Odd, corpus, noise, write_corpus
+from tests.support import scanned
 
 SECONDS = 300  # after which a child counts as hanging
 PEAK = """
@@ -37,10 +37,6 @@ def laid(root: Path) -> dict[str, Odd]:
         for index in range(3):
             noise(seed=900 + 10 * number + index).save(root / name / f"good-{index}.png")
     return odd
-
-
-def scanned(root: Path) -> Manifest:
-    return checks.scan(sources.read(root))
 
 
 def test_the_corpus_has_every_verdict_and_many_kinds() -> None:

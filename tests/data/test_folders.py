@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,21 +13,15 @@ from finetune.data.listing import split_of
 from finetune.data.sources import image_files, read
 from finetune.errors import DataError
 from finetune.types import Manifest
+from tests import support
 
 Lay = Callable[[Iterable[str]], Path]
 
 
 @pytest.fixture
 def lay(tmp_path: Path) -> Lay:
-    """A function that lays empty files of these names; no reader opens one."""
-
-    def write(names: Iterable[str]) -> Path:
-        for name in names:
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).touch()
-        return tmp_path
-
-    return write
+    """A function that lays empty files of these names."""
+    return partial(support.lay, tmp_path)
 
 
 def tree(pattern: str, *tops: str, below: Iterable[str] = ("ant", "bee")) -> list[str]:

@@ -18,6 +18,7 @@ from finetune.errors import DataError
 from finetune.images.transforms import augmented_view, normalise, plain_view
 from finetune.settings import AugmentSection
 from finetune.types import Preprocessing
+from tests.support import random_states
 
 Make = Callable[..., ImageBatches]
 Batches = list[tuple[Tensor, Tensor]]
@@ -143,11 +144,6 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def states() -> tuple[object, ...]:
-    numpy_state = np.random.get_state()
-    return random.getstate(), numpy_state[1].tobytes(), numpy_state[2:], torch.get_rng_state().numpy().tobytes()
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_global_random_states_have_no_influence(make: Make, workers: int) -> None:
     found = []
@@ -161,12 +157,12 @@ def test_global_random_states_have_no_influence(make: Make, workers: int) -> Non
 @pytest.mark.parametrize("workers", [0, 2])
 def test_global_random_states_are_left_as_they_were(make: Make, workers: int, seed: int | None) -> None:
     seed_all(7)
-    before = states()
+    before = random_states()
     batches = make(seed=seed, workers=workers)
     for number, _ in enumerate(batches.epoch()):
-        assert states() == before, f"after batch {number}"
+        assert random_states() == before, f"after batch {number}"
     assert len(list(batches.epoch(1))) == 4
-    assert states() == before
+    assert random_states() == before
 
 
 @pytest.mark.parametrize("batch_size", [3, 4, 5, 8, 32])

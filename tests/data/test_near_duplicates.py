@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from itertools import combinations
 
 import numpy as np
@@ -13,12 +12,7 @@ from finetune.data import near_duplicates
 from finetune.data.near_duplicates import ALIKE, PLAIN, RADIUS, Copies, cells, confirmed, copies_of, perceptual_hashes
 from finetune.data.sample import CLASSES, draw
 from finetune.images.thumbnails import LOOK, Looks, look
-
-
-def content(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, kind, **options)
-    return stream.getvalue()
+from tests.corpus import encoded
 
 
 def found_among(contents: list[bytes], **options: float) -> list[Copies]:
@@ -35,18 +29,18 @@ def half(picture: Image.Image) -> Image.Image:
 
 
 CHANGES = {
-    "saved as JPEG": lambda picture: content(picture, "JPEG", quality=50),
-    "half the size": lambda picture: content(half(picture)),
-    "brighter": lambda picture: content(ImageEnhance.Brightness(picture).enhance(1.15)),
-    "less contrast": lambda picture: content(ImageEnhance.Contrast(picture).enhance(0.8)),
-    "a pixel cut off": lambda picture: content(picture.crop((1, 1, picture.width - 1, picture.height - 1))),
+    "saved as JPEG": lambda picture: encoded(picture, "JPEG", quality=50),
+    "half the size": lambda picture: encoded(half(picture)),
+    "brighter": lambda picture: encoded(ImageEnhance.Brightness(picture).enhance(1.15)),
+    "less contrast": lambda picture: encoded(ImageEnhance.Contrast(picture).enhance(0.8)),
+    "a pixel cut off": lambda picture: encoded(picture.crop((1, 1, picture.width - 1, picture.height - 1))),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_near_copies_are_found_and_different_pictures_are_not(change: str) -> None:
     drawn = pictures(24)
-    contents = [content(picture) for picture in drawn] + [CHANGES[change](picture) for picture in drawn]
+    contents = [encoded(picture) for picture in drawn] + [CHANGES[change](picture) for picture in drawn]
     found = found_among(contents)
     assert [one.members for one in found if one.members[1] - one.members[0] != 24 or len(one.members) != 2] == []
     assert len(found) >= (21 if change == "a pixel cut off" else 24)
@@ -56,15 +50,15 @@ def test_near_copies_are_found_and_different_pictures_are_not(change: str) -> No
 
 def test_what_copies_share_is_told_by_the_least_alike() -> None:
     first, second, third = pictures(3)
-    png = content(first)
+    png = encoded(first)
     contents = [
         png,
-        content(second),
+        encoded(second),
         png,
-        content(second, "BMP"),
-        content(third),
-        content(third, "JPEG"),
-        content(third),
+        encoded(second, "BMP"),
+        encoded(third),
+        encoded(third, "JPEG"),
+        encoded(third),
     ]
     assert found_among(contents) == [Copies((0, 2), "bytes"), Copies((1, 3), "pixels"), Copies((4, 5, 6), "near")]
     assert found_among(contents, alike=1.0) == [
@@ -78,7 +72,7 @@ def test_blank_and_plain_pictures_are_copies_only_where_their_pixels_are() -> No
     rng = np.random.default_rng(0)
     plain = [np.full((40, 40, 3), level) for level in (0, 100, 101, 255, 100)]
     noisy = [np.clip(128 + rng.normal(0, 1.5, (40, 40, 3)), 0, 255) for _ in range(20)]
-    found = found_among([content(Image.fromarray(values.astype(np.uint8))) for values in plain + noisy])
+    found = found_among([encoded(Image.fromarray(values.astype(np.uint8))) for values in plain + noisy])
     assert found == [Copies((1, 4), "bytes")]
 
 
@@ -86,7 +80,7 @@ def test_pictures_with_one_hash_are_told_apart_by_what_they_show() -> None:
     rng = np.random.default_rng(0)
     base = np.kron(rng.integers(0, 2, (4, 4)) * 60 + 90, np.ones((16, 16)))  # the same coarse light and dark
     grains = [base + rng.normal(0, 60, (64, 64)) for _ in range(12)]
-    contents = [content(Image.fromarray(np.clip(grain, 0, 255).astype(np.uint8))) for grain in grains]
+    contents = [encoded(Image.fromarray(np.clip(grain, 0, 255).astype(np.uint8))) for grain in grains]
     hashes = perceptual_hashes(np.concatenate([look(one)["grey"] for one in contents]))
     pairs = [pair for pair in combinations(hashes, 2) if np.bitwise_count(pair[0] ^ pair[1]) <= 20]
     assert len(pairs) > 10
@@ -97,7 +91,7 @@ def test_the_same_shape_in_another_colour_is_no_copy() -> None:
     picture = np.asarray(draw(CLASSES[0], index=3, seed=0)).astype(float)
     grey = picture @ [0.299, 0.587, 0.114]
     red, blue = (np.stack([grey * share for share in shares], axis=2) for shares in ((1.2, 0.9, 0.6), (0.6, 0.97, 1.2)))
-    contents = [content(Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))) for values in (red, blue)]
+    contents = [encoded(Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))) for values in (red, blue)]
     first, second = (look(one)["grey"].astype(float).ravel() for one in contents)
     assert np.corrcoef(first, second)[0, 1] > 0.98
     assert found_among(contents) == []
@@ -129,7 +123,7 @@ def test_cells_hold_no_more_pairs_than_there_are() -> None:
 
 
 def test_a_hash_outlasts_brightness_and_contrast() -> None:
-    grey = np.concatenate([look(content(picture))["grey"] for picture in pictures(6)])
+    grey = np.concatenate([look(encoded(picture))["grey"] for picture in pictures(6)])
     dimmed = (grey * 0.6 + 20).astype(np.uint8)
     apart = np.bitwise_count(perceptual_hashes(grey) ^ perceptual_hashes(dimmed))
     assert apart.max() <= 6

@@ -16,6 +16,7 @@ from finetune.data.listing import SPLIT_NAMES
 from finetune.data.sources import image_files, read
 from finetune.errors import DataError, RecipeError
 from finetune.types import Manifest
+from tests import support
 
 Lay = Callable[..., Path]
 WriteTable = Callable[..., Path]
@@ -26,10 +27,7 @@ def lay(tmp_path: Path) -> Lay:
     """A function that lays empty files of these names; `sources` opens none."""
 
     def write(*names: str) -> Path:
-        for name in names:
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).touch()
-        return tmp_path
+        return support.lay(tmp_path, names)
 
     return write
 

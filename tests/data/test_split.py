@@ -183,14 +183,14 @@ def test_the_split_is_that_of_units_taken_one_by_one(kind: str, val: float, test
     assert compared > 4
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_order_of_the_files_does_not_matter(seed: int) -> None:
-    before = grouped(random.Random(seed), is_pure=bool(seed % 2))
-    shuffled = list(before.samples)
-    random.Random(seed + 1).shuffle(shuffled)
-    first = assign(before, val=0.2, test=0.1, seed=seed)
-    second = assign(replace(before, samples=tuple(shuffled)), val=0.2, test=0.1, seed=seed)
-    assert splits_of(first) == splits_of(second)
+def test_the_order_of_the_files_does_not_matter() -> None:
+    for seed in SEEDS:
+        before = grouped(random.Random(seed), is_pure=bool(seed % 2))
+        shuffled = list(before.samples)
+        random.Random(seed + 1).shuffle(shuffled)
+        first = assign(before, val=0.2, test=0.1, seed=seed)
+        second = assign(replace(before, samples=tuple(shuffled)), val=0.2, test=0.1, seed=seed)
+        assert splits_of(first) == splits_of(second), seed
 
 
 def test_the_split_of_a_class_does_not_depend_on_the_other_classes() -> None:
@@ -211,41 +211,39 @@ def test_the_test_images_do_not_depend_on_the_share_of_val() -> None:
     assert tests[0] == tests[1] and len(tests[0]) == 10
 
 
-@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("test", [0.0, 0.2])
-def test_copies_and_groups_never_straddle(seed: int, test: float) -> None:
-    done = assign(grouped(random.Random(seed), is_pure=True), val=0.25, test=test, seed=seed)
-    for key in ("digest", "group"):
-        sides: dict[str, set[str | None]] = {}
-        for s in done.samples:
-            sides.setdefault(getattr(s, key) or s.file, set()).add(s.split)
-        assert all(len(found) == 1 for found in sides.values())
-    assert list(leaks(done)) == [] and done.notes == ()
+def test_copies_and_groups_never_straddle(test: float) -> None:
+    for seed in SEEDS:
+        done = assign(grouped(random.Random(seed), is_pure=True), val=0.25, test=test, seed=seed)
+        for key in ("digest", "group"):
+            sides: dict[str, set[str | None]] = {}
+            for s in done.samples:
+                sides.setdefault(getattr(s, key) or s.file, set()).add(s.split)
+            assert all(len(found) == 1 for found in sides.values()), (seed, key)
+        assert (list(leaks(done)), done.notes) == ([], ()), seed
 
 
-@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("val", "test"), [(0.05, 0.0), (0.2, 0.0), (0.6, 0.0), (0.2, 0.2), (0.1, 0.7)])
-def test_every_class_is_in_train_and_where_it_can_be_divided_in_val_and_test(
-    seed: int, val: float, test: float
-) -> None:
-    before = grouped(random.Random(seed), is_pure=True)
-    done = assign(before, val=val, test=test, seed=seed)
-    for label, name in enumerate(done.classes):
-        assert done.counts("train")[name] > 0
-        assert (done.counts("val")[name] > 0) == (num_units(before, label) > 1)
-        assert (done.counts("test")[name] > 0) == (num_units(before, label) > 2 and test > 0)
+def test_every_class_is_in_train_and_where_it_can_be_divided_in_val_and_test(val: float, test: float) -> None:
+    for seed in SEEDS:
+        before = grouped(random.Random(seed), is_pure=True)
+        done = assign(before, val=val, test=test, seed=seed)
+        for label, name in enumerate(done.classes):
+            assert done.counts("train")[name] > 0, (seed, name)
+            assert (done.counts("val")[name] > 0) == (num_units(before, label) > 1), (seed, name)
+            assert (done.counts("test")[name] > 0) == (num_units(before, label) > 2 and test > 0), (seed, name)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_groups_across_classes_keep_every_class_in_train_or_are_refused(seed: int) -> None:
-    before = grouped(random.Random(seed), is_pure=False)
-    try:
-        done = assign(before, val=0.2, test=0.0, seed=seed)
-    except DataError as error:
-        assert all(num_units(before, label) == 1 for label in range(len(before.classes))), error.message
-    else:
-        assert min(done.counts("train").values()) > 0
-        assert list(leaks(done)) == []
+def test_groups_across_classes_keep_every_class_in_train_or_are_refused() -> None:
+    for seed in SEEDS:
+        before = grouped(random.Random(seed), is_pure=False)
+        try:
+            done = assign(before, val=0.2, test=0.0, seed=seed)
+        except DataError as error:
+            assert all(num_units(before, label) == 1 for label in range(len(before.classes))), (seed, error.message)
+        else:
+            assert min(done.counts("train").values()) > 0, seed
+            assert list(leaks(done)) == [], seed
 
 
 def test_a_chain_of_copies_and_groups_stays_together() -> None:
@@ -353,18 +351,13 @@ def test_what_the_user_set_aside_stands_and_nothing_is_added() -> None:
     assert splits_of(done) == {s.file: s.split for s in samples}
 
 
-def test_a_missing_val_is_taken_from_train_and_test_stands() -> None:
-    samples = [sample(f"{n}.jpg", split="test" if n < 5 else "train") for n in range(25)]
-    done = assign(manifest_of(*samples), val=0.2, test=0.9, seed=0)
-    assert [s.file for s in done.split("test")] == [f"{n}.jpg" for n in range(5)]
-    assert len(done.split("val")) == 4
-
-
-def test_a_missing_test_is_taken_from_train_and_val_stands() -> None:
-    samples = [sample(f"{n}.jpg", split="val" if n < 5 else "train") for n in range(25)]
-    done = assign(manifest_of(*samples), val=0.9, test=0.2, seed=0)
-    assert [s.file for s in done.split("val")] == [f"{n}.jpg" for n in range(5)]
-    assert len(done.split("test")) == 4
+@pytest.mark.parametrize(("there", "missing"), [("test", "val"), ("val", "test")])
+def test_a_missing_split_is_taken_from_train_and_the_other_stands(there: Split, missing: Split) -> None:
+    samples = [sample(f"{n}.jpg", split=there if n < 5 else "train") for n in range(25)]
+    shares = {there: 0.9, missing: 0.2}
+    done = assign(manifest_of(*samples), val=shares["val"], test=shares["test"], seed=0)
+    assert [s.file for s in done.split(there)] == [f"{n}.jpg" for n in range(5)]
+    assert len(done.split(missing)) == 4
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -13,6 +13,7 @@ from pyarrow import parquet
 from finetune.data.sources import read
 from finetune.errors import DataError, RecipeError
 from finetune.types import Manifest
+from tests.support import lay
 
 FILES = ("i/1.jpg", "i/2.jpg", "images/3.jpg", "images/4.PNG", "caf\u00e9/5.jpg")
 Write = Callable[..., Path]
@@ -21,9 +22,7 @@ Write = Callable[..., Path]
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     """A function that writes a table with this text beside empty images."""
-    for name in FILES:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+    lay(tmp_path, FILES)
 
     def to(*lines: str, header: str = "image,label", encoding: str = "utf-8") -> Path:
         (tmp_path / "t.csv").write_text("\n".join([header, *lines]), encoding=encoding)
@@ -91,15 +90,9 @@ def test_one_row_without_a_file_is_told_in_the_singular(write: Write) -> None:
     assert note.startswith("1 of 3 rows names a file that is not there")
 
 
-def lay(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
 def test_images_beside_a_table_that_no_row_names_are_counted_in_one_note(tmp_path: Path, suffix: str) -> None:
-    lay(tmp_path, "1.jpg", "i/2.jpg", "i/3.jpg", "i/j/4.PNG", "new/5.jpg", ".6.jpg", ".old/7.jpg", "i/notes.txt")
+    lay(tmp_path, ["1.jpg", "i/2.jpg", "i/3.jpg", "i/j/4.PNG", "new/5.jpg", ".6.jpg", ".old/7.jpg", "i/notes.txt"])
     (tmp_path / "a link").symlink_to(tmp_path / "i")  # the files that rows name have other paths too
     rows = {"image": ["1.jpg", "i/../i/2.jpg", str(tmp_path / "i/3.jpg")], "label": ["a", "b", "a"]}
     path = tmp_path / f"t.{suffix}"
@@ -123,7 +116,7 @@ def test_of_a_huge_folder_the_images_beside_a_table_are_counted_as_far_as_was_lo
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write("i/1.jpg,a", "i/2.jpg,b")
-    lay(path.parent, *(f"more/{folder}/{number}.jpg" for folder in range(4) for number in range(5)))
+    lay(path.parent, (f"more/{folder}/{number}.jpg" for folder in range(4) for number in range(5)))
     monkeypatch.setattr("finetune.data.tables.MOST_LOOKED_AT", 10)
     assert any(note.startswith("at least ") and "in no row" in note for note in read(path).notes)
 

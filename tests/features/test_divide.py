@@ -17,8 +17,8 @@ from finetune.features.graphs import IndivisibleError
 from finetune.randomness import forked
 from finetune.strategy.strategies import Choice, phases
 from finetune.types import FreezePlan
+from tests.support import CLASSICS, Branching
 
-CLASSICS = {"lenet5": 32, "alexnet": 64, "zfnet": 64, "googlenet": 32, "inception_v2": 32, "resnet32": 32}
 QUICK = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_nfnet"]
 FAMILIES = [
     "resnet18",
@@ -200,21 +200,6 @@ def test_dividing_leaves_the_model_as_it_was() -> None:
     assert set(vars(model)) == names
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert not model.training
-
-
-class Branching(nn.Module):
-    """A network whose path depends on values: torch.fx cannot follow it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
-
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.stem(images).mean(dim=(2, 3))
-        return self.head(features if features.sum() > 0 else -features)
 
 
 def test_a_network_that_cannot_be_followed_says_so() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -16,14 +15,9 @@ from finetune.errors import BackboneError
 from finetune.features.divide import divide
 from finetune.features.extract import before_head, extract, taps
 from finetune.types import FreezePlan, GroupPlan
+from tests.support import LAYOUTS, network
 
-LAYOUTS = ["test_resnet", "test_vit", "test_convnext"]
 SIZE = 160
-
-
-def network(name: str, **arguments: object) -> nn.Module:
-    torch.manual_seed(0)
-    return timm.create_model(name, pretrained=False, num_classes=4, **arguments).eval()
 
 
 def batches(*counts: int, size: int = SIZE) -> list[tuple[Tensor, Tensor]]:
@@ -71,7 +65,7 @@ def test_features_of_any_arithmetic_become_float32_on_the_cpu() -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_one_pass_taps_every_layer_group(name: str) -> None:
-    model = network(name)
+    model = network(name).eval()
     groups = layer_groups(model)
     names = [group.name for group in groups if not group.is_head]
     tap = taps(trace(model, groups, image_size=(SIZE, SIZE)), names)
@@ -84,7 +78,7 @@ def test_one_pass_taps_every_layer_group(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "at"), [("test_resnet", "layer2"), ("test_vit", "blocks.3")])
 def test_an_inner_tap_is_the_average_of_the_modules_output(name: str, at: str) -> None:
-    model = network(name)
+    model = network(name).eval()
     seen: list[Tensor] = []
     tap = taps(trace(model, layer_groups(model), image_size=(SIZE, SIZE)), [at])
     (features,), _ = extract(tap, batches(4))
@@ -97,7 +91,7 @@ def test_an_inner_tap_is_the_average_of_the_modules_output(name: str, at: str) -
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_what_reaches_the_head_gives_the_logits(name: str) -> None:
-    model = network(name)
+    model = network(name).eval()
     head = head_modules(model)[0]
     (features,), _ = extract(before_head(model, head), batches(4))
     with torch.no_grad():
@@ -107,7 +101,7 @@ def test_what_reaches_the_head_gives_the_logits(name: str) -> None:
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "caformer_s18", "levit_128s"])
 def test_a_head_that_a_trace_goes_through_is_reached_in_a_tail_as_in_the_whole(name: str) -> None:
     side = 224 if name == "levit_128s" else 64
-    model = network(name)
+    model = network(name).eval()
     groups, head = layer_groups(model), head_modules(model)[0]
     plans = (GroupPlan(group.name, trains="all" if group.is_head else "none") for group in groups)
     divided = divide(model, FreezePlan(tuple(plans)), groups, image_size=(side, side))
@@ -124,7 +118,7 @@ def test_what_reaches_a_head_that_is_never_called_cannot_be_told() -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_extraction_is_that_of_eval_mode_and_changes_nothing(name: str) -> None:
-    model = network(name, drop_path_rate=0.5, drop_rate=0.5)
+    model = network(name, drop_path_rate=0.5, drop_rate=0.5).eval()
     groups, head = layer_groups(model), head_modules(model)[0]
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     (wanted,), _ = extract(before_head(model.eval(), head), batches(4))
@@ -143,7 +137,7 @@ def test_a_head_that_sees_a_map_gives_it_flat() -> None:
 
 
 def test_the_hook_is_gone_after_an_error() -> None:
-    model = network("test_resnet")
+    model = network("test_resnet").eval()
     tap = before_head(model, model.fc)
     with pytest.raises(RuntimeError):
         tap(torch.zeros(1, 5, 64, 64))

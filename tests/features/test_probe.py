@@ -165,16 +165,16 @@ def test_the_search_takes_a_sample_and_the_fit_takes_all(monkeypatch: pytest.Mon
     assert hits(sampled, features, targets) == pytest.approx(hits(whole, features, targets), abs=0.05)
 
 
-@pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("labels", [[0], [0, 1], [0, 1, 2], [0, 0, 1], [0, 1, 2, 3, 4], [0, 0, 0, 0, 0, 0, 3]])
-def test_few_images_and_classes_of_one_give_finite_weights(labels: list[int], seed: int) -> None:
-    features = torch.randn(len(labels), 7, generator=torch.Generator().manual_seed(seed))
-    probe = fit_probe(features, torch.tensor(labels), num_classes=5, seed=seed)
-    assert torch.isfinite(probe.weight).all()
-    assert torch.isfinite(probe.bias).all()
-    assert 0 <= probe.top1 <= 1
-    assert hits(probe, features, torch.tensor(labels)) == 1 or probe.strength > 0.1
-    assert 0 <= loo_ridge(features, torch.tensor(labels)) <= 1
+def test_few_images_and_classes_of_one_give_finite_weights(labels: list[int]) -> None:
+    for seed in range(8):
+        features = torch.randn(len(labels), 7, generator=torch.Generator().manual_seed(seed))
+        probe = fit_probe(features, torch.tensor(labels), num_classes=5, seed=seed)
+        assert torch.isfinite(probe.weight).all(), seed
+        assert torch.isfinite(probe.bias).all(), seed
+        assert 0 <= probe.top1 <= 1, seed
+        assert hits(probe, features, torch.tensor(labels)) == 1 or probe.strength > 0.1, seed
+        assert 0 <= loo_ridge(features, torch.tensor(labels)) <= 1, seed
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

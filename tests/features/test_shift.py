@@ -9,10 +9,7 @@ from torch import nn
 
 from finetune.backbone.groups import layer_groups
 from finetune.features.shift import norm_shift
-
-
-def images(count: int = 4) -> torch.Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+from tests.support import random_images
 
 
 def settled(model: nn.Module) -> nn.Module:
@@ -23,7 +20,7 @@ def settled(model: nn.Module) -> nn.Module:
             norm.momentum = 1.0
             norm.train()
         with torch.no_grad():
-            model(images())
+            model(random_images(4, 32, seed=0))
         model.eval()
     return model
 
@@ -31,12 +28,12 @@ def settled(model: nn.Module) -> nn.Module:
 def test_images_like_the_stored_statistics_have_no_shift_and_others_have_theirs() -> None:
     model = settled(timm.create_model("test_resnet", pretrained=False).eval())
     groups = layer_groups(model)
-    at_home = norm_shift(model, groups, images()).groups
+    at_home = norm_shift(model, groups, random_images(4, 32, seed=0)).groups
     assert list(at_home) == [group.name for group in groups if not group.is_head]
     assert max(at_home.values()) < 0.1  # rounding grows with depth
     first = model.bn1
     first.running_mean += 2 * torch.sqrt(first.running_var + first.eps)
-    moved = norm_shift(model, groups, images()).groups
+    moved = norm_shift(model, groups, random_images(4, 32, seed=0)).groups
     assert moved["stem"] > at_home["stem"] + 0.3
     assert moved["layer4"] > at_home["layer4"]
 
@@ -44,7 +41,7 @@ def test_images_like_the_stored_statistics_have_no_shift_and_others_have_theirs(
 def test_nothing_of_the_model_changes() -> None:
     model = timm.create_model("test_resnet", pretrained=False).train()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    norm_shift(model, layer_groups(model), images())
+    norm_shift(model, layer_groups(model), random_images(4, 32, seed=0))
     assert model.training
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -58,12 +55,12 @@ def test_a_network_without_batch_norm_has_no_shift() -> None:
 def test_the_mean_is_over_the_groups_and_its_interval_narrows_with_more_images() -> None:
     model = timm.create_model("test_resnet", pretrained=False).eval()
     groups = layer_groups(model)
-    few, many = (norm_shift(model, groups, images(count)) for count in (6, 48))
+    few, many = (norm_shift(model, groups, random_images(count, 32, seed=0)) for count in (6, 48))
     for found in (few, many):
         assert found.mean.value == pytest.approx(sum(found.groups.values()) / len(found.groups))
         assert found.mean.low <= found.mean.value <= found.mean.high
     assert many.mean.high - many.mean.low < few.mean.high - few.mean.low
-    assert norm_shift(model, groups, images(6)) == few
+    assert norm_shift(model, groups, random_images(6, 32, seed=0)) == few
 
 
 def test_four_images_are_as_far_off_as_the_many_that_they_are_drawn_from() -> None:
@@ -80,7 +77,7 @@ def test_four_images_are_as_far_off_as_the_many_that_they_are_drawn_from() -> No
 def test_altered_copies_leave_shift_and_interval_as_they_are_without_them() -> None:
     model = timm.create_model("test_resnet", pretrained=False).eval()
     groups = layer_groups(model)
-    photos = images(12)
+    photos = random_images(12, 32, seed=0)
     one = norm_shift(model, groups, photos)
     units = [place // 4 for place in range(48)]
     four = norm_shift(model, groups, photos.repeat_interleave(4, dim=0), units)

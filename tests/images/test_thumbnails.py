@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from PIL import Image
 
 from finetune.cache_entries import entries_folder
-from finetune.data import checks, sources
 from finetune.data.sample import CLASSES, draw
 from finetune.data.summary import give_aways, pictures_of
 from finetune.errors import DataError
@@ -19,56 +17,46 @@ from finetune.images import thumbnails
 from finetune.images.decode import FORMATS
 from finetune.images.thumbnails import look, looks_of
 from finetune.settings import CacheSection
-from finetune.types import Manifest
+from tests.corpus import encoded
+from tests.support import scanned, watch_reading
 
 MakeImages = Callable[..., Path]
 SETTINGS = CacheSection()
 
 
-def saved(picture: Image.Image, format: str = "PNG", **options: object) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, format, **options)
-    return stream.getvalue()
-
-
-def scanned(root: Path) -> Manifest:
-    return checks.scan(sources.read(root))
-
-
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    files: list[Path] = []
-    original = thumbnails.read_content
-    monkeypatch.setattr(thumbnails, "read_content", lambda file: files.append(file) or original(file))
-    return files
+    return watch_reading(monkeypatch, thumbnails)
 
 
 def test_the_same_pixels_have_one_hash_whatever_the_file() -> None:
     picture = draw(CLASSES[0], index=0, seed=0)
-    png, bmp, tiff = (look(saved(picture, kind))[0] for kind in ("PNG", "BMP", "TIFF"))
+    png, bmp, tiff = (look(encoded(picture, kind))[0] for kind in ("PNG", "BMP", "TIFF"))
     assert bytes(png["pixels"]) == bytes(bmp["pixels"]) == bytes(tiff["pixels"])
     assert [FORMATS[row["format"]] for row in (png, bmp, tiff)] == ["PNG", "BMP", "TIFF"]
-    turned = look(saved(picture.transpose(Image.Transpose.ROTATE_180)))[0]
+    turned = look(encoded(picture.transpose(Image.Transpose.ROTATE_180)))[0]
     assert bytes(turned["pixels"]) != bytes(png["pixels"])
     assert (png["width"], png["height"]) == picture.size
 
 
 def test_a_reshaped_picture_of_the_same_bytes_is_another() -> None:
     pixels = np.zeros((4, 9, 3), dtype=np.uint8)
-    wide, tall = (look(saved(Image.fromarray(pixels.reshape(shape))))[0] for shape in ((4, 9, 3), (9, 4, 3)))
+    wide, tall = (look(encoded(Image.fromarray(pixels.reshape(shape))))[0] for shape in ((4, 9, 3), (9, 4, 3)))
     assert bytes(wide["pixels"]) != bytes(tall["pixels"])
 
 
 def test_grey_is_told_by_the_picture_not_by_its_mode() -> None:
     picture = draw(CLASSES[0], index=1, seed=0)
-    assert not look(saved(picture))[0]["is_grey"]
+    assert not look(encoded(picture))[0]["is_grey"]
     grey = picture.convert("L")
-    assert all(look(content)[0]["is_grey"] for content in (saved(grey), saved(grey.convert("RGB"), "JPEG", quality=80)))
+    assert all(
+        look(content)[0]["is_grey"] for content in (encoded(grey), encoded(grey.convert("RGB"), "JPEG", quality=80))
+    )
 
 
 def test_contrast_is_that_of_the_whole_picture() -> None:
     board = np.indices((64, 64)).sum(axis=0) % 2 * 255
-    fine, blank = (look(saved(Image.fromarray(v.astype(np.uint8))))[0] for v in (board, np.full((64, 64), 90)))
+    fine, blank = (look(encoded(Image.fromarray(v.astype(np.uint8))))[0] for v in (board, np.full((64, 64), 90)))
     assert fine["grey"].std() < 2 < 100 < fine["contrast"]
     assert blank["contrast"] == 0
 

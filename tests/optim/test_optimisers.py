@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-import timm
 import torch
 from torch import nn
 
 from finetune.backbone.groups import layer_groups
 from finetune.optim.optimisers import build, parameter_groups
 from finetune.types import FreezePlan, GroupPlan, LayerGroup
+from tests.support import LAYOUTS, network
 
-LAYOUTS = ["test_resnet", "test_vit", "test_convnext"]
 
-
-def network(name: str) -> tuple[nn.Module, tuple[LayerGroup, ...]]:
-    torch.manual_seed(0)
-    model = timm.create_model(name, pretrained=False, num_classes=4)
+def grouped(name: str) -> tuple[nn.Module, tuple[LayerGroup, ...]]:
+    model = network(name)
     return model, layer_groups(model)
 
 
@@ -37,7 +34,7 @@ def top(groups: Sequence[LayerGroup], k: int, *, decay: float = 0.5) -> FreezePl
 @pytest.mark.parametrize("k", [0, 2, 4])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_trained_parameter_is_in_one_group_and_no_frozen_one(name: str, k: int) -> None:
-    model, groups = network(name)
+    model, groups = grouped(name)
     found = parameter_groups(model, top(groups, k), groups, lr=0.1, weight_decay=0.05)
     inside = [id(parameter) for group in found for parameter in group["params"]]
     wanted = [id(model.get_parameter(key)) for group in groups[-1 - k :] for key in group.parameters]
@@ -46,7 +43,7 @@ def test_every_trained_parameter_is_in_one_group_and_no_frozen_one(name: str, k:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_learning_rate_shrinks_by_layer_group_towards_the_input(name: str) -> None:
-    model, groups = network(name)
+    model, groups = grouped(name)
     found = parameter_groups(model, top(groups, 3), groups, lr=0.1, weight_decay=0.05)
     rates = {id(parameter): group["lr"] for group in found for parameter in group["params"]}
     for distance, group in enumerate(reversed(groups[-4:])):
@@ -57,7 +54,7 @@ def test_the_learning_rate_shrinks_by_layer_group_towards_the_input(name: str) -
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_norms_biases_and_what_the_network_spares_are_not_decayed(name: str) -> None:
-    model, groups = network(name)
+    model, groups = grouped(name)
     found = parameter_groups(model, top(groups, len(groups) - 1), groups, lr=0.1, weight_decay=0.05)
     names = {id(parameter): key for key, parameter in model.named_parameters()}
     decayed = {names[id(p)] for group in found if group["weight_decay"] for p in group["params"]}
@@ -68,7 +65,7 @@ def test_norms_biases_and_what_the_network_spares_are_not_decayed(name: str) -> 
 
 
 def test_the_tokens_and_positions_of_a_vit_are_spared() -> None:
-    model, groups = network("test_vit")
+    model, groups = grouped("test_vit")
     found = parameter_groups(model, top(groups, len(groups) - 1), groups, lr=0.1, weight_decay=0.05)
     decayed = {id(p) for group in found if group["weight_decay"] for p in group["params"]}
     assert id(model.pos_embed) not in decayed
@@ -77,7 +74,7 @@ def test_the_tokens_and_positions_of_a_vit_are_spared() -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
 def test_the_optimiser_keeps_rates_and_decays_of_its_groups(name: str) -> None:
-    model, groups = network("test_resnet")
+    model, groups = grouped("test_resnet")
     given = parameter_groups(model, top(groups, 2), groups, lr=0.1, weight_decay=0.05)
     wanted = [(group["lr"], group["weight_decay"], len(group["params"])) for group in given]
     optimiser = build(name, given)
@@ -86,7 +83,7 @@ def test_the_optimiser_keeps_rates_and_decays_of_its_groups(name: str) -> None:
 
 
 def test_sgd_is_nesterov_with_momentum() -> None:
-    model, groups = network("test_resnet")
+    model, groups = grouped("test_resnet")
     optimiser = build("sgd", parameter_groups(model, top(groups, 0), groups, lr=0.1, weight_decay=0.0))
     assert {(group["momentum"], group["nesterov"]) for group in optimiser.param_groups} == {(0.9, True)}
 

@@ -7,19 +7,11 @@ from pathlib import Path
 import pytest
 
 import finetune
+from tests.support import cases_of
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 pytestmark = [pytest.mark.realdata, pytest.mark.skipif(not DATA.is_dir(), reason="no real data beside the checkout")]
-
-
-def cases_of(found: finetune.Check, kind: str) -> list[tuple[str, list[str]]]:
-    return [
-        (case.note, [one.file for one in case.files])
-        for finding in found.findings
-        if finding.kind == kind
-        for case in finding.cases
-    ]
 
 
 def test_the_picture_in_two_classes_of_the_ultrasound_set_is_found() -> None:

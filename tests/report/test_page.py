@@ -19,7 +19,7 @@ def test_a_class_name_with_markup_is_shown_and_not_run(tmp_path: Path) -> None:
         (tmp_path / "imgs" / name / "<b>bad.jpg").write_bytes(b"x")
     result = finetune.run(
         tmp_path / "imgs", strategy="head-only", backbone="test_resnet", pretrained=False, image_size=64,
-        epochs=2, device="cpu", out=tmp_path / "run",
+        epochs=2, workers=0, device="cpu", out=tmp_path / "run",
     )  # fmt: skip
     page = (result.folder / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page

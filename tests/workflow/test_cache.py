@@ -9,26 +9,14 @@ import pytest
 import torch
 
 from finetune import cache_entries
-from finetune.features import cache as feature_cache
 from finetune.features.cache import Known
-from finetune.features.sources import run_trunk, trunk_batch
-from finetune.prepare import evidence, prepared
-from finetune.types import Event, Interval, Verdict
+from finetune.features.sources import trunk_batch
+from finetune.prepare import evidence
+from finetune.types import Event
+from tests.support import decide, watch_trunks
 
 SAME = ("model/model.safetensors", "checkpoints/last/model.safetensors", "metrics.jsonl", "metrics.json")
 EXACT = {"augment.level": "none", "train.patience": "none"}
-
-
-def count_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the images that trunks run on to fill the cache."""
-    seen: list[int] = []
-
-    def counted(trunk, images, **more):
-        seen.append(len(images))
-        return run_trunk(trunk, images, **more)
-
-    monkeypatch.setattr(feature_cache, "run_trunk", counted)
-    return seen
 
 
 LAYOUTS = (
@@ -55,7 +43,7 @@ def test_cached_and_uncached_training_are_bit_identical(quick_run, strategy, bac
 
 
 def test_a_second_run_computes_nothing(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = count_images(monkeypatch)
+    seen = watch_trunks(monkeypatch)
     first = quick_run("head-only", out="first", epochs=6)
     assert sum(seen) == 48 * 4 + 12
     seen.clear()
@@ -66,7 +54,7 @@ def test_a_second_run_computes_nothing(quick_run, monkeypatch: pytest.MonkeyPatc
 
 def test_runs_with_other_tails_share_the_trunk(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
     quick_run("head-only", out="first", overrides=EXACT)
-    seen = count_images(monkeypatch)
+    seen = watch_trunks(monkeypatch)
     quick_run("linear-probe", out="second")
     quick_run("head-only", out="third", overrides=EXACT, lr=0.1)
     assert seen == []
@@ -74,7 +62,7 @@ def test_runs_with_other_tails_share_the_trunk(quick_run, monkeypatch: pytest.Mo
 
 def test_another_seed_of_the_weights_shares_nothing(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
     quick_run("head-only", out="first", overrides=EXACT)
-    seen = count_images(monkeypatch)
+    seen = watch_trunks(monkeypatch)
     quick_run("head-only", out="second", overrides=EXACT, seed=1)
     assert sum(seen) == 60
 
@@ -85,7 +73,7 @@ def test_a_damaged_cache_is_never_used(quick_run, monkeypatch: pytest.MonkeyPatc
         content = bytearray(rows.read_bytes())
         content[:: len(content) // 3] = b"\xff" * len(content[:: len(content) // 3])
         rows.write_bytes(content)
-    seen = count_images(monkeypatch)
+    seen = watch_trunks(monkeypatch)
     again = quick_run("head-only", out="again", overrides=EXACT)
     assert 0 < sum(seen) < 60
     assert (first.folder / SAME[0]).read_bytes() == (again.folder / SAME[0]).read_bytes()
@@ -95,7 +83,7 @@ def test_a_half_written_cache_is_completed(quick_run, monkeypatch: pytest.Monkey
     first = quick_run("head-only", out="first", overrides=EXACT)
     for index in cache_entries.entries_folder().glob("*/index.bin"):
         index.write_bytes(index.read_bytes()[: 20 * cache_entries.RECORD.itemsize + 5])
-    seen = count_images(monkeypatch)
+    seen = watch_trunks(monkeypatch)
     again = quick_run("head-only", out="again", overrides=EXACT)
     assert sum(seen) == 40
     assert (first.folder / SAME[0]).read_bytes() == (again.folder / SAME[0]).read_bytes()
@@ -119,7 +107,7 @@ def test_rows_that_lie_there_need_no_room_on_the_disk(tiny_run, monkeypatch: pyt
     more = {"overrides": {"cache.views": 3}}
     first = tiny_run("head-only", out="first", **more)
     monkeypatch.setattr(cache_entries.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    seen = count_images(monkeypatch)
+    seen = watch_trunks(monkeypatch)
     again = tiny_run("head-only", out="again", **more)
     assert seen == []
     assert (first.folder / SAME[0]).read_bytes() == (again.folder / SAME[0]).read_bytes()
@@ -132,7 +120,7 @@ def test_what_is_missing_needs_room_and_no_more(tiny_run, monkeypatch: pytest.Mo
     row, count = gone.num_bytes // gone.num_rows, gone.num_rows
     cache_entries.clear(cache_entries.entries_folder(), [gone.name])
     monkeypatch.setattr(cache_entries.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * row * count))
-    seen = count_images(monkeypatch)
+    seen = watch_trunks(monkeypatch)
     tiny_run("head-only", out="again", **more)
     assert sum(seen) == count
 
@@ -142,7 +130,7 @@ def test_a_run_evicts_no_view_that_it_needs(tiny_run, monkeypatch: pytest.Monkey
     tiny_run("head-only", out="first", overrides=more)
     needed = sum(one.num_bytes for one in features())
     cache_entries.clear(cache_entries.entries_folder())
-    seen = count_images(monkeypatch)
+    seen = watch_trunks(monkeypatch)
     for out in ("second", "third"):
         tiny_run("head-only", out=out, overrides={**more, "cache.limit": 1.3 * needed / 2**30})
     assert sum(seen) == 18 * 3 + 6
@@ -176,10 +164,8 @@ def test_what_the_evidence_computed_is_not_computed_again(
 ) -> None:
     name = more["strategy"]
     alone = quick_run(out="alone", **more, overrides=EXACT)
-    nothing = Interval(0, 0, 0)
-    verdict = Verdict("few", "similar", name, "", nothing, nothing, probe_at=more.get("probe_at"))
-    monkeypatch.setattr(prepared, "decide", lambda evidence, assume: verdict)
-    seen = count_images(monkeypatch)
+    decide(monkeypatch, "few", "similar", name, probe_at=more.get("probe_at"))
+    seen = watch_trunks(monkeypatch)
     fresh = {"cache.folder": str(alone.folder.parent / "fresh")}
     auto = quick_run("auto", out="auto", overrides={**EXACT, **fresh})
     assert auto.strategy == name
@@ -198,7 +184,7 @@ def test_rows_that_differ_are_computed(quick_run, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(evidence.Tapped, "known", wrong)
     fresh = {"cache.folder": str(alone.folder.parent / "fresh"), "strategy.assume": "few,similar"}
-    seen = count_images(monkeypatch)
+    seen = watch_trunks(monkeypatch)
     auto = quick_run("auto", out="auto", overrides={**EXACT, **fresh})
     assert auto.strategy == "head-only"
     assert sum(seen) == 48 + 48 + 12

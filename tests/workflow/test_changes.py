@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +17,7 @@ from finetune import recipe as recipes
 from finetune.checkpoint import changes
 from finetune.data import checks
 from finetune.runs import training
-from finetune.types import Event
-
-from .test_kill import assert_same
+from tests.support import assert_same, stop_after
 
 
 @pytest.fixture
@@ -34,12 +30,8 @@ def own(few: Path, tmp_path: Path) -> Path:
 def stopped(tiny_run, own: Path, tmp_path: Path) -> Path:
     """A run that was stopped at its second step."""
 
-    def on_event(event: Event) -> None:
-        if event.kind == "step" and event.facts["step"] == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     with pytest.raises(finetune.Interrupted):
-        tiny_run(data=own, on_event=on_event)
+        tiny_run(data=own, on_event=stop_after(2))
     return tmp_path / "run"
 
 

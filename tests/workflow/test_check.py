@@ -19,6 +19,7 @@ from finetune.prepare.resolve import recipe_of
 from finetune.settings import Recipe
 from finetune.types import Event
 from finetune.workflow.check import Check, check
+from tests.support import cases_of
 
 STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "edges": lambda picture: picture.filter(ImageFilter.FIND_EDGES),
@@ -44,9 +45,7 @@ def styled(root: Path, *, per_class: int, seed: int = 0, turned_every: int = 0) 
 
 
 def files_of(found: Check, kind: str) -> list[list[str]]:
-    return [
-        [one.file for one in case.files] for finding in found.findings if finding.kind == kind for case in finding.cases
-    ]
+    return [files for _, files in cases_of(found, kind)]
 
 
 @pytest.fixture

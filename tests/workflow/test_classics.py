@@ -9,14 +9,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import finetune
 from finetune.backbone.classics.googlenet import GoogLeNet
-
-
-def state_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "checkpoints" / "last" / "model.safetensors")
+from tests.support import last_weights
 
 
 def test_lenet_learns_from_scratch_and_goes_to_onnx(quick_run, drawn: Path) -> None:
@@ -41,7 +37,7 @@ def test_a_network_that_timm_does_not_have_is_refused_as_a_timm_folder(quick_run
 
 def test_a_run_that_reaches_the_auxiliary_classifiers_trains_them(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(out: str) -> dict[str, torch.Tensor]:
-        return state_of(quick_run("top-k", top_k=4, out=out, backbone="googlenet", image_size=32, epochs=1).folder)
+        return last_weights(quick_run("top-k", top_k=4, out=out, backbone="googlenet", image_size=32, epochs=1).folder)
 
     heard = trained("heard")  # block 4d is trained, 4a is not
     monkeypatch.setattr(GoogLeNet, "aux_weight", 0.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
 import xml.etree.ElementTree as ET
@@ -23,10 +22,8 @@ from finetune.evaluation.intervals import wilson
 from finetune.report.standings import CurvePoint, Finished, finished, sentences, standings
 from finetune.types import Event
 from finetune.workflow import compare
-
-from .conftest import TINY
-from .test_kill import FOLDERS, assert_same, die_everywhere
-from .test_resume import stop_after
+from tests.killing import FOLDERS, die_everywhere
+from tests.support import TINY, assert_same, stop_after
 
 QUICK = {"image_size": 32, "batch_size": 16, "workers": 0, "device": "cpu", "backbone": "test_resnet", "epochs": 2}
 
@@ -91,19 +88,11 @@ def test_a_failed_strategy_is_tried_again_and_finished_ones_are_not(compared: fi
     assert again.failed == compared.failed
 
 
-def test_a_stopped_comparison_goes_on_and_ends_as_one_that_was_not(drawn: Path, tmp_path: Path) -> None:
-    steps = 0
-
-    def stop(event: Event) -> None:
-        nonlocal steps
-        steps += event.kind == "step"
-        if event.kind == "step" and steps == 12:  # in the second run
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    more = {"strategies": ["head-only", "full"], "seeds": 2, "pretrained": False, **QUICK}
-    whole = finetune.compare(drawn, out=tmp_path / "whole", **more)
-    with pytest.raises(finetune.Interrupted) as stopped:
-        finetune.compare(drawn, out=tmp_path / "stopped", on_event=stop, **more)
+def test_a_stopped_comparison_goes_on_and_ends_as_one_that_was_not(few: Path, tmp_path: Path) -> None:
+    more = {"strategies": ["head-only", "full"], "seeds": 2, **TINY, "epochs": 2}
+    whole = finetune.compare(few, out=tmp_path / "whole", **more)
+    with pytest.raises(finetune.Interrupted) as stopped:  # in the second run
+        finetune.compare(few, out=tmp_path / "stopped", on_event=stop_after(8), **more)
     assert stopped.value.exit_code == 143
     assert stopped.value.hint == f"Go on with: finetune compare --resume {tmp_path / 'stopped'}"
     first = tmp_path / "stopped" / "runs" / "head-only-seed0" / "metrics.json"

@@ -16,9 +16,7 @@ import finetune
 from finetune.checkpoint.run_folder import write_json
 from finetune.checkpoint.saved import load_run
 from finetune.errors import CheckpointError, FinetuneError
-from tests.test_fuzz import mutated
-
-from .conftest import QUICK
+from tests.support import QUICK, mutated
 
 EXAMPLES = pytest.mark.parametrize("examples", [15, pytest.param(200, marks=pytest.mark.slow)])
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import finetune
-from finetune.types import Event
-
-from .conftest import TINY
+from tests.support import TINY, warned
 
 
 def deepened(images: Path, to: Path, *, bits: int) -> Path:
@@ -26,14 +26,9 @@ def deepened(images: Path, to: Path, *, bits: int) -> Path:
     return to
 
 
-def told(act, *args: object, **more: object) -> tuple[object, str]:
-    texts: list[str] = []
-
-    def note(event: Event) -> None:
-        if event.kind == "warning":
-            texts.append(event.facts["text"])
-
-    return act(*args, on_event=note, **more), " | ".join(texts)
+def told(act: Callable[..., Any], *arguments: object, **more: object) -> tuple[Any, str]:
+    found, texts = warned(act, *arguments, **more)
+    return found, " | ".join(texts)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,7 @@ import pytest
 
 import finetune
 from finetune.features import cache as feature_cache
-
-from .test_kill import assert_same
-from .test_resume import stop_after
+from tests.support import assert_same, stop_after
 
 STRATEGIES = ["head-only", "top-k", "full", "linear-probe"]
 

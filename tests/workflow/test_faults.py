@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +24,7 @@ from finetune.runs import single as running
 from finetune.runs import start
 from finetune.train import loop
 from finetune.types import Event
-
-from .conftest import TINY
-from .test_kill import EVERY_STEP, assert_same, unfinished_files
+from tests.support import EVERY_STEP, TINY, assert_same, unfinished_files
 
 OnEvent = Callable[[Event], None]
 
@@ -70,15 +69,15 @@ def resumed_is_exact(whole: Path, tmp_path: Path) -> None:
 
 def test_memory_that_runs_out_names_the_flag_and_loses_nothing(tiny_run, whole, tmp_path: Path, monkeypatch) -> None:
     with monkeypatch.context() as patched:
-        step, calls = loop._step, []
+        entropy, calls = loop.cross_entropy, []
 
-        def out_of_memory(*arguments: object) -> object:
+        def out_of_memory(*arguments: Any, **more: Any) -> torch.Tensor:
             calls.append(1)
-            if len(calls) == 5:
+            if len(calls) == 5:  # the fourth is val's
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            return step(*arguments)
+            return entropy(*arguments, **more)
 
-        patched.setattr(loop, "_step", out_of_memory)
+        patched.setattr(loop, "cross_entropy", out_of_memory)
         with pytest.raises(finetune.ResourceError, match="memory ran out with 8 images") as failed:
             tiny_run(overrides=EVERY_STEP)
     assert "--micro-batch 4" in failed.value.hint

@@ -17,8 +17,7 @@ import finetune
 from finetune.features import cache
 from finetune.runs import single as run
 from finetune.workflow import evaluate
-
-from .conftest import QUICK, TINY
+from tests.support import QUICK, TINY
 
 Do = Callable[[Path, Path], object]  # with data, and an unfinished place for a run
 SMALL = {key: value for key, value in QUICK.items() if key != "workers"}

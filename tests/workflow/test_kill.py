@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,63 +18,10 @@ from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import Best, TrainState
 from finetune.train import delivery, loop
+from tests.killing import FOLDERS, again, die_everywhere, forked
+from tests.support import EVERY_STEP, assert_same, unfinished_files
 
-from .killing import Ended, forked
-
-SAME = ("model/model.safetensors", "checkpoints/best/model.safetensors", "metrics.jsonl", "metrics.json")
-FOLDERS = ("os.mkdir", "os.remove", "os.rmdir")  # the slow test stops there too
 VIEWS = {"cache.views": 2}
-EVERY_STEP = {"train.checkpoint_every": 1e-9}
-
-
-def again(begin: Callable[[], object], out: Path, go_on: Callable[[Path], object] = finetune.resume) -> None:
-    """Do what the tool says: resume, or give the same command again where nothing had been written."""
-    if not out.exists() or not any(out.iterdir()):
-        begin()
-        return
-    try:
-        go_on(out)
-    except finetune.CheckpointError as error:
-        if "had written anything" not in error.message:
-            raise
-        begin()
-
-
-def die_everywhere(
-    begin: Callable[[], object],
-    out: Path,
-    *,
-    is_full: bool = False,
-    spared: tuple[str, ...] = (),
-    limit: int = 200,
-    go_on: Callable[[Path], object] = finetune.resume,
-) -> list[Ended]:
-    """Start a run, end it at the first point where it has not ended yet, go on, until it comes to its end."""
-
-    def is_new(label: str) -> bool:
-        return label not in seen and not label.startswith(spared)
-
-    seen: set[str] = set()
-    found: list[Ended] = []
-    work = begin
-    while len(found) < limit:
-        ended = forked(work, lambda _, label: is_new(label), is_full=is_full)
-        if ended.code == 0 and not any(map(is_new, ended.points)):
-            return found
-        found.append(ended)
-        assert any(map(is_new, ended.points)), ended
-        seen.add(next(filter(is_new, ended.points)))
-        work = lambda: again(begin, out, go_on)  # noqa: E731
-    raise AssertionError(f"still not at its end after {limit} times, last at {found[-1].points[-1]}")
-
-
-def assert_same(whole: Path, resumed: Path) -> None:
-    for name in SAME:
-        assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
-
-
-def unfinished_files(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob(".*") if path.name != ".lock"]
 
 
 def test_killed_once_at_every_kind_of_point_a_run_ends_as_if_never_killed(tiny_run, tmp_path, monkeypatch) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 import finetune
+from finetune.strategy.strategies import STRATEGIES
+from finetune.workflow import plan as planning
+from tests.support import LAYOUTS
 
 
 def test_a_plan_needs_neither_data_nor_weights() -> None:
@@ -23,7 +26,7 @@ def test_auto_without_data_is_an_error_that_says_what_to_do() -> None:
 
 
 def test_top_k_of_all_groups_says_that_it_is_full() -> None:
-    plan = finetune.plan(backbone="resnet18", top_k=5)
+    plan = finetune.plan(backbone="test_resnet", top_k=5)
     assert plan.phases[0].plan.frozen == ()
     assert "the same as full" in plan.notes[0]
 
@@ -34,7 +37,7 @@ def test_top_k_beyond_all_groups_is_an_error() -> None:
 
 
 def test_full_with_reinit_says_that_it_is_from_scratch() -> None:
-    assert "from scratch" in finetune.plan(backbone="resnet18", strategy="full", reinit=True).notes[0]
+    assert "from scratch" in finetune.plan(backbone="test_resnet", strategy="full", reinit=True).notes[0]
 
 
 def test_a_number_that_the_strategy_does_not_use_is_an_error() -> None:
@@ -48,13 +51,13 @@ def test_a_layer_group_that_is_not_there_names_the_nearest() -> None:
 
 
 def test_a_probe_at_an_inner_group_holds_no_later_ones() -> None:
-    plan = finetune.plan(backbone="resnet18", strategy="linear-probe", probe_at="layer2")
+    plan = finetune.plan(backbone="test_resnet", strategy="linear-probe", probe_at="layer2")
     assert [group.name for group in plan.groups] == ["stem", "layer1", "layer2", "head"]
-    assert plan.groups[-1].num_parameters == 128 * 1000 + 1000
+    assert plan.groups[-1].num_parameters == 48 * 1000 + 1000
 
 
 def test_classes_are_counted_from_the_data(drawn: Path) -> None:
-    assert finetune.plan(drawn, backbone="resnet18", strategy="full").num_classes == 6
+    assert finetune.plan(drawn, backbone="test_resnet", strategy="full").num_classes == 6
 
 
 def test_vgg16_has_the_figures_of_the_notes() -> None:
@@ -64,9 +67,10 @@ def test_vgg16_has_the_figures_of_the_notes() -> None:
     assert layers.activation_bytes() / 1e6 == pytest.approx(61, abs=0.5)
 
 
-@pytest.mark.parametrize("strategy", ["head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch"])
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_convnext"])
-def test_every_phase_covers_every_group_once(strategy: str, backbone: str) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("backbone", LAYOUTS)
+def test_every_phase_covers_every_group_once(strategy: str, backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "costs", lambda *_, **__: ())  # what it takes is another question, and slow
     plan = finetune.plan(backbone=backbone, strategy=strategy)
     for phase in plan.phases:
         assert [item.group for item in phase.plan.groups] == [group.name for group in plan.groups]

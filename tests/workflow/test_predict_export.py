@@ -22,8 +22,7 @@ from finetune.runs import export_at_end
 from finetune.types import Event, ignore
 from finetune.workflow import predict
 from finetune.workflow.predict import predict_with
-
-from .conftest import TINY
+from tests.support import TINY
 
 
 @pytest.fixture(scope="module")

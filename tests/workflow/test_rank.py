@@ -13,11 +13,9 @@ from finetune.backbone import folder as timm_folder
 from finetune.backbone import load as backbones
 from finetune.backbone.groups import head_modules
 from finetune.data import checks
-from finetune.features import cache as feature_cache
 from finetune.features.extract import before_head
 from finetune.features.probe import loo_ridge
 from finetune.features.scores import h_score, knn_top1, logme
-from finetune.features.sources import run_trunk
 from finetune.images import decode
 from finetune.images.decode import read_rgb
 from finetune.images.transforms import normalise, plain_view
@@ -26,6 +24,7 @@ from finetune.prepare.resolve import recipe_of
 from finetune.types import Preprocessing
 from finetune.workflow import rank as ranking
 from finetune.workflow.rank import rank
+from tests.support import watch_trunks
 
 EXAMINE = decode.examine
 TINY = ("test_resnet", "test_vit", "test_convnext")
@@ -53,15 +52,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the images that trunks run on to fill the cache."""
-    counts: list[int] = []
-
-    def counted(trunk, images, **more):
-        counts.append(len(images))
-        return run_trunk(trunk, images, **more)
-
-    monkeypatch.setattr(feature_cache, "run_trunk", counted)
-    return counts
+    return watch_trunks(monkeypatch)
 
 
 def test_scores_are_those_of_the_features_of_train_images(drawn: Path, weights: Path) -> None:

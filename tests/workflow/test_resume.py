@@ -12,21 +12,7 @@ import pytest
 import finetune
 from finetune import cache_entries
 from finetune.types import Event
-
-from .test_kill import EVERY_STEP, SAME, assert_same
-
-
-def stop_after(steps: int, number: signal.Signals = signal.SIGTERM):
-    """Yield an `on_event` that sends this process a signal at the given step."""
-    seen = 0
-
-    def on_event(event: Event) -> None:
-        nonlocal seen
-        seen += event.kind == "step"
-        if event.kind == "step" and seen == steps:
-            os.kill(os.getpid(), number)
-
-    return on_event
+from tests.support import EVERY_STEP, assert_same, stop_after
 
 
 @pytest.mark.parametrize(
@@ -51,8 +37,7 @@ def test_a_resumed_run_is_bit_identical(quick_run, strategy: str, backbone: str,
     assert stopped.value.exit_code == 143
     place = Path(stopped.value.hint.split()[-1])
     finetune.resume(place)
-    for name in SAME:
-        assert (whole.folder / name).read_bytes() == (place / name).read_bytes(), name
+    assert_same(whole.folder, place)
 
 
 def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(quick_run, tmp_path: Path) -> None:

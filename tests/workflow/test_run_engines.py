@@ -10,10 +10,7 @@ import pytest
 import finetune
 from finetune.errors import ResourceError
 from finetune.features import engines
-
-from .conftest import QUICK
-from .test_kill import assert_same
-from .test_resume import stop_after
+from tests.support import QUICK, assert_same, stop_after
 
 
 @pytest.mark.parametrize("engine", ["folded", "onnxruntime"])

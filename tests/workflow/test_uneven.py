@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 import finetune
-from finetune.types import Event
+from tests.support import TINY, warned
 
-TINY = {"backbone": "lenet5", "pretrained": False, "image_size": 32, "batch_size": 8, "workers": 0, "device": "cpu"}
 SAID = ("1 .heic", "1 class has a single image: cow", "bee (2)")
 Lay = Callable[..., Path]
 
@@ -29,17 +28,6 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(root / name / f"{number}.png")
     (root / "ant" / "x.heic").touch()
     return root
-
-
-def warned(act: Callable[..., Any], *args: Any, **more: Any) -> tuple[Any, list[str]]:
-    """Return what a function returns, and the warnings that it tells of on the way."""
-    texts: list[str] = []
-
-    def note(event: Event) -> None:
-        if event.kind == "warning":
-            texts.append(event.facts["text"])
-
-    return act(*args, on_event=note, **more), texts
 
 
 def is_said(part: str, texts: list[str]) -> bool:

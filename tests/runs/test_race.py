@@ -14,18 +14,14 @@ import pytest
 
 import finetune
 from finetune.checkpoint.run_folder import RunFolder
-from finetune.prepare import prepared
 from finetune.runs import race, start
 from finetune.train.delivery import delivered
-from finetune.types import EpochLine, Event, Interval, Verdict
-
-from .killing import forked
-from .test_kill import FOLDERS, die_everywhere, unfinished_files
-from .test_resume import stop_after
+from finetune.types import EpochLine, Event
+from tests.killing import FOLDERS, die_everywhere, forked
+from tests.support import decide, stop_after, unfinished_files
 
 SAME = ("model/model.safetensors", "checkpoints/best/model.safetensors", "metrics.jsonl", "metrics.json", "split.csv")
 QUICK = {"batch_size": 16, "workers": 0, "device": "cpu", "pretrained": False}
-SURE = Interval(1.0, 0.9, 1.1)
 TINY = {"epochs": 4, "overrides": {"cache.features": "none"}}
 SPARED = ("os.rename", *FOLDERS)
 MORE = {"epochs": 6, "image_size": 32, "overrides": {"cache.features": "none"}}
@@ -34,9 +30,8 @@ MORE = {"epochs": 6, "image_size": 32, "overrides": {"cache.features": "none"}}
 @pytest.fixture(scope="module")
 def many() -> Iterator[None]:
     """The verdict of a large set unlike the pretraining data, so that strategies race that train through layers."""
-    verdict = Verdict("many", "dissimilar", "full", "so it was decided", SURE, SURE)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(prepared, "decide", lambda *_, **__: verdict)
+        decide(patched, "many", "dissimilar", "full")
         yield
 
 
@@ -127,8 +122,7 @@ def test_a_candidate_that_fails_leaves_the_race(many, quick_run, monkeypatch: py
 
 
 def test_on_few_images_what_races_stands_on_cached_features(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
-    verdict = Verdict("few", "similar", "head-only", "so it was decided", SURE, SURE)
-    monkeypatch.setattr(prepared, "decide", lambda *_, **__: verdict)
+    decide(monkeypatch, "few", "similar", "head-only")
     result = quick_run("race", out="race", epochs=5)
     found = told(result.folder)
     assert found["starts"][0] == "head-only" and found["starts"][1].startswith("linear-probe")

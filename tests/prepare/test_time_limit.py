@@ -10,14 +10,13 @@ import pytest
 import finetune
 from finetune import recipe as recipes
 from finetune.device import Compute
-from finetune.prepare import prepared
 from finetune.prepare import time_limit as timed
 from finetune.prepare.costs import Speed, costs
 from finetune.prepare.inputs import Inputs, list_data, skeleton_of
 from finetune.prepare.prepared import Prepared, planned_run
 from finetune.prepare.resolve import recipe_of, resolve_numbers
 from finetune.strategy.budget import Option
-from finetune.types import Interval, Verdict
+from tests.support import decide
 
 real_predicted = timed.predicted
 SECONDS = {
@@ -44,9 +43,7 @@ def _known_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def decides_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    sure = Interval(1.0, 0.9, 1.1)
-    verdict = Verdict("many", "dissimilar", "full", "so it was decided", sure, sure)
-    monkeypatch.setattr(prepared, "decide", lambda *_, **__: verdict)
+    decide(monkeypatch, "many", "dissimilar", "full")
 
 
 def settled(folder: Path) -> tuple[str, int, str]:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from finetune import recipe as recipes
 from finetune.errors import ResourceError
 from finetune.prepare import batch_size
-from finetune.train import loop, memory
+from finetune.train import memory
+from tests.support import last_weights
 
 EXACT = {"augment.level": "none", "train.patience": "none"}
-
-
-def weights(result) -> dict[str, torch.Tensor]:
-    return load_file(result.folder / "checkpoints/last/model.safetensors")
 
 
 @pytest.mark.parametrize(("strategy", "backbone"), [("full", "test_vit"), ("top-k", "test_convnext")])
@@ -23,7 +19,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(quick_run, strategy:
     more = {"backbone": backbone, "batch_size": 12, "epochs": 2, "overrides": EXACT, "lr": 1e-3}
     whole = quick_run(strategy, out="whole", **more)
     parts = quick_run(strategy, out="parts", micro_batch=5, **more)
-    expected, found = weights(whole), weights(parts)
+    expected, found = last_weights(whole.folder), last_weights(parts.folder)
     moved = max(float((tensor - expected[name]).abs().max()) for name, tensor in found.items())
     assert 0 < moved < 1e-4
 
@@ -57,23 +53,6 @@ def test_too_little_memory_for_one_image_is_refused_before_anything_is_written(
     with pytest.raises(ResourceError, match="one image"):
         quick_run("full", out="refused")
     assert not (tmp_path / "refused").exists()
-
-
-def test_running_out_in_training_is_one_error_and_keeps_the_last_checkpoint(
-    quick_run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, calls = loop.cross_entropy, []
-
-    def fails_later(*args, **more):
-        calls.append(1)
-        if len(calls) > 8:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(*args, **more)
-
-    monkeypatch.setattr(loop, "cross_entropy", fails_later)
-    with pytest.raises(ResourceError, match="memory ran out with 16 images") as caught:
-        quick_run("full", batch_size=16, epochs=9)
-    assert "--micro-batch 8" in caught.value.hint
 
 
 def test_a_trial_leaves_weights_and_statistics_as_they_were(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:

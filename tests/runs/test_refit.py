@@ -15,9 +15,8 @@ from finetune import recipe as recipes
 from finetune.checkpoint.saved import load_run
 from finetune.data import split
 from finetune.train import delivery
-
-from .test_kill import FOLDERS, die_everywhere, unfinished_files
-from .test_resume import stop_after
+from tests.killing import FOLDERS, die_everywhere
+from tests.support import assert_same, stop_after, unfinished_files
 
 SAME = ("model/model.safetensors", "metrics.json", "metrics.jsonl", "predictions.csv", "refit/metrics.jsonl")
 TINY = {"epochs": 3, "test": 0.2, "refit": True}
@@ -95,8 +94,7 @@ def test_a_stopped_refit_goes_on_to_the_same_bits(quick_run, tmp_path: Path, str
     if steps < 0:
         assert (tmp_path / "stopped" / "refit" / "checkpoints" / "last").is_dir()
     finetune.resume(tmp_path / "stopped")
-    for name in SAME:
-        assert (whole.folder / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes(), name
+    assert_same(whole.folder, tmp_path / "stopped", SAME)
 
 
 @pytest.mark.slow
@@ -106,8 +104,7 @@ def test_a_refit_killed_at_every_kind_of_point_ends_as_if_never_killed(tiny_run,
     found = die_everywhere(lambda: tiny_run("full", out="killed", **TINY), killed, spared=("os.rename", *FOLDERS))
     assert all(ended.signal == signal.SIGKILL for ended in found), [one.said for one in found if not one.signal]
     assert any("refit/.metrics.jsonl.new" in ended.points[-1] for ended in found)
-    for name in SAME:
-        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    assert_same(whole, killed, SAME)
     assert unfinished_files(killed) == []
 
 
