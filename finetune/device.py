@@ -221,7 +221,8 @@ class Accelerator(WholeAccelerator):  # type: ignore[misc]
     def free_memory(self, *args: Any) -> Any:
         """Let go of what was prepared; on a CPU without collecting all garbage, which takes longer than a phase."""
         if self.device.type == "cpu":
-            self._models, self._optimizers, self._schedulers, self._dataloaders = [], [], [], []
+            for name in ("_models", "_optimizers", "_schedulers", "_dataloaders"):
+                setattr(self, name, [])
             return list(args)
         with self._apart():
             return super().free_memory(*args)

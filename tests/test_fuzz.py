@@ -37,6 +37,7 @@ from finetune.report import page
 from finetune.report.content import report_content
 from finetune.settings import FORMAT_VERSION, Recipe
 from finetune.types import (
+    EpochLine,
     Evidence,
     FreezePlan,
     GroupPlan,
@@ -209,7 +210,9 @@ def test_splits(tmp_path: Path, examples: int) -> None:
 
 
 def checkpoint(place: Path) -> Path:
-    now = TrainState(phase=1, epoch=2, best=Best(0.5, 1.25, 0, 1), history=[{"epoch": 1, "val_loss": None}])
+    now = TrainState(
+        phase=1, epoch=2, best=Best(0.5, 1.25, 0, 1), history=[EpochLine("head", 1, 0.1, 1.0, 0.5, None, None)]
+    )
     state.save(place, {"x": torch.zeros(3)}, {"0.step": torch.ones(1)}, now)
     return place
 

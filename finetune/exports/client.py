@@ -121,7 +121,7 @@ def proven_export(folder: RunFolder) -> Path | None:
     file, proof = folder.exports / "model.onnx", folder.exports / "parity.json"
     try:
         facts = json.loads(proof.read_text(encoding="utf-8"))
-        is_of_model = facts["model"] == digest_of(folder.weights) and facts["onnx"] == digest_of(file)
+        is_of_model = facts["model"] == digest_of(folder.weights) and facts["digest"] == digest_of(file)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return file if is_of_model and facts.get("is_proven") is True else None

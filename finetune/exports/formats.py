@@ -75,7 +75,7 @@ def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
     finally:
         for left in path.parent.glob(f"{beside.name}*"):
             left.unlink()
-    hashes = {"model": digest_of(saved.folder.weights), "onnx": digest_of(path)}
+    hashes = {"model": digest_of(saved.folder.weights), "digest": digest_of(path)}
     facts = {**to_json(parity), "is_proven": True, "file": path.name, **hashes}
     write_json(path.with_name("parity.json"), facts)
     return Export(path, "onnx", facts)

@@ -60,7 +60,7 @@ def test_a_trial_leaves_weights_and_statistics_as_they_were(quick_run, monkeypat
 
     def fitting(prepared, batch):
         before = {name: tensor.clone() for name, tensor in prepared.backbone.model.state_dict().items()}
-        sizes = [batch_size._tried(prepared.recipe, prepared.backbone, phase, batch) for phase in prepared.phases]
+        sizes = [batch_size._tried(prepared, phase, batch) for phase in prepared.phases]
         after = prepared.backbone.model.state_dict()
         found.append(all(torch.equal(tensor, after[name]) for name, tensor in before.items()))
         return min(sizes)

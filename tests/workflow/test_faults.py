@@ -20,6 +20,7 @@ import finetune
 from finetune import cache_entries
 from finetune.data import loaders
 from finetune.images import decode
+from finetune.optim import losses
 from finetune.runs import single as running
 from finetune.runs import start
 from finetune.train import loop
@@ -78,6 +79,7 @@ def test_memory_that_runs_out_names_the_flag_and_loses_nothing(tiny_run, whole, 
             return entropy(*arguments, **more)
 
         patched.setattr(loop, "cross_entropy", out_of_memory)
+        patched.setattr(losses, "cross_entropy", out_of_memory)
         with pytest.raises(finetune.ResourceError, match="memory ran out with 8 images") as failed:
             tiny_run(overrides=EVERY_STEP)
     assert "--micro-batch 4" in failed.value.hint
@@ -95,7 +97,7 @@ def test_a_worker_that_dies_is_told_and_nothing_is_lost(tiny_run, whole, tmp_pat
             return super().__getitem__(key)
 
     with monkeypatch.context() as patched:
-        patched.setattr("finetune.prepare.batches.ImageDataset", Deadly)
+        patched.setattr("finetune.prepare.passes.ImageDataset", Deadly)
         with pytest.raises(finetune.ResourceError, match="a process that decodes images died") as failed:
             tiny_run(workers=1)
     assert "--workers 0" in failed.value.hint

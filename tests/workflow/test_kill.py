@@ -18,6 +18,7 @@ from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import Best, TrainState
 from finetune.train import delivery, loop
+from finetune.types import EpochLine
 from tests.killing import FOLDERS, again, die_everywhere, forked
 from tests.support import EVERY_STEP, assert_same, unfinished_files
 
@@ -126,7 +127,7 @@ def test_each_checkpoint_finds_the_weights_of_the_epoch_that_it_speaks_of(tmp_pa
     folder = RunFolder(tmp_path)
 
     def epoch(number: int, *, is_better: bool) -> TrainState:
-        now.history.append({"epoch": number})
+        now.history.append(EpochLine("head", number, 0.1, 1.0, 0.5, 1.0, 0.5))
         if is_better:
             now.best = Best(number / 10, 1.0, 0, number)
             best.keep(folder, {"weight": torch.tensor([float(number)])}, now)
