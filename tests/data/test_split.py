@@ -156,7 +156,7 @@ def plainly_assigned(manifest: Manifest, *, val: float, test: float, seed: int) 
 @pytest.mark.parametrize(("val", "test"), [(0.2, 0.0), (0.2, 0.1), (0.02, 0.0), (0.5, 0.3), (0.35, 0.6)])
 def test_the_split_is_that_of_units_taken_one_by_one(kind: str, val: float, test: float) -> None:
     compared = 0
-    for seed in range(25):
+    for seed in range(10):
         rng = random.Random(seed)
         if kind == "alone":
             data = singles(*(rng.randint(1, 60) for _ in range(rng.randint(2, 30))))
@@ -180,7 +180,7 @@ def test_the_split_is_that_of_units_taken_one_by_one(kind: str, val: float, test
             continue  # a class would not be in train: whether it is refused is tested elsewhere
         assert found == plainly_assigned(data, val=val, test=test, seed=seed)
         compared += 1
-    assert compared > 4
+    assert compared > 1
 
 
 def test_the_order_of_the_files_does_not_matter() -> None:
