@@ -19,9 +19,9 @@ from finetune.backbone.groups import head_modules
 from finetune.features.extract import before_head, extract
 from finetune.features.probe import fit_probe
 from finetune.features.store import DTYPES
+from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import read_inputs
 from finetune.prepare.passes import plain_batches
-from finetune.prepare.resolve import recipe_of
 from finetune.types import Manifest
 
 

@@ -213,6 +213,9 @@ class OptimSection(Section):
     clip: Positive | NoneWord = Field(1.0, description="Largest norm of the gradient.")
 
 
+LOSS_NUMBERS: dict[str, tuple[Loss, ...]] = {"focal_gamma": ("focal",)}  # keys that belong to some losses alone
+
+
 class LossSection(Section):
     name: Loss = Field(
         "cross-entropy",

@@ -24,7 +24,7 @@ from finetune.cli.terminal import escape, printable
 from finetune.csv_cells import FORMULA_SIGNS, guarded_cell, unguarded_cell
 from finetune.data import sources
 from finetune.errors import BackboneError, DataError
-from finetune.prepare.resolve import recipe_of
+from finetune.prepare.asked import recipe_of
 from tests.support import network
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import typer
 
 from finetune.cli import tables
 from finetune.cli.grid import Grid
-from finetune.cli.options import DATA, JsonOption, RecipeOption, recipe_options
+from finetune.cli.options import DATA, JsonOption, RecipeOption, base_recipe, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import Console, escape
 from finetune.errors import RecipeError, printable
@@ -66,11 +66,10 @@ def check(
     """Tell what is wrong with a data set before training: copies, leaks, wrong labels."""
     if name is not None and settings.setdefault("data", name) != name:
         raise RecipeError(f"two data sets, {name} and --data {settings['data']}", hint="Name one of them.")
-    from finetune.workflow.check import check as examine
-    from finetune.workflow.recipes import load_recipe
-
+    base = base_recipe(recipe, settings, overrides)
     with watching(is_quiet=json_) as on_event:
-        base = load_recipe(recipe) if recipe else None
+        from finetune.workflow.check import check as examine
+
         found = examine(
             quick=quick, alike=alike, sheet=sheet, groups=groups, recipe=base, overrides=overrides, on_event=on_event,
             **settings,

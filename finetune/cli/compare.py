@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import tables
-from finetune.cli.options import FLAGS, TRAINING, JsonOption, recipe_options
+from finetune.cli.options import FLAGS, TRAINING, JsonOption, base_recipe, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
@@ -61,16 +61,15 @@ def compare(
         raise RecipeError("--resume goes on with a comparison as it is, and takes no other flag but --allow")
     if allow and resume is None:
         raise RecipeError("--allow goes with --resume: a new comparison has nothing to compare with")
-    from finetune.workflow.compare import compare as run_all
-    from finetune.workflow.compare import resume_comparison
-    from finetune.workflow.recipes import load_recipe
-
+    base = base_recipe(recipe, settings, overrides) if resume is None else None
     with watching(is_quiet=json_) as on_event:
+        from finetune.workflow.compare import compare as run_all
+        from finetune.workflow.compare import resume_comparison
+
         if resume is not None:
             found = resume_comparison(resume, allow=allow or (), on_event=on_event)
         else:
             chosen = [name.strip() for name in strategies.split(",")] if strategies else USUAL
-            base = load_recipe(recipe) if recipe else None
             found = run_all(
                 strategies=chosen, seeds=seeds or 1, recipe=base, out=out, overrides=overrides,
                 on_event=on_event, **settings,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from finetune.cli import tables
 from finetune.cli.options import JsonOption, with_interrupt
+from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
 
 
 @with_interrupt
 def doctor(json_: JsonOption = False) -> None:
     """Show versions, devices, folders, and whether the model hub can be reached."""
-    from finetune.workflow.doctor import doctor as examine
+    with watching(is_quiet=json_):
+        from finetune.workflow.doctor import doctor as examine
 
-    found = examine()
+        found = examine()
     if json_:
         tables.print_json(found)
         return

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from finetune.checkpoint.run_folder import open_finished
 from finetune.cli import tables
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, RunArgument, with_interrupt
 from finetune.cli.screen import watching
@@ -38,9 +39,10 @@ def evaluate(
     json_: JsonOption = False,
 ) -> None:
     """Measure a run's model on a split, or on other data."""
-    from finetune.workflow.evaluate import evaluate as measure
-
+    open_finished(run)
     with watching(is_quiet=json_) as on_event:
+        from finetune.workflow.evaluate import evaluate as measure
+
         found = measure(
             run, data=data, split=split.value if split else None, device=device, batch_size=batch_size,
             workers=workers, on_event=on_event,

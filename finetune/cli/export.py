@@ -8,8 +8,10 @@ from typing import Annotated, cast, get_args
 
 import typer
 
+from finetune.checkpoint.run_folder import open_finished
 from finetune.cli import tables
 from finetune.cli.options import JsonOption, RunArgument, with_interrupt
+from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
 from finetune.settings import ExportFormat
 from finetune.wording import counted
@@ -29,9 +31,11 @@ def export(
     json_: JsonOption = False,
 ) -> None:
     """Export a run's model, and prove the export equal to it."""
-    from finetune.workflow.export import export as write
+    open_finished(run)
+    with watching(is_quiet=json_):
+        from finetune.workflow.export import export as write
 
-    done = write(run, format=cast(ExportFormat, format.value), out=out)
+        done = write(run, format=cast(ExportFormat, format.value), out=out)
     if json_:
         tables.print_json({"path": str(done.path), "format": done.format, "parity": done.parity})
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ import typer
 
 from finetune import recipe as recipes
 from finetune.errors import Interrupted, RecipeError
+from finetune.settings import Recipe
 
 DATA, STRATEGY, TRAINING = "Data", "Backbone and strategy", "Training"
 
@@ -94,6 +95,26 @@ def recipe_options(command: Callable[..., None], *, flags: Collection[str] = FLA
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_options
+
+
+def base_recipe(
+    recipe: str | None, settings: Mapping[str, Any], overrides: Mapping[str, Any], *, needs_data: bool = True
+) -> Recipe | None:
+    """Return the recipe that a command starts from, once what can be refused without torch was not refused.
+
+    Raises:
+        RecipeError, DataError: a key, a value, or the place of the data.
+    """
+    from finetune.prepare.asked import check_data, check_decidable, recipe_of
+    from finetune.workflow.recipes import load_recipe
+
+    base = load_recipe(recipe) if recipe else None
+    asked = recipe_of(base, settings=settings, overrides=overrides)
+    if needs_data or asked.data.path:
+        check_data(asked)
+    else:
+        check_decidable(asked)
+    return base
 
 
 def with_interrupt(command: Callable[..., None]) -> Callable[..., None]:

@@ -9,7 +9,7 @@ import typer
 
 from finetune.backbone.catalogue import find
 from finetune.cli import tables
-from finetune.cli.options import JsonOption, RecipeOption, recipe_options, set_once
+from finetune.cli.options import JsonOption, RecipeOption, base_recipe, recipe_options, set_once
 from finetune.cli.screen import watching
 from finetune.cli.show_plan import show_plan
 
@@ -37,11 +37,10 @@ def plan(
     if name is not None:
         is_network = find(name) is not None or not Path(name).exists()
         set_once(settings, "backbone" if is_network else "data", name)
-    from finetune.workflow.plan import plan as make_plan
-    from finetune.workflow.recipes import load_recipe
-
+    base = base_recipe(recipe, settings, overrides, needs_data=False)
     with watching(is_quiet=json_) as on_event:
-        base = load_recipe(recipe) if recipe else None
+        from finetune.workflow.plan import plan as make_plan
+
         made = make_plan(recipe=base, overrides=overrides, layers=layers, images=images, on_event=on_event, **settings)
     if json_:
         tables.print_json(made.to_json())

@@ -37,9 +37,9 @@ def predict(
     """Name what images show."""
     if json_ and as_csv:
         raise RecipeError("--csv and --json are two forms of one output", hint="Name one of them.")
-    from finetune.workflow.predict import predict_with
-
     with watching(is_quiet=json_ or as_csv) as on_event:
+        from finetune.workflow.predict import predict_with
+
         found = list(predict_with(run, paths, top=top, device=device, batch_size=batch_size, on_event=on_event))
     if json_:
         tables.print_json([to_json(prediction) for prediction in found])

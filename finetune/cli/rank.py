@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import tables
-from finetune.cli.options import JsonOption, recipe_options
+from finetune.cli.options import JsonOption, base_recipe, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
 from finetune.wording import apart, counted
@@ -45,9 +45,10 @@ def rank(
     json_: JsonOption = False,
 ) -> None:
     """Rank backbones by how well they serve your data, without training them."""
-    from finetune.workflow.rank import rank as rank_them
-
+    base_recipe(None, settings, overrides)
     with watching(is_quiet=json_) as on_event:
+        from finetune.workflow.rank import rank as rank_them
+
         found = rank_them(
             candidates=candidates or (), sample=sample, overrides=overrides, on_event=on_event, **settings
         )

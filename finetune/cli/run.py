@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune.checkpoint.run_folder import open_unfinished
 from finetune.cli import tables
-from finetune.cli.options import JsonOption, RecipeOption, recipe_options, set_once
+from finetune.cli.options import JsonOption, RecipeOption, base_recipe, recipe_options, set_once
 from finetune.cli.screen import watching
 from finetune.errors import RecipeError
 
@@ -40,15 +41,16 @@ def run(
         raise RecipeError("--resume goes on in the run's own folder with its own recipe: no --recipe, no --out")
     if allow and resume is None:
         raise RecipeError("--allow goes with --resume: a new run has nothing to compare with")
-    from finetune.workflow.recipes import load_recipe
-    from finetune.workflow.run import resume as go_on
-    from finetune.workflow.run import run as train
-
+    if resume is not None:
+        open_unfinished(resume)
+    base = base_recipe(recipe, settings, overrides) if resume is None else None
     with watching(is_quiet=json_) as on_event:
+        from finetune.workflow.run import resume as go_on
+        from finetune.workflow.run import run as train
+
         if resume is not None:
             result = go_on(resume, allow=allow or (), overrides=overrides, on_event=on_event, **settings)
         else:
-            base = load_recipe(recipe) if recipe else None
             result = train(recipe=base, out=out, overrides=overrides, on_event=on_event, **settings)
     if json_:
         tables.print_json(result.to_json())

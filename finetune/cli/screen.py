@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from finetune.cli.terminal import Console, escape
 from finetune.types import Event, OnEvent
@@ -27,15 +28,29 @@ def watching(*, is_quiet: bool = False) -> Iterator[OnEvent]:
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
-        MofNCompleteColumn(),
+        _Count(),
         TextColumn("{task.fields[facts]}"),
-        TimeRemainingColumn(),
+        _Remaining(),
         console=console,
         transient=True,
         disable=not console.is_terminal,
     )
     with progress:
         yield Screen(console, progress).show
+
+
+class _Count(MofNCompleteColumn):
+    """How many of how many; nothing of a task without an end."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.total is not None else Text()
+
+
+class _Remaining(TimeRemainingColumn):
+    """How long a task still takes; nothing of one without an end."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.total is not None else Text()
 
 
 class Screen:
@@ -48,9 +63,11 @@ class Screen:
         self.said: dict[str, float] = {}
         self.speed: float | None = None  # of the last step, images a second
         self.last = time.monotonic()  # when a line was printed
+        self._starting = progress.add_task("starting", total=None, facts="")  # libraries are read for seconds
 
     def show(self, event: Event) -> None:
         """Draw one event."""
+        self.progress.update(self._starting, visible=False)
         getattr(self, f"_{event.kind}")(event.facts)
 
     def _line(self, text: str) -> None:

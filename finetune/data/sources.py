@@ -45,9 +45,7 @@ def read(
         DataError: nothing there, no images, fewer than two classes, or a class that train lacks.
         RecipeError: a column that the table lacks, or a regular expression that is none.
     """
-    given, path = str(path), Path(path).expanduser()
-    if not holds(path.exists):
-        raise _missing(given, path, expected=LAYOUTS)
+    path = check_there(path)
     if path.is_dir():
         root, found = path, read_folder(path, is_classes=layout == "classes")
     elif path.suffix.lower() in TABLES and path.is_file():
@@ -58,6 +56,18 @@ def read(
     if group_by != "none" and found.rows and not any(row.group for row in found.rows):
         _group_by_pattern(found, group_by, is_needed=needs_groups)
     return _manifest(root, path, found, needs_two_classes, needs_train)
+
+
+def check_there(path: str | Path) -> Path:
+    """Return the path of a folder or table, its ~ resolved.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    whole = Path(path).expanduser()
+    if not holds(whole.exists):
+        raise _missing(str(path), whole, expected=LAYOUTS)
+    return whole
 
 
 def image_files(paths: Iterable[str | Path], *, on_event: OnEvent = ignore) -> list[Path]:

@@ -32,7 +32,6 @@ def focal(logits: Tensor, targets: Tensor, *, gamma: float, label_smoothing: flo
     return (wrong**gamma * losses).mean()
 
 
-TAKES = {"focal_gamma": ("focal",)}  # numbers of some losses alone
 LOSSES: dict[str, Callable[[LossSection], Criterion]] = {
     "cross-entropy": lambda section: partial(cross_entropy, label_smoothing=section.label_smoothing),
     "focal": lambda section: partial(focal, gamma=section.focal_gamma, label_smoothing=section.label_smoothing),

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import timm
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,6 +30,7 @@ from finetune.prepare.inputs import architecture_of
 from finetune.prepare.prepared import Prepared
 from finetune.prepare.resolve import wanted_batch
 from finetune.settings import Recipe
+from finetune.timings import remember, remembered
 from finetune.types import FreezePlan, Phase
 
 LARGEST = 100_000_000  # parameters of a network that is timed
@@ -146,12 +148,31 @@ def _trained(plan: FreezePlan) -> FreezePlan:
 
 
 def speed_of(prepared: Prepared, skeleton: Backbone) -> Speed | None:
-    """Time the network with random weights on this machine; None for one that is too large to try."""
+    """Return the speed of the network with random weights on this machine; None for one that is too large to try.
+
+    It is timed once and kept (see `timings`).
+    """
     if sum(p.numel() for p in skeleton.model.parameters()) > LARGEST:
         return None
-    size = skeleton.preprocessing.image_size
+    size, device = skeleton.preprocessing.image_size, prepared.compute.device
+    about = {
+        "what": "speed",
+        "network": [skeleton.architecture.name, skeleton.model_args],
+        "image_size": size,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "versions": [torch.__version__, timm.__version__],
+    }
+    times = remembered(about)
+    if times is None:
+        times = _timed(prepared, size, device)
+        remember(about, times)
+    forward, step = times.get("forward"), times.get("step")
+    return Speed(forward, step) if forward is not None and step is not None else None
+
+
+def _timed(prepared: Prepared, size: tuple[int, int], device: torch.device) -> dict[str, float | None]:
     of = replace(architecture_of(prepared.recipe), pretrained=False, weights=None)
-    device = prepared.compute.device
     model = backbones.load(of, num_classes=None, image_size=size[0]).model.to(device)
     images = torch.zeros(TIMED_IMAGES, 3, *size, device=device)
 
@@ -163,7 +184,7 @@ def speed_of(prepared: Prepared, skeleton: Backbone) -> Speed | None:
         logits = model(images)
         torch.autograd.backward(logits.float().sum())
 
-    return Speed(_seconds(forward, device), _seconds(step, device))
+    return {"forward": _seconds(forward, device), "step": _seconds(step, device)}
 
 
 def _seconds(act: Callable[[], None], device: torch.device) -> float:

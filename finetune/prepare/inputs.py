@@ -15,8 +15,9 @@ from finetune.backbone.load import Architecture, Backbone
 from finetune.checkpoint import run_folder
 from finetune.data import balance, checks, sources, split
 from finetune.device import Compute, in_fast_layout
-from finetune.errors import BackboneError, DataError, RecipeError
+from finetune.errors import BackboneError, DataError
 from finetune.images.pixels import PixelCache, opened_or_none
+from finetune.prepare.asked import check_data
 from finetune.settings import EMBEDDED, Recipe
 from finetune.strategy.strategies import is_pretrained
 from finetune.types import Event, Manifest, OnEvent, ignore
@@ -145,12 +146,8 @@ def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
     Raises:
         DataError, RecipeError: none that can be read; or, where it is to train on, too few classes.
     """
+    check_data(recipe)
     data = recipe.data
-    if not data.path:
-        raise RecipeError(
-            "data.path is empty: where are the images?",
-            hint="Add --data DIR. No data at hand? `finetune sample DIR` draws some.",
-        )
     place = Path(data.path).expanduser().resolve()
     if not run_folder.is_utf8(str(place)):
         raise DataError(f"the name of {place} is not UTF-8: the recipe of a run cannot hold it", hint="Rename it.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,6 @@ from finetune import recipe as recipes
 from finetune.backbone.adapted import cut_at
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import check_stage, stages
-from finetune.errors import RecipeError
-from finetune.optim.losses import TAKES
 from finetune.prepare.inputs import Inputs
 from finetune.settings import Recipe
 from finetune.strategy.strategies import (
@@ -29,37 +27,6 @@ from finetune.types import Phase, Verdict
 from finetune.wording import listed
 
 BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a step takes so many
-
-
-def recipe_of(
-    base: Recipe | str | Path | None = None,
-    *,
-    settings: Mapping[str, Any] | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> Recipe:
-    """Return a recipe from a file or the defaults, with settings by flag name and by dotted key on top.
-
-    Naming a number of a strategy names the strategy: `top_k` alone means top-k, `probe_at` alone
-    linear-probe.
-
-    Raises:
-        RecipeError: what is not allowed, all of it at once.
-    """
-    changes: dict[str, Any] = {}
-    for name, value in (settings or {}).items():
-        if value is not None:
-            changes[recipes.ALIASES.get(name, name)] = str(value) if isinstance(value, Path) else value
-    changes.update(overrides or {})
-    if isinstance(base, Recipe):
-        flat = {key: _value(base, key) for key in recipes.fields()}
-        recipe = recipes.load(overrides={**flat, **changes})
-    else:
-        recipe = recipes.load(base, overrides=changes)
-    _check_numbers(recipe, changes)
-    for number in ("top_k", "probe_at"):  # names the strategy that it is of, where none is named
-        if changes.get(f"strategy.{number}", "auto") != "auto" and recipe.strategy.name == "auto":
-            recipe = recipes.update(recipe, {"strategy.name": taking(number)[0]})
-    return recipe
 
 
 def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
@@ -178,20 +145,3 @@ def _last(backbone: Backbone) -> str:
 
 def _or(value: Any, otherwise: Any) -> Any:
     return otherwise if value == "auto" else value
-
-
-def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
-    """Refuse a number that the named strategy or loss would not use: nothing is silently ignored."""
-    name = recipe.strategy.name
-    problems = []
-    users = {"top_k": ("auto", *taking("top_k")), "probe_at": ("auto", *taking("probe_at")), "assume": ("auto", "race")}
-    for number, of in users.items():
-        if changes.get(f"strategy.{number}", "auto") not in ("auto", "none") and name not in of:
-            only = " and ".join(map(repr, [user for user in of if user != "auto" or number == "assume"]))
-            problems.append(f"strategy.{number} has no meaning with strategy.name = {name!r}, only with {only}")
-    for number, losses in TAKES.items():
-        if f"loss.{number}" in changes and recipe.loss.name not in losses:
-            only = " and ".join(map(repr, losses))
-            problems.append(f"loss.{number} has no meaning with loss.name = {recipe.loss.name!r}, only with {only}")
-    if problems:
-        raise RecipeError(problems)

@@ -15,9 +15,10 @@ from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import data_root, write_problems
 from finetune.data import checks, split
 from finetune.device import Compute
+from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import Inputs, architecture_of, list_data, load_backbone, pixels_of, range_named
 from finetune.prepare.prepared import Prepared, planned_run
-from finetune.prepare.resolve import recipe_of, with_head
+from finetune.prepare.resolve import with_head
 from finetune.report.content import told
 from finetune.runs.plan_file import evidence_content, plan_content
 from finetune.settings import Recipe

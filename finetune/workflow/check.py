@@ -26,6 +26,7 @@ from finetune.evaluation.intervals import share
 from finetune.features.label_errors import held_out_probabilities, is_judged, suspects
 from finetune.features.outliers import odd_ones
 from finetune.images.thumbnails import looks_of
+from finetune.prepare.asked import recipe_of
 from finetune.prepare.head_features import features_of
 from finetune.prepare.inputs import (
     Inputs,
@@ -38,7 +39,6 @@ from finetune.prepare.inputs import (
     range_named,
     with_backbone,
 )
-from finetune.prepare.resolve import recipe_of
 from finetune.report import sheet as sheets
 from finetune.settings import Recipe, Settings
 from finetune.train.guard import guarded

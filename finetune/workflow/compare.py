@@ -15,8 +15,8 @@ from finetune.checkpoint.comparison import Clock, ComparisonFolder, ComparisonRe
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.data import split
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError
+from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import architecture_of, describe_data, read_inputs, with_backbone
-from finetune.prepare.resolve import recipe_of
 from finetune.report import comparison as page
 from finetune.report.standings import Finished, Standing, finished, sentences, standings
 from finetune.runs.layout import Terms, reopen_inputs, with_whole_paths

@@ -9,12 +9,12 @@ from typing import Any, Unpack
 
 from finetune.backbone.layers import LayerTable, layer_table
 from finetune.device import Compute
-from finetune.errors import RecipeError
+from finetune.prepare.asked import check_decidable, recipe_of
 from finetune.prepare.batch_size import skeleton_or_none
 from finetune.prepare.costs import Cost, costs
 from finetune.prepare.inputs import Inputs, computing_as, data_notes, list_data, skeleton_of, with_backbone
 from finetune.prepare.prepared import Prepared, planned_run, prepare
-from finetune.prepare.resolve import recipe_of, remarks, resolve_numbers
+from finetune.prepare.resolve import remarks, resolve_numbers
 from finetune.prepare.time_limit import within_time
 from finetune.runs import race as racing
 from finetune.settings import Recipe, Settings
@@ -113,11 +113,7 @@ def _plan(chosen: Recipe, *, layers: bool, images: int | None, on_event: OnEvent
     if name in ("auto", "race") and not chosen.data.path and layers:
         return _layers_alone(chosen)
     if name in ("auto", "race"):
-        if not chosen.data.path:
-            raise RecipeError(
-                f"strategy {name} decides from the data, and there is none",
-                hint="Add --data DIR, or name a strategy, e.g. --strategy head-only.",
-            )
+        check_decidable(chosen)
         made = _prepared(racing.as_auto(chosen), on_event)
         if name == "race":
             told.append(

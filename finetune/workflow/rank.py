@@ -26,9 +26,9 @@ from finetune.device import Compute
 from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted, RecipeError
 from finetune.features.probe import loo_guesses
 from finetune.features.scores import h_score, knn_top1, logme
+from finetune.prepare.asked import recipe_of
 from finetune.prepare.head_features import features_of
 from finetune.prepare.inputs import Inputs, architecture_of, at_range, computing_as, list_data, load_backbone, read_data
-from finetune.prepare.resolve import recipe_of
 from finetune.settings import Recipe, Settings
 from finetune.strategy import rank as ranking
 from finetune.strategy.evidence import MOST_PROBED, stratified_sample

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.changes import check_kinds
 from finetune.errors import CheckpointError
-from finetune.prepare.resolve import recipe_of
+from finetune.prepare.asked import recipe_of
 from finetune.runs.layout import Terms
 from finetune.runs.signals import stop_on_signals
 from finetune.runs.single import RunResult

@@ -10,7 +10,7 @@ import finetune
 from finetune import recipe as recipes
 from finetune.errors import RecipeError
 from finetune.optim.losses import LOSSES, criterion_of, focal
-from finetune.prepare.resolve import recipe_of
+from finetune.prepare.asked import recipe_of
 from finetune.settings import LossSection
 
 LOGITS = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3

@@ -11,10 +11,11 @@ import finetune
 from finetune import recipe as recipes
 from finetune.device import Compute
 from finetune.prepare import time_limit as timed
+from finetune.prepare.asked import recipe_of
 from finetune.prepare.costs import Speed, costs
 from finetune.prepare.inputs import Inputs, list_data, skeleton_of
 from finetune.prepare.prepared import Prepared, planned_run
-from finetune.prepare.resolve import recipe_of, resolve_numbers
+from finetune.prepare.resolve import resolve_numbers
 from finetune.strategy.budget import Option
 from tests.support import decide
 

@@ -14,8 +14,8 @@ from finetune.data.findings import Case
 from finetune.data.sample import CLASSES, draw, write_sample
 from finetune.features import cache as feature_cache
 from finetune.features.sources import run_trunk
+from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import read_data
-from finetune.prepare.resolve import recipe_of
 from finetune.settings import Recipe
 from finetune.types import Event
 from finetune.workflow.check import Check, check

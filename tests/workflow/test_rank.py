@@ -19,8 +19,8 @@ from finetune.features.scores import h_score, knn_top1, logme
 from finetune.images import decode
 from finetune.images.decode import read_rgb
 from finetune.images.transforms import normalise, plain_view
+from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import read_data
-from finetune.prepare.resolve import recipe_of
 from finetune.types import Preprocessing
 from finetune.workflow import rank as ranking
 from finetune.workflow.rank import rank

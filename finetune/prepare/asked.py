@@ -1,0 +1,91 @@
+"""What is asked for, as a recipe: settings, their keys and the data's place, checked without torch.
+
+What is wrong here is told at once: to import torch takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune import recipe as recipes
+from finetune.data.sources import check_there
+from finetune.errors import RecipeError
+from finetune.settings import LOSS_NUMBERS, Recipe
+from finetune.strategy.strategies import taking
+
+
+def recipe_of(
+    base: Recipe | str | Path | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Return a recipe from a file or the defaults, with settings by flag name and by dotted key on top.
+
+    Naming a number of a strategy names the strategy: `top_k` alone means top-k, `probe_at` alone
+    linear-probe.
+
+    Raises:
+        RecipeError: what is not allowed, all of it at once.
+    """
+    changes: dict[str, Any] = {}
+    for name, value in (settings or {}).items():
+        if value is not None:
+            changes[recipes.ALIASES.get(name, name)] = str(value) if isinstance(value, Path) else value
+    changes.update(overrides or {})
+    if isinstance(base, Recipe):
+        flat = {key: getattr(getattr(base, key.split(".")[0]), key.split(".")[1]) for key in recipes.fields()}
+        recipe = recipes.load(overrides={**flat, **changes})
+    else:
+        recipe = recipes.load(base, overrides=changes)
+    _check_numbers(recipe, changes)
+    for number in ("top_k", "probe_at"):  # names the strategy that it is of, where none is named
+        if changes.get(f"strategy.{number}", "auto") != "auto" and recipe.strategy.name == "auto":
+            recipe = recipes.update(recipe, {"strategy.name": taking(number)[0]})
+    return recipe
+
+
+def check_data(recipe: Recipe) -> None:
+    """See that the data of a recipe is named and there.
+
+    Raises:
+        RecipeError: no data is named. DataError: there is none at this place.
+    """
+    if not recipe.data.path:
+        raise RecipeError(
+            "data.path is empty: where are the images?",
+            hint="Add --data DIR. No data at hand? `finetune sample DIR` draws some.",
+        )
+    check_there(recipe.data.path)
+
+
+def check_decidable(recipe: Recipe) -> None:
+    """See that what decides from the data has some.
+
+    Raises:
+        RecipeError: it has none.
+    """
+    if recipe.strategy.name in ("auto", "race") and not recipe.data.path:
+        raise RecipeError(
+            f"strategy {recipe.strategy.name} decides from the data, and there is none",
+            hint="Add --data DIR, or name a strategy, e.g. --strategy head-only.",
+        )
+
+
+def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
+    """Refuse a number that the named strategy or loss would not use: nothing is silently ignored."""
+    name = recipe.strategy.name
+    problems = []
+    users = {"top_k": ("auto", *taking("top_k")), "probe_at": ("auto", *taking("probe_at")), "assume": ("auto", "race")}
+    for number, of in users.items():
+        if changes.get(f"strategy.{number}", "auto") not in ("auto", "none") and name not in of:
+            only = " and ".join(map(repr, [user for user in of if user != "auto" or number == "assume"]))
+            problems.append(f"strategy.{number} has no meaning with strategy.name = {name!r}, only with {only}")
+    for number, losses in LOSS_NUMBERS.items():
+        if f"loss.{number}" in changes and recipe.loss.name not in losses:
+            only = " and ".join(map(repr, losses))
+            problems.append(f"loss.{number} has no meaning with loss.name = {recipe.loss.name!r}, only with {only}")
+    if problems:
+        raise RecipeError(problems)
