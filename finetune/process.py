@@ -16,6 +16,12 @@ from finetune.errors import ResourceError
 _TURN = threading.RLock()  # torch draws random numbers and traces networks for a process, not for a thread
 
 
+def num_cores(*, most: int | None = None) -> int:
+    """Return how many cores this process may use, at most `most`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, most or cores)
+
+
 @contextmanager
 def own_turn() -> Iterator[None]:
     """Let no other thread train or measure inside the block; one that does so is waited for.

@@ -98,9 +98,11 @@ def recipe_options(command: Callable[..., None], *, flags: Collection[str] = FLA
 
 
 def base_recipe(
-    recipe: str | None, settings: Mapping[str, Any], overrides: Mapping[str, Any], *, needs_data: bool = True
+    recipe: str | None, settings: Mapping[str, Any], overrides: Mapping[str, Any], *, needs_data: bool | None = True
 ) -> Recipe | None:
     """Return the recipe that a command starts from, once what can be refused without torch was not refused.
+
+    With `needs_data` None data is needed where the strategy decides from it.
 
     Raises:
         RecipeError, DataError: a key, a value, or the place of the data.
@@ -112,7 +114,7 @@ def base_recipe(
     asked = recipe_of(base, settings=settings, overrides=overrides)
     if needs_data or asked.data.path:
         check_data(asked)
-    else:
+    elif needs_data is None:
         check_decidable(asked)
     return base
 

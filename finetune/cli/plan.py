@@ -37,7 +37,7 @@ def plan(
     if name is not None:
         is_network = find(name) is not None or not Path(name).exists()
         set_once(settings, "backbone" if is_network else "data", name)
-    base = base_recipe(recipe, settings, overrides, needs_data=False)
+    base = base_recipe(recipe, settings, overrides, needs_data=False if layers else None)
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.plan import plan as make_plan
 

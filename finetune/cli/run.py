@@ -41,7 +41,7 @@ def run(
         raise RecipeError("--resume goes on in the run's own folder with its own recipe: no --recipe, no --out")
     if allow and resume is None:
         raise RecipeError("--allow goes with --resume: a new run has nothing to compare with")
-    if resume is not None:
+    if resume is not None and not allow:
         open_unfinished(resume)
     base = base_recipe(recipe, settings, overrides) if resume is None else None
     with watching(is_quiet=json_) as on_event:

@@ -25,6 +25,7 @@ from finetune.images.decode import UndecodableError, alone, examine, quiet, read
 from finetune.images.depths import before_model, in_data
 from finetune.images.levels import Range, Span, range_of, unfit
 from finetune.images.pixels import PixelCache, PixelRow
+from finetune.process import num_cores
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 from finetune.wording import counted
 
@@ -97,7 +98,7 @@ def scan_files(
     """Yield what each file is, in order; another process that fills the same pixel cache is waited for."""
     filling = _Filling(pixels, on_event)
     on_event(Event.progress("scan images", 0, len(files)))
-    with closing(_Memory()) as memory, ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool, filling:
+    with closing(_Memory()) as memory, ThreadPoolExecutor(workers or num_cores()) as pool, filling:
         for start in range(0, len(files), CHUNK):
             chunk = files[start : start + CHUNK]
             stats = [_stamp(file) for file in chunk]

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from finetune.errors import DataError, ResourceError
-from finetune.images.decode import UndecodableError, read_rgb
+from finetune.images.decode import UndecodableError, quiet, read_rgb
 from finetune.images.pixels import PixelCache
 from finetune.images.transforms import View, normalise
+from finetune.process import num_cores
 from finetune.randomness import derive, forked
 from finetune.types import Preprocessing, Sample
 
+MOST_THREADS = 8
+AHEAD = 3  # batches that are in the making while one is computed, itself included
 FEWEST_FORKED, FEWEST_SPAWNED = 100, 500  # images that are worth a worker: a forked one starts at once
 
 Key = tuple[int, int, int]  # phase, epoch, index of the sample
@@ -129,8 +135,16 @@ class ImageBatches:
         device: torch.device,
         workers: int = 0,
         seed: int | None = None,
+        is_drawn_alone: bool = False,
     ) -> None:
-        self.preprocessing = preprocessing
+        """Take a data set; without workers, plain views are made by threads.
+
+        Augmented views draw from the generators of the process: by a thread (one) only with `is_drawn_alone`, which
+        says that nobody else draws from them meanwhile.
+        """
+        self.dataset, self.preprocessing = dataset, preprocessing
+        is_plain = dataset.seed is None
+        self.num_threads = 0 if workers else num_cores(most=MOST_THREADS) if is_plain else int(is_drawn_alone)
         self.device = device
         self.num_images = len(dataset)
         self.order = Order(len(dataset), batch_size=batch_size, seed=seed)
@@ -156,7 +170,7 @@ class ImageBatches:
         """
         self.order.phase, self.order.epoch, self.order.start = phase, epoch, start
         with lost_workers():
-            for batch in self.loader:
+            for batch in self._read_ahead() if self.num_threads else self.loader:
                 if isinstance(batch, DataError):
                     raise DataError(
                         batch.message, hint=batch.hint
@@ -164,6 +178,21 @@ class ImageBatches:
                 images, targets = batch
                 images = images.to(self.device, non_blocking=True)
                 yield normalise(images, self.preprocessing), targets.to(self.device, non_blocking=True)
+
+    def _read_ahead(self) -> Iterator[Any]:
+        """Yield batches that threads have made while the one before was computed."""
+        pool, order = ThreadPoolExecutor(self.num_threads), iter(self.order)
+        waiting: deque[list[Future[Any]]] = deque()
+        try:
+            with quiet():
+                while True:
+                    for keys in islice(order, AHEAD - len(waiting)):
+                        waiting.append([pool.submit(self.dataset.__getitem__, key) for key in keys])
+                    if not waiting:
+                        return
+                    yield _collate([item.result() for item in waiting.popleft()])
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -186,7 +215,7 @@ def lost_workers() -> Iterator[None]:
 
 def auto_workers(num_images: int, device: torch.device) -> int:
     """Return how many processes make batches: none for sets so small that starting them costs more."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     fewest = FEWEST_FORKED if multiprocessing.get_start_method() == "fork" else FEWEST_SPAWNED
     if num_images < fewest or cores < 2:
         return 0

@@ -5,7 +5,6 @@ Memory holds a few batches, however many files there are. Letters: B batch, K cl
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from PIL import Image
 from finetune.images.decode import Decoded, UndecodableError, examine, quiet, read_content, remarks_of
 from finetune.images.depths import before_model
 from finetune.images.levels import Range, Span
+from finetune.process import num_cores
 from finetune.types import Event, OnEvent
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ def predictions(
 ) -> Iterator[Prediction]:
     """Yield a prediction for every file, in order; what a user should know of them is said at the end."""
     seen, done = _Seen(), 0
-    with quiet(), ThreadPoolExecutor(_num_threads()) as pool:
+    with quiet(), ThreadPoolExecutor(num_cores(most=MOST_THREADS)) as pool:
         for batch in _read_ahead(pool, scorer, files, batch_size):
             yield from _named(scorer, batch, min(top, len(scorer.classes)), seen)
             done += len(batch)
@@ -122,8 +122,3 @@ def _named(
         row: NDArray[np.float32] = next(rows)
         places = np.argsort(-row, kind="stable")[:top].tolist()
         yield Prediction(str(file), tuple(scorer.classes[place] for place in places), tuple(row[places].tolist()))
-
-
-def _num_threads() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_THREADS)

@@ -73,7 +73,8 @@ class FeatureCache:
     seed: int
     device: torch.device
     precision: str
-    workers: int
+    workers: int  # for views that are drawn
+    plain_workers: int  # for plain ones, which threads make where there are none
     autocast: Autocast
     on_event: OnEvent
     stop: StopSign = NEVER  # a signal stops the filling too; what is filled stays
@@ -193,12 +194,14 @@ class FeatureCache:
         transform = plain_view(self.preprocessing) if view == 0 else augmented_view(self.preprocessing, self.augment)
         seed = None if view == 0 else derive(self.seed, "view", view)
         dataset = ImageDataset(self.root, samples, transform, self.preprocessing, seed=seed, pixels=self.pixels)
+        workers = self.plain_workers if seed is None else self.workers
         images = ImageBatches(
             dataset,
             preprocessing=self.preprocessing,
             batch_size=trunk_batch(self.device),
             device=self.device,
-            workers=self.workers if len(samples) >= FEWEST_IN_ONE_PASS else 0,
+            workers=workers if len(samples) >= FEWEST_IN_ONE_PASS else 0,
+            is_drawn_alone=True,
         )
         parts: list[np.ndarray] = []
         done, kept_at = 0, time.monotonic()

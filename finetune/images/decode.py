@@ -17,7 +17,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -146,8 +146,34 @@ def read_content(path: Path) -> bytes:
 def quiet() -> Iterator[None]:
     """Silence what Pillow and libtiff have to say on odd files inside the block.
 
-    Filters belong to the whole process: this goes around a pool of threads, never inside of one.
+    Filters belong to the whole process: with several blocks at a time, in threads too, the first sets them and the
+    last puts them back.
     """
+    with _QUIET.lock:
+        if not _QUIET.depth:
+            _QUIET.stack.enter_context(_silence())
+        _QUIET.depth += 1
+    try:
+        yield
+    finally:
+        with _QUIET.lock:
+            _QUIET.depth -= 1
+            if not _QUIET.depth:
+                _QUIET.stack.close()
+
+
+class _Quiet:
+    """How many blocks want silence, and what ends it."""
+
+    def __init__(self) -> None:
+        self.lock, self.depth, self.stack = threading.Lock(), 0, ExitStack()
+
+
+_QUIET = _Quiet()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
     logger = logging.getLogger("PIL")
     level, handlers = logger.level, [setter(None) for setter in _libtiff_setters()]
     logger.setLevel(logging.CRITICAL)

@@ -7,7 +7,6 @@ content in the cache, about a kilobyte an image.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,6 +22,7 @@ from finetune.cache_entries import CacheEntry, entries_folder, entry_name, make_
 from finetune.errors import DataError, ResourceError
 from finetune.images.decode import DECODE_VERSION, FORMATS, UndecodableError, decode, quiet, read_content
 from finetune.images.levels import Range
+from finetune.process import num_cores
 from finetune.settings import CacheSection
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore
 
@@ -86,7 +86,7 @@ def look(content: bytes, *, value_range: Range | None = None) -> Looks:
 def _decoded(
     manifest: Manifest, samples: Sequence[Sample], on_event: OnEvent
 ) -> Iterator[tuple[list[str], list[Looks]]]:
-    with quiet(), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with quiet(), ThreadPoolExecutor(num_cores()) as pool:
         for start in range(0, len(samples), CHUNK):
             chunk = samples[start : start + CHUNK]
             rows = list(pool.map(partial(_look_at, manifest), chunk))

@@ -6,8 +6,9 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from finetune.backbone.freeze import freezing
 from finetune.checkpoint.cache_choices import BeganCached
 from finetune.data.loaders import ImageBatches
 from finetune.errors import ResourceError
@@ -20,7 +21,7 @@ from finetune.prepare.passes import augmented_batches, feature_cache, plain_batc
 from finetune.prepare.prepared import Prepared
 from finetune.randomness import derive, forked
 from finetune.settings import Recipe
-from finetune.train.loop import Work
+from finetune.train.loop import Batches, Work
 from finetune.types import NEVER, Event, OnEvent, Phase, Sample, Split, StopSign
 
 AUTO_VIEWS = 4
@@ -42,20 +43,45 @@ class Feeder:
         num_images = len(prepared.manifest.split("train"))
         self.cache = feature_cache(prepared, num_images=num_images, on_event=on_event, stop=stop)
         self.said: list[str] = []  # how each phase computed, for the report
+        self.divided: Divided | None = None  # of the last phase that has a trunk
+        self.room: Room | None = None
+        self.has_begun = False
 
     def work_of(self, phase: Phase) -> Work:
         """Return what a phase runs; the model must be held to the phase's freeze plan."""
+        self.has_begun = True
         try:
             divided, engine = self._divide(phase)
         except IndivisibleError as error:
+            self.divided = self.room = None
             why = error if phase.plan.frozen else "every layer is trained"
             self._say(f"phase {phase.name}: no feature cache, {why}")
             return Work(self.prepared.backbone.model, self._train_images(phase), self._val())
+        self.divided, self.room = divided, None
         views = num_views(self.prepared.recipe, phase)
         if views and (room := self._room(divided, phase, views)):
+            self.room = room
             return self._cached(divided, phase, room, views, engine)
         self._say(f"phase {phase.name}: frozen layers run every epoch, on freshly drawn views{engine}")
         return self._uncached(divided, phase)
+
+    def judged(self, split: Split) -> tuple[nn.Module, Batches]:
+        """Return what is to be run over a split for its logits, and on what: of the last phase its tail and its trunk.
+
+        The trunk of the last phase is frozen in all of them. A run that was resumed behind its last step has not asked
+        for the work of that phase yet: it is asked for here, so that both measure alike.
+        """
+        if not self.has_begun:
+            prepared, last = self.prepared, self.prepared.phases[-1]
+            with freezing(prepared.backbone.model, last.plan, prepared.backbone.groups):
+                self.work_of(last)
+        if self.divided is None:
+            return self.prepared.backbone.model, self._plain(split)
+        if self.room is not None and split == "val":
+            size = int(self.prepared.recipe.train.batch_size)
+            kept = self.cache.batches(self.room, self._of(split), views=1, batch_size=size, seed=None)
+            return self.divided.tail, kept
+        return self.divided.tail, self._through_trunk(self._plain(split))
 
     def _room(self, divided: Divided, phase: Phase, views: int) -> Room | None:
         """Return where a phase keeps what its trunk yields; None where it does not fit, or the phase began without.
@@ -136,12 +162,12 @@ class Feeder:
         return Work(divided.tail, batches, judged)
 
     def _uncached(self, divided: Divided, phase: Phase) -> Work:
-        train, val = (
-            images and TrunkBatches(divided.trunk, images, autocast=self.prepared.compute.autocast)
-            for images in (self._train_images(phase), self._val())
-        )
-        assert train is not None
-        return Work(divided.tail, train, val)
+        val = self._val()
+        return Work(divided.tail, self._through_trunk(self._train_images(phase)), val and self._through_trunk(val))
+
+    def _through_trunk(self, images: ImageBatches) -> TrunkBatches:
+        assert self.divided is not None  # of the phase that asks
+        return TrunkBatches(self.divided.trunk, images, autocast=self.prepared.compute.autocast)
 
     def _of(self, split: Split) -> tuple[Sample, ...]:
         return self.prepared.manifest.split(split)

@@ -21,15 +21,13 @@ from finetune.data.split import units_of
 from finetune.errors import BackboneError
 from finetune.evaluation.intervals import bootstrap
 from finetune.features.cache import Known
-from finetune.features.divide import Trunk
-from finetune.features.engines import equip
 from finetune.features.extract import before_head, extract, taps
 from finetune.features.shift import norm_shift
-from finetune.features.sources import TrunkBatches, trunk_batch
+from finetune.features.sources import TrunkBatches
 from finetune.images.decode import UndecodableError, quiet, read_rgb
 from finetune.images.transforms import picture_side
 from finetune.prepare.inputs import Inputs
-from finetune.prepare.passes import feature_cache, plain_batches
+from finetune.prepare.passes import equipped, feature_cache, plain_batches
 from finetune.settings import JOIN
 from finetune.strategy import evidence
 from finetune.strategy.evidence import LookedAt
@@ -88,7 +86,7 @@ def _features(
         return names[-1:], features, targets
     names = [name for name in names if name in traced.ends]
     trunk = taps(traced, names)
-    _equip(trunk, inputs, chosen)
+    equipped(trunk, inputs, chosen, num_images=len(chosen))
     cache = feature_cache(inputs, num_images=len(chosen), on_event=on_event)
     shapes = tuple((traced.widths[name],) for name in names)
     kept: Any = None
@@ -98,24 +96,6 @@ def _features(
         kept = TrunkBatches(trunk, plain_batches(inputs, chosen), autocast=autocast)
     features, targets = extract(lambda rows: rows, kept.epoch())
     return names, features, targets
-
-
-def _equip(trunk: Trunk, inputs: Inputs, chosen: Sequence[Sample]) -> None:
-    """Have the fastest engine run the taps, where that pays; the run's own trunk is asked for again."""
-    count = trunk_batch(inputs.compute.device)
-    images = next(iter(plain_batches(inputs, chosen[:count], batch_size=count).epoch()))[0]
-    equip(
-        trunk,
-        images.repeat(-(-count // len(images)), 1, 1, 1)[:count],
-        asked=inputs.recipe.cache.engine,
-        num_images=len(chosen),
-        precision=inputs.compute.precision,
-        about={
-            "network": inputs.backbone.architecture.name,
-            "arguments": inputs.backbone.model_args,
-            "taps": trunk.folds,
-        },
-    )
 
 
 def _looked_at(inputs: Inputs, chosen: Sequence[Sample]) -> LookedAt:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
+from finetune.evaluation.forward import collect_logits
 from finetune.features.cache import FeatureCache
+from finetune.features.divide import Trunk
+from finetune.features.engines import FEWEST, equip, network_trunk
+from finetune.features.graphs import IndivisibleError
+from finetune.features.sources import TrunkBatches, trunk_batch
 from finetune.images.transforms import View, augmented_view, plain_view
 from finetune.prepare.inputs import Inputs
 from finetune.types import NEVER, OnEvent, Sample, StopSign
@@ -25,6 +33,7 @@ def feature_cache(inputs: Inputs, *, num_images: int, on_event: OnEvent, stop: S
         device=compute.device,
         precision=compute.precision,
         workers=_workers(inputs, num_images),
+        plain_workers=_plain_workers(inputs),
         autocast=compute.autocast,
         on_event=on_event,
         stop=stop,
@@ -36,8 +45,7 @@ def plain_batches(inputs: Inputs, samples: Sequence[Sample], *, batch_size: int 
     """Return batches of samples in order, as evaluation sees them."""
     train = inputs.recipe.train
     size = batch_size or next((n for n in (train.micro_batch, train.batch_size) if n != "auto"), 32)
-    workers = train.workers if isinstance(train.workers, int) else 0
-    return _batches(inputs, samples, plain_view(inputs.backbone.preprocessing), size, workers, seed=None)
+    return _batches(inputs, samples, plain_view(inputs.backbone.preprocessing), size, _plain_workers(inputs), seed=None)
 
 
 def augmented_batches(inputs: Inputs, samples: Sequence[Sample]) -> ImageBatches:
@@ -46,6 +54,49 @@ def augmented_batches(inputs: Inputs, samples: Sequence[Sample]) -> ImageBatches
     view = augmented_view(inputs.backbone.preprocessing, recipe.augment)
     size, workers = int(recipe.train.batch_size), _workers(inputs, len(samples))
     return _batches(inputs, samples, view, size, workers, seed=recipe.train.seed)
+
+
+def logits_of(inputs: Inputs, samples: Sequence[Sample], *, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return the logits (N, K) of a frozen network on samples, as evaluation sees them, and the class indices (N,).
+
+    Of many images the network is run by the fastest engine (see `features.engines`).
+    """
+    model, compute = inputs.backbone.model, inputs.compute
+    batches = plain_batches(inputs, samples, batch_size=batch_size)
+    trunk = _engine_of(inputs, samples)
+    if trunk is None:
+        return collect_logits(model, batches.epoch(), autocast=compute.autocast)
+    logits, targets = zip(*TrunkBatches(trunk, batches, autocast=compute.autocast).epoch(), strict=True)
+    return torch.cat([rows.cpu() for (rows,) in logits]), torch.cat([rows.cpu() for rows in targets])
+
+
+def equipped(trunk: Trunk, inputs: Inputs, samples: Sequence[Sample], *, num_images: int) -> tuple[str, str]:
+    """Have the fastest engine run a trunk over some images, where that pays; return its name, and what it brings.
+
+    It is proven on the first samples.
+    """
+    count = trunk_batch(inputs.compute.device)
+    if inputs.recipe.cache.engine == "auto" and num_images < FEWEST * count:
+        return "torch", ""
+    images, _ = next(iter(plain_batches(inputs, samples[:count], batch_size=count).epoch()))
+    return equip(
+        trunk,
+        images.repeat(-(-count // len(images)), 1, 1, 1)[:count],
+        asked=inputs.recipe.cache.engine,
+        num_images=num_images,
+        precision=inputs.compute.precision,
+        about={"network": [inputs.backbone.architecture.name, inputs.backbone.model_args], "ends": len(trunk.folds)},
+    )
+
+
+def _engine_of(inputs: Inputs, samples: Sequence[Sample]) -> Trunk | None:
+    """Return the whole network under another engine; None where torch runs it."""
+    try:
+        trunk = network_trunk(inputs.backbone.model)
+    except IndivisibleError:
+        return None
+    name, _ = equipped(trunk, inputs, samples, num_images=len(samples))
+    return None if name == "torch" else trunk
 
 
 def _batches(
@@ -61,6 +112,10 @@ def _batches(
         workers=workers,
         seed=seed,
     )
+
+
+def _plain_workers(inputs: Inputs) -> int:
+    return 0 if inputs.compute.workers == "auto" else inputs.compute.workers
 
 
 def _workers(inputs: Inputs, num_images: int) -> int:

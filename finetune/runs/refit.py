@@ -13,13 +13,13 @@ from finetune.checkpoint import state
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import TrainState
 from finetune.data.split import val_in_train
+from finetune.prepare.batches import Feeder
 from finetune.prepare.inputs import reloaded
 from finetune.prepare.prepared import Prepared
 from finetune.prepare.resolve import with_head
 from finetune.runs.signals import Stop
 from finetune.runs.training import train
 from finetune.strategy.strategies import up_to_epoch
-from finetune.train.loop import Fit
 from finetune.types import Event, OnEvent
 from finetune.wording import counted
 
@@ -28,10 +28,10 @@ FIRST = "first fit"
 
 @dataclass(frozen=True, slots=True)
 class Refit:
-    """What the refit ran on, where it ended, and its epochs."""
+    """What the refit ran on, what fed it, and its epochs."""
 
     prepared: Prepared
-    fit: Fit
+    feeder: Feeder
     num_epochs: int
 
     @property
@@ -65,4 +65,4 @@ def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, stop: Sto
 
     checkpoint = state.load(folder.refit.last, on_event=on_event)
     trained = train(folder.refit, again, checkpoint, stop=stop, on_event=watch)
-    return Refit(again, trained.fit, len(trained.state.history))
+    return Refit(again, trained.feeder, len(trained.state.history))

@@ -17,8 +17,8 @@ from finetune.data.split import units_of
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import measure
 from finetune.prepare.batch_size import with_micro_batch
+from finetune.prepare.batches import Feeder
 from finetune.prepare.inputs import computing_as
-from finetune.prepare.passes import plain_batches
 from finetune.prepare.prepared import Prepared, prepare
 from finetune.prepare.time_limit import within_time
 from finetune.report import page
@@ -29,7 +29,6 @@ from finetune.runs.refit import FIRST, Refit, refit
 from finetune.runs.signals import Stop
 from finetune.runs.training import Trained, computing, telling_how_to_go_on, train
 from finetune.settings import Recipe
-from finetune.train.loop import Fit
 from finetune.types import Event, Manifest, OnEvent, Split, ignore, to_json
 from finetune.wording import counted
 
@@ -135,16 +134,16 @@ def _train(
         trained = train(folder, prepared, checkpoint, stop=stop, on_event=on_event)
         seconds["train"] = time.monotonic() - began
         prepared.backbone.model.load_state_dict(best.load(folder, trained.state.best).model)
-        metrics, guesses = _evaluate(prepared, trained.fit, ("val", "test"))
+        metrics, guesses = _evaluate(trained.feeder, ("val", "test"))
         seconds["evaluate"] = time.monotonic() - began - seconds["train"]
         if prepared.recipe.train.refit:
             refitted = refit(folder, prepared, trained.state, stop=stop, on_event=on_event)
-            later, guessed = _evaluate(refitted.prepared, refitted.fit, ("test",))
+            later, guessed = _evaluate(refitted.feeder, ("test",))
             metrics = {**{f"{name}, {FIRST}": found for name, found in metrics.items()}, **later}
             guesses |= guessed
             seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
         never = _never_predicted(prepared, guesses)
-        computed = [*allowed, *trained.said]
+        computed = [*allowed, *trained.feeder.said]
         if never:
             computed.append(never_predicted_text(never, "val", is_refitted=refitted is not None))
             on_event(Event.warning(computed[-1]))
@@ -192,16 +191,16 @@ def _deliver(
     )
 
 
-def _evaluate(prepared: Prepared, fit: Fit, splits: Sequence[Split]) -> tuple[Metrics, Guesses]:
-    """Measure the model on each split that the data has; yield metrics, and the class guessed for every image."""
+def _evaluate(feeder: Feeder, splits: Sequence[Split]) -> tuple[Metrics, Guesses]:
+    """Measure the model on each split that the data has; return metrics, and the class guessed for every image."""
     metrics: Metrics = {}
     guesses: Guesses = {}
     for name in splits:
-        samples = prepared.manifest.split(name)
+        samples = feeder.prepared.manifest.split(name)
         if not samples:
             continue
-        batches = plain_batches(prepared, samples)
-        logits, targets = collect_logits(fit.model, batches.epoch(), autocast=fit.accelerator.autocast)
+        run, batches = feeder.judged(name)
+        logits, targets = collect_logits(run, batches.epoch(), autocast=feeder.prepared.compute.autocast)
         metrics[str(name)] = {
             key: to_json(value) for key, value in measure(logits, targets, units=units_of(samples)).items()
         }

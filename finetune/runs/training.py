@@ -35,11 +35,10 @@ from finetune.whole import write_text
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Where training stands, what it ran on, how each phase computed, and where the time went."""
+    """Where training stands, what fed its phases, and where the time went."""
 
     state: TrainState
-    fit: Fit
-    said: Sequence[str]
+    feeder: Feeder
     timing: Sequence[dict[str, Any]]
 
 
@@ -134,7 +133,7 @@ def train(
             paused = state.load(folder.last)
             assert paused is not None  # written just before the pause
             end = paused.state
-    return Trained(end, fit, feeder.said, watch.rows)
+    return Trained(end, feeder, watch.rows)
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from finetune import recipe as recipes
 from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.data import checks, sources
 from finetune.data.split import units_of
+from finetune.device import Compute
 from finetune.errors import DataError, check_count, did_you_mean
-from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import confusion, measure
 from finetune.prepare.inputs import Inputs, problem_notes
-from finetune.prepare.passes import plain_batches
+from finetune.prepare.passes import logits_of
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, Target, ignore
 
@@ -62,10 +62,9 @@ def evaluate(
     recipe = saved.recipe if workers is None else recipes.update(saved.recipe, {"train.workers": workers})
     manifest = saved.manifest() if data is None else _other_data(saved, data, on_event)
     name, samples = _chosen(manifest, split, is_own=data is None, is_refit=saved.recipe.train.refit)
-    inputs = Inputs(recipe, manifest, saved.backbone, None, saved.compute)
-    batches = plain_batches(inputs, samples, batch_size=batch_size)
-    with saved.compute.in_force():
-        logits, targets = collect_logits(saved.backbone.model, batches.epoch(), autocast=saved.compute.autocast)
+    inputs = Inputs(recipe, manifest, saved.backbone, None, Compute.of(recipe.train))
+    with inputs.compute.in_force():
+        logits, targets = logits_of(inputs, samples, batch_size=batch_size)
     metrics = measure(logits, targets, units=units_of(samples))
     return Evaluation(name, len(samples), saved.classes, metrics, confusion(logits, targets))
 

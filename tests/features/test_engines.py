@@ -16,7 +16,8 @@ from finetune.backbone.groups import layer_groups
 from finetune.errors import BackboneError, ResourceError
 from finetune.features import engines
 from finetune.features.divide import Trunk, divide
-from finetune.features.engines import ENGINES, equip, folded_graph
+from finetune.features.engines import ENGINES, equip, folded_graph, network_trunk
+from finetune.features.graphs import IndivisibleError
 from finetune.randomness import forked
 from finetune.strategy.strategies import Choice, phases
 
@@ -73,6 +74,27 @@ def test_folding_takes_every_batch_norm_behind_a_convolution_and_leaves_the_grap
     assert not [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all(torch.equal(tensor, before[name]) for name, tensor in trunk.graph.state_dict().items())
     assert sum(isinstance(module, nn.BatchNorm2d) for module in trunk.graph.modules()) == 52
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_whole_network_is_a_trunk_that_ends_at_its_logits(name: str) -> None:
+    with forked(0):
+        model = timm.create_model(name, num_classes=5).train()
+    trunk = network_trunk(model)
+    assert model.training
+    batch = images(trunk, side(name))
+    (logits,) = trunk(batch)
+    with torch.no_grad():
+        assert torch.equal(logits, model.eval()(batch))
+
+
+def test_a_network_with_other_outputs_is_none() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    with pytest.raises(IndivisibleError, match="other outputs than logits"):
+        network_trunk(Pair())
 
 
 class Twice(nn.Module):
@@ -145,6 +167,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> list[st
         engines.Engine, "label", property(lambda self: next(n for n, e in ENGINES.items() if e is self))
     )
     monkeypatch.setattr(engines, "_seconds", look)
+    monkeypatch.setattr(engines, "FEWEST", 0)
     return asked
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import random
 import struct
 import threading
+import warnings
 import zlib
 from itertools import product
 from pathlib import Path
@@ -17,7 +19,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.images.decode import EXTENSIONS, FORMATS, UndecodableError, decode, examine, is_image_name, read_rgb
+from finetune.images.decode import (
+    EXTENSIONS,
+    FORMATS,
+    UndecodableError,
+    decode,
+    examine,
+    is_image_name,
+    quiet,
+    read_rgb,
+)
 from tests.corpus import encoded, noise
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -396,3 +407,14 @@ def test_pages_and_frames_beyond_the_first_are_remarked(form: str) -> None:
     content = encoded(pages[0], form, save_all=True, append_images=pages[1:])
     assert "the first is used" in examine(content, lambda _: None).remark
     assert examine(encoded(pages[0], form), lambda _: None).remark == ""
+
+
+def test_silence_of_several_threads_ends_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, level = warnings.filters[:], logging.getLogger("PIL").level
+    first, second = quiet(), quiet()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert logging.getLogger("PIL").level == logging.CRITICAL and warnings.filters != before
+    second.__exit__(None, None, None)
+    assert logging.getLogger("PIL").level == level and warnings.filters == before

@@ -15,8 +15,8 @@ import torch
 
 import finetune
 from finetune.features import cache
+from finetune.prepare import passes
 from finetune.runs import single as run
-from finetune.workflow import evaluate
 from tests.support import QUICK, TINY
 
 Do = Callable[[Path, Path], object]  # with data, and an unfinished place for a run
@@ -83,7 +83,7 @@ def test_memory_that_runs_out_in_the_evaluation_of_a_run_is_told_and_the_run_goe
 
 
 def test_memory_that_runs_out_in_eval_names_a_smaller_batch(monkeypatch, finished: Path) -> None:
-    monkeypatch.setattr(evaluate, "collect_logits", runs_out)
+    monkeypatch.setattr(passes, "collect_logits", runs_out)
     with pytest.raises(finetune.ResourceError, match="memory ran out") as failed:
         finetune.evaluate(finished)
     assert "--batch-size" in failed.value.hint
@@ -99,7 +99,7 @@ def test_memory_that_runs_out_in_predict_names_a_smaller_batch(monkeypatch, fini
 
 def test_workers_that_die_in_eval_are_told_and_can_be_left_out(monkeypatch, finished: Path) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(evaluate, "collect_logits", lambda _, batches, **__: kills_workers(next(batches)))
+        patched.setattr(passes, "collect_logits", lambda _, batches, **__: kills_workers(next(batches)))
         with pytest.raises(finetune.ResourceError, match="a process that decodes images died") as failed:
             finetune.evaluate(finished, workers=1)
     assert "--workers 0" in failed.value.hint
@@ -110,6 +110,6 @@ def test_other_errors_stay_what_they_are(monkeypatch, finished: Path) -> None:
     def fails(*_: object, **__: object) -> Any:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(evaluate, "collect_logits", fails)
+    monkeypatch.setattr(passes, "collect_logits", fails)
     with pytest.raises(RuntimeError, match="shapes"):
         finetune.evaluate(finished)

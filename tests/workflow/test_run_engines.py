@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import finetune
 from finetune.errors import ResourceError
 from finetune.features import engines
+from finetune.prepare import passes
 from tests.support import QUICK, assert_same, stop_after
 
 
@@ -25,6 +27,7 @@ def test_with_and_without_the_cache_the_bits_are_the_same(tiny_run, engine: str,
 
 
 def test_a_run_that_is_resumed_keeps_its_engine_and_its_bits(tiny_run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(engines, "FEWEST", 0)
     monkeypatch.setattr(engines, "_seconds", lambda trunk, images: {"": 1.0}.get(trunk.engine, 1e-6))
     monkeypatch.setitem(engines.ENGINES, "folded", engines.Engine(engines._folded, None, guess=0.0, gain=1.0))
     for other in ("onnxruntime", "openvino"):
@@ -65,3 +68,32 @@ def test_by_another_engine_the_same_epoch_is_delivered_and_the_same_classes_are_
     assert len({result.delivered_epoch for result in results.values()}) == 1
     named = {(result.folder / "predictions.csv").read_text() for result in results.values()}
     assert len(named) == 1
+
+
+def test_eval_of_many_images_by_an_engine_measures_the_same(finished: Path, drawn: Path, monkeypatch) -> None:
+    expected = finetune.evaluate(finished, data=drawn)
+    monkeypatch.setattr(engines, "FEWEST", 0)
+    monkeypatch.setattr(passes, "FEWEST", 0)
+    monkeypatch.setattr(engines, "_seconds", lambda trunk, images: {"": 1e3}.get(trunk.engine, 1e-6))
+    taken: list[str] = []
+    equip = passes.equip
+
+    def watched(*args: Any, **more: Any) -> tuple[str, str]:
+        taken.append((chosen := equip(*args, **more))[0])
+        return chosen
+
+    monkeypatch.setattr(passes, "equip", watched)
+    found = finetune.evaluate(finished, data=drawn)
+    assert taken and taken[0] != "torch"
+    assert found.metrics["top1"] == expected.metrics["top1"]
+    assert found.confusion == expected.confusion
+
+
+@pytest.mark.parametrize("strategy", ["head-only", "top-k", "full", "lp-ft"])
+def test_a_run_is_measured_as_eval_measures_it(tiny_run, strategy: str) -> None:
+    result = tiny_run(strategy, test=0.2)
+    for split in ("val", "test"):
+        measured = finetune.evaluate(result.folder, split=split).metrics
+        assert {name: value.value for name, value in measured.items()} == pytest.approx(
+            {name: value["value"] for name, value in result.metrics[split].items()}, abs=1e-6
+        )

@@ -1,0 +1,78 @@
+"""What a command does in its first moments: refuse what it can without torch, and say that it is starting."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.prepare import costs
+from finetune.workflow.plan import plan
+
+ASKS = "print([name for name in ('torch', 'timm') if name in sys.modules])"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run --data NOWHERE",
+        "run IMAGES --set loss.focal_gamma=2",
+        "run IMAGES --set train.epoch=2",
+        "run IMAGES --top-k 2 --strategy full",
+        "run --resume NOWHERE",
+        "run",
+        "plan",
+        "plan --data NOWHERE",
+        "check NOWHERE --quick",
+        "compare --data NOWHERE",
+        "backbones rank --data NOWHERE",
+        "eval NOWHERE",
+        "export NOWHERE",
+        "predict NOWHERE x.jpg",
+    ],
+)
+def test_what_needs_no_torch_is_refused_without_it(words: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    arguments = words.replace("NOWHERE", str(tmp_path / "nowhere")).replace("IMAGES", str(tmp_path / "images")).split()
+    code = f"import sys; from finetune.cli import main\ntry: main()\nexcept SystemExit as end: print(end.code)\n{ASKS}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    exit_code, libraries = done.stdout.splitlines()[-2:]
+    assert int(exit_code) > 0 and libraries == "[]", done.stdout + done.stderr
+    assert done.stderr.startswith("error: ")
+
+
+def test_a_terminal_is_not_left_blank_while_libraries_are_read(tmp_path: Path) -> None:
+    """The word comes before torch is there: the process that says it stops at the import."""
+    (tmp_path / "torch.py").write_text("import time\ntime.sleep(600)\n")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "finetune", "plan", "--strategy", "full", "--backbone", "test_resnet"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}", "TERM": "xterm"}
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    try:
+        shown = b""
+        while b"starting" not in shown:
+            assert select.select([ours], [], [], 60)[0], shown
+            shown += os.read(ours, 4096)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_network_is_timed_once_on_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[int] = []
+    seconds = costs._seconds
+    monkeypatch.setattr(costs, "_seconds", lambda act, device: timed.append(1) or seconds(act, device))
+    first, again = (plan(strategy="full", backbone="test_resnet") for _ in range(2))
+    assert len(timed) == 2  # forward, and a step
+    assert [cost.seconds for cost in first.costs] == [cost.seconds for cost in again.costs]
+    plan(strategy="full", backbone="test_resnet", image_size=96)
+    assert len(timed) == 4
