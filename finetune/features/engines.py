@@ -323,6 +323,6 @@ def _write(graph: fx.GraphModule, images: Tensor, folder: Path) -> Path:
 
 ENGINES: dict[str, Engine] = {
     "folded": Engine(_folded, None, guess=0.2, gain=0.3),
-    "onnxruntime": Engine(_onnxruntime, "onnxruntime", guess=1.5, gain=0.5, is_for_cpu=True),
-    "openvino": Engine(_openvino, "openvino", guess=1.5, gain=0.5, is_for_cpu=True),
+    "onnxruntime": Engine(_onnxruntime, "onnxruntime", guess=1.0, gain=0.6, is_for_cpu=True),
+    "openvino": Engine(_openvino, "openvino", guess=1.0, gain=0.6, is_for_cpu=True),
 }
