@@ -38,7 +38,7 @@ class FolderConfig:
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether a path is a timm folder."""
+    """Return whether a path is a timm folder."""
     return path.is_dir() and (path / CONFIG).is_file()
 
 
