@@ -42,8 +42,10 @@ def plan(
 
     with watching(is_quiet=json_) as on_event:
         base = load_recipe(recipe) if recipe else None
-        made = make_plan(recipe=base, overrides=overrides, layers=layers, images=images, on_event=on_event, **settings)
+        planned = make_plan(
+            recipe=base, overrides=overrides, layers=layers, images=images, on_event=on_event, **settings
+        )
     if json_:
-        tables.print_json(made.to_json())
+        tables.print_json(planned.to_json())
     else:
-        show_plan(made)
+        show_plan(planned)
