@@ -33,7 +33,7 @@ ABOUT, LOCK = "about.json", "lock"
 LAYOUT = 3  # goes up when rows of an older version must not be read
 RECORD = np.dtype([("key", "V16"), ("offset", "<u8"), ("length", "<u4"), ("height", "<u4"), ("sum", "<u4")])
 Record = np.void  # one of these
-SILENCE = 1.0  # seconds that another process is waited for before a word is said of it, and between looks at signals
+SILENCE = 1.0  # seconds of waiting for another process before that is said, and between looks at signals
 LONGEST_WAIT = 3600.0
 
 

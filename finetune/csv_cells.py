@@ -7,7 +7,7 @@ read back among tables of users marks its guarded rows, so that nobody else's ap
 
 from __future__ import annotations
 
-MARK = ("guarded", "apostrophe")  # column, cell: of a table that users bring too, the rows that are guarded
+MARK = ("guarded", "apostrophe")  # column, cell: marks the guarded rows of a table that users may bring too
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 

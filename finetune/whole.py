@@ -12,7 +12,7 @@ from threading import get_ident
 
 from finetune.errors import ResourceError
 
-READABLE = 0o666  # of a new folder's rights, what a file in it has: the umask holds for both
+READABLE = 0o666  # the part of a new folder's rights that a file in it has: the umask holds for both
 
 
 @contextmanager

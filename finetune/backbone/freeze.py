@@ -44,7 +44,7 @@ def freezing(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -
 
     def hold(*_: object) -> None:
         for module in still:
-            if module.training:  # to ask costs a hundredth of what setting it costs, at every step
+            if module.training:  # asking costs a hundredth of setting it, at every step
                 module.training = False
 
     handles = [model.register_forward_pre_hook(hold)]

@@ -270,7 +270,7 @@ def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Modul
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **overlay, **arguments)
         return model
     except (OSError, HfHubHTTPError):
-        raise  # what is not there is told by who asked for it
+        raise  # the caller says what is not there
     except TypeError as error:
         raise BackboneError(
             f"{of.name} does not take these arguments: {error}",

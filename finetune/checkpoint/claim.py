@@ -19,7 +19,7 @@ from finetune.errors import ResourceError
 from finetune.types import Event, OnEvent, ignore
 
 RUNS = Path("runs")
-LINGER = 10.0  # seconds: workers of a killed run notice within five that it is gone, and hold its lock until then
+LINGER = 10.0  # seconds: the workers of a killed run notice within five that it is gone, and hold its lock until then
 
 
 @contextmanager

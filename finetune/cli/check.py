@@ -26,8 +26,8 @@ EXAMPLES = (
     "  finetune check imgs --sheet worst.png\n  finetune check imgs --groups imgs.csv"
 )
 FLAGS = ("data", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers", "threads")
-MOST_CLASSES = 12  # more are told in one line
-MOST_FILES = 4  # of one case
+MOST_CLASSES = 12  # more are summed up in one line
+MOST_FILES = 4  # shown of one case
 
 
 @partial(recipe_options, flags=FLAGS)

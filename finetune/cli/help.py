@@ -14,7 +14,7 @@ from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # has no public name
-ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"  # of what names no panel
+ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"  # the panels of what names none
 
 
 class Command(TyperCommand):

@@ -130,7 +130,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
 
 def _meaning(names: Iterable[str]) -> str:
     """Return what the names of metrics mean, except for the one that every reader knows."""
-    from finetune.evaluation.metrics import METRICS  # has torch, as whatever measured them
+    from finetune.evaluation.metrics import METRICS  # imports torch, as what measured them did
 
     meant = [f"{name}: {METRICS[name].meaning}" for name in names if name in METRICS and name != "top1"]
     return "; ".join((*meant, "in brackets: 95 % intervals"))

@@ -11,12 +11,12 @@ from rich import markup
 from rich.cells import cell_len
 from rich.text import Text
 
-# Control characters but the line's end, separators and marks that turn the direction of writing, stray halves.
+# Control characters except the line's end, separators and marks that turn the direction of writing, stray halves.
 UNSHOWN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 UNITS = "%|[KMG]i?B|MB|[MGk]|s|min|h|pixels|images|classes|epochs?"
 VALUE = rf"[-\d][\d.,]*%?(?: ± [\d.]+%?| \[[-\d][^\[\]]*\]| (?:{UNITS})(?!\w))?"  # with its interval or its unit
-# What is read, or copied, as one: words, and these with their spaces.
+# What is read, or copied, as a whole: words, and the following with their spaces.
 WORD = re.compile(
     r"(?:`[^`]*`"  # a command in a sentence
     r"|(?:(?<=: )|(?<=^  )|^)finetune [a-z].*"  # a command to the end of its line
@@ -27,7 +27,7 @@ WORD = re.compile(
     r"|\[[^\[\]]{1,30}\]|\([^()]{1,20}\)"  # an interval, a short remark
     r"|\S)+"
 )
-UNBROKEN = 100_000  # the width where no terminal is: nobody breaks the lines of a file
+UNBROKEN = 100_000  # the width where there is no terminal: nobody breaks the lines of a file
 
 
 class Console(rich_console.Console):

@@ -11,8 +11,8 @@ from finetune.data.listing import Row
 from finetune.errors import DataError
 from finetune.wording import listed
 
-MANY = 20  # different numbers as labels, above which they look like what is measured, not like classes
-FEW = 5  # images of a class on average, below which that is so
+MANY = 20  # different numbers as labels: with more they look like measurements, not like classes
+FEW = 5  # images per class on average: with fewer that is so
 NONE = frozenset(re.findall(r"\S+", "nan null n/a na #n/a unlabeled unlabelled unsorted unclassified todo"))
 BETWEEN = re.compile(r"\s*[,;|+&/]\s*|\s+")
 MASK = re.compile(r"(.+?)[-_. ]*(?:masks?|seg|segmentation|gt|groundtruth)(?:[-_. ]*\d+)?", re.IGNORECASE)

@@ -23,12 +23,12 @@ ALIKE = 0.98  # least correlation of two small grey images
 TINT, TINT_SHARE = 16.0, 0.3  # levels, or share of their strength, by which colours of near copies may differ
 PLAIN = 2.0  # deviation in levels of a small grey image below which its hash says nothing
 RADIUS = 8  # bits by which the hashes of near copies may differ
-FREQUENCIES = 8  # of 32, each way
+FREQUENCIES = 8  # lowest of 32, in each direction
 PAIRS_AT_ONCE = 8192
-TILE = 1024  # images, each of which is compared with each of as many others at once
-FEW = 2048  # pairs of a tile that are sooner confirmed one by one than sifted
-MARGIN = 1e-3  # by which rounding may move a correlation or a colour, and more
-REPRESENTATIVES = 16  # of a cell, that all others are compared with first
+TILE = 1024  # images that are compared, each with each of as many others, at once
+FEW = 2048  # pairs of a tile that are confirmed one by one sooner than sifted
+MARGIN = 1e-3  # more than rounding can move a correlation or a colour by
+REPRESENTATIVES = 16  # images of a cell that all others are compared with first
 WORTHWHILE = 0.1  # least share of the others that a representative's group takes in, for there to be another
 
 How = Literal["bytes", "pixels", "near"]
@@ -122,7 +122,9 @@ class _Search:
         may_be = first @ second.T / first.shape[1] >= self.alike - MARGIN
         tints, others = _tint(row_looks["colour"]), _tint(column_looks["colour"])
         strength = np.maximum(_strength(tints)[:, None], _strength(others))
-        apart = np.abs(tints.mean(axis=1)[:, None] - others.mean(axis=1)).mean(axis=2)  # no more than that of the cells
+        apart = np.abs(tints.mean(axis=1)[:, None] - others.mean(axis=1)).mean(
+            axis=2
+        )  # at most what the single cells differ by
         is_sifted: NDArray[np.bool_] = may_be & (apart <= np.maximum(TINT, TINT_SHARE * strength) + MARGIN * TINT)
         return is_sifted
 

@@ -73,7 +73,7 @@ def image_files(paths: Iterable[str | Path], *, on_event: OnEvent = ignore) -> l
         if holds(path.is_dir):
             unread: list[OSError] = []
             files += [path / name for name in walk(path, unread.append, lambda names: count_unread(others, names))]
-            files += [Path(error.filename) for error in unread]  # to be told of in the place of what they hold
+            files += [Path(error.filename) for error in unread]  # so that they are reported in place of what they hold
         elif holds(path.exists):
             files.append(path)
         else:

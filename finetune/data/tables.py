@@ -20,10 +20,10 @@ from finetune.wording import counted, listed
 
 InFolder = Callable[[Path], dict[str, str]]
 MISSING = "no such file"
-USUAL_SPLIT = "split"  # the column of splits that need not be there
+USUAL_SPLIT = "split"  # the default column of splits, which need not be there
 NO_COLUMN = "none"
-MOST_LOOKED_AT = 100_000  # files and folders beside a table, besides those that it names
-MOST_FOLDERS = 50  # beside a table, in which a file that it names is looked for
+MOST_LOOKED_AT = 100_000  # files and folders beside a table, on top of those that it names
+MOST_FOLDERS = 50  # folders beside a table in which a file that it names is looked for
 
 
 def read_table(path: Path, image: str, label: str, split: str, group_by: str, *, needs_split: bool) -> Listing:

@@ -14,7 +14,7 @@ from finetune.randomness import Resamples
 from finetune.types import Interval
 
 Z95 = 1.959963984540054
-FEW_T95 = (12.706, 4.303, 3.182, 2.776, 2.571)  # of Student's t with 1, 2, ... degrees of freedom
+FEW_T95 = (12.706, 4.303, 3.182, 2.776, 2.571)  # `t95` of 1, 2, ... degrees of freedom
 
 
 def wilson(share: float, count: float) -> Interval:

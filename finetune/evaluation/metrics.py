@@ -16,7 +16,7 @@ from finetune.randomness import Resamples
 from finetune.types import Interval
 
 BINS, DRAWS = 15, 300
-FEWEST_FOR_TOP5 = 10  # classes: of fewer, half of them or more are among five guesses
+FEWEST_FOR_TOP5 = 10  # classes: with fewer, half of them or more are among five guesses
 
 
 def top1(logits: Tensor, targets: Tensor) -> float:
@@ -32,9 +32,7 @@ class Predicted:
     guesses: NDArray[Any]  # (N,)
     right: NDArray[Any]  # (N,)
     units: Sequence[int] | None  # images of one unit (copies, a group) are drawn together
-    weights: Iterable[
-        NDArray[Any]
-    ]  # each (N,): how often an image is drawn; drawn anew each time, as all take long to hold
+    weights: Iterable[NDArray[Any]]  # each (N,): how often an image is drawn; made anew each time, not held all at once
 
     @property
     def num_classes(self) -> int:

@@ -46,9 +46,9 @@ from finetune.wording import counted
 
 DECODE_VERSION = 4  # goes up when the same file begins to give another image
 
-DRAFT = 1.6  # reduced decoding below that changes the image visibly; above, by less than a level
-LARGE = 2**24  # pixels of an image that is decoded while no other such one is
-BANDS_TAG = 277  # of a TIFF: samples per pixel
+DRAFT = 1.6  # reduced decoding below this changes the image visibly; above, by less than a level
+LARGE = 2**24  # pixels of an image that is decoded while no other large one is
+BANDS_TAG = 277  # the tag of a TIFF for samples per pixel
 LARGEST_FILE = 2**30  # bytes; as many pixels as Pillow takes, at 16 bits, are hardly more
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})

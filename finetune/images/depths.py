@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from finetune.images.levels import Range, Span
 from finetune.wording import counted
 
-DARK = 8  # times as high as the numbers of all deep images together is a white that makes them nearly black
+DARK = 8  # a white this many times the highest number of all deep images makes them nearly black
 
 
 def in_data(spans: Sequence[Span | None], value_range: Range | None) -> Iterator[str]:

@@ -30,7 +30,7 @@ class Span(NamedTuple):
     low: float
     high: float
     is_real: bool = False
-    is_upper: bool = False  # of its 16 bits the upper 8 alone can be read
+    is_upper: bool = False  # only the upper 8 of its 16 bits can be read
 
 
 def range_of(*spans: Span) -> Range:

@@ -26,7 +26,7 @@ from finetune.images.transforms import View, picture_side, plain_view
 from finetune.settings import CacheSection
 from finetune.types import Preprocessing
 
-USUAL_ASPECT = 1.5  # of photographs, to know the size of the cache before any is read
+USUAL_ASPECT = 1.5  # of photographs: tells the size of the cache before any is read
 LARGEST = 2**26  # bytes of a row: longer strips than that are decoded anew
 ABSENT = np.zeros((), RECORD)
 

@@ -42,7 +42,7 @@ LOOK = np.dtype(
         ("colour", "u1", (COARSE, COARSE, 3)),
     ]
 )
-Looks = NDArray[np.void]  # of LOOK, one an image
+Looks = NDArray[np.void]  # of dtype LOOK, one per image
 
 
 def looks_of(manifest: Manifest, *, settings: CacheSection, on_event: OnEvent = ignore) -> Looks:

@@ -15,7 +15,7 @@ from finetune.whole import whole_file
 
 SIZE, SIDE = (11.0, 6.5), 0.3  # inches; share of the list of names
 DOT, LINE = "#9aa5b1", "#c2410c"
-NARROW = 20  # the ends of the axis of compute apart: then there is room for more than powers of ten
+NARROW = 20  # times between the ends of the compute axis: below it there is room for more than powers of ten
 NEAR = (0.012, 0.022)  # shares of the width and height within which two numbers would run into each other
 
 

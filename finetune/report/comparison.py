@@ -16,9 +16,9 @@ from finetune.report.standings import Curve
 from finetune.strategy.strategies import is_pretrained
 
 COLOURS = ("#2f6fc4", "#d9730d", "#2e8b57", "#b0307a", "#7a5cc2", "#8a6d3b", "#0f9a9a", "#c0392b")
-WIDTH, HEIGHT = 380, 220  # of what is inside the axes, in units of the image
-LOG_FROM = 20  # so many times the time of the quickest: then seconds stand on a logarithmic axis
-LARGEST_LOSS = 1.5  # of that of guessing; beyond it a curve leaves the image
+WIDTH, HEIGHT = 380, 220  # what is inside the axes, in units of the image
+LOG_FROM = 20  # times the time of the quickest: from there on the axis of seconds is logarithmic
+LARGEST_LOSS = 1.5  # times the loss of guessing; beyond it a curve leaves the image
 
 Point = tuple[float, float]
 

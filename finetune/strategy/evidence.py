@@ -22,8 +22,8 @@ from finetune.features.scores import logme
 from finetune.randomness import derive, derive_each
 from finetune.types import FEWEST_PROBED, Confidence, Event, Evidence, Interval, Manifest, OnEvent, Sample, Size, ignore
 
-MOST_PROBED, MOST_A_CLASS = 600, 4  # the second where it is more: of many classes
-MOST_CLASSES = 1000  # that are probed: a probe costs the third power of its images
+MOST_PROBED, MOST_A_CLASS = 600, 4  # images; the second, per class, where it comes to more: with many classes
+MOST_CLASSES = 1000  # probed at most: a probe costs the third power of its images
 
 
 def stratified_sample(manifest: Manifest, *, seed: int, most: int | None = None) -> tuple[Sample, ...]:
@@ -109,7 +109,7 @@ def evidence_of(
         probe={group: share(group_hits, units) for group, group_hits in hits.items()},
         joint=share(joint, units),
         behind=paired(hits[best], hits[last], units),
-        spread=spread(features[last][first], targets[first]),  # these two take images for independent
+        spread=spread(features[last][first], targets[first]),  # these two take images to be independent
         logme=logme(features[last][first], targets[first]),
         shift=looked_at.shift,
         shifts=looked_at.shifts,

@@ -19,14 +19,14 @@ from finetune.settings import ALL_STAGES
 from finetune.types import FEWEST_PROBED, Evidence, Interval, Verdict
 from finetune.wording import apart
 
-# Fewer images are few: of per class in the median, and in all. Where images are dissimilar, training inner layers pays
-# much sooner: benchmarks/strategy, docs/strategies.md.
+# Fewer images than these are few: per class in the median, and in all. Where images are dissimilar, training inner
+# layers pays much sooner: benchmarks/strategy, docs/strategies.md.
 FEW = {"similar": (30.0, 100.0), "dissimilar": (3.0, 8.0)}
-PLENTY = 300.0  # of a class: enough to train everything where images are dissimilar
-SOLVED = 0.98  # top1 of the last stage's probe: of similar images at most 2 points are left to gain
-FAR_SHIFT = 0.19  # of batch norm, in stored deviations
-FAR_ENTROPY = 0.58  # of the pretrained classifier, as a share of that of a guess
-NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, less twice what it lies behind
+PLENTY = 300.0  # images per class: enough to train everything where images are dissimilar
+SOLVED = 0.98  # top1 of the last stage's probe: on similar images at most 2 points are left to gain
+FAR_SHIFT = 0.19  # shift of the inputs of batch norm, in stored deviations
+FAR_ENTROPY = 0.58  # entropy of the pretrained classifier, as a share of that of a guess
+NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, less twice what it is behind
 
 
 def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:

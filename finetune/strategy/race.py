@@ -22,11 +22,11 @@ from finetune.strategy.entrants import Entrant
 from finetune.strategy.matrix import decide
 from finetune.types import Evidence, Verdict
 
-MOST_OVERHEAD = 0.5  # of the winner's own work
+MOST_OVERHEAD = 0.5  # share of the winner's own work
 MOST_STARTS = 3
-CHEAP_PASSES, CHEAP_EPOCH = 6.0, 0.05  # over the images, in all and in an epoch: who takes no more runs whole
-FEW_IMAGES = 500  # a few passes over so many are not counted beside other such
-MOST_OF_EPOCHS = 3  # the first rung is at most so manieth of the epochs
+CHEAP_PASSES, CHEAP_EPOCH = 6.0, 0.05  # over the images, in all and per epoch: who takes no more than this runs whole
+FEW_IMAGES = 500  # a few passes over so many are not counted beside others on cached features
+MOST_OF_EPOCHS = 3  # the first rung comes at the latest after the epochs divided by this
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ class Choice:
     layer_decay: float
     top_k: int | None = None  # layer groups of the backbone that are trained; None: all, where that is meant
     reinit: bool = False
-    updates_norms: bool = False  # of pretrained layers that are trained
+    updates_norms: bool = False  # those of pretrained layers that are trained
     has_linear_head: bool = True
 
 

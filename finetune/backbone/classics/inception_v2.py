@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from finetune.backbone.classics.network import Classic, initialise_convolutions, linear
 
-# Of every block: maps of 1x1; 1x1 and 3x3; 1x1 and twice 3x3; the pool, and the maps of 1x1 behind it.
+# The maps of every block: 1x1; 1x1 and 3x3; 1x1 and twice 3x3; the pool, and the maps of 1x1 behind it.
 BLOCKS: dict[str, tuple[int, tuple[int, int], tuple[int, int], str, int]] = {
     "inception3a": (64, (64, 64), (64, 96), "avg", 32),
     "inception3b": (64, (64, 96), (64, 96), "avg", 64),
