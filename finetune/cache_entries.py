@@ -33,7 +33,7 @@ ABOUT, LOCK = "about.json", "lock"
 LAYOUT = 3  # goes up when rows of an older version must not be read
 RECORD = np.dtype([("key", "V16"), ("offset", "<u8"), ("length", "<u4"), ("height", "<u4"), ("sum", "<u4")])
 Record = np.void  # one of these
-SILENCE = 1.0  # seconds that another process is waited for before a word is said of it, and between looks at signals
+SILENCE = 1.0  # seconds of waiting for another process before that is said, and between looks at signals
 LONGEST_WAIT = 3600.0
 
 
@@ -85,7 +85,7 @@ class CacheEntry:
             self.lock.release()
 
     def _locked(self) -> bool:
-        """Take the lock of the entry as it stands now, within a while."""
+        """Take the lock of the entry as it now is; return whether that succeeded within `SILENCE` seconds."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock.acquire(timeout=SILENCE)
@@ -112,14 +112,13 @@ class CacheEntry:
         if not self.index_file.is_file() or not self.rows_file.is_file():
             return
         content, size = self.index_file.read_bytes(), self.rows_file.stat().st_size
-        found = np.frombuffer(content, RECORD, count=len(content) // RECORD.itemsize)
-        lengths = found["length"].astype(np.int64)
+        records = np.frombuffer(content, RECORD, count=len(content) // RECORD.itemsize)
+        lengths = records["length"].astype(np.int64)
         ends = np.cumsum(lengths)
-        is_whole = (found["offset"] == ends - lengths) & (ends <= size)
+        is_whole = (records["offset"] == ends - lengths) & (ends <= size)
         if self.row_bytes is not None:
             is_whole &= lengths == self.row_bytes
-        found = found if is_whole.all() else found[: int(is_whole.argmin())]
-        self._note(found)
+        self._note(records if is_whole.all() else records[: int(is_whole.argmin())])
 
     def add(self, digests: Sequence[str], rows: Sequence[np.ndarray], *, heights: Sequence[int] | None = None) -> None:
         """Append rows of bytes: the rows first, flushed, then their records.
@@ -200,7 +199,7 @@ def _write(file: Path, start: int, parts: Iterable[np.ndarray]) -> None:
 
 
 def open_entry(folder: Path, key: Mapping[str, Any]) -> CacheEntry:
-    """Open the entry of a key, or begin it.
+    """Return the entry of a key, opened or begun.
 
     Raises:
         ResourceError: the folder cannot be written.
@@ -259,7 +258,7 @@ class EntryFacts:
 
 def list_entries(folder: Path) -> list[EntryFacts]:
     """Return the entries of a cache, the least recently used first."""
-    found = []
+    entries = []
     for about in folder.glob(f"[!.]*/{ABOUT}"):
         try:
             content = json.loads(about.read_text(encoding="utf-8"))
@@ -269,8 +268,8 @@ def list_entries(folder: Path) -> list[EntryFacts]:
         rows = sizes.get("index.bin", 0) // RECORD.itemsize
         content = content if isinstance(content, dict) else {}
         with suppress(FileNotFoundError):  # removed meanwhile
-            found.append(EntryFacts(about.parent.name, content, rows, sum(sizes.values()), about.stat().st_mtime))
-    return sorted(found, key=lambda entry: entry.used)
+            entries.append(EntryFacts(about.parent.name, content, rows, sum(sizes.values()), about.stat().st_mtime))
+    return sorted(entries, key=lambda entry: entry.used)
 
 
 def clear(folder: Path, names: Sequence[str] | None = None) -> int:
@@ -280,7 +279,7 @@ def clear(folder: Path, names: Sequence[str] | None = None) -> int:
 
 
 def _removed(place: Path) -> bool:
-    """Remove an entry, unless a process is filling it; its lock is held until the last file is gone."""
+    """Remove an entry that no process is filling, its lock held to the last file, and return whether it is gone."""
     lock = FileLock(place / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -295,11 +294,11 @@ def _removed(place: Path) -> bool:
 
 
 def make_room(folder: Path, *, needed: int, limit: int, keep: Collection[str] = (), missing: int | None = None) -> bool:
-    """Remove least recently used entries until rows of `needed` bytes in all fit under the limit and on the disk.
+    """Remove the least recently used entries until `needed` bytes of rows fit under the limit and on the disk.
 
     The entries that they lie in are to `keep`. `missing` is what is still to be written of them; not given,
-    it is what these entries lack in size. Yields False, removing nothing, when the rows never would fit: they
-    take more than the limit, or what is missing more than half of what the disk has free; nor when other
+    it is what these entries lack in size. Returns False, removing nothing, when the rows would never fit: they
+    take more than the limit, or what is missing more than half of what the disk has free; or when other
     processes are filling what would have to go.
     """
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())

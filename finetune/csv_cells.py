@@ -7,7 +7,7 @@ read back among tables of users marks its guarded rows, so that nobody else's ap
 
 from __future__ import annotations
 
-MARK = ("guarded", "apostrophe")  # column, cell: of a table that users bring too, the rows that are guarded
+MARK = ("guarded", "apostrophe")  # column, cell: marks the guarded rows of a table that users may bring too
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 
@@ -17,5 +17,5 @@ def guarded_cell(name: str) -> str:
 
 
 def unguarded_cell(cell: str) -> str:
-    """Return the name that `guarded` made a cell of; files from before it was there are read as they are."""
+    """Return the name that `guarded` made a cell of; files from before guarding existed are read as they are."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_SIGNS) else cell

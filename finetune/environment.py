@@ -36,24 +36,24 @@ def describe() -> dict[str, Any]:
 
 def packages() -> dict[str, str]:
     """Return the versions of what the tool stands on; "-" for what is not installed."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "-"
-    return found
+            versions[name] = "-"
+    return versions
 
 
 def devices() -> dict[str, str]:
     """Return the devices that torch can use, by name."""
-    found = {"cpu": f"{counted(os.cpu_count() or 1, 'core')}, {counted(torch.get_num_threads(), 'thread')}"}
+    devices_by_name = {"cpu": f"{counted(os.cpu_count() or 1, 'core')}, {counted(torch.get_num_threads(), 'thread')}"}
     for index in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(index).total_memory / 2**30
-        found[f"cuda:{index}"] = f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB"
+        devices_by_name[f"cuda:{index}"] = f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB"
     if torch.backends.mps.is_available():
-        found["mps"] = "Apple GPU"
-    return found
+        devices_by_name["mps"] = "Apple GPU"
+    return devices_by_name
 
 
 def _commit() -> str | None:

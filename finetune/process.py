@@ -52,7 +52,7 @@ def check_launched_once() -> None:
 
 
 def is_unguarded() -> bool:
-    """Tell whether new processes would do anew what the script of this one does: it nowhere compares its name."""
+    """Return whether new processes would run the script of this one again: it nowhere compares its name."""
     file = getattr(sys.modules["__main__"], "__file__", None)
     if file is None or multiprocessing.get_start_method() == "fork":
         return False

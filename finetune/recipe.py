@@ -132,7 +132,7 @@ def dump(recipe: Recipe, *, header: str = "", describe: bool = False) -> str:
 
 
 def describe_type(info: FieldInfo) -> str:
-    """Return in words what a key takes, e.g. "number or 'auto'"."""
+    """Return what a key takes, in words, e.g. "number or 'auto'"."""
     return _describe(info.annotation)
 
 
@@ -205,7 +205,7 @@ def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
 
 
 def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
-    """Put pydantic's errors, several for one key of a union, into one sentence a key."""
+    """Return pydantic's errors, several for one key of a union, as one sentence per key."""
     reasons: dict[str, list[str]] = {}
     for problem in error.errors():
         place = [str(part) for part in problem["loc"]]
@@ -214,7 +214,7 @@ def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
             reasons[key] = []
         else:
             reasons.setdefault(key, []).append(_reason(problem))
-    return [_sentence(key, list(dict.fromkeys(found)), raw) for key, found in reasons.items()]
+    return [_sentence(key, list(dict.fromkeys(texts)), raw) for key, texts in reasons.items()]
 
 
 def _reason(problem: Mapping[str, Any]) -> str:
@@ -240,21 +240,21 @@ def _sentence(key: str, reasons: list[str], raw: Mapping[str, Any]) -> str:
 
 
 def _specific(reasons: list[str], value: Any) -> list[str]:
-    """Of a union's reasons keep the one about the range when the type was right."""
+    """Return of a union's reasons only the one about the range, when the type was right."""
     ranges = [reason for reason in reasons if any(word in reason for word in ("than", "finite"))]
     return ranges if ranges and not isinstance(value, str) else reasons
 
 
 def _choices(key: str) -> list[str]:
     info = fields().get(key)
-    found: list[str] = []
+    choices: list[str] = []
 
     def collect(annotation: Any) -> None:
         if get_origin(annotation) is Literal:
-            found.extend(str(value) for value in get_args(annotation))
+            choices.extend(str(value) for value in get_args(annotation))
         for part in get_args(annotation) if get_origin(annotation) is not Literal else ():
             collect(part)
 
     if info is not None:
         collect(info.annotation)
-    return found
+    return choices

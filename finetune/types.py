@@ -67,7 +67,7 @@ class Manifest:
         return counts
 
 
-LONGEST = 16  # times its shorter side is what is kept of a strip: made larger, all of it would fill the memory
+LONGEST = 16  # times its shorter side is kept of a strip: enlarged, all of it would fill the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class Size:
     num_probed: int
     gain: Interval
     num_independent: int | None = None  # copies and groups count once, as in the images per class; None: all are
-    num_classes_probed: int | None = None  # of very many classes some are drawn; None: all are
+    num_classes_probed: int | None = None  # where there are very many classes, some are drawn; None: all are
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ class Evidence:
     shift: Interval | None = None
     shifts: dict[str, float] = field(default_factory=dict)
     confidence: Confidence | None = None
-    short_side: float | None = None  # of the images, the median, in pixels
+    short_side: float | None = None  # the median over the images, in pixels
     grey_share: float | None = None
 
     @property

@@ -12,7 +12,7 @@ from threading import get_ident
 
 from finetune.errors import ResourceError
 
-READABLE = 0o666  # of a new folder's rights, what a file in it has: the umask holds for both
+READABLE = 0o666  # the part of a new folder's rights that a file in it has: the umask holds for both
 
 
 @contextmanager
@@ -100,12 +100,12 @@ def old_of(path: Path) -> Path:
 
 
 def is_vacant(folder: Path) -> bool:
-    """Tell whether a folder is free to be filled: hidden files, which systems and libraries leave, count as nothing."""
+    """Return whether a folder is free to be filled: hidden files, which systems and libraries leave, do not count."""
     return not folder.exists() or (folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir()))
 
 
 def flush(path: Path) -> None:
-    """Have the system write a file, or the names in a folder, to the disk: a name may outlive a power cut otherwise."""
+    """Have the system write a file, or the names in a folder, to the disk, else a power cut may leave a name alone."""
     if path.is_dir() and sys.platform == "win32":  # folders cannot be opened there
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

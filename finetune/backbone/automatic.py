@@ -52,7 +52,7 @@ def chosen(*, is_pretrained: bool = True) -> Chosen:
 
 
 def is_here(name: str) -> bool:
-    """Tell whether the weights of a timm name are on this machine."""
+    """Return whether the weights of a timm name are on this machine."""
     entry = find(name)
     return entry is not None and place_of(entry.weights) is not None
 

@@ -111,7 +111,7 @@ class CatalogueEntry:
 
 @cache
 def networks() -> dict[str, Network]:
-    """Return every network of the tables by name, those aside that the installed timm does not have."""
+    """Return every network of the tables by name, except those that the installed timm does not have."""
     weights: dict[str, list[Weights]] = {}
     for row in _rows("weights.csv"):
         weights.setdefault(row["name"], []).append(
@@ -163,17 +163,17 @@ def find(name: str) -> CatalogueEntry | None:
 
 
 def search(pattern: str = "", *, keep: Callable[[CatalogueEntry], bool] = lambda entry: True) -> list[CatalogueEntry]:
-    """Return what a pattern finds (a glob, or a part of the name) and `keep` keeps, one entry a network.
+    """Return what a pattern finds (a glob, or a part of the name) and `keep` keeps, one entry per network.
 
     That is the default weights, or, where those do not match or are not kept, the first that do. A
     pattern with a dot is about weights: every set that matches is an entry.
     """
-    found: dict[str, CatalogueEntry] = {}
+    kept: dict[str, CatalogueEntry] = {}
     for entry in matching(pattern):
         key = entry.full_name if "." in pattern else entry.network.name
-        if key not in found and keep(entry):
-            found[key] = entry
-    return list(found.values())
+        if key not in kept and keep(entry):
+            kept[key] = entry
+    return list(kept.values())
 
 
 def matching(pattern: str) -> Iterator[CatalogueEntry]:
@@ -184,7 +184,7 @@ def matching(pattern: str) -> Iterator[CatalogueEntry]:
             yield entry
 
 
-def ordered(found: Iterable[CatalogueEntry], by: Sort) -> list[CatalogueEntry]:
+def ordered(chosen: Iterable[CatalogueEntry], by: Sort) -> list[CatalogueEntry]:
     """Return entries in order: the most accurate first, else the smallest; what is not known comes last."""
     keys: dict[Sort, Callable[[CatalogueEntry], float | None]] = {
         "top1": lambda entry: None if entry.top1 is None else -entry.top1,
@@ -192,16 +192,18 @@ def ordered(found: Iterable[CatalogueEntry], by: Sort) -> list[CatalogueEntry]:
         "params": lambda entry: entry.network.num_parameters,
         "name": lambda entry: 0,
     }
-    values = [(keys[by](entry), entry) for entry in found]
+    values = [(keys[by](entry), entry) for entry in chosen]
     values.sort(key=lambda pair: (pair[0] is None, pair[0] or 0, pair[1].full_name))
     return [entry for _, entry in values]
 
 
-def front(found: Iterable[CatalogueEntry]) -> list[CatalogueEntry]:
+def front(candidates: Iterable[CatalogueEntry]) -> list[CatalogueEntry]:
     """Return the entries that no other beats: none that computes less or as much is as accurate. Cheapest first."""
-    known = [(entry.gmacs, -entry.top1, entry) for entry in found if entry.gmacs is not None and entry.top1 is not None]
+    known = [
+        (entry.gmacs, -entry.top1, entry) for entry in candidates if entry.gmacs is not None and entry.top1 is not None
+    ]
     best: list[CatalogueEntry] = []
-    for _, _, entry in sorted(known, key=lambda one: (one[0], one[1], one[2].full_name)):
+    for _, _, entry in sorted(known, key=lambda point: (point[0], point[1], point[2].full_name)):
         if not best or (entry.top1 or 0) > (best[-1].top1 or 0):
             best.append(entry)
     return best

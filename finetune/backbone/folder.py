@@ -20,7 +20,7 @@ from finetune.types import Preprocessing
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-LABELS = "labels.txt"  # a class name a line, in their order: what timm's scripts call a class map
+LABELS = "labels.txt"  # one class name per line, in order: what timm's scripts call a class map
 SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
 KNOWN = frozenset(field.name for field in fields(PretrainedCfg)) - SOURCES  # a newer timm may write more
 
@@ -38,7 +38,7 @@ class FolderConfig:
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether a path is a timm folder."""
+    """Return whether a path is a timm folder."""
     return path.is_dir() and (path / CONFIG).is_file()
 
 

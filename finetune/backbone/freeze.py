@@ -44,7 +44,7 @@ def freezing(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -
 
     def hold(*_: object) -> None:
         for module in still:
-            if module.training:  # to ask costs a hundredth of what setting it costs, at every step
+            if module.training:  # asking costs a hundredth of setting it, at every step
                 module.training = False
 
     handles = [model.register_forward_pre_hook(hold)]
@@ -64,12 +64,12 @@ def modules_by_group(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str
     """
     owner = {name: group.name for group in groups for name in group.parameters}
     order = {group.name: index for index, group in enumerate(groups)}
-    found: dict[str, str | None] = {}
+    group_by_module: dict[str, str | None] = {}
 
     def visit(module: nn.Module, path: str, inherited: str | None) -> None:
         below = {owner[_join(path, name)] for name, _ in module.named_parameters() if _join(path, name) in owner}
         mine = inherited if not below else (below.pop() if len(below) == 1 else None)
-        found[path] = mine
+        group_by_module[path] = mine
         children = list(module.named_children())
         for index, (name, child) in enumerate(children):
             visit(child, _join(path, name), mine or _neighbour(children, index, path))
@@ -80,14 +80,14 @@ def modules_by_group(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str
             names = (_join(_join(path, name), key) for key, _ in child.named_parameters())
             return sorted((owner[key] for key in names if key in owner), key=order.__getitem__)
 
-        after = next((found for place in range(index, len(children)) if (found := groups_of(place))), None)
+        after = next((owners for place in range(index, len(children)) if (owners := groups_of(place))), None)
         if after:
             return after[0]
-        before = next((found for place in range(index, -1, -1) if (found := groups_of(place))), None)
+        before = next((owners for place in range(index, -1, -1) if (owners := groups_of(place))), None)
         return before[-1] if before else None
 
     visit(model, "", None)
-    return found
+    return group_by_module
 
 
 def group_state(model: nn.Module, groups: Sequence[LayerGroup], names: Sequence[str]) -> list[str]:

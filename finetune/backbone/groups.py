@@ -27,8 +27,8 @@ def layer_groups(model: nn.Module) -> tuple[LayerGroup, ...]:
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     head = head_parameters(model)
     backbone = [name for name in sizes if name not in head]
-    found = _by_matcher(model, backbone) or _by_features(model, backbone) or _by_child(backbone)
-    members = _join_norms(found, _norm_parameters(model))
+    members = _by_matcher(model, backbone) or _by_features(model, backbone) or _by_child(backbone)
+    members = _join_norms(members, _norm_parameters(model))
     names = _names([_without_auxiliary(group) for group in members], sizes)
     groups = [_group(name, group, sizes) for name, group in zip(names, members, strict=True)]
     if head:
@@ -39,8 +39,8 @@ def layer_groups(model: nn.Module) -> tuple[LayerGroup, ...]:
 def head_modules(model: nn.Module) -> tuple[nn.Module, ...]:
     """Return the classifier, and its twins: the one of distillation, VOLO's on the patch tokens."""
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else ()  # type: ignore[operator]
-    found = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
-    return tuple(module for module in (*found, getattr(model, "aux_head", None)) if isinstance(module, nn.Module))
+    classifiers = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
+    return tuple(module for module in (*classifiers, getattr(model, "aux_head", None)) if isinstance(module, nn.Module))
 
 
 def head_parameters(model: nn.Module) -> tuple[str, ...]:
@@ -58,10 +58,10 @@ def _by_matcher(model: nn.Module, names: Sequence[str]) -> list[list[str]]:
     if matcher is None:
         return []
     try:
-        found = group_with_matcher(((name, name) for name in names), matcher(coarse=True))
+        matched = group_with_matcher(((name, name) for name in names), matcher(coarse=True))
     except (AssertionError, KeyError, TypeError, ValueError, AttributeError, re.error):
         return []
-    groups = [found[key] for key in sorted(found) if found[key]]
+    groups = [matched[key] for key in sorted(matched) if matched[key]]
     if len(groups) < 2 or sum(map(len, groups)) != len(names):
         return []
     *blocks, last = groups
@@ -71,14 +71,14 @@ def _by_matcher(model: nn.Module, names: Sequence[str]) -> list[list[str]]:
 
 
 def _by_features(model: nn.Module, names: Sequence[str]) -> list[list[str]]:
-    """Cut before the first and after every module of `feature_info`, in the order of registration."""
+    """Return the names cut before the first and after every module of `feature_info`, in the order of registration."""
     info = getattr(model, "feature_info", None)
     modules = [entry["module"] for entry in _entries(info) if entry.get("module")]
     under = [[i for i, name in enumerate(names) if name.startswith(module + ".")] for module in modules]
-    under = [found for found in under if found]
+    under = [places for places in under if places]
     if not under:
         return []
-    ends = sorted({found[-1] for found in under} | {under[0][0] - 1, len(names) - 1} - {-1})
+    ends = sorted({places[-1] for places in under} | {under[0][0] - 1, len(names) - 1} - {-1})
     starts = [0, *(end + 1 for end in ends[:-1])]
     groups = [list(names[start : end + 1]) for start, end in zip(starts, ends, strict=True)]
     return groups if len(groups) > 1 else []
@@ -90,7 +90,7 @@ def _entries(info: object) -> Iterable[dict[str, str]]:
 
 
 def _by_child(names: Sequence[str]) -> list[list[str]]:
-    """One group a top-level child; of a child that holds the whole network, its children."""
+    """Return one group per top-level child; where one child holds the whole network, per child of that."""
     for depth in range(1, 6):
         groups: dict[str, list[str]] = {}
         for name in names:
@@ -120,14 +120,14 @@ def _join_norms(groups: Sequence[list[str]], norms: frozenset[str]) -> list[list
 
 
 def _without_auxiliary(members: list[str]) -> list[str]:
-    """Leave out an auxiliary classifier (GoogLeNet's `aux1`), which is heavier than the block it hangs on."""
+    """Return a group without its auxiliary classifier (GoogLeNet's `aux1`), which outweighs the block it hangs on."""
     return [member for member in members if not member.startswith("aux")] or members
 
 
 def _names(groups: Sequence[list[str]], sizes: dict[str, int]) -> list[str]:
-    """Name each group by the path its parameters share, `features.3` rather than `features.3.conv`.
+    """Return a name for each group: the path its parameters share, `features.3` rather than `features.3.conv`.
 
-    Where that is vague: by the whole of that path, else by its heaviest child.
+    Where that is vague, the whole of that path, else its heaviest child.
     """
     shared = [_shared_path([member.split(".")[:-1] for member in group]) for group in groups]
     names = [_cut(path) for path in shared]
@@ -144,7 +144,7 @@ def _names(groups: Sequence[list[str]], sizes: dict[str, int]) -> list[str]:
 
 
 def _vague(names: Sequence[str]) -> frozenset[str]:
-    """What is no name for one group of the backbone: nothing, the head's, one of many, the parent of another."""
+    """Return what cannot name one group of the backbone: nothing, the head's, one of many, the parent of another."""
     counts = Counter(names)
     parents = {name for name in counts for other in counts if other.startswith(f"{name}.")}
     return frozenset({"", "head"} | parents | {name for name, count in counts.items() if count > 1})
@@ -162,7 +162,7 @@ def _cut(path: Sequence[str]) -> str:
 
 
 def _heaviest_path(members: Sequence[str], sizes: dict[str, int], is_end: Callable[[str], bool]) -> str:
-    """Descend into the child with the most weights, down to the first numbered one."""
+    """Return the path down through the children with the most weights, to the first numbered one."""
     path: list[str] = []
     while not any(map(is_end, path)):
         weight: Counter[str] = Counter()

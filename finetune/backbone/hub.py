@@ -14,12 +14,12 @@ PATIENCE = 2.5  # seconds for an answer; a name that is not resolved can block f
 
 
 def hub_is_reachable(address: str | None = None) -> bool:
-    """Tell whether the model hub, or another address, answers; the hub's own offline switches count as no."""
+    """Return whether the model hub, or another address, answers; the hub's own offline switches count as no."""
     return not constants.HF_HUB_OFFLINE and _status(address or constants.ENDPOINT) is not None
 
 
 def hub_gives(model: str) -> bool:
-    """Tell whether the model hub hands out the weights of OWNER/NAME; an answer that refuses them is a no."""
+    """Return whether the model hub hands out the weights of OWNER/NAME; an answer that refuses them is a no."""
     if not hub_is_reachable():
         return False
     return _status(f"{constants.ENDPOINT}/{model}/resolve/main/model.safetensors", is_first_byte=True) in (200, 206)

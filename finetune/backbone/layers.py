@@ -53,7 +53,7 @@ class LayerRow:
 class LayerTable:
     """The layers of a network in the order of execution, for one image of `input_shape` (C, H, W).
 
-    Not covered: function calls (a relu in `forward`) and layers that only hand their input on.
+    Not covered: function calls (a relu in `forward`) and layers that only hand on their input.
     """
 
     input_shape: tuple[int, int, int]
@@ -125,7 +125,7 @@ def _copy_without_values(model: nn.Module) -> nn.Module:
 
 
 def _run(model: nn.Module, input_shape: Sequence[int], *, device: str) -> dict[str, LayerRow]:
-    """Run a copy, and return the rows of its layers, their parameters not yet counted."""
+    """Return the rows of a copy's layers from one pass of it, their parameters not yet counted."""
     rows: dict[str, LayerRow] = {}
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     image = torch.zeros(1, *input_shape, dtype=dtype, device=device)
@@ -184,7 +184,7 @@ def _kind(module: nn.Module) -> str:
 
 
 def _with_parameters(model: nn.Module, rows: dict[str, LayerRow]) -> list[LayerRow]:
-    """Give each parameter to the first row that holds it, and those of no layer their own row."""
+    """Return the rows with each parameter counted in the first that holds it; those of no layer get their own row."""
     seen: set[Tensor] = set()
     before: dict[str, list[LayerRow]] = {name: [] for name in [*rows, ""]}
     for name, row in rows.items():

@@ -136,7 +136,7 @@ def architecture(
 
 
 def load(of: Architecture, *, num_classes: int | None, image_size: int | None = None, seed: int = 0) -> Backbone:
-    """Build a network with its weights and a fresh head for `num_classes` (None keeps its own).
+    """Return a network with its weights and a fresh head for `num_classes` (None keeps its own).
 
     What is random (the head, or all with `pretrained` off) depends on the seed alone.
 
@@ -158,7 +158,7 @@ def load(of: Architecture, *, num_classes: int | None, image_size: int | None = 
 
 
 def skeleton(of: Architecture, *, num_classes: int | None, image_size: int | None = None) -> Backbone:
-    """Build a network without memory for its weights (on the meta device), to look at its layers."""
+    """Return a network without memory for its weights (on the meta device), to look at its layers."""
     size_args = _size_args(of, image_size)
     with torch.device("meta"):
         model = _create(of, pretrained=False, **size_args)
@@ -206,7 +206,7 @@ def _of_folder(name: str, folder: Path, pretrained: bool, model_args: dict[str, 
 
 
 def _linear_classifier(model: nn.Module) -> nn.Linear | None:
-    """Return the classifier of a network, where it is one linear layer."""
+    """Return the classifier of a network, where it is one linear layer; else None."""
     heads = head_modules(model) if getattr(model, "num_classes", 0) else []
     return heads[0] if len(heads) == 1 and isinstance(heads[0], nn.Linear) else None
 
@@ -270,7 +270,7 @@ def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Modul
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **overlay, **arguments)
         return model
     except (OSError, HfHubHTTPError):
-        raise  # what is not there is told by who asked for it
+        raise  # the caller says what is not there
     except TypeError as error:
         raise BackboneError(
             f"{of.name} does not take these arguments: {error}",
@@ -283,10 +283,10 @@ def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Modul
 
 
 def _hub_config(name: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    found: tuple[dict[str, Any], str, dict[str, Any]] = _ask_hub(
+    config: tuple[dict[str, Any], str, dict[str, Any]] = _ask_hub(
         lambda: load_model_config_from_hf(name.removeprefix("hf-hub:")), name
     )
-    return found
+    return config
 
 
 def _from_hub(of: Architecture, size_args: dict[str, Any]) -> nn.Module:
@@ -295,7 +295,7 @@ def _from_hub(of: Architecture, size_args: dict[str, Any]) -> nn.Module:
 
 
 def _from_package(of: Architecture, size_args: dict[str, Any], file: Path) -> tuple[nn.Module, LoadReport]:
-    """Build a network with the weights of an installed package, as timm does with those of the hub.
+    """Return a network with the weights of an installed package, as timm builds it with those of the hub.
 
     Raises:
         BackboneError: the file is damaged, or another network's.
@@ -311,7 +311,7 @@ def _from_package(of: Architecture, size_args: dict[str, Any], file: Path) -> tu
 
 
 def _from_torch_hub(of: Architecture, size_args: dict[str, Any], file: torch_hub.HubFile) -> nn.Module:
-    """Build a network whose weights timm reads with torch.hub, from its folder of checkpoints.
+    """Return a network whose weights timm reads with torch.hub, from its folder of checkpoints.
 
     Raises:
         BackboneError: the file is not there and cannot be fetched, or is damaged.
@@ -336,7 +336,7 @@ def _from_torch_hub(of: Architecture, size_args: dict[str, Any], file: torch_hub
 
 
 def _ask_hub(read: Any, name: str) -> Any:
-    """Read from the hub's cache; ask the network only for what is not there.
+    """Return what `read` reads, from the hub's cache; the network is asked only for what is not there.
 
     Raises:
         BackboneError: the hub cannot be reached, or does not have it, or it is no name.

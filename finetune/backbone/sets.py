@@ -34,7 +34,7 @@ class Matched:
     others: tuple[str, ...] = ()
 
     def remarks(self, source: str) -> list[str]:
-        """Say which set was taken and how another is named, where there are several."""
+        """Return which set was taken and how to name another, where there are several."""
         file, mark, named = source.rpartition("#")
         file, prefix = (file, f"{named}.") if mark else (source, "")
         others = ", ".join(f"{Path(file).name}#{prefix}{name}" for name in self.others if name)
@@ -61,15 +61,15 @@ def of_set(sets: Mapping[str, Mapping[str, Tensor]], named: str, file: Path) -> 
     only = dict(next(iter(sets.values()))) if len(sets) == 1 else keyed
     if not named:
         return only
-    found = _under(keyed, f"{named}.") or _under(only, f"{named}.")
-    if not found:
+    chosen = _under(keyed, f"{named}.") or _under(only, f"{named}.")
+    if not chosen:
         tops = dict.fromkeys(key.split(".")[0] for key in only)
         names = [name for name in sets if name] if len(sets) > 1 else [top for top in tops if _is_set(top)]
         raise BackboneError(
             f"{file} holds no set of weights {named!r}",
             hint=f"It holds {', '.join(names)}." if names else "It holds one set only: leave the # out.",
         )
-    return found
+    return chosen
 
 
 def matched(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:

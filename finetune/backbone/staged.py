@@ -39,8 +39,8 @@ class StagedClassifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:  # (B, 3, H, W)
         """Return the pooled features of the layer groups, (B, D)."""
-        found = self.trunk(images)
-        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        pooled = self.trunk(images)
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W)
         logits: Tensor = self.head(self.features(images))

@@ -69,7 +69,7 @@ class Tracer(fx.Tracer):
         return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """Trace a network as a function of its images alone: whatever else it takes has its default."""
+        """Return the graph of a network as a function of its images alone: other arguments have their defaults."""
         options = list(inspect.signature(root.forward).parameters.values())[1:]
         defaults = {option.name: option.default for option in options if option.default is not option.empty}
         with _without_caches(root):
@@ -121,7 +121,7 @@ class _Shapes(fx.Interpreter):
 
 
 def trace(model: nn.Module, groups: Sequence[LayerGroup], *, image_size: tuple[int, int]) -> Traced:
-    """Trace a network in eval mode and find where each layer group of its backbone ends.
+    """Return the graph of a network in eval mode, and where each layer group of its backbone ends.
 
     Raises:
         BackboneError: torch.fx cannot follow the network.
@@ -145,14 +145,14 @@ def trace(model: nn.Module, groups: Sequence[LayerGroup], *, image_size: tuple[i
     ranks = _ranks(module, groups)
     ends = _ends(module, model, groups, ranks, shapes.features)
     usual = getattr(model, "output_fmt", "NCHW") == "NHWC"
-    found = {group: shapes.features[node] for group, node in ends.items()}
+    end_shapes = {group: shapes.features[node] for group, node in ends.items()}
     positions = {
         group: position_dims(len(shape), is_channels_last=_is_channels_last(shape, usual))
-        for group, shape in found.items()
+        for group, shape in end_shapes.items()
     }
     widths = {
         group: next(size for at, size in enumerate(shape) if at and at not in positions[group])
-        for group, shape in found.items()
+        for group, shape in end_shapes.items()
     }
     return Traced(module, ranks, ends, positions, widths)
 
@@ -187,14 +187,14 @@ def position_dims(ndim: int, *, is_channels_last: bool) -> tuple[int, ...]:
 
 def ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:
     """Return some nodes of a graph and all that they are computed from."""
-    found: set[fx.Node] = set()
+    reached: set[fx.Node] = set()
     waiting = list(nodes)
     while waiting:
         node = waiting.pop()
-        if node not in found:
-            found.add(node)
+        if node not in reached:
+            reached.add(node)
             waiting.extend(node.all_input_nodes)
-    return found
+    return reached
 
 
 def _ranks(module: fx.GraphModule, groups: Sequence[LayerGroup]) -> dict[str, int]:
@@ -218,7 +218,7 @@ def _ends(
     ranks: dict[str, int],
     features: dict[str, tuple[int, ...]],
 ) -> dict[str, str]:
-    """The end of a group is the last tensor of its rank that a later group reads.
+    """Return the end of each group: the last tensor of its rank that a later group reads.
 
     Where that is a pooled or padded copy of a tensor that a later group reads too (beside a strided shortcut), it is
     the tensor.
@@ -233,15 +233,15 @@ def _ends(
         if any(ranks[user.name] > rank or user.op == "output" for user in node.users):
             last[rank] = node
             read.add(node)
-    found: dict[str, str] = {}
+    ends: dict[str, str] = {}
     for rank, node in last.items():
         for source in _sources(node, module):
             node = source if source in read and ranks[source.name] == rank else node
-        found[backbone[rank].name] = _before_moves(node, ranks, features).name
+        ends[backbone[rank].name] = _before_moves(node, ranks, features).name
     head_input = _head_input(module, model)
     if head_input in features and backbone:
-        found[backbone[-1].name] = str(head_input)
-    return found
+        ends[backbone[-1].name] = str(head_input)
+    return ends
 
 
 def _sources(node: fx.Node, module: fx.GraphModule) -> Iterator[fx.Node]:
@@ -254,11 +254,11 @@ def _sources(node: fx.Node, module: fx.GraphModule) -> Iterator[fx.Node]:
 
 
 def _before_moves(node: fx.Node, ranks: dict[str, int], features: dict[str, tuple[int, ...]]) -> fx.Node:
-    found = node
+    earliest = node
     while _moves(node) and ranks[node.all_input_nodes[0].name] == ranks[node.name]:
         node = node.all_input_nodes[0]
-        found = node if node.name in features else found
-    return found
+        earliest = node if node.name in features else earliest
+    return earliest
 
 
 def _moves(node: fx.Node) -> bool:
@@ -267,7 +267,7 @@ def _moves(node: fx.Node) -> bool:
 
 
 def _is_channels_last(shape: tuple[int, ...], usual: bool) -> bool:
-    """Of a square input's (B, C, H, W) or (B, H, W, C) tell which; `usual` where C is H too."""
+    """Return whether the shape of a square input is (B, H, W, C) rather than (B, C, H, W); `usual` where C is H too."""
     if len(shape) != 4 or shape[1] == shape[2] == shape[3]:
         return usual
     return shape[1] == shape[2]

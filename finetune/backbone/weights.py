@@ -116,10 +116,10 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, architecture: 
     """
     own = model.state_dict()
     chosen = matched(tensors, own)
-    found = _filtered(model, chosen.tensors, architecture, source)
-    found = {key: _of_shape(tensor, own[key]) if key in own else tensor for key, tensor in found.items()}
-    said = [*chosen.remarks(source), *_spread_stem(model, found, own)]
-    fitting = {k: v for k, v in found.items() if k in own and v.shape == own[k].shape}
+    filtered = _filtered(model, chosen.tensors, architecture, source)
+    filtered = {key: _of_shape(tensor, own[key]) if key in own else tensor for key, tensor in filtered.items()}
+    said = [*chosen.remarks(source), *_spread_stem(model, filtered, own)]
+    fitting = {k: v for k, v in filtered.items() if k in own and v.shape == own[k].shape}
     head = set(head_parameters(model))
     backbone = [key for key, _ in model.named_parameters() if key not in head]
     total = sum(own[key].numel() for key in backbone)
@@ -135,10 +135,10 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, architecture: 
         source,
         share,
         has_classifier=bool(head) and head <= fitting.keys(),
-        missing=tuple(key for key in own if key not in found and key not in head and _counts(key)),
-        unexpected=tuple(key for key in found if key not in own),
+        missing=tuple(key for key in own if key not in filtered and key not in head and _counts(key)),
+        unexpected=tuple(key for key in filtered if key not in own),
         other_shape=tuple(
-            key for key in found if key in own and key not in fitting and key not in head and _counts(key)
+            key for key in filtered if key in own and key not in fitting and key not in head and _counts(key)
         ),
         remarks=tuple(said),
     )
@@ -169,17 +169,19 @@ def _of_shape(tensor: Tensor, own: Tensor) -> Tensor:
     return tensor.reshape(own.shape) if tensor.numel() == own.numel() == 1 else tensor
 
 
-def _spread_stem(model: nn.Module, found: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Spread a first convolution of one channel over the network's three: grey images then give the same."""
+def _spread_stem(model: nn.Module, tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Spread a first convolution of one channel over the network's three, and return what was done, in words.
+
+    Grey images then give the same."""
     first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv") or ()
     said = []
     for key in (f"{name}.weight" for name in ([first] if isinstance(first, str) else first)):
-        tensor, wanted = found.get(key), own.get(key)
+        tensor, wanted = tensors.get(key), own.get(key)
         if tensor is None or wanted is None or tensor.shape == wanted.shape or tensor.ndim != 4:
             continue
         channels = wanted.shape[1]
         if tensor.shape[1] == 1 and tensor.shape[2:] == wanted.shape[2:] and len(tensor) == len(wanted):
-            found[key] = tensor.repeat(1, channels, 1, 1) / channels
+            tensors[key] = tensor.repeat(1, channels, 1, 1) / channels
             said.append(f"its stem of one channel is spread over {channels}")
     return said
 
@@ -242,7 +244,7 @@ def _file_in(folder: Path) -> Path:
 
 
 def _filtered(model: nn.Module, tensors: dict[str, Tensor], architecture: str, source: str) -> dict[str, Tensor]:
-    """Apply timm's own filter, which knows other layouts and resizes position embeddings."""
+    """Return tensors after timm's own filter, which knows other layouts and resizes position embeddings."""
     module = sys.modules[model_entrypoint(architecture).__module__]
     convert: Callable[..., Any] | None = getattr(module, "checkpoint_filter_fn", None)
     if convert is None:

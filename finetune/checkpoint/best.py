@@ -59,9 +59,9 @@ def settle(folder: RunFolder, wanted: Best | None) -> None:
 
 def _found(folder: RunFolder, wanted: Best | None) -> tuple[Path, Checkpoint]:
     for place in (*_by_epoch(folder), folder.best):
-        found = state.load_whole(place)
-        if found is not None and wanted is not None and found.state.best == wanted:
-            return place, found
+        checkpoint = state.load_whole(place)
+        if checkpoint is not None and wanted is not None and checkpoint.state.best == wanted:
+            return place, checkpoint
     raise CheckpointError(
         f"{folder.best.parent} no longer holds the best weights, those of the epoch to deliver",
         hint=f"Start again from the recipe: finetune run --recipe {shlex.quote(str(folder.recipe))}",

@@ -38,7 +38,7 @@ class BeganCached:
         self.choices, self.engines = dict(choices.phases), dict(choices.engines)
 
     def get(self, phase: int) -> bool | None:
-        """Tell whether a phase began on the cache; None for one that has not begun."""
+        """Return whether a phase began on the cache; None for one that has not begun."""
         return self.choices.get(str(phase))
 
     def set(self, phase: int, is_cached: bool) -> None:

@@ -19,7 +19,7 @@ from finetune.errors import ResourceError
 from finetune.types import Event, OnEvent, ignore
 
 RUNS = Path("runs")
-LINGER = 10.0  # seconds: workers of a killed run notice within five that it is gone, and hold its lock until then
+LINGER = 10.0  # seconds: the workers of a killed run notice within five that it is gone, and hold its lock until then
 
 
 @contextmanager
@@ -59,10 +59,10 @@ def new_folder(out: Path | None, *, words: Iterable[str] = ()) -> Iterator[RunFo
         ResourceError: it holds something, another process holds it, or it cannot be written.
     """
     try:
-        made = _made_by_name(words) if out is None else _made(out)
+        created = _made_by_name(words) if out is None else _made(out)
     except OSError as error:
         raise _unwritable(out or RUNS, error) from error
-    path = out or made[0]
+    path = out or created[0]
     folder = RunFolder(path)
     with claimed(folder, seconds=0):
         check_new(path)  # nobody else writes from here on
@@ -71,7 +71,7 @@ def new_folder(out: Path | None, *, words: Iterable[str] = ()) -> Iterator[RunFo
             yield folder
         except BaseException:
             if not folder.is_laid:
-                _take_back(folder, made)
+                _take_back(folder, created)
             raise
 
 
@@ -98,12 +98,12 @@ def _made_by_name(words: Iterable[str]) -> list[Path]:
             path = RUNS / f"{name}-{number}"
 
 
-def _take_back(folder: RunFolder, made: Iterable[Path]) -> None:
+def _take_back(folder: RunFolder, created: Iterable[Path]) -> None:
     clear_leftovers(folder)
     shutil.rmtree(folder.candidates, ignore_errors=True)
     for name in (*folder.laid, folder.path / LOCK):
         name.unlink(missing_ok=True)
-    for parent in made:
+    for parent in created:
         with suppress(OSError):  # something of the user's is in it by now
             parent.rmdir()
 

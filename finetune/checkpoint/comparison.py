@@ -148,13 +148,13 @@ class Clock:
 
 
 def seconds_by_epoch(path: Path) -> dict[int, float]:
-    """Return what a `Clock` wrote; of an epoch that was done twice the later end, half a line is left out."""
-    found: dict[int, float] = {}
+    """Return what a `Clock` wrote; an epoch that was done twice counts by its later end, half a line not at all."""
+    seconds: dict[int, float] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 row = json.loads(line)
-                found[int(row["epoch"])] = float(row["seconds"])
+                seconds[int(row["epoch"])] = float(row["seconds"])
             except (ValueError, TypeError, KeyError):  # the machine stopped while it was written
                 continue
-    return found
+    return seconds

@@ -1,4 +1,4 @@
-"""What the files of a run folder must hold before a run goes on, is compared, or is told of in a report.
+"""What the files of a run folder must hold before a run goes on, is compared, or is shown in a report.
 
 They were written by the tool, but lie where anybody may write: what is missing or of another type costs one
 error that names the file, and it is looked for before training goes on, not after it.

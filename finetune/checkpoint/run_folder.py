@@ -137,12 +137,12 @@ class RunFolder:
 
     @property
     def is_laid(self) -> bool:
-        """Tell whether all stands that is known before the first step: there is something to go on with."""
+        """Whether all stands that is known before the first step: there is something to go on with."""
         return self.recipe.is_file() or self.race.is_file()
 
     @property
     def is_racing(self) -> bool:
-        """Tell whether this is a race whose winner has not taken its place yet."""
+        """Whether this is a race whose winner has not taken its place yet."""
         return self.race.is_file() and not self.recipe.is_file()
 
     @property
@@ -164,7 +164,7 @@ class RunFolder:
 
     @property
     def is_begun(self) -> bool:
-        """Tell whether something stands here that was asked for; without it a killed process has left nothing."""
+        """Whether something stands here that was asked for; without it a killed process has left nothing."""
         return self.is_laid or self.asked.is_file()
 
     def leftovers(self) -> Iterator[Path]:
@@ -177,7 +177,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Tell whether the run came to its end: metrics.json is written last."""
+        """Whether the run came to its end: metrics.json is written last."""
         return self.metrics.is_file()
 
 
@@ -205,7 +205,7 @@ def check_new(out: Path) -> None:
 
 
 def is_unwritten(folder: RunFolder) -> bool:
-    """Tell whether a folder holds no more than what a killed process had begun to lay out.
+    """Return whether a folder holds no more than what a killed process had begun to lay out.
 
     Hidden files count as nothing: a lock, what a lock leaves while it is tried, half a file, those of the system.
     """
@@ -219,7 +219,7 @@ def is_unwritten(folder: RunFolder) -> bool:
 
 
 def is_utf8(name: str) -> bool:
-    """Tell whether a name is text; Python hands on bytes that are none as lone surrogates."""
+    """Return whether a name is text; Python hands on bytes that are none as lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -44,13 +44,13 @@ class SavedRun:
     compute: Compute
 
     def manifest(self) -> Manifest:
-        """Return the data that the run was trained on, as split.csv pins it; what a refit took of val is train."""
-        found = split.read(self.folder.split, root=data_root(self.recipe), classes=self.classes)
-        return split.val_in_train(found) if self.recipe.train.refit else found
+        """Return the data that the run was trained on, as split.csv pins it; what a refit took from val is in train."""
+        pinned = split.read(self.folder.split, root=data_root(self.recipe), classes=self.classes)
+        return split.val_in_train(pinned) if self.recipe.train.refit else pinned
 
 
 def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
-    """Load the model of a finished run.
+    """Return a finished run with its model, loaded.
 
     Raises:
         CheckpointError: no run folder, or a run that has no model yet.
@@ -76,9 +76,9 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
 
 
 def _on(device: torch.device, recipe: Recipe, folder: RunFolder) -> Recipe:
-    """Return the recipe of a run for a device: what was settled for a GPU, a processor computes in float32.
+    """Return the recipe of a run for a device: on a CPU, what was settled for a GPU is computed in float32.
 
-    A run that was computed on a processor keeps the arithmetic that it asked for.
+    A run that was computed on a CPU keeps the arithmetic that it asked for.
     """
     if device.type != "cpu" or recipe.train.precision == "float32":
         return recipe

@@ -118,9 +118,9 @@ def written_beside(place: Path, *, keeps_before: bool = True) -> Iterator[Path]:
 
 
 def load(place: Path, *, on_event: OnEvent = ignore) -> Checkpoint | None:
-    """Return the checkpoint at a place, or aloud the one before it when it is damaged; None when there is none.
+    """Return the checkpoint at a place, or, with a warning, the one before it when it is damaged; None: there is none.
 
-    What is damaged is removed then, so that the next checkpoint does not push out the one that is whole.
+    The damaged one is then removed, so that the next checkpoint does not push out the one that is whole.
 
     Raises:
         CheckpointError: there are checkpoints, and none of them is whole, or another version wrote them.
@@ -198,7 +198,7 @@ def restore_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def _understood(path: Path) -> Checkpoint:
-    """Read a checkpoint whose bytes are as `complete.json` says, but which may hold anything still."""
+    """Return a checkpoint whose bytes are as `complete.json` says, but which may still hold anything."""
     try:
         return _read(path)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, SafetensorError) as error:
@@ -239,11 +239,11 @@ def check_format(path: Path, version: object) -> None:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    found = {}
+    digests = {}
     for name in (MODEL, OPTIMISER, STATE):
         digest = blake2b(digest_size=16)
         with (folder / name).open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
-        found[name] = digest.hexdigest()
-    return found
+        digests[name] = digest.hexdigest()
+    return digests

@@ -122,16 +122,16 @@ def list_them(
 
     wish = backbones.Wish(family, max_params, max_gmacs, min_top1, tuple(licence or ()), offline)
     front = front or not (pattern or all_ or json_ or sort or wish != backbones.Wish())
-    found = backbones.list_backbones(pattern, wish, is_front=front, sort=sort.value if sort else None)
+    entries = backbones.list_backbones(pattern, wish, is_front=front, sort=sort.value if sort else None)
     if plot is not None:
         backbones.plot_backbones(plot, pattern, wish)
     if json_:
-        tables.print_json([backbones.facts(entry) for entry in found])
+        tables.print_json([backbones.facts(entry) for entry in entries])
     elif plot is not None:
         typer.echo(plot)
     else:
         order = ORDERS[sort or (SortName.gmacs if front else SortName.top1)]
-        show_list(found, order=order, is_front=front, most=None if all_ or front else SCREENFUL)
+        show_list(entries, order=order, is_front=front, most=None if all_ or front else SCREENFUL)
 
 
 @app.command()
@@ -145,11 +145,11 @@ def show(
     """Show everything that is known about one network, and how to use it."""
     from finetune.workflow.backbones import show_backbone
 
-    found = show_backbone(name)
+    facts = show_backbone(name)
     if json_:
-        tables.print_json(found)
+        tables.print_json(facts)
     else:
-        show_one(found)
+        show_one(facts)
 
 
 @app.command(epilog="Example:\n  finetune backbones fetch resnet18 convnext_nano --to weights")
@@ -168,10 +168,12 @@ def fetch(
     with watching(is_quiet=json_) as on_event:
         done = fetch_backbones(names, to, on_event=on_event)
     if json_:
-        tables.print_json([{"name": one.name, "path": str(one.path), "was_there": one.was_there} for one in done])
+        tables.print_json(
+            [{"name": folder.name, "path": str(folder.path), "was_there": folder.was_there} for folder in done]
+        )
         return
-    for one in done:
-        typer.echo(f"{one.path}{' (was there)' if one.was_there else ''}")
+    for folder in done:
+        typer.echo(f"{folder.path}{' (was there)' if folder.was_there else ''}")
     typer.echo(f"next: finetune run DATA --weights {shlex.quote(str(done[0].path))}")
 
 
@@ -185,74 +187,74 @@ ORDERS = {
 }
 
 
-def show_list(found: Sequence[CatalogueEntry], *, order: str, is_front: bool, most: int | None) -> None:
-    """Print a line a network, their order, and how many more there are."""
+def show_list(entries: Sequence[CatalogueEntry], *, order: str, is_front: bool, most: int | None) -> None:
+    """Print one line per network, their order, and how many more there are."""
     from finetune.backbone.catalogue import networks
     from finetune.workflow.backbones import facts
 
     console = tables.out()
-    if not found:
+    if not entries:
         console.print("none of that name is within every limit")
         return
-    rows = [_row(facts(entry)) for entry in found[:most]]
+    rows = [_row(facts(entry)) for entry in entries[:most]]
     headers = ["backbone", "params", "GMACs", "px", "top-1", "groups", "here"]
     console.print(tables.table(headers, rows, drop=["groups", "px"]))
     console.print("\ntop-1: ImageNet-1k, percent; groups: layer groups; here: weights on this machine")
     if is_front:
         console.print(f"{len(rows)} that no other beats in top-1 at their compute, {order}")
         console.print(f"more: FILTER, or --all for every one of {len(networks()):,}")
-    elif len(rows) < len(found):
-        console.print(f"{len(rows)} of {len(found):,}, {order}; --all shows the rest")
+    elif len(rows) < len(entries):
+        console.print(f"{len(rows)} of {len(entries):,}, {order}; --all shows the rest")
     else:
         console.print(f"{len(rows)}, {order}")
 
 
-def show_one(found: dict[str, Any]) -> None:
+def show_one(facts: dict[str, Any]) -> None:
     """Print one backbone: its facts, its weights, how to use it, where the facts come from."""
     console = tables.out()
-    console.print(tables.table(["", "value"], list(_lines(found).items()), words=["value"], has_header=False))
-    if len(found["all_weights"]) > 1:
+    console.print(tables.table(["", "value"], list(_lines(facts).items()), words=["value"], has_header=False))
+    if len(facts["all_weights"]) > 1:
         rows = [
             (each["weights"], *(_row(each)[column] for column in (3, 4, 6)), each["licence"] or "not stated")
-            for each in found["all_weights"]
+            for each in facts["all_weights"]
         ]
         headers = ["all its weights, the default first", "px", "top-1", "here", "licence"]
         console.print()
         console.print(tables.table(headers, rows, words=["licence"], drop=["here"]))
-    console.print(f"\nsize and compute: {escape(found['sources']['networks'])}")
-    if found["imagenet_top1_percent"] is not None:
-        console.print(f"top-1: {escape(found['sources']['top1'])}")
+    console.print(f"\nsize and compute: {escape(facts['sources']['networks'])}")
+    if facts["imagenet_top1_percent"] is not None:
+        console.print(f"top-1: {escape(facts['sources']['top1'])}")
 
 
-def _lines(found: dict[str, Any]) -> dict[str, str]:
-    """The facts of one backbone, a line each; those that are not known aside."""
+def _lines(facts: dict[str, Any]) -> dict[str, str]:
+    """Return the facts of one backbone, one per line, without those that are not known."""
     from finetune.backbone.catalogue import fold
 
-    name, top1, size = found["name"], found["imagenet_top1_percent"], _pixels(found["image_size"])
-    compute = "" if found["gmacs"] is None else f", {_gmacs(found['gmacs'])} GMACs"
-    head = f", {found['num_head_parameters']:,} of them in the head" if found["num_head_parameters"] else ", no head"
-    if found["weights"] is None:
+    name, top1, size = facts["name"], facts["imagenet_top1_percent"], _pixels(facts["image_size"])
+    compute = "" if facts["gmacs"] is None else f", {_gmacs(facts['gmacs'])} GMACs"
+    head = f", {facts['num_head_parameters']:,} of them in the head" if facts["num_head_parameters"] else ", no head"
+    if facts["weights"] is None:
         weights = {
             "weights": "none are published",
             "use": f"finetune run --data DATA --backbone {name} --no-pretrained",
         }
     else:
         weights = {
-            "weights": f"{found['weights']}, {found['num_classes']:,} classes".removesuffix(", 0 classes"),
-            "licence": found["licence"] or "not stated",
-            "from": found["source"],
-            "here": found["place"] or f"no; `finetune backbones fetch {name} --to DIR` makes a folder for --weights",
+            "weights": f"{facts['weights']}, {facts['num_classes']:,} classes".removesuffix(", 0 classes"),
+            "licence": facts["licence"] or "not stated",
+            "from": facts["source"],
+            "here": facts["place"] or f"no; `finetune backbones fetch {name} --to DIR` makes a folder for --weights",
             "use": f"finetune run --data DATA --backbone {name}",
         }
-    if "head" not in found["layer_groups"]:
+    if "head" not in facts["layer_groups"]:
         weights["use"] = "none: it has no place for a classifier"
     return {
         "name": name,
-        "family": f"{found['family']} ({found['origin']})",
+        "family": f"{facts['family']} ({facts['origin']})",
         "input": f"{size} pixels{compute}",
-        "parameters": f"{found['num_parameters']:,}{head}",
+        "parameters": f"{facts['num_parameters']:,}{head}",
         **({} if top1 is None else {"top-1": f"{top1:.1f} % on ImageNet-1k val at {size} pixels"}),
-        "groups": f"{found['num_layer_groups']}: {fold(found['layer_groups'])}",
+        "groups": f"{facts['num_layer_groups']}: {fold(facts['layer_groups'])}",
         **weights,
         "look closer": f"finetune plan --backbone {name} --strategy full --layers",
     }

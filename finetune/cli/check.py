@@ -26,8 +26,8 @@ EXAMPLES = (
     "  finetune check imgs --sheet worst.png\n  finetune check imgs --groups imgs.csv"
 )
 FLAGS = ("data", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers", "threads")
-MOST_CLASSES = 12  # more are told in one line
-MOST_FILES = 4  # of one case
+MOST_CLASSES = 12  # more are summed up in one line
+MOST_FILES = 4  # shown of one case
 
 
 @partial(recipe_options, flags=FLAGS)
@@ -70,51 +70,51 @@ def check(
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.check import check as examine
 
-        found = examine(
+        checked = examine(
             quick=quick, alike=alike, sheet=sheet, groups=groups, recipe=base, overrides=overrides, on_event=on_event,
             **settings,
         )  # fmt: skip
     if json_:
-        tables.print_json(found.to_json())
+        tables.print_json(checked.to_json())
     else:
-        show_check(found, most=show)
+        show_check(checked, most=show)
         for path in filter(None, (sheet, groups)):
             tables.out().print(f"written: [bold]{_shown(str(path))}[/bold]")
-    found.raise_if_spoiled()
+    checked.raise_if_spoiled()
 
 
-def show_check(found: Check, *, most: int) -> None:
+def show_check(checked: Check, *, most: int) -> None:
     """Print what a data set is and what is wrong with it, with at most so many examples of each finding."""
     console = tables.out()
     console.print(
-        f"{counted(found.num_images, 'image')} in {counted(len(found.classes), 'class', 'classes')}:"
-        f" {_shown(found.data)}"
+        f"{counted(checked.num_images, 'image')} in {counted(len(checked.classes), 'class', 'classes')}:"
+        f" {_shown(checked.data)}"
     )
-    for note in found.notes:
+    for note in checked.notes:
         console.print(f"[yellow]note:[/yellow] {_shown(note)}")
-    console.print(f"{_pictures(found.pictures, found.num_images)}\n")
-    _show_classes(console, found.classes)
-    for finding in found.findings:
+    console.print(f"{_pictures(checked.pictures, checked.num_images)}\n")
+    _show_classes(console, checked.classes)
+    for finding in checked.findings:
         console.print()
         _show_finding(console, finding, most)
     console.print()
-    if not found.findings:
+    if not checked.findings:
         console.print("nothing is wrong as far as was looked")
-    if found.judged and not found.judged.num_images:
+    if checked.judged and not checked.judged.num_images:
         console.print("labels were not judged: no class has enough images")
-    elif found.judged:
-        console.print(_judged(found.judged))
+    elif checked.judged:
+        console.print(_judged(checked.judged))
     else:
         console.print("labels and odd images were not looked at (--quick)")
 
 
-def _judged(found: Judged) -> str:
+def _judged(judged: Judged) -> str:
     """Return one sentence about what labels were judged by, and how far it can be believed."""
-    among = apart(found.num_images, found.num_independent)
-    top1 = found.top1
+    among = apart(judged.num_images, judged.num_independent)
+    top1 = judged.top1
     return (
-        f"labels of {counted(found.num_images, 'image')}{among} were judged by a linear classifier on"
-        f" {_shown(found.backbone)}, top1 {top1.value:.3f} (95 %: {top1.low:.3f} to {top1.high:.3f})"
+        f"labels of {counted(judged.num_images, 'image')}{among} were judged by a linear classifier on"
+        f" {_shown(judged.backbone)}, top1 {top1.value:.3f} (95 %: {top1.low:.3f} to {top1.high:.3f})"
     )
 
 
@@ -157,9 +157,11 @@ def _show_finding(console: Console, finding: Finding, most: int) -> None:
 def _files(cases: tuple[Case, ...]) -> Grid:
     rows: list[tuple[str, ...]] = []
     for case in cases:
-        for place, one in enumerate(case.files[:MOST_FILES]):
+        for place, image in enumerate(case.files[:MOST_FILES]):
             note = case.note if place == 0 else ""
-            rows.append((f"  {printable(one.file)}", printable(one.label or ""), one.split or "", printable(note)))
+            rows.append(
+                (f"  {printable(image.file)}", printable(image.label or ""), image.split or "", printable(note))
+            )
         if len(case.files) > MOST_FILES:
             rows.append((f"  and {len(case.files) - MOST_FILES} more like it", "", "", ""))
     headers = ("file", "class", "split", "note")

@@ -67,63 +67,70 @@ def compare(
         from finetune.workflow.compare import resume_comparison
 
         if resume is not None:
-            found = resume_comparison(resume, allow=allow or (), on_event=on_event)
+            comparison = resume_comparison(resume, allow=allow or (), on_event=on_event)
         else:
             chosen = [name.strip() for name in strategies.split(",")] if strategies else USUAL
-            found = run_all(
+            comparison = run_all(
                 strategies=chosen, seeds=seeds or 1, recipe=base, out=out, overrides=overrides,
                 on_event=on_event, **settings,
             )  # fmt: skip
     if json_:
-        tables.print_json(found.to_json())
+        tables.print_json(comparison.to_json())
     else:
-        show(found)
+        show(comparison)
 
 
-def show(found: Comparison) -> None:
+def show(comparison: Comparison) -> None:
     """Print the strategies, the best first, what failed, and what it means."""
     console = tables.out()
-    columns = ["strategy", f"{found.split} top1", "behind the best", "time", "params", "epoch"]
+    columns = ["strategy", f"{comparison.split} top1", "behind the best", "time", "params", "epoch"]
     console.print()
-    console.print(tables.table(columns, [_row(one) for one in found.standings], drop=["epoch", "params", "time"]))
+    console.print(
+        tables.table(columns, [_row(standing) for standing in comparison.standings], drop=["epoch", "params", "time"])
+    )
     console.print()
     headers = ["val top1 over epochs", "first", "last", "from 0 to 1"]
-    console.print(tables.table(headers, [_curve(one) for one in found.standings], words=headers[3:], drop=headers[3:]))
-    over = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
     console.print(
-        f"\n{counted(found.num_images, f'{found.split} image')}{over}; in brackets: 95 % intervals,"
+        tables.table(
+            headers, [_curve(standing) for standing in comparison.standings], words=headers[3:], drop=headers[3:]
+        )
+    )
+    over = f", {len(comparison.seeds)} seeds" if len(comparison.seeds) > 1 else ""
+    console.print(
+        f"\n{counted(comparison.num_images, f'{comparison.split} image')}{over}; in brackets: 95 % intervals,"
         " behind the best of image by image"
     )
-    for text in dict.fromkeys(f"{failure.strategy}: {failure.reason}" for failure in found.failed):
+    for text in dict.fromkeys(f"{failure.strategy}: {failure.reason}" for failure in comparison.failed):
         console.print(f"[red]failed[/red] {escape(text)}")
-    for line in found.said:
+    for line in comparison.said:
         console.print(escape(line))
-    if found.split == "val":
+    if comparison.split == "val":
         console.print("note: val also chose the epoch, so this flatters; --test 0.2 sets a test split aside")
-    console.print(f"curves: [bold]{escape(str(found.folder / 'compare.html'))}[/bold]")
+    console.print(f"curves: [bold]{escape(str(comparison.folder / 'compare.html'))}[/bold]")
 
 
-def _row(one: Standing) -> tuple[str, ...]:
-    top1, gap = one.top1, one.difference
-    epochs = sorted(set(one.delivered_epochs))
-    name = one.label if one.strategy == one.label.partition(":")[0] else f"{one.label} ({one.strategy})"
+def _row(standing: Standing) -> tuple[str, ...]:
+    top1, gap = standing.top1, standing.difference
+    epochs = sorted(set(standing.delivered_epochs))
+    is_named = standing.strategy == standing.label.partition(":")[0]
+    name = standing.label if is_named else f"{standing.label} ({standing.strategy})"
     return (
         name,
         f"{top1.value:.3f} [{top1.low:.2f}, {top1.high:.2f}]",
         f"{gap.value:.2f} [{gap.low:.2f}, {gap.high:.2f}]" if gap else "",
-        tables.duration(one.seconds),
-        _count(one.num_trained),
+        tables.duration(standing.seconds),
+        _count(standing.num_trained),
         str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]}-{epochs[-1]}",
     )
 
 
-def _curve(one: Standing) -> tuple[str, ...]:
-    """Draw how val top1 of the first seed went from 0 to 1, at most so many epochs of it."""
-    values = [row.val_top1 for row in one.curves[0]]
+def _curve(standing: Standing) -> tuple[str, ...]:
+    """Return a row that draws the val top1 of the first seed between 0 and 1, at most `CURVE` epochs of it."""
+    values = [row.val_top1 for row in standing.curves[0]]
     count = min(len(values), CURVE)
     shown = [values[round(place * (len(values) - 1) / max(count - 1, 1))] for place in range(count)]
     drawn = "".join(HEIGHTS[min(int(value * len(HEIGHTS)), len(HEIGHTS) - 1)] for value in shown)
-    return one.label, f"{values[0]:.3f}", f"{values[-1]:.3f}", drawn.ljust(CURVE)
+    return standing.label, f"{values[0]:.3f}", f"{values[-1]:.3f}", drawn.ljust(CURVE)
 
 
 def _count(number: int) -> str:

@@ -14,17 +14,17 @@ def doctor(json_: JsonOption = False) -> None:
     with watching(is_quiet=json_):
         from finetune.workflow.doctor import doctor as examine
 
-        found = examine()
+        facts = examine()
     if json_:
-        tables.print_json(found)
+        tables.print_json(facts)
         return
     console = tables.out()
-    lines = {"python": found["python"], "platform": found["platform"], **found["packages"], **found["devices"]}
+    lines = {"python": facts["python"], "platform": facts["platform"], **facts["packages"], **facts["devices"]}
     console.print(tables.table(["", "value"], list(lines.items()), words=["value"], has_header=False))
-    console.print(f"\ncache: {escape(str(found['cache']))}\nhub cache: {escape(str(found['hub_cache']))}")
-    reached = "reached" if found["hub_is_reachable"] else "not reached"
-    console.print(f"model hub: {reached}\nbackbone auto: {found['auto_backbone']}")
-    if not found["hub_is_reachable"]:
+    console.print(f"\ncache: {escape(str(facts['cache']))}\nhub cache: {escape(str(facts['hub_cache']))}")
+    reached = "reached" if facts["hub_is_reachable"] else "not reached"
+    console.print(f"model hub: {reached}\nbackbone auto: {facts['auto_backbone']}")
+    if not facts["hub_is_reachable"]:
         from finetune.backbone.automatic import WAYS_OUT
 
         console.print(escape(f"Without the hub: {WAYS_OUT}."))

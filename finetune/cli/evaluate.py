@@ -43,11 +43,11 @@ def evaluate(
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.evaluate import evaluate as measure
 
-        found = measure(
+        evaluation = measure(
             run, data=data, split=split.value if split else None, device=device, batch_size=batch_size,
             workers=workers, on_event=on_event,
         )  # fmt: skip
     if json_:
-        tables.print_json(to_json(found) | {"never_predicted": found.never_predicted})
+        tables.print_json(to_json(evaluation) | {"never_predicted": evaluation.never_predicted})
     else:
-        tables.show_evaluation(found)
+        tables.show_evaluation(evaluation)

@@ -16,20 +16,20 @@ def show_evidence(console: Console, evidence: Evidence, verdict: Verdict) -> Non
     """Print the verdict, the probe of every layer group as a bar, and what else was measured."""
     console.print(f"{escape(verdict.reason)}\n")
     probes = {**evidence.probe, "all together": evidence.joint}
-    rows = [(group, f"{found.value:.3f}", _ends(found, 2), _bar(found)) for group, found in probes.items()]
+    rows = [(group, f"{interval.value:.3f}", _ends(interval, 2), _bar(interval)) for group, interval in probes.items()]
     console.print(table(["linear classifier on", "top1", "95 %", KEY], rows, words=[KEY], drop=[KEY]))
     console.print()
     console.print(table(["evidence", "value", "95 %"], list(_numbers(evidence, verdict)), words=["evidence"]))
 
 
-def _bar(found: Interval) -> str:
-    """Draw a value as #, and its interval as - on both sides of its end."""
-    low, value, high = (round(x * BAR) for x in (found.low, found.value, found.high))
+def _bar(interval: Interval) -> str:
+    """Return a bar: # up to the low end of an interval, = up to its value, - up to the high end."""
+    low, value, high = (round(x * BAR) for x in (interval.low, interval.value, interval.high))
     return "#" * low + "=" * (value - low) + "-" * (high - value)
 
 
-def _ends(found: Interval, digits: int) -> str:
-    return f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
+def _ends(interval: Interval, digits: int) -> str:
+    return f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
 def _numbers(evidence: Evidence, verdict: Verdict) -> Iterator[tuple[str, str, str]]:

@@ -54,7 +54,7 @@ class Grid:
             yield wrapped(Text(self.title, "italic"), options.max_width)
         for place in range(0 if self.has_header else 1, len(self.columns[0].cells) + 1):
             yield from shown._row(place, widths)
-        left = [one.header for one in self.columns if one not in shown.columns]
+        left = [column.header for column in self.columns if column not in shown.columns]
         if left:
             note = f"left out at this width: {', '.join(left)}; a wider terminal or a file has all"
             yield wrapped(Text(note, "dim"), options.max_width)
@@ -62,9 +62,9 @@ class Grid:
     def _fitted(self, width: int) -> tuple[Grid, list[int]]:
         """Return the columns that are shown, and the width of each."""
         columns = list(self.columns)
-        least_wanted = [*self.drop] + [one.header for one in reversed(columns[2:])]
+        least_wanted = [*self.drop] + [column.header for column in reversed(columns[2:])]
         for name in ("", *least_wanted):
-            columns = [one for one in columns if one.header != name or one is columns[0]]
+            columns = [column for column in columns if column.header != name or column is columns[0]]
             shown = replace(self, columns=columns)
             widths = shown._widths(width) or shown._widths_beside_long(width, at_least=ROOM)
             if widths is not None:
@@ -72,8 +72,8 @@ class Grid:
         return shown, shown._widths_beside_long(width, at_least=0) or [0] + [width - GAP] * (len(columns) - 1)
 
     def _widths(self, width: int) -> list[int] | None:
-        """Return the width of each column, none where not even the least ones fit."""
-        widths, least = [one.widest() for one in self.columns], [one.least() for one in self.columns]
+        """Return the width of each column; None where not even the least widths fit."""
+        widths, least = [column.widest() for column in self.columns], [column.least() for column in self.columns]
         over = sum(widths) + GAP * (len(widths) - 1) - width
         while over > 0:
             place = max(range(len(widths)), key=lambda at: (widths[at] > least[at], widths[at]))
@@ -84,19 +84,19 @@ class Grid:
         return widths
 
     def _widths_beside_long(self, width: int, *, at_least: int) -> list[int] | None:
-        """Return the widths where the first column has what the others leave, if that is so much."""
+        """Return the widths where the first column has what the others leave; None if that is less than `at_least`."""
         rest = replace(self, columns=self.columns[1:])._widths(width - at_least - GAP)
         if rest is None:
             return None
         return [width - sum(rest) - GAP * len(rest), *rest]
 
     def _row(self, place: int, widths: Sequence[int]) -> Iterator[Text]:
-        cells = [one.header if place == 0 else one.cells[place - 1] for one in self.columns]
+        cells = [column.header if place == 0 else column.cells[place - 1] for column in self.columns]
         style = "bold" if place == 0 else ""
         if place > 0 and cell_len(cells[0]) > widths[0]:
             yield Text(cells[0].rstrip())
             cells[0] = ""
-        can_break = [place == 0 or one.is_broken for one in self.columns]
+        can_break = [place == 0 or column.is_broken for column in self.columns]
         broken = [
             wrapped(Text(cell), most).plain.split("\n") if can else [cell]
             for cell, most, can in zip(cells, widths, can_break, strict=True)

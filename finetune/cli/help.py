@@ -1,4 +1,4 @@
-"""`--help`: usage, flags in their panels, examples one a line; laid out as all else is, for any width."""
+"""`--help`: usage, flags in their panels, examples one per line; laid out as all else is, for any width."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # has no public name
-ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"  # of what names no panel
+ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"  # the panels of what names none
 
 
 class Command(TyperCommand):
@@ -82,11 +82,11 @@ def show_help(command: Any, ctx: Any) -> None:
 
 def _panels(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
     """Return the rows of each panel: arguments first, then what has a panel of its own, the common ones last."""
-    found: dict[str, list[tuple[str, str]]] = {ARGUMENTS: []}
+    panels: dict[str, list[tuple[str, str]]] = {ARGUMENTS: []}
     for panel, name, text in (*_parameters(command, ctx), *_commands(command, ctx)):
-        found.setdefault(panel, []).append((name, " ".join(text.split())))
-    found[OPTIONS] = found.pop(OPTIONS)  # there is always --help
-    return {panel: rows for panel, rows in found.items() if rows}
+        panels.setdefault(panel, []).append((name, " ".join(text.split())))
+    panels[OPTIONS] = panels.pop(OPTIONS)  # there is always --help
+    return {panel: rows for panel, rows in panels.items() if rows}
 
 
 def _parameters(command: Any, ctx: Any) -> Iterator[tuple[str, str, str]]:

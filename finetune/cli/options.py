@@ -71,7 +71,7 @@ SWITCHES = {name: f"--{name}/--no-{name}" for name in ("pretrained", "reinit", "
 
 
 def recipe_options(command: Callable[..., None], *, flags: Collection[str] = FLAGS) -> Callable[..., None]:
-    """Give a command flags of the recipe (all of them, or some) and `--set`; it receives them as two mappings.
+    """Return a command with flags of the recipe (all of them, or some) and `--set`, which it gets as two mappings.
 
     The command takes `settings` (flags that were given) and `overrides` (of `--set`).
     """
@@ -120,7 +120,7 @@ def base_recipe(
 
 
 def with_interrupt(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn Ctrl-C outside of training into our own error, with its exit code."""
+    """Return a command that turns Ctrl-C outside of training into our own error, with its exit code."""
 
     @wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:

@@ -41,8 +41,10 @@ def plan(
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.plan import plan as make_plan
 
-        made = make_plan(recipe=base, overrides=overrides, layers=layers, images=images, on_event=on_event, **settings)
+        planned = make_plan(
+            recipe=base, overrides=overrides, layers=layers, images=images, on_event=on_event, **settings
+        )
     if json_:
-        tables.print_json(made.to_json())
+        tables.print_json(planned.to_json())
     else:
-        show_plan(made)
+        show_plan(planned)

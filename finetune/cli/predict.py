@@ -40,13 +40,13 @@ def predict(
     with watching(is_quiet=json_ or as_csv) as on_event:
         from finetune.workflow.predict import predict_with
 
-        found = list(predict_with(run, paths, top=top, device=device, batch_size=batch_size, on_event=on_event))
+        predictions = list(predict_with(run, paths, top=top, device=device, batch_size=batch_size, on_event=on_event))
     if json_:
-        tables.print_json([to_json(prediction) for prediction in found])
+        tables.print_json([to_json(prediction) for prediction in predictions])
     elif as_csv:
-        _print_csv(found, top)
+        _print_csv(predictions, top)
     else:
-        rows = [(p.file, p.problem or "  ".join(_likely(p))) for p in found]
+        rows = [(p.file, p.problem or "  ".join(_likely(p))) for p in predictions]
         tables.out().print(tables.table(["file", "class"], rows, words=["class"]))
 
 
@@ -55,14 +55,14 @@ def _likely(prediction: Prediction) -> list[str]:
     return [f"{name} {probability:.3f}" for name, probability in pairs]
 
 
-def _print_csv(found: list[Prediction], top: int) -> None:
+def _print_csv(predictions: list[Prediction], top: int) -> None:
     """Print CSV; names that are no UTF-8 keep their bytes, as in the run folder's files."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
     writer = csv.writer(sys.stdout)
     places = range(1, top + 1)
     writer.writerow(["file", *(f"{what}{n}" for n in places for what in ("class", "probability")), "problem"])
-    for prediction in found:
+    for prediction in predictions:
         cells: list[str] = []
         for place in range(top):
             has_it = place < len(prediction.classes)

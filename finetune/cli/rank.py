@@ -49,39 +49,39 @@ def rank(
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.rank import rank as rank_them
 
-        found = rank_them(
+        ranked = rank_them(
             candidates=candidates or (), sample=sample, overrides=overrides, on_event=on_event, **settings
         )
     if json_:
-        tables.print_json(found.to_json())
+        tables.print_json(ranked.to_json())
     else:
-        show(found)
+        show(ranked)
 
 
-def show(found: Ranked) -> None:
+def show(ranked: Ranked) -> None:
     """Print the candidates in order, what failed, and what to take."""
-    console, ranking = tables.out(), found.ranking
+    console, ranking = tables.out(), ranked.ranking
     rows = [
         (
-            one.name,
-            one.image_size[0],
-            f"{one.gmacs:.3f}",
-            f"{one.num_parameters / 1e6:.1f}",
-            f"{one.predicted.value:.3f} [{one.predicted.low:.2f}, {one.predicted.high:.2f}]",
-            f"{one.knn_top1:.3f}",
-            f"{one.logme:.2f}",
-            f"{one.h_score:.2f}",
+            candidate.name,
+            candidate.image_size[0],
+            f"{candidate.gmacs:.3f}",
+            f"{candidate.num_parameters / 1e6:.1f}",
+            f"{candidate.predicted.value:.3f} [{candidate.predicted.low:.2f}, {candidate.predicted.high:.2f}]",
+            f"{candidate.knn_top1:.3f}",
+            f"{candidate.logme:.2f}",
+            f"{candidate.h_score:.2f}",
         )
-        for one in ranking.candidates
+        for candidate in ranking.candidates
     ]
     console.print()
     headers = ["backbone", "px", "GMACs", "M par", "predicted top1", "k-NN", "LogME", "H"]
     console.print(tables.table(headers, rows, drop=["H", "LogME", "M par", "k-NN"]))
     console.print(f"\n{MEANING}")
-    among = apart(found.num_images, found.num_independent)
-    console.print(f"measured on {counted(found.num_images, 'train image')}{among} of {found.num_classes} classes")
-    if found.failed:
-        console.print(f"left out: {escape(', '.join(failure.name for failure in found.failed))}")
+    among = apart(ranked.num_images, ranked.num_independent)
+    console.print(f"measured on {counted(ranked.num_images, 'train image')}{among} of {ranked.num_classes} classes")
+    if ranked.failed:
+        console.print(f"left out: {escape(', '.join(failure.name for failure in ranked.failed))}")
     console.print(f"[bold]take[/bold] {escape(ranking.reason)}")
     for remark in ranking.remarks:
         console.print(f"note: {escape(remark)}")

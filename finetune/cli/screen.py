@@ -15,7 +15,7 @@ from finetune.types import Event, OnEvent
 from finetune.wording import counted
 
 PLAIN_STEP = 0.25  # share of a long task after which a plain line is printed
-SILENCE = 10.0  # seconds after which one is printed of any task
+SILENCE = 10.0  # seconds after which one is printed for any task
 
 
 @contextmanager
@@ -61,7 +61,7 @@ class Screen:
         self.progress = progress
         self.tasks: dict[str, TaskID] = {}
         self.said: dict[str, float] = {}
-        self.speed: float | None = None  # of the last step, images a second
+        self.speed: float | None = None  # images per second of the last step
         self.last = time.monotonic()  # when a line was printed
         self._starting = progress.add_task("starting", total=None, facts="")  # libraries are read for seconds
 

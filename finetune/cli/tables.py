@@ -102,17 +102,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def show_evaluation(found: Evaluation) -> None:
+def show_evaluation(evaluation: Evaluation) -> None:
     """Print the metrics, and the classes that are confused most."""
     console = out()
-    rows = [(name, f"{v.value:.4f}", f"[{v.low:.3f}, {v.high:.3f}]") for name, v in found.metrics.items()]
-    console.print(table([f"{found.split}, {counted(found.num_images, 'image')}", "value", "95 %"], rows))
-    console.print(f"\n{_meaning(found.metrics)}", style="dim")
-    if found.never_predicted:
-        console.print(f"\n{escape(never_predicted_text(found.never_predicted, found.split))}")
+    rows = [(name, f"{v.value:.4f}", f"[{v.low:.3f}, {v.high:.3f}]") for name, v in evaluation.metrics.items()]
+    console.print(table([f"{evaluation.split}, {counted(evaluation.num_images, 'image')}", "value", "95 %"], rows))
+    console.print(f"\n{_meaning(evaluation.metrics)}", style="dim")
+    if evaluation.never_predicted:
+        console.print(f"\n{escape(never_predicted_text(evaluation.never_predicted, evaluation.split))}")
     pairs = [
-        (count, found.classes[true], found.classes[guess])
-        for true, row in enumerate(found.confusion)
+        (count, evaluation.classes[true], evaluation.classes[guess])
+        for true, row in enumerate(evaluation.confusion)
         for guess, count in enumerate(row)
         if count and true != guess
     ]
@@ -129,8 +129,8 @@ def show_evaluation(found: Evaluation) -> None:
 
 
 def _meaning(names: Iterable[str]) -> str:
-    """Return what the names of metrics mean, but for the one that every reader knows."""
-    from finetune.evaluation.metrics import METRICS  # has torch, as whatever measured them
+    """Return what the names of metrics mean, except for the one that every reader knows."""
+    from finetune.evaluation.metrics import METRICS  # imports torch, as what measured them did
 
     meant = [f"{name}: {METRICS[name].meaning}" for name in names if name in METRICS and name != "top1"]
     return "; ".join((*meant, "in brackets: 95 % intervals"))

@@ -11,12 +11,12 @@ from rich import markup
 from rich.cells import cell_len
 from rich.text import Text
 
-# Control characters but the line's end, separators and marks that turn the direction of writing, stray halves.
+# Control characters except the line's end, separators and marks that turn the direction of writing, stray halves.
 UNSHOWN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 UNITS = "%|[KMG]i?B|MB|[MGk]|s|min|h|pixels|images|classes|epochs?"
 VALUE = rf"[-\d][\d.,]*%?(?: ± [\d.]+%?| \[[-\d][^\[\]]*\]| (?:{UNITS})(?!\w))?"  # with its interval or its unit
-# What is read, or copied, as one: words, and these with their spaces.
+# What is read, or copied, as a whole: words, and the following with their spaces.
 WORD = re.compile(
     r"(?:`[^`]*`"  # a command in a sentence
     r"|(?:(?<=: )|(?<=^  )|^)finetune [a-z].*"  # a command to the end of its line
@@ -27,7 +27,7 @@ WORD = re.compile(
     r"|\[[^\[\]]{1,30}\]|\([^()]{1,20}\)"  # an interval, a short remark
     r"|\S)+"
 )
-UNBROKEN = 100_000  # the width where no terminal is: nobody breaks the lines of a file
+UNBROKEN = 100_000  # the width where there is no terminal: nobody breaks the lines of a file
 
 
 class Console(rich_console.Console):
@@ -40,7 +40,7 @@ class Console(rich_console.Console):
 
     def print(self, *objects: Any, **how: Any) -> None:
         """Print as rich does, texts broken between words, and what is longer than a line left to the terminal."""
-        shown = (wrapped(self._text(one), self.width) if isinstance(one, str | Text) else one for one in objects)
+        shown = (wrapped(self._text(item), self.width) if isinstance(item, str | Text) else item for item in objects)
         super().print(*shown, **{"soft_wrap": True, **how})
 
     def _text(self, text: str | Text) -> Text:
@@ -48,24 +48,24 @@ class Console(rich_console.Console):
 
 
 def wrapped(text: Text, width: int) -> Text:
-    """Return a text broken into lines of at most `width` cells, but for words that are longer."""
+    """Return a text broken into lines of at most `width` cells, except for words that are longer."""
     lines = text.split("\n", allow_blank=True)
     return Text("\n").join(part for line in lines for part in _parts(line, width))
 
 
 def longest_word(text: str) -> int:
     """Return the width of the longest part of a text that is not to be broken."""
-    return _indent(text) + max((cell_len(found.group()) for found in WORD.finditer(text)), default=0)
+    return _indent(text) + max((cell_len(match.group()) for match in WORD.finditer(text)), default=0)
 
 
 def _parts(line: Text, width: int) -> Iterator[Text]:
     indent = _indent(line.plain)
     breaks: list[int] = []
     start = 0
-    for found in WORD.finditer(line.plain):
+    for match in WORD.finditer(line.plain):
         room = width - indent * bool(breaks)
-        if found.start() > indent and cell_len(line.plain[start : found.end()]) > room:
-            start = found.start()
+        if match.start() > indent and cell_len(line.plain[start : match.end()]) > room:
+            start = match.start()
             breaks.append(start)
     for place, part in enumerate(line.divide(breaks)):
         part.rstrip()
@@ -87,7 +87,7 @@ def escape(text: str) -> str:
     return markup.escape(printable(text).replace("\n", "\\n"))
 
 
-def _spelt(found: re.Match[str]) -> str:
-    code = ord(found.group())
+def _spelt(match: re.Match[str]) -> str:
+    code = ord(match.group())
     is_byte = 0xDC80 <= code <= 0xDCFF  # as Python hands on bytes of a name that are no UTF-8
-    return f"\\x{code - 0xDC00:02x}" if is_byte else found.group().encode("unicode_escape").decode()
+    return f"\\x{code - 0xDC00:02x}" if is_byte else match.group().encode("unicode_escape").decode()

@@ -13,7 +13,7 @@ ASIDE: tuple[Split, ...] = ("val", "test")
 
 
 def thin(manifest: Manifest) -> Iterator[str]:
-    """Say which classes have a single image, and which have none in a val or test that is there."""
+    """Yield which classes have a single image, and which have none in a val or test that is there."""
     totals = manifest.counts()
     single = [name for name, count in totals.items() if count == 1]
     if single:
@@ -27,7 +27,7 @@ def thin(manifest: Manifest) -> Iterator[str]:
 
 
 def outweighed(manifest: Manifest) -> Iterator[str]:
-    """Say which classes are so small beside the largest that a model may never predict them."""
+    """Yield which classes are so small beside the largest that a model may never predict them."""
     counts = {name: count for name, count in manifest.counts().items() if count}
     largest = max(counts, key=lambda name: counts[name], default="")
     small = sorted((count, name) for name, count in counts.items() if IMBALANCE * count <= counts[largest])

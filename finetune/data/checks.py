@@ -75,16 +75,16 @@ def scan(
     pairs = list(zip(manifest.samples, scans, strict=True))
     if not is_for_model:
         pairs = _of_one_kind(pairs)
-        deep = [found.span for _, found in pairs if found.span and not found.problem]
+        deep = [scan.span for _, scan in pairs if scan.span and not scan.problem]
         value_range = (value_range or range_of(*deep)) if deep else None
     pairs = _fitting(pairs, value_range) if value_range else pairs
-    samples = tuple(replace(sample, digest=found.digest) for sample, found in pairs if not found.problem)
-    bad = tuple(Problem(sample.file, found.problem) for sample, found in pairs if found.problem)
+    samples = tuple(replace(sample, digest=scan.digest) for sample, scan in pairs if not scan.problem)
+    bad = tuple(Problem(sample.file, scan.problem) for sample, scan in pairs if scan.problem)
     scanned = replace(manifest, samples=samples, problems=manifest.problems + bad)
     _check_left(scanned, needs_all_classes)
-    spans = [found.span for _, found in pairs if not found.problem]
+    spans = [scan.span for _, scan in pairs if not scan.problem]
     told = before_model(spans, value_range) if is_for_model else in_data(spans, value_range)
-    remarks = remarks_of((sample.file, found.remark) for sample, found in pairs)
+    remarks = remarks_of((sample.file, scan.remark) for sample, scan in pairs)
     return replace(scanned, notes=(*manifest.notes, *remarks, *told), value_range=value_range)
 
 
@@ -104,8 +104,8 @@ def scan_files(
             stats = [_stamp(file) for file in chunk]
             known = memory.recall(stats)
             fresh = {stamp: file for file, stamp in zip(chunk, stats, strict=True) if filling.lacks(known.get(stamp))}
-            found = pool.map(partial(_scan_one, pixels=filling.pixels), fresh.values())
-            for stamp, (scan, row) in zip(fresh, found, strict=True):
+            scanned = pool.map(partial(_scan_one, pixels=filling.pixels), fresh.values())
+            for stamp, (scan, row) in zip(fresh, scanned, strict=True):
                 known[stamp] = scan
                 filling.add(scan, row)
             filling.flush()
@@ -135,12 +135,12 @@ def _scanned(file: Path, pixels: PixelCache | None) -> tuple[Scan, PixelRow | No
     digest = blake2b(content, digest_size=16).hexdigest()
     value_range = pixels.value_range if pixels else None
     try:
-        found = examine(content, pixels.row if pixels else lambda _: None, value_range=value_range)
+        decoded = examine(content, pixels.row if pixels else lambda _: None, value_range=value_range)
     except UndecodableError as error:
         if value_range is not None:  # what does not fit one range may fit another: that is no property of the file
             return _scanned(file, None)
         return Scan(digest, error.message, is_passing=error.is_passing), None
-    return Scan(digest, span=found.span, remark=found.remark), found.made
+    return Scan(digest, span=decoded.span, remark=decoded.remark), decoded.made
 
 
 class _Filling:
@@ -165,19 +165,19 @@ class _Filling:
         self.alone.close()
 
     def lacks(self, known: Scan | None) -> bool:
-        """Tell whether a file must be opened: it is new, or could be kept and is not."""
+        """Return whether a file must be opened: it is new, or could be kept and is not."""
         return known is None or self._is_to_keep(known)
 
-    def _is_to_keep(self, found: Scan) -> bool:
-        """Tell whether an image can be kept and is not yet: a deep one only when it is known what is white."""
-        if self.pixels is None or found.problem:
+    def _is_to_keep(self, scan: Scan) -> bool:
+        """Return whether an image can be kept and is not yet: a deep one only when it is known what is white."""
+        if self.pixels is None or scan.problem:
             return False
-        return (found.span is None or self.pixels.value_range is not None) and found.digest not in self.pixels
+        return (scan.span is None or self.pixels.value_range is not None) and scan.digest not in self.pixels
 
-    def add(self, found: Scan, row: PixelRow | None) -> None:
-        if row is None or not self._is_to_keep(found):
+    def add(self, scan: Scan, row: PixelRow | None) -> None:
+        if row is None or not self._is_to_keep(scan):
             return
-        self.waiting[found.digest] = row
+        self.waiting[scan.digest] = row
         if len(self.waiting) >= AT_ONCE:
             self.flush()
 
@@ -227,19 +227,19 @@ class _Memory:
         )
 
     def recall(self, stamps: Iterable[Stamp]) -> dict[Stamp, Scan]:
-        found = {}
+        scans = {}
         try:
             for stamp in stamps:
                 row = self.database.execute(RECALL, (*_row(stamp), SCAN_VERSION)).fetchone()
                 if row and stamp[1] >= 0:
                     digest, problem, span, remark = json.loads(row[0])
-                    found[stamp] = Scan(digest, problem, span=span and Span(*span), remark=remark)
+                    scans[stamp] = Scan(digest, problem, span=span and Span(*span), remark=remark)
         except (sqlite3.Error, ValueError, TypeError):
             pass  # a damaged or locked file costs the memory, not the run
-        return found
+        return scans
 
     def remember(self, scans: dict[Stamp, Scan]) -> None:
-        rows = [(*_row(stamp), SCAN_VERSION, _text(found)) for stamp, found in scans.items()]
+        rows = [(*_row(stamp), SCAN_VERSION, _text(scan)) for stamp, scan in scans.items()]
         try:
             with self.database:
                 self.database.executemany("insert or replace into images values (?, ?, ?, ?, ?)", rows)
@@ -251,12 +251,12 @@ class _Memory:
 
 
 def _row(stamp: Stamp) -> tuple[bytes, int, int]:
-    """Names are stored as bytes: not every one is UTF-8."""
+    """Return a stamp as it is stored: the name as bytes, since not every name is UTF-8."""
     return (os.fsencode(stamp[0]), *stamp[1:])
 
 
-def _text(found: Scan) -> str:
-    return json.dumps([found.digest, found.problem, found.span, found.remark])
+def _text(scan: Scan) -> str:
+    return json.dumps([scan.digest, scan.problem, scan.span, scan.remark])
 
 
 def _check_left(manifest: Manifest, needs_all_classes: bool) -> None:
@@ -279,16 +279,19 @@ def _check_left(manifest: Manifest, needs_all_classes: bool) -> None:
 
 
 def _fitting(pairs: list[tuple[Sample, Scan]], value_range: Range) -> list[tuple[Sample, Scan]]:
-    """Refuse deep images that do not fit a range of values."""
+    """Return the pairs with a problem for each deep image that does not fit a range of values."""
     return [
-        (sample, replace(found, problem=found.problem or (unfit(found.span, value_range) if found.span else "")))
-        for sample, found in pairs
+        (sample, replace(scan, problem=scan.problem or (unfit(scan.span, value_range) if scan.span else "")))
+        for sample, scan in pairs
     ]
 
 
 def _of_one_kind(pairs: list[tuple[Sample, Scan]]) -> list[tuple[Sample, Scan]]:
-    """Refuse floats among whole numbers of more than 8 bits, or the fewer of both: no one range fits them."""
-    kinds = Counter(found.span.is_real for _, found in pairs if found.span)
+    """Return the pairs with a problem for the rarer of floats and whole numbers of more than 8 bits.
+
+    No one range fits both.
+    """
+    kinds = Counter(scan.span.is_real for _, scan in pairs if scan.span)
     if len(kinds) < 2:
         return pairs
     is_usual = kinds[True] > kinds[False]
@@ -298,20 +301,20 @@ def _of_one_kind(pairs: list[tuple[Sample, Scan]]) -> list[tuple[Sample, Scan]]:
         " no one range of values fits both; save all of them alike"
     )
     return [
-        (sample, replace(found, problem=problem) if found.span and found.span.is_real != is_usual else found)
-        for sample, found in pairs
+        (sample, replace(scan, problem=problem) if scan.span and scan.span.is_real != is_usual else scan)
+        for sample, scan in pairs
     ]
 
 
 def conflicts(manifest: Manifest) -> Iterator[str]:
-    """Name images that stand in two classes, and count exact copies; none, before the scan."""
+    """Yield which images stand in two classes, and how many are exact copies; nothing before the scan."""
     labels: dict[str, set[int]] = {}
     first: dict[str, Sample] = {}
     samples = [sample for sample in manifest.samples if sample.digest]
     for sample in samples:
         labels.setdefault(sample.digest, set()).add(sample.target.index)
         first.setdefault(sample.digest, sample)
-    twice = [first[digest].file for digest, found in labels.items() if len(found) > 1]
+    twice = [first[digest].file for digest, classes in labels.items() if len(classes) > 1]
     if twice:
         stand = counted(len(twice), "image stands", "images stand")
         yield f"{stand} in two classes, e.g. {twice[0]}; `finetune check` lists all"

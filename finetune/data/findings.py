@@ -63,8 +63,8 @@ def picture_findings(listed: Manifest, manifest: Manifest, looks: Looks, copies:
     `manifest` has its splits (none, where none could be made), `listed` those that the user made; the looks
     and the copies go by the place of a sample in both.
     """
-    copies = sorted(copies, key=lambda one: list(HOW).index(one.how))  # the surest first
-    found = [
+    copies = sorted(copies, key=lambda cluster: list(HOW).index(cluster.how))  # the surest first
+    findings = [
         *_leaks(listed, manifest, copies),
         *_conflicts(manifest, copies),
         *_groups_astray(manifest),
@@ -75,7 +75,7 @@ def picture_findings(listed: Manifest, manifest: Manifest, looks: Looks, copies:
         *_imbalance(manifest),
         *_give_aways(manifest, looks),
     ]
-    return sorted(found, key=lambda finding: not finding.spoils)
+    return sorted(findings, key=lambda finding: not finding.spoils)
 
 
 def seen(manifest: Manifest, place: int) -> Seen:
@@ -85,10 +85,10 @@ def seen(manifest: Manifest, place: int) -> Seen:
 
 
 def _case(manifest: Manifest, copies: Copies, *, apart: str = "label") -> Case:
-    """Return copies as a case; the first files are such as differ in their label (or split)."""
+    """Return copies as a case; the files that come first differ in their label (or split)."""
     files = [seen(manifest, place) for place in copies.members]
-    first = {getattr(one, apart): one for one in reversed(files)}
-    ordered = sorted(files, key=lambda one: first[getattr(one, apart)] is not one)
+    first = {getattr(file, apart): file for file in reversed(files)}
+    ordered = sorted(files, key=lambda file: first[getattr(file, apart)] is not file)
     return Case(tuple(ordered), HOW[copies.how], {"how": copies.how})
 
 
@@ -101,28 +101,30 @@ def _labels(manifest: Manifest, copies: Copies) -> set[int]:
 
 
 def _leaks(listed: Manifest, manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding]:
-    astray = [one for one in copies if len(_splits(manifest, one)) > 1]
+    astray = [cluster for cluster in copies if len(_splits(manifest, cluster)) > 1]
     if astray:
-        is_given = all(listed.samples[p].split == manifest.samples[p].split for one in astray for p in one.members)
+        is_given = all(
+            listed.samples[p].split == manifest.samples[p].split for cluster in astray for p in cluster.members
+        )
         yield Finding(
             "leak",
             True,
             f"{counted(len(astray), 'image stands', 'images stand')} in more than one split"
             f"{'' if is_given else ' when `run` divides this data'}: val or test would look too good",
             "Remove each from all splits but one." if is_given else GROUPED,
-            tuple(_case(manifest, one, apart="split") for one in astray),
+            tuple(_case(manifest, cluster, apart="split") for cluster in astray),
         )
 
 
 def _conflicts(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding]:
-    torn = [one for one in copies if len(_labels(manifest, one)) > 1]
+    torn = [cluster for cluster in copies if len(_labels(manifest, cluster)) > 1]
     if torn:
         yield Finding(
             "conflict",
             True,
             f"{counted(len(torn), 'image stands', 'images stand')} in more than one class: at most one is right",
             "Keep each in its right class, and remove it from the others.",
-            tuple(_case(manifest, one) for one in torn),
+            tuple(_case(manifest, cluster) for cluster in torn),
         )
 
 
@@ -182,15 +184,15 @@ def _damaged(manifest: Manifest) -> Iterator[Finding]:
 
 
 def _harmless_copies(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding]:
-    plain = [one for one in copies if len(_splits(manifest, one)) == len(_labels(manifest, one)) == 1]
+    plain = [cluster for cluster in copies if len(_splits(manifest, cluster)) == len(_labels(manifest, cluster)) == 1]
     if plain:
-        extra = sum(len(one.members) - 1 for one in plain)
+        extra = sum(len(cluster.members) - 1 for cluster in plain)
         yield Finding(
             "copies",
             False,
             f"{counted(len(plain), 'image is', 'images are')} there more than once, within one class and split",
             f"{counted(extra, 'copy', 'copies')} could go: what is there twice counts twice.",
-            tuple(_case(manifest, one) for one in plain),
+            tuple(_case(manifest, cluster) for cluster in plain),
         )
 
 
@@ -221,15 +223,15 @@ def _imbalance(manifest: Manifest) -> Iterator[Finding]:
 
 def _give_aways(manifest: Manifest, looks: Looks) -> Iterator[Finding]:
     labels = np.array([sample.target.index for sample in manifest.samples], dtype=np.int64)
-    for one in give_aways(looks, labels, manifest.classes):
+    for give_away in give_aways(looks, labels, manifest.classes):
         yield Finding(
             "give-away",
             False,
-            f"{one.trait} of the images tells {one.share:.0%} of what there is to know about their class",
+            f"{give_away.trait} of the images tells {give_away.share:.0%} of what there is to know about their class",
             "A classifier may learn this in place of what it should see: bring the classes into one form.",
             tuple(
                 Case((), _told(value, counts), {"value": value, "counts": counts})
-                for value, counts in one.counts.items()
+                for value, counts in give_away.counts.items()
             ),
         )
 

@@ -28,8 +28,8 @@ def with_groups(manifest: Manifest, copies: Sequence[Copies]) -> Manifest:
     ties = Ties(len(manifest.samples))
     ties.join_alike([sample.file for sample in manifest.samples])
     ties.join_alike([sample.group for sample in manifest.samples])
-    for one in copies:
-        members = np.array(one.members)
+    for cluster in copies:
+        members = np.array(cluster.members)
         ties.join(members, np.full_like(members, members[0]))
     roots = ties.roots(np.arange(len(manifest.samples))).tolist()
     named = zip(manifest.samples, roots, strict=True)

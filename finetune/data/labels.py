@@ -11,15 +11,15 @@ from finetune.data.listing import Row
 from finetune.errors import DataError
 from finetune.wording import listed
 
-MANY = 20  # different numbers as labels, above which they look like what is measured, not like classes
-FEW = 5  # images of a class on average, below which that is so
+MANY = 20  # different numbers as labels: with more they look like measurements, not like classes
+FEW = 5  # images per class on average: with fewer that is so
 NONE = frozenset(re.findall(r"\S+", "nan null n/a na #n/a unlabeled unlabelled unsorted unclassified todo"))
 BETWEEN = re.compile(r"\s*[,;|+&/]\s*|\s+")
 MASK = re.compile(r"(.+?)[-_. ]*(?:masks?|seg|segmentation|gt|groundtruth)(?:[-_. ]*\d+)?", re.IGNORECASE)
 
 
 def doubtful(path: Path, rows: list[Row], labels: list[str], *, is_to_train: bool) -> Iterator[str]:
-    """Say which labels may be one class, none or several, and where numbers look like something to be measured.
+    """Yield which labels may be one class, none or several, and where numbers look like measurements.
 
     Raises:
         DataError: such numbers leave nearly every class with one image, so that no classifier can be trained.
@@ -56,7 +56,7 @@ def _one_number(labels: list[str]) -> Iterator[str]:
 
 
 def _none_or_several(labels: list[str]) -> Iterator[str]:
-    """Say which labels seem to say that there is none, and which name several classes."""
+    """Yield which labels seem to say that there is no class, and which name several."""
     none = [label for label in labels if label.casefold() in NONE]
     if none:
         are = "is taken as a class" if len(none) == 1 else "are taken as classes"
@@ -73,16 +73,16 @@ def _none_or_several(labels: list[str]) -> Iterator[str]:
 
 
 def masks(rows: list[Row]) -> Iterator[str]:
-    """Say how many images are named as the masks of others that lie beside them."""
+    """Yield how many images are named as the masks of others that lie beside them."""
     named = [(PurePath(row.file), match[1]) for row in rows if (match := MASK.fullmatch(_stem(row.file)))]
     if not named:
         return
     known = {(file.parent, file.stem) for file in (PurePath(row.file) for row in rows)}
-    found = [file for file, base in named if (file.parent, base) in known]
-    if found:
-        are = "image is" if len(found) == 1 else "images are"
+    files = [file for file, base in named if (file.parent, base) in known]
+    if files:
+        are = "image is" if len(files) == 1 else "images are"
         yield (
-            f"{len(found):,} {are} named as a mask of another beside it, and read as any image, e.g. {found[0]}:"
+            f"{len(files):,} {are} named as a mask of another beside it, and read as any image, e.g. {files[0]}:"
             " where that is no image of the class, take such files out"
         )
 

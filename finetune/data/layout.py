@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from finetune.data.listing import PLAIN, Found, folded, normal, split_of, split_within
+from finetune.data.listing import PLAIN, Listing, folded, normal, split_of, split_within
 from finetune.data.tree import child_folders, class_folders, has_images, has_own_images, table_beside, walk
 from finetune.errors import DataError
 from finetune.types import Split
@@ -90,7 +90,7 @@ def _share_classes(here: Path, folders: list[str]) -> bool:
     """Return whether any folder has a class folder of the first that says train (else of the first)."""
     first = next((name for name in folders if split_within(name) == "train"), folders[0])
     below = {name: _folded(class_folders(here / inner(here, f"{name}/"))) for name in folders}
-    return any(below[first] & below[one] for one in folders if one != first)
+    return any(below[first] & below[name] for name in folders if name != first)
 
 
 def _folded(names: Iterable[str]) -> set[str]:
@@ -165,7 +165,7 @@ def _refuse_data_sets(here: Path, sets: list[str], divided: list[str]) -> None:
         )
 
 
-def refuse_nested(found: Found, here: Path) -> None:
+def refuse_nested(listing: Listing, here: Path) -> None:
     """Refuse a split folder that holds splits itself, or of which `images` would be a class; note what else may be."""
     labels = class_folders(here)
     said = {name: split for name in labels if (split := split_of(name))}
@@ -185,7 +185,7 @@ def refuse_nested(found: Found, here: Path) -> None:
             hint="Put the class folders directly into the splits, and what is no image to classify elsewhere,"
             " or list the images in a CSV with the columns image, label and split.",
         )
-    _note_same(found, labels, same)
+    _note_same(listing, labels, same)
 
 
 def flat_splits(here: Path, insides: Mapping[str, Split]) -> list[str]:
@@ -248,7 +248,7 @@ def unheeded(names: Iterable[str], split: Split | None) -> tuple[list[str], list
     return wrong, unsure
 
 
-def refuse_unnamed(found: Found, here: Path, folders: list[str]) -> None:
+def refuse_unnamed(listing: Listing, here: Path, folders: list[str]) -> None:
     """Refuse folders that look like splits without saying which; note those that may be.
 
     Splits hold nearly the same class folders and no images of their own. So may classes (dates, views, patients by
@@ -268,16 +268,16 @@ def refuse_unnamed(found: Found, here: Path, folders: list[str]) -> None:
             hint=WAY_OUT,
         )
     if not are_portions(shared):
-        _note_same(found, used, shared)
+        _note_same(listing, used, shared)
 
 
-def _note_same(found: Found, classes: list[str], shared: list[str]) -> None:
+def _note_same(listing: Listing, classes: list[str], shared: list[str]) -> None:
     note = (
         f"{listed(classes)} are taken as the classes; each holds the folders {listed(shared)}:"
         " where those are the classes, put them on top"
     )
-    if note not in found.notes:
-        found.notes.append(note)
+    if note not in listing.notes:
+        listing.notes.append(note)
 
 
 def _same_folders(here: Path, folders: list[str]) -> list[str]:

@@ -55,7 +55,7 @@ class Row:
 
 
 @dataclass(slots=True)
-class Found:
+class Listing:
     """All images of a folder or table, what was left out, and what the user should know."""
 
     rows: list[Row] = field(default_factory=list)
@@ -111,12 +111,12 @@ def _words(name: str) -> list[str]:
     return parts
 
 
-def count_unread(found: Found, names: Iterable[str]) -> None:
+def count_unread(listing: Listing, names: Iterable[str]) -> None:
     """Count files that are neither images that are read nor what usually lies beside images."""
     for name in names:
         kind = PurePath(name).suffix.lower()
         if kind.removeprefix(".") not in COMPANIONS and PurePath(name).stem.lower() not in PAPERS:
-            found.unread[kind or "without an ending"] += 1
+            listing.unread[kind or "without an ending"] += 1
 
 
 def kinds_of(unread: Counter[str]) -> str:

@@ -23,12 +23,12 @@ ALIKE = 0.98  # least correlation of two small grey images
 TINT, TINT_SHARE = 16.0, 0.3  # levels, or share of their strength, by which colours of near copies may differ
 PLAIN = 2.0  # deviation in levels of a small grey image below which its hash says nothing
 RADIUS = 8  # bits by which the hashes of near copies may differ
-FREQUENCIES = 8  # of 32, each way
+FREQUENCIES = 8  # lowest of 32, in each direction
 PAIRS_AT_ONCE = 8192
-TILE = 1024  # images, each of which is compared with each of as many others at once
-FEW = 2048  # pairs of a tile that are sooner confirmed one by one than sifted
-MARGIN = 1e-3  # by which rounding may move a correlation or a colour, and more
-REPRESENTATIVES = 16  # of a cell, that all others are compared with first
+TILE = 1024  # images that are compared, each with each of as many others, at once
+FEW = 2048  # pairs of a tile that are confirmed one by one sooner than sifted
+MARGIN = 1e-3  # more than rounding can move a correlation or a colour by
+REPRESENTATIVES = 16  # images of a cell that all others are compared with first
 WORTHWHILE = 0.1  # least share of the others that a representative's group takes in, for there to be another
 
 How = Literal["bytes", "pixels", "near"]
@@ -54,8 +54,7 @@ def copies_of(looks: Looks, digests: Sequence[str], *, alike: float = ALIKE) -> 
     if alike < 1:
         first = np.unique(same, return_index=True)[1]
         _Search(looks, _telling(looks, first), ties, alike).run()
-    found = (members for members in ties.groups() if len(members) > 1)
-    return [Copies(members, _how(members, same, digests)) for members in found]
+    return [Copies(members, _how(members, same, digests)) for members in ties.groups() if len(members) > 1]
 
 
 def _telling(looks: Looks, places: Places) -> Places:
@@ -89,15 +88,15 @@ class _Search:
         """Compare the others with one image, those that it doesn't take in with another, and so on while it pays."""
         left = cell
         for _ in range(REPRESENTATIVES):
-            one, others = left[0], left[self._apart(left[:1], left)[0]]
-            is_near = np.bitwise_count(hashes[others] ^ hashes[one]) <= RADIUS
-            self._confirm(np.full(is_near.sum(), one), others[is_near])
+            representative, others = left[0], left[self._apart(left[:1], left)[0]]
+            is_near = np.bitwise_count(hashes[others] ^ hashes[representative]) <= RADIUS
+            self._confirm(np.full(is_near.sum(), representative), others[is_near])
             left = others[self._apart(left[:1], others)[0]]
             if len(left) < 2 or len(left) > (1 - WORTHWHILE) * len(others):
                 break
 
     def _tie(self, hashes: NDArray[np.uint64], rows: Places, columns: Places, seen: Sequence[np.uint64]) -> None:
-        """Compare each of the rows with each of the columns, but for pairs that are tied or were seen."""
+        """Compare each of the rows with each of the columns, except for pairs that are tied or were seen."""
         is_asked = self._apart(rows, columns)
         if not is_asked.any():
             return
@@ -118,19 +117,23 @@ class _Search:
 
     def _sifted(self, rows: Places, columns: Places) -> NDArray[np.bool_]:
         """Return which pairs may be alike, for all at once: by one product of matrices, and by their mean colours."""
-        one, other = self.looks[self.places[rows]], self.looks[self.places[columns]]
-        first, second = _standard(one["grey"]), _standard(other["grey"])
+        row_looks, column_looks = self.looks[self.places[rows]], self.looks[self.places[columns]]
+        first, second = _standard(row_looks["grey"]), _standard(column_looks["grey"])
         may_be = first @ second.T / first.shape[1] >= self.alike - MARGIN
-        tints, others = _tint(one["colour"]), _tint(other["colour"])
+        tints, others = _tint(row_looks["colour"]), _tint(column_looks["colour"])
         strength = np.maximum(_strength(tints)[:, None], _strength(others))
-        apart = np.abs(tints.mean(axis=1)[:, None] - others.mean(axis=1)).mean(axis=2)  # no more than that of the cells
+        apart = np.abs(tints.mean(axis=1)[:, None] - others.mean(axis=1)).mean(
+            axis=2
+        )  # at most what the single cells differ by
         is_sifted: NDArray[np.bool_] = may_be & (apart <= np.maximum(TINT, TINT_SHARE * strength) + MARGIN * TINT)
         return is_sifted
 
     def _apart(self, rows: Places, columns: Places) -> NDArray[np.bool_]:
-        """Tell of each of the rows and each of the columns whether they are not tied yet."""
-        found: NDArray[np.bool_] = self.ties.roots(self.places[rows])[:, None] != self.ties.roots(self.places[columns])
-        return found
+        """Return for each row and each column whether the two are not tied yet."""
+        is_apart: NDArray[np.bool_] = self.ties.roots(self.places[rows])[:, None] != self.ties.roots(
+            self.places[columns]
+        )
+        return is_apart
 
     def _confirm(self, left: Places, right: Places) -> None:
         """Tie those pairs that are alike."""
@@ -161,15 +164,15 @@ def cells(hashes: NDArray[np.uint64], *, radius: int) -> list[tuple[Places, Sequ
     earlier set share. Where hashes are so alike that this were more pairs than all, all places are one set.
     """
     parts = [_part(number, radius + 1) for number in range(radius + 1)]
-    found: list[tuple[Places, Sequence[np.uint64]]] = []
+    sets: list[tuple[Places, Sequence[np.uint64]]] = []
     for number, part in enumerate(parts):
         key = hashes & part
         order = np.argsort(key, kind="stable")
         ends = np.flatnonzero(np.diff(key[order])) + 1
-        found += [(places, parts[:number]) for places in np.split(order, ends) if len(places) > 1]
-    if sum(len(places) ** 2 for places, _ in found) > len(hashes) ** 2:
+        sets += [(places, parts[:number]) for places in np.split(order, ends) if len(places) > 1]
+    if sum(len(places) ** 2 for places, _ in sets) > len(hashes) ** 2:
         return [(np.arange(len(hashes)), ())]
-    return found
+    return sets
 
 
 def _part(number: int, count: int) -> np.uint64:
@@ -188,9 +191,9 @@ def confirmed(looks: Looks, left: NDArray[np.int64], right: NDArray[np.int64], *
         here = slice(start, start + PAIRS_AT_ONCE)
         first, second = _standard(looks["grey"][left[here]]), _standard(looks["grey"][right[here]])
         is_alike = (first * second).mean(axis=1) >= alike
-        one, other = _tint(looks["colour"][left[here]]), _tint(looks["colour"][right[here]])
-        strength = np.maximum(_strength(one), _strength(other))
-        is_alike &= np.abs(one - other).mean(axis=(1, 2)) <= np.maximum(TINT, TINT_SHARE * strength)
+        left_tint, right_tint = _tint(looks["colour"][left[here]]), _tint(looks["colour"][right[here]])
+        strength = np.maximum(_strength(left_tint), _strength(right_tint))
+        is_alike &= np.abs(left_tint - right_tint).mean(axis=(1, 2)) <= np.maximum(TINT, TINT_SHARE * strength)
         kept.append(is_alike)
     is_kept = np.concatenate(kept) if kept else np.zeros(0, dtype=bool)
     return left[is_kept], right[is_kept]
@@ -212,8 +215,8 @@ def _tint(colour: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _strength(tint: NDArray[np.float32]) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = np.abs(tint).mean(axis=(1, 2))
-    return found
+    strength: NDArray[np.float32] = np.abs(tint).mean(axis=(1, 2))
+    return strength
 
 
 def _how(members: Sequence[int], same: Sequence[int], digests: Sequence[str]) -> How:

@@ -125,7 +125,7 @@ CLASSES: tuple[str, ...] = tuple(sorted(_KINDS))
 
 
 def write_sample(folder: Path, *, per_class: int = 60, seed: int = 0) -> list[Path]:
-    """Write `folder/<class>/<class>-000.jpg` and so on; yield the paths, class by class.
+    """Write `folder/<class>/<class>-000.jpg` and so on; return the paths, class by class.
 
     The images are made in a temporary folder and moved into place once all of them are there,
     so that a failure leaves nothing half-written behind.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from finetune.data.folders import read_folder
 from finetune.data.labels import doubtful, masks
-from finetune.data.listing import LAYOUTS, TABLES, Found, Row, count_unread, holds, normal, unread_note
+from finetune.data.listing import LAYOUTS, TABLES, Listing, Row, count_unread, holds, normal, unread_note
 from finetune.data.tables import read_table
 from finetune.data.tree import table_beside, walk
 from finetune.errors import DataError, RecipeError, did_you_mean
@@ -47,15 +47,15 @@ def read(
     """
     path = check_there(path)
     if path.is_dir():
-        root, found = path, read_folder(path, is_classes=layout == "classes")
+        root, listing = path, read_folder(path, is_classes=layout == "classes")
     elif path.suffix.lower() in TABLES and path.is_file():
         root = path.parent
-        found = read_table(path, image_column, label_column, split_column, group_by, needs_split=needs_splits)
+        listing = read_table(path, image_column, label_column, split_column, group_by, needs_split=needs_splits)
     else:
         raise DataError(f"{path} is a file, not a folder of images", hint=LAYOUTS)
-    if group_by != "none" and found.rows and not any(row.group for row in found.rows):
-        _group_by_pattern(found, group_by, is_needed=needs_groups)
-    return _manifest(root, path, found, needs_two_classes, needs_train)
+    if group_by != "none" and listing.rows and not any(row.group for row in listing.rows):
+        _group_by_pattern(listing, group_by, is_needed=needs_groups)
+    return _manifest(root, path, listing, needs_two_classes, needs_train)
 
 
 def check_there(path: str | Path) -> Path:
@@ -77,13 +77,13 @@ def image_files(paths: Iterable[str | Path], *, on_event: OnEvent = ignore) -> l
         DataError: a path does not exist, or there are no images at all.
     """
     files: list[Path] = []
-    paths, others = list(paths), Found()
+    paths, others = list(paths), Listing()
     for given in map(str, paths):
         path = Path(given)
         if holds(path.is_dir):
             unread: list[OSError] = []
             files += [path / name for name in walk(path, unread.append, lambda names: count_unread(others, names))]
-            files += [Path(error.filename) for error in unread]  # to be told of in the place of what they hold
+            files += [Path(error.filename) for error in unread]  # so that they are reported in place of what they hold
         elif holds(path.exists):
             files.append(path)
         else:
@@ -97,7 +97,7 @@ def image_files(paths: Iterable[str | Path], *, on_event: OnEvent = ignore) -> l
 
 
 def _missing(given: str, path: Path, *, expected: str) -> DataError:
-    """Return the error of a path where nothing is: an address, a pattern that nothing matched, or a misspelt name."""
+    """Return the error of a path that is not there: an address, a pattern that nothing matched, or a misspelt name."""
     if address := re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", given, re.IGNORECASE):  # a Path folds // to /
         where = f"{address[1]}://{address[2]}"
         return DataError(f"{where} is an address: images are read from this machine", hint="Download it first.")
@@ -111,68 +111,68 @@ def _missing(given: str, path: Path, *, expected: str) -> DataError:
     return DataError(f"no such file or folder: {given}", hint=f"{near} {expected}".strip())
 
 
-def _group_by_pattern(found: Found, pattern: str, *, is_needed: bool) -> None:
+def _group_by_pattern(listing: Listing, pattern: str, *, is_needed: bool) -> None:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise RecipeError(
             f"data.group_by = {pattern!r} is no column of the data and no regular expression: {error}"
         ) from error
-    for row in found.rows:
+    for row in listing.rows:
         match = compiled.search(row.file)
         if match:
             row.group = match.group(1) if compiled.groups else match.group(0)
-    without = sum(1 for row in found.rows if row.group is None)
-    if without == len(found.rows) and not is_needed:
-        found.notes.append(f"no image is in a group by {pattern!r}: all but copies are taken as independent")
+    without = sum(1 for row in listing.rows if row.group is None)
+    if without == len(listing.rows) and not is_needed:
+        listing.notes.append(f"no image is in a group by {pattern!r}: all but copies are taken as independent")
         return
-    if without == len(found.rows):
+    if without == len(listing.rows):
         raise RecipeError(
             f"data.group_by = {pattern!r} matches no image",
-            hint=f"Paths look like {found.rows[0].file!r}.",
+            hint=f"Paths look like {listing.rows[0].file!r}.",
         )
     if without:
         are = counted(without, "image is", "images are")
-        found.notes.append(f"{are} in no group of {pattern!r}: {'it stands' if without == 1 else 'they stand'} alone")
+        listing.notes.append(f"{are} in no group of {pattern!r}: {'it stands' if without == 1 else 'they stand'} alone")
 
 
-def _manifest(root: Path, path: Path, found: Found, needs_two_classes: bool, needs_train: bool) -> Manifest:
-    if not found.rows:
-        raise _without_rows(path, found)
-    if found.unread:
-        found.notes.append(unread_note(found.unread))
-    found.notes += _one_form(found.rows)
-    has_train = needs_train and any(row.split == "train" for row in found.rows)
-    labels = sorted({row.label for row in found.rows if row.split in (None, "train") or not has_train})
-    _check_classes(path, found.rows, labels)
+def _manifest(root: Path, path: Path, listing: Listing, needs_two_classes: bool, needs_train: bool) -> Manifest:
+    if not listing.rows:
+        raise _without_rows(path, listing)
+    if listing.unread:
+        listing.notes.append(unread_note(listing.unread))
+    listing.notes += _one_form(listing.rows)
+    has_train = needs_train and any(row.split == "train" for row in listing.rows)
+    labels = sorted({row.label for row in listing.rows if row.split in (None, "train") or not has_train})
+    _check_classes(path, listing.rows, labels)
     if needs_two_classes and len(labels) < 2:
-        raise _one_class(path, found, labels[0])
-    found.notes += [*doubtful(path, found.rows, labels, is_to_train=needs_two_classes), *masks(found.rows)]
+        raise _one_class(path, listing, labels[0])
+    listing.notes += [*doubtful(path, listing.rows, labels, is_to_train=needs_two_classes), *masks(listing.rows)]
     index = {label: place for place, label in enumerate(labels)}
-    samples = tuple(Sample(row.file, Target(index[row.label]), row.split, row.group) for row in found.rows)
-    return Manifest(str(root.resolve()), tuple(labels), samples, tuple(found.problems), tuple(found.notes))
+    samples = tuple(Sample(row.file, Target(index[row.label]), row.split, row.group) for row in listing.rows)
+    return Manifest(str(root.resolve()), tuple(labels), samples, tuple(listing.problems), tuple(listing.notes))
 
 
-def _without_rows(path: Path, found: Found) -> DataError:
+def _without_rows(path: Path, listing: Listing) -> DataError:
     """Return the error for data without one image of a class: what is there instead, and the layout or table needed."""
-    if found.num_loose:
-        images = counted(found.num_loose, "image")
+    if listing.num_loose:
+        images = counted(listing.num_loose, "image")
         text = f"{path} holds {images}, but no class folders: which class each belongs to is not said"
         return DataError(text, hint=f"{table_beside(path)}{LAYOUTS}")
-    if found.unread:
-        return DataError(f"no images in {path} that can be read: {unread_note(found.unread)}", hint=LAYOUTS)
+    if listing.unread:
+        return DataError(f"no images in {path} that can be read: {unread_note(listing.unread)}", hint=LAYOUTS)
     if not path.is_dir():
-        rows = counted(len(found.problems), "row")
+        rows = counted(len(listing.problems), "row")
         return DataError(f"no images in {path}: of its {rows} none has both an image and a label", hint=LAYOUTS)
     return DataError(f"no images in {path}", hint=f"{table_beside(path)}{LAYOUTS}")
 
 
-def _one_class(path: Path, found: Found, label: str) -> DataError:
+def _one_class(path: Path, listing: Listing, label: str) -> DataError:
     """Return the error for data of one class; a folder of images alone is no class."""
-    count = counted(len(found.rows), "image")
-    beside = counted(found.num_loose, "image beside its folder has", "images beside its folder have")
-    loose = f"; {beside} no class" if found.num_loose else ""
-    unread = f"; {unread_note(found.unread)}" if found.unread else ""
+    count = counted(len(listing.rows), "image")
+    beside = counted(listing.num_loose, "image beside its folder has", "images beside its folder have")
+    loose = f"; {beside} no class" if listing.num_loose else ""
+    unread = f"; {unread_note(listing.unread)}" if listing.unread else ""
     return DataError(
         f"only one class in {path}: {label!r} ({count}){loose}{unread}",
         hint=f"A classifier needs two or more. {table_beside(path)}{LAYOUTS}",
@@ -180,12 +180,12 @@ def _one_class(path: Path, found: Found, label: str) -> DataError:
 
 
 def _one_form(rows: list[Row]) -> Iterator[str]:
-    """Bring labels into one Unicode form, and say which stood in two."""
+    """Bring labels into one Unicode form, and yield which were written in two."""
     forms: dict[str, set[str]] = {}
     for row in rows:
         forms.setdefault(normal(row.label), set()).add(row.label)
         row.label = normal(row.label)
-    twice = [label for label, found in forms.items() if len(found) > 1]
+    twice = [label for label, spellings in forms.items() if len(spellings) > 1]
     if twice:
         yield f"labels that are written in two Unicode forms are one class: {listed(twice)}"
 

@@ -65,7 +65,7 @@ def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifes
 
 
 def leaks(manifest: Manifest) -> Iterator[str]:
-    """Say which images and groups straddle splits."""
+    """Yield which images and groups straddle splits."""
     for what, values in (
         ("images", [s.digest for s in manifest.samples]),
         ("groups", [s.group for s in manifest.samples]),
@@ -131,7 +131,7 @@ def val_in_train(manifest: Manifest) -> Manifest:
 
 
 def is_digest(text: str) -> bool:
-    """Tell whether a text is a content hash in digits of base 16, or none."""
+    """Return whether a text is a content hash in digits of base 16, or none."""
     return DIGEST.fullmatch(text) is not None
 
 
@@ -148,7 +148,7 @@ def first_of_units(units: Sequence[int]) -> list[int]:
 
 
 def _unit_numbers(samples: Sequence[Sample]) -> Places:
-    """Join samples that share a content hash, a group or their name, whether directly or through others."""
+    """Return the unit of each sample: what shares a content hash, a group or a name, even through others, is one."""
     ties = Ties(len(samples))
     ties.join_alike([sample.digest for sample in samples])
     ties.join_alike([sample.group for sample in samples])
@@ -182,7 +182,7 @@ class _Pool:
         return _Pool(labels, place[numbers], np.ones(len(sizes), dtype=bool))
 
     def take(self, *, share: float, keep: int) -> Places:
-        """Take units so that every class gives its share and keeps so many units; return the places of their samples.
+        """Return the places of samples, taken in units so that every class gives its share and keeps so many units.
 
         A class that would give nothing, because its share is small or its groups are large, gives its smallest.
         """
@@ -238,7 +238,7 @@ class _Taking:
             self.left[label] -= 1
 
     def _take_singles(self, is_single: NDArray[np.bool_]) -> list[int]:
-        """Take of the units of one image the first ones of every class: no class depends on another."""
+        """Take the first units of one image of every class, and return the classes: none depends on another."""
         units, labels = self.units[is_single], self.labels[is_single]
         order = np.argsort(labels, kind="stable")
         starts = np.searchsorted(labels[order], labels[order])
@@ -249,8 +249,8 @@ class _Taking:
         for label, count in enumerate(np.bincount(labels[taken], minlength=len(most)).tolist()):
             self.wanted[label] -= count
             self.left[label] -= count
-        found: list[int] = np.unique(labels[taken]).tolist()
-        return found
+        classes: list[int] = np.unique(labels[taken]).tolist()
+        return classes
 
 
 def _check(manifest: Manifest, splits: Sequence[Split]) -> None:

@@ -54,15 +54,17 @@ def give_aways(looks: Looks, labels: NDArray[np.int64], classes: tuple[str, ...]
     information with the class is a fifth or more of the entropy of the class, less what chance gives
     (V - 1) (K - 1) / (2 N).
     """
-    found = []
+    telling = []
     for trait, values in _traits(looks).items():
         share = _share(values, labels)
         if share >= GIVES_AWAY:
             counts: dict[str, Counter[str]] = {}
             for value, label in zip(values.tolist(), labels.tolist(), strict=True):
                 counts.setdefault(value, Counter())[classes[label]] += 1
-            found.append(GiveAway(trait, share, {value: dict(count.most_common()) for value, count in counts.items()}))
-    return sorted(found, key=lambda one: -one.share)
+            telling.append(
+                GiveAway(trait, share, {value: dict(count.most_common()) for value, count in counts.items()})
+            )
+    return sorted(telling, key=lambda give_away: -give_away.share)
 
 
 def _traits(looks: Looks) -> dict[str, NDArray[np.str_]]:

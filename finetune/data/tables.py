@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from finetune.csv_cells import MARK, unguarded_cell
-from finetune.data.listing import SPLIT_NAMES, Found, Row, folded, holds, normal, split_of
+from finetune.data.listing import SPLIT_NAMES, Listing, Row, folded, holds, normal, split_of
 from finetune.data.tree import folders_below
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.images.decode import is_image_name
@@ -20,13 +20,13 @@ from finetune.wording import counted, listed
 
 InFolder = Callable[[Path], dict[str, str]]
 MISSING = "no such file"
-USUAL_SPLIT = "split"  # the column of splits that need not be there
+USUAL_SPLIT = "split"  # the default column of splits, which need not be there
 NO_COLUMN = "none"
-MOST_LOOKED_AT = 100_000  # files and folders beside a table, besides those that it names
-MOST_FOLDERS = 50  # beside a table, in which a file that it names is looked for
+MOST_LOOKED_AT = 100_000  # files and folders beside a table, on top of those that it names
+MOST_FOLDERS = 50  # folders beside a table in which a file that it names is looked for
 
 
-def read_table(path: Path, image: str, label: str, split: str, group_by: str, *, needs_split: bool) -> Found:
+def read_table(path: Path, image: str, label: str, split: str, group_by: str, *, needs_split: bool) -> Listing:
     """Return the images that a table lists, with their labels, splits and groups.
 
     With `needs_split` a column of splits that would not be obeyed is an error, else a note.
@@ -36,7 +36,7 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
         RecipeError: it lacks a column, or its splits stand in one of another name.
     """
     columns, rows = _parquet(path) if path.suffix.lower() == ".parquet" else _delimited(path)
-    found = Found()
+    listing = Listing()
     for key, column in (("data.image_column", image), ("data.label_column", label)):
         if column not in columns:
             other = next((sign for sign in ";\t|" if any(sign in name for name in columns)), "")
@@ -46,7 +46,7 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
                 + (f" Its columns seem to be separated by {other!r}: save it with commas." if other else ""),
             )
     for column in dict.fromkeys((image, label, split, group_by)):
-        _check_column(found, path, columns, column)
+        _check_column(listing, path, columns, column)
     odd = next((cell for row in rows if isinstance(cell := row[image], (bytes, dict, list))), None)
     if odd is not None:
         raise DataError(
@@ -57,20 +57,20 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
     if fault and needs_split:
         raise fault
     if fault:
-        found.notes.append(fault.message)
+        listing.notes.append(fault.message)
     in_folder = cache(_by_form)
     for number, row in enumerate(rows, 2):
-        _add_row(found, path, number, row, (image, label, split, group_by), in_folder)
-    _tell_missing(found, path)
-    outside = [row.file for row in found.rows if _is_outside(path.parent, row.file)]
+        _add_row(listing, path, number, row, (image, label, split, group_by), in_folder)
+    _tell_missing(listing, path)
+    outside = [row.file for row in listing.rows if _is_outside(path.parent, row.file)]
     if outside:
         images = counted(len(outside), "image lies", "images lie")
-        found.notes.append(f"{images} outside of the table's folder, e.g. {outside[0]}")
-    found.notes += _unnamed(found, path.parent)
-    return found
+        listing.notes.append(f"{images} outside of the table's folder, e.g. {outside[0]}")
+    listing.notes += _unnamed(listing, path.parent)
+    return listing
 
 
-def _check_column(found: Found, path: Path, columns: list[str], column: str) -> None:
+def _check_column(listing: Listing, path: Path, columns: list[str], column: str) -> None:
     """Refuse a column that is there twice; note one whose name differs from it by case alone."""
     if columns.count(column) > 1:
         places = " and ".join(str(place) for place, name in enumerate(columns, 1) if name == column)
@@ -80,7 +80,9 @@ def _check_column(found: Found, path: Path, columns: list[str], column: str) -> 
         )
     alike = [name for name in columns if name != column and name.casefold() == column.casefold()]
     if column in columns and alike:
-        found.notes.append(f"of the columns {listed([column, *alike])}, which differ by case alone, {column} is taken")
+        listing.notes.append(
+            f"of the columns {listed([column, *alike])}, which differ by case alone, {column} is taken"
+        )
 
 
 def _split_fault(
@@ -114,11 +116,11 @@ def _is_outside(root: Path, file: str) -> bool:
 
 
 def _add_row(
-    found: Found, path: Path, number: int, row: dict[str, Any], names: tuple[str, ...], in_folder: InFolder
+    listing: Listing, path: Path, number: int, row: dict[str, Any], names: tuple[str, ...], in_folder: InFolder
 ) -> None:
     file, label, split, group = (_text(row.get(name)) for name in names)
     if not file or not label:
-        found.problems.append(Problem(file or f"{path.name} line {number}", "no image or no label in its row"))
+        listing.problems.append(Problem(file or f"{path.name} line {number}", "no image or no label in its row"))
         return
     if split and not split_of(split):
         raise DataError(
@@ -129,42 +131,42 @@ def _add_row(
     if not is_there and (other := _in_other_form(path.parent, file, in_folder)):
         file, is_there = other, holds((path.parent / other).is_file)
     if not is_there:
-        found.problems.append(Problem(file, MISSING))
-    elif file in found.files:
-        found.problems.append(Problem(file, f"listed again in line {number}; the first time counts"))
+        listing.problems.append(Problem(file, MISSING))
+    elif file in listing.files:
+        listing.problems.append(Problem(file, f"listed again in line {number}; the first time counts"))
     else:
-        found.files.add(file)
-        found.rows.append(Row(file, label, split_of(split), normal(group) or None))
+        listing.files.add(file)
+        listing.rows.append(Row(file, label, split_of(split), normal(group) or None))
 
 
-def _tell_missing(found: Found, path: Path) -> None:
-    """Say how many rows name a file that is not there, where the first was looked for, and what is there instead.
+def _tell_missing(listing: Listing, path: Path) -> None:
+    """Note how many rows name a file that is not there, where the first was looked for, and what is there instead.
 
     Raises:
         DataError: that holds of all rows.
     """
-    missing = [problem.file for problem in found.problems if problem.reason == MISSING]
+    missing = [problem.file for problem in listing.problems if problem.reason == MISSING]
     if not missing:
         return
     near = next((f"{file!r}: there is {other!r}" for file in missing[:20] if (other := _near(path.parent, file))), "")
     place = Path(os.path.normpath((path.parent / missing[0]).absolute()))
-    if not found.rows:
+    if not listing.rows:
         rows = "The file of its one row" if len(missing) == 1 else f"None of the files of its {len(missing):,} rows"
         raise DataError(
             f"{path}: {rows[0].lower()}{rows[1:]} is {'not ' if len(missing) == 1 else ''}there; looked for {place}",
             hint=(f"Instead of {near}. " if near else "")
             + "Files are looked for from the folder of the table, with / between folders and their full name.",
         )
-    found.notes.append(
-        f"{len(missing):,} of {len(missing) + len(found.rows):,} rows {'names' if len(missing) == 1 else 'name'}"
+    listing.notes.append(
+        f"{len(missing):,} of {len(missing) + len(listing.rows):,} rows {'names' if len(missing) == 1 else 'name'}"
         f" a file that is not there, e.g. {place}" + (f"; instead of {near}" if near else "")
     )
 
 
-def _unnamed(found: Found, root: Path) -> Iterator[str]:
-    """Say how many images below the table's folder no row names; of a huge folder as many as were seen."""
+def _unnamed(listing: Listing, root: Path) -> Iterator[str]:
+    """Yield how many images below the table's folder no row names; in a huge folder, how many of those seen."""
     real = cache(lambda folder: os.path.realpath(Path(root, folder)))
-    named = (os.path.split(file) for file in (*found.files, *(problem.file for problem in found.problems)))
+    named = (os.path.split(file) for file in (*listing.files, *(problem.file for problem in listing.problems)))
     known = {(real(folder), name) for folder, name in named}
     count, example, left = 0, "", MOST_LOOKED_AT + len(known)
     for inside, names in folders_below(root, lambda _: None):
@@ -186,8 +188,8 @@ def _in_other_form(root: Path, file: str, in_folder: InFolder) -> str | None:
         return None
     for part in parts:
         here /= part if part in ("..", here.anchor) else in_folder(here).get(normal(part), part)
-    found = here.as_posix() if Path(file).is_absolute() else os.path.relpath(here, root)
-    return found if holds(here.is_file) else None
+    other = here.as_posix() if Path(file).is_absolute() else os.path.relpath(here, root)
+    return other if holds(here.is_file) else None
 
 
 def _by_form(folder: Path) -> dict[str, str]:

@@ -18,11 +18,11 @@ class Ties:
 
     def roots(self, places: Places) -> Places:
         """Return the root of each place."""
-        found: Places = self.parent[places]
-        while not np.array_equal(found, above := self.parent[found]):
-            found = above
-        self.parent[places] = found
-        return found
+        roots: Places = self.parent[places]
+        while not np.array_equal(roots, above := self.parent[roots]):
+            roots = above
+        self.parent[places] = roots
+        return roots
 
     def join(self, left: Places, right: Places) -> None:
         """Tie each place of the left (P,) to its one of the right (P,).

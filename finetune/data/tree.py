@@ -85,7 +85,7 @@ def table_beside(folder: Path) -> str:
     """Return a hint at the tables in a folder, which may say the classes."""
     if not folder.is_dir():
         return ""
-    tables = sorted(one.name for one in folder.iterdir() if one.suffix.lower() in TABLES and holds(one.is_file))
+    tables = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in TABLES and holds(entry.is_file))
     return f"If {listed(tables, most=3)} says the classes, give {folder / tables[0]} as the data. " if tables else ""
 
 

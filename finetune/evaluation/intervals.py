@@ -14,7 +14,7 @@ from finetune.randomness import Resamples
 from finetune.types import Interval
 
 Z95 = 1.959963984540054
-FEW_T95 = (12.706, 4.303, 3.182, 2.776, 2.571)  # of Student's t with 1, 2, ... degrees of freedom
+FEW_T95 = (12.706, 4.303, 3.182, 2.776, 2.571)  # `t95` of 1, 2, ... degrees of freedom
 
 
 def wilson(share: float, count: float) -> Interval:
@@ -31,7 +31,7 @@ def wilson(share: float, count: float) -> Interval:
 
 
 def independent(values: np.ndarray, units: Sequence[int] | None) -> float:
-    """Return how many independent values tell as much of the mean as these do, of which those of one unit are alike.
+    """Return how many independent values say as much about the mean as these, where those of one unit are alike.
 
     The number of values over their design effect: the variance of the sums by unit over that of single
     values, at least 1. Where all values are equal, nothing tells how alike a unit is: its values count as one.
@@ -55,16 +55,16 @@ def share(hits: np.ndarray, units: Sequence[int] | None = None) -> Interval:
     return wilson(float(hits.mean()) if len(hits) else 0.0, independent(hits, units))
 
 
-def paired(one: np.ndarray, other: np.ndarray, units: Sequence[int] | None = None) -> Interval:
-    """Return the interval of top1 of one minus top1 of another, from which images each got right.
+def paired(hits: np.ndarray, other_hits: np.ndarray, units: Sequence[int] | None = None) -> Interval:
+    """Return the interval of the difference of two top1, from the images (N,) that each classifier got right.
 
-    Both were asked about the same images, so only those count on which they differ: much is told
-    apart that two separate intervals would leave open. Shares of several asked of each image (N,)
-    count like answers. Images of one unit count as far as they are independent.
+    Both were asked about the same images, so only those count on which they differ: that tells much apart
+    which two separate intervals would leave open. Shares over several answers to each image (N,) count
+    like single answers. Images of one unit count as far as they are independent.
     Source: Agresti & Min 2005, Simple improved confidence intervals for comparing matched
     proportions, Statistics in Medicine 24.
     """
-    gaps = one.astype(float) - other.astype(float)  # (N,)
+    gaps = hits.astype(float) - other_hits.astype(float)  # (N,)
     count = independent(gaps, units)
     shrunk = count / max(len(gaps), 1)
     gained, moved = float(gaps.sum()) * shrunk, float((gaps**2).sum()) * shrunk
@@ -79,21 +79,21 @@ def over_seeds(hits: np.ndarray, units: Sequence[int] | None = None) -> Interval
 
     Other images and another seed would both have moved it: the ends are Wilson's over the images at
     the mean, and the t interval over the seeds, added as independent errors are (root of the sum of
-    squares). One seed says nothing of seeds: it is Wilson's alone.
+    squares). One seed says nothing about seeds: the interval is Wilson's alone.
     """
     by_image = hits.mean(axis=0)
     images = wilson(float(hits.mean()), independent(by_image, units))
     return _with_seeds(images, hits.mean(axis=1), lowest=0.0)
 
 
-def paired_over_seeds(one: np.ndarray, other: np.ndarray, units: Sequence[int] | None = None) -> Interval:
-    """Return the interval of mean top1 of one minus that of another, each (S, N), seed by seed and image by image.
+def paired_over_seeds(hits: np.ndarray, other_hits: np.ndarray, units: Sequence[int] | None = None) -> Interval:
+    """Return the interval of the difference of two mean top1, from hits (S, N), seed by seed and image by image.
 
     The ends are put together as in `over_seeds`: of `paired` over the images, and of the t interval
     over the differences that each seed shows.
     """
-    by_seed = one.mean(axis=1) - other.mean(axis=1)
-    return _with_seeds(paired(one.mean(axis=0), other.mean(axis=0), units), by_seed, lowest=-1.0)
+    by_seed = hits.mean(axis=1) - other_hits.mean(axis=1)
+    return _with_seeds(paired(hits.mean(axis=0), other_hits.mean(axis=0), units), by_seed, lowest=-1.0)
 
 
 def t95(freedom: int) -> float:

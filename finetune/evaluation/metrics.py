@@ -16,7 +16,7 @@ from finetune.randomness import Resamples
 from finetune.types import Interval
 
 BINS, DRAWS = 15, 300
-FEWEST_FOR_TOP5 = 10  # classes: of fewer, half of them or more are among five guesses
+FEWEST_FOR_TOP5 = 10  # classes: with fewer, half of them or more are among five guesses
 
 
 def top1(logits: Tensor, targets: Tensor) -> float:
@@ -32,9 +32,7 @@ class Predicted:
     guesses: NDArray[Any]  # (N,)
     right: NDArray[Any]  # (N,)
     units: Sequence[int] | None  # images of one unit (copies, a group) are drawn together
-    weights: Iterable[
-        NDArray[Any]
-    ]  # each (N,): how often an image is drawn; drawn anew each time, as all take long to hold
+    weights: Iterable[NDArray[Any]]  # each (N,): how often an image is drawn; made anew each time, not held all at once
 
     @property
     def num_classes(self) -> int:
@@ -42,8 +40,8 @@ class Predicted:
 
     @property
     def hits(self) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = self.guesses == self.right
-        return found
+        is_right: NDArray[np.bool_] = self.guesses == self.right
+        return is_right
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ def _top5(judged: Predicted) -> Interval:
 
 
 def _macro_f1(judged: Predicted) -> Interval:
-    """Average over the classes that occur."""
+    """Return macro F1, the average over the classes that occur, with its interval."""
     drawn = [macro_f1(judged.guesses, judged.right, judged.num_classes, weight) for weight in judged.weights]
     value = macro_f1(judged.guesses, judged.right, judged.num_classes, np.ones(len(judged.right)))
     low, high = np.quantile(drawn, [0.025, 0.975])
@@ -80,7 +78,7 @@ def _macro_f1(judged: Predicted) -> Interval:
 
 
 def _ece(judged: Predicted) -> Interval:
-    """The expected calibration error in 15 bins of equal width. Source: Guo et al. 2017, arXiv:1706.04599."""
+    """Return the expected calibration error in 15 bins of equal width. Source: Guo et al. 2017, arXiv:1706.04599."""
     return calibration(judged.logits.softmax(dim=1).amax(dim=1), judged.hits, judged.weights)
 
 

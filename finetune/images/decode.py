@@ -46,9 +46,9 @@ from finetune.wording import counted
 
 DECODE_VERSION = 4  # goes up when the same file begins to give another image
 
-DRAFT = 1.6  # reduced decoding below that changes the image visibly; above, by less than a level
-LARGE = 2**24  # pixels of an image that is decoded while no other such one is
-BANDS_TAG = 277  # of a TIFF: samples per pixel
+DRAFT = 1.6  # reduced decoding below this changes the image visibly; above, by less than a level
+LARGE = 2**24  # pixels of an image that is decoded while no other large one is
+BANDS_TAG = 277  # the tag of a TIFF for samples per pixel
 LARGEST_FILE = 2**30  # bytes; as many pixels as Pillow takes, at 16 bits, are hardly more
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
@@ -82,13 +82,13 @@ class UndecodableError(DataError):
 
     @property
     def is_passing(self) -> bool:
-        """Tell whether the cause is the machine (no memory, a refusal of the system) rather than the bytes."""
+        """Whether the cause is the machine (no memory, a refusal of the system) rather than the bytes."""
         cause = self.__cause__
         return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
 
 
 def is_image_name(name: str) -> bool:
-    """Tell by its name, without folders, whether a file should be an image."""
+    """Return whether a file should be an image, by its name without folders."""
     dot = name.rfind(".")  # `Path(name).suffix` takes ten times as long, and folders hold a million names
     return 0 < dot < len(name) - 1 and name[dot:].lower() in EXTENSIONS
 
@@ -190,21 +190,21 @@ def _silence() -> Iterator[None]:
 @cache
 def _libtiff_setters() -> tuple[Callable[[int | None], int | None], ...]:
     """Return the functions that set libtiff's handlers, which print to stderr; none where they have no names."""
-    found = []
+    setters = []
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(_imaging.__file__)
         for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
             setter = library[name]
             setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
-            found.append(setter)
-    return tuple(found)
+            setters.append(setter)
+    return tuple(setters)
 
 
 _turn = threading.RLock()
 
 
 def alone(is_large: bool) -> AbstractContextManager[Any]:
-    """Return a block that of all large things only one thread at a time is in."""
+    """Return a context manager that only one thread at a time is inside of, where what it decodes is large."""
     return _turn if is_large else nullcontext()
 
 
@@ -218,8 +218,8 @@ def examine(
 ) -> Decoded[T]:
     """Return what `make` makes of the image in the bytes of an image file, and what is to be said of the file.
 
-    No other thread holds a large image meanwhile. Of a strip more than `LONGEST` times as long as wide the middle
-    is kept, which is what views show. Without a `value_range`, black and white of a deep image are what
+    No other thread holds a large image meanwhile. A strip more than `LONGEST` times as long as wide is cut to its
+    middle, which is what views show. Without a `value_range`, black and white of a deep image are what
     `levels.range_of` makes of it alone.
 
     Raises:
@@ -234,8 +234,8 @@ def examine(
                 at_least = math.ceil(DRAFT * side)
                 image.draft("RGB" if image.mode in ("RGB", "YCbCr") else None, (at_least, at_least))
             with alone(image.width * image.height > LARGE):
-                found, span = _levelled(image, content, value_range)
-                return Decoded(make(smaller(_rgb(found), side).convert("RGB")), span, remark)
+                levelled, span = _levelled(image, content, value_range)
+                return Decoded(make(smaller(_rgb(levelled), side).convert("RGB")), span, remark)
     except DECODE_ERRORS as error:
         raise UndecodableError(_reason(error, content)) from error
 
@@ -312,14 +312,14 @@ def smaller(image: Image.Image, side: int | None) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF says; where that is damaged, leave it as viewers do."""
+    """Return an image turned as its EXIF says; where that is damaged, as it is, as viewers do."""
     with suppress(*DECODE_ERRORS):
         ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Return an image in RGB, a large one band by band: else it would lie in memory up to five times."""
+    """Return an image in RGB, a large one band by band: otherwise it would be in memory up to five times."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.width * image.height <= LARGE:
@@ -370,7 +370,7 @@ def _begins_as(content: bytes, form: str) -> bool:
 
 
 def remarks_of(files: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Say what of some files is not seen, by their names and remarks, with one of them as an example."""
+    """Yield sentences on what is not seen of some files, from their names and remarks, each with an example."""
     kinds: dict[str, list[str]] = {}
     for file, remark in files:
         if remark:

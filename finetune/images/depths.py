@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from finetune.images.levels import Range, Span
 from finetune.wording import counted
 
-DARK = 8  # times as high as the numbers of all deep images together is a white that makes them nearly black
+DARK = 8  # a white this many times the highest number of all deep images makes them nearly black
 
 
 def in_data(spans: Sequence[Span | None], value_range: Range | None) -> Iterator[str]:
-    """Say what is black and white in the deep images of data, by the spans of all its images (None: 8 bits)."""
+    """Yield what is black and white in the deep images of data, from the spans of all its images (None: 8 bits)."""
     num_deep = sum(span is not None for span in spans)
     if value_range is None or not num_deep:
         return
@@ -25,7 +25,7 @@ def in_data(spans: Sequence[Span | None], value_range: Range | None) -> Iterator
 
 
 def before_model(spans: Sequence[Span | None], value_range: Range | None) -> Iterator[str]:
-    """Say how a model that was trained with a range of values (None: on 8 bits) sees images of these spans."""
+    """Yield how a model that was trained with a range of values (None: on 8 bits) sees images of these spans."""
     deep = [span for span in spans if span]
     if deep and value_range is None:
         yield (
@@ -51,7 +51,7 @@ def _deep(count: int) -> str:
 
 
 def _outside(deep: Sequence[Span], value_range: Range) -> Iterator[str]:
-    """Say how many deep images a range clips, or that it makes all of them nearly black."""
+    """Yield how many deep images a range clips, or that it makes all of them nearly black."""
     black, white = value_range
     beyond = [span for span in deep if span.low < black or span.high > white]
     if beyond:

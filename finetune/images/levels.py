@@ -30,7 +30,7 @@ class Span(NamedTuple):
     low: float
     high: float
     is_real: bool = False
-    is_upper: bool = False  # of its 16 bits the upper 8 alone can be read
+    is_upper: bool = False  # only the upper 8 of its 16 bits can be read
 
 
 def range_of(*spans: Span) -> Range:
@@ -65,7 +65,7 @@ def _white(low: float, high: float, *, is_real: bool) -> float:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Tell whether an image is one channel of numbers deeper than 8 bits."""
+    """Return whether an image is one channel of numbers deeper than 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
@@ -97,7 +97,7 @@ def deep_colour(image: Image.Image) -> re.Match[str] | None:
 
 
 def read_lower_bytes(image: Any, raw: re.Match[str]) -> bool:
-    """Load the lower 8 bits of every channel, which is what Pillow reads in the other order of bytes, if it can."""
+    """Load the lower 8 bits of every channel, which Pillow reads in the other byte order; return whether it can."""
     mode, order = raw.groups()
     if mode not in ("RGB", "RGBX", "RGBA"):
         return False
@@ -123,9 +123,9 @@ def colour_levels(upper: Image.Image, lower: Image.Image | None, between: Range)
     levels = np.array(upper)  # (H, W, C)
     for rows, values in _colours(upper, lower):
         levels[rows, :, : values.shape[2]] = _levels(values, between)
-    made = Image.fromarray(levels, upper.mode)
-    made.info.update({key: value for key, value in upper.info.items() if key == "transparency"})
-    return made
+    image = Image.fromarray(levels, upper.mode)
+    image.info.update({key: value for key, value in upper.info.items() if key == "transparency"})
+    return image
 
 
 def bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:

@@ -1,4 +1,4 @@
-"""The pixel cache: of every image the plain view and a smaller image, as uint8 rows of one memory-mapped file.
+"""The pixel cache: the plain view of every image and a smaller image, as uint8 rows of one memory-mapped file.
 
 The scan decodes every file anyway; what passes need of it is kept here, so that no later pass decodes it
 again. It is the same whether it comes from here or from its file. Letters: H W pixels, N images.
@@ -26,7 +26,7 @@ from finetune.images.transforms import View, picture_side, plain_view
 from finetune.settings import CacheSection
 from finetune.types import Preprocessing
 
-USUAL_ASPECT = 1.5  # of photographs, to know the size of the cache before any is read
+USUAL_ASPECT = 1.5  # of photographs: tells the size of the cache before any is read
 LARGEST = 2**26  # bytes of a row: longer strips than that are decoded anew
 ABSENT = np.zeros((), RECORD)
 
@@ -72,12 +72,11 @@ class PixelCache:
 
     def find(self, digests: Sequence[str]) -> FoundPixels:
         """Return the rows of images, to be read by their place among `digests`."""
-        found = (self.entry.find(digest) for digest in digests)
-        records = np.array([ABSENT if record is None else record for record in found], RECORD)
-        return FoundPixels(self.entry.rows_file, records, self.preprocessing.image_size)
+        records = [ABSENT if record is None else record for record in map(self.entry.find, digests)]
+        return FoundPixels(self.entry.rows_file, np.array(records, RECORD), self.preprocessing.image_size)
 
     def serves(self, preprocessing: Preprocessing) -> bool:
-        """Tell whether the views of some preprocessing can be cut from here."""
+        """Return whether the views of some preprocessing can be cut from here."""
         return _facts(preprocessing) == _facts(self.preprocessing)
 
 
@@ -123,7 +122,7 @@ class FoundPixels:
 def open_pixels(
     root: str | Path, *, preprocessing: Preprocessing, num_images: int, settings: CacheSection
 ) -> PixelCache | None:
-    """Open the pixel cache of a data set, or begin it; None when it is not wanted or would not fit.
+    """Return the pixel cache of a data set, opened or begun; None when it is not wanted or would not fit.
 
     Raises:
         ResourceError: its folder cannot be written.
@@ -156,7 +155,7 @@ def pixel_bytes(preprocessing: Preprocessing, num_images: int) -> int:
 def opened_or_none(
     root: str | Path, *, preprocessing: Preprocessing, num_images: int, settings: CacheSection
 ) -> PixelCache | None:
-    """Open a pixel cache where its folder can be written; what is cached is never needed."""
+    """Return a pixel cache, opened, or None where its folder cannot be written: what is cached is never needed."""
     try:
         return open_pixels(root, preprocessing=preprocessing, num_images=num_images, settings=settings)
     except ResourceError:

@@ -42,7 +42,7 @@ LOOK = np.dtype(
         ("colour", "u1", (COARSE, COARSE, 3)),
     ]
 )
-Looks = NDArray[np.void]  # of LOOK, one an image
+Looks = NDArray[np.void]  # of dtype LOOK, one per image
 
 
 def looks_of(manifest: Manifest, *, settings: CacheSection, on_event: OnEvent = ignore) -> Looks:
@@ -102,7 +102,7 @@ def _look_at(manifest: Manifest, sample: Sample) -> Looks:
 
 
 def _entry(manifest: Manifest, settings: CacheSection) -> CacheEntry | None:
-    """Open what is kept of a data set's looks; None where nothing can be kept."""
+    """Return the cache entry of a data set's looks; None where nothing can be kept."""
     key = {
         "kind": "looks",
         "root": str(Path(manifest.root).absolute()),
@@ -127,17 +127,17 @@ def _entry(manifest: Manifest, settings: CacheSection) -> CacheEntry | None:
 def _recall(entry: CacheEntry, samples: Sequence[Sample]) -> dict[str, Looks]:
     digests = [sample.digest for sample in samples if sample.digest in entry]
     entry.drop_damaged(digests)
-    content, found = entry.mapped(), {}
+    content, looks = entry.mapped(), {}
     for digest in digests:
         record = entry.find(digest)
         if record is not None:
             start = int(record["offset"])
-            found[digest] = np.frombuffer(content[start : start + LOOK.itemsize].tobytes(), LOOK)
-    return found
+            looks[digest] = np.frombuffer(content[start : start + LOOK.itemsize].tobytes(), LOOK)
+    return looks
 
 
 def _kept(entry: CacheEntry, digests: Sequence[str], rows: Sequence[Looks]) -> CacheEntry | None:
-    """Add rows to an entry; None, and no more is kept, when the disk is full."""
+    """Add rows to an entry and return it; None, and no more is kept, when they cannot be written."""
     try:
         with entry.filling("the small images", on_event=ignore):
             entry.refresh()

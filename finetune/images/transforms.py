@@ -31,7 +31,7 @@ class View:
 
     @property
     def is_plain(self) -> bool:
-        """Tell whether this is the view of evaluation."""
+        """Return whether this is the view of evaluation."""
         return self.side is None
 
     def __call__(self, image: Image.Image) -> Tensor:

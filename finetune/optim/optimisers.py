@@ -22,13 +22,13 @@ def parameter_groups(
     """
     named = dict(model.named_parameters())
     spared = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
-    found = []
+    optimiser_groups = []
     for group in groups:
         scale = plan[group.name].lr_scale
         for is_decayed in (True, False) if not plan[group.name].is_frozen else ():
             chosen = [n for n in group.parameters if (named[n].ndim > 1 and n not in spared) is is_decayed]
             if chosen:
-                found.append(
+                optimiser_groups.append(
                     {
                         "params": [named[name] for name in chosen],
                         "lr": lr * scale,
@@ -36,7 +36,7 @@ def parameter_groups(
                         "weight_decay": weight_decay if is_decayed else 0.0,
                     }
                 )
-    return found
+    return optimiser_groups
 
 
 def build(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

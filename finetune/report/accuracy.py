@@ -15,16 +15,16 @@ from finetune.whole import whole_file
 
 SIZE, SIDE = (11.0, 6.5), 0.3  # inches; share of the list of names
 DOT, LINE = "#9aa5b1", "#c2410c"
-NARROW = 20  # the ends of the axis of compute apart: then there is room for more than powers of ten
+NARROW = 20  # times between the ends of the compute axis: below it there is room for more than powers of ten
 NEAR = (0.012, 0.022)  # shares of the width and height within which two numbers would run into each other
 
 
-def draw(found: Sequence[CatalogueEntry], file: Path) -> None:
+def draw(entries: Sequence[CatalogueEntry], file: Path) -> None:
     """Draw entries whose top-1 and compute are known; .svg or .png by the suffix, the same bytes every time."""
     figure = Figure(figsize=SIZE, dpi=150, layout="constrained")
     axes, side = figure.subplots(1, 2, width_ratios=(1 - SIDE, SIDE))
-    best = front(found)
-    axes.scatter(*_points(found), s=9, color=DOT, linewidths=0)
+    best = front(entries)
+    axes.scatter(*_points(entries), s=9, color=DOT, linewidths=0)
     axes.step(*_points(best), where="post", color=LINE, linewidth=1, marker="o", markersize=3.5)
     axes.set_xscale("log")
     left, right = axes.get_xlim()
@@ -32,7 +32,7 @@ def draw(found: Sequence[CatalogueEntry], file: Path) -> None:
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if right / left < NARROW else "")
     axes.set_xlabel("multiply-adds for one image, billions (GMACs)")
     axes.set_ylabel("top-1 on ImageNet-1k val, percent")
-    axes.set_title(f"{len(found):,} sets of weights; on the line: what no other beats", loc="left", fontsize=10)
+    axes.set_title(f"{len(entries):,} sets of weights; on the line: what no other beats", loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     _number(axes, best)
@@ -43,8 +43,8 @@ def draw(found: Sequence[CatalogueEntry], file: Path) -> None:
             figure.savefig(beside, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
-def _points(found: Sequence[CatalogueEntry]) -> tuple[list[float], list[float]]:
-    return [entry.gmacs or 0 for entry in found], [entry.top1 or 0 for entry in found]
+def _points(entries: Sequence[CatalogueEntry]) -> tuple[list[float], list[float]]:
+    return [entry.gmacs or 0 for entry in entries], [entry.top1 or 0 for entry in entries]
 
 
 def _number(axes: Axes, best: Sequence[CatalogueEntry]) -> None:

@@ -16,9 +16,9 @@ from finetune.report.standings import Curve
 from finetune.strategy.strategies import is_pretrained
 
 COLOURS = ("#2f6fc4", "#d9730d", "#2e8b57", "#b0307a", "#7a5cc2", "#8a6d3b", "#0f9a9a", "#c0392b")
-WIDTH, HEIGHT = 380, 220  # of what is inside the axes, in units of the image
-LOG_FROM = 20  # so many times the time of the quickest: then seconds stand on a logarithmic axis
-LARGEST_LOSS = 1.5  # of that of guessing; beyond it a curve leaves the image
+WIDTH, HEIGHT = 380, 220  # what is inside the axes, in units of the image
+LOG_FROM = 20  # times the time of the quickest: from there on the axis of seconds is logarithmic
+LARGEST_LOSS = 1.5  # times the loss of guessing; beyond it a curve leaves the image
 
 Point = tuple[float, float]
 
@@ -47,20 +47,20 @@ class Panel:
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write the page; `content` holds title, data, the comparison, and the names of its runs."""
-    found = content["comparison"].standings
     labels = list(dict.fromkeys(label for _, label, _ in content["runs"]))
     colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(labels)}
-    page = {**content, "colours": colours, "panels": panels(found, colours, num_classes=content["num_classes"])}
+    shown = panels(content["comparison"].standings, colours, num_classes=content["num_classes"])
+    page = {**content, "colours": colours, "panels": shown}
     render(path, "compare.html.j2", {**page, "width": WIDTH, "height": HEIGHT})
 
 
-def panels(found: Sequence[Any], colours: Mapping[str, str], *, num_classes: int) -> tuple[Panel, ...]:
+def panels(standings: Sequence[Any], colours: Mapping[str, str], *, num_classes: int) -> tuple[Panel, ...]:
     """Return val top1 and val loss, each over epochs and over seconds."""
-    if not found:
+    if not standings:
         return ()
     largest = LARGEST_LOSS * math.log(max(num_classes, 2))
     return tuple(
-        _panel(found, colours, x=x, y=y, most=most)
+        _panel(standings, colours, x=x, y=y, most=most)
         for y, most in (("val_top1", math.inf), ("val_loss", largest))
         for x in ("epoch", "seconds")
     )
@@ -75,9 +75,11 @@ def marks(low: float, high: float, *, most: int = 6) -> tuple[float, ...]:
     return tuple(round(place * step, 10) for place in range(first, math.floor(high / step + 1e-9) + 1))
 
 
-def _panel(found: Sequence[Any], colours: Mapping[str, str], *, x: str, y: str, most: float) -> Panel:
+def _panel(standings: Sequence[Any], colours: Mapping[str, str], *, x: str, y: str, most: float) -> Panel:
     curves = [
-        (one, curve, epoch) for one in found for curve, epoch in zip(one.curves, one.delivered_epochs, strict=True)
+        (standing, curve, epoch)
+        for standing in standings
+        for curve, epoch in zip(standing.curves, standing.delivered_epochs, strict=True)
     ]
     ends = [getattr(curve[-1], x) for _, curve, _ in curves]
     values = [min(getattr(row, y), most) for _, curve, _ in curves for row in curve]
@@ -94,7 +96,9 @@ def _panel(found: Sequence[Any], colours: Mapping[str, str], *, x: str, y: str, 
     def up(value: float) -> float:
         return round(HEIGHT - (min(value, high) - low) / (high - low) * HEIGHT, 1)
 
-    lines = tuple(_line(one, curve, epoch, x, y, across, up, colours[one.label]) for one, curve, epoch in curves)
+    lines = tuple(
+        _line(standing, curve, epoch, x, y, across, up, colours[standing.label]) for standing, curve, epoch in curves
+    )
     ticks = _log_marks(left, right) if is_log else marks(left, right)
     if x == "epoch":
         ticks = tuple(tick for tick in ticks if tick == int(tick))
@@ -109,13 +113,13 @@ def _panel(found: Sequence[Any], colours: Mapping[str, str], *, x: str, y: str, 
     )
 
 
-def _line(one: Any, curve: Curve, epoch: int, x: str, y: str, across: Any, up: Any, colour: str) -> Line:
+def _line(standing: Any, curve: Curve, epoch: int, x: str, y: str, across: Any, up: Any, colour: str) -> Line:
     places = [(across(getattr(row, x)), up(getattr(row, y))) for row in curve]
     delivered = next(place for place, row in zip(places, curve, strict=True) if row.epoch == epoch)
     if len(places) == 1:  # solved in one go: its level, on to the end
         places.append((float(WIDTH), places[0][1]))
     points = " ".join(f"{a:g},{b:g}" for a, b in places)
-    return Line(points, delivered, colour, len(curve) == 1 or not is_pretrained(one.strategy), one.label)
+    return Line(points, delivered, colour, len(curve) == 1 or not is_pretrained(standing.strategy), standing.label)
 
 
 def _range(values: Sequence[float], *, is_share: bool) -> Point:

@@ -22,15 +22,15 @@ def told(folder: RunFolder) -> dict[str, Any]:
         CheckpointError: a file of it is missing or damaged.
     """
     plan = read_as(PlanFile, folder.plan)
-    found = read_as(Measured, folder.evidence) if folder.evidence.is_file() else None
+    measured = read_as(Measured, folder.evidence) if folder.evidence.is_file() else None
     return {
         "data": plan.data,
         "notes": plan.notes,
         "phases": plan.phases,
         "sizes": plan.sizes,
-        "evidence": found and found.evidence,
-        "verdict": found and found.verdict,
-        "depth": depth(to_json(found.evidence)) if found else None,
+        "evidence": measured and measured.evidence,
+        "verdict": measured and measured.verdict,
+        "depth": depth(to_json(measured.evidence)) if measured else None,
         "race": open_race(folder).model_dump() if folder.race.is_file() else None,
         "problems": read_problems(folder.problems)[:200],
         "versions": read_as(Environment, folder.environment).packages,
@@ -45,7 +45,7 @@ def report_content(
     *,
     delivered_epoch: int,
 ) -> dict[str, Any]:
-    """Gather what report.html shows from a run folder.
+    """Return what report.html shows, gathered from a run folder.
 
     Raises:
         CheckpointError: a file of it is missing or damaged.

@@ -1,4 +1,4 @@
-"""The probe accuracy over depth, as coordinates of an inline SVG: one dot with its interval a layer group."""
+"""The probe accuracy over depth, as coordinates of an inline SVG: one dot with its interval per layer group."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def depth(evidence: Mapping[str, Any]) -> dict[str, Any]:
     dots = [
         {
             "x": round((at + 0.5) * step, 1),
-            "y": _height(found["value"]),
-            "low": _height(found["low"]),
-            "high": _height(found["high"]),
+            "y": _height(interval["value"]),
+            "low": _height(interval["low"]),
+            "high": _height(interval["high"]),
             "name": name,
-            "value": found["value"],
+            "value": interval["value"],
         }
-        for at, (name, found) in enumerate(probe.items())
+        for at, (name, interval) in enumerate(probe.items())
     ]
     line = " ".join(f"{dot['x']},{dot['y']}" for dot in dots)
     chance = _height(1 / evidence["size"]["num_classes"])

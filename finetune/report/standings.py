@@ -72,12 +72,12 @@ class Standing:
 
     @property
     def is_told_apart(self) -> bool:
-        """Tell whether the best one is better beyond chance."""
+        """Whether the best one is better beyond chance."""
         return self.difference is not None and self.difference.low > 0
 
 
 def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
-    """Read a finished run; it is judged on test, or on val where there is no test.
+    """Return a finished run as it was judged: on test, or on val where there is no test.
 
     An epoch that was done by the run on its own, outside of the comparison, has taken no time in it.
 
@@ -118,45 +118,47 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
 
 
 def standings(runs: Mapping[str, Sequence[Finished]]) -> tuple[Standing, ...]:
-    """Return the strategies, the best first: by top1, of equals the one that trains fewer parameters.
+    """Return the strategies, the best first: by top1, and of equals the one that trains fewer parameters.
 
     A difference is taken on the seeds that both have.
 
     Raises:
         CheckpointError: two runs were judged on other images.
     """
-    own = {label: tuple(found) for label, found in runs.items() if found}
-    if len({run.files for found in own.values() for run in found}) > 1:
+    own = {label: tuple(of_label) for label, of_label in runs.items() if of_label}
+    if len({run.files for of_label in own.values() for run in of_label}) > 1:
         raise CheckpointError(
             "the runs of this comparison were judged on different images: the data changed meanwhile",
             hint="Start a new comparison.",
         )
     order = sorted(
-        (_standing(label, found) for label, found in own.items()),
-        key=lambda one: (-one.top1.value, one.num_trained, one.seconds),
+        (_standing(label, of_label) for label, of_label in own.items()),
+        key=lambda standing: (-standing.top1.value, standing.num_trained, standing.seconds),
     )
     return tuple(
-        one if one is order[0] else replace(one, difference=_difference(own[order[0].label], own[one.label]))
-        for one in order
+        standing
+        if standing is order[0]
+        else replace(standing, difference=_difference(own[order[0].label], own[standing.label]))
+        for standing in order
     )
 
 
-def sentences(found: Sequence[Standing], *, is_pretrained: bool) -> list[str]:
-    """Say what the standings mean: who is best, who cannot be told apart, what pretraining brought."""
-    if not found:
+def sentences(standings: Sequence[Standing], *, is_pretrained: bool) -> list[str]:
+    """Return what the standings mean, in sentences: who is best, who cannot be told apart, what pretraining brought."""
+    if not standings:
         return []
-    best, others = found[0], found[1:]
-    same = [one.label for one in others if not one.is_told_apart]
+    best, others = standings[0], standings[1:]
+    same = [standing.label for standing in others if not standing.is_told_apart]
     text = f"{best.label} is best with {best.top1.value:.3f}"
-    if len(found) > 1 and not same:
+    if len(standings) > 1 and not same:
         text += ", and better than each of the others beyond chance"
     said = [text]
     if same:
         said.append(f"cannot be told apart from it on these images: {', '.join(same)}")
-    if max(len(one.seeds) for one in found) == 2:
+    if max(len(standing.seeds) for standing in standings) == 2:
         said.append("two seeds say little of seeds, hence the wide intervals: take three or more")
-    scratch = next((one for one in found if not begins_pretrained(one.strategy)), None)
-    rival = next((one for one in found if begins_pretrained(one.strategy)), None)
+    scratch = next((standing for standing in standings if not begins_pretrained(standing.strategy)), None)
+    rival = next((standing for standing in standings if begins_pretrained(standing.strategy)), None)
     if scratch and rival and is_pretrained:
         said.append(_pretraining(rival, scratch))
     return said
@@ -180,14 +182,16 @@ def _difference(best: Sequence[Finished], other: Sequence[Finished]) -> Interval
     both = sorted({run.seed for run in best} & {run.seed for run in other})
     if not both:
         return None
-    one, two = (np.stack([next(r.hits for r in runs if r.seed == seed) for seed in both]) for runs in (best, other))
-    return paired_over_seeds(one, two, best[0].units)
+    hits, other_hits = (
+        np.stack([next(r.hits for r in runs if r.seed == seed) for seed in both]) for runs in (best, other)
+    )
+    return paired_over_seeds(hits, other_hits, best[0].units)
 
 
 def _pretraining(rival: Standing, scratch: Standing) -> str:
-    """Compare the way up of the best pretrained strategy with that of scratch, and where both end."""
+    """Return how the best pretrained strategy rose and ended, against scratch."""
     goal = median(max(row.val_top1 for row in curve) for curve in scratch.curves)
-    ways = [_reached(one.curves, goal) for one in (rival, scratch)]
+    ways = [_reached(standing.curves, goal) for standing in (rival, scratch)]
     if ways[0] is None:
         text = f"{rival.label}, pretrained, did not come to the val top1 that scratch has, {goal:.3f}"
     else:
@@ -203,9 +207,9 @@ def _pretraining(rival: Standing, scratch: Standing) -> str:
 
 def _reached(curves: Sequence[Curve], goal: float) -> str | None:
     """Return after how many epochs and seconds, in the median over seeds, val top1 was at a goal."""
-    found = [next((row for row in curve if row.val_top1 >= goal), None) for curve in curves]
-    there = [row for row in found if row is not None]
-    if len(there) * 2 <= len(found):
+    firsts = [next((row for row in curve if row.val_top1 >= goal), None) for curve in curves]
+    there = [row for row in firsts if row is not None]
+    if len(there) * 2 <= len(firsts):
         return None
     epochs, seconds = (median(getattr(row, key) for row in there) for key in ("epoch", "seconds"))
     return f"{epochs:g} epoch{'s' if epochs != 1 else ''} ({seconds:.0f} s)"

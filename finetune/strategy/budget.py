@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WORTH = 1 / 3  # of its epochs: with fewer a cheaper strategy is taken instead
+WORTH = 1 / 3  # share of its epochs: with fewer, a cheaper strategy is taken instead
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,20 +43,20 @@ def entrants(labels: Sequence[str]) -> tuple[Entrant, ...]:
         RecipeError: an unknown name, a number that the strategy has no use for, fewer than two, one twice;
             all problems at once.
     """
-    found, problems = [], []
+    chosen, problems = [], []
     for label in labels:
         try:
-            found.append(_entrant(label))
+            chosen.append(_entrant(label))
         except RecipeError as error:
             problems += error.problems
-    twice = {one.label for one in found if [other.keys() for other in found].count(one.keys()) > 1}
+    twice = {entrant.label for entrant in chosen if [other.keys() for other in chosen].count(entrant.keys()) > 1}
     problems += [f"{label!r} is there twice" for label in sorted(twice)]
-    if not problems and len(found) < 2:
+    if not problems and len(chosen) < 2:
         problems.append(f"a comparison needs two strategies or more, and got {', '.join(labels) or 'none'}")
     if problems:
         hint = f"Write --strategies {','.join(USUAL)}; a number goes after a colon: top-k:3, linear-probe:layer3."
         raise RecipeError(problems, hint=hint)
-    return tuple(found)
+    return tuple(chosen)
 
 
 def _entrant(label: str) -> Entrant:

@@ -22,15 +22,15 @@ from finetune.features.scores import logme
 from finetune.randomness import derive, derive_each
 from finetune.types import FEWEST_PROBED, Confidence, Event, Evidence, Interval, Manifest, OnEvent, Sample, Size, ignore
 
-MOST_PROBED, MOST_A_CLASS = 600, 4  # the second where it is more: of many classes
-MOST_CLASSES = 1000  # that are probed: a probe costs the third power of its images
+MOST_PROBED, MOST_A_CLASS = 600, 4  # images; the second, per class, where it comes to more: with many classes
+MOST_CLASSES = 1000  # probed at most: a probe costs the third power of its images
 
 
 def stratified_sample(manifest: Manifest, *, seed: int, most: int | None = None) -> tuple[Sample, ...]:
-    """Return at most 600 images of train, or four a class, in the manifest's order; or at most `most`.
+    """Return at most 600 images of train, or four per class, in the manifest's order; or at most `most`.
 
-    Every class has its share, rounded up or down: of the images ordered by class, and by chance
-    within a class, every so-manieth is taken. Of more than 1,000 classes 1,000 are drawn first, unless it is
+    Every class has its share, rounded up or down: the images are ordered by class, and by chance
+    within a class, and taken at a fixed step. Of more than 1,000 classes 1,000 are drawn first, unless it is
     said how many images: fewer than four of each would leave a class too few to be told apart by.
     """
     train = manifest.split("train")
@@ -85,9 +85,9 @@ def evidence_of(
     by_class = Counter(index for _, index in pairs)
     apart = [by_class[place] for place in range(len(counts))]
     hits: dict[str, NDArray[np.bool_]] = {}
-    for done, (group, found) in enumerate(features.items()):
+    for done, (group, pooled) in enumerate(features.items()):
         on_event(Event.progress("probe layer groups", done, len(features)))
-        hits[group] = _hits(found, targets, units)
+        hits[group] = _hits(pooled, targets, units)
     on_event(Event.progress("probe layer groups", len(features), len(features)))
     joint = _hits(torch.cat(list(features.values()), dim=1), targets, units)
     last = list(features)[-1]
@@ -106,10 +106,10 @@ def evidence_of(
     )
     return Evidence(
         size=size,
-        probe={group: share(found, units) for group, found in hits.items()},
+        probe={group: share(group_hits, units) for group, group_hits in hits.items()},
         joint=share(joint, units),
         behind=paired(hits[best], hits[last], units),
-        spread=spread(features[last][first], targets[first]),  # these two take images for independent
+        spread=spread(features[last][first], targets[first]),  # these two take images to be independent
         logme=logme(features[last][first], targets[first]),
         shift=looked_at.shift,
         shifts=looked_at.shifts,
@@ -137,7 +137,7 @@ def spread(features: Tensor, targets: Tensor) -> float:
 
 
 def _hits(features: Tensor, targets: Tensor, units: Sequence[int] | None) -> NDArray[np.bool_]:
-    """Tell of each image whether a ridge classifier fitted to the others gets it right."""
+    """Return for each image whether a ridge classifier fitted to the others gets it right."""
     if (len(targets) if units is None else len(set(units))) < FEWEST_PROBED:
         return np.zeros(len(targets), dtype=bool)
     return (loo_guesses(features, targets, units=units) == targets).numpy()
@@ -146,7 +146,7 @@ def _hits(features: Tensor, targets: Tensor, units: Sequence[int] | None) -> NDA
 def _gain(hits: NDArray[np.bool_], features: Tensor, targets: Tensor, units: Sequence[int] | None) -> Interval:
     """Return what the probe gains from twice the images: against classifiers fitted to one half, every class halved.
 
-    Of images that are too few to be halved it is not known.
+    It is not known where the images are too few to be halved.
     """
     unit = np.arange(len(targets)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
     first = torch.tensor(first_of_units(unit.tolist()))

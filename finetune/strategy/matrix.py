@@ -4,7 +4,7 @@
     few       head-only                linear-probe on all stages together
     many      top-k: the later half    the same, of plenty of images everything
 
-Of similar images that the last stage tells apart already the head alone is trained, however many they are.
+Where the last stage already tells similar images apart, the head alone is trained, however many they are.
 
 Pure: evidence in, verdict out.
 """
@@ -19,20 +19,20 @@ from finetune.settings import ALL_STAGES
 from finetune.types import FEWEST_PROBED, Evidence, Interval, Verdict
 from finetune.wording import apart
 
-# Fewer images are few: of per class in the median, and in all. Where images are dissimilar, training inner layers pays
-# much sooner: benchmarks/strategy, docs/strategies.md.
+# Fewer images than these are few: per class in the median, and in all. Where images are dissimilar, training inner
+# layers pays much sooner: benchmarks/strategy, docs/strategies.md.
 FEW = {"similar": (30.0, 100.0), "dissimilar": (3.0, 8.0)}
-PLENTY = 300.0  # of a class: enough to train everything where images are dissimilar
-SOLVED = 0.98  # top1 of the last stage's probe: of similar images at most 2 points are left to gain
-FAR_SHIFT = 0.19  # of batch norm, in stored deviations
-FAR_ENTROPY = 0.58  # of the pretrained classifier, as a share of that of a guess
-NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, less twice what it lies behind
+PLENTY = 300.0  # images per class: enough to train everything where images are dissimilar
+SOLVED = 0.98  # top1 of the last stage's probe: on similar images at most 2 points are left to gain
+FAR_SHIFT = 0.19  # shift of the inputs of batch norm, in stored deviations
+FAR_ENTROPY = 0.58  # entropy of the pretrained classifier, as a share of that of a guess
+NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, less twice what it is behind
 
 
 def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
     """Return the cell of the matrix and what to do there; `assume` overrides what was measured.
 
-    Similar: `similarity_score` is not below 0. Few: fewer than 30 images a class (median) or 100 in all
+    Similar: `similarity_score` is not below 0. Few: fewer than 30 images per class (median) or 100 in all
     where they are similar, than 3 or 8 where they are not.
     """
     assumed = set(assume) - {"none"}
@@ -123,12 +123,12 @@ def told_apart(value: float, border: float, *, digits: int) -> tuple[str, str]:
 
 
 def _seen(evidence: Evidence) -> str:
-    """Say what told whether they are similar, where the probe did not."""
+    """Return what told whether the images are similar, where the probe did not."""
     if evidence.shift is not None:
-        found, border = told_apart(evidence.shift.value, FAR_SHIFT, digits=2)
-        return f"; batch norm finds them {found} deviations off (similar below {border})"
+        value, border = told_apart(evidence.shift.value, FAR_SHIFT, digits=2)
+        return f"; batch norm finds them {value} deviations off (similar below {border})"
     if evidence.confidence is not None:
         share = evidence.confidence.entropy.value
-        found, border = told_apart(100 * share, 100 * FAR_ENTROPY, digits=0)
-        return f"; the pretrained classifier is {found}% as unsure as a guess (similar below {border}%)"
+        value, border = told_apart(100 * share, 100 * FAR_ENTROPY, digits=0)
+        return f"; the pretrained classifier is {value}% as unsure as a guess (similar below {border}%)"
     return ""

@@ -22,11 +22,11 @@ from finetune.strategy.entrants import Entrant
 from finetune.strategy.matrix import decide
 from finetune.types import Evidence, Verdict
 
-MOST_OVERHEAD = 0.5  # of the winner's own work
+MOST_OVERHEAD = 0.5  # share of the winner's own work
 MOST_STARTS = 3
-CHEAP_PASSES, CHEAP_EPOCH = 6.0, 0.05  # over the images, in all and in an epoch: who takes no more runs whole
-FEW_IMAGES = 500  # a few passes over so many are not counted beside other such
-MOST_OF_EPOCHS = 3  # the first rung is at most so manieth of the epochs
+CHEAP_PASSES, CHEAP_EPOCH = 6.0, 0.05  # over the images, in all and per epoch: who takes no more than this runs whole
+FEW_IMAGES = 500  # a few passes over so many are not counted beside others on cached features
+MOST_OF_EPOCHS = 3  # the first rung comes at the latest after the epochs divided by this
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class CandidateWork:
 
     @property
     def is_cheap(self) -> bool:
-        """Tell whether it stands on cached features: what it takes is a few passes to fill the cache."""
+        """Whether it stands on cached features: what it takes is a few passes to fill the cache."""
         return self.whole <= CHEAP_PASSES * self.num_images and all(
             epoch <= CHEAP_EPOCH * self.num_images for epoch in self.epochs[1:]
         )
@@ -74,14 +74,14 @@ class Place:
 
 
 def candidates(verdict: Verdict, evidence: Evidence) -> tuple[Entrant, ...]:
-    """Return the verdict's own choice, its neighbours in the matrix (other column, other row), of many images full."""
+    """Return the verdict's own choice, its neighbours in the matrix (other column, other row), for many images full."""
     other_size = "many" if verdict.size == "few" else "few"
     other_similarity = "dissimilar" if verdict.similarity == "similar" else "similar"
     neighbours = ((verdict.size, other_similarity), (other_size, verdict.similarity))
-    found = [_entrant(verdict), *(_entrant(decide(evidence, assume=cell)) for cell in neighbours)]
+    entrants = [_entrant(verdict), *(_entrant(decide(evidence, assume=cell)) for cell in neighbours)]
     if verdict.size == "many":
-        found.insert(1, Entrant("full", "full"))
-    return tuple({one.label: one for one in found}.values())[:MOST_STARTS]
+        entrants.insert(1, Entrant("full", "full"))
+    return tuple({entrant.label: entrant for entrant in entrants}.values())[:MOST_STARTS]
 
 
 def plan_race(works: Mapping[str, CandidateWork]) -> RacePlan:

@@ -26,7 +26,7 @@ FEW_OF_A_CLASS = 5
 class Candidate:
     """A backbone with its scores and its cost.
 
-    `hits` tells of each image whether the linear classifier fitted to the others got it right.
+    `hits` tells for each image whether the linear classifier fitted to the others got it right.
     `standing` orders backbones by how strong they are in general, where that is known.
     """
 
@@ -67,17 +67,20 @@ class Ranking:
 
 
 def rank(candidates: Sequence[Candidate], *, images_of_rarest: int | None = None) -> Ranking:
-    """Order candidates by predicted accuracy and recommend one.
+    """Return candidates ordered by predicted accuracy, and which to take.
 
-    Recommended is the cheapest whose predicted accuracy lies within one standard error of the best
-    one's: of what cannot be told from the best, that with the fewest multiplications.
+    That is the cheapest whose predicted accuracy is within one standard error of the best one's: among
+    those that cannot be told from the best, the one with the fewest multiplications.
     Source of the rule: Breiman et al. 1984, Classification and Regression Trees, 3.4.3; the error is
     that of the paired difference.
     """
-    ordered = sorted(candidates, key=lambda one: (-one.predicted.value, one.gmacs, one.num_parameters, one.name))
+    ordered = sorted(
+        candidates,
+        key=lambda candidate: (-candidate.predicted.value, candidate.gmacs, candidate.num_parameters, candidate.name),
+    )
     best = ordered[0]
-    near = [one for one in ordered if one is best or _is_near(one, best)]
-    chosen = min(near, key=lambda one: (one.gmacs, one.num_parameters))
+    near = [candidate for candidate in ordered if candidate is best or _is_near(candidate, best)]
+    chosen = min(near, key=lambda candidate: (candidate.gmacs, candidate.num_parameters))
     strongest = strongest_in_general(ordered)
     return Ranking(
         tuple(ordered),
@@ -90,19 +93,19 @@ def rank(candidates: Sequence[Candidate], *, images_of_rarest: int | None = None
 
 def strongest_in_general(candidates: Sequence[Candidate]) -> Candidate:
     """Return the candidate that stands highest whatever the data; where nothing is known, the largest in compute."""
-    known = [one for one in candidates if one.standing is not None]
+    known = [candidate for candidate in candidates if candidate.standing is not None]
     if known:
-        return max(known, key=lambda one: (one.standing or 0.0, one.gmacs))
-    return max(candidates, key=lambda one: (one.gmacs, one.num_parameters))
+        return max(known, key=lambda candidate: (candidate.standing or 0.0, candidate.gmacs))
+    return max(candidates, key=lambda candidate: (candidate.gmacs, candidate.num_parameters))
 
 
-def difference(one: Candidate, other: Candidate) -> Interval:
-    """Return the interval of the predicted accuracy of one minus that of another, from the images they differ on."""
-    return paired(np.array(one.hits), np.array(other.hits), one.units)
+def difference(candidate: Candidate, other: Candidate) -> Interval:
+    """Return the interval of a candidate's predicted accuracy minus another's, from the images they differ on."""
+    return paired(np.array(candidate.hits), np.array(other.hits), candidate.units)
 
 
-def _is_near(one: Candidate, best: Candidate) -> bool:
-    loss = difference(best, one)
+def _is_near(candidate: Candidate, best: Candidate) -> bool:
+    loss = difference(best, candidate)
     return loss.value <= (loss.high - loss.low) / (2 * Z95)
 
 
@@ -122,7 +125,7 @@ def _remarks(
     ordered: Sequence[Candidate], chosen: Candidate, strongest: Candidate, images_of_rarest: int | None
 ) -> Iterator[str]:
     best = ordered[0]
-    alike = [one.name for one in ordered[1:] if difference(best, one).low <= 0]
+    alike = [candidate.name for candidate in ordered[1:] if difference(best, candidate).low <= 0]
     if alike:
         among = apart(len(best.hits), len(set(best.units)) if best.units else len(best.hits))
         yield f"these {len(best.hits)} images{among} do not tell {best.name} from {', '.join(alike)} (95 %)"

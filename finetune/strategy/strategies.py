@@ -26,7 +26,7 @@ class Choice:
     layer_decay: float
     top_k: int | None = None  # layer groups of the backbone that are trained; None: all, where that is meant
     reinit: bool = False
-    updates_norms: bool = False  # of pretrained layers that are trained
+    updates_norms: bool = False  # those of pretrained layers that are trained
     has_linear_head: bool = True
 
 
@@ -42,7 +42,7 @@ def strategy(name: str) -> Strategy:
 
 
 def is_pretrained(name: str) -> bool:
-    """Tell whether a strategy begins from pretrained weights, as all do that auto and race choose among."""
+    """Return whether a strategy begins from pretrained weights, as all do that auto and race choose among."""
     return name not in STRATEGIES or STRATEGIES[name].is_pretrained
 
 
@@ -53,10 +53,10 @@ def taking(number: str) -> tuple[str, ...]:
 
 def cheaper_than(name: str) -> tuple[str, ...]:
     """Return what a strategy may fall to, each cheaper than the one before it."""
-    found: list[str] = []
-    while (cheaper := STRATEGIES[found[-1] if found else name].cheaper) is not None:
-        found.append(cheaper)
-    return tuple(found)
+    chain: list[str] = []
+    while (cheaper := STRATEGIES[chain[-1] if chain else name].cheaper) is not None:
+        chain.append(cheaper)
+    return tuple(chain)
 
 
 def epochs_for(name: str, num_train: int | None, batch_size: int) -> int:
@@ -81,16 +81,16 @@ def up_to_epoch(planned: Sequence[Phase], done: Sequence[str]) -> tuple[Phase, .
 
     Each keeps its schedule: the learning rate of an epoch is what it was.
     """
-    found = []
+    kept = []
     for phase in planned:
         count = done.count(phase.name)
         if count:
-            found.append(phase if phase.solver == "lbfgs" else replace(phase, stop_after=count))
-    return tuple(found)
+            kept.append(phase if phase.solver == "lbfgs" else replace(phase, stop_after=count))
+    return tuple(kept)
 
 
 def is_full(choice: Choice, groups: Sequence[LayerGroup]) -> bool:
-    """Tell whether top-k covers the whole backbone."""
+    """Return whether top-k covers the whole backbone."""
     return STRATEGIES[choice.strategy].phases is _top_k and choice.top_k == _depth(groups)
 
 
@@ -139,7 +139,7 @@ def _gradual(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
 
 
 def _probe(choice: Choice, groups: Sequence[LayerGroup], *, epochs: int) -> Phase:
-    """The head solved; one that is more than one linear layer has no closed problem to solve and is trained."""
+    """Return the phase that solves the head; one of more than a linear layer cannot be solved and is trained."""
     if choice.has_linear_head:
         return _phase("probe", choice, groups, depth=0, epochs=0, solver="lbfgs")
     return _phase("probe", choice, groups, depth=0, epochs=epochs)
@@ -155,7 +155,7 @@ def _phase(
     solver: Solver = "gradient",
     depth_before: int | None = None,
 ) -> Phase:
-    """One phase that trains the head and the last `depth` layer groups of the backbone.
+    """Return one phase that trains the head and the last `depth` layer groups of the backbone.
 
     `depth_before` is the depth of the phase before it: what that one trained is not re-initialised.
     """

@@ -59,6 +59,6 @@ default_cfgs = generate_default_cfgs(
 
 
 def alexnet(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Build AlexNet, with torchvision's weights where `pretrained`."""
+    """Return AlexNet, with torchvision's weights where `pretrained`."""
     model: nn.Module = build_model_with_cfg(AlexNet, "alexnet", pretrained, **arguments)
     return model

@@ -92,6 +92,6 @@ default_cfgs = generate_default_cfgs(
 
 
 def resnet32(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Build the ResNet-32 for small images; there are no pretrained weights."""
+    """Return the ResNet-32 for small images; there are no pretrained weights."""
     model: nn.Module = build_model_with_cfg(CifarResNet, "resnet32", pretrained, **arguments)
     return model

@@ -108,6 +108,6 @@ default_cfgs = generate_default_cfgs(
 
 
 def googlenet(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Build GoogLeNet, with torchvision's weights where `pretrained`."""
+    """Return GoogLeNet, with torchvision's weights where `pretrained`."""
     model: nn.Module = build_model_with_cfg(GoogLeNet, "googlenet", pretrained, **arguments)
     return model

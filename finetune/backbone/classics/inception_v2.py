@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from finetune.backbone.classics.network import Classic, initialise_convolutions, linear
 
-# Of every block: maps of 1x1; 1x1 and 3x3; 1x1 and twice 3x3; the pool, and the maps of 1x1 behind it.
+# The maps of every block: 1x1; 1x1 and 3x3; 1x1 and twice 3x3; the pool, and the maps of 1x1 behind it.
 BLOCKS: dict[str, tuple[int, tuple[int, int], tuple[int, int], str, int]] = {
     "inception3a": (64, (64, 64), (64, 96), "avg", 32),
     "inception3b": (64, (64, 96), (64, 96), "avg", 64),
@@ -37,19 +37,19 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, num_inputs: int, one: int, three: tuple[int, int], double: tuple[int, int], pool: str, behind: int
+        self, num_inputs: int, pointwise: int, three: tuple[int, int], double: tuple[int, int], pool: str, behind: int
     ) -> None:
         super().__init__()
         stride = 2 if pool == "pass" else 1
-        if one:
-            self.branch1 = _conv(num_inputs, one, 1)
+        if pointwise:
+            self.branch1 = _conv(num_inputs, pointwise, 1)
         self.branch3 = nn.Sequential(_conv(num_inputs, three[0], 1), _conv(three[0], three[1], 3, stride))
         self.branch33 = nn.Sequential(
             _conv(num_inputs, double[0], 1), _conv(double[0], double[1], 3), _conv(double[1], double[1], 3, stride)
         )
         pooled = nn.AvgPool2d(3, stride, 1) if pool == "avg" else nn.MaxPool2d(3, stride, 1)
         self.branch_pool = nn.Sequential(pooled, _conv(num_inputs, behind, 1)) if behind else pooled
-        self.num_outputs = one + three[1] + double[1] + (behind or num_inputs)
+        self.num_outputs = pointwise + three[1] + double[1] + (behind or num_inputs)
 
     def forward(self, maps: Tensor) -> Tensor:
         return torch.cat([branch(maps) for branch in self.children()], dim=1)
@@ -98,8 +98,8 @@ class InceptionV2(Classic):
 
 
 def _conv(num_inputs: int, num_outputs: int, kernel: int, stride: int = 1) -> nn.Module:
-    made: nn.Module = ConvNormAct(num_inputs, num_outputs, kernel, stride=stride, padding=kernel // 2)
-    return made
+    convolution: nn.Module = ConvNormAct(num_inputs, num_outputs, kernel, stride=stride, padding=kernel // 2)
+    return convolution
 
 
 default_cfgs = generate_default_cfgs(
@@ -115,6 +115,6 @@ default_cfgs = generate_default_cfgs(
 
 
 def inception_v2(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Build BN-Inception; there are no pretrained weights."""
+    """Return BN-Inception; there are no pretrained weights."""
     model: nn.Module = build_model_with_cfg(InceptionV2, "inception_v2", pretrained, **arguments)
     return model

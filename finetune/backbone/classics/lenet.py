@@ -19,7 +19,7 @@ SMALLEST = 16
 class LeNet5(Classic):
     """Two convolutions with pools, two fully connected layers and the classifier; 62,958 parameters for 10 classes.
 
-    As in the notes: colour images, 8 and 16 feature maps, one bias a unit, and the layers' names
+    As in the notes: colour images, 8 and 16 feature maps, one bias per unit, and the layers' names
     (`softmax` is the linear layer below it; the softmax itself is part of the loss). The paper has one
     grey channel, 6 and 16 maps of which the latter see chosen ones of the former, pools with a trained
     scale, scaled tanh where relu stands here, and radial basis functions at the end.
@@ -79,6 +79,6 @@ default_cfgs = generate_default_cfgs(
 
 
 def lenet5(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Build LeNet-5; there are no pretrained weights."""
+    """Return LeNet-5; there are no pretrained weights."""
     model: nn.Module = build_model_with_cfg(LeNet5, "lenet5", pretrained, **arguments)
     return model

@@ -87,6 +87,6 @@ default_cfgs = generate_default_cfgs(
 
 
 def zfnet(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Build ZFNet; there are no pretrained weights."""
+    """Return ZFNet; there are no pretrained weights."""
     model: nn.Module = build_model_with_cfg(ZFNet, "zfnet", pretrained, **arguments)
     return model
