@@ -53,7 +53,7 @@ def test_a_terminal_is_not_left_blank_while_libraries_are_read(tmp_path: Path) -
     (tmp_path / "torch.py").write_text("import time\ntime.sleep(600)\n")
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "finetune", "plan", "--strategy", "full", "--backbone", "test_resnet"]
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}", "TERM": "xterm"}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}", "TERM": "xterm"}
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     try:
         shown = b""
