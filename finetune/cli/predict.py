@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Iterable
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,11 +41,13 @@ def predict(
     with watching(is_quiet=json_ or as_csv) as on_event:
         from finetune.workflow.predict import predict_with
 
-        predictions = list(predict_with(run, paths, top=top, device=device, batch_size=batch_size, on_event=on_event))
+        stream = predict_with(run, paths, top=top, device=device, batch_size=batch_size, on_event=on_event)
+        if as_csv:
+            _print_csv(stream, top)  # a row as soon as it is known, however many there are
+            return
+        predictions = list(stream)
     if json_:
         tables.print_json([to_json(prediction) for prediction in predictions])
-    elif as_csv:
-        _print_csv(predictions, top)
     else:
         rows = [(p.file, p.problem or "  ".join(_likely(p))) for p in predictions]
         tables.out().print(tables.table(["file", "class"], rows, words=["class"]))
@@ -55,7 +58,7 @@ def _likely(prediction: Prediction) -> list[str]:
     return [f"{name} {probability:.3f}" for name, probability in pairs]
 
 
-def _print_csv(predictions: list[Prediction], top: int) -> None:
+def _print_csv(predictions: Iterable[Prediction], top: int) -> None:
     """Print CSV; names that are no UTF-8 keep their bytes, as in the run folder's files."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")

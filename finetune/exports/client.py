@@ -30,7 +30,9 @@ class Client:
     def __init__(self, path: Path) -> None:
         import onnxruntime
 
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others read images meanwhile
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         facts = self.session.get_modelmeta().custom_metadata_map
         self.classes: list[str] = json.loads(facts["classes"])
         self.preprocessing: dict[str, Any] = json.loads(facts["preprocessing"])
@@ -53,9 +55,11 @@ def input_of(file: Path, facts: dict[str, Any]) -> NDArray[np.float32]:
 def of_image(image: Image.Image, facts: dict[str, Any]) -> NDArray[np.float32]:
     """Return the input (3, H, W) that a network wants of an RGB image."""
     image = _crop(_resize(_middle(image, facts["longest"]), facts), facts)
-    pixels = np.asarray(image, dtype=np.float32) / 255  # (H, W, 3)
-    mean, std = (np.array(facts[name], dtype=np.float32) for name in ("mean", "std"))
-    return ((pixels - mean) / std).transpose(2, 0, 1).astype(np.float32, copy=False)
+    pixels = np.array(image, dtype=np.float32)  # (H, W, 3)
+    pixels /= 255
+    pixels -= np.array(facts["mean"], dtype=np.float32)
+    pixels /= np.array(facts["std"], dtype=np.float32)
+    return pixels.transpose(2, 0, 1)
 
 
 def _open(file: Path, value_range: Sequence[float] | None) -> Image.Image:

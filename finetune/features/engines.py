@@ -286,6 +286,7 @@ def _onnxruntime(graph: fx.GraphModule, images: Tensor) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # on a busy machine it makes others wait
     with TemporaryDirectory() as folder:
         file = _write(graph, images, Path(folder))
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
