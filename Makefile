@@ -55,10 +55,12 @@ lock:
 lock-check: install
 	$(BIN)/python tools/lock.py
 
-# make bench DATA=imgs WEIGHTS=folder: against the peers that are installed, and against the physical limit.
+# make bench DATA=imgs WEIGHTS=folder: against the peers that are installed, and the physical limit; engines, start-up.
 bench: install
 	$(BIN)/python benchmarks/peers.py --data $(DATA) --weights $(WEIGHTS)
 	$(BIN)/python benchmarks/limits.py --data $(DATA) --weights $(WEIGHTS)
+	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/startup.py
 
 docs: install
 	$(BIN)/python tools/write_docs.py

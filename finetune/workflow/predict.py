@@ -42,7 +42,9 @@ class Classifier:
         self.batch_size = batch_size
         self._compute = saved.compute
 
-    def predict(self, paths: Paths, *, top: int = 1, on_event: OnEvent = ignore) -> list[Prediction]:
+    def predict(
+        self, paths: str | Path | Iterable[str | Path], *, top: int = 1, on_event: OnEvent = ignore
+    ) -> list[Prediction]:
         """Return a prediction for every image among files and in folders, in order.
 
         Raises:
