@@ -114,6 +114,21 @@ def scan_files(
             on_event(Event.progress("scan images", start + len(chunk), len(files)))
 
 
+def unchanged(manifest: Manifest) -> Manifest:
+    """Return a manifest with the digests of those images alone whose files are known to be as they were when scanned.
+
+    By size and time of change; no file is opened.
+    """
+    stamps = [_stamp(Path(manifest.root, sample.file)) for sample in manifest.samples]
+    with closing(_Memory()) as memory:
+        known = memory.recall(stamps)
+    samples = tuple(
+        sample if (scan := known.get(stamp)) and scan.digest == sample.digest else replace(sample, digest="")
+        for sample, stamp in zip(manifest.samples, stamps, strict=True)
+    )
+    return replace(manifest, samples=samples)
+
+
 def fill(manifest: Manifest, pixels: PixelCache | None, *, on_event: OnEvent = ignore) -> None:
     """Fill a pixel cache with what it lacks of a scanned manifest."""
     if pixels is not None:

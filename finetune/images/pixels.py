@@ -18,7 +18,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from finetune.cache_entries import RECORD, CacheEntry, checksum, entries_folder, entry_name, make_room, open_entry
+from finetune.cache_entries import (
+    RECORD,
+    CacheEntry,
+    checksum,
+    entries_folder,
+    entry_name,
+    find_entry,
+    make_room,
+    open_entry,
+)
 from finetune.errors import ResourceError
 from finetune.images.decode import DECODE_VERSION, smaller
 from finetune.images.levels import Range
@@ -129,14 +138,7 @@ def open_pixels(
     """
     if settings.pixels == "none" or not num_images:
         return None
-    key = {
-        "kind": "pixels",
-        "root": str(Path(root).absolute()),
-        **_facts(preprocessing),
-        "side": picture_side(preprocessing),
-        "decode": DECODE_VERSION,
-        "versions": {"pillow": PIL.__version__, "timm": timm.__version__},
-    }
+    key = _key(root, preprocessing)
     folder, limit = entries_folder(settings.folder), int(settings.limit * 2**30)
     needed = pixel_bytes(preprocessing, num_images)
     if not make_room(folder, needed=needed, limit=limit, keep=[entry_name(key)]):
@@ -160,6 +162,28 @@ def opened_or_none(
         return open_pixels(root, preprocessing=preprocessing, num_images=num_images, settings=settings)
     except ResourceError:
         return None
+
+
+def filled_pixels(root: str | Path, *, preprocessing: Preprocessing, settings: CacheSection) -> PixelCache | None:
+    """Return the pixel cache that an earlier run has left of a data set; None where there is none."""
+    if settings.pixels == "none":
+        return None
+    try:
+        entry = find_entry(entries_folder(settings.folder), _key(root, preprocessing))
+    except OSError:
+        return None
+    return PixelCache(entry, preprocessing) if entry else None
+
+
+def _key(root: str | Path, preprocessing: Preprocessing) -> dict[str, Any]:
+    return {
+        "kind": "pixels",
+        "root": str(Path(root).absolute()),
+        **_facts(preprocessing),
+        "side": picture_side(preprocessing),
+        "decode": DECODE_VERSION,
+        "versions": {"pillow": PIL.__version__, "timm": timm.__version__},
+    }
 
 
 def _facts(preprocessing: Preprocessing) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune import recipe as recipes
@@ -12,6 +12,7 @@ from finetune.data.split import units_of
 from finetune.device import Compute
 from finetune.errors import DataError, check_count, did_you_mean
 from finetune.evaluation.metrics import confusion, measure
+from finetune.images.pixels import filled_pixels
 from finetune.prepare.inputs import Inputs, problem_notes
 from finetune.prepare.passes import logits_of
 from finetune.train.guard import OF_A_MODEL, guarded
@@ -62,9 +63,12 @@ def evaluate(
     recipe = saved.recipe if workers is None else recipes.update(saved.recipe, {"train.workers": workers})
     manifest = saved.manifest() if data is None else _other_data(saved, data, on_event)
     name, samples = _chosen(manifest, split, is_own=data is None, is_refit=saved.recipe.train.refit)
-    inputs = Inputs(recipe, manifest, saved.backbone, None, Compute.of(recipe.train))
+    preprocessing = saved.backbone.preprocessing
+    pixels = filled_pixels(manifest.root, preprocessing=preprocessing, settings=recipe.cache)
+    inputs = Inputs(recipe, manifest, saved.backbone, pixels, Compute.of(recipe.train))
     with inputs.compute.in_force():
-        logits, targets = logits_of(inputs, samples, batch_size=batch_size)
+        kept = checks.unchanged(replace(manifest, samples=samples)).samples  # others are read from their files
+        logits, targets = logits_of(inputs, kept, batch_size=batch_size)
     metrics = measure(logits, targets, units=units_of(samples))
     return Evaluation(name, len(samples), saved.classes, metrics, confusion(logits, targets))
 

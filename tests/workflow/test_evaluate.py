@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import finetune
+from finetune.images import decode
+from tests.support import watch_reading
 
 
 def test_a_split_of_its_own_data_scores_as_the_run_said(finished: Path) -> None:
@@ -57,3 +60,19 @@ def test_other_data_is_measured_by_the_groups_of_the_run_where_it_has_them(few: 
     one, other = grouped.metrics["macro_f1"], alone.metrics["macro_f1"]
     assert one.value == other.value
     assert (one.low, one.high) != (other.low, other.high)
+
+
+def test_what_the_run_has_decoded_is_not_decoded_again_unless_the_file_has_changed(
+    tiny_run, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(few, tmp_path / "own"))
+    result = tiny_run("head-only", data=own)
+    read = watch_reading(monkeypatch, decode)
+    first = finetune.evaluate(result.folder, split="val")
+    assert read == []
+    for file in own.rglob("*.jpg"):
+        Image.new("RGB", (40, 40)).save(file)
+    changed = finetune.evaluate(result.folder, split="val")
+    assert len(read) == changed.num_images
+    assert sum(any(row) for row in zip(*changed.confusion, strict=True)) == 1  # all black: one class is named
+    assert first.num_images == changed.num_images
