@@ -117,19 +117,20 @@ def _fastest(
         "engines": {name: ENGINES[name].label for name in there},
         "torch": torch.__version__,
     }
-    times = dict(remembered(key) or {})
     num_batches = -(-num_images // len(images))
+    if num_batches < FEWEST:
+        return "torch", ""
+    times = dict(remembered(key) or {})
     if "torch" not in times:
-        if num_batches < FEWEST:
-            return "torch", ""
         times["torch"] = _seconds(trunk, images)
     whole = num_batches * (times["torch"] or 0.0)
-    differences: dict[str, float] = {}
-    for name in there:
-        if name not in times and whole * ENGINES[name].gain > ENGINES[name].guess:
+    # Others that a longer pass has timed meanwhile do not count: the same pass takes the same engine again.
+    worth = [name for name in there if whole * ENGINES[name].gain > ENGINES[name].guess]
+    for name in worth:
+        if name not in times:
             began = time.perf_counter()
             try:
-                differences[name] = _take(trunk, name, images, precision)
+                _take(trunk, name, images, precision)
                 times[f"{name}+"] = time.perf_counter() - began
                 times[name] = _seconds(trunk, images)
             except BackboneError:
@@ -137,7 +138,7 @@ def _fastest(
             trunk.run, trunk.engine = None, ""
     remember(key, times)
     ends = {"torch": whole / FASTER}
-    for name in there:
+    for name in worth:
         seconds, building = times.get(name), times.get(f"{name}+")
         if seconds is not None and building is not None:
             ends[name] = building + num_batches * seconds

@@ -203,6 +203,17 @@ def test_short_passes_build_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["torch"]
 
 
+def test_what_a_longer_pass_has_timed_does_not_change_a_shorter_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, {"torch": 0.01, "onnxruntime": 0.001})
+    monkeypatch.setitem(ENGINES, "onnxruntime", engines.Engine(ENGINES["onnxruntime"].build, None, guess=1.0, gain=0.5))
+    trunk, chosen = trunk_of("test_resnet"), []
+    for num_images in (1600, 160_000, 1600):
+        chosen.append(
+            equip(trunk, images(trunk), asked="auto", num_images=num_images, precision="float32", about=ABOUT)[0]
+        )
+    assert chosen == ["torch", "onnxruntime", "torch"]
+
+
 def test_an_engine_that_is_not_installed_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_is_installed", lambda library: False)
     trunk = trunk_of("test_resnet")
