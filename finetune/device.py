@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 
 from finetune.errors import RecipeError, ResourceError
+from finetune.process import num_cores
 from finetune.settings import TrainSection
 from finetune.threads import fastest_threads, threads_at
 from finetune.wording import counted
@@ -28,6 +29,7 @@ LAUNCHED = (
 )  # fmt: skip
 SHARED = (PartialState, AcceleratorState, GradientState)
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+LEAST_MOST = 16  # threads that may be asked for on any machine: a run may have begun on a larger one
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -255,6 +257,11 @@ class Compute:
             reserve_workspace(device)  # before CUDA is used
         precision = resolve_precision(train.precision, device)
         usual = torch.get_num_threads()
+        if train.threads != "auto" and train.threads > (most := max(LEAST_MOST, 4 * num_cores())):
+            raise ResourceError(
+                f"train.threads = {train.threads}: this process has {counted(num_cores(), 'core')}",
+                hint=f"Threads beyond the cores wait for each other; {most} is the most. Leave --threads away.",
+            )
         if train.threads != "auto":
             return cls(device, precision, train.deterministic, train.workers, train.threads)
         if threads is not None or device.type != "cpu":

@@ -61,3 +61,8 @@ def test_a_busy_machine_is_told_of_and_a_number_that_is_named_is_taken(
 def test_none_is_no_number_of_threads() -> None:
     with pytest.raises(finetune.RecipeError, match=r"train\.threads"):
         finetune.plan(strategy="full", backbone="test_resnet", threads=0)
+
+
+def test_many_more_threads_than_cores_are_refused_at_once() -> None:
+    with pytest.raises(finetune.ResourceError, match=r"train\.threads = 5000: this process has \d+ cores?"):
+        finetune.plan(strategy="full", backbone="test_resnet", threads=5000)

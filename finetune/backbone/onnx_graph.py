@@ -6,14 +6,40 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 
 EXPORT_ERRORS = (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, TypeError)
+
+
+def write_graph(
+    model: nn.Module, example: Tensor, file: Path, *, input_name: str, output: str, metadata: Mapping[str, str]
+) -> None:
+    """Write a network in eval mode for batches of any size of images like `example` (B, 3, H, W), with metadata.
+
+    By torch's exporter; where its versions and onnxscript's do not fit (torch 2.6 and the newest), by the older one.
+
+    Raises:
+        One of EXPORT_ERRORS: neither can.
+    """
+    try:
+        program = _program(model, example, [output], input_name, is_batch_free=True)
+    except EXPORT_ERRORS as error:
+        try:
+            _write_older(model, example, file, [output], input_name, is_batch_free=True)
+        except EXPORT_ERRORS:
+            raise error from None
+        graph = onnx.load(file)
+        onnx.helper.set_model_props(graph, dict(metadata))
+        onnx.save(graph, file)
+        return
+    program.model.metadata_props.update(metadata)
+    program.save(str(file))
 
 
 def write_quickly(model: nn.Module, example: Tensor, file: Path, *, outputs: Sequence[str]) -> None:
@@ -25,27 +51,12 @@ def write_quickly(model: nn.Module, example: Tensor, file: Path, *, outputs: Seq
         One of EXPORT_ERRORS: the network cannot be exported.
     """
     try:
-        with _quiet(), torch.no_grad():
-            torch.onnx.export(
-                model, (example,), str(file), input_names=["images"], output_names=list(outputs), dynamo=False
-            )
+        _write_older(model, example, file, outputs, "images", is_batch_free=False)
     except EXPORT_ERRORS:
-        onnx_graph(model, example, outputs=outputs).save(str(file))
+        _program(model, example, outputs, "images", is_batch_free=False).save(str(file))
 
 
-def onnx_graph(
-    model: nn.Module,
-    example: Tensor,
-    *,
-    outputs: Sequence[str],
-    input_name: str = "images",
-    is_batch_free: bool = False,
-) -> Any:
-    """Return torch's ONNX program of a network in eval mode, of inputs like `example` (B, 3, H, W).
-
-    Raises:
-        One of EXPORT_ERRORS: the network cannot be exported.
-    """
+def _program(model: nn.Module, example: Tensor, outputs: Sequence[str], input_name: str, *, is_batch_free: bool) -> Any:
     shapes = ({0: torch.export.Dim("batch", min=1)},) if is_batch_free else None
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -53,6 +64,17 @@ def onnx_graph(
         )
     assert program is not None
     return program
+
+
+def _write_older(
+    model: nn.Module, example: Tensor, file: Path, outputs: Sequence[str], input_name: str, *, is_batch_free: bool
+) -> None:
+    names = [input_name, *outputs]
+    axes = {name: {0: "batch"} for name in names} if is_batch_free else None
+    with _quiet(), torch.no_grad():
+        torch.onnx.export(
+            model, (example,), str(file), input_names=names[:1], output_names=names[1:], dynamic_axes=axes, dynamo=False
+        )
 
 
 @contextlib.contextmanager

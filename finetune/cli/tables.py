@@ -82,9 +82,16 @@ def show_result(result: RunResult) -> None:
         why = f"no earlier one had {more}" if is_last else f"it had {more} than later ones"
         console.print(f"\nepoch {result.delivered_epoch} is delivered: {why}")
     console.print(f"\neverything is in [bold]{escape(str(result.folder))}[/bold]")
-    for name, what in (("model/", "timm's folder of its weights"), ("report.html", "why, and how well")):
+    left = [("model/", "timm's folder of its weights"), ("report.html", "why, and how well")]
+    is_exported = (result.folder / "exports" / "model.onnx").is_file()
+    if is_exported:
+        left.append(("exports/", "model.onnx, proven equal"))
+    for name, what in left:
         console.print(f"  {name:<12} {what}")
-    console.print(f"next: finetune export {escape(shlex.quote(str(result.folder)))} --format onnx")
+    if is_exported:
+        console.print(f"next: finetune predict {escape(shlex.quote(str(result.folder)))} PHOTOS")
+    else:
+        console.print(f"next: finetune export {escape(shlex.quote(str(result.folder)))} --format onnx")
 
 
 def amount(num_bytes: float) -> str:

@@ -125,13 +125,21 @@ def proven_export(folder: RunFolder) -> Path | None:
     file, proof = folder.exports / "model.onnx", folder.exports / "parity.json"
     try:
         facts = json.loads(proof.read_text(encoding="utf-8"))
-        is_of_model = facts["model"] == digest_of(folder.weights) and facts["digest"] == digest_of(file)
+        is_of_model = facts["model"] == digest_of(*model_files(folder)) and facts["digest"] == digest_of(file)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return file if is_of_model and facts.get("is_proven") is True else None
 
 
-def digest_of(file: Path) -> str:
-    """Return the hash of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def model_files(folder: RunFolder) -> tuple[Path, Path]:
+    """Return the files that say what a run's model answers: its weights, and its classes and preprocessing."""
+    return folder.weights, folder.model / "config.json"
+
+
+def digest_of(*files: Path) -> str:
+    """Return the hash of some files together."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "blake2b").digest())
+    return digest.hexdigest()

@@ -21,7 +21,7 @@ from finetune.checkpoint.run_folder import write_json
 from finetune.checkpoint.saved import SavedRun
 from finetune.device import in_fast_layout
 from finetune.errors import ExportError, ResourceError
-from finetune.exports.client import digest_of
+from finetune.exports.client import digest_of, model_files
 from finetune.exports.onnx import Parity, prove, write_onnx
 from finetune.images.decode import read_rgb
 from finetune.types import to_json
@@ -60,6 +60,12 @@ class Format:
 def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
     if path.is_dir():
         raise ResourceError(f"{path} is a folder", hint="Give a file name with --out, e.g. model.onnx.")
+    proof_file = path.with_name("parity.json")
+    if path.absolute().parent != saved.folder.exports.absolute():  # where others keep their files
+        proof_file = path.with_name(f"{path.stem}.parity.json")
+        for place in (path, proof_file):
+            if place.exists():
+                raise ResourceError(f"{place} exists already", hint="Give another name with --out, or remove it.")
     beside = path.with_name(f".{path.name}.new.onnx")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,9 +81,9 @@ def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
     finally:
         for left in path.parent.glob(f"{beside.name}*"):
             left.unlink()
-    hashes = {"model": digest_of(saved.folder.weights), "digest": digest_of(path)}
+    hashes = {"model": digest_of(*model_files(saved.folder)), "digest": digest_of(path)}
     facts = {**to_json(parity), "is_proven": True, "file": path.name, **hashes}
-    write_json(path.with_name("parity.json"), facts)
+    write_json(proof_file, facts)
     return Export(path, "onnx", facts)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.backbone.onnx_graph import EXPORT_ERRORS, onnx_graph
+from finetune.backbone.onnx_graph import EXPORT_ERRORS, write_graph
 from finetune.backbone.weights import first_line
 from finetune.errors import ExportError
 from finetune.exports.client import INPUT, OUTPUT, Client, scale_size
@@ -51,17 +51,11 @@ def write_onnx(model: nn.Module, path: Path, *, classes: Sequence[str], preproce
     """
     model = model.cpu().float().eval()
     example = torch.zeros(2, 3, *preprocessing.image_size)
+    metadata = {"classes": json.dumps(list(classes)), "preprocessing": json.dumps(_facts(preprocessing))}
     try:
-        program = onnx_graph(model, example, outputs=[OUTPUT], input_name=INPUT, is_batch_free=True)
+        write_graph(model, example, path, input_name=INPUT, output=OUTPUT, metadata=metadata)
     except EXPORT_ERRORS as error:
         raise ExportError(f"this network cannot be exported to ONNX: {first_line(error)}") from error
-    program.model.metadata_props.update(
-        {
-            "classes": json.dumps(list(classes)),
-            "preprocessing": json.dumps(_facts(preprocessing)),
-        }
-    )
-    program.save(str(path))
 
 
 def _facts(preprocessing: Preprocessing) -> dict[str, Any]:

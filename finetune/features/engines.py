@@ -55,6 +55,11 @@ class Engine:
     is_for_cpu: bool = False
 
     @property
+    def package(self) -> str:
+        """What pip installs for it."""
+        return "'finetune[openvino]'" if self.library == "openvino" else str(self.library)
+
+    @property
     def label(self) -> str:
         """The name and version of its library, for what depends on them."""
         return f"{self.library} {version(self.library)}" if self.library else ""
@@ -95,8 +100,7 @@ def equip(
     if asked == "auto" and images.device.type != "cpu":
         return "torch", ""  # what pays on a GPU was not measured yet
     if asked != "auto":
-        if reason := _reason_against(asked, images, precision):
-            raise BackboneError(f"cache.engine = {asked!r}: {reason}", hint="Use cache.engine = 'auto' or 'torch'.")
+        check_engine(asked, images.device, precision)
         try:
             difference = _take(trunk, asked, images, precision)
         except BackboneError as error:
@@ -105,11 +109,21 @@ def equip(
     return _fastest(trunk, images, num_images, precision, about)
 
 
+def check_engine(name: str, device: torch.device, precision: str) -> None:
+    """See, before anything is computed, that the engine that a recipe names can be had.
+
+    Raises:
+        BackboneError: it is not installed, or not for this device or precision.
+    """
+    if name in ENGINES and (reason := _reason_against(name, device, precision)):
+        raise BackboneError(f"cache.engine = {name!r}: {reason}", hint="Use cache.engine = 'auto' or 'torch'.")
+
+
 def _fastest(
     trunk: Trunk, images: Tensor, num_images: int, precision: str, about: Mapping[str, Any]
 ) -> tuple[str, str]:
     """Take the engine with which a pass over some images ends first, building included."""
-    there = [name for name in ENGINES if _reason_against(name, images, precision) is None]
+    there = [name for name in ENGINES if _reason_against(name, images.device, precision) is None]
     key = {
         **about,
         "shape": list(images.shape),
@@ -184,7 +198,7 @@ def _take(trunk: Trunk, name: str, images: Tensor, precision: str) -> float:
     """
     if name not in ENGINES:
         raise BackboneError(f"there is no engine {name!r}")
-    if reason := _reason_against(name, images, precision):
+    if reason := _reason_against(name, images.device, precision):
         raise BackboneError(reason)
     trunk.run, trunk.engine = None, ""
     expected = trunk(images)
@@ -211,14 +225,14 @@ def _difference(expected: Tensor, found: Tensor) -> float:
     return float((expected - found).abs().max()) / largest if largest else float(found.abs().max())
 
 
-def _reason_against(name: str, images: Tensor, precision: str) -> str | None:
+def _reason_against(name: str, device: torch.device, precision: str) -> str | None:
     engine = ENGINES[name]
     if precision != "float32":
         return f"it computes in float32, and this run in {precision}"
-    if engine.is_for_cpu and images.device.type != "cpu":
+    if engine.is_for_cpu and device.type != "cpu":
         return "it is for a CPU"
     if engine.library and not _is_installed(engine.library):
-        return f"{engine.library} is not installed: pip install {engine.library}"
+        return f"{engine.library} is not installed: pip install {engine.package}"
     return None
 
 

@@ -55,7 +55,9 @@ class Feeder:
         except IndivisibleError as error:
             self.divided = self.room = None
             why = error if phase.plan.frozen else "every layer is trained"
-            self._say(f"phase {phase.name}: no feature cache, {why}")
+            engine = self.prepared.recipe.cache.engine
+            unused = "" if engine in ("auto", "torch") else f"; cache.engine = {engine!r} has nothing to run"
+            self._say(f"phase {phase.name}: no feature cache, {why}{unused}")
             return Work(self.prepared.backbone.model, self._train_images(phase), self._val())
         self.divided, self.room = divided, None
         views = num_views(self.prepared.recipe, phase)

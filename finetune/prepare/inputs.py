@@ -16,6 +16,7 @@ from finetune.checkpoint import run_folder
 from finetune.data import balance, checks, sources, split
 from finetune.device import Compute, in_fast_layout
 from finetune.errors import BackboneError, DataError
+from finetune.features.engines import check_engine
 from finetune.images.pixels import PixelCache, opened_or_none
 from finetune.prepare.asked import check_data
 from finetune.settings import EMBEDDED, Recipe
@@ -45,6 +46,7 @@ def computing_as(recipe: Recipe, *, on_event: OnEvent = ignore) -> Iterator[Comp
         ResourceError: this machine does not have what is asked for.
     """
     compute = Compute.of(recipe.train)
+    check_engine(recipe.cache.engine, compute.device, compute.precision)
     if compute.note:
         on_event(Event.message(compute.note))
     with compute.in_force():

@@ -217,7 +217,7 @@ def test_what_a_longer_pass_has_timed_does_not_change_a_shorter_one(monkeypatch:
 def test_an_engine_that_is_not_installed_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_is_installed", lambda library: False)
     trunk = trunk_of("test_resnet")
-    with pytest.raises(BackboneError, match="pip install openvino"):
+    with pytest.raises(BackboneError, match=r"pip install 'finetune\[openvino\]'"):
         equip(trunk, images(trunk), asked="openvino", num_images=16, precision="float32", about=ABOUT)
     assert (
         equip(trunk, images(trunk), asked="auto", num_images=10**9, precision="float32", about=ABOUT)[0] != "openvino"

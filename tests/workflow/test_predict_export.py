@@ -77,6 +77,7 @@ def changed(path: Path, **facts: Any) -> None:
         lambda run: (run / "exports/model.onnx").unlink(),
         lambda run: (run / "model/model.safetensors").write_bytes(b"other"),
         lambda run: changed(run / "exports/parity.json", is_proven=False),
+        lambda run: changed(run / "model/config.json", num_classes=7),
     ],
 )
 def test_what_is_not_proven_of_this_model_is_not_used(own: Path, spoil: Any) -> None:
