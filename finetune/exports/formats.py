@@ -70,6 +70,8 @@ def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_onnx(saved.backbone.model, beside, classes=saved.classes, preprocessing=saved.backbone.preprocessing)
+        if list(path.parent.glob(f"{beside.name}.*")):  # weights of 2 GB and more lie in a file of their own
+            raise ExportError("this network is too large for one ONNX file", hint="Use --format timm.")
         parity = prove(saved.backbone.model, beside, proof.images, proof.files)
         if not parity.is_proven:
             raise ExportError(

@@ -18,6 +18,7 @@ import timm
 import torch
 
 import finetune
+from finetune.exports import formats
 from finetune.exports import onnx as onnx_export
 
 
@@ -94,3 +95,14 @@ def test_the_client_in_the_docs_gets_the_runs_answers(finished: Path, tmp_path: 
     named = [line.split(" ", 1)[0] for line in said.stdout.splitlines()]
     assert named == [one.label for one in finetune.load(finished, device="cpu").predict(files)]
     assert len(named) > 5
+
+
+def test_weights_beside_the_file_are_refused_rather_than_lost(finished: Path, tmp_path: Path, monkeypatch) -> None:
+    def written(_: object, path: Path, **__: object) -> None:
+        path.write_bytes(b"graph")
+        path.with_name(f"{path.name}.data").write_bytes(b"weights")
+
+    monkeypatch.setattr(formats, "write_onnx", written)
+    with pytest.raises(finetune.ExportError, match="too large for one ONNX file"):
+        finetune.export(finished, out=tmp_path / "own" / "model.onnx")
+    assert not list((tmp_path / "own").iterdir())
