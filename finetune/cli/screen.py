@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -35,7 +35,7 @@ def watching(*, is_quiet: bool = False) -> Iterator[OnEvent]:
         transient=True,
         disable=not console.is_terminal,
     )
-    with progress:
+    with progress if console.is_terminal else nullcontext():  # elsewhere older versions of rich leave an empty line
         yield Screen(console, progress).show
 
 

@@ -123,7 +123,7 @@ def colour_levels(upper: Image.Image, lower: Image.Image | None, between: Range)
     levels = np.array(upper)  # (H, W, C)
     for rows, values in _colours(upper, lower):
         levels[rows, :, : values.shape[2]] = _levels(values, between)
-    image = Image.fromarray(levels, upper.mode)
+    image = Image.frombytes(upper.mode, upper.size, levels.tobytes())
     image.info.update({key: value for key, value in upper.info.items() if key == "transparency"})
     return image
 
