@@ -31,6 +31,12 @@ def trunk_batch(device: torch.device) -> int:
     return 128 if device.type == "cuda" else 16
 
 
+def of_trunk_batch(images: Tensor) -> Tensor:
+    """Return images (B, 3, H, W), repeated or cut to the batch size in which trunks run."""
+    size = trunk_batch(images.device)
+    return images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
+
+
 def run_trunk(trunk: Trunk, images: Tensor, *, autocast: Autocast) -> Boundary:
     """Run a trunk over images (B, 3, H, W) in its fixed batch size and return boundary tensors (B, ...)."""
     size = trunk_batch(images.device)

@@ -16,7 +16,7 @@ from finetune.features.cache import Room
 from finetune.features.divide import Divided, agrees, divide
 from finetune.features.engines import equip
 from finetune.features.graphs import IndivisibleError
-from finetune.features.sources import TrunkBatches, trunk_batch
+from finetune.features.sources import TrunkBatches, of_trunk_batch
 from finetune.prepare.passes import augmented_batches, feature_cache, plain_batches
 from finetune.prepare.prepared import Prepared
 from finetune.randomness import derive, forked
@@ -124,8 +124,7 @@ class Feeder:
         size = backbone.preprocessing.image_size
         divided = divide(backbone.model, phase.plan, backbone.groups, image_size=size)
         images, _ = next((self._val() or self._plain("train")).epoch())
-        count = trunk_batch(images.device)
-        images = images.repeat(-(-count // len(images)), 1, 1, 1)[:count]
+        images = of_trunk_batch(images)
         fork = partial(forked, derive(0, "agrees"), devices=(images.device,))
         if not agrees(backbone.model, divided, images, fork=fork):
             raise IndivisibleError("its two parts do not give bit for bit what the whole gives")
@@ -192,7 +191,7 @@ def num_views(recipe: Recipe, phase: Phase) -> int:
     """Return how many views of each train image a phase keeps; 0 where nothing would be read twice."""
     if recipe.cache.features == "none":
         return 0
-    if phase.solver == "lbfgs" or recipe.augment.level == "none":
+    if _is_plain(recipe, phase):
         return 1
     if recipe.cache.views != "auto":
         return recipe.cache.views
@@ -201,12 +200,16 @@ def num_views(recipe: Recipe, phase: Phase) -> int:
 
 def _drawn_views(recipe: Recipe, phase: Phase) -> int:
     """Return how many views of each train image a phase sees at most, as if the cache had room for them."""
-    if phase.solver == "lbfgs" or recipe.augment.level == "none":
+    if _is_plain(recipe, phase):
         return 1
     return min(phase.epochs, AUTO_VIEWS if recipe.cache.views == "auto" else recipe.cache.views)
 
 
 def _is_exact(recipe: Recipe, phase: Phase) -> bool:
     """Tell whether a phase trains on the same bits with the cache and without it."""
-    is_plain = phase.solver == "lbfgs" or recipe.augment.level == "none"
-    return is_plain and recipe.cache.precision == "float32"
+    return _is_plain(recipe, phase) and recipe.cache.precision == "float32"
+
+
+def _is_plain(recipe: Recipe, phase: Phase) -> bool:
+    """Tell whether a phase sees the plain view of each image alone."""
+    return phase.solver == "lbfgs" or recipe.augment.level == "none"

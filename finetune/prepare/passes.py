@@ -14,7 +14,7 @@ from finetune.features.cache import FeatureCache
 from finetune.features.divide import Trunk
 from finetune.features.engines import FEWEST, equip, network_trunk
 from finetune.features.graphs import IndivisibleError
-from finetune.features.sources import TrunkBatches, trunk_batch
+from finetune.features.sources import TrunkBatches, of_trunk_batch, trunk_batch
 from finetune.images.transforms import View, augmented_view, plain_view
 from finetune.prepare.inputs import Inputs
 from finetune.types import NEVER, OnEvent, Sample, StopSign
@@ -75,13 +75,13 @@ def equipped(trunk: Trunk, inputs: Inputs, samples: Sequence[Sample], *, num_ima
 
     It is proven on the first samples.
     """
-    count = trunk_batch(inputs.compute.device)
-    if inputs.recipe.cache.engine == "auto" and num_images < FEWEST * count:
+    if not _may_pay(inputs, num_images):
         return "torch", ""
+    count = trunk_batch(inputs.compute.device)
     images, _ = next(iter(plain_batches(inputs, samples[:count], batch_size=count).epoch()))
     return equip(
         trunk,
-        images.repeat(-(-count // len(images)), 1, 1, 1)[:count],
+        of_trunk_batch(images),
         asked=inputs.recipe.cache.engine,
         num_images=num_images,
         precision=inputs.compute.precision,
@@ -89,8 +89,16 @@ def equipped(trunk: Trunk, inputs: Inputs, samples: Sequence[Sample], *, num_ima
     )
 
 
+def _may_pay(inputs: Inputs, num_images: int) -> bool:
+    """Tell whether another engine than torch is to be thought of for a pass, without computing anything."""
+    engine = inputs.recipe.cache.engine
+    return engine != "torch" and (engine != "auto" or num_images >= FEWEST * trunk_batch(inputs.compute.device))
+
+
 def _engine_of(inputs: Inputs, samples: Sequence[Sample]) -> Trunk | None:
     """Return the whole network under another engine; None where torch runs it."""
+    if not _may_pay(inputs, len(samples)):
+        return None  # before it is traced: that takes longer than a short pass
     try:
         trunk = network_trunk(inputs.backbone.model)
     except IndivisibleError:
