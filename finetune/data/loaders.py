@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +19,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from finetune.data.read_ahead import MOST_THREADS, read_ahead
 from finetune.errors import DataError, ResourceError
-from finetune.images.decode import UndecodableError, quiet, read_rgb
+from finetune.images.decode import UndecodableError, read_rgb
 from finetune.images.pixels import PixelCache
 from finetune.images.transforms import View, normalise
 from finetune.process import num_cores
 from finetune.randomness import derive, forked
 from finetune.types import Preprocessing, Sample
 
-MOST_THREADS = 8
-AHEAD = 3  # batches that are in the making while one is computed, itself included
 FEWEST_FORKED, FEWEST_SPAWNED = 100, 500  # images that are worth a worker: a forked one starts at once
 
 Key = tuple[int, int, int]  # phase, epoch, index of the sample
@@ -181,18 +177,7 @@ class ImageBatches:
 
     def _read_ahead(self) -> Iterator[Any]:
         """Yield batches that threads have made while the one before was computed."""
-        pool, order = ThreadPoolExecutor(self.num_threads), iter(self.order)
-        waiting: deque[list[Future[Any]]] = deque()
-        try:
-            with quiet():
-                while True:
-                    for keys in islice(order, AHEAD - len(waiting)):
-                        waiting.append([pool.submit(self.dataset.__getitem__, key) for key in keys])
-                    if not waiting:
-                        return
-                    yield _collate([item.result() for item in waiting.popleft()])
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return map(_collate, read_ahead(self.dataset.__getitem__, self.order, num_threads=self.num_threads))
 
 
 @contextmanager

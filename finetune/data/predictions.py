@@ -5,12 +5,9 @@ Memory holds a few batches, however many files there are. Letters: B batch, K cl
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.images.decode import Decoded, UndecodableError, examine, quiet, read_content, remarks_of
+from finetune.data.read_ahead import MOST_THREADS, read_ahead
+from finetune.images.decode import Decoded, UndecodableError, examine, read_content, remarks_of
 from finetune.images.depths import before_model
 from finetune.images.levels import Range, Span
 from finetune.process import num_cores
 from finetune.types import Event, OnEvent
 
 T = TypeVar("T")
-MOST_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +73,16 @@ def predictions(
 ) -> Iterator[Prediction]:
     """Yield a prediction for every file, in order; what a user should know of them is said at the end."""
     seen, done = _Seen(), 0
-    with quiet(), ThreadPoolExecutor(num_cores(most=MOST_THREADS)) as pool:
-        for batch in _read_ahead(pool, scorer, files, batch_size):
-            yield from _named(scorer, batch, min(top, len(scorer.classes)), seen)
-            done += len(batch)
-            on_event(Event.progress("predict", done, len(files)))
+    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+    num_threads = num_cores(most=MOST_THREADS)
+    for batch, images in zip(
+        batches, read_ahead(partial(_read, scorer), batches, num_threads=num_threads), strict=True
+    ):
+        yield from _named(scorer, list(zip(batch, images, strict=True)), min(top, len(scorer.classes)), seen)
+        done += len(batch)
+        on_event(Event.progress("predict", done, len(files)))
     for text in seen.notes(scorer.value_range):
         on_event(Event.warning(text))
-
-
-def _read_ahead(
-    pool: ThreadPoolExecutor, scorer: Scorer[T], files: Sequence[Path], batch_size: int
-) -> Iterator[list[tuple[Path, Decoded[T] | str]]]:
-    """Yield batches of files with what was made of them, or why nothing was; two batches are read ahead."""
-    left = iter(files)
-    read = partial(_read, scorer)
-    waiting: deque[tuple[Path, Future[Decoded[T] | str]]] = deque()
-    while True:
-        for file in islice(left, 3 * batch_size - len(waiting)):
-            waiting.append((file, pool.submit(read, file)))
-        if not waiting:
-            return
-        pairs = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
-        yield [(file, future.result()) for file, future in pairs]
 
 
 def _read(scorer: Scorer[T], file: Path) -> Decoded[T] | str:

@@ -1,0 +1,35 @@
+"""Reading by threads while what was read before is computed on: in order, and a few batches at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from finetune.images.decode import quiet
+
+MOST_THREADS = 8
+AHEAD = 3  # batches that are in the making while one is computed, itself included
+
+Key = TypeVar("Key")
+Read = TypeVar("Read")
+
+
+def read_ahead(
+    read: Callable[[Key], Read], batches: Iterable[Sequence[Key]], *, num_threads: int
+) -> Iterator[list[Read]]:
+    """Yield what `read` makes of each batch; who leaves early leaves no thread behind."""
+    pool, order = ThreadPoolExecutor(num_threads), iter(batches)
+    waiting: deque[list[Future[Read]]] = deque()
+    try:
+        with quiet():
+            while True:
+                for keys in islice(order, AHEAD - len(waiting)):
+                    waiting.append([pool.submit(read, key) for key in keys])
+                if not waiting:
+                    return
+                yield [item.result() for item in waiting.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)
