@@ -90,7 +90,9 @@ class FeatureCache:
         """
         layout = Layout(shapes, self.settings.precision)
         count = max(views for _, views in needs)
-        wanted = [{one.digest for samples, views in needs if view < views for one in samples} for view in range(count)]
+        wanted = [
+            {sample.digest for samples, views in needs if view < views for sample in samples} for view in range(count)
+        ]
         needed = sum(map(len, wanted)) * layout.row_bytes
         if self.settings.features == "memory":
             return self._in_memory(trunk, layout, count, needed)
@@ -126,9 +128,9 @@ class FeatureCache:
         rows, places = [], []
         for view, kept in enumerate(room.views[:views]):
             task = "cache features" if views == 1 else f"cache features, view {view + 1} of {views}"
-            found = self._filled(kept, room.trunk, samples, view, task, known if view == 0 else None)
+            mapped = self._filled(kept, room.trunk, samples, view, task, known if view == 0 else None)
             places.append(kept.places(digests))
-            rows.append(found)
+            rows.append(mapped)
         if sum(len(set(digests)) * layout.row_bytes for _ in rows) < MEMORY_SHARE * available_memory():
             rows = [np.ascontiguousarray(view[place]) for view, place in zip(rows, places, strict=True)]
             places = [np.arange(len(samples))] * views

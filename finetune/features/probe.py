@@ -205,8 +205,8 @@ class _Ridge:
     def solved(self, strength: float, places: Tensor) -> Tensor:
         """Return the rows (..., K) of (K + s I)^-1 y of some images (...,)."""
         own, inner = self.inverse(strength)
-        found = self.basis[places] @ (inner[:, None] * self.turned)
-        return found + own * (self.labels(places) - self.means) if own else found
+        rows = self.basis[places] @ (inner[:, None] * self.turned)
+        return rows + own * (self.labels(places) - self.means) if own else rows
 
 
 def _ridge(scaled: Tensor, targets: Tensor) -> _Ridge:
@@ -231,7 +231,7 @@ def _left_out(ridge: _Ridge, strength: float, parts: Sequence[Tensor]) -> Tensor
     """Return the column (N,) that the other units give each image; the units are the rows of `parts`, each (P, S)."""
     own, inner = ridge.inverse(strength)
     part_in_means = 1 / (ridge.count * strength)
-    found = torch.full((ridge.count,), -1)
+    columns = torch.full((ridge.count,), -1)
     for units in parts:
         size = units.shape[1]
         if size == ridge.count:  # nobody else is there
@@ -245,8 +245,8 @@ def _left_out(ridge: _Ridge, strength: float, parts: Sequence[Tensor]) -> Tensor
                 rows = ridge.basis[places]  # (P, S, M)
                 block = (rows * inner) @ rows.mT + own * torch.eye(size, dtype=rows.dtype) - part_in_means
                 errors = torch.linalg.solve(block, solved)
-            found[places] = (ridge.labels(places) - errors).argmax(dim=-1)
-    return found
+            columns[places] = (ridge.labels(places) - errors).argmax(dim=-1)
+    return columns
 
 
 def _loo_ridge(scaled: Tensor, targets: Tensor, units: Sequence[int] | None = None) -> tuple[Tensor, _Ridge, float]:
@@ -270,7 +270,7 @@ def _by_size(units: Sequence[int] | None, count: int) -> list[Tensor]:
     alike: dict[int, list[Tensor]] = {}
     for block in several:
         alike.setdefault(len(block), []).append(block)
-    return [single.nonzero(), *(torch.stack(found) for found in alike.values())]
+    return [single.nonzero(), *(torch.stack(same) for same in alike.values())]
 
 
 def _by_relevance(scaled: Tensor, targets: Tensor, units: Sequence[int]) -> Tensor:

@@ -45,11 +45,11 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
         if not of.pretrained:
             text = "the backbone has random weights, of which the evidence tells little: --strategy scratch trains it"
             on_event(Event.warning(text))
-    made = planned_run(inputs, resolve(inputs, verdict))
-    refuse_random(backbone.weights, backbone.groups, trained=made.phases[0].plan.trained)
-    for remark in remarks(made.recipe, backbone):
+    planned = planned_run(inputs, resolve(inputs, verdict))
+    refuse_random(backbone.weights, backbone.groups, trained=planned.phases[0].plan.trained)
+    for remark in remarks(planned.recipe, backbone):
         on_event(Event.warning(remark))
-    return replace(made, evidence=evidence, verdict=verdict, tapped=tapped, notes=data_notes(made.manifest))
+    return replace(planned, evidence=evidence, verdict=verdict, tapped=tapped, notes=data_notes(planned.manifest))
 
 
 def planned_run(inputs: Inputs, recipe: Recipe) -> Prepared:

@@ -139,7 +139,7 @@ def _train(
         if prepared.recipe.train.refit:
             refitted = refit(folder, prepared, trained.state, stop=stop, on_event=on_event)
             later, guessed = _evaluate(refitted.feeder, ("test",))
-            metrics = {**{f"{name}, {FIRST}": found for name, found in metrics.items()}, **later}
+            metrics = {**{f"{name}, {FIRST}": values for name, values in metrics.items()}, **later}
             guesses |= guessed
             seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
         never = _never_predicted(prepared, guesses)

@@ -336,8 +336,8 @@ def _lr(fit: Fit, phase: Phase, epoch: int, step: int, steps: int) -> float:
 def _keep(fit: Fit, optimiser: Any, phase: Phase, state: TrainState) -> None:
     """Write a checkpoint, unless the weights are no longer finite: the last good one stays then."""
     trained = {name: weight for name, weight in fit.model.named_parameters() if weight.requires_grad}
-    found = torch.stack([torch.isfinite(weight).all() for weight in trained.values()]).tolist()
-    for name, is_finite in zip(trained, found, strict=True):
+    claims = torch.stack([torch.isfinite(weight).all() for weight in trained.values()]).tolist()
+    for name, is_finite in zip(trained, claims, strict=True):
         if not is_finite:
             raise _not_finite(fit, f"{name} is no longer finite in phase {phase.name}, epoch {state.epoch + 1}", phase)
     if fit.accelerator.scaler is not None:

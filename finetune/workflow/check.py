@@ -141,12 +141,12 @@ def check(
     if not quick:
         chosen = with_backbone(chosen, on_event=on_event)
     with computing_as(chosen, on_event=on_event) as compute:
-        found, grouped = _check(chosen, compute, alike=alike, quick=quick, on_event=on_event)
+        checked, grouped = _check(chosen, compute, alike=alike, quick=quick, on_event=on_event)
     if groups is not None:
         write_text(Path(groups), table_of(grouped, Path(groups).parent))
     if sheet is not None:
-        _write_sheet(Path(sheet), Path(found.root), found.findings)
-    return found
+        _write_sheet(Path(sheet), Path(checked.root), checked.findings)
+    return checked
 
 
 def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_event: OnEvent) -> tuple[Check, Manifest]:
@@ -164,12 +164,12 @@ def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_ev
     manifest, indivisible = _divided(chosen, scanned)
     looks = looks_of(scanned, settings=chosen.cache, on_event=on_event)
     copies = copies_of(looks, [sample.digest for sample in scanned.samples], alike=alike)
-    found = [*indivisible, *picture_findings(scanned, manifest, looks, copies)]
+    findings = [*indivisible, *picture_findings(scanned, manifest, looks, copies)]
     grouped, judged = with_groups(scanned, copies), None
     if backbone:
         inputs = Inputs(chosen, manifest, backbone, pixels, compute)
         judged, doubts = _judge(inputs, split.units_of(grouped.samples), on_event)
-        found += doubts
+        findings += doubts
     checked = Check(
         data=chosen.data.path,
         root=manifest.root,
@@ -178,7 +178,7 @@ def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_ev
         pictures=pictures_of(looks),
         notes=scanned.notes,
         judged=judged,
-        findings=tuple(found),
+        findings=tuple(findings),
     )
     return checked, grouped
 
@@ -221,7 +221,7 @@ def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]
     try:
         divided = split.assign(_trainable(scanned), val=chosen.val, test=chosen.test, seed=chosen.seed)
         splits = {sample.file: sample.split for sample in divided.samples}
-        samples = (replace(one, split=splits.get(one.file, one.split)) for one in scanned.samples)
+        samples = (replace(sample, split=splits.get(sample.file, sample.split)) for sample in scanned.samples)
         return replace(scanned, samples=tuple(samples)), []
     except DataError as error:
         return scanned, [Finding("too-few", True, f"this data cannot be divided: {error.message}", error.hint)]
@@ -230,12 +230,12 @@ def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]
 def _trainable(scanned: Manifest) -> Manifest:
     """Return the manifest of the classes that have images outside of a val and a test that the user made."""
     names = [scanned.classes[sample.target.index] for sample in scanned.samples]
-    own = [name for name, one in zip(names, scanned.samples, strict=True) if one.split in (None, "train")]
+    own = [name for name, sample in zip(names, scanned.samples, strict=True) if sample.split in (None, "train")]
     classes = [name for name in scanned.classes if name in set(own or names)]
     index = {name: place for place, name in enumerate(classes)}
     samples = tuple(
-        replace(one, target=Target(index[name]))
-        for name, one in zip(names, scanned.samples, strict=True)
+        replace(sample, target=Target(index[name]))
+        for name, sample in zip(names, scanned.samples, strict=True)
         if name in index
     )
     return replace(scanned, classes=tuple(classes), samples=samples)
@@ -262,18 +262,18 @@ def _judge(inputs: Inputs, units: Sequence[int], on_event: OnEvent) -> tuple[Jud
 
 
 def _doubted(manifest: Manifest, probabilities: Tensor, targets: Tensor, units: Sequence[int], top1: float) -> Finding:
-    found = suspects(probabilities, targets, units)
+    doubts = suspects(probabilities, targets, units)
     cases = tuple(
         Case(
-            (seen(manifest, one.place),),
-            f"rather {manifest.classes[one.suggested]}, {one.suggested_confidence:.2f} to {one.confidence:.2f}",
+            (seen(manifest, doubt.place),),
+            f"rather {manifest.classes[doubt.suggested]}, {doubt.suggested_confidence:.2f} to {doubt.confidence:.2f}",
             {
-                "suggested": manifest.classes[one.suggested],
-                "suggested_confidence": one.suggested_confidence,
-                "confidence": one.confidence,
+                "suggested": manifest.classes[doubt.suggested],
+                "suggested_confidence": doubt.suggested_confidence,
+                "confidence": doubt.confidence,
             },
         )
-        for one in found
+        for doubt in doubts
     )
     return Finding(
         "label",
@@ -288,11 +288,11 @@ def _doubted(manifest: Manifest, probabilities: Tensor, targets: Tensor, units: 
 def _odd(manifest: Manifest, features: Tensor, targets: Tensor, units: Sequence[int], seed: int) -> Finding:
     cases = tuple(
         Case(
-            (seen(manifest, one.place),),
-            f"{one.deviations:.1f} deviations off",
-            {"distance": one.distance, "usual": one.usual, "deviations": one.deviations},
+            (seen(manifest, image.place),),
+            f"{image.deviations:.1f} deviations off",
+            {"distance": image.distance, "usual": image.usual, "deviations": image.deviations},
         )
-        for one in odd_ones(features, targets, units, seed=seed)
+        for image in odd_ones(features, targets, units, seed=seed)
     )
     return Finding(
         "odd",
@@ -306,21 +306,21 @@ def _odd(manifest: Manifest, features: Tensor, targets: Tensor, units: Sequence[
 def _write_sheet(path: Path, root: Path, findings: Sequence[Finding]) -> None:
     sections = []
     for finding in findings:
-        pairs = [(case, one) for case in finding.cases for one in case.files[:2]][:ON_SHEET]
-        cells = tuple(sheets.Cell(root / one.file, _caption(case, one)) for case, one in pairs)
+        pairs = [(case, file) for case in finding.cases for file in case.files[:2]][:ON_SHEET]
+        cells = tuple(sheets.Cell(root / file.file, _caption(case, file)) for case, file in pairs)
         if cells:
             sections.append(sheets.SheetSection(printable(f"{finding.kind}: {finding.text}"), cells))
     sheets.write(path, sections)
 
 
-def _caption(case: Case, one: Seen) -> tuple[str, ...]:
-    of = ", ".join(part for part in (one.label, one.split) if part)
-    return tuple(printable(line) for line in (one.file, of, case.note))
+def _caption(case: Case, file: Seen) -> tuple[str, ...]:
+    of = ", ".join(part for part in (file.label, file.split) if part)
+    return tuple(printable(line) for line in (file.file, of, case.note))
 
 
 def _finding_json(finding: Finding) -> dict[str, Any]:
     cases = [
-        {"files": [{"file": one.file, "class": one.label, "split": one.split} for one in case.files], **case.facts}
+        {"files": [{"file": file.file, "class": file.label, "split": file.split} for file in case.files], **case.facts}
         for case in finding.cases
     ]
     return {**{name: getattr(finding, name) for name in ("kind", "spoils", "text", "advice")}, "cases": cases}

@@ -73,8 +73,8 @@ class Classifier:
         batch = torch.stack(list(images)).to(self._compute.device)
         with self._compute.in_force(), torch.no_grad(), self._compute.autocast():
             logits = self.model(normalise(batch, self.preprocessing))  # (B, K)
-        found: NDArray[np.float32] = logits.float().softmax(dim=1).cpu().numpy()
-        return found
+        probabilities: NDArray[np.float32] = logits.float().softmax(dim=1).cpu().numpy()
+        return probabilities
 
 
 def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Classifier:
@@ -137,7 +137,7 @@ def _exported(file: Path) -> Scorer[NDArray[np.float32]]:
     def probabilities(images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         logits = client.run(np.stack(images))  # (B, K)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        found: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
-        return found
+        shares: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+        return shares
 
     return Scorer(tuple(client.classes), tuple(value_range) if value_range else None, prepare, probabilities)

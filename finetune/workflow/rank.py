@@ -75,9 +75,9 @@ class Ranked:
             "shortlist": list(ranked.shortlist),
             "remarks": list(ranked.remarks),
             "candidates": [
-                {"name": one.name, "predicted_top1": to_json(one.predicted)}
-                | {key: value for key, value in to_json(one).items() if key not in ("name", "hits", "units")}
-                for one in ranked.candidates
+                {"name": candidate.name, "predicted_top1": to_json(candidate.predicted)}
+                | {key: value for key, value in to_json(candidate).items() if key not in ("name", "hits", "units")}
+                for candidate in ranked.candidates
             ],
             "failed": [to_json(failure) for failure in self.failed],
         }
@@ -118,7 +118,9 @@ def _rank(chosen: Recipe, candidates: Sequence[str | Path], sample: int, on_even
     if not measured:
         raise _none_left(failed)
     units = units_of(samples)
-    counts = Counter(label for _, label in {(unit, one.target.index) for unit, one in zip(units, samples, strict=True)})
+    counts = Counter(
+        label for _, label in {(unit, drawn.target.index) for unit, drawn in zip(units, samples, strict=True)}
+    )
     rarest = min(counts[index] for index in range(len(manifest.classes)))
     return Ranked(
         ranking.rank(measured, images_of_rarest=rarest),
@@ -135,7 +137,7 @@ def _measure_all(
     measured, failed = [], []
     for label, name in zip(labels(names), names, strict=True):
         try:
-            one = measure_candidate(candidate_recipe(recipe, name), label, manifest, samples, on_event=on_event)
+            candidate = measure_candidate(candidate_recipe(recipe, name), label, manifest, samples, on_event=on_event)
         except (DataError, Interrupted):
             raise
         except FinetuneError as error:
@@ -143,8 +145,8 @@ def _measure_all(
             failed.append(FailedCandidate(label, error.message, hint))
             on_event(Event.warning(f"{label} is left out: {error.message}"))
         else:
-            measured.append(one)
-            on_event(Event.message(f"{label}: predicted top1 {one.predicted.value:.3f}"))
+            measured.append(candidate)
+            on_event(Event.message(f"{label}: predicted top1 {candidate.predicted.value:.3f}"))
     return measured, failed
 
 
@@ -154,8 +156,8 @@ def labels(names: Sequence[str]) -> tuple[str, ...]:
     def short(name: str) -> str:
         bare, size = _split_size(name)
         is_path = bare.startswith("local-dir:") or os.sep in bare
-        found = Path(bare.removeprefix("local-dir:")).name if is_path else bare.split(".")[0]
-        return f"{found}@{size}" if size else found
+        stem = Path(bare.removeprefix("local-dir:")).name if is_path else bare.split(".")[0]
+        return f"{stem}@{size}" if size else stem
 
     counts = Counter(map(short, names))
     return tuple(short(name) if counts[short(name)] == 1 else name for name in names)
