@@ -20,8 +20,11 @@ NoneWord = Literal["none"]
 
 StrategyName = Literal["auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch", "race"]
 STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
-Schedule = Literal["cosine", "constant"]
-Loss = Literal["cross-entropy", "focal"]
+OptimiserName = Literal[
+    "adamw", "adam", "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "nadamw", "lion", "lamb", "muon"
+]
+Schedule = Literal["cosine", "constant", "step", "polynomial", "one-cycle", "plateau"]
+Loss = Literal["cross-entropy", "nll", "bce", "mse", "focal"]
 EngineName = Literal["auto", "torch", "folded", "onnxruntime", "openvino"]
 ExportFormat = Literal["onnx", "timm"]
 
@@ -39,6 +42,8 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 TIME = r"^([1-9]\d*h(\d+m)?(\d+s)?|[1-9]\d*m(\d+s)?|[1-9]\d*s)$"
 Time = Annotated[str, Field(pattern=TIME)]
+WARMUP = r"^\d+ (epochs?|steps?)$"
+Warmup = Annotated[str, Field(pattern=WARMUP)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -199,31 +204,62 @@ class TrainSection(Section):
 
 
 class OptimSection(Section):
-    name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="Optimiser; sgd is Nesterov with momentum 0.9.")
-    lr: Positive | Auto = Field("auto", description="Peak learning rate, of the head. auto: by strategy.")
+    name: OptimiserName = Field("adamw", description="Optimiser; sgd has no momentum, nesterov and momentum have 0.9.")
+    lr: Positive | Auto = Field("auto", description="Peak learning rate, of the head. auto: by strategy and optimiser.")
+    head_lr: Positive = Field(1.0, description="Factor on the learning rate of the head alone.")
+    momentum: Fraction | Auto = Field("auto", description="Of momentum, nesterov and rmsprop. auto: 0.9; rmsprop 0.")
+    momentum_from: Fraction | NoneWord = Field(
+        "none", description="Momentum, or Adam's first beta, at the first step, from where it goes to optim.momentum."
+    )
     weight_decay: NotNegative | Auto = Field(
-        "auto", description="Weight decay (decoupled with adamw), not on norms and biases. auto: by strategy."
+        "auto",
+        description="Weight decay, not on norms and biases: decoupled with adamw, nadamw, lion, lamb and muon, else L2."
+        " auto: by strategy.",
     )
     layer_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Auto = Field(
         "auto",
         description="Factor on the learning rate for every layer group further from the head. auto: by strategy.",
     )
     schedule: Schedule = Field("cosine", description="Learning rate after warm-up.")
-    warmup: Fraction = Field(0.1, description="Share of the steps of a phase in which the learning rate rises.")
+    warmup: Fraction | Warmup | Auto = Field(
+        "auto",
+        description="Steps of a phase in which the learning rate rises: a share of them, or '2 epochs', '100 steps'."
+        " auto: 0.1, with one-cycle 0.3.",
+    )
+    drop: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
+        0.1, description="step, plateau: what the learning rate is multiplied by."
+    )
+    drop_every: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
+        1 / 3, description="step: after which share of the steps."
+    )
+    drop_patience: Count = Field(3, description="plateau: after how many epochs without a lower val loss.")
+    power: Positive = Field(1.0, description="polynomial: 1 falls in a line, 2 faster at first.")
     clip: Positive | NoneWord = Field(1.0, description="Largest norm of the gradient.")
-
-
-LOSS_NUMBERS: dict[str, tuple[Loss, ...]] = {"focal_gamma": ("focal",)}  # keys that belong to some losses alone
 
 
 class LossSection(Section):
     name: Loss = Field(
         "cross-entropy",
-        description="focal: cross-entropy that counts what is right with confidence for less, for sets with many easy"
-        " images.",
+        description="nll: the same without smoothing; bce: each class against all others; mse: squared distance of the"
+        " probabilities; focal: cross-entropy that counts what is right with confidence for less.",
     )
     focal_gamma: NotNegative = Field(2.0, description="How much less; 0 is cross-entropy.")
     label_smoothing: Fraction = Field(0.0, description="Share of the target spread over all classes.")
+
+
+# Keys that have a meaning with some values of another key alone.
+BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "loss.focal_gamma": ("loss.name", ("focal",)),
+    "loss.label_smoothing": ("loss.name", ("cross-entropy", "bce", "mse", "focal")),
+    "optim.momentum": ("optim.name", ("momentum", "nesterov", "rmsprop", "muon")),
+    "optim.drop": ("optim.schedule", ("step", "plateau")),
+    "optim.drop_every": ("optim.schedule", ("step",)),
+    "optim.drop_patience": ("optim.schedule", ("plateau",)),
+    "optim.power": ("optim.schedule", ("polynomial",)),
+}
+HAVE_MOMENTUM: tuple[OptimiserName, ...] = (
+    "momentum", "nesterov", "rmsprop", "muon", "adamw", "adam", "nadamw", "lion", "lamb",
+)  # fmt: skip
 
 
 class AugmentSection(Section):

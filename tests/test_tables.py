@@ -11,6 +11,7 @@ from finetune import settings
 from finetune.exports.formats import FORMATS
 from finetune.features.engines import ENGINES
 from finetune.optim.losses import LOSSES
+from finetune.optim.optimisers import OPTIMISERS
 from finetune.optim.schedules import SCHEDULES
 from finetune.strategy.strategies import STRATEGIES
 
@@ -20,11 +21,12 @@ from finetune.strategy.strategies import STRATEGIES
     [
         (settings.StrategyName, {"auto", *STRATEGIES, "race"}),
         (settings.Schedule, SCHEDULES),
+        (settings.OptimiserName, OPTIMISERS),
         (settings.Loss, LOSSES),
         (settings.EngineName, {"auto", "torch", *ENGINES}),
         (settings.ExportFormat, FORMATS),
     ],
-    ids=["strategies", "schedules", "losses", "engines", "formats"],
+    ids=["strategies", "schedules", "optimisers", "losses", "engines", "formats"],
 )
 def test_the_names_are_those_of_the_table(names: Any, table: Any) -> None:
     assert set(get_args(names)) == set(table)

@@ -1,38 +1,94 @@
-"""Losses of logits (B, K) against class indices (B,), each the mean over a batch.
+"""Losses of logits (B, K) against what images show: class indices (B,), or shares of classes (B, K) that sum to one.
 
-To add one: a row in `LOSSES`, its name in `settings.Loss`, a line in docs/strategies.md.
+To add one: a row in `LOSSES`, its name in `settings.Loss`, a line in docs/training.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    log_softmax,
+    nll_loss,
+    one_hot,
+)
 
 from finetune.settings import LossSection
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """The loss that a recipe asks for: of a batch the mean, each image weighted by its class where classes are."""
+
+    section: LossSection
+    class_weights: Tensor | None = None  # (K,)
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss () of logits (B, K) against class indices (B,) or shares (B, K)."""
+        losses = LOSSES[self.section.name](logits, targets, self.section)  # (B,)
+        if self.class_weights is not None:
+            losses = losses * weights_of(targets, self.class_weights.to(losses))
+        return losses.mean()
 
 
-def criterion_of(section: LossSection) -> Criterion:
-    """Return the loss that a recipe asks for, as a function of logits and class indices."""
-    return LOSSES[section.name](section)
+def weights_of(targets: Tensor, class_weights: Tensor) -> Tensor:
+    """Return the weight (B,) of each image by its class, or by the shares of its classes."""
+    return class_weights[targets] if targets.ndim == 1 else targets.to(class_weights) @ class_weights
 
 
-def focal(logits: Tensor, targets: Tensor, *, gamma: float, label_smoothing: float) -> Tensor:
+def shares_of(targets: Tensor, num_classes: int, *, smoothing: float) -> Tensor:
+    """Return the share (B, K) of each class, `smoothing` of it spread over all classes.
+
+    Source: Szegedy et al. 2016, arXiv:1512.00567.
+    """
+    shares = one_hot(targets, num_classes).float() if targets.ndim == 1 else targets
+    return shares * (1 - smoothing) + smoothing / num_classes
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
+    return cross_entropy(logits, targets, label_smoothing=section.label_smoothing, reduction="none")
+
+
+def _nll(logits: Tensor, targets: Tensor, _: LossSection) -> Tensor:
+    """Return minus the log of the probability of the class."""
+    logs = log_softmax(logits, dim=1)
+    return nll_loss(logs, targets, reduction="none") if targets.ndim == 1 else -(targets * logs).sum(dim=1)
+
+
+def _bce(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
+    """Return the mean over the classes of each one's own cross-entropy against all others.
+
+    Source: Wightman et al. 2021, ResNet strikes back, arXiv:2110.00476.
+    """
+    shares = shares_of(targets, logits.shape[1], smoothing=section.label_smoothing).to(logits)
+    return binary_cross_entropy_with_logits(logits, shares, reduction="none").mean(dim=1)
+
+
+def _mse(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
+    """Return the squared distance of the probabilities from the target; slow where they are wrong and sure."""
+    shares = shares_of(targets, logits.shape[1], smoothing=section.label_smoothing)
+    return (logits.softmax(dim=1) - shares.to(logits)).square().sum(dim=1)
+
+
+def _focal(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
     """Return the cross-entropy with each image weighted by (1 - p)^gamma, p the probability of its class.
 
     Source: Lin et al. 2017, arXiv:1708.02002, for several classes, without alpha.
     """
-    losses = cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")  # (B,)
+    losses = _cross_entropy(logits, targets, section)
     wrong = -torch.expm1(-cross_entropy(logits, targets, reduction="none"))  # 1 - p
-    return (wrong**gamma * losses).mean()
+    return wrong**section.focal_gamma * losses
 
 
-LOSSES: dict[str, Callable[[LossSection], Criterion]] = {
-    "cross-entropy": lambda section: partial(cross_entropy, label_smoothing=section.label_smoothing),
-    "focal": lambda section: partial(focal, gamma=section.focal_gamma, label_smoothing=section.label_smoothing),
+LOSSES: dict[str, Callable[[Tensor, Tensor, LossSection], Tensor]] = {
+    "cross-entropy": _cross_entropy,
+    "nll": _nll,
+    "bce": _bce,
+    "mse": _mse,
+    "focal": _focal,
 }

@@ -12,7 +12,7 @@ from typing import Any
 from finetune import recipe as recipes
 from finetune.data.sources import check_there
 from finetune.errors import RecipeError
-from finetune.settings import LOSS_NUMBERS, Recipe
+from finetune.settings import BELONGS, HAVE_MOMENTUM, Recipe
 from finetune.strategy.strategies import taking
 
 
@@ -83,9 +83,20 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
         if changes.get(f"strategy.{number}", "auto") not in ("auto", "none") and name not in of:
             only = " and ".join(map(repr, [user for user in of if user != "auto" or number == "assume"]))
             problems.append(f"strategy.{number} has no meaning with strategy.name = {name!r}, only with {only}")
-    for number, losses in LOSS_NUMBERS.items():
-        if f"loss.{number}" in changes and recipe.loss.name not in losses:
-            only = " and ".join(map(repr, losses))
-            problems.append(f"loss.{number} has no meaning with loss.name = {recipe.loss.name!r}, only with {only}")
+    problems += [_without_use(key, recipe) for key in changes if key in BELONGS and _is_unused(key, recipe)]
+    if recipe.optim.momentum_from != "none" and recipe.optim.name not in HAVE_MOMENTUM:
+        problems.append(f"optim.momentum_from has no meaning with optim.name = {recipe.optim.name!r}, without momentum")
     if problems:
         raise RecipeError(problems)
+
+
+def _is_unused(key: str, recipe: Recipe) -> bool:
+    """Return whether a key that belongs to some values of another is changed without one of them."""
+    chooser, values = BELONGS[key]
+    return recipes.value(recipe, chooser) not in values and recipes.value(recipe, key) != recipes.fields()[key].default
+
+
+def _without_use(key: str, recipe: Recipe) -> str:
+    chooser, values = BELONGS[key]
+    only = " and ".join(map(repr, values))
+    return f"{key} has no meaning with {chooser} = {recipes.value(recipe, chooser)!r}, only with {only}"

@@ -10,10 +10,10 @@ from finetune import recipe as recipes
 from finetune.backbone.adapted import cut_at
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import check_stage, stages
+from finetune.optim.optimisers import OPTIMISERS
 from finetune.prepare.inputs import Inputs
 from finetune.settings import Recipe
 from finetune.strategy.strategies import (
-    SGD_FACTOR,
     Choice,
     epochs_for,
     is_full,
@@ -61,7 +61,7 @@ def resolve_numbers(
     epochs = _or(recipe.train.epochs, usual)
     top_k = _or(recipe.strategy.top_k, (verdict and verdict.top_k) or numbers.top_k or "auto")
     probe_at = _or(recipe.strategy.probe_at, (verdict and verdict.probe_at) or _last(backbone))
-    lr = numbers.lr * (SGD_FACTOR if recipe.optim.name == "sgd" else 1.0)
+    lr = numbers.lr * OPTIMISERS[recipe.optim.name].lr_factor
     changes = {
         "strategy.name": name,
         "strategy.top_k": top_k,
@@ -118,15 +118,9 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
 
 def _of_steps(recipe: Recipe) -> list[str]:
     """Return the settings of training by steps that a recipe changes, but for numbers that a strategy settles."""
-    usual = Recipe()
-    keys = [key for key in recipes.fields() if key.startswith("loss.")]
-    keys += ["optim.name", "optim.schedule", "optim.warmup", "optim.clip"]
-    return [key for key in keys if _value(recipe, key) != _value(usual, key)]
-
-
-def _value(recipe: Recipe, key: str) -> Any:
-    section, name = key.split(".")
-    return getattr(getattr(recipe, section), name)
+    settled = ("optim.lr", "optim.weight_decay", "optim.layer_decay")
+    keys = [key for key in recipes.fields() if key.startswith(("loss.", "optim.")) and key not in settled]
+    return [key for key in keys if recipes.value(recipe, key) != recipes.value(Recipe(), key)]
 
 
 def is_staged(recipe: Recipe, backbone: Backbone) -> bool:

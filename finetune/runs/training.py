@@ -18,17 +18,16 @@ from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.data.split import units_of
 from finetune.device import Compute
 from finetune.errors import DataError, ResourceError, TrainingError
-from finetune.optim.losses import criterion_of
 from finetune.prepare.batches import Feeder
 from finetune.prepare.inputs import reloaded
 from finetune.prepare.prepared import Prepared
 from finetune.runs.signals import Stop
-from finetune.settings import Recipe
 from finetune.strategy.strategies import retrained
 from finetune.train.guard import IN_A_RUN, guarded
-from finetune.train.loop import Fit, FitSettings
+from finetune.train.loop import Fit
 from finetune.train.memory import is_out_of_memory
 from finetune.train.phases import fit_phases
+from finetune.train.settings import FitSettings
 from finetune.types import EpochLine, Event, OnEvent, StopSign
 from finetune.whole import write_text
 
@@ -111,10 +110,12 @@ def train(
     stop: Stop,
     on_event: OnEvent,
     until: int | None = None,
+    led_by: Sequence[EpochLine] | None = None,
 ) -> Trained:
     """Train from a checkpoint (or the first step) to the end of the phases, or until so many epochs are done.
 
-    What a stopped process wrote about epochs behind the checkpoint is cut.
+    What a stopped process wrote about epochs behind the checkpoint is cut. `led_by` are the epochs of a fit whose
+    learning rates this one follows.
 
     Raises:
         Interrupted: a signal came; a checkpoint was written.
@@ -125,6 +126,7 @@ def train(
 
     feeder = Feeder(prepared, on_event=watch, stop=stop, began=BeganCached(folder))
     fit = _fit(folder, prepared, feeder, stop if until is None else _Pause(stop, watch, until))
+    fit.led_by = led_by
     fresh = _fresh(prepared)
     with stop.training():
         try:
@@ -169,27 +171,12 @@ def _fit(folder: RunFolder, prepared: Prepared, feeder: Feeder, stop: StopSign) 
         model=prepared.backbone.model,
         groups=prepared.backbone.groups,
         work_of=feeder.work_of,
-        settings=_settings(prepared.recipe),
+        settings=FitSettings.of(prepared.recipe),
         accelerator=prepared.compute.accelerator(),
         keeper=_Keeper(folder),
         on_event=feeder.on_event,
         stop=stop,
         units=units_of(prepared.manifest.split("train")),
-    )
-
-
-def _settings(recipe: Recipe) -> FitSettings:
-    return FitSettings(
-        optimiser=recipe.optim.name,
-        weight_decay=float(recipe.optim.weight_decay),
-        schedule=recipe.optim.schedule,
-        warmup=recipe.optim.warmup,
-        clip=None if recipe.optim.clip == "none" else recipe.optim.clip,
-        criterion=criterion_of(recipe.loss),
-        patience=None if recipe.train.patience == "none" else int(recipe.train.patience),
-        checkpoint_every=None if recipe.train.checkpoint_every == "none" else recipe.train.checkpoint_every,
-        seed=recipe.train.seed,
-        micro_batch=None if recipe.train.micro_batch == "auto" else recipe.train.micro_batch,
     )
 
 

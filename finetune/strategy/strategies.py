@@ -13,7 +13,6 @@ from finetune.types import FreezePlan, GroupPlan, LayerGroup, Phase, Solver
 
 GRADUAL_PHASES = 4  # the head, then the rest in three portions
 LEAST_STEPS, MOST_EPOCHS = 200, 100  # a handful of images is shown more often, or nothing would be learned
-SGD_FACTOR = 10.0  # sgd wants about ten times AdamW's learning rate
 
 
 @dataclass(frozen=True, slots=True)

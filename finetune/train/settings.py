@@ -1,0 +1,35 @@
+"""The numbers of the recipe that training reads, each one settled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from finetune.optim.losses import Criterion
+from finetune.settings import OptimSection, Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """What the loop and its steps read of a resolved recipe."""
+
+    optim: OptimSection
+    criterion: Criterion
+    patience: int | None
+    checkpoint_every: float | None  # minutes
+    seed: int
+    micro_batch: int | None = None  # images that go through the network at once; None: the whole batch
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, class_weights: Tensor | None = None) -> FitSettings:
+        """Return those of a resolved recipe; `class_weights` (K,) weigh the images of each class."""
+        train = recipe.train
+        return cls(
+            optim=recipe.optim,
+            criterion=Criterion(recipe.loss, class_weights),
+            patience=None if train.patience == "none" else int(train.patience),
+            checkpoint_every=None if train.checkpoint_every == "none" else train.checkpoint_every,
+            seed=train.seed,
+            micro_batch=None if train.micro_batch == "auto" else train.micro_batch,
+        )
