@@ -43,6 +43,7 @@ ALIASES: dict[str, str] = {
     "batch_size": "train.batch_size",
     "micro_batch": "train.micro_batch",
     "lr": "optim.lr",
+    "balance": "train.balance",
     "refit": "train.refit",
     "seed": "train.seed",
     "device": "train.device",

@@ -188,6 +188,11 @@ class TrainSection(Section):
         description="Arithmetic of the forward pass. auto: bfloat16 on a GPU that computes in it "
         "(not emulates), else float32.",
     )
+    balance: Auto | Literal["weights", "sampling", "none"] = Field(
+        "auto",
+        description="Classes of different size: weights lets each image of a small class count for more, sampling draws"
+        " it more often. auto: weights, where the largest class has three times the images of the smallest or more.",
+    )
     refit: bool = Field(
         False,
         description="Train once more on train and val with the chosen numbers, and deliver that model; val can no"
@@ -349,6 +354,7 @@ class Settings(TypedDict, total=False):
     batch_size: int | Literal["auto"] | None
     micro_batch: int | Literal["auto"] | None
     lr: float | Literal["auto"] | None
+    balance: Literal["auto", "weights", "sampling", "none"] | None
     refit: bool | None
     seed: int | None
     device: Literal["auto", "cpu", "cuda", "mps"] | None

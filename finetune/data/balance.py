@@ -35,7 +35,7 @@ def outweighed(manifest: Manifest) -> Iterator[str]:
         have = "has" if len(small) == 1 else "have"
         yield (
             f"{listed(f'{name} ({count:,})' for count, name in small)} {have} at most a tenth of the"
-            f" {counts[largest]:,} images of {largest}, and may never be predicted: go by macro_f1 rather than top1"
+            f" {counts[largest]:,} images of {largest}: go by macro_f1 rather than top1"
         )
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import PIL
 import timm
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.cache_entries import entries_folder, entry_name, find_entry, make_room, open_entry
@@ -118,6 +119,7 @@ class FeatureCache:
         batch_size: int,
         seed: int | None,
         known: Known | None = None,
+        shares: NDArray[np.float64] | None = None,
     ) -> CachedBatches:
         """Return cached batches of samples, the cache filled as far as it was not.
 
@@ -144,6 +146,7 @@ class FeatureCache:
             batch_size=batch_size,
             device=self.device,
             seed=seed,
+            shares=shares,
         )
 
     @staticmethod

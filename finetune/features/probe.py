@@ -47,6 +47,7 @@ def fit_probe(
     seed: int = 0,
     is_selective: bool = False,
     units: Sequence[int] | None = None,
+    weights: Tensor | None = None,
 ) -> Probe:
     """Fit a multinomial logistic regression on (N, D) features, its L2 strength by cross-validation.
 
@@ -54,6 +55,7 @@ def fit_probe(
     mean cross-entropy + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one unit (copies, a
     group) are in one fold. The strength is chosen on at most 2,000 images; as the loss is a mean, it is then
     divided by how many times as many independent images all of them are, so that it weighs the same per image.
+    `weights` (N,) say how much each image counts in the loss, by default all alike.
     If selective, then on the most relevant features only: their relevance is the norm of their weights
     in a ridge regression on all, how many stay is chosen by cross-validation.
     Source: Evci et al. 2022, Head2Toe, arXiv:2201.03529 (selection over the features of all layers).
@@ -63,16 +65,17 @@ def fit_probe(
     """
     scaled, mean, std = _standardised(features)
     units = range(len(targets)) if units is None else units
-    strength, accuracy = _choose(scaled, targets, num_classes, seed, units)
+    weights = torch.ones(len(targets)) if weights is None else weights
+    strength, accuracy = _choose(scaled, targets, num_classes, seed, units, weights)
     share = 1.0
     if is_selective:
-        share, accuracy = _choose_share(scaled, targets, num_classes, seed, strength, units)
+        share, accuracy = _choose_share(scaled, targets, num_classes, seed, strength, units, weights)
     strength *= _independent_share(units, seed)
     kept = torch.arange(scaled.shape[1])
     if share < 1:
         kept = _kept(_by_relevance(scaled, targets, units), num_classes, share)
     weight = torch.zeros(num_classes, scaled.shape[1])
-    weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength)
+    weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength, weights=weights)
     folded = weight.double() / std.double()
     return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy, share)
 
@@ -290,20 +293,26 @@ def _kept(order: Tensor, num_classes: int, share: float) -> Tensor:
 
 
 def _choose_share(
-    scaled: Tensor, targets: Tensor, num_classes: int, seed: int, strength: float, units: Sequence[int]
+    scaled: Tensor,
+    targets: Tensor,
+    num_classes: int,
+    seed: int,
+    strength: float,
+    units: Sequence[int],
+    weights: Tensor,
 ) -> tuple[float, float]:
     """Return the share of features with the least cross-validated loss, and its top-1; of equals, the larger."""
     chosen = _sample(len(scaled), seed)
-    scaled, targets, units = scaled[chosen], targets[chosen], _of(units, chosen)
+    scaled, targets, units, weights = scaled[chosen], targets[chosen], _of(units, chosen), weights[chosen]
     hits, losses = torch.zeros(len(SHARES)), torch.zeros(len(SHARES))
     for held, kept in _held_out(targets, seed, units):
         order = _by_relevance(scaled[kept], targets[kept], _of(units, kept.nonzero()[:, 0]))
         for index, share in enumerate(SHARES):
             columns = _kept(order, num_classes, share)
-            weight, bias = _solve(scaled[kept][:, columns], targets[kept], num_classes, strength)
+            weight, bias = _solve(scaled[kept][:, columns], targets[kept], num_classes, strength, weights=weights[kept])
             logits = scaled[held][:, columns] @ weight.T + bias
             hits[index] += (logits.argmax(dim=1) == targets[held]).sum()
-            losses[index] += torch.nn.functional.cross_entropy(logits, targets[held], reduction="sum")
+            losses[index] += len(held) * _mean_loss(logits, targets[held], weights[held])
     best = int(losses.argmin())
     return SHARES[best], float(hits[best]) / len(targets)
 
@@ -317,18 +326,22 @@ def _held_out(targets: Tensor, seed: int, units: Sequence[int]) -> Iterator[tupl
             yield held, kept
 
 
-def _choose(scaled: Tensor, targets: Tensor, num_classes: int, seed: int, units: Sequence[int]) -> tuple[float, float]:
+def _choose(
+    scaled: Tensor, targets: Tensor, num_classes: int, seed: int, units: Sequence[int], weights: Tensor
+) -> tuple[float, float]:
     chosen = _sample(len(scaled), seed)
-    scaled, targets, units = scaled[chosen], targets[chosen], _of(units, chosen)
+    scaled, targets, units, weights = scaled[chosen], targets[chosen], _of(units, chosen), weights[chosen]
     hits = torch.zeros(len(STRENGTHS))
     losses = torch.zeros(len(STRENGTHS))
     for held, kept in _held_out(targets, seed, units):
         start: tuple[Tensor, Tensor] | None = None
         for index in reversed(range(len(STRENGTHS))):  # strong first: each solution starts the next
-            start = _solve(scaled[kept], targets[kept], num_classes, STRENGTHS[index], start=start)
+            start = _solve(
+                scaled[kept], targets[kept], num_classes, STRENGTHS[index], start=start, weights=weights[kept]
+            )
             logits = scaled[held] @ start[0].T + start[1]
             hits[index] += (logits.argmax(dim=1) == targets[held]).sum()
-            losses[index] += torch.nn.functional.cross_entropy(logits, targets[held], reduction="sum")
+            losses[index] += len(held) * _mean_loss(logits, targets[held], weights[held])
     best = int(losses.argmin())
     return STRENGTHS[best], float(hits[best]) / len(targets)
 
@@ -356,6 +369,7 @@ def _solve(
     strength: float,
     *,
     start: Sequence[Tensor] | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     weight = torch.zeros(num_classes, scaled.shape[1]) if start is None else start[0].clone()
     bias = torch.zeros(num_classes) if start is None else start[1].clone()
@@ -367,10 +381,17 @@ def _solve(
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(scaled @ weight.T + bias, targets)
+        loss = _mean_loss(scaled @ weight.T + bias, targets, weights)
         loss = loss + strength / (2 * scaled.shape[1]) * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
+
+
+def _mean_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean cross-entropy of logits (N, K), each image times what it counts."""
+    if weights is None or bool((weights == 1).all()):
+        return torch.nn.functional.cross_entropy(logits, targets)
+    return (torch.nn.functional.cross_entropy(logits, targets, reduction="none") * weights).mean()

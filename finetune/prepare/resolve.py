@@ -10,6 +10,7 @@ from finetune import recipe as recipes
 from finetune.backbone.adapted import cut_at
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import check_stage, stages
+from finetune.optim.class_weights import class_weights, is_uneven
 from finetune.optim.optimisers import OPTIMISERS
 from finetune.prepare.inputs import Inputs
 from finetune.settings import Recipe
@@ -23,7 +24,7 @@ from finetune.strategy.strategies import (
     taking,
 )
 from finetune.train.phases import linear_head
-from finetune.types import Phase, Verdict
+from finetune.types import Manifest, Phase, Verdict
 from finetune.wording import listed
 
 BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a step takes so many
@@ -41,8 +42,14 @@ def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
         "backbone.weights": str(weights.resolve()) if weights else "none",
         "backbone.image_size": backbone.preprocessing.image_size[0],
         "train.precision": inputs.compute.precision,
+        "train.balance": _or(recipe.train.balance, "weights" if is_uneven(train_counts(inputs)) else "none"),
     }
     return recipes.update(recipe, changes)
+
+
+def train_counts(inputs: Inputs) -> list[int]:
+    """Return the number of train images of each class (K,)."""
+    return list(inputs.manifest.counts("train").values())
 
 
 def wanted_batch(num_train: int) -> int:
@@ -114,6 +121,20 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
         yield "the head of this network is more than one linear layer: it is trained by gradient, not solved"
     if all(phase.solver == "lbfgs" for phase in plan_phases(recipe, backbone)) and (unused := _of_steps(recipe)):
         yield f"the head is solved, as logistic regression, not trained by steps: not used is {listed(unused)}"
+
+
+def balancing(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
+    """Say what is done about classes of different size, where something is."""
+    counts = {name: count for name, count in manifest.counts("train").items() if count}
+    if recipe.train.balance not in ("weights", "sampling") or not counts:
+        return
+    most, least = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
+    weights = dict(zip(counts, class_weights(list(counts.values())), strict=True))
+    does = "counts for" if recipe.train.balance == "weights" else "is drawn as often as"
+    yield (
+        f"balance: a train image of {least} ({counts[least]:,}) {does} {weights[least] / weights[most]:.1f} of"
+        f" {most} ({counts[most]:,}); train.balance = 'none' lets all count alike"
+    )
 
 
 def _of_steps(recipe: Recipe) -> list[str]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from finetune.backbone.folder import plain_tensors
@@ -18,9 +19,11 @@ from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.data.split import units_of
 from finetune.device import Compute
 from finetune.errors import DataError, ResourceError, TrainingError
+from finetune.optim.class_weights import class_weights
 from finetune.prepare.batches import Feeder
 from finetune.prepare.inputs import reloaded
 from finetune.prepare.prepared import Prepared
+from finetune.prepare.resolve import train_counts
 from finetune.runs.signals import Stop
 from finetune.strategy.strategies import retrained
 from finetune.train.guard import IN_A_RUN, guarded
@@ -171,13 +174,20 @@ def _fit(folder: RunFolder, prepared: Prepared, feeder: Feeder, stop: StopSign) 
         model=prepared.backbone.model,
         groups=prepared.backbone.groups,
         work_of=feeder.work_of,
-        settings=FitSettings.of(prepared.recipe),
+        settings=FitSettings.of(prepared.recipe, class_weights=_class_weights(prepared)),
         accelerator=prepared.compute.accelerator(),
         keeper=_Keeper(folder),
         on_event=feeder.on_event,
         stop=stop,
         units=units_of(prepared.manifest.split("train")),
     )
+
+
+def _class_weights(prepared: Prepared) -> Tensor | None:
+    """Return how much an image of each class counts (K,), or how often it is drawn; None where all are alike."""
+    if prepared.recipe.train.balance not in ("weights", "sampling"):
+        return None
+    return torch.from_numpy(class_weights(train_counts(prepared))).float().to(prepared.compute.device)
 
 
 def _fresh(prepared: Prepared) -> nn.Module:

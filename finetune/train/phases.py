@@ -55,6 +55,7 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         tap = before_head(work.run, head)
         batches = stoppable(fit, work.train.epoch())
         (features,), targets = extract(tap, batches, autocast=fit.accelerator.autocast)
+    counted = fit.settings.class_weights
     is_selective = isinstance(fit.model, StagedClassifier) and len(fit.model.widths) > 1
     probe = fit_probe(
         features,
@@ -63,6 +64,7 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         seed=fit.settings.seed,
         is_selective=is_selective,
         units=fit.units,
+        weights=None if counted is None else counted.cpu()[targets],
     )
     with torch.no_grad():
         head.weight.copy_(probe.weight)

@@ -20,16 +20,22 @@ class FitSettings:
     checkpoint_every: float | None  # minutes
     seed: int
     micro_batch: int | None = None  # images that go through the network at once; None: the whole batch
+    class_weights: Tensor | None = None  # (K,): of the images that a head is solved on
 
     @classmethod
     def of(cls, recipe: Recipe, *, class_weights: Tensor | None = None) -> FitSettings:
-        """Return those of a resolved recipe; `class_weights` (K,) weigh the images of each class."""
+        """Return those of a resolved recipe; `class_weights` (K,) say how much the images of each class count.
+
+        Where classes are drawn by them instead, a solved head, which draws nothing, is weighted all the same.
+        """
         train = recipe.train
+        is_weighted = train.balance == "weights"
         return cls(
             optim=recipe.optim,
-            criterion=Criterion(recipe.loss, class_weights),
+            criterion=Criterion(recipe.loss, class_weights if is_weighted else None),
             patience=None if train.patience == "none" else int(train.patience),
             checkpoint_every=None if train.checkpoint_every == "none" else train.checkpoint_every,
             seed=train.seed,
             micro_batch=None if train.micro_batch == "auto" else train.micro_batch,
+            class_weights=class_weights,
         )
