@@ -267,6 +267,32 @@ HAVE_MOMENTUM: tuple[OptimiserName, ...] = (
 )  # fmt: skip
 
 
+class RegulariseSection(Section):
+    dropout: Fraction | NoneWord = Field(
+        "none", description="Share of the features before the head that a step drops. none: as the network is."
+    )
+    drop_path: Fraction | NoneWord = Field(
+        "none",
+        description="Stochastic depth: the share of steps that leave out the last residual block, fewer the earlier"
+        " ones. none: as the network is.",
+    )
+    mixup: NotNegative = Field(
+        0.0, description="Mix images of a batch, and their classes, by shares of Beta(a, a); 0 is off, 0.2 usual."
+    )
+    cutmix: NotNegative = Field(
+        0.0, description="Paste a part of another image of the batch, by areas of Beta(a, a); 0 is off, 1 usual."
+    )
+    l1: NotNegative = Field(0.0, description="Weight of the sum of absolute weights; not of norms and biases.")
+    l2_sp: NotNegative = Field(
+        0.0, description="Weight of half the squared distance of the weights from their pretrained values."
+    )
+    ema: Fraction | NoneWord = Field(
+        "none",
+        description="Decay of an average of the weights over the steps of a phase, which is what val judges and the run"
+        " delivers: 0.99 or more.",
+    )
+
+
 class AugmentSection(Section):
     level: Literal["none", "basic"] = Field("basic", description="none: the plain view; basic: the pieces below.")
     min_crop: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
@@ -322,6 +348,9 @@ class Recipe(Section):
     train: TrainSection = Field(default_factory=TrainSection, description="How long, on what, with which seed.")
     optim: OptimSection = Field(default_factory=OptimSection, description="How weights move.")
     loss: LossSection = Field(default_factory=LossSection, description="What is minimised.")
+    regularise: RegulariseSection = Field(
+        default_factory=RegulariseSection, description="What keeps a network from learning its images by heart."
+    )
     augment: AugmentSection = Field(default_factory=AugmentSection, description="How train images vary.")
     cache: CacheSection = Field(default_factory=CacheSection, description="What is computed once.")
     export: ExportSection = Field(default_factory=ExportSection, description="What is left for other programs.")

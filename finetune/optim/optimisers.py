@@ -60,6 +60,7 @@ def parameter_groups(
                         "lr": rate,
                         "peak_lr": rate,
                         "weight_decay": weight_decay if is_decayed else 0.0,
+                        "is_decayed": is_decayed,
                     }
                 )
     return optimiser_groups

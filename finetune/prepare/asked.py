@@ -15,6 +15,15 @@ from finetune.errors import RecipeError
 from finetune.settings import BELONGS, HAVE_MOMENTUM, Recipe
 from finetune.strategy.strategies import taking
 
+# What of a section or key a strategy has no use for, and why.
+WITHOUT_STEPS = {
+    ("linear-probe", "regularise"): "solves the head and takes no steps",
+    ("head-only", "regularise.cutmix"): "trains on features, in which there is nothing to cut",
+    ("head-only", "regularise.drop_path"): "trains no residual blocks",
+    ("head-only", "regularise.l2_sp"): "trains a new head, which has no pretrained values",
+    ("scratch", "regularise.l2_sp"): "begins from no pretrained values",
+}
+
 
 def recipe_of(
     base: Recipe | str | Path | None = None,
@@ -83,6 +92,12 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
         if changes.get(f"strategy.{number}", "auto") not in ("auto", "none") and name not in of:
             only = " and ".join(map(repr, [user for user in of if user != "auto" or number == "assume"]))
             problems.append(f"strategy.{number} has no meaning with strategy.name = {name!r}, only with {only}")
+    problems += [
+        f"{key} has no meaning with strategy.name = {name!r}, which {why}"
+        for key in changes
+        if (why := WITHOUT_STEPS.get((name, key.partition(".")[0])) or WITHOUT_STEPS.get((name, key)))
+        and recipes.value(recipe, key) != recipes.fields()[key].default
+    ]
     problems += [_without_use(key, recipe) for key in changes if key in BELONGS and _is_unused(key, recipe)]
     if recipe.optim.momentum_from != "none" and recipe.optim.name not in HAVE_MOMENTUM:
         problems.append(f"optim.momentum_from has no meaning with optim.name = {recipe.optim.name!r}, without momentum")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune import recipe as recipes
@@ -71,7 +71,9 @@ def architecture_of(recipe: Recipe) -> Architecture:
     """Return the architecture that a recipe names."""
     weights = None if recipe.backbone.weights == "none" else Path(recipe.backbone.weights).expanduser()
     name, arguments = recipe.backbone.name, recipe.backbone.model_args
-    return backbones.architecture(name, weights=weights, pretrained=_is_pretrained(recipe), model_args=arguments)
+    of = backbones.architecture(name, weights=weights, pretrained=_is_pretrained(recipe), model_args=arguments)
+    asked = {argument: recipes.value(recipe, key) for argument, key in backbones.TRAINING_ARGS.items()}
+    return replace(of, training_args={argument: rate for argument, rate in asked.items() if rate != "none"})
 
 
 def _is_pretrained(recipe: Recipe) -> bool:

@@ -119,6 +119,10 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
         yield f"{choice.strategy} with reinit re-initialises every layer: this is training from scratch"
     if not choice.has_linear_head and choice.strategy == "linear-probe":
         yield "the head of this network is more than one linear layer: it is trained by gradient, not solved"
+    if recipe.regularise.cutmix:
+        for phase in plan_phases(recipe, backbone):
+            if phase.plan.frozen:
+                yield f"phase {phase.name} trains on features, in which nothing is cut: regularise.cutmix is not used"
     if all(phase.solver == "lbfgs" for phase in plan_phases(recipe, backbone)) and (unused := _of_steps(recipe)):
         yield f"the head is solved, as logistic regression, not trained by steps: not used is {listed(unused)}"
 
@@ -140,7 +144,9 @@ def balancing(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
 def _of_steps(recipe: Recipe) -> list[str]:
     """Return the settings of training by steps that a recipe changes, but for numbers that a strategy settles."""
     settled = ("optim.lr", "optim.weight_decay", "optim.layer_decay")
-    keys = [key for key in recipes.fields() if key.startswith(("loss.", "optim.")) and key not in settled]
+    keys = [
+        key for key in recipes.fields() if key.startswith(("loss.", "optim.", "regularise.")) and key not in settled
+    ]
     return [key for key in keys if recipes.value(recipe, key) != recipes.value(Recipe(), key)]
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from finetune.backbone.freeze import freezing
+from finetune.backbone.freeze import freezing, group_state
 from finetune.checkpoint.state import Best, TrainState, optimiser_tensors, restore_optimiser
 from finetune.device import AcceleratedOptimizer, Accelerator
 from finetune.errors import TrainingError
@@ -25,6 +26,7 @@ from finetune.optim import optimisers
 from finetune.optim.schedules import lr_factor, momentum_at, plateaus
 from finetune.randomness import derive, forked
 from finetune.train import delivery
+from finetune.train.averages import PREFIX, Averages
 from finetune.train.memory import out_of_memory
 from finetune.train.settings import FitSettings
 from finetune.train.step import Step
@@ -83,6 +85,7 @@ class Fit:
     on_event: OnEvent
     stop: StopSign
     units: Sequence[int] | None = None  # of each image of train: copies and groups share a number
+    anchors: dict[str, Tensor] = field(default_factory=dict)  # pretrained weights that others are held near
     led_by: Sequence[EpochLine] | None = None  # a refit drops the learning rate where the first fit did
 
 
@@ -107,8 +110,11 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
             head_lr=optim.head_lr,
         )
         optimiser = optimisers.build(optim, parameters)
+        averages = _averages(fit, phase)
         if optimiser_state:
-            restore_optimiser(optimiser, optimiser_state)
+            restore_optimiser(optimiser, {k: v for k, v in optimiser_state.items() if not k.startswith(PREFIX)})
+            if averages is not None:
+                averages.restore(optimiser_state)
         run, prepared = fit.accelerator.prepare(work.run, optimiser)
         if fit.accelerator.scaler is not None and state.scaler:
             fit.accelerator.scaler.load_state_dict(state.scaler)
@@ -117,11 +123,20 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
             with out_of_memory(at_once):
                 # Without a scaler Accelerate's wrapper adds nothing to a step but a fifth of its time.
                 stepping = prepared if fit.accelerator.scaler is not None else optimiser
-                step = Step(fit.model, stepping, fit.settings, fit.accelerator)
+                step = Step(fit.model, stepping, fit.settings, fit.accelerator, averages, fit.anchors)
                 _train_epochs(fit, run, work, step, phase, state)
+                if averages is not None:
+                    averages.put()
         finally:
             fit.accelerator.unwrap_model(run, keep_fp32_wrapper=False)
             fit.accelerator.free_memory()
+
+
+def _averages(fit: Fit, phase: Phase) -> Averages | None:
+    decay = fit.settings.regularise.ema
+    return (
+        None if decay == "none" else Averages(fit.model, group_state(fit.model, fit.groups, phase.plan.trained), decay)
+    )
 
 
 def _train_epochs(fit: Fit, run: nn.Module, work: Work, step: Step, phase: Phase, state: TrainState) -> None:
@@ -129,12 +144,13 @@ def _train_epochs(fit: Fit, run: nn.Module, work: Work, step: Step, phase: Phase
     while state.epoch < (phase.stop_after or phase.epochs) and not _is_out_of_patience(fit, state):
         _train_epoch(fit, run, work.train, step, phase, state)
         lr = phase.lr * _factor(fit, phase, state, len(work.train) - 1, len(work.train))
-        close_epoch(fit, work, phase, state, lr=lr, save=lambda: _keep(fit, step.optimiser, phase, state))
+        with step.averages.in_place() if step.averages else nullcontext():
+            close_epoch(fit, work, phase, state, lr=lr, save=lambda: _keep(fit, step, phase, state))
         state.enter_epoch(state.epoch + 1)
         if time.monotonic() - saved_at > QUICK:
-            _keep(fit, step.optimiser, phase, state)
+            _keep(fit, step, phase, state)
             saved_at = time.monotonic()
-        fit.stop.raise_if_asked(lambda: _keep(fit, step.optimiser, phase, state))
+        fit.stop.raise_if_asked(lambda: _keep(fit, step, phase, state))
 
 
 def close_epoch(
@@ -199,7 +215,7 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, step: Step, phase: 
         _set_rates(fit, step.optimiser, phase, state, len(batches))
         place = derive(fit.settings.seed, "step", state.phase, state.epoch, state.step)
         with forked(place, devices=(fit.accelerator.device,)):
-            loss, num_correct = step.take(run, inputs, targets)
+            loss, num_correct = step.take(run, inputs, targets, num_steps=state.epoch * len(batches) + state.step)
         unread.add(loss, num_correct, len(targets))
         state.step += 1
         is_on_gpu = fit.accelerator.device.type != "cpu"
@@ -223,9 +239,9 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, step: Step, phase: 
             )
         )
         if every is not None and time.monotonic() - saved_at > 60 * every:
-            _keep(fit, step.optimiser, phase, state)
+            _keep(fit, step, phase, state)
             saved_at = time.monotonic()
-        fit.stop.raise_if_asked(lambda: _keep(fit, step.optimiser, phase, state))
+        fit.stop.raise_if_asked(lambda: _keep(fit, step, phase, state))
     seconds = {"seconds": time.monotonic() - began, "waited": waited.seconds}
     fit.on_event(Event("timing", {"phase": phase.name, "epoch": state.epoch + 1, **seconds}))
 
@@ -295,7 +311,7 @@ def _factor(fit: Fit, phase: Phase, state: TrainState, step: int, steps: int) ->
     return lr_factor(place, total=total, per_epoch=steps, optim=optim, drops=drops)
 
 
-def _keep(fit: Fit, optimiser: Any, phase: Phase, state: TrainState) -> None:
+def _keep(fit: Fit, step: Step, phase: Phase, state: TrainState) -> None:
     """Write a checkpoint, unless the weights are no longer finite: the last good one stays then."""
     trained = {name: weight for name, weight in fit.model.named_parameters() if weight.requires_grad}
     claims = torch.stack([torch.isfinite(weight).all() for weight in trained.values()]).tolist()
@@ -304,8 +320,12 @@ def _keep(fit: Fit, optimiser: Any, phase: Phase, state: TrainState) -> None:
             raise _not_finite(fit, f"{name} is no longer finite in phase {phase.name}, epoch {state.epoch + 1}", phase)
     if fit.accelerator.scaler is not None:
         state.scaler = fit.accelerator.scaler.state_dict()
-    own = optimiser.optimizer if isinstance(optimiser, AcceleratedOptimizer) else optimiser
-    fit.keeper.last(fit.model, optimiser_tensors(own), state)
+    own = step.optimiser.optimizer if isinstance(step.optimiser, AcceleratedOptimizer) else step.optimiser
+    if step.averages is None:
+        fit.keeper.last(fit.model, optimiser_tensors(own), state)
+        return
+    with step.averages.set_aside():
+        fit.keeper.last(fit.model, optimiser_tensors(own) | step.averages.saved(), state)
 
 
 def _not_finite(fit: Fit, text: str, phase: Phase) -> TrainingError:

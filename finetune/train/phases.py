@@ -24,6 +24,8 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
     `fresh` is the same network as it is when new, for what is re-initialised.
     """
     state, optimiser_state = (resumed.state, resumed.optimiser) if resumed else (TrainState(), {})
+    if fit.settings.regularise.l2_sp:
+        fit.anchors = _pretrained(fit, phases)
     if resumed:
         restore_model(fit.model, resumed.model)
     for index in range(state.phase, len(phases)):
@@ -42,6 +44,13 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
         fit.keeper.last(fit.model, {}, state)
         fit.stop.raise_if_asked()
     return state
+
+
+def _pretrained(fit: Fit, phases: Sequence[Phase]) -> dict[str, Tensor]:
+    """Return the weights of what no phase re-initialises, as they are before any step."""
+    renewed = {plan.group for phase in phases for plan in phase.plan.groups if plan.is_reinitialised}
+    names = {name for group in fit.groups if group.name not in renewed for name in group.parameters}
+    return {name: weight.detach().clone() for name, weight in fit.model.named_parameters() if name in names}
 
 
 def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from finetune.optim.losses import Criterion
-from finetune.settings import OptimSection, Recipe
+from finetune.settings import OptimSection, Recipe, RegulariseSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class FitSettings:
     checkpoint_every: float | None  # minutes
     seed: int
     micro_batch: int | None = None  # images that go through the network at once; None: the whole batch
+    regularise: RegulariseSection = field(default_factory=RegulariseSection)
     class_weights: Tensor | None = None  # (K,): of the images that a head is solved on
 
     @classmethod
@@ -37,5 +38,6 @@ class FitSettings:
             checkpoint_every=None if train.checkpoint_every == "none" else train.checkpoint_every,
             seed=train.seed,
             micro_batch=None if train.micro_batch == "auto" else train.micro_batch,
+            regularise=recipe.regularise,
             class_weights=class_weights,
         )
