@@ -98,17 +98,18 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
         if (why := WITHOUT_STEPS.get((name, key.partition(".")[0])) or WITHOUT_STEPS.get((name, key)))
         and recipes.value(recipe, key) != recipes.fields()[key].default
     ]
-    problems += [_without_use(key, recipe) for key in changes if key in BELONGS and _is_unused(key, recipe)]
+    problems += [_without_use(key, recipe) for key in BELONGS if _is_unused(key, recipe, is_named=key in changes)]
     if recipe.optim.momentum_from != "none" and recipe.optim.name not in HAVE_MOMENTUM:
         problems.append(f"optim.momentum_from has no meaning with optim.name = {recipe.optim.name!r}, without momentum")
     if problems:
         raise RecipeError(problems)
 
 
-def _is_unused(key: str, recipe: Recipe) -> bool:
-    """Return whether a key that belongs to some values of another is changed without one of them."""
+def _is_unused(key: str, recipe: Recipe, *, is_named: bool) -> bool:
+    """Return whether a key that belongs to some values of another is named or changed without one of them."""
     chooser, values = BELONGS[key]
-    return recipes.value(recipe, chooser) not in values and recipes.value(recipe, key) != recipes.fields()[key].default
+    is_set = is_named or recipes.value(recipe, key) != recipes.fields()[key].default
+    return is_set and recipes.value(recipe, chooser) not in values
 
 
 def _without_use(key: str, recipe: Recipe) -> str:
