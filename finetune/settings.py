@@ -8,8 +8,7 @@ each one. "auto" means that the tool decides (and writes what it decided into th
 from __future__ import annotations
 
 from math import isfinite
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -25,6 +24,7 @@ OptimiserName = Literal[
 ]
 Schedule = Literal["cosine", "constant", "step", "polynomial", "one-cycle", "plateau"]
 Loss = Literal["cross-entropy", "nll", "bce", "mse", "focal"]
+Initialiser = Literal["auto", "gaussian", "xavier", "kaiming", "orthogonal", "random-walk", "lsuv", "zero"]
 EngineName = Literal["auto", "torch", "folded", "onnxruntime", "openvino"]
 ExportFormat = Literal["onnx", "timm"]
 
@@ -159,6 +159,11 @@ class StrategySection(Section):
         " every batch. auto: frozen, but updated in what is re-initialised.",
     )
     reinit: bool = Field(False, description="Re-initialise the retrained layers, not only the head.")
+    initialiser: Initialiser = Field(
+        "auto",
+        description="Weights of linear and convolution layers that are re-initialised, the head's among them. auto: as"
+        " the network begins. zero is for the head alone.",
+    )
 
 
 class TrainSection(Section):
@@ -361,37 +366,3 @@ SECTIONS: dict[str, type[Section]] = {
     for name, info in Recipe.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
 }
-
-
-class Settings(TypedDict, total=False):
-    """The flags of `finetune run` but for the data, each a key of the recipe (`recipe.ALIASES`); None leaves it out."""
-
-    group_by: str | None
-    val: float | None
-    test: float | None
-    backbone: str | None
-    weights: str | Path | None
-    pretrained: bool | None
-    image_size: int | Literal["auto"] | None
-    strategy: StrategyName | None
-    assume: str | None
-    top_k: int | Literal["auto"] | None
-    probe_at: str | None
-    reinit: bool | None
-    epochs: int | Literal["auto"] | None
-    time: str | None
-    batch_size: int | Literal["auto"] | None
-    micro_batch: int | Literal["auto"] | None
-    lr: float | Literal["auto"] | None
-    balance: Literal["auto", "weights", "sampling", "none"] | None
-    refit: bool | None
-    seed: int | None
-    device: Literal["auto", "cpu", "cuda", "mps"] | None
-    workers: int | Literal["auto"] | None
-    threads: int | Literal["auto"] | None
-
-
-class SettingsWithData(Settings, total=False):
-    """The same where the data is no argument of its own."""
-
-    data: str | Path | None

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "finetune"
 LAYERS = [
     {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
-    {"whole", "process", "threads"},
+    {"whole", "process", "threads", "arguments"},
     {"cache_entries", "timings"},
     {"images"},
     {"recipe", "device", "data", "optim", "backbone", "environment"},

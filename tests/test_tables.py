@@ -6,10 +6,11 @@ from typing import Any, get_args
 
 import pytest
 
+from finetune import arguments, settings
 from finetune import recipe as recipes
-from finetune import settings
 from finetune.exports.formats import FORMATS
 from finetune.features.engines import ENGINES
+from finetune.optim.initialisers import INITIALISERS
 from finetune.optim.losses import LOSSES
 from finetune.optim.optimisers import OPTIMISERS
 from finetune.optim.schedules import SCHEDULES
@@ -23,16 +24,16 @@ from finetune.strategy.strategies import STRATEGIES
         (settings.Schedule, SCHEDULES),
         (settings.OptimiserName, OPTIMISERS),
         (settings.Loss, LOSSES),
+        (settings.Initialiser, {"auto", *INITIALISERS}),
         (settings.EngineName, {"auto", "torch", *ENGINES}),
         (settings.ExportFormat, FORMATS),
     ],
-    ids=["strategies", "schedules", "optimisers", "losses", "engines", "formats"],
+    ids=["strategies", "schedules", "optimisers", "losses", "initialisers", "engines", "formats"],
 )
 def test_the_names_are_those_of_the_table(names: Any, table: Any) -> None:
     assert set(get_args(names)) == set(table)
 
 
 def test_the_arguments_of_the_api_are_the_flags_and_their_keys() -> None:
-    arguments = settings.SettingsWithData.__annotations__
-    assert set(arguments) == set(recipes.ALIASES)
-    assert set(settings.Settings.__annotations__) == set(recipes.ALIASES) - {"data"}
+    assert set(arguments.SettingsWithData.__annotations__) == set(recipes.ALIASES)
+    assert set(arguments.Settings.__annotations__) == set(recipes.ALIASES) - {"data"}

@@ -18,6 +18,7 @@ from finetune.strategy.strategies import taking
 # What of a section or key a strategy has no use for, and why.
 WITHOUT_STEPS = {
     ("linear-probe", "regularise"): "solves the head and takes no steps",
+    ("linear-probe", "strategy.initialiser"): "solves the head, whatever it begins with",
     ("head-only", "regularise.cutmix"): "trains on features, in which there is nothing to cut",
     ("head-only", "regularise.drop_path"): "trains no residual blocks",
     ("head-only", "regularise.l2_sp"): "trains a new head, which has no pretrained values",
@@ -101,6 +102,8 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
     problems += [_without_use(key, recipe) for key in BELONGS if _is_unused(key, recipe, is_named=key in changes)]
     if recipe.optim.momentum_from != "none" and recipe.optim.name not in HAVE_MOMENTUM:
         problems.append(f"optim.momentum_from has no meaning with optim.name = {recipe.optim.name!r}, without momentum")
+    if recipe.strategy.initialiser == "zero" and (recipe.strategy.reinit or name == "scratch"):
+        problems.append("strategy.initialiser = 'zero' is for the head alone: units that are equal stay equal")
     if problems:
         raise RecipeError(problems)
 

@@ -23,6 +23,7 @@ from finetune.errors import TrainingError
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import top1
 from finetune.optim import optimisers
+from finetune.optim.initialisers import layers_of, scale_to_unit_variance
 from finetune.optim.schedules import lr_factor, momentum_at, plateaus
 from finetune.randomness import derive, forked
 from finetune.train import delivery
@@ -110,6 +111,8 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
             head_lr=optim.head_lr,
         )
         optimiser = optimisers.build(optim, parameters)
+        if fit.settings.initialiser == "lsuv" and not state.epoch and not state.step:
+            _to_unit_variance(fit, phase, work)
         averages = _averages(fit, phase)
         if optimiser_state:
             restore_optimiser(optimiser, {k: v for k, v in optimiser_state.items() if not k.startswith(PREFIX)})
@@ -130,6 +133,29 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
         finally:
             fit.accelerator.unwrap_model(run, keep_fp32_wrapper=False)
             fit.accelerator.free_memory()
+
+
+def renewed(phase: Phase) -> list[str]:
+    """Return the layer groups that a phase re-initialises."""
+    return [plan.group for plan in phase.plan.groups if plan.is_reinitialised]
+
+
+def renewed_parameters(fit: Fit, phase: Phase) -> list[str]:
+    """Return the parameters that a phase re-initialises."""
+    names = renewed(phase)
+    return [name for group in fit.groups if group.name in names for name in group.parameters]
+
+
+def _to_unit_variance(fit: Fit, phase: Phase, work: Work) -> None:
+    """Scale what a phase re-initialises on its first batch."""
+    inputs, _ = next(iter(work.train.epoch(phase=0)))
+    layers = layers_of(fit.model, renewed_parameters(fit, phase))
+    work.run.eval()
+    with fit.accelerator.autocast():
+        missed = scale_to_unit_variance(layers, lambda: work.run(inputs))
+    if missed:
+        text = f"lsuv: {counted(len(missed), 'layer')} of {len(layers)} could not be watched, and stay orthogonal"
+        fit.on_event(Event.warning(text))
 
 
 def _averages(fit: Fit, phase: Phase) -> Averages | None:

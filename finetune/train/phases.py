@@ -14,7 +14,9 @@ from finetune.checkpoint.state import Checkpoint, TrainState, restore_model
 from finetune.errors import BackboneError
 from finetune.features.extract import before_head, extract
 from finetune.features.probe import fit_probe
-from finetune.train.loop import Fit, close_epoch, fit_phase, stoppable
+from finetune.optim.initialisers import initialise
+from finetune.randomness import derive, forked
+from finetune.train.loop import Fit, close_epoch, fit_phase, renewed, renewed_parameters, stoppable
 from finetune.types import Event, Phase
 
 
@@ -32,8 +34,9 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
         phase = phases[index]
         _announce(fit, phase, index, len(phases))
         if not state.is_initialised:
-            renewed = [plan.group for plan in phase.plan.groups if plan.is_reinitialised]
-            reinitialise(fit.model, fresh, fit.groups, renewed)
+            reinitialise(fit.model, fresh, fit.groups, renewed(phase))
+            with forked(derive(fit.settings.seed, "initialise", index)):
+                initialise(fit.model, renewed_parameters(fit, phase), fit.settings.initialiser)
             state.is_initialised = True
         if phase.solver == "lbfgs":
             solve_phase(fit, phase, state)
@@ -48,9 +51,8 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
 
 def _pretrained(fit: Fit, phases: Sequence[Phase]) -> dict[str, Tensor]:
     """Return the weights of what no phase re-initialises, as they are before any step."""
-    renewed = {plan.group for phase in phases for plan in phase.plan.groups if plan.is_reinitialised}
-    names = {name for group in fit.groups if group.name not in renewed for name in group.parameters}
-    return {name: weight.detach().clone() for name, weight in fit.model.named_parameters() if name in names}
+    new = {name for phase in phases for name in renewed_parameters(fit, phase)}
+    return {name: weight.detach().clone() for name, weight in fit.model.named_parameters() if name not in new}
 
 
 def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from finetune import recipe as recipes
+from finetune.arguments import Settings
 from finetune.backbone.weights import refuse_random
 from finetune.data import checks, split
 from finetune.data.findings import Case, Finding, Seen, picture_findings, seen
@@ -40,7 +41,7 @@ from finetune.prepare.inputs import (
     with_backbone,
 )
 from finetune.report import sheet as sheets
-from finetune.settings import Recipe, Settings
+from finetune.settings import Recipe
 from finetune.train.guard import guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Target, ignore, to_json
 from finetune.whole import write_text

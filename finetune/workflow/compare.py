@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from finetune import recipe as recipes
+from finetune.arguments import Settings
 from finetune.checkpoint import changes
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
 from finetune.checkpoint.comparison import Clock, ComparisonFolder, ComparisonRecord, open_comparison
@@ -22,7 +23,7 @@ from finetune.report.standings import Finished, Standing, finished, sentences, s
 from finetune.runs.layout import Terms, reopen_inputs, with_whole_paths
 from finetune.runs.signals import Stop, stop_on_signals
 from finetune.runs.start import go_on, start
-from finetune.settings import Recipe, Settings
+from finetune.settings import Recipe
 from finetune.strategy.entrants import USUAL, Entrant, entrants
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json

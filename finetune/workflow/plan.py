@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from finetune.arguments import Settings
 from finetune.backbone.layers import LayerTable, layer_table
 from finetune.device import Compute
 from finetune.prepare.asked import check_decidable, recipe_of
@@ -17,7 +18,7 @@ from finetune.prepare.prepared import Prepared, planned_run, prepare
 from finetune.prepare.resolve import remarks, resolve_numbers
 from finetune.prepare.time_limit import within_time
 from finetune.runs import race as racing
-from finetune.settings import Recipe, Settings
+from finetune.settings import Recipe
 from finetune.train.guard import guarded
 from finetune.types import Event, Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from finetune import recipe as recipes
+from finetune.arguments import Settings
 from finetune.backbone.automatic import NO_HUB_HINT
 from finetune.backbone.cost import multiplications
 from finetune.backbone.folder import is_folder
@@ -29,7 +30,7 @@ from finetune.features.scores import h_score, knn_top1, logme
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.head_features import features_of
 from finetune.prepare.inputs import Inputs, architecture_of, at_range, computing_as, list_data, load_backbone, read_data
-from finetune.settings import Recipe, Settings
+from finetune.settings import Recipe
 from finetune.strategy import rank as ranking
 from finetune.strategy.evidence import MOST_PROBED, stratified_sample
 from finetune.strategy.rank import Candidate, Ranking

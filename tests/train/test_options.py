@@ -33,6 +33,7 @@ EVERY: list[dict[str, Any]] = [
     {"optim.schedule": "polynomial", "optim.power": 2.0},
     {"loss.label_smoothing": 0.1},
     {"loss.name": "focal", "loss.focal_gamma": 1.0},
+    *({"strategy.initialiser": name} for name in get_args(settings.Initialiser)),
     {"regularise.mixup": 0.2},
     {"regularise.cutmix": 1.0},
     {"regularise.mixup": 0.2, "regularise.cutmix": 1.0, "train.micro_batch": 2},
