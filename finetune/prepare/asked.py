@@ -13,17 +13,7 @@ from finetune import recipe as recipes
 from finetune.data.sources import check_there
 from finetune.errors import RecipeError
 from finetune.settings import BELONGS, HAVE_MOMENTUM, Recipe
-from finetune.strategy.strategies import taking
-
-# What of a section or key a strategy has no use for, and why.
-WITHOUT_STEPS = {
-    ("linear-probe", "regularise"): "solves the head and takes no steps",
-    ("linear-probe", "strategy.initialiser"): "solves the head, whatever it begins with",
-    ("head-only", "regularise.cutmix"): "trains on features, in which there is nothing to cut",
-    ("head-only", "regularise.drop_path"): "trains no residual blocks",
-    ("head-only", "regularise.l2_sp"): "trains a new head, which has no pretrained values",
-    ("scratch", "regularise.l2_sp"): "begins from no pretrained values",
-}
+from finetune.strategy.strategies import STRATEGIES, taking
 
 
 def recipe_of(
@@ -93,10 +83,11 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
         if changes.get(f"strategy.{number}", "auto") not in ("auto", "none") and name not in of:
             only = " and ".join(map(repr, [user for user in of if user != "auto" or number == "assume"]))
             problems.append(f"strategy.{number} has no meaning with strategy.name = {name!r}, only with {only}")
+    unused = STRATEGIES[name].unused if name in STRATEGIES else {}
     problems += [
         f"{key} has no meaning with strategy.name = {name!r}, which {why}"
         for key in changes
-        if (why := WITHOUT_STEPS.get((name, key.partition(".")[0])) or WITHOUT_STEPS.get((name, key)))
+        if (why := unused.get(key) or unused.get(key.partition(".")[0]))
         and recipes.value(recipe, key) != recipes.fields()[key].default
     ]
     problems += [_without_use(key, recipe) for key in BELONGS if _is_unused(key, recipe, is_named=key in changes)]
