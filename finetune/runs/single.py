@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from finetune.backbone.groups import head_modules
 from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import write_model, write_predictions
@@ -16,6 +17,7 @@ from finetune.data.balance import never_predicted, never_predicted_text
 from finetune.data.split import units_of
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.metrics import measure
+from finetune.evaluation.temperature import divide_logits
 from finetune.prepare.batch_size import with_micro_batch
 from finetune.prepare.batches import Feeder
 from finetune.prepare.inputs import computing_as
@@ -23,6 +25,7 @@ from finetune.prepare.prepared import Prepared, prepare
 from finetune.prepare.time_limit import within_time
 from finetune.report import page
 from finetune.report.content import report_content
+from finetune.runs.calibrate import calibrate, sentence
 from finetune.runs.export_at_end import export_at_end
 from finetune.runs.layout import Terms, lay_folder, reopen
 from finetune.runs.refit import FIRST, Refit, refit
@@ -134,16 +137,19 @@ def _train(
         trained = train(folder, prepared, checkpoint, stop=stop, on_event=on_event)
         seconds["train"] = time.monotonic() - began
         prepared.backbone.model.load_state_dict(best.load(folder, trained.state.best).model)
+        temperature = calibrate(trained.feeder, on_event=on_event)
         metrics, guesses = _evaluate(trained.feeder, ("val", "test"))
         seconds["evaluate"] = time.monotonic() - began - seconds["train"]
         if prepared.recipe.train.refit:
             refitted = refit(folder, prepared, trained.state, stop=stop, on_event=on_event)
+            if temperature:
+                divide_logits(head_modules(refitted.prepared.backbone.model), temperature.value)
             later, guessed = _evaluate(refitted.feeder, ("test",))
             metrics = {**{f"{name}, {FIRST}": values for name, values in metrics.items()}, **later}
             guesses |= guessed
             seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
         never = _never_predicted(prepared, guesses)
-        computed = [*allowed, *trained.feeder.said]
+        computed = [*allowed, *trained.feeder.said, *([sentence(temperature)] if temperature else [])]
         if never:
             computed.append(never_predicted_text(never, "val", is_refitted=refitted is not None))
             on_event(Event.warning(computed[-1]))
