@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from math import prod
 from typing import Any, Literal, Protocol
 
 Split = Literal["train", "val", "test"]
@@ -114,9 +115,40 @@ class LayerGroup:
     parameters: tuple[str, ...]
     num_parameters: int
     is_head: bool = False
+    kinds: tuple[Kind, ...] = ()  # of the parameters, in their order
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    def moved(self, trains: Trains) -> tuple[str, ...]:
+        """Return the parameters that change where so much of the group is trained."""
+        if trains in ("none", "all"):
+            return self.parameters if trains == "all" else ()
+        return tuple(name for name, kind in zip(self.parameters, self.kinds, strict=True) if kind in MOVES[trains])
+
+    def num_trained(self, plan: GroupPlan) -> int:
+        """Return how many numbers the optimiser moves in the group under its plan."""
+        if plan.trains == "all":
+            return self.num_parameters
+        shapes = dict(zip(self.parameters, self.shapes, strict=True)) if self.shapes else {}
+        moved = [shapes[name] for name in self.moved(plan.trains)]
+        if plan.trains == "lora":
+            return sum(lora_rank(shape, plan.rank) * (shape[0] + prod(shape[1:])) for shape in moved)
+        return sum(map(prod, moved))
 
 
-Trains = Literal["none", "all"]
+Kind = Literal["matrix", "bias", "norm weight", "norm bias", "other"]  # matrix: of a linear or convolution layer
+Trains = Literal["none", "all", "norm", "bias", "lora"]
+MOVES: dict[str, tuple[Kind, ...]] = {
+    "norm": ("norm weight", "norm bias"),
+    "bias": ("bias", "norm bias"),
+    "lora": ("matrix",),
+}
+
+
+def lora_rank(shape: tuple[int, ...], rank: int) -> int:
+    """Return the rank of what is added to a matrix: never more than it can have."""
+    return min(rank, shape[0], prod(shape[1:]))
+
+
 NormStatistics = Literal["frozen", "updated"]
 
 
@@ -129,6 +161,7 @@ class GroupPlan:
     is_reinitialised: bool = False
     lr_scale: float = 1.0
     norm_statistics: NormStatistics = "frozen"
+    rank: int = 0  # of lora
 
     @property
     def is_frozen(self) -> bool:

@@ -49,7 +49,7 @@ class Plan:
 
     def num_trainable(self, plan: FreezePlan) -> int:
         """Return the number of parameters that a phase trains."""
-        return sum(group.num_parameters for group in self.groups if not plan[group.name].is_frozen)
+        return sum(group.num_trained(plan[group.name]) for group in self.groups)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as one JSON document."""
