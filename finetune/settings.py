@@ -25,6 +25,8 @@ STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
 OptimiserName = Literal[
     "adamw", "adam", "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "nadamw", "lion", "lamb", "muon"
 ]
+AugmentLevel = Literal["auto", "none", "light", "medium", "heavy", "basic"]
+AUTO_LEVEL = "medium"
 Schedule = Literal["cosine", "constant", "step", "polynomial", "one-cycle", "plateau"]
 Loss = Literal["cross-entropy", "nll", "bce", "mse", "focal"]
 Initialiser = Literal["auto", "gaussian", "xavier", "kaiming", "orthogonal", "random-walk", "lsuv", "zero"]
@@ -309,13 +311,30 @@ class RegulariseSection(Section):
 
 
 class AugmentSection(Section):
-    level: Literal["none", "basic"] = Field("basic", description="none: the plain view; basic: the pieces below.")
-    min_crop: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
-        0.35, description="Smallest share of the image that a random crop shows."
+    level: AugmentLevel = Field(
+        "auto",
+        description="How far train images vary: none is the plain view, the others set the pieces below that are auto."
+        f" auto: {AUTO_LEVEL}, which was called basic before.",
     )
-    horizontal_flip: Share = Field(0.5, description="Probability of a left-right flip.")
-    vertical_flip: Share = Field(0.0, description="Probability of an upside-down flip.")
-    color_jitter: Share = Field(0.0, description="Strength of random brightness, contrast and saturation.")
+    min_crop: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Auto = Field(
+        "auto", description="Smallest share of the image that a random crop shows."
+    )
+    horizontal_flip: Share | Auto = Field("auto", description="Probability of a left-right flip.")
+    vertical_flip: Share | Auto = Field("auto", description="Probability of an upside-down flip.")
+    color_jitter: Share | Auto = Field("auto", description="Strength of random brightness, contrast and saturation.")
+    hue: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] | Auto = Field(
+        "auto", description="Strength of a random turn of the hue, as a share of the circle."
+    )
+    rotate: Annotated[float, Field(ge=0, le=180, allow_inf_nan=False)] | Auto = Field(
+        "auto", description="Degrees, to either side, of a random rotation."
+    )
+    erase: Share | Auto = Field("auto", description="Probability that a random rectangle is blotted out (cutout).")
+    policy: Literal["none", "randaugment", "trivial", "augmix"] | Auto = Field(
+        "auto", description="A published recipe of random operations: RandAugment, TrivialAugment, AugMix."
+    )
+    features: Share = Field(
+        0.0, description="Strength of a random brightness of each channel of feature maps that a trunk yields (FroFA)."
+    )
 
 
 class CacheSection(Section):

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import get_ident
 
-from finetune.errors import ResourceError
+from finetune.errors import RecipeError, ResourceError
 
 READABLE = 0o666  # the part of a new folder's rights that a file in it has: the umask holds for both
 
@@ -137,3 +137,17 @@ def _settle(folder: Path) -> None:
             file.chmod(rights)
         flush(file)
     flush(folder)
+
+
+def check_new_file(path: Path, suffix: str) -> None:
+    """Refuse before anything is computed a file that could not be written after it.
+
+    Raises:
+        RecipeError: its name ends otherwise. ResourceError: it is there already, or its folder is not.
+    """
+    if path.suffix.lower() != suffix:
+        raise RecipeError(f"{path} does not end in {suffix}", hint=f"Name it {path.with_suffix(suffix).name}.")
+    if path.exists():
+        raise ResourceError(f"{path} is there already", hint="Name another file, or remove it.")
+    if not path.parent.is_dir():
+        raise ResourceError(f"no such folder: {path.parent}", hint="Make it, or name another place.")

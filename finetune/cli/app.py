@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 import finetune
-from finetune.cli import backbones, cache, check, compare, doctor, evaluate, export, plan, predict, recipes, run, sample
+from finetune.cli import (
+    augment,
+    backbones,
+    cache,
+    check,
+    compare,
+    doctor,
+    evaluate,
+    export,
+    plan,
+    predict,
+    recipes,
+    run,
+    sample,
+)
 from finetune.cli.help import App
 
 app = App(
@@ -22,6 +36,7 @@ TRAIN, USE, MORE = "Train", "Use a trained classifier", "More"
 app.command(rich_help_panel=TRAIN, epilog=run.EXAMPLES)(run.run)
 app.command(rich_help_panel=TRAIN, epilog=plan.EXAMPLES)(plan.plan)
 app.command(rich_help_panel=TRAIN, epilog=check.EXAMPLES)(check.check)
+app.command(rich_help_panel=TRAIN, epilog=augment.EXAMPLES)(augment.augment)
 app.command(rich_help_panel=TRAIN, epilog=compare.EXAMPLES)(compare.compare)
 app.add_typer(backbones.app, name="backbones", rich_help_panel=TRAIN)
 app.command("eval", rich_help_panel=USE, epilog="Example:\n  finetune eval runs/RUN --split test")(evaluate.evaluate)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from finetune.errors import ResourceError
 from finetune.features.divide import Trunk
 from finetune.features.sources import Autocast, CachedBatches, run_trunk, trunk_batch
 from finetune.features.store import Layout, RowsInMemory, RowsOnDisk
+from finetune.images.augmentation import pieces_of
 from finetune.images.decode import DECODE_VERSION
 from finetune.images.pixels import PixelCache
 from finetune.images.transforms import augmented_view, plain_view
@@ -244,7 +245,7 @@ class FeatureCache:
         }
         if trunk.engine:
             shared["engine"] = trunk.engine
-        drawn = {"augment": self.augment.model_dump(), "seed": self.seed}
+        drawn = {"augment": _pieces(self.augment), "seed": self.seed}
         plain = dict.fromkeys(drawn)
         return [{**shared, "view": view, **(drawn if view else plain)} for view in range(views)]
 
@@ -269,6 +270,11 @@ def trunk_digest(trunk: Trunk) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _pieces(augment: AugmentSection) -> dict[str, Any] | None:
+    pieces = pieces_of(augment)
+    return None if pieces is None else asdict(pieces)
 
 
 def _facts(preprocessing: Preprocessing) -> tuple[object, ...]:

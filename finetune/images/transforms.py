@@ -9,14 +9,17 @@ Normalising happens on the device, a batch at a time. Letters: B batch, H W pixe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from timm.data import create_transform
+from timm.data.auto_augment import augment_and_mix_transform, rand_augment_transform
 from torch import Tensor
+from torchvision.transforms import Compose, v2
 
+from finetune.images.augmentation import Pieces, pieces_of
 from finetune.images.decode import smaller
 from finetune.settings import AugmentSection
 from finetune.types import Preprocessing
@@ -55,21 +58,52 @@ def plain_view(preprocessing: Preprocessing) -> View:
 
 def augmented_view(preprocessing: Preprocessing, augment: AugmentSection) -> View:
     """Return the transform of training: a random crop, flips and colour, as the recipe says."""
-    if augment.level == "none":
+    pieces = pieces_of(augment)
+    if pieces is None:
         return plain_view(preprocessing)
-    transform = create_transform(
+    cut, _, as_tensor = create_transform(
         input_size=(3, *preprocessing.image_size),
         is_training=True,
         interpolation=preprocessing.interpolation,
-        scale=(augment.min_crop, 1.0),
-        hflip=augment.horizontal_flip,
-        vflip=augment.vertical_flip,
-        color_jitter=augment.color_jitter or None,
+        scale=(pieces.min_crop, 1.0),
+        hflip=pieces.horizontal_flip,
+        vflip=pieces.vertical_flip,
+        color_jitter=None,
         auto_augment=None,
         re_prob=0.0,
         normalize=False,
+        separate=True,
     )
-    return View(transform, picture_side(preprocessing))
+    steps = [cut, *_varied(pieces, preprocessing), as_tensor, *_erased(pieces, preprocessing)]
+    return View(Compose(steps), picture_side(preprocessing))
+
+
+def _varied(pieces: Pieces, preprocessing: Preprocessing) -> Iterator[Callable[[Image.Image], Image.Image]]:
+    """Yield what is done to the image that was cut: the policy, colours, a rotation."""
+    colour = tuple(round(255 * part) for part in preprocessing.mean)
+    if pieces.policy != "none":
+        yield POLICIES[pieces.policy](colour)
+    if pieces.color_jitter or pieces.hue:
+        yield v2.ColorJitter(*[pieces.color_jitter] * 3, pieces.hue)
+    if pieces.rotate:
+        yield v2.RandomRotation(pieces.rotate, interpolation=v2.InterpolationMode.BILINEAR, fill=colour)
+
+
+def _erased(pieces: Pieces, preprocessing: Preprocessing) -> Iterator[Callable[[Tensor], Tensor]]:
+    if pieces.erase:
+        yield v2.RandomErasing(pieces.erase, value=[round(255 * part) for part in preprocessing.mean])
+
+
+Colour = tuple[int, ...]
+# What each does, with the colour of what lies outside of the image.
+POLICIES: dict[str, Callable[[Colour], Callable[[Image.Image], Image.Image]]] = {
+    # Cubuk et al. 2020, arXiv:1909.13719, as timm's recipes have it
+    "randaugment": lambda colour: rand_augment_transform("rand-m9-mstd0.5-inc1", {"img_mean": colour}),
+    # Müller & Hutter 2021, arXiv:2103.10158
+    "trivial": lambda colour: v2.TrivialAugmentWide(fill=list(colour)),
+    # Hendrycks et al. 2020, arXiv:1912.02781, without its loss on three views
+    "augmix": lambda colour: augment_and_mix_transform("augmix-m3-w3", {"img_mean": colour}),
+}
 
 
 def picture_side(preprocessing: Preprocessing) -> int:

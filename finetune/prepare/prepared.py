@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from finetune.backbone.weights import refuse_random
 from finetune.prepare.evidence import Tapped, measure_evidence
 from finetune.prepare.inputs import Inputs, architecture_of, data_notes, read_inputs
-from finetune.prepare.resolve import balancing, plan_phases, remarks, resolve, with_head
+from finetune.prepare.resolve import balancing, flipping, plan_phases, remarks, resolve, with_head
 from finetune.settings import Recipe
 from finetune.strategy.matrix import decide
 from finetune.types import Event, Evidence, Manifest, OnEvent, Phase, Verdict, ignore
@@ -47,7 +47,7 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
             on_event(Event.warning(text))
     planned = planned_run(inputs, resolve(inputs, verdict))
     refuse_random(backbone.weights, backbone.groups, trained=planned.phases[0].plan.trained)
-    for remark in remarks(planned.recipe, backbone):
+    for remark in (*remarks(planned.recipe, backbone), *flipping(planned.recipe, planned.manifest)):
         on_event(Event.warning(remark))
     balanced = tuple(balancing(planned.recipe, planned.manifest))
     for line in balanced:

@@ -10,11 +10,13 @@ from finetune import recipe as recipes
 from finetune.backbone.adapted import cut_at
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import check_stage, stages
+from finetune.data.directions import flip_hints
 from finetune.errors import RecipeError
+from finetune.images.augmentation import pieces_of
 from finetune.optim.class_weights import class_weights, is_uneven
 from finetune.optim.optimisers import OPTIMISERS
 from finetune.prepare.inputs import Inputs
-from finetune.settings import Recipe
+from finetune.settings import AUTO_LEVEL, Recipe
 from finetune.strategy.strategies import (
     Choice,
     epochs_for,
@@ -44,6 +46,7 @@ def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
         "backbone.weights": str(weights.resolve()) if weights else "none",
         "backbone.image_size": backbone.preprocessing.image_size[0],
         "train.precision": inputs.compute.precision,
+        "augment.level": _or(recipe.augment.level, AUTO_LEVEL),
         "train.balance": _or(recipe.train.balance, "weights" if is_uneven(train_counts(inputs)) else "none"),
     }
     return recipes.update(recipe, changes)
@@ -150,6 +153,14 @@ def balancing(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
         f"balance: a train image of {least} ({counts[least]:,}) {does} {weights[least] / weights[most]:.1f} of"
         f" {most} ({counts[most]:,}); train.balance = 'none' lets all count alike"
     )
+
+
+def flipping(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
+    """Say why images should perhaps not be flipped, where they are."""
+    pieces = pieces_of(recipe.augment)
+    if pieces is not None and pieces.horizontal_flip and recipe.strategy.name != "linear-probe":
+        for hint in flip_hints(manifest):
+            yield f"{hint}: train without, --set augment.horizontal_flip=0"
 
 
 def _of_steps(recipe: Recipe) -> list[str]:

@@ -18,9 +18,9 @@ INK, PALE, PAPER = "#202020", "#d8d8d8", "white"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One image and the lines below it."""
+    """One image, or the file of one, and the lines below it."""
 
-    file: Path
+    file: Path | Image.Image
     lines: tuple[str, ...]
 
 
@@ -70,10 +70,10 @@ def _row_height(row: Sequence[Cell]) -> int:
     return SIDE + GAP + LINE * max(len(cell.lines) for cell in row)
 
 
-def _put(sheet: Image.Image, file: Path, left: int, top: int) -> None:
+def _put(sheet: Image.Image, file: Path | Image.Image, left: int, top: int) -> None:
     ImageDraw.Draw(sheet).rectangle((left, top, left + SIDE - 1, top + SIDE - 1), outline=PALE)
     try:
-        picture = read_rgb(file, side=SIDE)
+        picture = read_rgb(file, side=SIDE) if isinstance(file, Path) else file
     except UndecodableError:
         return
     share = (SIDE - 2) / max(picture.size)

@@ -238,6 +238,7 @@ STRATEGIES: dict[str, Strategy] = {
         layer_decay=1.0,
         cheaper="linear-probe",
         unused={
+            "augment.features": "trains on pooled features, which are no maps",
             "regularise.cutmix": "trains on features, in which there is nothing to cut",
             "regularise.drop_path": "trains no residual blocks",
             "regularise.l2_sp": "trains a new head, which has no pretrained values",
@@ -252,6 +253,7 @@ STRATEGIES: dict[str, Strategy] = {
         layer_decay=1.0,
         takes=frozenset({"probe_at"}),
         unused={
+            "augment.features": "sees each image once, as it is",
             "regularise": "solves the head and takes no steps",
             "strategy.initialiser": "solves the head, whatever it begins with",
         },

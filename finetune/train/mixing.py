@@ -32,6 +32,25 @@ def mixed(inputs: Any, targets: Tensor, *, regularise: RegulariseSection, num_cl
     return tuple(columns) if isinstance(inputs, tuple) else columns[0], _blend(shares, share)
 
 
+def brightened(inputs: Any, strength: float) -> Any:
+    """Return feature maps with each channel made brighter or darker by chance, within its range; others as they are.
+
+    Of every image and channel, values are stretched to 0 to 1 over the map, shifted by U(-s, s), cut, and put back.
+    Source: Bär et al. 2024, Frozen feature augmentation for few-shot image classification, arXiv:2403.10519 (c2FroFA).
+    """
+    if not strength or not isinstance(inputs, tuple):
+        return inputs
+    return tuple(_brighter(part, strength) if part.ndim >= 3 else part for part in inputs)
+
+
+def _brighter(maps: Tensor, strength: float) -> Tensor:
+    over = tuple(range(2, maps.ndim)) if maps.ndim == 4 else (1,)  # positions of (B, C, H, W), or of tokens (B, N, D)
+    low, high = maps.amin(dim=over, keepdim=True), maps.amax(dim=over, keepdim=True)
+    span = (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
+    shift = (2 * torch.rand_like(low) - 1) * strength
+    return ((maps - low) / span + shift).clamp(0, 1) * span + low
+
+
 def _blend(rows: Tensor, share: float) -> Tensor:
     """Return each row mixed with the one before it."""
     return share * rows + (1 - share) * rows.roll(1, dims=0)

@@ -21,6 +21,7 @@ class FitSettings:
     seed: int
     micro_batch: int | None = None  # images that go through the network at once; None: the whole batch
     initialiser: str = "auto"
+    augment_features: float = 0.0
     regularise: RegulariseSection = field(default_factory=RegulariseSection)
     class_weights: Tensor | None = None  # (K,): of the images that a head is solved on
 
@@ -39,6 +40,7 @@ class FitSettings:
             checkpoint_every=None if train.checkpoint_every == "none" else train.checkpoint_every,
             seed=train.seed,
             micro_batch=None if train.micro_batch == "auto" else train.micro_batch,
+            augment_features=recipe.augment.features,
             initialiser=recipe.strategy.initialiser,
             regularise=recipe.regularise,
             class_weights=class_weights,

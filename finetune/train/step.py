@@ -14,7 +14,7 @@ from finetune.device import Accelerator
 from finetune.optim.losses import Criterion
 from finetune.train.adapters import Adapters
 from finetune.train.averages import Averages
-from finetune.train.mixing import mixed
+from finetune.train.mixing import brightened, mixed
 from finetune.train.outputs import aux_weight, loss_of
 from finetune.train.settings import FitSettings
 
@@ -57,6 +57,7 @@ class Step:
     def _gradient(self, run: nn.Module, inputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
         losses, hits = [], []
         num_classes = int(getattr(self.model, "num_classes", 0))
+        inputs = brightened(inputs, self.settings.augment_features)
         inputs, mixture = mixed(inputs, targets, regularise=self.settings.regularise, num_classes=num_classes)
         parts = _micro_batches((inputs, targets, mixture), self.settings.micro_batch or len(targets))
         for part, shown, wanted in parts:

@@ -22,7 +22,7 @@ from finetune.data.grouping import table_of, with_groups
 from finetune.data.near_duplicates import ALIKE, copies_of
 from finetune.data.summary import Pictures, pictures_of
 from finetune.device import Compute
-from finetune.errors import DataError, FindingsError, RecipeError, ResourceError, printable
+from finetune.errors import DataError, FindingsError, RecipeError, printable
 from finetune.evaluation.intervals import share
 from finetune.features.label_errors import held_out_probabilities, is_judged, suspects
 from finetune.features.outliers import odd_ones
@@ -44,7 +44,7 @@ from finetune.report import sheet as sheets
 from finetune.settings import Recipe
 from finetune.train.guard import guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Target, ignore, to_json
-from finetune.whole import write_text
+from finetune.whole import check_new_file, write_text
 from finetune.wording import counted
 
 LEAST_ALIKE = 0.9
@@ -136,7 +136,7 @@ def check(
         raise RecipeError(f"--alike {alike:g}: between {LEAST_ALIKE:g} and 1, please", hint=f"The default is {ALIKE}.")
     for path, suffix in ((sheet, ".png"), (groups, ".csv")):
         if path is not None:
-            _check_place(Path(path), suffix)
+            check_new_file(Path(path), suffix)
     chosen = _as_probe(recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides))
     _check_shares(chosen)
     if not quick:
@@ -201,16 +201,6 @@ def _check_shares(recipe: Recipe) -> None:
     aside = recipe.split.val + recipe.split.test
     if aside >= 1:
         raise RecipeError(f"split.val + split.test = {aside:g} leaves nothing to train on", hint="Set less aside.")
-
-
-def _check_place(path: Path, suffix: str) -> None:
-    """Refuse before anything is computed what could not be written after it."""
-    if path.suffix.lower() != suffix:
-        raise RecipeError(f"{path} does not end in {suffix}", hint=f"Name it {path.with_suffix(suffix).name}.")
-    if path.exists():
-        raise ResourceError(f"{path} is there already", hint="Name another file, or remove it.")
-    if not path.parent.is_dir():
-        raise ResourceError(f"no such folder: {path.parent}", hint="Make it, or name another place.")
 
 
 def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]]:

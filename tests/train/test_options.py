@@ -34,6 +34,7 @@ EVERY: list[dict[str, Any]] = [
     {"loss.label_smoothing": 0.1},
     {"loss.name": "focal", "loss.focal_gamma": 1.0},
     *({"strategy.initialiser": name} for name in get_args(settings.Initialiser)),
+    {"augment.features": 0.5},
     {"regularise.mixup": 0.2},
     {"regularise.cutmix": 1.0},
     {"regularise.mixup": 0.2, "regularise.cutmix": 1.0, "train.micro_batch": 2},
