@@ -26,6 +26,7 @@ from finetune.settings import FORMAT_VERSION, SECTIONS, TIME, Recipe
 # The flags that stand for one key each; every other key is reached by --set.
 ALIASES: dict[str, str] = {
     "data": "data.path",
+    "task": "data.task",
     "group_by": "data.group_by",
     "val": "split.val",
     "test": "split.test",

@@ -21,7 +21,8 @@ NoneWord = Literal["none"]
 StrategyName = Literal["auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch", "race"]
 STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
 Schedule = Literal["cosine", "constant"]
-Loss = Literal["cross-entropy", "focal"]
+Loss = Literal["auto", "cross-entropy", "focal", "bce", "asymmetric", "mse", "huber"]
+TaskName = Literal["auto", "classify", "multilabel", "regress"]
 EngineName = Literal["auto", "torch", "folded", "onnxruntime", "openvino"]
 ExportFormat = Literal["onnx", "timm"]
 
@@ -90,7 +91,19 @@ class DataSection(Section):
         " which is refused. classes: the folders on top are the classes, whatever they are called and hold.",
     )
     image_column: str = Field("image", description="Column of the image path in a table.")
-    label_column: str = Field("label", description="Column of the class name in a table.")
+    label_column: str = Field(
+        "label",
+        description="Column of the class name, of several classes, or of a number in a table. Several columns of 0 and 1,"
+        " joined by commas, each are a class that an image may have.",
+    )
+    task: TaskName = Field(
+        "auto",
+        description="classify: an image has one class; multilabel: any number of them; regress: a number. auto: by the"
+        " labels of a table, and said in a line; of folders classify.",
+    )
+    label_separator: Annotated[str, Field(min_length=1)] = Field(
+        "auto", description="What stands between the classes of one image in a label. auto: what is found, or |."
+    )
     split_column: str = Field(
         "split", description="Column of the split in a table, where it has one. none: there is none."
     )
@@ -214,13 +227,19 @@ class OptimSection(Section):
 
 
 LOSS_NUMBERS: dict[str, tuple[Loss, ...]] = {"focal_gamma": ("focal",)}  # keys that belong to some losses alone
+TASK_LOSSES: dict[str, tuple[Loss, ...]] = {  # of each task, "auto" is the first
+    "classify": ("cross-entropy", "focal"),
+    "multilabel": ("bce", "asymmetric"),
+    "regress": ("mse", "huber"),
+}
 
 
 class LossSection(Section):
     name: Loss = Field(
-        "cross-entropy",
+        "auto",
         description="focal: cross-entropy that counts what is right with confidence for less, for sets with many easy"
-        " images.",
+        " images. bce, asymmetric: of several classes; asymmetric counts the many classes that an image lacks for less."
+        " mse, huber: of numbers; huber is less drawn by far ones. auto: cross-entropy, bce or mse, by the task.",
     )
     focal_gamma: NotNegative = Field(2.0, description="How much less; 0 is cross-entropy.")
     label_smoothing: Fraction = Field(0.0, description="Share of the target spread over all classes.")
@@ -296,6 +315,7 @@ SECTIONS: dict[str, type[Section]] = {
 class Settings(TypedDict, total=False):
     """The flags of `finetune run` but for the data, each a key of the recipe (`recipe.ALIASES`); None leaves it out."""
 
+    task: TaskName | None
     group_by: str | None
     val: float | None
     test: float | None

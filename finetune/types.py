@@ -14,11 +14,41 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
+Task = Literal["classify", "multilabel", "regress"]
+BETWEEN_LABELS = "|"  # in files that the tool writes, between the classes of one image
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What an image shows: one class, by its index in the manifest's class list."""
+    """What an image shows where it has one class: its index in the manifest's class list."""
 
     index: int
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        return (self.index,)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What an image shows where it may have several classes, or none: their indices, ascending, of `num_classes`."""
+
+    classes: tuple[int, ...]
+    num_classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """What an image shows where it has a number; the manifest's only class is the name of that number."""
+
+    value: float
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        return (0,)
+
+
+AnyTarget = Target | Labels | Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +56,7 @@ class Sample:
     """One labelled image; `file` is relative to the manifest's root, `digest` hashes its bytes."""
 
     file: str
-    target: Target
+    target: AnyTarget
     split: Split | None = None
     group: str | None = None
     digest: str = ""
@@ -44,7 +74,8 @@ class Problem:
 class Manifest:
     """A data set: where it lies, its class names by index, its samples, and what was left out.
 
-    `value_range` is what is black and what is white in its images deeper than 8 bits, where it has any.
+    `value_range` is what is black and what is white in its images deeper than 8 bits, where it has any. With
+    `is_tree` an image that lies in several class folders has all of their classes.
     """
 
     root: str
@@ -53,6 +84,8 @@ class Manifest:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     value_range: tuple[float, float] | None = None
+    task: Task = "classify"
+    is_tree: bool = False
 
     def split(self, name: Split) -> tuple[Sample, ...]:
         """Return the samples of one split, in the order of the manifest."""
@@ -63,8 +96,15 @@ class Manifest:
         counts = dict.fromkeys(self.classes, 0)
         for sample in self.samples:
             if split is None or sample.split == split:
-                counts[self.classes[sample.target.index]] += 1
+                for index in sample.target.classes:
+                    counts[self.classes[index]] += 1
         return counts
+
+    def label(self, target: AnyTarget) -> str:
+        """Return a target as files have it: the class, the classes joined by |, or the number."""
+        if isinstance(target, Number):
+            return repr(target.value)
+        return BETWEEN_LABELS.join(self.classes[index] for index in target.classes)
 
 
 LONGEST = 16  # times its shorter side is kept of a strip: enlarged, all of it would fill the memory
@@ -297,7 +337,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EpochLine:
-    """An epoch as a line of metrics.jsonl; without val its numbers of val are None."""
+    """An epoch as a line of metrics.jsonl; without val its numbers of val are None.
+
+    Tasks other than classification have no top1: `scores` holds what val says of them, what epochs are judged by first.
+    """
 
     phase: str
     epoch: int
@@ -306,6 +349,12 @@ class EpochLine:
     train_top1: float | None
     val_loss: float | None
     val_top1: float | None
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float | None:
+        """What the epoch is judged by on val; more is better."""
+        return next(iter(self.scores.values()), self.val_top1)
 
 
 OnEvent = Callable[[Event], None]

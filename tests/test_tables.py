@@ -13,6 +13,7 @@ from finetune.features.engines import ENGINES
 from finetune.optim.losses import LOSSES
 from finetune.optim.schedules import SCHEDULES
 from finetune.strategy.strategies import STRATEGIES
+from finetune.tasks import TASKS
 
 
 @pytest.mark.parametrize(
@@ -20,11 +21,12 @@ from finetune.strategy.strategies import STRATEGIES
     [
         (settings.StrategyName, {"auto", *STRATEGIES, "race"}),
         (settings.Schedule, SCHEDULES),
-        (settings.Loss, LOSSES),
+        (settings.Loss, {"auto", *LOSSES}),
+        (settings.TaskName, {"auto", *TASKS}),
         (settings.EngineName, {"auto", "torch", *ENGINES}),
         (settings.ExportFormat, FORMATS),
     ],
-    ids=["strategies", "schedules", "losses", "engines", "formats"],
+    ids=["strategies", "schedules", "losses", "tasks", "engines", "formats"],
 )
 def test_the_names_are_those_of_the_table(names: Any, table: Any) -> None:
     assert set(get_args(names)) == set(table)

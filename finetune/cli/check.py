@@ -25,7 +25,9 @@ EXAMPLES = (
     "Ends with 9 when something would spoil a result.\n\nExamples:\n  finetune check imgs --quick\n"
     "  finetune check imgs --sheet worst.png\n  finetune check imgs --groups imgs.csv"
 )
-FLAGS = ("data", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers", "threads")
+FLAGS = (
+    "data", "task", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers", "threads",
+)  # fmt: skip
 MOST_CLASSES = 12  # more are summed up in one line
 MOST_FILES = 4  # shown of one case
 

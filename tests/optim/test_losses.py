@@ -11,10 +11,13 @@ from finetune import recipe as recipes
 from finetune.errors import RecipeError
 from finetune.optim.losses import LOSSES, criterion_of, focal
 from finetune.prepare.asked import recipe_of
-from finetune.settings import LossSection
+from finetune.settings import TASK_LOSSES, LossSection
+from finetune.tasks import TASKS
 
 LOGITS = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
 TARGETS = torch.tensor([0, 1, 2, 3, 0, 1, 2])
+SETS = torch.nn.functional.one_hot(TARGETS, 4).double() + torch.nn.functional.one_hot((TARGETS + 1) % 4, 4)
+OF_TASK = {"classify": (LOGITS, TARGETS), "multilabel": (LOGITS, SETS), "regress": (LOGITS[:, :1], SETS[:, :1])}
 
 
 def test_focal_is_its_formula() -> None:
@@ -36,12 +39,28 @@ def test_what_is_surely_right_has_no_focal_loss_and_no_gradient_that_is_not_fini
     assert loss == 0 and logits.grad is not None and bool(logits.grad.isfinite().all())
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_falls_by_its_gradient(name: str) -> None:
-    logits, loss = LOGITS.clone().requires_grad_(), criterion_of(LossSection(name=name))
-    before = loss(logits, TARGETS)
+def test_every_loss_is_of_one_task() -> None:
+    names = [name for losses in TASK_LOSSES.values() for name in losses]
+    assert sorted(names) == sorted(LOSSES)
+    assert set(TASK_LOSSES) == set(TASKS) == set(OF_TASK)
+
+
+@pytest.mark.parametrize(("task", "name"), [(task, name) for task in TASK_LOSSES for name in TASK_LOSSES[task]])
+def test_every_loss_falls_by_its_gradient(task: str, name: str) -> None:
+    outputs, targets = OF_TASK[task]
+    logits, loss = outputs.clone().requires_grad_(), criterion_of(LossSection(name=name))
+    before = loss(logits, targets)
     (gradient,) = torch.autograd.grad(before, logits)
-    assert loss(logits - gradient, TARGETS) < before
+    assert loss(logits - gradient, targets) < before
+
+
+def test_the_asymmetric_loss_is_its_formula_as_a_mean() -> None:
+    probability = LOGITS.float().sigmoid()
+    lacking = (1 - probability + 0.05).clamp(max=1)
+    of_shown = (1 - probability) * probability.log()
+    of_lacking = (1 - lacking) ** 4 * lacking.log()
+    expected = -torch.where(SETS > 0, of_shown, of_lacking).mean()
+    assert criterion_of(LossSection(name="asymmetric"))(LOGITS, SETS) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_focus_without_a_focal_loss_is_refused() -> None:
