@@ -48,6 +48,14 @@ class Number:
         return (0,)
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The mean and the deviation of the numbers of train: training sees numbers as deviations from the mean."""
+
+    mean: float
+    deviation: float
+
+
 AnyTarget = Target | Labels | Number
 
 

@@ -134,4 +134,6 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str
 
 def line(row: EpochLine) -> str:
     """Return one line of metrics.jsonl."""
-    return json.dumps(to_json(row), ensure_ascii=False)
+    facts = to_json(row)
+    scores = facts.pop("scores")
+    return json.dumps(facts | ({"scores": scores} if scores else {}), ensure_ascii=False)

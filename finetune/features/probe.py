@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.errors import TrainingError
+from finetune.features.families import FAMILIES, Family, relevance
+from finetune.features.scaling import blocks, standardised
 from finetune.randomness import derive
 
 SHARES = (1.0, 0.5, 0.25, 0.1)  # of the features of several layer groups that may stay
@@ -22,7 +23,6 @@ HELD_OUT_STRENGTHS = tuple(10.0**power for power in (4, 3, 2, 1, 0))  # strong f
 FOLDS = 5
 MOST_FOR_SEARCH = 2000  # images on which the strength is chosen
 ROWS_AT_ONCE = 1024  # images whose labels (N, K) are computed together
-CONSTANT = 1e-6  # deviation, as a share of the largest value, below which float32 sees rounding only
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,10 @@ class Probe:
     strength: float
     top1: float  # cross-validated on the images it was fitted to
     share: float = 1.0
+    loss: float = 0.0  # cross-validated too
+
+
+CLASSES = FAMILIES["classify"]
 
 
 def fit_probe(
@@ -47,11 +51,13 @@ def fit_probe(
     seed: int = 0,
     is_selective: bool = False,
     units: Sequence[int] | None = None,
+    family: Family = CLASSES,
 ) -> Probe:
     """Fit a multinomial logistic regression on (N, D) features, its L2 strength by cross-validation.
 
+    Of another family of targets (N, K): a logistic regression of each class, or a ridge regression of numbers.
     Features are standardised; the standardisation is folded into weight and bias. Minimises
-    mean cross-entropy + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one unit (copies, a
+    mean cross-entropy (or the family's loss) + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one unit (copies, a
     group) are in one fold. The strength is chosen on at most 2,000 images; as the loss is a mean, it is then
     divided by how many times as many independent images all of them are, so that it weighs the same per image.
     If selective, then on the most relevant features only: their relevance is the norm of their weights
@@ -61,20 +67,20 @@ def fit_probe(
     Raises:
         TrainingError: a feature is not finite.
     """
-    scaled, mean, std = _standardised(features)
+    scaled, mean, std = standardised(features)
     units = range(len(targets)) if units is None else units
-    strength, accuracy = _choose(scaled, targets, num_classes, seed, units)
+    strength, accuracy, loss = _choose(scaled, targets, num_classes, seed, units, family)
     share = 1.0
     if is_selective:
-        share, accuracy = _choose_share(scaled, targets, num_classes, seed, strength, units)
+        share, accuracy, loss = _choose_share(scaled, targets, num_classes, seed, strength, units, family)
     strength *= _independent_share(units, seed)
     kept = torch.arange(scaled.shape[1])
     if share < 1:
-        kept = _kept(_by_relevance(scaled, targets, units), num_classes, share)
+        kept = _kept(_by_relevance(scaled, targets, units, family), num_classes, share)
     weight = torch.zeros(num_classes, scaled.shape[1])
-    weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength)
+    weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength, family=family)
     folded = weight.double() / std.double()
-    return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy, share)
+    return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy, share, loss)
 
 
 def loo_ridge(features: Tensor, targets: Tensor, *, units: Sequence[int] | None = None) -> float:
@@ -102,11 +108,13 @@ def loo_guesses(features: Tensor, targets: Tensor, *, units: Sequence[int] | Non
     Raises:
         TrainingError: a feature is not finite.
     """
-    scaled, _, _ = _standardised(features.double())
+    scaled, _, _ = standardised(features.double())
     return _loo_ridge(scaled, targets, units)[0]
 
 
-def held_out_logits(features: Tensor, targets: Tensor, *, num_classes: int, parts: Sequence[Tensor]) -> Tensor:
+def held_out_logits(
+    features: Tensor, targets: Tensor, *, num_classes: int, parts: Sequence[Tensor], family: Family = CLASSES
+) -> Tensor:
     """Return logits (N, K) that a logistic regression fitted to the other parts gives the images of each part.
 
     `parts` are index tensors that hold every image once. Of the strengths of regularisation, from strong
@@ -116,7 +124,7 @@ def held_out_logits(features: Tensor, targets: Tensor, *, num_classes: int, part
     Raises:
         TrainingError: a feature is not finite.
     """
-    scaled, _, _ = _standardised(features)
+    scaled, _, _ = standardised(features)
     starts: list[tuple[Tensor, Tensor] | None] = [None] * len(parts)
     best, least = torch.zeros(len(scaled), num_classes), float("inf")
     for strength in HELD_OUT_STRENGTHS:
@@ -124,10 +132,10 @@ def held_out_logits(features: Tensor, targets: Tensor, *, num_classes: int, part
         for place, held in enumerate(parts):
             kept = torch.ones(len(scaled), dtype=torch.bool)
             kept[held] = False
-            solved = _solve(scaled[kept], targets[kept], num_classes, strength, start=starts[place])
+            solved = _solve(scaled[kept], targets[kept], num_classes, strength, start=starts[place], family=family)
             logits[held] = scaled[held] @ solved[0].T + solved[1]
             starts[place] = solved
-        loss = float(torch.nn.functional.cross_entropy(logits, targets))
+        loss = float(family.loss(logits, targets, "mean"))
         if loss >= least:
             break
         best, least = logits, loss
@@ -150,25 +158,6 @@ def unit_folds(targets: Tensor, units: Sequence[int], *, seed: int) -> list[Tens
     _, first, unit = np.unique(np.asarray(units), return_index=True, return_inverse=True)
     parts = folds(targets[torch.from_numpy(first)], seed=seed)
     return [held for part in parts if len(held := torch.from_numpy(np.flatnonzero(np.isin(unit, part.numpy()))))]
-
-
-def blocks(units: Sequence[int] | None) -> list[Tensor]:
-    """Return the indices of each unit that has several images."""
-    if units is None:
-        return []
-    _, unit, counts = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
-    order = torch.from_numpy(np.argsort(unit, kind="stable"))
-    return [block for block in torch.split(order, counts.tolist()) if len(block) > 1]
-
-
-def _standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return features with mean 0 and deviation 1, and both; a constant feature becomes 0 (its deviation infinite)."""
-    if not torch.isfinite(features).all():
-        raise TrainingError("the backbone's features are not finite", hint="Use --set train.precision=float32.")
-    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
-    rounding = CONSTANT * features.abs().amax(dim=0)
-    std = std.masked_fill(std <= rounding, torch.inf)
-    return (features - mean) / std, mean, std
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +262,12 @@ def _by_size(units: Sequence[int] | None, count: int) -> list[Tensor]:
     return [single.nonzero(), *(torch.stack(found) for found in alike.values())]
 
 
-def _by_relevance(scaled: Tensor, targets: Tensor, units: Sequence[int]) -> Tensor:
+def _by_relevance(scaled: Tensor, targets: Tensor, units: Sequence[int], family: Family) -> Tensor:
     """Return the features (D,), the most relevant first."""
     sampled = _sample(len(scaled), 0)
+    if not family.has_one_class:
+        used = relevance(scaled[sampled], targets[sampled], _of(units, sampled))
+        return used.argsort(descending=True, stable=True)
     x = scaled[sampled].double()
     _, ridge, strength = _loo_ridge(x, targets[sampled], _of(units, sampled))
     weight = x.T @ ridge.solved(strength, torch.arange(len(x)))  # (D, K), but for a factor
@@ -290,22 +282,22 @@ def _kept(order: Tensor, num_classes: int, share: float) -> Tensor:
 
 
 def _choose_share(
-    scaled: Tensor, targets: Tensor, num_classes: int, seed: int, strength: float, units: Sequence[int]
-) -> tuple[float, float]:
-    """Return the share of features with the least cross-validated loss, and its top-1; of equals, the larger."""
+    scaled: Tensor, targets: Tensor, num_classes: int, seed: int, strength: float, units: Sequence[int], family: Family
+) -> tuple[float, float, float]:
+    """Return the share of features with the least cross-validated loss, its top-1, the loss; of equals, the larger."""
     chosen = _sample(len(scaled), seed)
     scaled, targets, units = scaled[chosen], targets[chosen], _of(units, chosen)
     hits, losses = torch.zeros(len(SHARES)), torch.zeros(len(SHARES))
-    for held, kept in _held_out(targets, seed, units):
-        order = _by_relevance(scaled[kept], targets[kept], _of(units, kept.nonzero()[:, 0]))
+    for held, kept in _held_out(family.strata(targets), seed, units):
+        order = _by_relevance(scaled[kept], targets[kept], _of(units, kept.nonzero()[:, 0]), family)
         for index, share in enumerate(SHARES):
             columns = _kept(order, num_classes, share)
-            weight, bias = _solve(scaled[kept][:, columns], targets[kept], num_classes, strength)
+            weight, bias = _solve(scaled[kept][:, columns], targets[kept], num_classes, strength, family=family)
             logits = scaled[held][:, columns] @ weight.T + bias
-            hits[index] += (logits.argmax(dim=1) == targets[held]).sum()
-            losses[index] += torch.nn.functional.cross_entropy(logits, targets[held], reduction="sum")
+            hits[index] += family.hits(logits, targets[held])
+            losses[index] += family.loss(logits, targets[held], "sum")
     best = int(losses.argmin())
-    return SHARES[best], float(hits[best]) / len(targets)
+    return SHARES[best], float(hits[best]) / len(targets), float(losses[best]) / len(targets)
 
 
 def _held_out(targets: Tensor, seed: int, units: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -317,20 +309,23 @@ def _held_out(targets: Tensor, seed: int, units: Sequence[int]) -> Iterator[tupl
             yield held, kept
 
 
-def _choose(scaled: Tensor, targets: Tensor, num_classes: int, seed: int, units: Sequence[int]) -> tuple[float, float]:
+def _choose(
+    scaled: Tensor, targets: Tensor, num_classes: int, seed: int, units: Sequence[int], family: Family
+) -> tuple[float, float, float]:
+    """Return the strength with the least cross-validated loss, its top-1, and the loss."""
     chosen = _sample(len(scaled), seed)
     scaled, targets, units = scaled[chosen], targets[chosen], _of(units, chosen)
     hits = torch.zeros(len(STRENGTHS))
     losses = torch.zeros(len(STRENGTHS))
-    for held, kept in _held_out(targets, seed, units):
+    for held, kept in _held_out(family.strata(targets), seed, units):
         start: tuple[Tensor, Tensor] | None = None
         for index in reversed(range(len(STRENGTHS))):  # strong first: each solution starts the next
-            start = _solve(scaled[kept], targets[kept], num_classes, STRENGTHS[index], start=start)
+            start = _solve(scaled[kept], targets[kept], num_classes, STRENGTHS[index], start=start, family=family)
             logits = scaled[held] @ start[0].T + start[1]
-            hits[index] += (logits.argmax(dim=1) == targets[held]).sum()
-            losses[index] += torch.nn.functional.cross_entropy(logits, targets[held], reduction="sum")
+            hits[index] += family.hits(logits, targets[held])
+            losses[index] += family.loss(logits, targets[held], "sum")
     best = int(losses.argmin())
-    return STRENGTHS[best], float(hits[best]) / len(targets)
+    return STRENGTHS[best], float(hits[best]) / len(targets), float(losses[best]) / len(targets)
 
 
 def _of(units: Sequence[int], chosen: Tensor) -> list[int]:
@@ -356,6 +351,7 @@ def _solve(
     strength: float,
     *,
     start: Sequence[Tensor] | None = None,
+    family: Family = CLASSES,
 ) -> tuple[Tensor, Tensor]:
     weight = torch.zeros(num_classes, scaled.shape[1]) if start is None else start[0].clone()
     bias = torch.zeros(num_classes) if start is None else start[1].clone()
@@ -367,7 +363,7 @@ def _solve(
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(scaled @ weight.T + bias, targets)
+        loss = family.loss(scaled @ weight.T + bias, targets, "mean")
         loss = loss + strength / (2 * scaled.shape[1]) * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss

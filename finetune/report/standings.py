@@ -37,6 +37,10 @@ class CurvePoint:
     val_loss: float
     seconds: float
 
+    @property
+    def score(self) -> float:
+        return self.val_top1
+
 
 Curve = tuple[CurvePoint, ...]
 

@@ -14,20 +14,19 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from finetune.backbone.freeze import freezing
 from finetune.checkpoint.state import Best, TrainState, optimiser_tensors, restore_optimiser
 from finetune.device import AcceleratedOptimizer, Accelerator
 from finetune.errors import TrainingError
 from finetune.evaluation.forward import collect_logits
-from finetune.evaluation.metrics import top1
 from finetune.optim import optimisers
 from finetune.optim.losses import Criterion
 from finetune.optim.schedules import lr_factor
 from finetune.randomness import derive, forked
 from finetune.train import delivery
 from finetune.train.memory import out_of_memory
+from finetune.train.objectives import Objective, objective_of
 from finetune.train.outputs import aux_weight, loss_of
 from finetune.types import EpochLine, Event, LayerGroup, OnEvent, Phase, StopSign, to_json
 from finetune.wording import counted
@@ -36,8 +35,11 @@ SELDOM = 0.1  # seconds after which losses are read from a GPU
 QUICK = 2.0  # seconds: epochs on cached features are over sooner than a checkpoint is written
 
 
+CLASSES = objective_of("classify")
+
+
 class Batches(Protocol):
-    """Batches of inputs and class indices on the device, an epoch at a time."""
+    """Batches of inputs and targets on the device, an epoch at a time."""
 
     num_images: int
 
@@ -100,6 +102,7 @@ class Fit:
     on_event: OnEvent
     stop: StopSign
     units: Sequence[int] | None = None  # of each image of train: copies and groups share a number
+    objective: Objective = CLASSES
 
 
 def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dict[str, Tensor] | None = None) -> None:
@@ -157,6 +160,7 @@ def close_epoch(
         TrainingError: the val loss is not finite.
     """
     value, loss = _on_val(fit, work, save)
+    has_one_class = fit.objective.task == "classify"
     epoch = len(state.history) + 1
     if loss is not None and not math.isfinite(loss):
         raise _not_finite(fit, f"the val loss is {loss} after epoch {epoch}, in phase {phase.name}", phase)
@@ -165,13 +169,14 @@ def close_epoch(
         epoch=epoch,
         lr=lr,
         train_loss=state.loss_sum / state.num_seen if state.num_seen else None,
-        train_top1=state.num_correct / state.num_seen if state.num_seen else None,
+        train_top1=state.num_correct / state.num_seen if state.num_seen and has_one_class else None,
         val_loss=loss,
-        val_top1=value,
+        val_top1=value if has_one_class else None,
+        scores={} if has_one_class or value is None else {fit.objective.name: value},
     )
     state.history.append(line)
     if value is None or loss is None:
-        fit.on_event(Event("epoch", {**to_json(line), "is_best": False, "delivered": None}))
+        fit.on_event(_epoch_event(line, is_best=False, delivered=None))
         return
     delivered = delivery.delivered(state.history, work.val.num_images) if work.val else epoch
     if work.val is not None and delivered == epoch:
@@ -179,16 +184,22 @@ def close_epoch(
         fit.keeper.best(fit.model, state)
     is_best = delivery.best(state.history) == epoch
     state.num_without_better = 0 if is_best else state.num_without_better + 1
-    fit.on_event(Event("epoch", {**to_json(line), "is_best": is_best, "delivered": delivered}))
+    fit.on_event(_epoch_event(line, is_best=is_best, delivered=delivered))
+
+
+def _epoch_event(line: EpochLine, *, is_best: bool, delivered: int | None) -> Event:
+    return Event("epoch", {**to_json(line), "is_best": is_best, "delivered": delivered})
 
 
 def _on_val(fit: Fit, work: Work, save: Callable[[], None] | None) -> tuple[float, float] | tuple[None, None]:
-    """Return top1 and loss on val, where there is one."""
+    """Return what the task is judged by and the loss on val, where there is one."""
     if work.val is None:
         return None, None
     batches = stoppable(fit, work.val.epoch(), save)
     logits, targets = collect_logits(work.run, batches, autocast=fit.accelerator.autocast)
-    return top1(logits, targets), float(cross_entropy(logits.double(), targets))
+    seen = fit.objective.seen(targets)
+    exact = seen.double() if seen.is_floating_point() else seen
+    return fit.objective.score(logits, seen), float(fit.objective.loss(logits.double(), exact))
 
 
 def stoppable(fit: Fit, batches: Iterator[tuple[Any, Tensor]], save: Callable[[], None] | None = None) -> Iterator[Any]:
@@ -291,6 +302,7 @@ def _step(fit: Fit, run: nn.Module, optimiser: Any, inputs: Any, targets: Tensor
     Returns loss and hits, both (), on the device: nothing here waits for it.
     """
     losses, hits = [], []
+    targets = fit.objective.seen(targets)
     for part, wanted in _micro_batches(inputs, targets, fit.settings.micro_batch or len(targets)):
         with fit.accelerator.autocast():
             output = run(part)
@@ -300,7 +312,7 @@ def _step(fit: Fit, run: nn.Module, optimiser: Any, inputs: Any, targets: Tensor
         share = len(wanted) / len(targets)
         fit.accelerator.backward(loss * share if share < 1 else loss)
         losses.append(loss.detach() * share)
-        hits.append((logits.detach().argmax(dim=1) == wanted).sum())
+        hits.append(fit.objective.hits(logits.detach(), wanted))
     if fit.settings.clip is not None:
         trained = [p for group in optimiser.param_groups for p in group["params"]]
         fit.accelerator.clip_grad_norm_(trained, fit.settings.clip)

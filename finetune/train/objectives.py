@@ -30,7 +30,7 @@ class Objective:
 
     task: Task
     score: Callable[[Tensor, Tensor], float]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[..., Tensor]
     family: Family  # of heads that are solved
     scale: Scale | None = None  # of numbers: training sees them in deviations from the mean
 
@@ -42,6 +42,11 @@ class Objective:
     def seen(self, targets: Tensor) -> Tensor:
         """Return targets as training sees them."""
         return targets if self.scale is None else (targets - self.scale.mean) / self.scale.deviation
+
+    def summed(self, outputs: Tensor, targets: Tensor) -> float:
+        """Return the loss summed over images, a mean over the classes of each where it may have several."""
+        columns = 1 if targets.ndim == 1 else targets.shape[1]
+        return float(self.loss(outputs, targets, reduction="sum")) / columns
 
     def hits(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return how many of a batch are guessed right, (); 0 where an image has no single class."""
@@ -61,7 +66,7 @@ def objective_of(task: Task, scale: Scale | None = None) -> Objective:
     return Objective(task, score, loss, FAMILIES[task], scale)
 
 
-OBJECTIVES: dict[Task, tuple[Callable[[Tensor, Tensor], float], Callable[[Tensor, Tensor], Tensor]]] = {
+OBJECTIVES: dict[Task, tuple[Callable[[Tensor, Tensor], float], Callable[..., Tensor]]] = {
     "classify": (top1, cross_entropy),
     "multilabel": (mean_average_precision, binary_cross_entropy_with_logits),
     "regress": (_r2, mse_loss),
