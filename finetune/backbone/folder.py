@@ -16,7 +16,8 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from finetune.errors import BackboneError
-from finetune.types import Preprocessing
+from finetune.tasks import TASKS
+from finetune.types import Preprocessing, Task
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -35,6 +36,8 @@ class FolderConfig:
     classes: tuple[str, ...] = ()
     probe_at: str | None = None
     value_range: tuple[float, float] | None = None
+    task: Task = "classify"
+    thresholds: tuple[float, ...] = ()
 
 
 def is_folder(path: Path) -> bool:
@@ -61,6 +64,8 @@ def read_config(folder: Path) -> FolderConfig:
             classes=tuple(map(str, classes)) if isinstance(classes, list) else (),
             probe_at=None if raw.get("probe_at") is None else str(raw["probe_at"]),
             value_range=_range(raw.get("value_range")),
+            task=_task(raw.get("task")),
+            thresholds=tuple(map(float, raw.get("thresholds") or ())),
         )
     except FileNotFoundError:
         raise BackboneError(
@@ -76,6 +81,15 @@ def _range(pair: Any) -> tuple[float, float] | None:
         return None
     low, high = map(float, pair)
     return low, high
+
+
+def _task(name: Any) -> Task:
+    if name is None:
+        return "classify"
+    if name not in TASKS:
+        raise ValueError(f"no task {name!r}")
+    task: Task = name
+    return task
 
 
 def checked_args(model_args: dict[str, Any]) -> dict[str, Any]:
@@ -104,11 +118,14 @@ def write(
     pretrained_cfg: dict[str, Any],
     num_classes: int | None = None,
     probe_at: str | None = None,
+    task: Task = "classify",
+    thresholds: Sequence[float] = (),
 ) -> None:
     """Write a model as a timm folder, with its class names (or only their number) and its data config.
 
     A `StagedClassifier` names its layer group as `probe_at`; timm itself cannot load that one. `value_range` is
-    what other programs have to make of images deeper than 8 bits before timm's transform sees them.
+    what other programs have to make of images deeper than 8 bits before timm's transform sees them. A `task` other
+    than one class of each image stands there too, with the probability from which on each class is said.
     """
     folder.mkdir(parents=True, exist_ok=True)
     num_classes = len(classes) if num_classes is None else num_classes
@@ -135,6 +152,11 @@ def write(
     config["decoding"] = list(preprocessing.decoding)
     if preprocessing.value_range is not None:
         config["value_range"] = list(preprocessing.value_range)
+    if task != "classify":
+        config["task"] = task
+        config["activation"] = TASKS[task].activation
+    if thresholds:
+        config["thresholds"] = list(thresholds)
     (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
     if classes and not any(name.splitlines()[1:] for name in classes):
         (folder / LABELS).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")

@@ -53,10 +53,13 @@ def alike_names(labels: list[str]) -> Iterator[str]:
     yield from _one_number(labels)
 
 
-def are_lone_measures(rows: list[Row]) -> bool:
-    """Return whether labels are numbers that look like measurements, most of which one image has."""
-    counts = Counter(row.label for row in rows if row.label)
-    return _are_measures(list(counts), len(rows)) and sum(count == 1 for count in counts.values()) > len(counts) / 2
+def are_surely_measures(rows: list[Row]) -> bool:
+    """Return whether labels are numbers that look like measurements, and most have one image, or many are fractions."""
+    counts = Counter(row.label for row in rows)
+    if not _are_measures(list(counts), len(rows)):
+        return False
+    has_fractions = not all(float(label).is_integer() for label in counts)
+    return sum(count == 1 for count in counts.values()) > len(counts) / 2 or (has_fractions and len(counts) > MANY)
 
 
 def _one_number(labels: list[str]) -> Iterator[str]:

@@ -34,6 +34,14 @@ def target_of(task: Task, text: str, index: Mapping[str, int]) -> AnyTarget:
     return Target(index[text])
 
 
+def known_target(task: Task, text: str, index: Mapping[str, int]) -> AnyTarget | None:
+    """Return the same; None for a class that is not known, or where it is no number."""
+    try:
+        return target_of(task, text, index)
+    except (KeyError, ValueError):
+        return None
+
+
 def joined(manifest: Manifest) -> Manifest:
     """Return a scanned tree with one image for copies in several class folders of a split, which has all their classes."""
     if not manifest.is_tree:
@@ -87,10 +95,12 @@ def strata(targets: NDArray[Any]) -> NDArray[np.int64]:
     if targets.shape[1] == 1 and not np.isin(targets, (0, 1)).all():
         return _tenths(targets[:, 0])
     counts = np.where(targets > 0, targets.sum(axis=0), np.inf)  # (N, K)
-    return np.where(targets.any(axis=1), counts.argmin(axis=1), targets.shape[1]).astype(np.int64)
+    rarest: NDArray[np.int64] = np.where(targets.any(axis=1), counts.argmin(axis=1), targets.shape[1]).astype(np.int64)
+    return rarest
 
 
 def _tenths(numbers: NDArray[Any]) -> NDArray[np.int64]:
     """Return the tenth (N,) that each number is in; equal numbers are in one."""
     borders = np.quantile(numbers, np.arange(1, TENTHS) / TENTHS) if len(numbers) else np.zeros(0)
-    return np.searchsorted(np.unique(borders), numbers, side="right").astype(np.int64)
+    tenths: NDArray[np.int64] = np.searchsorted(np.unique(borders), numbers, side="right").astype(np.int64)
+    return tenths

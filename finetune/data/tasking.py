@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune.data.labels import are_lone_measures
+from finetune.data.labels import are_surely_measures
 from finetune.data.listing import NOTHING, Listing, Row
 from finetune.errors import DataError, RecipeError
 from finetune.settings import TaskName
@@ -41,7 +41,7 @@ def settle_task(path: Path, listing: Listing, asked: TaskName, separator: str, *
     elif listing.is_joined or (is_table and _names_several(labels, separator, found)):
         task = "multilabel"
     else:
-        task = "regress" if is_table and are_lone_measures(listing.rows) else "classify"
+        task = "regress" if is_table and are_surely_measures(listing.rows) else "classify"
     used = BETWEEN_LABELS if listing.is_joined or found is None else found
     if asked == "auto":
         listing.notes += _told(task, labels, used, is_joined=listing.is_joined)
@@ -79,8 +79,8 @@ def _names_several(labels: set[str], separator: str, found: str | None) -> bool:
 def _told(task: Task, labels: set[str], sign: str, *, is_joined: bool) -> Iterator[str]:
     """Yield what was told from the labels, where it is not one class for each image."""
     if task == "regress":
-        shown = listed(sorted(labels), most=3)
-        yield f"task regress: the labels are numbers, most with one image ({shown}); --task classify takes them as classes"
+        shown = listed(sorted(labels, key=float), most=3)
+        yield f"task regress: the labels are numbers, as of a quantity to be measured ({shown}); --task classify makes classes of them"
     elif task == "multilabel" and is_joined:
         yield "task multilabel: each of the label columns is a class that an image may have"
     elif task == "multilabel":

@@ -15,13 +15,14 @@ from finetune.backbone.load import Architecture, Backbone
 from finetune.checkpoint import run_folder
 from finetune.data import balance, checks, sources, split
 from finetune.device import Compute, in_fast_layout
-from finetune.errors import BackboneError, DataError
+from finetune.errors import BackboneError, DataError, RecipeError
 from finetune.features.engines import check_engine
 from finetune.images.pixels import PixelCache, opened_or_none
 from finetune.prepare.asked import check_data
-from finetune.settings import EMBEDDED, Recipe
+from finetune.settings import EMBEDDED, TASK_LOSSES, Recipe
 from finetune.strategy.strategies import is_pretrained
-from finetune.types import Event, Manifest, OnEvent, ignore
+from finetune.tasks import TASKS
+from finetune.types import Event, Manifest, Number, OnEvent, ignore
 
 
 @dataclass(slots=True)
@@ -90,6 +91,24 @@ def load_backbone(recipe: Recipe, of: Architecture, compute: Compute, *, num_cla
     return with_range(backbone, range_named(recipe))
 
 
+def with_task(recipe: Recipe, manifest: Manifest) -> Recipe:
+    """Return the recipe with the task of its data and a loss by name.
+
+    Raises:
+        RecipeError: its loss is of another task.
+    """
+    task, losses, loss = manifest.task, TASK_LOSSES[manifest.task], recipe.loss
+    problems = []
+    if loss.name not in ("auto", *losses):
+        problems.append(f"loss.name = {loss.name!r} has no meaning where an image has {TASKS[task].what}")
+    if loss.label_smoothing and task != "classify":
+        problems.append(f"loss.label_smoothing has no meaning where an image has {TASKS[task].what}")
+    if problems:
+        hint = f"The data has the task {task}, with the losses {' and '.join(losses)}; --task names another."
+        raise RecipeError(problems, hint=hint)
+    return recipes.update(recipe, {"data.task": task, "loss.name": losses[0] if loss.name == "auto" else loss.name})
+
+
 def range_named(recipe: Recipe) -> tuple[float, float] | None:
     """Return what a recipe says is black and white in images deeper than 8 bits; None where the data is to tell."""
     return None if recipe.data.value_range == "auto" else recipe.data.value_range
@@ -115,6 +134,7 @@ def read_inputs(
     """
     of, compute = of or architecture_of(recipe), Compute.of(recipe.train)
     listed = manifest or list_data(recipe)
+    recipe = with_task(recipe, listed)
     backbone = load_backbone(recipe, of, compute, num_classes=len(listed.classes))
     if manifest is not None:
         backbone = at_range(backbone, manifest)
@@ -160,6 +180,8 @@ def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
         split_column=data.split_column,
         group_by=data.group_by,
         layout=data.layout,
+        task=data.task,
+        separator=data.label_separator,
         needs_two_classes=is_to_train,
         needs_train=is_to_train,
     )
@@ -202,8 +224,19 @@ def data_notes(manifest: Manifest) -> tuple[str, ...]:
 def describe_data(manifest: Manifest) -> str:
     """Return one line about a data set."""
     counts = [f"{len(manifest.split(name))} {name}" for name in ("train", "val", "test") if manifest.split(name)]
-    text = f"{len(manifest.samples)} images in {len(manifest.classes)} classes: {', '.join(counts)}"
+    text = f"{len(manifest.samples)} images {_shown(manifest)}: {', '.join(counts)}"
     return "; ".join((text, *problem_notes(manifest)))
+
+
+def _shown(manifest: Manifest) -> str:
+    """Return in words what the images of a data set have."""
+    if manifest.task == "classify":
+        return f"in {len(manifest.classes)} classes"
+    if manifest.task == "multilabel":
+        mean = sum(len(sample.target.classes) for sample in manifest.samples) / max(1, len(manifest.samples))
+        return f"with any of {len(manifest.classes)} classes ({mean:.1f} in the mean)"
+    numbers = [sample.target.value for sample in manifest.samples if isinstance(sample.target, Number)]
+    return f"with a number ({manifest.classes[0]}, {min(numbers):g} to {max(numbers):g})"
 
 
 def problem_notes(manifest: Manifest) -> Iterator[str]:

@@ -10,8 +10,8 @@ from finetune import recipe as recipes
 from finetune.backbone.adapted import cut_at
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import check_stage, stages
-from finetune.prepare.inputs import Inputs
-from finetune.settings import Recipe
+from finetune.prepare.inputs import Inputs, with_task
+from finetune.settings import TASK_LOSSES, Recipe
 from finetune.strategy.strategies import (
     SGD_FACTOR,
     Choice,
@@ -32,7 +32,7 @@ BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a s
 def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
     """Return the recipe of some inputs with every "auto" settled that changes what is computed."""
     backbone, num_train = inputs.backbone, len(inputs.manifest.split("train"))
-    recipe = resolve_numbers(inputs.recipe, backbone, verdict, num_train=num_train)
+    recipe = resolve_numbers(with_task(inputs.recipe, inputs.manifest), backbone, verdict, num_train=num_train)
     weights = None if backbone.architecture.is_embedded else backbone.architecture.weights
     changes = {
         "data.path": str(Path(recipe.data.path).expanduser().resolve()),
@@ -113,12 +113,18 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
     if not choice.has_linear_head and choice.strategy == "linear-probe":
         yield "the head of this network is more than one linear layer: it is trained by gradient, not solved"
     if all(phase.solver == "lbfgs" for phase in plan_phases(recipe, backbone)) and (unused := _of_steps(recipe)):
-        yield f"the head is solved, as logistic regression, not trained by steps: not used is {listed(unused)}"
+        yield f"the head is solved, as {_solved_as(recipe)}, not trained by steps: not used is {listed(unused)}"
+
+
+def _solved_as(recipe: Recipe) -> str:
+    """Return what a head that is solved is called."""
+    return "ridge regression" if recipe.data.task == "regress" else "logistic regression"
 
 
 def _of_steps(recipe: Recipe) -> list[str]:
     """Return the settings of training by steps that a recipe changes, but for numbers that a strategy settles."""
-    usual = Recipe()
+    losses = {"loss.name": TASK_LOSSES[recipe.data.task][0]} if recipe.data.task != "auto" else {}
+    usual = recipes.update(Recipe(), losses)
     keys = [key for key in recipes.fields() if key.startswith("loss.")]
     keys += ["optim.name", "optim.schedule", "optim.warmup", "optim.clip"]
     return [key for key in keys if _value(recipe, key) != _value(usual, key)]
