@@ -9,20 +9,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.data.read_ahead import MOST_THREADS, read_ahead
+from finetune.errors import RecipeError
 from finetune.images.decode import Decoded, UndecodableError, examine, read_content, remarks_of
 from finetune.images.depths import before_model
 from finetune.images.levels import Range, Span
 from finetune.process import num_cores
-from finetune.types import Event, OnEvent
+from finetune.tasks import TASKS, Activation
+from finetune.types import BETWEEN_LABELS, Event, OnEvent, Task
 
 T = TypeVar("T")
+Row = NDArray[np.float32]  # (K,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +44,58 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelsPrediction(Prediction):
+    """The classes that one image is said to have, any number of them, the likeliest first.
+
+    `scores` has the probability of every class; None of an image that could not be read.
+    """
+
+    scores: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The classes, joined by |; empty where the image has none of them, or could not be read."""
+        return BETWEEN_LABELS.join(self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class NumberPrediction(Prediction):
+    """The number that one image is said to have."""
+
+    value: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The number as text; empty for an image that could not be read."""
+        return "" if self.value is None else repr(self.value)
+
+
+@dataclass(frozen=True, slots=True)
 class Scorer(Generic[T]):
-    """What names images: `prepare` makes of an RGB image what `probabilities` (B, K) are computed from."""
+    """What names images: `prepare` makes of an RGB image what `probabilities` (B, K) are computed from.
+
+    Of several classes those are said that reach their `thresholds`; what is computed of numbers are the numbers.
+    """
 
     classes: tuple[str, ...]
     value_range: Range | None  # what is black and white in images deeper than 8 bits
     prepare: Callable[[Image.Image], T]
     probabilities: Callable[[Sequence[T]], NDArray[np.float32]]
+    task: Task = "classify"
+    thresholds: tuple[float, ...] = ()
+
+
+def check_top(task: Task, top: int) -> None:
+    """Refuse to name the likeliest of what is not one class.
+
+    Raises:
+        RecipeError: more than one answer is asked for, where an image has no single class.
+    """
+    if top > 1 and task != "classify":
+        raise RecipeError(
+            f"--top {top} is of models that give an image one class; this one gives {TASKS[task].what}",
+            hint="Leave it away." + " The probability of every class is there anyway." * (task == "multilabel"),
+        )
 
 
 @dataclass(slots=True)
@@ -101,8 +149,48 @@ def _named(
     rows = iter(scorer.probabilities(inputs) if inputs else ())  # each (K,)
     for file, image in batch:
         if isinstance(image, str):
-            yield Prediction(str(file), problem=image)
+            yield _unread(scorer, str(file), image)
             continue
-        row: NDArray[np.float32] = next(rows)
-        places = np.argsort(-row, kind="stable")[:top].tolist()
-        yield Prediction(str(file), tuple(scorer.classes[place] for place in places), tuple(row[places].tolist()))
+        yield ANSWERS[scorer.task](scorer, str(file), next(rows), top)
+
+
+def _unread(scorer: Scorer[Any], file: str, problem: str) -> Prediction:
+    if scorer.task == "multilabel":
+        return LabelsPrediction(file, problem=problem, scores=dict.fromkeys(scorer.classes))
+    return (NumberPrediction if scorer.task == "regress" else Prediction)(file, problem=problem)
+
+
+def _class(scorer: Scorer[Any], file: str, row: Row, top: int) -> Prediction:
+    places = np.argsort(-row, kind="stable")[:top].tolist()
+    return Prediction(file, tuple(scorer.classes[place] for place in places), tuple(row[places].tolist()))
+
+
+def _labels(scorer: Scorer[Any], file: str, row: Row, top: int) -> Prediction:
+    order = np.argsort(-row, kind="stable")
+    places = order[row[order] >= np.array(scorer.thresholds)[order]].tolist()
+    scores: dict[str, float | None] = dict(zip(scorer.classes, row.tolist(), strict=True))
+    names = tuple(scorer.classes[place] for place in places)
+    return LabelsPrediction(file, names, tuple(row[places].tolist()), scores=scores)
+
+
+def _number(scorer: Scorer[Any], file: str, row: Row, top: int) -> Prediction:
+    return NumberPrediction(file, value=float(row[0]))
+
+
+ANSWERS: dict[Task, Callable[[Scorer[Any], str, Row, int], Prediction]] = {
+    "classify": _class,
+    "multilabel": _labels,
+    "regress": _number,
+}
+
+
+def probabilities_of(activation: Activation, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what outputs (B, K) mean: probabilities that add up to 1, one for each class, or numbers as they are."""
+    if activation == "softmax":
+        powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        found: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+        return found
+    if activation == "sigmoid":
+        shares: NDArray[np.float32] = 1 / (1 + np.exp(-outputs.astype(np.float64))).astype(np.float32)
+        return shares
+    return outputs
