@@ -262,7 +262,7 @@ class Evidence:
     """What was measured about a data set under a backbone before training.
 
     `probe` holds, for every tapped layer group, the leave-one-out top-1 of a linear classifier on its
-    pooled features, `joint` that on all of them side by side. `behind` is how far the last group lies
+    pooled features (of another task its `measure`, mAP or R2, of which `chance` is that of a guess), `joint` that on all of them side by side. `behind` is how far the last group lies
     behind the best one, on the same images. `spread` is the scatter of the class means over that
     within the classes, in the features of the last group: small where classes are fine.
     `shift` is how far the inputs of batch norm lie from the stored statistics, in stored deviations:
@@ -280,6 +280,13 @@ class Evidence:
     confidence: Confidence | None = None
     short_side: float | None = None  # the median over the images, in pixels
     grey_share: float | None = None
+    measure: str = "top1"
+    chance: float | None = None  # None: that of the number of classes
+
+    @property
+    def of_a_guess(self) -> float:
+        """What a guess reaches of what the probe is measured by."""
+        return 1 / self.size.num_classes if self.chance is None else self.chance
 
     @property
     def last(self) -> str:

@@ -38,6 +38,7 @@ class FolderConfig:
     value_range: tuple[float, float] | None = None
     task: Task = "classify"
     thresholds: tuple[float, ...] = ()
+    deviation: float | None = None
 
 
 def is_folder(path: Path) -> bool:
@@ -66,6 +67,7 @@ def read_config(folder: Path) -> FolderConfig:
             value_range=_range(raw.get("value_range")),
             task=_task(raw.get("task")),
             thresholds=tuple(map(float, raw.get("thresholds") or ())),
+            deviation=None if raw.get("deviation") is None else float(raw["deviation"]),
         )
     except FileNotFoundError:
         raise BackboneError(
@@ -120,12 +122,14 @@ def write(
     probe_at: str | None = None,
     task: Task = "classify",
     thresholds: Sequence[float] = (),
+    deviation: float | None = None,
 ) -> None:
     """Write a model as a timm folder, with its class names (or only their number) and its data config.
 
     A `StagedClassifier` names its layer group as `probe_at`; timm itself cannot load that one. `value_range` is
     what other programs have to make of images deeper than 8 bits before timm's transform sees them. A `task` other
-    than one class of each image stands there too, with the probability from which on each class is said.
+    than one class of each image stands there too, with the probability from which on each class is said, or with the
+    deviation of the numbers of train.
     """
     folder.mkdir(parents=True, exist_ok=True)
     num_classes = len(classes) if num_classes is None else num_classes
@@ -155,6 +159,8 @@ def write(
     if task != "classify":
         config["task"] = task
         config["activation"] = TASKS[task].activation
+    if deviation is not None:
+        config["deviation"] = deviation
     if thresholds:
         config["thresholds"] = list(thresholds)
     (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")

@@ -44,6 +44,7 @@ class SavedRun:
     compute: Compute
     task: Task = "classify"
     thresholds: tuple[float, ...] = ()  # of several classes: the probability from which on each is said
+    deviation: float | None = None  # of the numbers of train, where a number is estimated
 
     def manifest(self) -> Manifest:
         """Return the data that the run was trained on, as split.csv pins it; what a refit took from val is in train."""
@@ -75,7 +76,8 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder.weights} cannot be used: {first_line(error)}") from error
     in_fast_layout(backbone.model, compute.device).eval()
-    return SavedRun(folder, recipe, backbone, config.classes, compute, config.task, config.thresholds)
+    of_task = (config.task, config.thresholds, config.deviation)
+    return SavedRun(folder, recipe, backbone, config.classes, compute, *of_task)
 
 
 def _on(device: torch.device, recipe: Recipe, folder: RunFolder) -> Recipe:
@@ -98,6 +100,7 @@ def write_model(
     *,
     task: Task = "classify",
     thresholds: Sequence[float] = (),
+    deviation: float | None = None,
 ) -> None:
     """Write the model as a timm folder; a probe at an inner layer group says so in its config.json."""
     with written_beside(place, keeps_before=False) as beside:
@@ -112,6 +115,7 @@ def write_model(
             probe_at=backbone.model.at if isinstance(backbone.model, StagedClassifier) else None,
             task=task,
             thresholds=thresholds,
+            deviation=deviation,
         )
 
 

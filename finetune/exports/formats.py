@@ -79,7 +79,7 @@ def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
         )
         if list(path.parent.glob(f"{beside.name}.*")):  # weights of 2 GB and more lie in a file of their own
             raise ExportError("this network is too large for one ONNX file", hint="Use --format timm.")
-        parity = prove(saved.backbone.model, beside, proof.images, proof.files)
+        parity = prove(saved.backbone.model, beside, proof.images, proof.files, deviation=saved.deviation)
         if not parity.is_proven:
             raise ExportError(
                 _failure(parity), hint="Please report this network; the checkpoint and model/ are untouched."

@@ -26,6 +26,7 @@ from finetune.types import LONGEST, Preprocessing, Task
 BATCHES = (1, 2, 7)
 Logits = NDArray[np.float32]  # (B, K)
 TOLERANCE = 1e-3  # of the largest logit, in float32
+ROUNDING = 1e-6  # of the largest number, in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,18 @@ class Parity:
     largest_logit: float
     largest_difference: float
     same_top1: bool  # of several classes: the same ones; of numbers there is nothing to be the same
+    deviation: float | None = None  # of the numbers of train, where a number is estimated
 
     @property
     def is_proven(self) -> bool:
-        """Largest difference at most 1e-3 of the largest logit, same answer wherever the margin exceeds it."""
-        return self.same_top1 and self.largest_difference <= TOLERANCE * self.largest_logit
+        """Largest difference at most 1e-3 of the largest logit, same answer wherever the margin exceeds it.
+
+        A number may differ by 1e-3 of the deviation of the numbers of train, and by what float32 rounds.
+        """
+        most = TOLERANCE * self.largest_logit
+        if self.deviation is not None:
+            most = max(TOLERANCE * self.deviation, ROUNDING * self.largest_logit)
+        return self.same_top1 and self.largest_difference <= most
 
 
 def write_onnx(
@@ -87,7 +95,9 @@ def _facts(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def prove(model: nn.Module, path: Path, images: Tensor, files: Sequence[Path]) -> Parity:
+def prove(
+    model: nn.Module, path: Path, images: Tensor, files: Sequence[Path], *, deviation: float | None = None
+) -> Parity:
     """Compare what a client gets from files and an ONNX file with the model on the same images (N, 3, H, W).
 
     At batch 1, 2 and 7.
@@ -107,7 +117,7 @@ def prove(model: nn.Module, path: Path, images: Tensor, files: Sequence[Path]) -
                 same = same and SAME[client.task](ours, theirs, difference, client.thresholds)
                 differences.append(difference)
                 logits.append(float(np.abs(ours).max()))
-    return Parity(len(images), BATCHES, max(logits), max(differences), same)
+    return Parity(len(images), BATCHES, max(logits), max(differences), same, deviation)
 
 
 def _same_top1(ours: Logits, theirs: Logits, difference: float, thresholds: Sequence[float]) -> bool:

@@ -188,7 +188,9 @@ def _deliver(
     """Write the model, what it named, and the report; metrics.json last, which ends the run."""
     recipe, manifest, end = prepared.recipe, prepared.manifest, trained.state
     delivered = refitted.prepared.backbone if refitted else prepared.backbone
-    write_model(folder.model, delivered, manifest.classes, task=manifest.task, thresholds=judged.thresholds)
+    deviation = prepared.scale.deviation if prepared.scale else None
+    of_task: Any = {"task": manifest.task, "thresholds": judged.thresholds, "deviation": deviation}
+    write_model(folder.model, delivered, manifest.classes, **of_task)
     write_predictions(folder.predictions, manifest, judged.guesses)
     timing = {
         "seconds": seconds,
