@@ -113,10 +113,12 @@ def show_check(checked: Check, *, most: int) -> None:
 def _judged(judged: Judged) -> str:
     """Return one sentence about what labels were judged by, and how far it can be believed."""
     among = apart(judged.num_images, judged.num_independent)
-    top1 = judged.top1
+    scores = {"top1": judged.top1} if judged.top1 else judged.scores
+    told = [f"{name} {score.value:.3f} (95 %: {score.low:.3f} to {score.high:.3f})" for name, score in scores.items()]
+    model = "classifier" if judged.top1 else "model"
     return (
-        f"labels of {counted(judged.num_images, 'image')}{among} were judged by a linear classifier on"
-        f" {_shown(judged.backbone)}, top1 {top1.value:.3f} (95 %: {top1.low:.3f} to {top1.high:.3f})"
+        f"labels of {counted(judged.num_images, 'image')}{among} were judged by a linear {model} on"
+        f" {_shown(judged.backbone)}, {', '.join(told)}"
     )
 
 

@@ -191,6 +191,6 @@ def probabilities_of(activation: Activation, outputs: NDArray[np.float32]) -> ND
         found: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
         return found
     if activation == "sigmoid":
-        shares: NDArray[np.float32] = 1 / (1 + np.exp(-outputs.astype(np.float64))).astype(np.float32)
-        return shares
+        shares = 1 / (1 + np.exp(-outputs.astype(np.float64)))
+        return shares.astype(np.float32)
     return outputs

@@ -58,7 +58,7 @@ class RunResult:
 
 
 @dataclass(slots=True)
-class Judged:
+class Assessed:
     """What was measured of a model: metrics, what it says of every image, and of several classes their thresholds."""
 
     metrics: Metrics = field(default_factory=dict)
@@ -149,22 +149,22 @@ def _train(
         seconds["train"] = time.monotonic() - began
         prepared.backbone.model.load_state_dict(best.load(folder, trained.state.best).model)
         fold_scale(prepared.backbone.model, prepared.scale)
-        judged = Judged()
-        _evaluate(judged, trained.feeder, ("val", "test"))
+        assessed = Assessed()
+        _evaluate(assessed, trained.feeder, ("val", "test"))
         seconds["evaluate"] = time.monotonic() - began - seconds["train"]
         if prepared.recipe.train.refit:
             refitted = refit(folder, prepared, trained.state, stop=stop, on_event=on_event)
             fold_scale(refitted.prepared.backbone.model, prepared.scale)
-            judged.metrics = {f"{name}, {FIRST}": values for name, values in judged.metrics.items()}
-            _evaluate(judged, refitted.feeder, ("test",))
+            assessed.metrics = {f"{name}, {FIRST}": values for name, values in assessed.metrics.items()}
+            _evaluate(assessed, refitted.feeder, ("test",))
             seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
-        never = _never_predicted(prepared, judged.guesses)
+        never = _never_predicted(prepared, assessed.guesses)
         computed = [*allowed, *trained.feeder.said]
         if never:
             is_refitted, task = refitted is not None, prepared.manifest.task
             computed.append(never_predicted_text(never, "val", is_refitted=is_refitted, task=task))
             on_event(Event.warning(computed[-1]))
-        result = _deliver(folder, prepared, trained, refitted, judged, computed=computed, seconds=seconds)
+        result = _deliver(folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds)
     export_at_end(folder, prepared.recipe, seconds=sum(seconds.values()), on_event=on_event)
     return replace(result, never_predicted=never)
 
@@ -180,7 +180,7 @@ def _deliver(
     prepared: Prepared,
     trained: Trained,
     refitted: Refit | None,
-    judged: Judged,
+    assessed: Assessed,
     *,
     computed: Sequence[str],
     seconds: dict[str, float],
@@ -189,9 +189,9 @@ def _deliver(
     recipe, manifest, end = prepared.recipe, prepared.manifest, trained.state
     delivered = refitted.prepared.backbone if refitted else prepared.backbone
     deviation = prepared.scale.deviation if prepared.scale else None
-    of_task: Any = {"task": manifest.task, "thresholds": judged.thresholds, "deviation": deviation}
+    of_task: Any = {"task": manifest.task, "thresholds": assessed.thresholds, "deviation": deviation}
     write_model(folder.model, delivered, manifest.classes, **of_task)
-    write_predictions(folder.predictions, manifest, judged.guesses)
+    write_predictions(folder.predictions, manifest, assessed.guesses)
     timing = {
         "seconds": seconds,
         "num_train": len(manifest.split("train")),
@@ -201,17 +201,17 @@ def _deliver(
     write_json(folder.timing, timing)
     delivered_epoch = end.best.epoch if end.best else 0
     content = report_content(
-        folder, recipe, judged.metrics, end.history, delivered_epoch=delivered_epoch, by_class=judged.by_class
+        folder, recipe, assessed.metrics, end.history, delivered_epoch=delivered_epoch, by_class=assessed.by_class
     )
     page.write(folder.report, {**content, "computed": computed, "refit": refitted})
     best.settle(folder, end.best)
-    write_json(folder.metrics, judged.metrics)
+    write_json(folder.metrics, assessed.metrics)
     return RunResult(
-        folder.path, recipe.strategy.name, judged.metrics, len(end.history), delivered_epoch, len(manifest.problems)
+        folder.path, recipe.strategy.name, assessed.metrics, len(end.history), delivered_epoch, len(manifest.problems)
     )
 
 
-def _evaluate(judged: Judged, feeder: Feeder, splits: Sequence[Split]) -> None:
+def _evaluate(assessed: Assessed, feeder: Feeder, splits: Sequence[Split]) -> None:
     """Measure the model on each split that the data has; the thresholds of several classes are chosen on val, once."""
     manifest = feeder.prepared.manifest
     for name in splits:
@@ -221,8 +221,8 @@ def _evaluate(judged: Judged, feeder: Feeder, splits: Sequence[Split]) -> None:
         run, batches = feeder.judged(name)
         outputs, targets = collect_logits(run, batches.epoch(), autocast=feeder.prepared.compute.autocast)
         if manifest.task == "multilabel" and name == "val":
-            judged.thresholds = best_thresholds(outputs, targets)
-            judged.by_class = figures_by_class(manifest.classes, outputs, targets, judged.thresholds)
-        measured = measure_task(manifest.task, outputs, targets, units=units_of(samples), thresholds=judged.thresholds)
-        judged.metrics[str(name)] = {key: to_json(value) for key, value in measured.items()}
-        judged.guesses[name] = answers(manifest.task, outputs, judged.thresholds)
+            assessed.thresholds = best_thresholds(outputs, targets)
+            assessed.by_class = figures_by_class(manifest.classes, outputs, targets, assessed.thresholds)
+        measured = measure_task(manifest.task, outputs, targets, units=units_of(samples), thresholds=assessed.thresholds)
+        assessed.metrics[str(name)] = {key: to_json(value) for key, value in measured.items()}
+        assessed.guesses[name] = answers(manifest.task, outputs, assessed.thresholds)
