@@ -93,8 +93,8 @@ class DataSection(Section):
     image_column: str = Field("image", description="Column of the image path in a table.")
     label_column: str = Field(
         "label",
-        description="Column of the class name, of several classes, or of a number in a table. Several columns of 0 and 1,"
-        " joined by commas, each are a class that an image may have.",
+        description="Column of the class name, of several classes, or of a number in a table. Several columns of 0 and"
+        " 1, with commas between their names, each are a class that an image may have.",
     )
     task: TaskName = Field(
         "auto",

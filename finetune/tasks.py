@@ -1,7 +1,7 @@
 """The tasks, in one table: what an image is judged by and how outputs become answers. Free of torch.
 
 What computes under a task asks a table of its own by the same names: losses (`settings.TASK_LOSSES`), objectives
-(`train/objectives.py`), metrics (`evaluation/metrics.py`), answers (`data/predictions.py`).
+(`train/objectives.py`), metrics (`evaluation/metrics.py`), answers (`evaluation/predictions.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,14 @@ class TaskFacts:
     activation: Activation
     fewest_classes: int
     what: str  # an image has, in words
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The mean and the deviation of the numbers of train: training sees numbers as deviations from the mean."""
+
+    mean: float
+    deviation: float
 
 
 TASKS: dict[Task, TaskFacts] = {

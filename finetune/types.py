@@ -38,7 +38,7 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class Quantity:
     """What an image shows where it has a number; the manifest's only class is the name of that number."""
 
     value: float
@@ -48,15 +48,7 @@ class Number:
         return (0,)
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """The mean and the deviation of the numbers of train: training sees numbers as deviations from the mean."""
-
-    mean: float
-    deviation: float
-
-
-AnyTarget = Target | Labels | Number
+AnyTarget = Target | Labels | Quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +102,7 @@ class Manifest:
 
     def label(self, target: AnyTarget) -> str:
         """Return a target as files have it: the class, the classes joined by |, or the number."""
-        if isinstance(target, Number):
+        if isinstance(target, Quantity):
             return repr(target.value)
         return BETWEEN_LABELS.join(self.classes[index] for index in target.classes)
 
@@ -262,9 +254,10 @@ class Evidence:
     """What was measured about a data set under a backbone before training.
 
     `probe` holds, for every tapped layer group, the leave-one-out top-1 of a linear classifier on its
-    pooled features (of another task its `measure`, mAP or R2, of which `chance` is that of a guess), `joint` that on all of them side by side. `behind` is how far the last group lies
-    behind the best one, on the same images. `spread` is the scatter of the class means over that
-    within the classes, in the features of the last group: small where classes are fine.
+    pooled features, `joint` that on all of them side by side; of another task its `measure`, mAP or R2, of which a
+    guess has `chance`. `behind` is how far the last group lies behind the best one, on the same images. `spread` is
+    the scatter of the class means over that within the classes, in the features of the last group: small where
+    classes are fine.
     `shift` is how far the inputs of batch norm lie from the stored statistics, in stored deviations:
     the mean over the layer groups, and `shifts` of each.
     """

@@ -113,7 +113,7 @@ PATCHES = {"blue": (40, 60, 230), "green": (40, 220, 60), "red": (230, 50, 40)}
 
 
 def draw_sets(folder: Path, *, count: int = 48, seed: int = 0) -> Path:
-    """Draw grey images with a patch of each colour that is among their classes, of which some have none; return the table."""
+    """Draw grey images with a patch of each colour that is among their classes, some with none; return the table."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, rows = np.random.default_rng(seed), ["image,label,blue,green,red"]
     for number in range(count):

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "finetune"
 LAYERS = [
     {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
+    {"tasks"},
     {"whole", "process", "threads"},
     {"cache_entries", "timings"},
     {"images"},

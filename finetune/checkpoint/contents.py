@@ -17,7 +17,8 @@ from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.state import check_format
 from finetune.csv_cells import unguarded_cell
 from finetune.errors import CheckpointError
-from finetune.types import Evidence, Phase, Problem, Scale, Verdict
+from finetune.tasks import Scale
+from finetune.types import Evidence, Phase, Problem, Verdict
 
 PROBLEMS = ("file", "reason")  # columns of problems.csv
 Text = InstanceOf[str]  # names of files may be any bytes, which pydantic's own strings may not

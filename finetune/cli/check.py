@@ -26,7 +26,8 @@ EXAMPLES = (
     "  finetune check imgs --sheet worst.png\n  finetune check imgs --groups imgs.csv"
 )
 FLAGS = (
-    "data", "task", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers", "threads",
+    "data", "task", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers",
+    "threads",
 )  # fmt: skip
 MOST_CLASSES = 12  # more are summed up in one line
 MOST_FILES = 4  # shown of one case

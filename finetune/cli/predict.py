@@ -57,7 +57,7 @@ def predict(
 
 
 def _likely(prediction: Prediction) -> list[str]:
-    from finetune.data.predictions import NumberPrediction
+    from finetune.evaluation.predictions import NumberPrediction
 
     if isinstance(prediction, NumberPrediction):
         return [f"{prediction.value:.6g}"]
@@ -77,8 +77,8 @@ def _print_csv(predictions: Iterable[Prediction], top: int) -> None:
 
 
 def _columns(prediction: Prediction, top: int) -> list[str]:
-    """Return the columns for predictions of one kind: the likeliest classes, all that are said and every one, a number."""
-    from finetune.data.predictions import LabelsPrediction, NumberPrediction
+    """Return the columns of one kind of predictions: the likeliest classes; those said, and all of them; a number."""
+    from finetune.evaluation.predictions import LabelsPrediction, NumberPrediction
 
     if isinstance(prediction, LabelsPrediction):
         answers = ["classes", *(guarded_cell(f"probability of {name}") for name in prediction.scores)]
@@ -90,7 +90,7 @@ def _columns(prediction: Prediction, top: int) -> list[str]:
 
 
 def _cells(prediction: Prediction, top: int) -> list[str]:
-    from finetune.data.predictions import LabelsPrediction, NumberPrediction
+    from finetune.evaluation.predictions import LabelsPrediction, NumberPrediction
 
     if isinstance(prediction, LabelsPrediction):
         shares = ["" if share is None else f"{share:.6f}" for share in prediction.scores.values()]

@@ -33,11 +33,12 @@ def outweighed(manifest: Manifest) -> Iterator[str]:
     counts = {name: count for name, count in manifest.counts().items() if count}
     largest = max(counts, key=lambda name: counts[name], default="")
     small = sorted((count, name) for name, count in counts.items() if IMBALANCE * count <= counts[largest])
+    advice = ": go by macro_f1 rather than top1" if manifest.task == "classify" else ""
     if small:
         have = "has" if len(small) == 1 else "have"
         yield (
             f"{listed(f'{name} ({count:,})' for count, name in small)} {have} at most a tenth of the"
-            f" {counts[largest]:,} images of {largest}, and may never be predicted{': go by macro_f1 rather than top1' * (manifest.task == 'classify')}"
+            f" {counts[largest]:,} images of {largest}, and may never be predicted{advice}"
         )
 
 
@@ -59,4 +60,5 @@ def never_predicted_text(
     """Return one sentence about the classes that a model never predicts on a split; with a refit, the first fit."""
     shown = listed(f"{name} ({counted(count, 'image')} there)" for name, count in never.items())
     model = f"first fit (the refit, which is delivered, has learned from {split})" if is_refitted else "model"
-    return f"the {model} never predicts {shown} on {split}: macro_f1 shows what that costs{', top1 hardly' * (task == 'classify')}"
+    hardly = ", top1 hardly" if task == "classify" else ""
+    return f"the {model} never predicts {shown} on {split}: macro_f1 shows what that costs{hardly}"

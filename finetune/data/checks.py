@@ -20,7 +20,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from finetune.cache_dir import cache_folder
-from finetune.data.targets import TORN, joined
+from finetune.data.targets import TORN, with_copies_joined
 from finetune.errors import DataError, ResourceError
 from finetune.images.decode import UndecodableError, alone, examine, quiet, read_content, remarks_of
 from finetune.images.depths import before_model, in_data
@@ -81,7 +81,7 @@ def scan(
     pairs = _fitting(pairs, value_range) if value_range else pairs
     samples = tuple(replace(sample, digest=scan.digest) for sample, scan in pairs if not scan.problem)
     bad = tuple(Problem(sample.file, scan.problem) for sample, scan in pairs if scan.problem)
-    scanned = joined(replace(manifest, samples=samples, problems=manifest.problems + bad))
+    scanned = with_copies_joined(replace(manifest, samples=samples, problems=manifest.problems + bad))
     _check_left(scanned, needs_all_classes)
     spans = [scan.span for _, scan in pairs if not scan.problem]
     told = before_model(spans, value_range) if is_for_model else in_data(spans, value_range)

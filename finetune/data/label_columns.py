@@ -51,7 +51,7 @@ def _says(path: Path, number: int, column: str, cell: Any) -> bool:
     if text.casefold() not in SAYS:
         raise DataError(
             f"{path} line {number}: the label column {column!r} is {text!r}, neither 0 nor 1",
-            hint="Several label columns are classes that an image has (1) or has not (0). A number is estimated from one"
+            hint="Several label columns are classes that an image has (1) or has not (0). A number stands in one"
             " column: name it alone.",
         )
     return SAYS[text.casefold()]

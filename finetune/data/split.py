@@ -160,7 +160,7 @@ def _unit_numbers(samples: Sequence[Sample]) -> Places:
 
 
 def _pool_of(samples: Sequence[Sample], *, seed: int) -> _Pool | LabelPool:
-    """Return the units of samples, large ones first, those of one size drawn by the seed and their first file's name."""
+    """Return the units of samples, large ones first, of one size drawn by the seed and their first file's name."""
     numbers = _unit_numbers(samples)
     sizes = np.bincount(numbers)
     names: list[str] = [""] * len(sizes)

@@ -177,7 +177,10 @@ def _tell_missing(listing: Listing, path: Path) -> None:
 def _unnamed(listing: Listing, root: Path) -> Iterator[str]:
     """Yield how many images below the table's folder no row names; in a huge folder, how many of those seen."""
     real = cache(lambda folder: os.path.realpath(Path(root, folder)))
-    named = (os.path.split(file) for file in (*listing.files, *listing.unlabelled, *(problem.file for problem in listing.problems)))
+    named = (
+        os.path.split(file)
+        for file in (*listing.files, *listing.unlabelled, *(problem.file for problem in listing.problems))
+    )
     known = {(real(folder), name) for folder, name in named}
     count, example, left = 0, "", MOST_LOOKED_AT + len(known)
     for inside, names in folders_below(root, lambda _: None):

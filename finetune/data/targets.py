@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.types import BETWEEN_LABELS, AnyTarget, Labels, Manifest, Number, Sample, Split, Target, Task
+from finetune.types import BETWEEN_LABELS, AnyTarget, Labels, Manifest, Quantity, Sample, Split, Target, Task
 from finetune.wording import counted
 
 TORN: dict[Task, str] = {  # where copies of one image contradict each other
@@ -27,7 +27,7 @@ def target_of(task: Task, text: str, index: Mapping[str, int]) -> AnyTarget:
         KeyError: there is no such class. ValueError: it is no number.
     """
     if task == "regress":
-        return Number(float(text))
+        return Quantity(float(text))
     if task == "multilabel":
         names = text.split(BETWEEN_LABELS) if text else []
         return Labels(tuple(sorted({index[name] for name in names})), len(index))
@@ -42,8 +42,8 @@ def known_target(task: Task, text: str, index: Mapping[str, int]) -> AnyTarget |
         return None
 
 
-def joined(manifest: Manifest) -> Manifest:
-    """Return a scanned tree with one image for copies in several class folders of a split, which has all their classes."""
+def with_copies_joined(manifest: Manifest) -> Manifest:
+    """Return a scanned tree with one image for its copies in several class folders of a split, of all their classes."""
     if not manifest.is_tree:
         return manifest
     first: dict[tuple[str, Split | None], Sample] = {}
@@ -74,7 +74,7 @@ def target_array(samples: Sequence[Sample]) -> NDArray[Any]:
         for place, target in enumerate(sets):
             rows[place, list(target.classes)] = 1
         return rows
-    numbers = [target.value for target in targets if isinstance(target, Number)]
+    numbers = [target.value for target in targets if isinstance(target, Quantity)]
     if numbers:
         return np.array(numbers, dtype=np.float32)[:, None]
     return np.array([target.index for target in targets if isinstance(target, Target)], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What an image is to have, one class, several or a number: as it is asked for, else told from the labels of a table."""
+"""What an image is to have, one class, several or a number: as is asked for, else told from the labels of a table."""
 
 from __future__ import annotations
 
@@ -79,7 +79,10 @@ def _told(task: Task, labels: set[str], sign: str, *, is_joined: bool) -> Iterat
     """Yield what was told from the labels, where it is not one class for each image."""
     if task == "regress":
         shown = listed(sorted(labels, key=float), most=3)
-        yield f"task regress: the labels are numbers, as of a quantity to be measured ({shown}); --task classify makes classes of them"
+        yield (
+            f"task regress: the labels are numbers, as of a quantity to be measured ({shown});"
+            " --task classify makes classes of them"
+        )
     elif task == "multilabel" and is_joined:
         yield "task multilabel: each of the label columns is a class that an image may have"
     elif task == "multilabel":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from finetune.types import AnyTarget, Labels, Number, Target, Task
+from finetune.types import AnyTarget, Labels, Quantity, Target, Task
 
 
 def answers(task: Task, outputs: Tensor, thresholds: Sequence[float] = ()) -> list[AnyTarget]:
@@ -25,7 +25,7 @@ def _sets(outputs: Tensor, thresholds: Sequence[float]) -> list[AnyTarget]:
 
 
 def _numbers(outputs: Tensor, thresholds: Sequence[float]) -> list[AnyTarget]:
-    return [Number(value) for value in outputs[:, 0].tolist()]
+    return [Quantity(value) for value in outputs[:, 0].tolist()]
 
 
 ANSWERS: dict[Task, Callable[[Tensor, Sequence[float]], list[AnyTarget]]] = {

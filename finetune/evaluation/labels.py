@@ -23,7 +23,7 @@ FALLBACK = 0.5  # threshold of a class that val has no image of
 class JudgedLabels:
     """What metrics of several classes are computed from, and resamples of the images."""
 
-    ranking: Ranking
+    ranking: RankedImages
     shown: NDArray[np.bool_]  # (N, K): said by the thresholds
     right: NDArray[np.bool_]  # (N, K)
     weights: Iterable[NDArray[Any]]  # each (N,): how often an image is drawn
@@ -33,11 +33,11 @@ class JudgedLabels:
         """Return logits (N, K) against 0 and 1 (N, K), by a threshold on the probability of each class."""
         scores, right = logits.double().numpy(), targets.numpy() > 0
         shown = logits.double().sigmoid().numpy() >= np.array(thresholds)
-        return JudgedLabels(Ranking.of(scores, right), shown, right, weights)
+        return JudgedLabels(RankedImages.of(scores, right), shown, right, weights)
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class RankedImages:
     """The images of each class from the surest to the least sure, of equals the place of the last one."""
 
     order: NDArray[np.int64]  # (N, K)
@@ -45,7 +45,7 @@ class Ranking:
     last: NDArray[np.int64]  # (N, K)
 
     @staticmethod
-    def of(scores: NDArray[Any], right: NDArray[np.bool_]) -> Ranking:
+    def of(scores: NDArray[Any], right: NDArray[np.bool_]) -> RankedImages:
         """Return the ranking of images by their scores (N, K)."""
         order = np.argsort(-scores, axis=0, kind="stable")
         ranked = np.take_along_axis(scores, order, axis=0)
@@ -53,7 +53,7 @@ class Ranking:
         is_last = np.ones(scores.shape, dtype=bool)
         is_last[:-1] = ranked[:-1] != ranked[1:]
         last = np.minimum.accumulate(np.where(is_last, places, len(scores))[::-1], axis=0)[::-1]
-        return Ranking(order, np.take_along_axis(right, order, axis=0), last)
+        return RankedImages(order, np.take_along_axis(right, order, axis=0), last)
 
     def average_precisions(self, weight: NDArray[Any] | None = None) -> NDArray[np.float64]:
         """Return the average precision of each class (K,), each image (N,) so many times; NaN without an image of it.
@@ -80,7 +80,7 @@ def mean_of_known(values: NDArray[np.float64]) -> float:
 
 def mean_average_precision(logits: Tensor, targets: Tensor) -> float:
     """Return the mAP of logits (N, K) against 0 and 1 (N, K)."""
-    return Ranking.of(logits.double().numpy(), targets.numpy() > 0).mean()
+    return RankedImages.of(logits.double().numpy(), targets.numpy() > 0).mean()
 
 
 def map_interval(judged: JudgedLabels) -> Interval:
@@ -126,7 +126,7 @@ def _f1(hits: NDArray[Any], total: NDArray[Any]) -> NDArray[np.float64]:
 def best_thresholds(logits: Tensor, targets: Tensor) -> tuple[float, ...]:
     """Return for each class the probability from which on it is said, so that its F1 on these images (N, K) is highest.
 
-    It lies midway between two images; of equally good ones it is the nearest to 0.5, and 0.5 for a class without images.
+    It lies midway between two images; of equally good ones it is the nearest to 0.5. A class without images has 0.5.
     """
     probabilities, right = logits.double().sigmoid().numpy(), targets.numpy() > 0
     return tuple(_threshold(probabilities[:, place], right[:, place]) for place in range(right.shape[1]))

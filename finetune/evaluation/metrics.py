@@ -74,7 +74,7 @@ def measure_task(
     units: Sequence[int] | None = None,
     thresholds: Sequence[float] = (),
 ) -> dict[str, Interval]:
-    """Return the metrics of a task: of outputs (N, K) against its targets, by `thresholds` where it has several classes."""
+    """Return the metrics of a task: of outputs (N, K) against its targets, of several classes by `thresholds`."""
     if task == "classify":
         return measure(outputs, targets, units=units)
     weights = Resamples(len(targets), units, draws=DRAWS, seed=0)

@@ -57,9 +57,9 @@ def fit_probe(
 
     Of another family of targets (N, K): a logistic regression of each class, or a ridge regression of numbers.
     Features are standardised; the standardisation is folded into weight and bias. Minimises
-    mean cross-entropy (or the family's loss) + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one unit (copies, a
-    group) are in one fold. The strength is chosen on at most 2,000 images; as the loss is a mean, it is then
-    divided by how many times as many independent images all of them are, so that it weighs the same per image.
+    mean cross-entropy (or the family's loss) + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one
+    unit (copies, a group) are in one fold. The strength is chosen on at most 2,000 images; as the loss is a mean, it
+    is then divided by how many times as many independent images all of them are, so that it weighs the same per image.
     If selective, then on the most relevant features only: their relevance is the norm of their weights
     in a ridge regression on all, how many stay is chosen by cross-validation.
     Source: Evci et al. 2022, Head2Toe, arXiv:2201.03529 (selection over the features of all layers).

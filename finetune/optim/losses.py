@@ -35,7 +35,7 @@ def focal(logits: Tensor, targets: Tensor, *, gamma: float, label_smoothing: flo
 
 
 def asymmetric(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the loss that counts classes which an image lacks, and is known to lack, for less: gamma 4 and 1, clip 0.05.
+    """Return the loss that counts classes for less which an image surely lacks; gamma is 4 and 1, the clip 0.05.
 
     Divided by the number of classes: like `bce` a mean, so that one learning rate serves both.
     Source: Ridnik et al. 2021, Asymmetric loss for multi-label classification, arXiv:2009.14119.

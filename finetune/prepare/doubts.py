@@ -1,4 +1,7 @@
-"""Labels that a linear model fitted to the other images contradicts, by the task. Letters: N images, D features, K classes."""
+"""Labels that a linear model fitted to the other images contradicts, by the task.
+
+Letters: N images, D features, K classes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import Tensor
 from finetune.data.findings import Case, seen
 from finetune.data.targets import strata
 from finetune.evaluation.intervals import bootstrap, share
-from finetune.evaluation.labels import Ranking
+from finetune.evaluation.labels import RankedImages
 from finetune.evaluation.numbers import r2
 from finetune.features.families import FAMILIES
 from finetune.features.label_errors import FEWEST, held_out_probabilities, is_judged, suspects
@@ -81,7 +84,7 @@ def _of_several(manifest: Manifest, features: Tensor, targets: Tensor, units: Se
             }
             found.append((one.confidence, Case((seen(manifest, one.place),), note, facts)))
     scores, right = logits.double().numpy(), targets.numpy() > 0
-    score = bootstrap(lambda chosen: Ranking.of(scores[chosen], right[chosen]).mean(), len(right), units)
+    score = bootstrap(lambda chosen: RankedImages.of(scores[chosen], right[chosen]).mean(), len(right), units)
     return Doubts(score, judged, tuple(case for _, case in sorted(found, key=lambda pair: pair[0])))
 
 

@@ -22,7 +22,7 @@ from finetune.prepare.asked import check_data
 from finetune.settings import EMBEDDED, TASK_LOSSES, Recipe
 from finetune.strategy.strategies import is_pretrained
 from finetune.tasks import TASKS
-from finetune.types import Event, Manifest, Number, OnEvent, ignore
+from finetune.types import Event, Manifest, OnEvent, Quantity, ignore
 
 
 @dataclass(slots=True)
@@ -107,6 +107,22 @@ def with_task(recipe: Recipe, manifest: Manifest) -> Recipe:
         hint = f"The data has the task {task}, with the losses {' and '.join(losses)}; --task names another."
         raise RecipeError(problems, hint=hint)
     return recipes.update(recipe, {"data.task": task, "loss.name": losses[0] if loss.name == "auto" else loss.name})
+
+
+def check_one_class(recipe: Recipe, verb: str) -> None:
+    """See, before anything is computed, that the images of a recipe have one class each.
+
+    Raises:
+        RecipeError: they have several, or a number.
+    """
+    named = recipe.data.task
+    is_known = named != "auto" or Path(recipe.data.path).expanduser().is_dir()
+    task = ("classify" if named == "auto" else named) if is_known else list_data(recipe).task
+    if task != "classify":
+        raise RecipeError(
+            f"{verb} goes by the share of images whose one class is right; here an image has {TASKS[task].what}",
+            hint="Train each with `finetune run`, and look at the metrics.json of the run folders.",
+        )
 
 
 def range_named(recipe: Recipe) -> tuple[float, float] | None:
@@ -235,7 +251,7 @@ def _shown(manifest: Manifest) -> str:
     if manifest.task == "multilabel":
         mean = sum(len(sample.target.classes) for sample in manifest.samples) / max(1, len(manifest.samples))
         return f"with any of {len(manifest.classes)} classes ({mean:.1f} in the mean)"
-    numbers = [sample.target.value for sample in manifest.samples if isinstance(sample.target, Number)]
+    numbers = [sample.target.value for sample in manifest.samples if isinstance(sample.target, Quantity)]
     return f"with a number ({manifest.classes[0]}, {min(numbers):g} to {max(numbers):g})"
 
 

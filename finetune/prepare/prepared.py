@@ -10,8 +10,9 @@ from finetune.prepare.inputs import Inputs, architecture_of, data_notes, read_in
 from finetune.prepare.resolve import plan_phases, remarks, resolve, with_head
 from finetune.settings import Recipe
 from finetune.strategy.matrix import decide
+from finetune.tasks import Scale
 from finetune.train.number_head import check_number_head, scale_of
-from finetune.types import Event, Evidence, Manifest, OnEvent, Phase, Scale, Verdict, ignore
+from finetune.types import Event, Evidence, Manifest, OnEvent, Phase, Verdict, ignore
 
 
 @dataclass(slots=True)
@@ -51,7 +52,9 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
     refuse_random(backbone.weights, backbone.groups, trained=made.phases[0].plan.trained)
     for remark in remarks(made.recipe, backbone):
         on_event(Event.warning(remark))
-    return replace(made, evidence=evidence, verdict=verdict, tapped=tapped, notes=data_notes(made.manifest), scale=scale)
+    return replace(
+        made, evidence=evidence, verdict=verdict, tapped=tapped, notes=data_notes(made.manifest), scale=scale
+    )
 
 
 def planned_run(inputs: Inputs, recipe: Recipe) -> Prepared:

@@ -223,6 +223,8 @@ def _evaluate(assessed: Assessed, feeder: Feeder, splits: Sequence[Split]) -> No
         if manifest.task == "multilabel" and name == "val":
             assessed.thresholds = best_thresholds(outputs, targets)
             assessed.by_class = figures_by_class(manifest.classes, outputs, targets, assessed.thresholds)
-        measured = measure_task(manifest.task, outputs, targets, units=units_of(samples), thresholds=assessed.thresholds)
+        measured = measure_task(
+            manifest.task, outputs, targets, units=units_of(samples), thresholds=assessed.thresholds
+        )
         assessed.metrics[str(name)] = {key: to_json(value) for key, value in measured.items()}
         assessed.guesses[name] = answers(manifest.task, outputs, assessed.thresholds)

@@ -18,7 +18,7 @@ from torch import Tensor
 from finetune.data.split import first_of_units
 from finetune.data.targets import strata
 from finetune.evaluation.intervals import bootstrap, paired, share
-from finetune.evaluation.labels import Ranking
+from finetune.evaluation.labels import RankedImages
 from finetune.evaluation.numbers import r2
 from finetune.features.probe import loo_guesses
 from finetune.features.ridge_values import ValueRidge, best_left_out
@@ -118,7 +118,7 @@ def _num_units(targets: Tensor, units: Units) -> int:
 
 
 def _map(scores: NDArray[Any], right: NDArray[Any]) -> float:
-    return Ranking.of(scores, right > 0).mean()
+    return RankedImages.of(scores, right > 0).mean()
 
 
 def _explained(guesses: NDArray[Any], right: NDArray[Any]) -> float:

@@ -1,4 +1,4 @@
-"""The head of a network that estimates a number: trained on deviations from the mean, delivered so that it says the number."""
+"""The head of a network that estimates a number: trained on deviations from the mean, delivered as the number."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from finetune.errors import BackboneError, DataError
+from finetune.tasks import Scale
 from finetune.train.phases import linear_head
-from finetune.types import Manifest, Number, Scale
+from finetune.types import Manifest, Quantity
 
 
 def scale_of(manifest: Manifest) -> Scale | None:
@@ -19,7 +20,7 @@ def scale_of(manifest: Manifest) -> Scale | None:
     if manifest.task != "regress":
         return None
     numbers = torch.tensor(
-        [one.target.value for one in manifest.split("train") if isinstance(one.target, Number)], dtype=torch.float64
+        [one.target.value for one in manifest.split("train") if isinstance(one.target, Quantity)], dtype=torch.float64
     )
     mean, deviation = float(numbers.mean()), float(numbers.std(correction=0))
     if deviation <= 1e-9 * abs(mean):

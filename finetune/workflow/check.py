@@ -278,7 +278,9 @@ def _doubted(task: Task, doubts: Doubts) -> Finding:
     if task == "classify":
         by = f"a linear classifier doubts them, which is right on {score:.1%} of the images that it was not fitted to"
     else:
-        by = f"a linear model doubts them, which has {TASKS[task].score} {score:.2f} on images that it was not fitted to"
+        by = (
+            f"a linear model doubts them, which has {TASKS[task].score} {score:.2f} on images that it was not fitted to"
+        )
     return Finding(
         "label",
         False,

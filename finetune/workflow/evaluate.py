@@ -27,7 +27,8 @@ from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, S
 class Evaluation:
     """Metrics on labelled images, and which class was taken for which (rows: true, columns: predicted).
 
-    Where an image may have several classes, `by_class` has how well each is told and the table is empty, as for numbers.
+    Where an image may have several classes, `by_class` has how well each is told; then, and of numbers, the table is
+    empty.
     """
 
     split: str

@@ -12,7 +12,15 @@ from finetune.device import Compute
 from finetune.prepare.asked import check_decidable, recipe_of
 from finetune.prepare.batch_size import skeleton_or_none
 from finetune.prepare.costs import Cost, costs
-from finetune.prepare.inputs import Inputs, computing_as, data_notes, list_data, skeleton_of, with_backbone
+from finetune.prepare.inputs import (
+    Inputs,
+    computing_as,
+    data_notes,
+    list_data,
+    skeleton_of,
+    with_backbone,
+    with_task,
+)
 from finetune.prepare.prepared import Prepared, planned_run, prepare
 from finetune.prepare.resolve import remarks, resolve_numbers
 from finetune.prepare.time_limit import within_time
@@ -190,6 +198,7 @@ def _num_train(recipe: Recipe, manifest: Manifest | None) -> int | None:
 def _prepared_on_paper(recipe: Recipe) -> Prepared:
     """Settle a recipe on a network without weights, and on the names of the classes alone."""
     manifest = list_data(recipe) if recipe.data.path else None
+    recipe = with_task(recipe, manifest) if manifest else recipe
     skeleton = skeleton_of(recipe, num_classes=len(manifest.classes) if manifest else None)
     if not skeleton.model.num_classes:  # weights without a classifier
         skeleton = skeleton_of(recipe, num_classes=USUAL_CLASSES)

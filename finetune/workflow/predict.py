@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.checkpoint.run_folder import open_finished
-from finetune.data.predictions import Prediction as Prediction
-from finetune.data.predictions import Scorer, check_top, predictions, probabilities_of
 from finetune.data.sources import image_files
 from finetune.errors import check_count
+from finetune.evaluation.predictions import Prediction as Prediction
+from finetune.evaluation.predictions import Scorer, check_top, predictions, probabilities_of
 from finetune.exports.client import Client, of_image, proven_export
 from finetune.tasks import TASKS
 from finetune.types import OnEvent, ignore

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
 
-from finetune.evaluation.labels import Ranking, best_thresholds, mean_average_precision
+from finetune.evaluation.labels import RankedImages, best_thresholds, mean_average_precision
 from finetune.evaluation.metrics import measure_task
 
 
@@ -34,7 +34,7 @@ def test_an_image_that_counts_twice_is_an_image_that_is_there_twice() -> None:
     logits, targets = drawn()
     weight = np.random.default_rng(1).integers(0, 3, len(targets))
     twice = torch.from_numpy(np.repeat(np.arange(len(targets)), weight))
-    weighed = Ranking.of(logits.double().numpy(), targets.numpy() > 0).mean(weight)
+    weighed = RankedImages.of(logits.double().numpy(), targets.numpy() > 0).mean(weight)
     assert weighed == pytest.approx(mean_average_precision(logits[twice], targets[twice]))
 
 
@@ -60,7 +60,9 @@ def test_no_threshold_has_a_higher_f1_than_the_chosen_one() -> None:
     logits, targets = drawn()
     chosen = measure_task("multilabel", logits, targets, thresholds=best_thresholds(logits, targets))["macro_f1"].value
     others = np.linspace(0.01, 0.99, 60)
-    assert chosen >= max(measure_task("multilabel", logits, targets, thresholds=[t] * 5)["macro_f1"].value for t in others)
+    assert chosen >= max(
+        measure_task("multilabel", logits, targets, thresholds=[t] * 5)["macro_f1"].value for t in others
+    )
     assert chosen < 1
 
 
