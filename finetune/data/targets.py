@@ -100,7 +100,8 @@ def strata(targets: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _tenths(numbers: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the tenth (N,) that each number is in; equal numbers are in one."""
+    """Return the tenth (N,) that each number is in, counted without those that are empty; equal numbers are in one."""
     borders = np.quantile(numbers, np.arange(1, TENTHS) / TENTHS) if len(numbers) else np.zeros(0)
-    tenths: NDArray[np.int64] = np.searchsorted(np.unique(borders), numbers, side="right").astype(np.int64)
-    return tenths
+    tenths = np.searchsorted(np.unique(borders), numbers, side="right")
+    places: NDArray[np.int64] = np.unique(tenths, return_inverse=True)[1].astype(np.int64)
+    return places
