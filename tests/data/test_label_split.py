@@ -35,9 +35,7 @@ def test_a_class_with_two_images_has_one_in_train_and_one_in_val() -> None:
     base = drawn(60, (0.5, 0.4))
     rare = tuple(Sample(f"rare{place}.jpg", Labels((0, 2), 3), None, None, f"{place:031x}a") for place in range(2))
     wider = tuple(Sample(s.file, Labels(s.target.classes, 3), None, None, s.digest) for s in base.samples)
-    manifest = assign(
-        Manifest("root", ("a", "b", "rare"), wider + rare, task="multilabel"), val=0.2, test=0.0, seed=0
-    )
+    manifest = assign(Manifest("root", ("a", "b", "rare"), wider + rare, task="multilabel"), val=0.2, test=0.0, seed=0)
     assert manifest.counts("train")["rare"] == manifest.counts("val")["rare"] == 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ def tree(tmp_path: Path, image_folder: Any) -> Path:
     """Four ants and four bees, of which one is both: copied, and one more by a link."""
     root: Path = image_folder("tree", per_class=4)
     shutil.copy(root / "ant" / "ant-00.jpg", root / "bee" / "copied.jpg")
-    os.symlink(root / "bee" / "bee-01.png", root / "ant" / "linked.png")
+    (root / "ant" / "linked.png").symlink_to(root / "bee" / "bee-01.png")
     return root
 
 
@@ -145,7 +144,7 @@ def test_an_image_in_several_class_folders_has_all_of_these_classes_where_severa
 def test_class_folders_may_be_numbers(image_folder: Any) -> None:
     manifest = read(image_folder("ages", classes="7 30 65", per_class=2), task="regress")
     assert manifest.task == "regress"
-    assert {label for label in labels(manifest).values()} == {"7.0", "30.0", "65.0"}
+    assert set(labels(manifest).values()) == {"7.0", "30.0", "65.0"}
 
 
 def test_one_class_alone_is_refused_as_before(tmp_path: Path) -> None:
