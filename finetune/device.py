@@ -96,11 +96,11 @@ def _groups(cgroups: Path, own: Path) -> Iterator[tuple[Path, tuple[str, str, st
         lines = own.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         lines = []
-    found = {"0": "/", "memory": "/"}
+    paths = {"0": "/", "memory": "/"}
     for line in lines:
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
-        found |= {name: path for name in ("0" if number == "0" else "", *controllers.split(",")) if name in found}
-    for root, path, names in ((cgroups, found["0"], V2), (cgroups / "memory", found["memory"], V1)):
+        paths |= {name: path for name in ("0" if number == "0" else "", *controllers.split(",")) if name in paths}
+    for root, path, names in ((cgroups, paths["0"], V2), (cgroups / "memory", paths["memory"], V1)):
         inner = PurePosixPath(path.lstrip("/"))
         for group in (inner, *inner.parents):
             if ".." not in group.parts:
@@ -172,11 +172,11 @@ def deterministic(device: torch.device, *, is_asked: bool = True) -> Iterator[No
 @contextmanager
 def _as_one_process() -> Iterator[None]:
     """Hide inside the block what launchers and clusters say of other processes: Accelerate would wait for those."""
-    found = {name: os.environ.pop(name) for name in LAUNCHED if name in os.environ}
+    hidden = {name: os.environ.pop(name) for name in LAUNCHED if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(found)
+        os.environ.update(hidden)
 
 
 class Accelerator(WholeAccelerator):  # type: ignore[misc]

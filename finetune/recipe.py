@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from finetune.errors import RecipeError, did_you_mean
-from finetune.settings import FORMAT_VERSION, SECTIONS, TIME, Recipe
+from finetune.settings import FORMAT_VERSION, SECTIONS, TIME, WARMUP, Recipe
 
 # The flags that stand for one key each; every other key is reached by --set.
 ALIASES: dict[str, str] = {
@@ -44,18 +44,28 @@ ALIASES: dict[str, str] = {
     "batch_size": "train.batch_size",
     "micro_batch": "train.micro_batch",
     "lr": "optim.lr",
+    "balance": "train.balance",
     "refit": "train.refit",
     "seed": "train.seed",
     "device": "train.device",
     "workers": "train.workers",
     "threads": "train.threads",
 }
-PATTERNS = {TIME: "must be a time such as 90s, 20m or 1h30m"}
+PATTERNS = {
+    TIME: "must be a time such as 90s, 20m or 1h30m",
+    WARMUP: "must be a share of the steps such as 0.1, or such as '2 epochs' or '100 steps'",
+}
 
 
 def fields() -> dict[str, FieldInfo]:
     """Return every key of the recipe as "section.key" with its field."""
     return {f"{name}.{key}": info for name, section in SECTIONS.items() for key, info in section.model_fields.items()}
+
+
+def value(recipe: Recipe, key: str) -> Any:
+    """Return what a recipe says under a dotted key."""
+    section, name = key.split(".")
+    return getattr(getattr(recipe, section), name)
 
 
 def loads(text: str, *, source: str) -> Recipe:

@@ -8,8 +8,7 @@ each one. "auto" means that the tool decides (and writes what it decided into th
 from __future__ import annotations
 
 from math import isfinite
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -20,9 +19,13 @@ NoneWord = Literal["none"]
 
 StrategyName = Literal["auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch", "race"]
 STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
-Schedule = Literal["cosine", "constant"]
-Loss = Literal["auto", "cross-entropy", "focal", "bce", "asymmetric", "mse", "huber"]
+OptimiserName = Literal[
+    "adamw", "adam", "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "nadamw", "lion", "lamb", "muon"
+]
+Schedule = Literal["cosine", "constant", "step", "polynomial", "one-cycle", "plateau"]
+Loss = Literal["auto", "cross-entropy", "nll", "bce", "mse", "focal", "asymmetric", "huber"]
 TaskName = Literal["auto", "classify", "multilabel", "regress"]
+Initialiser = Literal["auto", "gaussian", "xavier", "kaiming", "orthogonal", "random-walk", "lsuv", "zero"]
 EngineName = Literal["auto", "torch", "folded", "onnxruntime", "openvino"]
 ExportFormat = Literal["onnx", "timm"]
 
@@ -40,6 +43,8 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 TIME = r"^([1-9]\d*h(\d+m)?(\d+s)?|[1-9]\d*m(\d+s)?|[1-9]\d*s)$"
 Time = Annotated[str, Field(pattern=TIME)]
+WARMUP = r"^\d+ (epochs?|steps?)$"
+Warmup = Annotated[str, Field(pattern=WARMUP)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -167,6 +172,11 @@ class StrategySection(Section):
         " every batch. auto: frozen, but updated in what is re-initialised.",
     )
     reinit: bool = Field(False, description="Re-initialise the retrained layers, not only the head.")
+    initialiser: Initialiser = Field(
+        "auto",
+        description="Weights of linear and convolution layers that are re-initialised, the head's among them. auto: as"
+        " the network begins. zero is for the head alone.",
+    )
 
 
 class TrainSection(Section):
@@ -196,6 +206,11 @@ class TrainSection(Section):
         description="Arithmetic of the forward pass. auto: bfloat16 on a GPU that computes in it "
         "(not emulates), else float32.",
     )
+    balance: Auto | Literal["weights", "sampling", "none"] = Field(
+        "auto",
+        description="Classes of different size: weights lets each image of a small class count for more, sampling draws"
+        " it more often. auto: weights, where the largest class has three times the images of the smallest or more.",
+    )
     refit: bool = Field(
         False,
         description="Train once more on train and val with the chosen numbers, and deliver that model; val can no"
@@ -212,23 +227,41 @@ class TrainSection(Section):
 
 
 class OptimSection(Section):
-    name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="Optimiser; sgd is Nesterov with momentum 0.9.")
-    lr: Positive | Auto = Field("auto", description="Peak learning rate, of the head. auto: by strategy.")
+    name: OptimiserName = Field("adamw", description="Optimiser; sgd has no momentum, nesterov and momentum have 0.9.")
+    lr: Positive | Auto = Field("auto", description="Peak learning rate, of the head. auto: by strategy and optimiser.")
+    head_lr: Positive = Field(1.0, description="Factor on the learning rate of the head alone.")
+    momentum: Fraction | Auto = Field("auto", description="Of momentum, nesterov and rmsprop. auto: 0.9; rmsprop 0.")
+    momentum_from: Fraction | NoneWord = Field(
+        "none", description="Momentum, or Adam's first beta, at the first step, from where it goes to optim.momentum."
+    )
     weight_decay: NotNegative | Auto = Field(
-        "auto", description="Weight decay (decoupled with adamw), not on norms and biases. auto: by strategy."
+        "auto",
+        description="Weight decay, not on norms and biases: decoupled with adamw, nadamw, lion, lamb and muon, else L2."
+        " auto: by strategy.",
     )
     layer_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Auto = Field(
         "auto",
         description="Factor on the learning rate for every layer group further from the head. auto: by strategy.",
     )
     schedule: Schedule = Field("cosine", description="Learning rate after warm-up.")
-    warmup: Fraction = Field(0.1, description="Share of the steps of a phase in which the learning rate rises.")
+    warmup: Fraction | Warmup | Auto = Field(
+        "auto",
+        description="Steps of a phase in which the learning rate rises: a share of them, or '2 epochs', '100 steps'."
+        " auto: 0.1, with one-cycle 0.3.",
+    )
+    drop: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
+        0.1, description="step, plateau: what the learning rate is multiplied by."
+    )
+    drop_every: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
+        1 / 3, description="step: after which share of the steps."
+    )
+    drop_patience: Count = Field(3, description="plateau: after how many epochs without a lower val loss.")
+    power: Positive = Field(1.0, description="polynomial: 1 falls in a line, 2 faster at first.")
     clip: Positive | NoneWord = Field(1.0, description="Largest norm of the gradient.")
 
 
-LOSS_NUMBERS: dict[str, tuple[Loss, ...]] = {"focal_gamma": ("focal",)}  # keys that belong to some losses alone
 TASK_LOSSES: dict[str, tuple[Loss, ...]] = {  # of each task, "auto" is the first
-    "classify": ("cross-entropy", "focal"),
+    "classify": ("cross-entropy", "nll", "bce", "mse", "focal"),
     "multilabel": ("bce", "asymmetric"),
     "regress": ("mse", "huber"),
 }
@@ -237,12 +270,54 @@ TASK_LOSSES: dict[str, tuple[Loss, ...]] = {  # of each task, "auto" is the firs
 class LossSection(Section):
     name: Loss = Field(
         "auto",
-        description="focal: cross-entropy that counts what is right with confidence for less, for sets with many easy"
-        " images. bce, asymmetric: of several classes; asymmetric counts the many classes that an image lacks for less."
-        " mse, huber: of numbers; huber is less drawn by far ones. auto: cross-entropy, bce or mse, by the task.",
+        description="nll: cross-entropy without smoothing; bce: each class by itself; mse: squared distance of the"
+        " probabilities, or of numbers; focal: cross-entropy that counts what is right with confidence for less;"
+        " asymmetric: bce that counts classes which an image surely lacks for less; huber: mse less drawn by far ones."
+        " auto: cross-entropy, of several classes bce, of numbers mse.",
     )
     focal_gamma: NotNegative = Field(2.0, description="How much less; 0 is cross-entropy.")
     label_smoothing: Fraction = Field(0.0, description="Share of the target spread over all classes.")
+
+
+# Keys that have a meaning with some values of another key alone.
+BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "loss.focal_gamma": ("loss.name", ("focal",)),
+    "loss.label_smoothing": ("loss.name", ("auto", "cross-entropy", "bce", "mse", "focal")),
+    "optim.momentum": ("optim.name", ("momentum", "nesterov", "rmsprop", "muon")),
+    "optim.drop": ("optim.schedule", ("step", "plateau")),
+    "optim.drop_every": ("optim.schedule", ("step",)),
+    "optim.drop_patience": ("optim.schedule", ("plateau",)),
+    "optim.power": ("optim.schedule", ("polynomial",)),
+}
+HAVE_MOMENTUM: tuple[OptimiserName, ...] = (
+    "momentum", "nesterov", "rmsprop", "muon", "adamw", "adam", "nadamw", "lion", "lamb",
+)  # fmt: skip
+
+
+class RegulariseSection(Section):
+    dropout: Fraction | NoneWord = Field(
+        "none", description="Share of the features before the head that a step drops. none: as the network is."
+    )
+    drop_path: Fraction | NoneWord = Field(
+        "none",
+        description="Stochastic depth: the share of steps that leave out the last residual block, fewer the earlier"
+        " ones. none: as the network is.",
+    )
+    mixup: NotNegative = Field(
+        0.0, description="Mix images of a batch, and their classes, by shares of Beta(a, a); 0 is off, 0.2 usual."
+    )
+    cutmix: NotNegative = Field(
+        0.0, description="Paste a part of another image of the batch, by areas of Beta(a, a); 0 is off, 1 usual."
+    )
+    l1: NotNegative = Field(0.0, description="Weight of the sum of absolute weights; not of norms and biases.")
+    l2_sp: NotNegative = Field(
+        0.0, description="Weight of half the squared distance of the weights from their pretrained values."
+    )
+    ema: Fraction | NoneWord = Field(
+        "none",
+        description="Decay of an average of the weights over the steps of a phase, which is what val judges and the run"
+        " delivers: 0.99 or more.",
+    )
 
 
 class AugmentSection(Section):
@@ -300,6 +375,9 @@ class Recipe(Section):
     train: TrainSection = Field(default_factory=TrainSection, description="How long, on what, with which seed.")
     optim: OptimSection = Field(default_factory=OptimSection, description="How weights move.")
     loss: LossSection = Field(default_factory=LossSection, description="What is minimised.")
+    regularise: RegulariseSection = Field(
+        default_factory=RegulariseSection, description="What keeps a network from learning its images by heart."
+    )
     augment: AugmentSection = Field(default_factory=AugmentSection, description="How train images vary.")
     cache: CacheSection = Field(default_factory=CacheSection, description="What is computed once.")
     export: ExportSection = Field(default_factory=ExportSection, description="What is left for other programs.")
@@ -310,37 +388,3 @@ SECTIONS: dict[str, type[Section]] = {
     for name, info in Recipe.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
 }
-
-
-class Settings(TypedDict, total=False):
-    """The flags of `finetune run` but for the data, each a key of the recipe (`recipe.ALIASES`); None leaves it out."""
-
-    task: TaskName | None
-    group_by: str | None
-    val: float | None
-    test: float | None
-    backbone: str | None
-    weights: str | Path | None
-    pretrained: bool | None
-    image_size: int | Literal["auto"] | None
-    strategy: StrategyName | None
-    assume: str | None
-    top_k: int | Literal["auto"] | None
-    probe_at: str | None
-    reinit: bool | None
-    epochs: int | Literal["auto"] | None
-    time: str | None
-    batch_size: int | Literal["auto"] | None
-    micro_batch: int | Literal["auto"] | None
-    lr: float | Literal["auto"] | None
-    refit: bool | None
-    seed: int | None
-    device: Literal["auto", "cpu", "cuda", "mps"] | None
-    workers: int | Literal["auto"] | None
-    threads: int | Literal["auto"] | None
-
-
-class SettingsWithData(Settings, total=False):
-    """The same where the data is no argument of its own."""
-
-    data: str | Path | None

@@ -23,8 +23,8 @@ MOST = 1000  # of what was timed last
 
 def remembered(about: Mapping[str, Any]) -> dict[str, float | None] | None:
     """Return the times of what is described, by name; None where it was not timed here."""
-    found = _read().get(_key(about))
-    return found if isinstance(found, dict) and all(_is_time(value) for value in found.values()) else None
+    times = _read().get(_key(about))
+    return times if isinstance(times, dict) and all(_is_time(value) for value in times.values()) else None
 
 
 def remember(about: Mapping[str, Any], times: Mapping[str, float | None]) -> None:
@@ -51,7 +51,7 @@ def _file() -> Path:
 
 def _read() -> dict[str, Any]:
     try:
-        found = json.loads(_file().read_text(encoding="utf-8"))
+        timings = json.loads(_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return timings if isinstance(timings, dict) else {}

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "finetune"
 LAYERS = [
     {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
     {"tasks"},
-    {"whole", "process", "threads"},
+    {"whole", "process", "threads", "arguments"},
     {"cache_entries", "timings"},
     {"images"},
     {"recipe", "device", "data", "optim", "backbone", "environment"},

@@ -10,7 +10,9 @@ import pytest
 
 from finetune.evaluation.metrics import METRICS
 from finetune.exports.formats import FORMATS
+from finetune.optim.initialisers import INITIALISERS
 from finetune.optim.losses import LOSSES
+from finetune.optim.optimisers import OPTIMISERS
 from finetune.optim.schedules import SCHEDULES
 from finetune.strategy.strategies import STRATEGIES
 
@@ -47,13 +49,15 @@ def test_every_file_of_the_lists_is_there() -> None:
     ("what", "names", "most", "besides"),
     [
         ("a strategy", {*STRATEGIES} - {"full", "scratch"}, 4, DECIDES | PROBES),
-        ("a learning-rate schedule", {*SCHEDULES} - {"constant"}, 3, set()),
-        ("a loss", {"cross-entropy", "focal"}, 3, set()),
+        ("an optimiser", {*OPTIMISERS} - {"momentum", "adamw"}, 3, set()),
+        ("a learning-rate schedule", {*SCHEDULES} - {"constant", "step"}, 3, set()),
+        ("an initialiser", {*INITIALISERS} - {"lsuv", "zero"}, 3, set()),
+        ("a loss", {*LOSSES}, 3, set()),
         ("a metric", {"top5", "macro_f1", "ece"}, 2, set()),
         ("an export format", {"onnx"}, 3, DEFAULTS),
     ],
 )
 def test_a_name_stands_where_the_list_says(what: str, names: set[str], most: int, besides: set[str]) -> None:
-    assert names <= {*STRATEGIES, *SCHEDULES, *LOSSES, *METRICS, *FORMATS}
+    assert names <= {*STRATEGIES, *OPTIMISERS, *SCHEDULES, *LOSSES, *INITIALISERS, *METRICS, *FORMATS}
     assert len(files_for(what)) <= most
     assert naming(names) - files_for(what) - besides == set()

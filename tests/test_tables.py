@@ -6,11 +6,13 @@ from typing import Any, get_args
 
 import pytest
 
+from finetune import arguments, settings
 from finetune import recipe as recipes
-from finetune import settings
 from finetune.exports.formats import FORMATS
 from finetune.features.engines import ENGINES
-from finetune.optim.losses import LOSSES
+from finetune.optim.initialisers import INITIALISERS
+from finetune.optim.losses import LOSSES, NUMBER_LOSSES
+from finetune.optim.optimisers import OPTIMISERS
 from finetune.optim.schedules import SCHEDULES
 from finetune.strategy.strategies import STRATEGIES
 from finetune.tasks import TASKS
@@ -21,18 +23,19 @@ from finetune.tasks import TASKS
     [
         (settings.StrategyName, {"auto", *STRATEGIES, "race"}),
         (settings.Schedule, SCHEDULES),
-        (settings.Loss, {"auto", *LOSSES}),
+        (settings.OptimiserName, OPTIMISERS),
+        (settings.Loss, {"auto", *LOSSES, *NUMBER_LOSSES}),
         (settings.TaskName, {"auto", *TASKS}),
+        (settings.Initialiser, {"auto", *INITIALISERS}),
         (settings.EngineName, {"auto", "torch", *ENGINES}),
         (settings.ExportFormat, FORMATS),
     ],
-    ids=["strategies", "schedules", "losses", "tasks", "engines", "formats"],
+    ids=["strategies", "schedules", "optimisers", "losses", "tasks", "initialisers", "engines", "formats"],
 )
 def test_the_names_are_those_of_the_table(names: Any, table: Any) -> None:
     assert set(get_args(names)) == set(table)
 
 
 def test_the_arguments_of_the_api_are_the_flags_and_their_keys() -> None:
-    arguments = settings.SettingsWithData.__annotations__
-    assert set(arguments) == set(recipes.ALIASES)
-    assert set(settings.Settings.__annotations__) == set(recipes.ALIASES) - {"data"}
+    assert set(arguments.SettingsWithData.__annotations__) == set(recipes.ALIASES)
+    assert set(arguments.Settings.__annotations__) == set(recipes.ALIASES) - {"data"}

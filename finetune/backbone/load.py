@@ -18,7 +18,6 @@ import huggingface_hub
 import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from timm.data import resolve_model_data_config
 from timm.models import is_model, is_model_pretrained, load_model_config_from_hf
 from torch import nn
 
@@ -29,6 +28,7 @@ from finetune.backbone.classics import CLASSICS
 from finetune.backbone.groups import head_modules, layer_groups
 from finetune.backbone.hub import hub_is_reachable
 from finetune.backbone.layers import NETWORK_ERRORS
+from finetune.backbone.preprocessing import check_image_size, preprocessing_of
 from finetune.backbone.weights import (
     DAMAGE_ERRORS,
     LoadReport,
@@ -42,7 +42,9 @@ from finetune.errors import BackboneError
 from finetune.randomness import derive, forked
 from finetune.settings import EMBEDDED, EMBEDDED_FULL
 from finetune.types import LayerGroup, Preprocessing
+from finetune.wording import listed
 
+TRAINING_ARGS = {"drop_rate": "regularise.dropout", "drop_path_rate": "regularise.drop_path"}  # and their keys
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 
@@ -59,6 +61,7 @@ class Architecture:
     pretrained: bool = True
     model_args: dict[str, Any] = field(default_factory=dict)
     pretrained_cfg: dict[str, Any] = field(default_factory=dict)
+    training_args: dict[str, Any] = field(default_factory=dict)  # of no effect in eval mode, so not kept
 
     @property
     def label(self) -> str:
@@ -150,7 +153,7 @@ def load(of: Architecture, *, num_classes: int | None, image_size: int | None = 
     classifier = _linear_classifier(model) if report is not None and report.has_classifier else None
     with forked(derive(seed, "head")):
         _renew_head(model, of, num_classes)
-    preprocessing = _preprocessing(model, of, image_size)
+    preprocessing = preprocessing_of(model, of.name, image_size)
     model.eval()
     check_image_size(model, preprocessing.image_size, of.label)
     arguments = {**of.model_args, **size_args}
@@ -163,32 +166,8 @@ def skeleton(of: Architecture, *, num_classes: int | None, image_size: int | Non
     with torch.device("meta"):
         model = _create(of, pretrained=False, **size_args)
         _renew_head(model, of, num_classes)
-    preprocessing = _preprocessing(model, of, image_size)
+    preprocessing = preprocessing_of(model, of.name, image_size)
     return Backbone(model, of, layer_groups(model), preprocessing, None, {**of.model_args, **size_args})
-
-
-def check_image_size(model: nn.Module, size: tuple[int, int], label: str) -> None:
-    """Run one empty image through a network, to see that it takes images of this size.
-
-    Raises:
-        BackboneError: it does not, or its patches would leave pixels out.
-    """
-    stem = getattr(model, "patch_embed", getattr(model, "stem", None))
-    patch = getattr(stem, "patch_size", None)
-    if isinstance(patch, (tuple, list)) and any(side % p for side, p in zip(size, patch, strict=False)):
-        near = [max(patch[0], size[0] // patch[0] * patch[0]), (size[0] // patch[0] + 1) * patch[0]]
-        raise BackboneError(
-            f"{label} cuts its input into patches of {patch[0]} pixels, and {size[0]} is no multiple of that",
-            hint=f"Use --image-size {near[0]} or {near[1]}.",
-        )
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
-    except NETWORK_ERRORS as error:
-        raise BackboneError(
-            f"{label} does not take images of {size[0]} pixels: {first_line(error)}",
-            hint="Leave --image-size out for the size it was trained with, or take a larger one.",
-        ) from error
 
 
 def _of_folder(name: str, folder: Path, pretrained: bool, model_args: dict[str, Any]) -> Architecture:
@@ -259,7 +238,7 @@ def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Modul
     overlay = {"pretrained_cfg_overlay": of.pretrained_cfg} if of.pretrained_cfg and not is_on_hub else {}
     is_foreign = of.is_embedded or (of.name.startswith("hf-hub:") and not pretrained)
     name = of.registered if is_foreign else of.name
-    arguments = {**of.model_args, **size_args}
+    arguments = {**of.model_args, **of.training_args, **size_args}
     if arguments.get("in_chans", 3) != 3:
         raise BackboneError(
             f"{of.name} with in_chans = {arguments['in_chans']}: images have three channels here, grey ones too",
@@ -272,10 +251,12 @@ def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Modul
     except (OSError, HfHubHTTPError):
         raise  # the caller says what is not there
     except TypeError as error:
-        raise BackboneError(
-            f"{of.name} does not take these arguments: {error}",
-            hint="See backbone.model_args" + (" and --image-size." if size_args else "."),
-        ) from error
+        keys = [
+            "backbone.model_args",
+            *(["--image-size"] if size_args else []),
+            *(TRAINING_ARGS[name] for name in of.training_args),
+        ]
+        raise BackboneError(f"{of.name} does not take these arguments: {error}", hint=f"See {listed(keys)}.") from error
     except RuntimeError as error:
         raise BackboneError(f"{of.name} cannot be built: {error}") from error
     except (*NETWORK_ERRORS, MemoryError) as error:
@@ -380,21 +361,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _preprocessing(model: nn.Module, of: Architecture, image_size: int | None) -> Preprocessing:
-    try:
-        config = resolve_model_data_config(model)
-        height, width = (image_size, image_size) if image_size else config["input_size"][1:]
-        red, green, blue = map(float, config["mean"])
-        of_red, of_green, of_blue = map(float, config["std"])
-        return Preprocessing(
-            image_size=(int(height), int(width)),
-            mean=(red, green, blue),
-            std=(of_red, of_green, of_blue),
-            interpolation=config["interpolation"],
-            crop_pct=float(config["crop_pct"]),
-            crop_mode=config["crop_mode"],
-        )
-    except (TypeError, ValueError, AssertionError) as error:
-        raise BackboneError(f"the data config of {of.name} cannot be used: {error}") from error

@@ -156,8 +156,13 @@ def _before(place: Path) -> Path:
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimiser's state as flat tensors: `<index of the parameter>.<name>`."""
-    return {
+    """Return an optimiser's state as flat tensors: `<index of the parameter>.<name>`, `group<index>.step`."""
+    counted = {
+        f"group{index}.step": torch.as_tensor(group["step"])
+        for index, group in enumerate(optimiser.param_groups)
+        if "step" in group  # some of timm's count there
+    }
+    return counted | {
         f"{index}.{name}": torch.as_tensor(value).detach().cpu().clone(memory_format=torch.contiguous_format)
         for index, values in optimiser.state_dict()["state"].items()
         for name, value in values.items()
@@ -177,6 +182,9 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
+        if index.startswith("group") and index[5:].isdecimal() and int(index[5:]) < len(optimiser.param_groups):
+            optimiser.param_groups[int(index[5:])]["step"] = tensor.item()
+            continue
         weight = weights.get(int(index) if index.isdecimal() else -1)
         if weight is None or not name:
             raise CheckpointError(f"the checkpoint is of another optimiser: it knows a weight {key!r}")

@@ -37,6 +37,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "batch_size": (TRAINING, "N"),
     "micro_batch": (TRAINING, "N"),
     "lr": (TRAINING, "RATE"),
+    "balance": (TRAINING, "HOW"),
     "refit": (TRAINING, ""),
     "seed": (TRAINING, "N"),
     "device": (TRAINING, "NAME"),

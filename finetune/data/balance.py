@@ -33,12 +33,12 @@ def outweighed(manifest: Manifest) -> Iterator[str]:
     counts = {name: count for name, count in manifest.counts().items() if count}
     largest = max(counts, key=lambda name: counts[name], default="")
     small = sorted((count, name) for name, count in counts.items() if IMBALANCE * count <= counts[largest])
-    advice = ": go by macro_f1 rather than top1" if manifest.task == "classify" else ""
+    advice = ": go by macro_f1 rather than top1" if manifest.task == "classify" else ", and may never be said"
     if small:
         have = "has" if len(small) == 1 else "have"
         yield (
             f"{listed(f'{name} ({count:,})' for count, name in small)} {have} at most a tenth of the"
-            f" {counts[largest]:,} images of {largest}, and may never be predicted{advice}"
+            f" {counts[largest]:,} images of {largest}{advice}"
         )
 
 

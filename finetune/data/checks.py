@@ -156,7 +156,7 @@ def _scanned(file: Path, pixels: PixelCache | None) -> tuple[Scan, PixelRow | No
         if value_range is not None:  # what does not fit one range may fit another: that is no property of the file
             return _scanned(file, None)
         return Scan(digest, error.message, is_passing=error.is_passing), None
-    return Scan(digest, span=decoded.span, remark=decoded.remark), decoded.made
+    return Scan(digest, span=decoded.span, remark=decoded.remark), decoded.content
 
 
 class _Filling:

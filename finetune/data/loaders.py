@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
@@ -102,8 +103,11 @@ def _collate(items: list[tuple[Tensor, Any] | DataError]) -> Any:
 class Order(Sampler[list[Key]]):
     """The batches of one epoch; evenly sized, so that from batch size 3 on none is left with a single image."""
 
-    def __init__(self, count: int, *, batch_size: int, seed: int | None) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    def __init__(
+        self, count: int, *, batch_size: int, seed: int | None, shares: NDArray[np.float64] | None = None
+    ) -> None:
+        """Take how many there are; with `shares` (N,) images are drawn by these probabilities, with replacement."""
+        self.count, self.batch_size, self.seed, self.shares = count, batch_size, seed, shares
         self.phase = self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -112,7 +116,9 @@ class Order(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.arange(self.count)
         if self.seed is not None:
-            order = np.random.default_rng(derive(self.seed, "order", self.phase, self.epoch)).permutation(order)
+            generator = np.random.default_rng(derive(self.seed, "order", self.phase, self.epoch))
+            drawn = self.shares is not None
+            order = generator.choice(order, self.count, p=self.shares) if drawn else generator.permutation(order)
         for batch in np.array_split(order, max(1, len(self)))[self.start : len(self)]:
             yield [(self.phase, self.epoch, int(index)) for index in batch]
 
@@ -120,7 +126,8 @@ class Order(Sampler[list[Key]]):
 class ImageBatches:
     """Normalised batches on the device, an epoch at a time.
 
-    `seed` draws order and augmentation; without one the samples come in order, for evaluation.
+    `seed` draws order and augmentation, by `shares` (N,) where they are given; without one the samples come in order,
+    for evaluation.
     """
 
     def __init__(
@@ -132,6 +139,7 @@ class ImageBatches:
         device: torch.device,
         workers: int = 0,
         seed: int | None = None,
+        shares: NDArray[np.float64] | None = None,
         is_drawn_alone: bool = False,
     ) -> None:
         """Take a data set; without workers, plain views are made by threads.
@@ -144,7 +152,7 @@ class ImageBatches:
         self.num_threads = 0 if workers else num_cores(most=MOST_THREADS) if is_plain else int(is_drawn_alone)
         self.device = device
         self.num_images = len(dataset)
-        self.order = Order(len(dataset), batch_size=batch_size, seed=seed)
+        self.order = Order(len(dataset), batch_size=batch_size, seed=seed, shares=shares)
         self.loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=self.order,

@@ -109,7 +109,7 @@ class _Seen:
         self.spans.append(image.span)
         if image.remark:
             self.remarks.append((str(file), image.remark))
-        return image.made
+        return image.content
 
     def notes(self, value_range: Range | None) -> Iterator[str]:
         yield from remarks_of(self.remarks)

@@ -48,8 +48,8 @@ class Client:
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits (B, K) of a batch of prepared images (B, 3, H, W)."""
-        found: NDArray[np.float32] = self.session.run([OUTPUT], {INPUT: batch})[0]
-        return found
+        logits: NDArray[np.float32] = self.session.run([OUTPUT], {INPUT: batch})[0]
+        return logits
 
 
 def input_of(file: Path, facts: dict[str, Any]) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ import numpy as np
 import PIL
 import timm
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.cache_entries import entries_folder, entry_name, find_entry, make_room, open_entry
@@ -91,7 +92,9 @@ class FeatureCache:
         """
         layout = Layout(shapes, self.settings.precision)
         count = max(views for _, views in needs)
-        wanted = [{one.digest for samples, views in needs if view < views for one in samples} for view in range(count)]
+        wanted = [
+            {sample.digest for samples, views in needs if view < views for sample in samples} for view in range(count)
+        ]
         needed = sum(map(len, wanted)) * layout.row_bytes
         if self.settings.features == "memory":
             return self._in_memory(trunk, layout, count, needed)
@@ -117,6 +120,7 @@ class FeatureCache:
         batch_size: int,
         seed: int | None,
         known: Known | None = None,
+        shares: NDArray[np.float64] | None = None,
     ) -> CachedBatches:
         """Return cached batches of samples, the cache filled as far as it was not.
 
@@ -127,9 +131,9 @@ class FeatureCache:
         rows, places = [], []
         for view, kept in enumerate(room.views[:views]):
             task = "cache features" if views == 1 else f"cache features, view {view + 1} of {views}"
-            found = self._filled(kept, room.trunk, samples, view, task, known if view == 0 else None)
+            mapped = self._filled(kept, room.trunk, samples, view, task, known if view == 0 else None)
             places.append(kept.places(digests))
-            rows.append(found)
+            rows.append(mapped)
         if sum(len(set(digests)) * layout.row_bytes for _ in rows) < MEMORY_SHARE * available_memory():
             rows = [np.ascontiguousarray(view[place]) for view, place in zip(rows, places, strict=True)]
             places = [np.arange(len(samples))] * views
@@ -143,6 +147,7 @@ class FeatureCache:
             batch_size=batch_size,
             device=self.device,
             seed=seed,
+            shares=shares,
         )
 
     @staticmethod

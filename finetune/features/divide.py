@@ -174,7 +174,7 @@ def _output(
     if not isinstance(inputs, Tensor):
         inputs = tuple(tensor.clone() for tensor in inputs)  # the tail may work in place
     with fork(), torch.no_grad():
-        found = module(inputs)
+        outputs = module(inputs)
     for name, buffer in (owner or module).named_buffers():
         buffer.copy_(buffers[name])
-    return found if isinstance(found, tuple) else (found,)
+    return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -205,12 +205,12 @@ def _take(trunk: Trunk, name: str, images: Tensor, precision: str) -> float:
     try:
         run = ENGINES[name].build(trunk.graph, images)
         trunk.run, trunk.engine = run, ENGINES[name].label or name
-        found, turned = trunk(images), trunk(images.flip(0))
+        computed, turned = trunk(images), trunk(images.flip(0))
     except (*EXPORT_ERRORS, ImportError, NotImplementedError, LookupError, AttributeError) as error:
         trunk.run, trunk.engine = None, ""
         raise BackboneError(f"{name} cannot run this network: {first_line(error)}") from error
-    difference = max(_difference(*pair) for pair in zip(expected, found, strict=True))
-    is_one = all(torch.equal(one.flip(0), other) for one, other in zip(found, turned, strict=True))
+    difference = max(_difference(*pair) for pair in zip(expected, computed, strict=True))
+    is_one = all(torch.equal(tensor.flip(0), other) for tensor, other in zip(computed, turned, strict=True))
     if not difference <= TOLERANCE or not is_one:
         trunk.run, trunk.engine = None, ""
         why = f"differs from torch by {difference:.1e}" if is_one else "gives an image other bits in another place"
@@ -218,11 +218,11 @@ def _take(trunk: Trunk, name: str, images: Tensor, precision: str) -> float:
     return difference
 
 
-def _difference(expected: Tensor, found: Tensor) -> float:
-    if expected.shape != found.shape:
+def _difference(expected: Tensor, computed: Tensor) -> float:
+    if expected.shape != computed.shape:
         return float("inf")
     largest = float(expected.abs().max())
-    return float((expected - found).abs().max()) / largest if largest else float(found.abs().max())
+    return float((expected - computed).abs().max()) / largest if largest else float(computed.abs().max())
 
 
 def _reason_against(name: str, device: torch.device, precision: str) -> str | None:
@@ -305,7 +305,7 @@ def _onnxruntime(graph: fx.GraphModule, images: Tensor) -> Run:
     with TemporaryDirectory() as folder:
         file = _write(graph, images, Path(folder))
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    (name,) = (one.name for one in session.get_inputs())
+    (name,) = (argument.name for argument in session.get_inputs())
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         return tuple(map(torch.from_numpy, session.run(None, {name: images.contiguous().numpy()})))
@@ -322,8 +322,8 @@ def _openvino(graph: fx.GraphModule, images: Tensor) -> Run:
         compiled = openvino.Core().compile_model(str(file), "CPU", config)
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
-        found = compiled(images.contiguous().numpy())
-        return tuple(torch.from_numpy(found[output].copy()) for output in compiled.outputs)
+        outputs = compiled(images.contiguous().numpy())
+        return tuple(torch.from_numpy(outputs[output].copy()) for output in compiled.outputs)
 
     return run
 

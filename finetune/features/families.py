@@ -27,6 +27,13 @@ class Family:
     loss: Loss
     has_one_class: bool = False
 
+    def mean_loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the mean loss, of one class each image times what it counts."""
+        if weights is None or bool((weights == 1).all()):
+            return self.loss(logits, targets, "mean")
+        assert self.has_one_class  # others are not weighted
+        return (cross_entropy(logits, targets, reduction="none") * weights).mean()
+
     def hits(self, logits: Tensor, targets: Tensor) -> Tensor | int:
         """Return how many images are guessed right; 0 where an image has no single class."""
         return (logits.argmax(dim=1) == targets).sum() if self.has_one_class else 0

@@ -91,11 +91,11 @@ class ModelGraph:
 
     def _independent(self) -> set[fx.Node]:
         """Nodes that no image influences: constants, parameters and what is computed from them."""
-        found: set[fx.Node] = set()
+        independent: set[fx.Node] = set()
         for node in self.graph.nodes:
-            if node is not self.input and node.op != "output" and all(s in found for s in node.all_input_nodes):
-                found.add(node)
-        return found
+            if node is not self.input and node.op != "output" and all(s in independent for s in node.all_input_nodes):
+                independent.add(node)
+        return independent
 
     def trunk(self, trained: set[str]) -> set[str]:
         """Return the keys of the nodes that nothing trainable and nothing random can influence."""

@@ -54,14 +54,14 @@ def odd_ones(features: Tensor, targets: Tensor, units: Sequence[int], *, seed: i
         return []
     distances = _distances(normalize(features[torch.from_numpy(first)].float(), dim=1), seed=seed)
     logs, labels = np.log(np.maximum(distances, NEARLY_ZERO)), targets.numpy()[first]
-    of_all, found = _usual(logs), []
+    usual, odd_images = _usual(logs), []
     order = np.argsort(labels, kind="stable")
     for mine in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):  # the images of a class
-        middle, spread = _usual(logs[mine]) if len(mine) >= FEWEST else of_all
+        middle, spread = _usual(logs[mine]) if len(mine) >= FEWEST else usual
         for place in mine[logs[mine] > middle + FAR * spread].tolist():
             deviations = (float(logs[place]) - middle) / spread
-            found.append(Odd(int(first[place]), float(distances[place]), float(np.exp(middle)), deviations))
-    return sorted(found, key=lambda odd: -odd.deviations)
+            odd_images.append(Odd(int(first[place]), float(distances[place]), float(np.exp(middle)), deviations))
+    return sorted(odd_images, key=lambda odd: -odd.deviations)
 
 
 def _usual(logs: np.ndarray) -> tuple[float, float]:
@@ -74,10 +74,10 @@ def _distances(rows: Tensor, *, seed: int) -> np.ndarray:
     """Return the mean distance (N,) of normalised rows (N, D) to their nearest others."""
     drawn = np.random.default_rng(derive(seed, "odd")).permutation(len(rows))[:MOST_COMPARED]
     compared = torch.from_numpy(np.sort(drawn))
-    others, found = rows[compared], []
+    others, parts = rows[compared], []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         cosines = rows[start : start + ROWS_AT_ONCE] @ others.T
         here = torch.arange(start, start + len(cosines))
         cosines[here[:, None] == compared] = -torch.inf
-        found.append(1 - cosines.topk(NEIGHBOURS, dim=1).values.mean(dim=1))
-    return torch.cat(found).numpy()
+        parts.append(1 - cosines.topk(NEIGHBOURS, dim=1).values.mean(dim=1))
+    return torch.cat(parts).numpy()

@@ -51,6 +51,7 @@ def fit_probe(
     seed: int = 0,
     is_selective: bool = False,
     units: Sequence[int] | None = None,
+    weights: Tensor | None = None,
     family: Family = CLASSES,
 ) -> Probe:
     """Fit a multinomial logistic regression on (N, D) features, its L2 strength by cross-validation.
@@ -60,6 +61,7 @@ def fit_probe(
     mean cross-entropy (or the family's loss) + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one
     unit (copies, a group) are in one fold. The strength is chosen on at most 2,000 images; as the loss is a mean, it
     is then divided by how many times as many independent images all of them are, so that it weighs the same per image.
+    `weights` (N,) say how much each image counts in the loss, by default all alike; they are for one class alone.
     If selective, then on the most relevant features only: their relevance is the norm of their weights
     in a ridge regression on all, how many stay is chosen by cross-validation.
     Source: Evci et al. 2022, Head2Toe, arXiv:2201.03529 (selection over the features of all layers).
@@ -69,16 +71,17 @@ def fit_probe(
     """
     scaled, mean, std = standardised(features)
     units = range(len(targets)) if units is None else units
-    strength, accuracy, loss = _choose(scaled, targets, num_classes, seed, units, family)
+    weights = torch.ones(len(targets)) if weights is None else weights
+    strength, accuracy, loss = _choose(scaled, targets, num_classes, seed, units, weights, family)
     share = 1.0
     if is_selective:
-        share, accuracy, loss = _choose_share(scaled, targets, num_classes, seed, strength, units, family)
+        share, accuracy, loss = _choose_share(scaled, targets, num_classes, seed, strength, units, weights, family)
     strength *= _independent_share(units, seed)
     kept = torch.arange(scaled.shape[1])
     if share < 1:
         kept = _kept(_by_relevance(scaled, targets, units, family), num_classes, share)
     weight = torch.zeros(num_classes, scaled.shape[1])
-    weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength, family=family)
+    weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength, weights=weights, family=family)
     folded = weight.double() / std.double()
     return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy, share, loss)
 
@@ -194,8 +197,8 @@ class _Ridge:
     def solved(self, strength: float, places: Tensor) -> Tensor:
         """Return the rows (..., K) of (K + s I)^-1 y of some images (...,)."""
         own, inner = self.inverse(strength)
-        found = self.basis[places] @ (inner[:, None] * self.turned)
-        return found + own * (self.labels(places) - self.means) if own else found
+        rows = self.basis[places] @ (inner[:, None] * self.turned)
+        return rows + own * (self.labels(places) - self.means) if own else rows
 
 
 def _ridge(scaled: Tensor, targets: Tensor) -> _Ridge:
@@ -220,7 +223,7 @@ def _left_out(ridge: _Ridge, strength: float, parts: Sequence[Tensor]) -> Tensor
     """Return the column (N,) that the other units give each image; the units are the rows of `parts`, each (P, S)."""
     own, inner = ridge.inverse(strength)
     part_in_means = 1 / (ridge.count * strength)
-    found = torch.full((ridge.count,), -1)
+    columns = torch.full((ridge.count,), -1)
     for units in parts:
         size = units.shape[1]
         if size == ridge.count:  # nobody else is there
@@ -234,8 +237,8 @@ def _left_out(ridge: _Ridge, strength: float, parts: Sequence[Tensor]) -> Tensor
                 rows = ridge.basis[places]  # (P, S, M)
                 block = (rows * inner) @ rows.mT + own * torch.eye(size, dtype=rows.dtype) - part_in_means
                 errors = torch.linalg.solve(block, solved)
-            found[places] = (ridge.labels(places) - errors).argmax(dim=-1)
-    return found
+            columns[places] = (ridge.labels(places) - errors).argmax(dim=-1)
+    return columns
 
 
 def _loo_ridge(scaled: Tensor, targets: Tensor, units: Sequence[int] | None = None) -> tuple[Tensor, _Ridge, float]:
@@ -259,7 +262,7 @@ def _by_size(units: Sequence[int] | None, count: int) -> list[Tensor]:
     alike: dict[int, list[Tensor]] = {}
     for block in several:
         alike.setdefault(len(block), []).append(block)
-    return [single.nonzero(), *(torch.stack(found) for found in alike.values())]
+    return [single.nonzero(), *(torch.stack(same) for same in alike.values())]
 
 
 def _by_relevance(scaled: Tensor, targets: Tensor, units: Sequence[int], family: Family) -> Tensor:
@@ -282,20 +285,29 @@ def _kept(order: Tensor, num_classes: int, share: float) -> Tensor:
 
 
 def _choose_share(
-    scaled: Tensor, targets: Tensor, num_classes: int, seed: int, strength: float, units: Sequence[int], family: Family
+    scaled: Tensor,
+    targets: Tensor,
+    num_classes: int,
+    seed: int,
+    strength: float,
+    units: Sequence[int],
+    weights: Tensor,
+    family: Family,
 ) -> tuple[float, float, float]:
     """Return the share of features with the least cross-validated loss, its top-1, the loss; of equals, the larger."""
     chosen = _sample(len(scaled), seed)
-    scaled, targets, units = scaled[chosen], targets[chosen], _of(units, chosen)
+    scaled, targets, units, weights = scaled[chosen], targets[chosen], _of(units, chosen), weights[chosen]
     hits, losses = torch.zeros(len(SHARES)), torch.zeros(len(SHARES))
     for held, kept in _held_out(family.strata(targets), seed, units):
         order = _by_relevance(scaled[kept], targets[kept], _of(units, kept.nonzero()[:, 0]), family)
         for index, share in enumerate(SHARES):
             columns = _kept(order, num_classes, share)
-            weight, bias = _solve(scaled[kept][:, columns], targets[kept], num_classes, strength, family=family)
+            weight, bias = _solve(
+                scaled[kept][:, columns], targets[kept], num_classes, strength, weights=weights[kept], family=family
+            )
             logits = scaled[held][:, columns] @ weight.T + bias
             hits[index] += family.hits(logits, targets[held])
-            losses[index] += family.loss(logits, targets[held], "sum")
+            losses[index] += len(held) * family.mean_loss(logits, targets[held], weights[held])
     best = int(losses.argmin())
     return SHARES[best], float(hits[best]) / len(targets), float(losses[best]) / len(targets)
 
@@ -310,20 +322,34 @@ def _held_out(targets: Tensor, seed: int, units: Sequence[int]) -> Iterator[tupl
 
 
 def _choose(
-    scaled: Tensor, targets: Tensor, num_classes: int, seed: int, units: Sequence[int], family: Family
+    scaled: Tensor,
+    targets: Tensor,
+    num_classes: int,
+    seed: int,
+    units: Sequence[int],
+    weights: Tensor,
+    family: Family,
 ) -> tuple[float, float, float]:
     """Return the strength with the least cross-validated loss, its top-1, and the loss."""
     chosen = _sample(len(scaled), seed)
-    scaled, targets, units = scaled[chosen], targets[chosen], _of(units, chosen)
+    scaled, targets, units, weights = scaled[chosen], targets[chosen], _of(units, chosen), weights[chosen]
     hits = torch.zeros(len(STRENGTHS))
     losses = torch.zeros(len(STRENGTHS))
     for held, kept in _held_out(family.strata(targets), seed, units):
         start: tuple[Tensor, Tensor] | None = None
         for index in reversed(range(len(STRENGTHS))):  # strong first: each solution starts the next
-            start = _solve(scaled[kept], targets[kept], num_classes, STRENGTHS[index], start=start, family=family)
+            start = _solve(
+                scaled[kept],
+                targets[kept],
+                num_classes,
+                STRENGTHS[index],
+                start=start,
+                weights=weights[kept],
+                family=family,
+            )
             logits = scaled[held] @ start[0].T + start[1]
             hits[index] += family.hits(logits, targets[held])
-            losses[index] += family.loss(logits, targets[held], "sum")
+            losses[index] += len(held) * family.mean_loss(logits, targets[held], weights[held])
     best = int(losses.argmin())
     return STRENGTHS[best], float(hits[best]) / len(targets), float(losses[best]) / len(targets)
 
@@ -351,6 +377,7 @@ def _solve(
     strength: float,
     *,
     start: Sequence[Tensor] | None = None,
+    weights: Tensor | None = None,
     family: Family = CLASSES,
 ) -> tuple[Tensor, Tensor]:
     weight = torch.zeros(num_classes, scaled.shape[1]) if start is None else start[0].clone()
@@ -363,7 +390,7 @@ def _solve(
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = family.loss(scaled @ weight.T + bias, targets, "mean")
+        loss = family.mean_loss(scaled @ weight.T + bias, targets, weights)
         loss = loss + strength / (2 * scaled.shape[1]) * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss

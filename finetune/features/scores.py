@@ -80,8 +80,8 @@ def _evidence(turned: Tensor, values: Tensor, sizes: Tensor, count: int) -> Tens
             kept = ratios / (ratios + values)  # (T, M)
             error = kept @ turned[chosen].T + rest[chosen]  # (T, K)
             error = torch.maximum(error, NOISE * sizes[chosen])
-            found = (kept.log().sum(dim=1)[:, None] - count * (2 * math.pi * error / count).log() - count) / 2
-            best[chosen], places = found.max(dim=0)
+            evidences = (kept.log().sum(dim=1)[:, None] - count * (2 * math.pi * error / count).log() - count) / 2
+            best[chosen], places = evidences.max(dim=0)
             for place in torch.unique(places).tolist():
                 ends = float(powers[max(place - 1, 0)]), float(powers[min(place + 1, POINTS - 1)])
                 refined.append((*ends, chosen[places == place]))

@@ -60,12 +60,12 @@ def norm_shift(
         square = (shares @ means - stored.running_mean.float().cpu()).square() - strayed * chance
         distance = (square * precision).clamp_min(0).sqrt()  # (1 + R, C)
         by_group.setdefault(norms[module], []).append(distance.mean(dim=1))
-    found = {group.name: torch.stack(by_group[group.name]).mean(dim=0) for group in groups if group.name in by_group}
-    mean = torch.stack(list(found.values())).mean(dim=0)
+    by_name = {group.name: torch.stack(by_group[group.name]).mean(dim=0) for group in groups if group.name in by_group}
+    mean = torch.stack(list(by_name.values())).mean(dim=0)
     low, high = np.quantile(mean[1:].numpy(), [0.025, 0.975])
     value = float(mean[0])
     interval = Interval(value, min(value, float(low)), max(value, float(high)))
-    return Shift(interval, {name: float(values[0]) for name, values in found.items()})
+    return Shift(interval, {name: float(values[0]) for name, values in by_name.items()})
 
 
 def _variance_of_mean(values: Tensor, units: Sequence[int] | None) -> Tensor:

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.data.loaders import ImageBatches, Order
@@ -113,14 +114,15 @@ class CachedBatches:
         batch_size: int,
         device: torch.device,
         seed: int | None,
+        shares: NDArray[np.float64] | None = None,
     ) -> None:
         """Take for each view its rows (M, row_bytes) and the place (N,) of every image in them.
 
-        `laid` puts boundary tensors into memory as the trunk does.
+        `laid` puts boundary tensors into memory as the trunk does; `shares` (N,) are how often images are drawn.
         """
         self.laid = laid
         self.views, self.places, self.layout, self.targets = views, places, layout, targets
-        self.order = Order(len(targets), batch_size=batch_size, seed=seed)
+        self.order = Order(len(targets), batch_size=batch_size, seed=seed, shares=shares)
         self.device, self.seed = device, seed
         self.num_images = len(targets)
 

@@ -74,8 +74,8 @@ class RowsOnDisk:
 
     def places(self, digests: Sequence[str]) -> np.ndarray:
         """Return which row of `mapped` each image has."""
-        found = [self.entry.places[bytes.fromhex(digest)] for digest in digests]
-        return self.entry.table["offset"][found] // self.layout.row_bytes
+        positions = [self.entry.places[bytes.fromhex(digest)] for digest in digests]
+        return self.entry.table["offset"][positions] // self.layout.row_bytes
 
     def mapped(self) -> np.ndarray:
         """Return all rows as a memory map (N, row_bytes)."""

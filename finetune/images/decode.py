@@ -97,7 +97,7 @@ def is_image_name(name: str) -> bool:
 class Decoded(Generic[T]):
     """What was made of an image, what the numbers of a deep one span, and what of the file is not in the image."""
 
-    made: T
+    content: T
     span: Span | None = None
     remark: str = ""
 
@@ -112,7 +112,7 @@ def read_rgb(path: Path, *, side: int | None = None, value_range: Range | None =
     Raises:
         UndecodableError: the file is missing, empty, truncated, damaged, too large or no image.
     """
-    return read(path, side=side, value_range=value_range).made
+    return read(path, side=side, value_range=value_range).content
 
 
 def read(path: Path, *, side: int | None = None, value_range: Range | None = None) -> Decoded[Image.Image]:
@@ -210,7 +210,7 @@ def alone(is_large: bool) -> AbstractContextManager[Any]:
 
 def decode(content: bytes, *, side: int | None = None, value_range: Range | None = None) -> Image.Image:
     """Return the image in the bytes of an image file; see `read_rgb`."""
-    return examine(content, lambda image: image, side=side, value_range=value_range).made
+    return examine(content, lambda image: image, side=side, value_range=value_range).content
 
 
 def examine(

@@ -1,55 +1,127 @@
-"""Losses, each the mean over a batch: of logits (B, K) against class indices (B,) or, where an image has several
-classes, against 0 and 1 (B, K); of numbers (B, 1) against numbers, both in deviations from the mean of train.
+"""Losses of logits (B, K) against what images show: class indices (B,), or shares of classes (B, K) that sum to one.
 
-To add one: a row in `LOSSES`, its name in `settings.Loss`, a line in docs/strategies.md.
+Of an image with several classes the shares are 0 and 1, each by itself. Numbers (B, 1) have losses of their own, in
+deviations from the mean of train.
+
+To add one: a row in `LOSSES`, its name in `settings.Loss`, a line in docs/training.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 import torch
-from timm.loss import AsymmetricLossMultiLabel
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    log_softmax,
+    logsigmoid,
+    mse_loss,
+    nll_loss,
+    one_hot,
+)
 
 from finetune.settings import TASK_LOSSES, LossSection
-
-Criterion = Callable[[Tensor, Tensor], Tensor]
-
-
-def criterion_of(section: LossSection) -> Criterion:
-    """Return the loss that a recipe asks for, as a function of outputs and targets; left open, that of one class."""
-    return LOSSES[TASK_LOSSES["classify"][0] if section.name == "auto" else section.name](section)
+from finetune.types import Task
 
 
-def focal(logits: Tensor, targets: Tensor, *, gamma: float, label_smoothing: float) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """The loss that a recipe asks for: of a batch the mean, each image weighted by its class where classes are."""
+
+    section: LossSection
+    class_weights: Tensor | None = None  # (K,)
+    task: Task = "classify"
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss () of logits (B, K) against class indices (B,) or shares (B, K), or of numbers (B, 1)."""
+        name = TASK_LOSSES[self.task][0] if self.section.name == "auto" else self.section.name
+        table = NUMBER_LOSSES if self.task == "regress" else LOSSES
+        losses = table[name](logits, targets, self.section)  # (B,)
+        if self.class_weights is not None:
+            losses = losses * weights_of(targets, self.class_weights.to(losses))
+        return losses.mean()
+
+
+def weights_of(targets: Tensor, class_weights: Tensor) -> Tensor:
+    """Return the weight (B,) of each image by its class, or by the shares of its classes."""
+    return class_weights[targets] if targets.ndim == 1 else targets.to(class_weights) @ class_weights
+
+
+def shares_of(targets: Tensor, num_classes: int, *, smoothing: float) -> Tensor:
+    """Return the share (B, K) of each class, `smoothing` of it spread over all classes.
+
+    Source: Szegedy et al. 2016, arXiv:1512.00567.
+    """
+    shares = one_hot(targets, num_classes).float() if targets.ndim == 1 else targets
+    return shares * (1 - smoothing) + smoothing / num_classes
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
+    return cross_entropy(logits, targets, label_smoothing=section.label_smoothing, reduction="none")
+
+
+def _nll(logits: Tensor, targets: Tensor, _: LossSection) -> Tensor:
+    """Return minus the log of the probability of the class."""
+    logs = log_softmax(logits, dim=1)
+    return nll_loss(logs, targets, reduction="none") if targets.ndim == 1 else -(targets * logs).sum(dim=1)
+
+
+def _bce(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
+    """Return the mean over the classes of each one's own cross-entropy against all others.
+
+    Source: Wightman et al. 2021, ResNet strikes back, arXiv:2110.00476.
+    """
+    shares = shares_of(targets, logits.shape[1], smoothing=section.label_smoothing).to(logits)
+    return binary_cross_entropy_with_logits(logits, shares, reduction="none").mean(dim=1)
+
+
+def _mse(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
+    """Return the squared distance of the probabilities from the target; slow where they are wrong and sure."""
+    shares = shares_of(targets, logits.shape[1], smoothing=section.label_smoothing)
+    return (logits.softmax(dim=1) - shares.to(logits)).square().sum(dim=1)
+
+
+def _focal(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
     """Return the cross-entropy with each image weighted by (1 - p)^gamma, p the probability of its class.
 
     Source: Lin et al. 2017, arXiv:1708.02002, for several classes, without alpha.
     """
-    losses = cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")  # (B,)
+    losses = _cross_entropy(logits, targets, section)
     wrong = -torch.expm1(-cross_entropy(logits, targets, reduction="none"))  # 1 - p
-    return (wrong**gamma * losses).mean()
+    return wrong**section.focal_gamma * losses
 
 
-def asymmetric(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the loss that counts classes for less which an image surely lacks; gamma is 4 and 1, the clip 0.05.
+def _asymmetric(logits: Tensor, targets: Tensor, _: LossSection) -> Tensor:
+    """Return the loss that counts classes for less which an image surely lacks: their probability less 0.05, ^4.
 
-    Divided by the number of classes: like `bce` a mean, so that one learning rate serves both.
-    Source: Ridnik et al. 2021, Asymmetric loss for multi-label classification, arXiv:2009.14119.
+    The mean over the classes, like `bce`, so that one learning rate serves both.
+    Source: Ridnik et al. 2021, Asymmetric loss for multi-label classification, arXiv:2009.14119, gamma 4 and 1.
     """
-    # As one row: older versions of timm sum over images and classes, newer ones divide by the number of rows.
-    total: Tensor = AsymmetricLossMultiLabel()(logits.reshape(1, -1), targets.reshape(1, -1))
-    return total / targets.numel()
+    has = targets if targets.ndim == 2 else one_hot(targets, logits.shape[1]).to(logits)
+    probability = logits.sigmoid()
+    lacking = (1 - probability + 0.05).clamp(max=1)
+    of_shown = (1 - probability) * logsigmoid(logits)
+    of_lacking = (1 - lacking) ** 4 * lacking.clamp(min=1e-8).log()
+    return -(has * of_shown + (1 - has) * of_lacking).mean(dim=1)
 
 
-LOSSES: dict[str, Callable[[LossSection], Criterion]] = {
-    "cross-entropy": lambda section: partial(cross_entropy, label_smoothing=section.label_smoothing),
-    "focal": lambda section: partial(focal, gamma=section.focal_gamma, label_smoothing=section.label_smoothing),
-    "bce": lambda section: binary_cross_entropy_with_logits,
-    "asymmetric": lambda section: asymmetric,
-    "mse": lambda section: mse_loss,
-    "huber": lambda section: huber_loss,
+def _of_numbers(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor, LossSection], Tensor]:
+    return lambda outputs, targets, _: loss(outputs, targets, reduction="none").mean(dim=1)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, LossSection], Tensor]] = {
+    "cross-entropy": _cross_entropy,
+    "nll": _nll,
+    "bce": _bce,
+    "mse": _mse,
+    "focal": _focal,
+    "asymmetric": _asymmetric,
+}
+NUMBER_LOSSES: dict[str, Callable[[Tensor, Tensor, LossSection], Tensor]] = {
+    "mse": _of_numbers(mse_loss),
+    "huber": _of_numbers(huber_loss),
 }

@@ -12,8 +12,8 @@ from typing import Any
 from finetune import recipe as recipes
 from finetune.data.sources import check_there
 from finetune.errors import RecipeError
-from finetune.settings import LOSS_NUMBERS, Recipe
-from finetune.strategy.strategies import taking
+from finetune.settings import BELONGS, HAVE_MOMENTUM, Recipe
+from finetune.strategy.strategies import STRATEGIES, taking
 
 
 def recipe_of(
@@ -83,9 +83,30 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
         if changes.get(f"strategy.{number}", "auto") not in ("auto", "none") and name not in of:
             only = " and ".join(map(repr, [user for user in of if user != "auto" or number == "assume"]))
             problems.append(f"strategy.{number} has no meaning with strategy.name = {name!r}, only with {only}")
-    for number, losses in LOSS_NUMBERS.items():
-        if f"loss.{number}" in changes and recipe.loss.name not in losses:
-            only = " and ".join(map(repr, losses))
-            problems.append(f"loss.{number} has no meaning with loss.name = {recipe.loss.name!r}, only with {only}")
+    unused = STRATEGIES[name].unused if name in STRATEGIES else {}
+    problems += [
+        f"{key} has no meaning with strategy.name = {name!r}, which {why}"
+        for key in changes
+        if (why := unused.get(key) or unused.get(key.partition(".")[0]))
+        and recipes.value(recipe, key) != recipes.fields()[key].default
+    ]
+    problems += [_without_use(key, recipe) for key in BELONGS if _is_unused(key, recipe, is_named=key in changes)]
+    if recipe.optim.momentum_from != "none" and recipe.optim.name not in HAVE_MOMENTUM:
+        problems.append(f"optim.momentum_from has no meaning with optim.name = {recipe.optim.name!r}, without momentum")
+    if recipe.strategy.initialiser == "zero" and (recipe.strategy.reinit or name == "scratch"):
+        problems.append("strategy.initialiser = 'zero' is for the head alone: units that are equal stay equal")
     if problems:
         raise RecipeError(problems)
+
+
+def _is_unused(key: str, recipe: Recipe, *, is_named: bool) -> bool:
+    """Return whether a key that belongs to some values of another is named or changed without one of them."""
+    chooser, values = BELONGS[key]
+    is_set = is_named or recipes.value(recipe, key) != recipes.fields()[key].default
+    return is_set and recipes.value(recipe, chooser) not in values
+
+
+def _without_use(key: str, recipe: Recipe) -> str:
+    chooser, values = BELONGS[key]
+    only = " and ".join(map(repr, values))
+    return f"{key} has no meaning with {chooser} = {recipes.value(recipe, chooser)!r}, only with {only}"

@@ -13,11 +13,12 @@ from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
 from finetune.device import free_memory
 from finetune.errors import BackboneError
+from finetune.optim.optimisers import OPTIMISERS
 from finetune.prepare.inputs import skeleton_of
 from finetune.prepare.prepared import Prepared
 from finetune.prepare.resolve import with_head
 from finetune.settings import Recipe
-from finetune.train.memory import STATES, Memory, fitting_batch, step_memory, tried_batch
+from finetune.train.memory import Memory, fitting_batch, step_memory, tried_batch
 from finetune.train.outputs import loss_of
 from finetune.types import Event, OnEvent, Phase
 from finetune.wording import counted
@@ -88,7 +89,7 @@ def _tried(prepared: Prepared, phase: Phase, batch: int) -> int:
             with freezing(model, phase.plan, backbone.groups), autocast():
                 model.train()
                 trained = [weight for weight in model.parameters() if weight.requires_grad]
-                copies = 1 + STATES.get(recipe.optim.name, 2)
+                copies = 1 + OPTIMISERS[recipe.optim.name].averages
                 held += [torch.empty_like(weight) for weight in trained for _ in range(copies)]
                 total, _ = loss_of(model(images), Tensor.sum, aux_weight=1.0)
                 torch.autograd.backward(total)

@@ -17,7 +17,7 @@ from finetune.features.divide import Divided, agrees, divide
 from finetune.features.engines import equip
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, of_trunk_batch
-from finetune.prepare.passes import augmented_batches, feature_cache, plain_batches
+from finetune.prepare.passes import augmented_batches, feature_cache, plain_batches, shares_drawn
 from finetune.prepare.prepared import Prepared
 from finetune.randomness import derive, forked
 from finetune.settings import Recipe
@@ -154,7 +154,8 @@ class Feeder:
         seed = None if phase.solver == "lbfgs" else recipe.train.seed
         fill = partial(self.cache.batches, room, batch_size=int(recipe.train.batch_size))
         known = self.prepared.tapped.known(self.prepared.backbone.model) if self.prepared.tapped else None
-        batches = fill(train, views=views, seed=seed, known=known)
+        shares = None if seed is None else shares_drawn(self.prepared, train)
+        batches = fill(train, views=views, seed=seed, known=known, shares=shares)
         judged = fill(val, views=1, seed=None) if val else None
         values = sum(torch.Size(shape).numel() for shape in divided.shapes)
         shown = "1 view" if views == 1 else f"{views} views"

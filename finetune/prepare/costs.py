@@ -189,11 +189,11 @@ def _timed(prepared: Prepared, size: tuple[int, int], device: torch.device) -> d
 
 def _seconds(act: Callable[[], None], device: torch.device) -> float:
     """Return the seconds that an image takes, the better of two after a first."""
-    found = []
+    taken = []
     for _ in range(3):
         began = time.perf_counter()
         act()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        found.append((time.perf_counter() - began) / TIMED_IMAGES)
-    return min(found[1:])
+        taken.append((time.perf_counter() - began) / TIMED_IMAGES)
+    return min(taken[1:])

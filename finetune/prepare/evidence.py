@@ -58,7 +58,7 @@ def measure_evidence(inputs: Inputs, *, on_event: OnEvent = ignore) -> tuple[Evi
     manifest = inputs.manifest
     chosen = evidence.stratified_sample(manifest, seed=inputs.recipe.train.seed)
     names, features, targets = _features(inputs, chosen, on_event)
-    found = evidence.evidence_of(
+    measured = evidence.evidence_of(
         manifest,
         dict(zip(names, features, strict=True)),
         targets,
@@ -70,7 +70,7 @@ def measure_evidence(inputs: Inputs, *, on_event: OnEvent = ignore) -> tuple[Evi
         units=units_of(chosen),
         on_event=on_event,
     )
-    return found, Tapped(tuple(s.digest for s in chosen), dict(zip(names, features, strict=True)))
+    return measured, Tapped(tuple(s.digest for s in chosen), dict(zip(names, features, strict=True)))
 
 
 def _features(

@@ -33,9 +33,9 @@ def features_of(inputs: Inputs, samples: Sequence[Sample], *, on_event: OnEvent 
     refuse_random(backbone.weights, backbone.groups)
     judged = tuple(replace(sample, split="val") for sample in samples[: trunk_batch(torch.device("cpu"))])
     small = replace(inputs, manifest=replace(inputs.manifest, samples=(*samples, *judged)))
-    made = planned_run(small, resolve(small))
-    phase = replace(made.phases[0], solver="lbfgs")  # plain images in order, whatever the head
-    prepared = replace(made, phases=(phase,), pixels=_pixels(small, on_event))
+    planned = planned_run(small, resolve(small))
+    phase = replace(planned.phases[0], solver="lbfgs")  # plain images in order, whatever the head
+    prepared = replace(planned, phases=(phase,), pixels=_pixels(small, on_event))
     with freezing(backbone.model, phase.plan, backbone.groups) as hold:
         work = Feeder(prepared, on_event=on_event).work_of(phase)
         hold(work.run)

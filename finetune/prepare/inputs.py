@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from finetune import recipe as recipes
 from finetune.backbone import automatic
@@ -23,6 +24,12 @@ from finetune.settings import EMBEDDED, TASK_LOSSES, Recipe
 from finetune.strategy.strategies import is_pretrained
 from finetune.tasks import TASKS
 from finetune.types import Event, Manifest, OnEvent, Quantity, ignore
+
+OF_ONE_CLASS: dict[str, tuple[Any, ...]] = {  # keys that mean something where an image has one class alone, and off
+    "loss.label_smoothing": (0.0,),
+    "regularise.cutmix": (0.0,),  # what is cut out of an image may be any of its classes
+    "train.balance": ("auto", "none"),
+}
 
 
 @dataclass(slots=True)
@@ -72,7 +79,9 @@ def architecture_of(recipe: Recipe) -> Architecture:
     """Return the architecture that a recipe names."""
     weights = None if recipe.backbone.weights == "none" else Path(recipe.backbone.weights).expanduser()
     name, arguments = recipe.backbone.name, recipe.backbone.model_args
-    return backbones.architecture(name, weights=weights, pretrained=_is_pretrained(recipe), model_args=arguments)
+    of = backbones.architecture(name, weights=weights, pretrained=_is_pretrained(recipe), model_args=arguments)
+    asked = {argument: recipes.value(recipe, key) for argument, key in backbones.TRAINING_ARGS.items()}
+    return replace(of, training_args={argument: rate for argument, rate in asked.items() if rate != "none"})
 
 
 def _is_pretrained(recipe: Recipe) -> bool:
@@ -95,18 +104,20 @@ def with_task(recipe: Recipe, manifest: Manifest) -> Recipe:
     """Return the recipe with the task of its data and a loss by name.
 
     Raises:
-        RecipeError: its loss is of another task.
+        RecipeError: its loss, or what it does about classes, is of another task.
     """
-    task, losses, loss = manifest.task, TASK_LOSSES[manifest.task], recipe.loss
-    problems = []
-    if loss.name not in ("auto", *losses):
-        problems.append(f"loss.name = {loss.name!r} has no meaning where an image has {TASKS[task].what}")
-    if loss.label_smoothing and task != "classify":
-        problems.append(f"loss.label_smoothing has no meaning where an image has {TASKS[task].what}")
-    if problems:
-        hint = f"The data has the task {task}, with the losses {' and '.join(losses)}; --task names another."
-        raise RecipeError(problems, hint=hint)
-    return recipes.update(recipe, {"data.task": task, "loss.name": losses[0] if loss.name == "auto" else loss.name})
+    task, losses = manifest.task, TASK_LOSSES[manifest.task]
+    is_of_one = task == "classify"
+    wrong = [] if recipe.loss.name in ("auto", *losses) else ["loss.name"]
+    wrong += [key for key, usual in OF_ONE_CLASS.items() if not is_of_one and recipes.value(recipe, key) not in usual]
+    if wrong:
+        given = (f"{key} = {recipes.value(recipe, key)!r}" for key in wrong)
+        raise RecipeError(
+            [f"{text} has no meaning where an image has {TASKS[task].what}" for text in given],
+            hint=f"The data has the task {task}, with the losses {' and '.join(losses)}; --task names another.",
+        )
+    settled = {"data.task": task, "loss.name": losses[0] if recipe.loss.name == "auto" else recipe.loss.name}
+    return recipes.update(recipe, settled if is_of_one else {**settled, "train.balance": "none"})
 
 
 def check_one_class(recipe: Recipe, verb: str) -> None:

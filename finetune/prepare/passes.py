@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
+from finetune.data.targets import strata_of
 from finetune.evaluation.forward import collect_logits
 from finetune.features.cache import FeatureCache
 from finetune.features.divide import Trunk
@@ -16,6 +19,7 @@ from finetune.features.engines import FEWEST, equip, network_trunk
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, of_trunk_batch, trunk_batch
 from finetune.images.transforms import View, augmented_view, plain_view
+from finetune.optim.class_weights import drawing_shares
 from finetune.prepare.inputs import Inputs
 from finetune.types import NEVER, OnEvent, Sample, StopSign
 
@@ -53,7 +57,14 @@ def augmented_batches(inputs: Inputs, samples: Sequence[Sample]) -> ImageBatches
     recipe = inputs.recipe
     view = augmented_view(inputs.backbone.preprocessing, recipe.augment)
     size, workers = int(recipe.train.batch_size), _workers(inputs, len(samples))
-    return _batches(inputs, samples, view, size, workers, seed=recipe.train.seed)
+    return _batches(inputs, samples, view, size, workers, seed=recipe.train.seed, shares=shares_drawn(inputs, samples))
+
+
+def shares_drawn(inputs: Inputs, samples: Sequence[Sample]) -> NDArray[np.float64] | None:
+    """Return with which probability (N,) each sample is drawn; None where each comes once an epoch."""
+    if inputs.recipe.train.balance != "sampling":
+        return None
+    return drawing_shares(strata_of(samples), len(inputs.manifest.classes))
 
 
 def logits_of(inputs: Inputs, samples: Sequence[Sample], *, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
@@ -108,7 +119,14 @@ def _engine_of(inputs: Inputs, samples: Sequence[Sample]) -> Trunk | None:
 
 
 def _batches(
-    inputs: Inputs, samples: Sequence[Sample], view: View, batch_size: int, workers: int, *, seed: int | None
+    inputs: Inputs,
+    samples: Sequence[Sample],
+    view: View,
+    batch_size: int,
+    workers: int,
+    *,
+    seed: int | None,
+    shares: NDArray[np.float64] | None = None,
 ) -> ImageBatches:
     preprocessing = inputs.backbone.preprocessing
     dataset = ImageDataset(inputs.manifest.root, samples, view, preprocessing, seed=seed, pixels=inputs.pixels)
@@ -119,6 +137,7 @@ def _batches(
         device=inputs.compute.device,
         workers=workers,
         seed=seed,
+        shares=shares,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from finetune.backbone.weights import refuse_random
 from finetune.prepare.evidence import Tapped, measure_evidence
 from finetune.prepare.inputs import Inputs, architecture_of, data_notes, read_inputs
-from finetune.prepare.resolve import plan_phases, remarks, resolve, with_head
+from finetune.prepare.resolve import balancing, plan_phases, remarks, resolve, with_head
 from finetune.settings import Recipe
 from finetune.strategy.matrix import decide
 from finetune.tasks import Scale
@@ -48,12 +48,20 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
         if not of.pretrained:
             text = "the backbone has random weights, of which the evidence tells little: --strategy scratch trains it"
             on_event(Event.warning(text))
-    made = planned_run(inputs, resolve(inputs, verdict))
-    refuse_random(backbone.weights, backbone.groups, trained=made.phases[0].plan.trained)
-    for remark in remarks(made.recipe, backbone):
+    planned = planned_run(inputs, resolve(inputs, verdict))
+    refuse_random(backbone.weights, backbone.groups, trained=planned.phases[0].plan.trained)
+    for remark in remarks(planned.recipe, backbone):
         on_event(Event.warning(remark))
+    balanced = tuple(balancing(planned.recipe, planned.manifest))
+    for line in balanced:
+        on_event(Event.message(line))
     return replace(
-        made, evidence=evidence, verdict=verdict, tapped=tapped, notes=data_notes(made.manifest), scale=scale
+        planned,
+        evidence=evidence,
+        verdict=verdict,
+        tapped=tapped,
+        notes=(*data_notes(planned.manifest), *balanced),
+        scale=scale,
     )
 
 

@@ -17,7 +17,7 @@ NUM_IMAGES = 14
 def proof_of(saved: SavedRun) -> Proof:
     """Return some images of val, or of what split there is, as evaluation sees them."""
     manifest = saved.manifest()
-    judged = next(found for name in ("val", "test", "train") if (found := manifest.split(name)))
+    judged = next(there for name in ("val", "test", "train") if (there := manifest.split(name)))
     samples = judged[:: max(1, len(judged) // NUM_IMAGES)][:NUM_IMAGES]
     batches = plain_batches(Inputs(saved.recipe, manifest, saved.backbone, None, saved.compute), samples)
     images = torch.cat([images.cpu() for images, _ in batches.epoch()])

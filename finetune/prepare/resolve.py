@@ -10,10 +10,11 @@ from finetune import recipe as recipes
 from finetune.backbone.adapted import cut_at
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import check_stage, stages
+from finetune.optim.class_weights import class_weights, is_uneven
+from finetune.optim.optimisers import OPTIMISERS
 from finetune.prepare.inputs import Inputs, with_task
 from finetune.settings import TASK_LOSSES, Recipe
 from finetune.strategy.strategies import (
-    SGD_FACTOR,
     Choice,
     epochs_for,
     is_full,
@@ -23,7 +24,7 @@ from finetune.strategy.strategies import (
     taking,
 )
 from finetune.train.phases import linear_head
-from finetune.types import Phase, Verdict
+from finetune.types import Manifest, Phase, Verdict
 from finetune.wording import listed
 
 BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a step takes so many
@@ -41,8 +42,14 @@ def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
         "backbone.weights": str(weights.resolve()) if weights else "none",
         "backbone.image_size": backbone.preprocessing.image_size[0],
         "train.precision": inputs.compute.precision,
+        "train.balance": _or(recipe.train.balance, "weights" if is_uneven(train_counts(inputs)) else "none"),
     }
     return recipes.update(recipe, changes)
+
+
+def train_counts(inputs: Inputs) -> list[int]:
+    """Return the number of train images of each class (K,)."""
+    return list(inputs.manifest.counts("train").values())
 
 
 def wanted_batch(num_train: int) -> int:
@@ -61,7 +68,7 @@ def resolve_numbers(
     epochs = _or(recipe.train.epochs, usual)
     top_k = _or(recipe.strategy.top_k, (verdict and verdict.top_k) or numbers.top_k or "auto")
     probe_at = _or(recipe.strategy.probe_at, (verdict and verdict.probe_at) or _last(backbone))
-    lr = numbers.lr * (SGD_FACTOR if recipe.optim.name == "sgd" else 1.0)
+    lr = numbers.lr * OPTIMISERS[recipe.optim.name].lr_factor
     changes = {
         "strategy.name": name,
         "strategy.top_k": top_k,
@@ -112,6 +119,10 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
         yield f"{choice.strategy} with reinit re-initialises every layer: this is training from scratch"
     if not choice.has_linear_head and choice.strategy == "linear-probe":
         yield "the head of this network is more than one linear layer: it is trained by gradient, not solved"
+    if recipe.regularise.cutmix:
+        for phase in plan_phases(recipe, backbone):
+            if phase.plan.frozen:
+                yield f"phase {phase.name} trains on features, in which nothing is cut: regularise.cutmix is not used"
     if all(phase.solver == "lbfgs" for phase in plan_phases(recipe, backbone)) and (unused := _of_steps(recipe)):
         yield f"the head is solved, as {_solved_as(recipe)}, not trained by steps: not used is {listed(unused)}"
 
@@ -121,18 +132,29 @@ def _solved_as(recipe: Recipe) -> str:
     return "ridge regression" if recipe.data.task == "regress" else "logistic regression"
 
 
+def balancing(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
+    """Say what is done about classes of different size, where something is."""
+    counts = {name: count for name, count in manifest.counts("train").items() if count}
+    if recipe.train.balance not in ("weights", "sampling") or not counts:
+        return
+    most, least = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
+    weights = dict(zip(counts, class_weights(list(counts.values())), strict=True))
+    does = "counts for" if recipe.train.balance == "weights" else "is drawn as often as"
+    yield (
+        f"balance: a train image of {least} ({counts[least]:,}) {does} {weights[least] / weights[most]:.1f} of"
+        f" {most} ({counts[most]:,}); train.balance = 'none' lets all count alike"
+    )
+
+
 def _of_steps(recipe: Recipe) -> list[str]:
     """Return the settings of training by steps that a recipe changes, but for numbers that a strategy settles."""
     losses = {"loss.name": TASK_LOSSES[recipe.data.task][0]} if recipe.data.task != "auto" else {}
     usual = recipes.update(Recipe(), losses)
-    keys = [key for key in recipes.fields() if key.startswith("loss.")]
-    keys += ["optim.name", "optim.schedule", "optim.warmup", "optim.clip"]
-    return [key for key in keys if _value(recipe, key) != _value(usual, key)]
-
-
-def _value(recipe: Recipe, key: str) -> Any:
-    section, name = key.split(".")
-    return getattr(getattr(recipe, section), name)
+    settled = ("optim.lr", "optim.weight_decay", "optim.layer_decay")
+    keys = [
+        key for key in recipes.fields() if key.startswith(("loss.", "optim.", "regularise.")) and key not in settled
+    ]
+    return [key for key in keys if recipes.value(recipe, key) != recipes.value(usual, key)]
 
 
 def is_staged(recipe: Recipe, backbone: Backbone) -> bool:

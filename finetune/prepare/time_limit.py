@@ -49,19 +49,23 @@ def within_time(
         fitting = [] if may_fall else _others(prepared, asked, limit, num_images)
         raise _nothing_fits(time, options, limit, fitting=fitting)
     option, epochs = chosen
-    made = candidates[options.index(option)]
+    planned = candidates[options.index(option)]
     note = _note(time, prepared, option, epochs)
     on_event(Event.message(f"time: {note}"))
-    recipe = recipes.update(made.recipe, {"train.epochs": epochs, "train.time": "none"})
-    verdict = made.verdict and replace(
-        made.verdict,
+    recipe = recipes.update(planned.recipe, {"train.epochs": epochs, "train.time": "none"})
+    verdict = planned.verdict and replace(
+        planned.verdict,
         strategy=option.strategy,
-        reason=f"{made.verdict.reason}; {note}",
+        reason=f"{planned.verdict.reason}; {note}",
         top_k=None if recipe.strategy.top_k == "auto" else recipe.strategy.top_k,
         probe_at=None if recipe.strategy.probe_at == "auto" else recipe.strategy.probe_at,
     )
     return replace(
-        made, recipe=recipe, phases=plan_phases(recipe, made.backbone), verdict=verdict, notes=(*made.notes, note)
+        planned,
+        recipe=recipe,
+        phases=plan_phases(recipe, planned.backbone),
+        verdict=verdict,
+        notes=(*planned.notes, note),
     )
 
 
@@ -71,24 +75,24 @@ def predicted(candidates: list[Prepared], *, num_images: int) -> list[Option]:
     Raises:
         ResourceError: it cannot be predicted.
     """
-    found: list[Option] = []
+    options: list[Option] = []
     speed: Speed | None = None
-    for made in candidates:
-        skeleton = skeleton_or_none(made.recipe, num_classes=len(made.manifest.classes))
+    for candidate in candidates:
+        skeleton = skeleton_or_none(candidate.recipe, num_classes=len(candidate.manifest.classes))
         if skeleton is not None and speed is None:
-            speed = speed_of(made, skeleton)
+            speed = speed_of(candidate, skeleton)
         if skeleton is None or speed is None:
-            raise _unknown(made)
-        taken = costs(made, skeleton, num_images=num_images, speed=speed)
+            raise _unknown(candidate)
+        taken = costs(candidate, skeleton, num_images=num_images, speed=speed)
         seconds = [(cost.seconds, cost.once_seconds) for cost in taken]
-        whole = sum(one for one, _ in seconds if one is not None)
-        once = sum(one for _, one in seconds if one is not None)
-        if any(one is None for pair in seconds for one in pair):
-            raise _unknown(made)
-        epochs = int(made.recipe.train.epochs)
-        least = max(1, len(made.phases))
-        found.append(Option(made.recipe.strategy.name, epochs, least, once, (whole - once) / epochs))
-    return found
+        whole = sum(part for part, _ in seconds if part is not None)
+        once = sum(part for _, part in seconds if part is not None)
+        if any(part is None for pair in seconds for part in pair):
+            raise _unknown(candidate)
+        epochs = int(candidate.recipe.train.epochs)
+        least = max(1, len(candidate.phases))
+        options.append(Option(candidate.recipe.strategy.name, epochs, least, once, (whole - once) / epochs))
+    return options
 
 
 def _fallen(prepared: Prepared, asked: Recipe, strategy: str) -> Prepared:

@@ -47,13 +47,13 @@ class PreparedRace:
     """A race before its first step: every candidate as it is prepared, the verdict's own choice first."""
 
     recipe: Recipe
-    made: Mapping[str, Prepared]
+    field: Mapping[str, Prepared]
     works: Mapping[str, CandidateWork]
     plan: RacePlan
 
     @property
     def own(self) -> Prepared:
-        return next(iter(self.made.values()))
+        return next(iter(self.field.values()))
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ class PreparedRace:
         write_text(folder.asked, recipes.dump(with_whole_paths(self.recipe)))
         shutil.rmtree(folder.candidates, ignore_errors=True)  # of a race that was stopped before it began
         for label in self.plan.starts:
-            lay_folder(candidate_folder(folder, label), with_micro_batch(self.made[label], on_event=on_event))
+            lay_folder(candidate_folder(folder, label), with_micro_batch(self.field[label], on_event=on_event))
         RaceRecord(
             starts=list(self.plan.starts),
             rungs=list(self.plan.rungs),
@@ -91,27 +91,27 @@ def prepare_race(recipe: Recipe, *, manifest: Manifest | None = None, on_event: 
     with computing_as(recipe, on_event=on_event):
         own = prepare(auto, manifest=manifest, on_event=on_event)
         own = _in_time(own, auto, may_fall=True, on_event=on_event)
-        made, late = _in_time_each(field_of(auto, own), auto)
-    works, plan = planned(made)
-    return PreparedRace(recipe, made, works, replace(plan, left_out={**late, **plan.left_out}))
+        in_time, late = _in_time_each(field_of(auto, own), auto)
+    works, plan = planned(in_time)
+    return PreparedRace(recipe, in_time, works, replace(plan, left_out={**late, **plan.left_out}))
 
 
-def _in_time(made: Prepared, asked: Recipe, *, may_fall: bool, on_event: OnEvent) -> Prepared:
+def _in_time(candidate: Prepared, asked: Recipe, *, may_fall: bool, on_event: OnEvent) -> Prepared:
     """Return a candidate that leaves the race its share of the time."""
-    num_images, share = len(made.manifest.samples), 1 / (1 + MOST_OVERHEAD)
-    return within_time(made, asked, may_fall=may_fall, num_images=num_images, share=share, on_event=on_event)
+    num_images, share = len(candidate.manifest.samples), 1 / (1 + MOST_OVERHEAD)
+    return within_time(candidate, asked, may_fall=may_fall, num_images=num_images, share=share, on_event=on_event)
 
 
-def _in_time_each(made: Mapping[str, Prepared], asked: Recipe) -> tuple[dict[str, Prepared], dict[str, str]]:
+def _in_time_each(field: Mapping[str, Prepared], asked: Recipe) -> tuple[dict[str, Prepared], dict[str, str]]:
     """Return the candidates that have time, the first of which is settled, and why others have not."""
-    own, *others = made
-    found, late = {own: made[own]}, {}
+    own, *others = field
+    in_time, late = {own: field[own]}, {}
     for label in others:
         try:
-            found[label] = _in_time(made[label], asked, may_fall=False, on_event=ignore)
+            in_time[label] = _in_time(field[label], asked, may_fall=False, on_event=ignore)
         except RecipeError as error:
             late[label] = error.message
-    return found, late
+    return in_time, late
 
 
 def go_on_racing(
@@ -152,22 +152,22 @@ def field_of(recipe: Recipe, own: Prepared) -> dict[str, Prepared]:
     assert own.evidence is not None and own.verdict is not None  # auto measures both
     plain = replace(own, backbone=reloaded(own))
     first, *others = candidates(own.verdict, own.evidence)
-    found = {first.label: own}
+    field = {first.label: own}
     for entrant in others:
         settled = resolve(replace(plain, recipe=recipes.update(recipe, entrant.keys())))
         run = planned_run(plain, settled)
-        found[entrant.label] = replace(own, recipe=settled, backbone=run.backbone, phases=run.phases)
-    return found
+        field[entrant.label] = replace(own, recipe=settled, backbone=run.backbone, phases=run.phases)
+    return field
 
 
-def planned(made: Mapping[str, Prepared]) -> tuple[dict[str, CandidateWork], RacePlan]:
+def planned(field: Mapping[str, Prepared]) -> tuple[dict[str, CandidateWork], RacePlan]:
     """Return the work of every candidate that it is known of, and the race that follows."""
-    own, *_ = made
-    counted = {label: work_of(one) for label, one in made.items()}
+    own, *_ = field
+    counted = {label: work_of(candidate) for label, candidate in field.items()}
     known = {label: work for label, work in counted.items() if work is not None}
-    unknown = {label: "its work cannot be counted" for label in made if label != own and label not in known}
+    unknown = {label: "its work cannot be counted" for label in field if label != own and label not in known}
     if own not in known:
-        return known, RacePlan((own,), (), (), dict.fromkeys((*made,)[1:], f"the work of {own} cannot be counted"))
+        return known, RacePlan((own,), (), (), dict.fromkeys((*field,)[1:], f"the work of {own} cannot be counted"))
     plan = plan_race(known)
     return known, replace(plan, left_out={**unknown, **plan.left_out})
 
@@ -200,7 +200,7 @@ class _Rungs:
     @property
     def works(self) -> dict[str, CandidateWork]:
         """The work of every candidate that it is known of."""
-        return {label: CandidateWork(tuple(one.epochs), one.num_images) for label, one in self.record.work.items()}
+        return {label: CandidateWork(tuple(work.epochs), work.num_images) for label, work in self.record.work.items()}
 
     def run(self) -> str:
         """Run every rung and return the winner; what is done already only follows again from the checkpoints."""

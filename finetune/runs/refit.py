@@ -64,5 +64,5 @@ def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, stop: Sto
             on_event(event)
 
     checkpoint = state.load(folder.refit.last, on_event=on_event)
-    trained = train(folder.refit, again, checkpoint, stop=stop, on_event=watch)
+    trained = train(folder.refit, again, checkpoint, stop=stop, on_event=watch, led_by=first.history)
     return Refit(again, trained.feeder, len(trained.state.history))

@@ -45,9 +45,9 @@ def start(
         with new_folder(out) as folder:
             write_text(folder.asked, recipes.dump(with_whole_paths(recipe)))
             return _ready(recipe, manifest, on_event).begin(folder, stop=stop, on_event=on_event)
-    made = _ready(recipe, manifest, on_event)
-    with new_folder(None, words=made.words) as folder:
-        return made.begin(folder, stop=stop, on_event=on_event)
+    ready = _ready(recipe, manifest, on_event)
+    with new_folder(None, words=ready.words) as folder:
+        return ready.begin(folder, stop=stop, on_event=on_event)
 
 
 @guarded(IN_A_RUN)

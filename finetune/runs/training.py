@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from finetune.backbone.folder import plain_tensors
@@ -18,18 +19,19 @@ from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.data.split import units_of
 from finetune.device import Compute
 from finetune.errors import DataError, ResourceError, TrainingError
-from finetune.optim.losses import criterion_of
+from finetune.optim.class_weights import class_weights
 from finetune.prepare.batches import Feeder
 from finetune.prepare.inputs import reloaded
 from finetune.prepare.prepared import Prepared
+from finetune.prepare.resolve import train_counts
 from finetune.runs.signals import Stop
-from finetune.settings import Recipe
 from finetune.strategy.strategies import retrained
 from finetune.train.guard import IN_A_RUN, guarded
-from finetune.train.loop import Fit, FitSettings
+from finetune.train.loop import Fit
 from finetune.train.memory import is_out_of_memory
 from finetune.train.objectives import objective_of
 from finetune.train.phases import fit_phases
+from finetune.train.settings import FitSettings
 from finetune.types import EpochLine, Event, OnEvent, StopSign
 from finetune.whole import write_text
 
@@ -112,10 +114,12 @@ def train(
     stop: Stop,
     on_event: OnEvent,
     until: int | None = None,
+    led_by: Sequence[EpochLine] | None = None,
 ) -> Trained:
     """Train from a checkpoint (or the first step) to the end of the phases, or until so many epochs are done.
 
-    What a stopped process wrote about epochs behind the checkpoint is cut.
+    What a stopped process wrote about epochs behind the checkpoint is cut. `led_by` are the epochs of a fit whose
+    learning rates this one follows.
 
     Raises:
         Interrupted: a signal came; a checkpoint was written.
@@ -126,6 +130,7 @@ def train(
 
     feeder = Feeder(prepared, on_event=watch, stop=stop, began=BeganCached(folder))
     fit = _fit(folder, prepared, feeder, stop if until is None else _Pause(stop, watch, until))
+    fit.led_by = led_by
     fresh = _fresh(prepared)
     with stop.training():
         try:
@@ -170,7 +175,7 @@ def _fit(folder: RunFolder, prepared: Prepared, feeder: Feeder, stop: StopSign) 
         model=prepared.backbone.model,
         groups=prepared.backbone.groups,
         work_of=feeder.work_of,
-        settings=_settings(prepared.recipe),
+        settings=FitSettings.of(prepared.recipe, class_weights=_class_weights(prepared)),
         accelerator=prepared.compute.accelerator(),
         keeper=_Keeper(folder),
         on_event=feeder.on_event,
@@ -180,19 +185,11 @@ def _fit(folder: RunFolder, prepared: Prepared, feeder: Feeder, stop: StopSign) 
     )
 
 
-def _settings(recipe: Recipe) -> FitSettings:
-    return FitSettings(
-        optimiser=recipe.optim.name,
-        weight_decay=float(recipe.optim.weight_decay),
-        schedule=recipe.optim.schedule,
-        warmup=recipe.optim.warmup,
-        clip=None if recipe.optim.clip == "none" else recipe.optim.clip,
-        criterion=criterion_of(recipe.loss),
-        patience=None if recipe.train.patience == "none" else int(recipe.train.patience),
-        checkpoint_every=None if recipe.train.checkpoint_every == "none" else recipe.train.checkpoint_every,
-        seed=recipe.train.seed,
-        micro_batch=None if recipe.train.micro_batch == "auto" else recipe.train.micro_batch,
-    )
+def _class_weights(prepared: Prepared) -> Tensor | None:
+    """Return how much an image of each class counts (K,), or how often it is drawn; None where all are alike."""
+    if prepared.recipe.train.balance not in ("weights", "sampling"):
+        return None
+    return torch.from_numpy(class_weights(train_counts(prepared))).float().to(prepared.compute.device)
 
 
 def _fresh(prepared: Prepared) -> nn.Module:

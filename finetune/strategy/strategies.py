@@ -5,15 +5,14 @@ Pure, and free of torch. To add one: a row here, its name in `settings.StrategyN
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from finetune.errors import RecipeError
 from finetune.types import FreezePlan, GroupPlan, LayerGroup, Phase, Solver
 
 GRADUAL_PHASES = 4  # the head, then the rest in three portions
 LEAST_STEPS, MOST_EPOCHS = 200, 100  # a handful of images is shown more often, or nothing would be learned
-SGD_FACTOR = 10.0  # sgd wants about ten times AdamW's learning rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +214,7 @@ class Strategy:
     top_k: int | None = None  # that "auto" means; None: every layer group
     cheaper: str | None = None  # what auto falls to where the time is too short
     is_pretrained: bool = True
+    unused: Mapping[str, str] = field(default_factory=dict)  # keys or sections of the recipe, and why it has no use
     source: str = ""
 
 
@@ -227,6 +227,11 @@ STRATEGIES: dict[str, Strategy] = {
         weight_decay=1e-2,
         layer_decay=1.0,
         cheaper="linear-probe",
+        unused={
+            "regularise.cutmix": "trains on features, in which there is nothing to cut",
+            "regularise.drop_path": "trains no residual blocks",
+            "regularise.l2_sp": "trains a new head, which has no pretrained values",
+        },
     ),
     "linear-probe": Strategy(
         "the head, solved to convergence, on the output of one layer group or of several",
@@ -236,6 +241,10 @@ STRATEGIES: dict[str, Strategy] = {
         weight_decay=1e-2,
         layer_decay=1.0,
         takes=frozenset({"probe_at"}),
+        unused={
+            "regularise": "solves the head and takes no steps",
+            "strategy.initialiser": "solves the head, whatever it begins with",
+        },
     ),
     "top-k": Strategy(
         "the head and the last k layer groups of the backbone",
@@ -287,5 +296,6 @@ STRATEGIES: dict[str, Strategy] = {
         layer_decay=1.0,
         cheaper="top-k",
         is_pretrained=False,
+        unused={"regularise.l2_sp": "begins from no pretrained values"},
     ),
 }

@@ -8,34 +8,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from finetune.backbone.freeze import freezing
+from finetune.backbone.freeze import freezing, group_state
 from finetune.checkpoint.state import Best, TrainState, optimiser_tensors, restore_optimiser
 from finetune.device import AcceleratedOptimizer, Accelerator
 from finetune.errors import TrainingError
 from finetune.evaluation.forward import collect_logits
 from finetune.optim import optimisers
-from finetune.optim.losses import Criterion
-from finetune.optim.schedules import lr_factor
+from finetune.optim.initialisers import layers_of, scale_to_unit_variance
+from finetune.optim.schedules import lr_factor, momentum_at, plateaus
 from finetune.randomness import derive, forked
 from finetune.train import delivery
+from finetune.train.averages import PREFIX, Averages
 from finetune.train.memory import out_of_memory
-from finetune.train.objectives import Objective, objective_of
-from finetune.train.outputs import aux_weight, loss_of
+from finetune.train.objectives import CLASSES, Objective
+from finetune.train.settings import FitSettings
+from finetune.train.step import Step
 from finetune.types import EpochLine, Event, LayerGroup, OnEvent, Phase, StopSign, to_json
 from finetune.wording import counted
 
 SELDOM = 0.1  # seconds after which losses are read from a GPU
 QUICK = 2.0  # seconds: epochs on cached features are over sooner than a checkpoint is written
-
-
-CLASSES = objective_of("classify")
 
 
 class Batches(Protocol):
@@ -46,22 +45,6 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
 
     def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Any, Tensor]]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class FitSettings:
-    """The numbers of the recipe that the loop reads, each one settled."""
-
-    optimiser: str
-    weight_decay: float
-    schedule: str
-    warmup: float
-    clip: float | None
-    criterion: Criterion
-    patience: int | None
-    checkpoint_every: float | None  # minutes
-    seed: int
-    micro_batch: int | None = None  # images that go through the network at once; None: the whole batch
 
 
 class Keeper(Protocol):
@@ -103,6 +86,8 @@ class Fit:
     stop: StopSign
     units: Sequence[int] | None = None  # of each image of train: copies and groups share a number
     objective: Objective = CLASSES
+    anchors: dict[str, Tensor] = field(default_factory=dict)  # pretrained weights that others are held near
+    led_by: Sequence[EpochLine] | None = None  # a refit drops the learning rate where the first fit did
 
 
 def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dict[str, Tensor] | None = None) -> None:
@@ -113,15 +98,26 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
         ResourceError: memory ran out.
         Interrupted: `stop` says so; a checkpoint was written before.
     """
+    optim = fit.settings.optim
     with freezing(fit.model, phase.plan, fit.groups) as hold:
         work = fit.work_of(phase)
         hold(work.run)
         parameters = optimisers.parameter_groups(
-            fit.model, phase.plan, fit.groups, lr=phase.lr, weight_decay=fit.settings.weight_decay
+            fit.model,
+            phase.plan,
+            fit.groups,
+            lr=phase.lr,
+            weight_decay=float(optim.weight_decay),
+            head_lr=optim.head_lr,
         )
-        optimiser = optimisers.build(fit.settings.optimiser, parameters)
+        optimiser = optimisers.build(optim, parameters)
+        if fit.settings.initialiser == "lsuv" and not state.epoch and not state.step:
+            _to_unit_variance(fit, phase, work)
+        averages = _averages(fit, phase)
         if optimiser_state:
-            restore_optimiser(optimiser, optimiser_state)
+            restore_optimiser(optimiser, {k: v for k, v in optimiser_state.items() if not k.startswith(PREFIX)})
+            if averages is not None:
+                averages.restore(optimiser_state)
         run, prepared = fit.accelerator.prepare(work.run, optimiser)
         if fit.accelerator.scaler is not None and state.scaler:
             fit.accelerator.scaler.load_state_dict(state.scaler)
@@ -130,23 +126,57 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
             with out_of_memory(at_once):
                 # Without a scaler Accelerate's wrapper adds nothing to a step but a fifth of its time.
                 stepping = prepared if fit.accelerator.scaler is not None else optimiser
-                _train_epochs(fit, run, work, stepping, phase, state)
+                step = Step(fit.model, stepping, fit.settings, fit.accelerator, averages, fit.anchors, fit.objective)
+                _train_epochs(fit, run, work, step, phase, state)
+                if averages is not None:
+                    averages.put()
         finally:
             fit.accelerator.unwrap_model(run, keep_fp32_wrapper=False)
             fit.accelerator.free_memory()
 
 
-def _train_epochs(fit: Fit, run: nn.Module, work: Work, optimiser: Any, phase: Phase, state: TrainState) -> None:
+def renewed(phase: Phase) -> list[str]:
+    """Return the layer groups that a phase re-initialises."""
+    return [plan.group for plan in phase.plan.groups if plan.is_reinitialised]
+
+
+def renewed_parameters(fit: Fit, phase: Phase) -> list[str]:
+    """Return the parameters that a phase re-initialises."""
+    names = renewed(phase)
+    return [name for group in fit.groups if group.name in names for name in group.parameters]
+
+
+def _to_unit_variance(fit: Fit, phase: Phase, work: Work) -> None:
+    """Scale what a phase re-initialises on its first batch."""
+    inputs, _ = next(iter(work.train.epoch(phase=0)))
+    layers = layers_of(fit.model, renewed_parameters(fit, phase))
+    work.run.eval()
+    with fit.accelerator.autocast():
+        missed = scale_to_unit_variance(layers, lambda: work.run(inputs))
+    if missed:
+        text = f"lsuv: {counted(len(missed), 'layer')} of {len(layers)} could not be watched, and stay orthogonal"
+        fit.on_event(Event.warning(text))
+
+
+def _averages(fit: Fit, phase: Phase) -> Averages | None:
+    decay = fit.settings.regularise.ema
+    return (
+        None if decay == "none" else Averages(fit.model, group_state(fit.model, fit.groups, phase.plan.trained), decay)
+    )
+
+
+def _train_epochs(fit: Fit, run: nn.Module, work: Work, step: Step, phase: Phase, state: TrainState) -> None:
     saved_at = time.monotonic()
     while state.epoch < (phase.stop_after or phase.epochs) and not _is_out_of_patience(fit, state):
-        _train_epoch(fit, run, work.train, optimiser, phase, state)
-        lr = _lr(fit, phase, state.epoch, len(work.train) - 1, len(work.train))
-        close_epoch(fit, work, phase, state, lr=lr, save=lambda: _keep(fit, optimiser, phase, state))
+        _train_epoch(fit, run, work.train, step, phase, state)
+        lr = phase.lr * _factor(fit, phase, state, len(work.train) - 1, len(work.train))
+        with step.averages.in_place() if step.averages else nullcontext():
+            close_epoch(fit, work, phase, state, lr=lr, save=lambda: _keep(fit, step, phase, state))
         state.enter_epoch(state.epoch + 1)
         if time.monotonic() - saved_at > QUICK:
-            _keep(fit, optimiser, phase, state)
+            _keep(fit, step, phase, state)
             saved_at = time.monotonic()
-        fit.stop.raise_if_asked(lambda: _keep(fit, optimiser, phase, state))
+        fit.stop.raise_if_asked(lambda: _keep(fit, step, phase, state))
 
 
 def close_epoch(
@@ -209,19 +239,17 @@ def stoppable(fit: Fit, batches: Iterator[tuple[Any, Tensor]], save: Callable[[]
         fit.stop.raise_if_asked(save)
 
 
-def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, phase: Phase, state: TrainState) -> None:
+def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, step: Step, phase: Phase, state: TrainState) -> None:
     saved_at = began = read_at = time.monotonic()
     seen_before = state.num_seen
     every = fit.settings.checkpoint_every
     run.train()
     waited, unread = _Waited(), _Unread()
     for inputs, targets in waited(batches.epoch(state.epoch, phase=state.phase, start=state.step)):
-        lr = _lr(fit, phase, state.epoch, state.step, len(batches))
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak_lr"] * lr / phase.lr
+        _set_rates(fit, step.optimiser, phase, state, len(batches))
         place = derive(fit.settings.seed, "step", state.phase, state.epoch, state.step)
         with forked(place, devices=(fit.accelerator.device,)):
-            loss, num_correct = _step(fit, run, optimiser, inputs, targets)
+            loss, num_correct = step.take(run, inputs, targets, num_steps=state.epoch * len(batches) + state.step)
         unread.add(loss, num_correct, len(targets))
         state.step += 1
         is_on_gpu = fit.accelerator.device.type != "cpu"
@@ -245,9 +273,9 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, optimiser: Any, pha
             )
         )
         if every is not None and time.monotonic() - saved_at > 60 * every:
-            _keep(fit, optimiser, phase, state)
+            _keep(fit, step, phase, state)
             saved_at = time.monotonic()
-        fit.stop.raise_if_asked(lambda: _keep(fit, optimiser, phase, state))
+        fit.stop.raise_if_asked(lambda: _keep(fit, step, phase, state))
     seconds = {"seconds": time.monotonic() - began, "waited": waited.seconds}
     fit.on_event(Event("timing", {"phase": phase.name, "epoch": state.epoch + 1, **seconds}))
 
@@ -296,66 +324,42 @@ class _Waited:
             yield batch
 
 
-def _step(fit: Fit, run: nn.Module, optimiser: Any, inputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Take one step on the mean loss of a batch, its gradient summed over micro-batches.
-
-    Returns loss and hits, both (), on the device: nothing here waits for it.
-    """
-    losses, hits = [], []
-    targets = fit.objective.seen(targets)
-    for part, wanted in _micro_batches(inputs, targets, fit.settings.micro_batch or len(targets)):
-        with fit.accelerator.autocast():
-            output = run(part)
-        loss, logits = loss_of(
-            output, partial(_against, fit.settings.criterion, wanted), aux_weight=aux_weight(fit.model)
-        )
-        share = len(wanted) / len(targets)
-        fit.accelerator.backward(loss * share if share < 1 else loss)
-        losses.append(loss.detach() * share)
-        hits.append(fit.objective.hits(logits.detach(), wanted))
-    if fit.settings.clip is not None:
-        trained = [p for group in optimiser.param_groups for p in group["params"]]
-        fit.accelerator.clip_grad_norm_(trained, fit.settings.clip)
-    optimiser.step()
-    optimiser.zero_grad()
-    return torch.stack(losses).sum(), torch.stack(hits).sum()
+def _set_rates(fit: Fit, optimiser: Any, phase: Phase, state: TrainState, steps: int) -> None:
+    """Set learning rate and momentum for the step that is next."""
+    factor = _factor(fit, phase, state, state.step, steps)
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+    place, total = state.epoch * steps + state.step, phase.epochs * steps
+    momentum = momentum_at(place, total=total, per_epoch=steps, optim=fit.settings.optim)
+    if momentum is not None:
+        optimisers.set_momentum(optimiser, momentum)
 
 
-def _against(criterion: Criterion, targets: Tensor, logits: Tensor) -> Tensor:
-    return criterion(logits, targets)
+def _factor(fit: Fit, phase: Phase, state: TrainState, step: int, steps: int) -> float:
+    """Return the share of the peak learning rate at a step of the epoch that `state` is in."""
+    optim = fit.settings.optim
+    lines = [line for line in fit.led_by or state.history if line.phase == phase.name][: state.epoch]
+    losses = [line.val_loss for line in lines if line.val_loss is not None]
+    drops = plateaus(losses, patience=optim.drop_patience)
+    place, total = state.epoch * steps + step, phase.epochs * steps
+    return lr_factor(place, total=total, per_epoch=steps, optim=optim, drops=drops)
 
 
-def _micro_batches(inputs: Any, targets: Tensor, size: int) -> Iterator[tuple[Any, Tensor]]:
-    """Yield evenly sized parts of a batch of at most `size` images; inputs are a tensor or a tuple of them."""
-    count = -(-len(targets) // size)
-    if count == 1:
-        yield inputs, targets
-        return
-    columns = inputs if isinstance(inputs, tuple) else (inputs,)
-    for *parts, wanted in zip(*(torch.tensor_split(column, count) for column in (*columns, targets)), strict=True):
-        yield tuple(parts) if isinstance(inputs, tuple) else parts[0], wanted
-
-
-def _lr(fit: Fit, phase: Phase, epoch: int, step: int, steps: int) -> float:
-    return phase.lr * lr_factor(
-        epoch * steps + step,
-        total=phase.epochs * steps,
-        warmup=fit.settings.warmup,
-        schedule=fit.settings.schedule,
-    )
-
-
-def _keep(fit: Fit, optimiser: Any, phase: Phase, state: TrainState) -> None:
+def _keep(fit: Fit, step: Step, phase: Phase, state: TrainState) -> None:
     """Write a checkpoint, unless the weights are no longer finite: the last good one stays then."""
     trained = {name: weight for name, weight in fit.model.named_parameters() if weight.requires_grad}
-    found = torch.stack([torch.isfinite(weight).all() for weight in trained.values()]).tolist()
-    for name, is_finite in zip(trained, found, strict=True):
+    claims = torch.stack([torch.isfinite(weight).all() for weight in trained.values()]).tolist()
+    for name, is_finite in zip(trained, claims, strict=True):
         if not is_finite:
             raise _not_finite(fit, f"{name} is no longer finite in phase {phase.name}, epoch {state.epoch + 1}", phase)
     if fit.accelerator.scaler is not None:
         state.scaler = fit.accelerator.scaler.state_dict()
-    own = optimiser.optimizer if isinstance(optimiser, AcceleratedOptimizer) else optimiser
-    fit.keeper.last(fit.model, optimiser_tensors(own), state)
+    own = step.optimiser.optimizer if isinstance(step.optimiser, AcceleratedOptimizer) else step.optimiser
+    if step.averages is None:
+        fit.keeper.last(fit.model, optimiser_tensors(own), state)
+        return
+    with step.averages.set_aside():
+        fit.keeper.last(fit.model, optimiser_tensors(own) | step.averages.saved(), state)
 
 
 def _not_finite(fit: Fit, text: str, phase: Phase) -> TrainingError:

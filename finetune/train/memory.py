@@ -19,12 +19,12 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from finetune.backbone.freeze import freezing
 from finetune.errors import ResourceError
+from finetune.optim.optimisers import OPTIMISERS
 from finetune.types import FreezePlan, LayerGroup
 
 SHARE = 0.6  # of what is free
 GRADIENTS = 1.5  # what an image takes at most, against what its forward pass keeps
 PASSING = 3  # tensors of the size of the largest layer's that live at once
-STATES = {"adamw": 2, "adam": 2, "sgd": 1}  # averages that an optimiser keeps of every trained weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def step_memory(
         kept, passing = _forward_memory(skeleton.train(), torch.zeros(2, 3, *image_size, device=device))
     pixels = 4 * 3 * image_size[0] * image_size[1]
     per_image = pixels + max(GRADIENTS * kept, kept + PASSING * passing) / 2
-    states = STATES.get(optimiser, 2)
+    states = OPTIMISERS[optimiser].averages
     return Memory(weights + trained * (1 + states), round(per_image))
 
 

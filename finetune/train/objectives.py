@@ -71,3 +71,4 @@ OBJECTIVES: dict[Task, tuple[Callable[[Tensor, Tensor], float], Callable[..., Te
     "multilabel": (mean_average_precision, binary_cross_entropy_with_logits),
     "regress": (_r2, mse_loss),
 }
+CLASSES = objective_of("classify")

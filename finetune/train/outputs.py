@@ -33,6 +33,6 @@ def loss_of(output: Output, loss: Callable[[Tensor], Tensor], *, aux_weight: flo
     if aux_weight is None:
         logits = torch.stack(output).float().mean(dim=0)
         return loss(logits), logits
-    logits, *auxiliary = (one.float() for one in output)
-    losses = [loss(one) for one in auxiliary]
+    logits, *auxiliary = (part.float() for part in output)
+    losses = [loss(part) for part in auxiliary]
     return loss(logits) + aux_weight * torch.stack(losses).sum(), logits

@@ -14,7 +14,9 @@ from finetune.checkpoint.state import Checkpoint, TrainState, restore_model
 from finetune.errors import BackboneError
 from finetune.features.extract import before_head, extract
 from finetune.features.probe import fit_probe
-from finetune.train.loop import Fit, close_epoch, fit_phase, stoppable
+from finetune.optim.initialisers import initialise
+from finetune.randomness import derive, forked
+from finetune.train.loop import Fit, close_epoch, fit_phase, renewed, renewed_parameters, stoppable
 from finetune.types import Event, Phase
 
 
@@ -24,14 +26,17 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
     `fresh` is the same network as it is when new, for what is re-initialised.
     """
     state, optimiser_state = (resumed.state, resumed.optimiser) if resumed else (TrainState(), {})
+    if fit.settings.regularise.l2_sp:
+        fit.anchors = _pretrained(fit, phases)
     if resumed:
         restore_model(fit.model, resumed.model)
     for index in range(state.phase, len(phases)):
         phase = phases[index]
         _announce(fit, phase, index, len(phases))
         if not state.is_initialised:
-            renewed = [plan.group for plan in phase.plan.groups if plan.is_reinitialised]
-            reinitialise(fit.model, fresh, fit.groups, renewed)
+            reinitialise(fit.model, fresh, fit.groups, renewed(phase))
+            with forked(derive(fit.settings.seed, "initialise", index)):
+                initialise(fit.model, renewed_parameters(fit, phase), fit.settings.initialiser)
             state.is_initialised = True
         if phase.solver == "lbfgs":
             solve_phase(fit, phase, state)
@@ -42,6 +47,12 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
         fit.keeper.last(fit.model, {}, state)
         fit.stop.raise_if_asked()
     return state
+
+
+def _pretrained(fit: Fit, phases: Sequence[Phase]) -> dict[str, Tensor]:
+    """Return the weights of what no phase re-initialises, as they are before any step."""
+    new = {name for phase in phases for name in renewed_parameters(fit, phase)}
+    return {name: weight.detach().clone() for name, weight in fit.model.named_parameters() if name not in new}
 
 
 def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
@@ -56,6 +67,7 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         batches = stoppable(fit, work.train.epoch())
         (features,), shown = extract(tap, batches, autocast=fit.accelerator.autocast)
     targets = fit.objective.seen(shown)
+    class_weights = fit.settings.class_weights
     is_selective = isinstance(fit.model, StagedClassifier) and len(fit.model.widths) > 1
     probe = fit_probe(
         features,
@@ -64,6 +76,7 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         seed=fit.settings.seed,
         is_selective=is_selective,
         units=fit.units,
+        weights=None if class_weights is None else class_weights.cpu()[targets],
         family=fit.objective.family,
     )
     with torch.no_grad():

@@ -25,9 +25,9 @@ def clear_cache(names: list[str] | None = None, *, folder: str = "auto") -> tupl
     place, entries = list_cache(folder)
     chosen = []
     for name in names or [""]:
-        found = [entry.name for entry in entries if entry.name.startswith(name)]
-        if name and not found:
+        matching = [entry.name for entry in entries if entry.name.startswith(name)]
+        if name and not matching:
             raise DataError(f"no entry {name!r} in {place}", hint="`finetune cache ls` lists them.")
-        chosen += found
+        chosen += matching
     freed = clear(place, chosen)
     return freed, [entry.name for entry in list_entries(place) if entry.name in chosen]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from finetune import recipe as recipes
+from finetune.arguments import Settings
 from finetune.backbone.weights import refuse_random
 from finetune.data import checks, split
 from finetune.data.findings import Case, Finding, Seen, picture_findings, seen
@@ -42,7 +43,7 @@ from finetune.prepare.inputs import (
     with_task,
 )
 from finetune.report import sheet as sheets
-from finetune.settings import Recipe, Settings
+from finetune.settings import Recipe
 from finetune.tasks import TASKS
 from finetune.train.guard import guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Task, ignore, to_json
@@ -148,12 +149,12 @@ def check(
     if not quick:
         chosen = with_backbone(chosen, on_event=on_event)
     with computing_as(chosen, on_event=on_event) as compute:
-        found, grouped = _check(chosen, compute, alike=alike, quick=quick, on_event=on_event)
+        checked, grouped = _check(chosen, compute, alike=alike, quick=quick, on_event=on_event)
     if groups is not None:
         write_text(Path(groups), table_of(grouped, Path(groups).parent))
     if sheet is not None:
-        _write_sheet(Path(sheet), Path(found.root), found.findings)
-    return found
+        _write_sheet(Path(sheet), Path(checked.root), checked.findings)
+    return checked
 
 
 def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_event: OnEvent) -> tuple[Check, Manifest]:
@@ -172,12 +173,12 @@ def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_ev
     manifest, indivisible = _divided(chosen, scanned)
     looks = looks_of(scanned, settings=chosen.cache, on_event=on_event)
     copies = copies_of(looks, [sample.digest for sample in scanned.samples], alike=alike)
-    found = [*indivisible, *picture_findings(scanned, manifest, looks, copies)]
+    findings = [*indivisible, *picture_findings(scanned, manifest, looks, copies)]
     grouped, judged = with_groups(scanned, copies), None
     if backbone:
         inputs = Inputs(chosen, manifest, backbone, pixels, compute)
         judged, doubts = _judge(inputs, split.units_of(grouped.samples), on_event)
-        found += doubts
+        findings += doubts
     checked = Check(
         data=chosen.data.path,
         root=manifest.root,
@@ -186,7 +187,7 @@ def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_ev
         pictures=pictures_of(looks),
         notes=scanned.notes,
         judged=judged,
-        findings=tuple(found),
+        findings=tuple(findings),
     )
     return checked, grouped
 
@@ -229,7 +230,7 @@ def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]
     try:
         divided = split.assign(_trainable(scanned), val=chosen.val, test=chosen.test, seed=chosen.seed)
         splits = {sample.file: sample.split for sample in divided.samples}
-        samples = (replace(one, split=splits.get(one.file, one.split)) for one in scanned.samples)
+        samples = (replace(sample, split=splits.get(sample.file, sample.split)) for sample in scanned.samples)
         return replace(scanned, samples=tuple(samples)), []
     except DataError as error:
         return scanned, [Finding("too-few", True, f"this data cannot be divided: {error.message}", error.hint)]
@@ -293,11 +294,11 @@ def _doubted(task: Task, doubts: Doubts) -> Finding:
 def _odd(manifest: Manifest, features: Tensor, targets: Tensor, units: Sequence[int], seed: int) -> Finding:
     cases = tuple(
         Case(
-            (seen(manifest, one.place),),
-            f"{one.deviations:.1f} deviations off",
-            {"distance": one.distance, "usual": one.usual, "deviations": one.deviations},
+            (seen(manifest, image.place),),
+            f"{image.deviations:.1f} deviations off",
+            {"distance": image.distance, "usual": image.usual, "deviations": image.deviations},
         )
-        for one in odd_ones(features, targets, units, seed=seed)
+        for image in odd_ones(features, targets, units, seed=seed)
     )
     return Finding(
         "odd",
@@ -311,21 +312,21 @@ def _odd(manifest: Manifest, features: Tensor, targets: Tensor, units: Sequence[
 def _write_sheet(path: Path, root: Path, findings: Sequence[Finding]) -> None:
     sections = []
     for finding in findings:
-        pairs = [(case, one) for case in finding.cases for one in case.files[:2]][:ON_SHEET]
-        cells = tuple(sheets.Cell(root / one.file, _caption(case, one)) for case, one in pairs)
+        pairs = [(case, file) for case in finding.cases for file in case.files[:2]][:ON_SHEET]
+        cells = tuple(sheets.Cell(root / file.file, _caption(case, file)) for case, file in pairs)
         if cells:
             sections.append(sheets.SheetSection(printable(f"{finding.kind}: {finding.text}"), cells))
     sheets.write(path, sections)
 
 
-def _caption(case: Case, one: Seen) -> tuple[str, ...]:
-    of = ", ".join(part for part in (one.label, one.split) if part)
-    return tuple(printable(line) for line in (one.file, of, case.note))
+def _caption(case: Case, file: Seen) -> tuple[str, ...]:
+    of = ", ".join(part for part in (file.label, file.split) if part)
+    return tuple(printable(line) for line in (file.file, of, case.note))
 
 
 def _finding_json(finding: Finding) -> dict[str, Any]:
     cases = [
-        {"files": [{"file": one.file, "class": one.label, "split": one.split} for one in case.files], **case.facts}
+        {"files": [{"file": file.file, "class": file.label, "split": file.split} for file in case.files], **case.facts}
         for case in finding.cases
     ]
     return {**{name: getattr(finding, name) for name in ("kind", "spoils", "text", "advice")}, "cases": cases}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from finetune import recipe as recipes
+from finetune.arguments import Settings
 from finetune.checkpoint import changes
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
 from finetune.checkpoint.comparison import Clock, ComparisonFolder, ComparisonRecord, open_comparison
@@ -29,7 +30,7 @@ from finetune.report.standings import Finished, Standing, finished, sentences, s
 from finetune.runs.layout import Terms, reopen_inputs, with_whole_paths
 from finetune.runs.signals import Stop, stop_on_signals
 from finetune.runs.start import go_on, start
-from finetune.settings import Recipe, Settings
+from finetune.settings import Recipe
 from finetune.strategy.entrants import USUAL, Entrant, entrants
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
@@ -63,7 +64,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as one JSON document."""
-        rows = [{**to_json(one), "is_told_apart": one.is_told_apart} for one in self.standings]
+        rows = [{**to_json(standing), "is_told_apart": standing.is_told_apart} for standing in self.standings]
         return {**to_json(self), "folder": str(self.folder), "standings": rows}
 
 
@@ -84,7 +85,9 @@ class _Asked:
 
     def runs(self) -> list[tuple[str, Entrant, int]]:
         """Return every run by name, seed after seed, so that a comparison that is stopped has whole seeds."""
-        return [(f"{_slug(one.label)}-seed{seed}", one, seed) for seed in self.seeds for one in self.entrants]
+        return [
+            (f"{_slug(entrant.label)}-seed{seed}", entrant, seed) for seed in self.seeds for entrant in self.entrants
+        ]
 
 
 @guarded(IN_A_RUN)
@@ -204,9 +207,9 @@ def _run_one(asked: _Asked, manifest: Manifest, name: str, entrant: Entrant, see
         asked.failed[name] = FailedRun(entrant.label, seed, error.message, error.hint)
         on_event(Event.warning(f"{entrant.label} failed: {error.message}"))
         return
-    one = _finished(asked, name, seed)
-    facts = f"{one.split} top1 {one.hits.mean():.3f}, epoch {result.delivered_epoch}"
-    on_event(Event.message(f"  {facts}, {one.curve[-1].seconds:.0f} s"))
+    run = _finished(asked, name, seed)
+    facts = f"{run.split} top1 {run.hits.mean():.3f}, epoch {result.delivered_epoch}"
+    on_event(Event.message(f"  {facts}, {run.curve[-1].seconds:.0f} s"))
 
 
 def _finished(asked: _Asked, name: str, seed: int) -> Finished:
@@ -219,20 +222,20 @@ def _sum_up(asked: _Asked, *, is_done: bool) -> Comparison:
     Raises:
         FinetuneError: all is done, and every run failed.
     """
-    runs: dict[str, list[Finished]] = {one.label: [] for one in asked.entrants}
+    runs: dict[str, list[Finished]] = {each.label: [] for each in asked.entrants}
     for name, entrant, seed in asked.runs():
         if asked.folder.run(name).is_finished:
             runs[entrant.label].append(_finished(asked, name, seed))
-    some = next((run for found in runs.values() for run in found), None)
-    found = standings(runs)
+    some = next((run for ranked in runs.values() for run in ranked), None)
+    ranked = standings(runs)
     comparison = Comparison(
         folder=asked.folder.path,
         split=some.split if some else "val",
         num_images=len(some.files) if some else 0,
         seeds=asked.seeds,
-        standings=found,
+        standings=ranked,
         failed=tuple(asked.failed.values()),
-        said=tuple(sentences(found, is_pretrained=asked.recipe.backbone.pretrained)),
+        said=tuple(sentences(ranked, is_pretrained=asked.recipe.backbone.pretrained)),
     )
     page.write(asked.folder.report, _page_content(asked, comparison, is_done=is_done))
     _write(asked, comparison if is_done else None)
@@ -243,7 +246,7 @@ def _sum_up(asked: _Asked, *, is_done: bool) -> Comparison:
 
 def _write(asked: _Asked, comparison: Comparison | None = None) -> None:
     record = ComparisonRecord(
-        strategies=[one.label for one in asked.entrants],
+        strategies=[entrant.label for entrant in asked.entrants],
         seeds=list(asked.seeds),
         classes=list(asked.classes),
         data=asked.data,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from finetune.arguments import Settings
 from finetune.backbone.layers import LayerTable, layer_table
 from finetune.device import Compute
 from finetune.prepare.asked import check_decidable, recipe_of
@@ -25,7 +26,7 @@ from finetune.prepare.prepared import Prepared, planned_run, prepare
 from finetune.prepare.resolve import remarks, resolve_numbers
 from finetune.prepare.time_limit import within_time
 from finetune.runs import race as racing
-from finetune.settings import Recipe, Settings
+from finetune.settings import Recipe
 from finetune.train.guard import guarded
 from finetune.types import Event, Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
 
@@ -122,29 +123,30 @@ def _plan(chosen: Recipe, *, layers: bool, images: int | None, on_event: OnEvent
         return _layers_alone(chosen)
     if name in ("auto", "race"):
         check_decidable(chosen)
-        made = _prepared(racing.as_auto(chosen), on_event)
+        prepared = _prepared(racing.as_auto(chosen), on_event)
         if name == "race":
-            told.append(
-                f"{racing.told(racing.planned(racing.field_of(chosen, made))[1])}; shown is {made.recipe.strategy.name}"
-            )
+            _, race = racing.planned(racing.field_of(chosen, prepared))
+            told.append(f"{racing.told(race)}; shown is {prepared.recipe.strategy.name}")
     else:
-        made = _prepared_on_paper(chosen)
-    num_images = images or len(made.manifest.samples) or USUAL_IMAGES
-    made = within_time(made, chosen, may_fall=name == "auto", num_images=num_images, on_event=on_event)
-    skeleton = skeleton_or_none(made.recipe, num_classes=len(made.manifest.classes))
+        prepared = _prepared_on_paper(chosen)
+    num_images = images or len(prepared.manifest.samples) or USUAL_IMAGES
+    prepared = within_time(prepared, chosen, may_fall=name == "auto", num_images=num_images, on_event=on_event)
+    skeleton = skeleton_or_none(prepared.recipe, num_classes=len(prepared.manifest.classes))
     return Plan(
-        backbone=made.backbone.architecture.name,
-        image_size=made.backbone.preprocessing.image_size,
-        num_classes=len(made.manifest.classes),
-        strategy=made.recipe.strategy.name,
-        groups=made.backbone.groups,
-        phases=made.phases,
-        notes=(*told, *made.notes, *remarks(made.recipe, made.backbone)),
-        evidence=made.evidence,
-        verdict=made.verdict,
+        backbone=prepared.backbone.architecture.name,
+        image_size=prepared.backbone.preprocessing.image_size,
+        num_classes=len(prepared.manifest.classes),
+        strategy=prepared.recipe.strategy.name,
+        groups=prepared.backbone.groups,
+        phases=prepared.phases,
+        notes=(*told, *prepared.notes, *remarks(prepared.recipe, prepared.backbone)),
+        evidence=prepared.evidence,
+        verdict=prepared.verdict,
         num_images=num_images,
-        costs=costs(made, skeleton, num_images=num_images) if skeleton else (),
-        layers=layer_table(made.backbone.model, image_size=made.backbone.preprocessing.image_size) if layers else None,
+        costs=costs(prepared, skeleton, num_images=num_images) if skeleton else (),
+        layers=layer_table(prepared.backbone.model, image_size=prepared.backbone.preprocessing.image_size)
+        if layers
+        else None,
     )
 
 
@@ -160,10 +162,10 @@ def _prepared(recipe: Recipe, on_event: OnEvent) -> Prepared:
 
     notes: tuple[str, ...] = ()
     try:
-        made = prepare(recipe, on_event=hold)
-        verdict = () if made.verdict is None else (made.verdict.line,)
-        notes = (*made.notes, *remarks(made.recipe, made.backbone), *verdict)
-        return made
+        prepared = prepare(recipe, on_event=hold)
+        verdict = () if prepared.verdict is None else (prepared.verdict.line,)
+        notes = (*prepared.notes, *remarks(prepared.recipe, prepared.backbone), *verdict)
+        return prepared
     finally:
         for event in held:
             if event.facts["text"] not in notes:

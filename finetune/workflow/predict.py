@@ -79,8 +79,8 @@ class Classifier:
         with self._compute.in_force(), torch.no_grad(), self._compute.autocast():
             logits = self.model(normalise(batch, self.preprocessing))  # (B, K)
         if self.task == "classify":
-            found: NDArray[np.float32] = logits.float().softmax(dim=1).cpu().numpy()
-            return found
+            probabilities: NDArray[np.float32] = logits.float().softmax(dim=1).cpu().numpy()
+            return probabilities
         return probabilities_of(TASKS[self.task].activation, logits.float().cpu().numpy())
 
 

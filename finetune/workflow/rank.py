@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from finetune import recipe as recipes
+from finetune.arguments import Settings
 from finetune.backbone.automatic import NO_HUB_HINT
 from finetune.backbone.cost import multiplications
 from finetune.backbone.folder import is_folder
@@ -39,7 +40,7 @@ from finetune.prepare.inputs import (
     read_data,
     with_task,
 )
-from finetune.settings import Recipe, Settings
+from finetune.settings import Recipe
 from finetune.strategy import rank as ranking
 from finetune.strategy.evidence import MOST_PROBED, stratified_sample
 from finetune.strategy.rank import Candidate, Ranking
@@ -85,9 +86,9 @@ class Ranked:
             "shortlist": list(ranked.shortlist),
             "remarks": list(ranked.remarks),
             "candidates": [
-                {"name": one.name, "predicted_top1": to_json(one.predicted)}
-                | {key: value for key, value in to_json(one).items() if key not in ("name", "hits", "units")}
-                for one in ranked.candidates
+                {"name": candidate.name, "predicted_top1": to_json(candidate.predicted)}
+                | {key: value for key, value in to_json(candidate).items() if key not in ("name", "hits", "units")}
+                for candidate in ranked.candidates
             ],
             "failed": [to_json(failure) for failure in self.failed],
         }
@@ -148,7 +149,7 @@ def _measure_all(
     measured, failed = [], []
     for label, name in zip(labels(names), names, strict=True):
         try:
-            one = measure_candidate(candidate_recipe(recipe, name), label, manifest, samples, on_event=on_event)
+            candidate = measure_candidate(candidate_recipe(recipe, name), label, manifest, samples, on_event=on_event)
         except (DataError, Interrupted):
             raise
         except FinetuneError as error:
@@ -156,8 +157,8 @@ def _measure_all(
             failed.append(FailedCandidate(label, error.message, hint))
             on_event(Event.warning(f"{label} is left out: {error.message}"))
         else:
-            measured.append(one)
-            on_event(Event.message(f"{label}: predicted top1 {one.predicted.value:.3f}"))
+            measured.append(candidate)
+            on_event(Event.message(f"{label}: predicted top1 {candidate.predicted.value:.3f}"))
     return measured, failed
 
 
@@ -167,8 +168,8 @@ def labels(names: Sequence[str]) -> tuple[str, ...]:
     def short(name: str) -> str:
         bare, size = _split_size(name)
         is_path = bare.startswith("local-dir:") or os.sep in bare
-        found = Path(bare.removeprefix("local-dir:")).name if is_path else bare.split(".")[0]
-        return f"{found}@{size}" if size else found
+        stem = Path(bare.removeprefix("local-dir:")).name if is_path else bare.split(".")[0]
+        return f"{stem}@{size}" if size else stem
 
     counts = Counter(map(short, names))
     return tuple(short(name) if counts[short(name)] == 1 else name for name in names)

@@ -25,12 +25,12 @@ class ShippedRecipe:
 
 def list_recipes() -> list[ShippedRecipe]:
     """Return the shipped recipes by name."""
-    found = []
+    shipped = []
     for name in _names():
         text = recipe_text(name)
         purpose = next((line.lstrip("# ") for line in text.splitlines() if line.startswith("#")), "")
-        found.append(ShippedRecipe(name, purpose, recipes.loads(text, source=name).strategy.name))
-    return found
+        shipped.append(ShippedRecipe(name, purpose, recipes.loads(text, source=name).strategy.name))
+    return shipped
 
 
 def recipe_text(name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
+from finetune.arguments import Settings, SettingsWithData
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.changes import check_kinds
 from finetune.errors import CheckpointError
@@ -14,7 +15,7 @@ from finetune.runs.layout import Terms
 from finetune.runs.signals import stop_on_signals
 from finetune.runs.single import RunResult
 from finetune.runs.start import go_on, start
-from finetune.settings import Recipe, Settings, SettingsWithData
+from finetune.settings import Recipe
 from finetune.types import OnEvent, ignore
 
 

@@ -13,6 +13,7 @@ from finetune.backbone.freeze import check_plan, freezing, group_state, modules_
 from finetune.backbone.groups import layer_groups
 from finetune.errors import RecipeError
 from finetune.optim.optimisers import build, parameter_groups
+from finetune.settings import OptimSection
 from finetune.types import FreezePlan, GroupPlan, LayerGroup
 from tests import support
 
@@ -46,7 +47,7 @@ def top(groups: Sequence[LayerGroup], k: int) -> FreezePlan:
 def train(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], *, steps: int = 2) -> None:
     """Take steps with `train()` called before, between and after every forward pass."""
     with freezing(model, plan, groups):
-        optimiser = build("adamw", parameter_groups(model, plan, groups, lr=1e-2, weight_decay=0.1))
+        optimiser = build(OptimSection(name="adamw"), parameter_groups(model, plan, groups, lr=1e-2, weight_decay=0.1))
         for step in range(steps):
             torch.manual_seed(step)
             model.train()

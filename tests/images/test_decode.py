@@ -345,7 +345,7 @@ def test_numbers_of_16_bits_are_shown_over_the_bits_that_they_fill(bits: int, ch
     found = examine(deep_png(values), np.asarray)
     assert found.span is not None and found.span.high == 2**bits - 1
     expected = np.round(255 * values[..., :3].astype(float) / (2**bits - 1))
-    assert np.abs(found.made.astype(float) - expected).max() == 0
+    assert np.abs(found.content.astype(float) - expected).max() == 0
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
@@ -397,7 +397,7 @@ def test_a_tiff_of_more_bands_than_have_a_meaning_is_refused_with_their_number(n
 @pytest.mark.parametrize(("num_bands", "extra", "remark"), [(1, 0, ""), (3, 0, ""), (4, 2, ""), (4, 0, "four bands")])
 def test_the_fourth_band_is_transparency_or_said_to_be_left_out(num_bands: int, extra: int, remark: str) -> None:
     found = examine(tiff_of_bands(num_bands, extra=extra), lambda image: image.mode)
-    assert found.made == "RGB"
+    assert found.content == "RGB"
     assert found.remark.startswith(remark) and bool(found.remark) is bool(remark)
 
 

@@ -20,18 +20,18 @@ from packaging.version import Version
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from finetune import recipe as recipes
 from finetune.backbone.groups import layer_groups
 from finetune.checkpoint.state import TrainState
 from finetune.evaluation.forward import collect_logits
 from finetune.features.divide import divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches
-from finetune.optim.losses import criterion_of
-from finetune.settings import LossSection
 from finetune.strategy.strategies import STRATEGIES, Choice, phases
 from finetune.train import loop
 from finetune.train import phases as by_phase
-from finetune.train.loop import Fit, FitSettings, Work
+from finetune.train.loop import Fit, Work
+from finetune.train.settings import FitSettings
 from finetune.types import NEVER, Phase
 
 if Version(torch.__version__) < Version("2.7"):
@@ -90,18 +90,8 @@ def work_of(model: nn.Module, phase: Phase) -> Work:
 
 
 def fit_of(model: nn.Module) -> Fit:
-    settings = FitSettings(
-        "adamw",
-        0.01,
-        "cosine",
-        0.1,
-        1.0,
-        criterion_of(LossSection(label_smoothing=0.1)),
-        None,
-        None,
-        seed=0,
-        micro_batch=4,
-    )
+    recipe = recipes.load(overrides={"loss.label_smoothing": 0.1, "train.micro_batch": 4, "optim.weight_decay": 0.01})
+    settings = FitSettings.of(recipe)
     keeper = SimpleNamespace(last=lambda *_: None, best=lambda *_: None)
     made = partial(work_of, model)
     return Fit(

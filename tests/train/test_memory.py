@@ -49,7 +49,7 @@ def test_what_a_linear_layer_keeps_is_its_input() -> None:
     net = Net()
     plan = FreezePlan((GroupPlan("head", "all"),))
     groups = (LayerGroup("head", ("fc.weight",), 3 * 32 * 32 * 4, is_head=True),)
-    need = step_memory(net, plan, groups, image_size=SIZE, optimiser="sgd")
+    need = step_memory(net, plan, groups, image_size=SIZE, optimiser="momentum")
     picture = 3 * 32 * 32 * 4
     assert need.fixed == picture * 4 * 3  # weight, gradient, momentum
     assert need.per_image == picture + picture + 3 * picture  # the input, what is kept of it, and on the way

@@ -67,7 +67,7 @@ def test_a_file_that_may_not_grow_is_an_error_and_the_run_goes_on_later(tiny_run
 
 
 RECIPES: dict[str, tuple[str, dict[str, object]]] = {
-    "every step, patience 1": ("full", {"overrides": {**EVERY_STEP, "train.patience": 1, "optim.name": "sgd"}}),
+    "every step, patience 1": ("full", {"overrides": {**EVERY_STEP, "train.patience": 1, "optim.name": "nesterov"}}),
     "gradual, in micro-batches": ("gradual", {"epochs": 4, "micro_batch": 3}),
     "head-only on two views": ("head-only", {"overrides": VIEWS}),
     "a probe at an inner layer group": ("linear-probe", {"backbone": "test_resnet", "probe_at": "layer2"}),

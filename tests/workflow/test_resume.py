@@ -93,7 +93,7 @@ def test_lines_behind_the_checkpoint_are_cut(stopped: Path) -> None:
 
 
 def test_a_run_may_stop_at_every_step_and_go_on(tiny_run, tmp_path: Path) -> None:
-    more = {"overrides": {"train.patience": 1, "optim.name": "sgd"}}
+    more = {"overrides": {"train.patience": 1, "optim.name": "nesterov"}}
     whole = tiny_run(out="whole", **more).folder
     go_on, times = lambda: tiny_run(on_event=stop_after(1), **more), 0
     while True:

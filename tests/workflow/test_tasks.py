@@ -168,15 +168,20 @@ def test_the_export_says_task_activation_and_thresholds(of_sets: Path, of_number
     assert deviation == plan["scale"]["deviation"] == pytest.approx(33, abs=8)
 
 
-@pytest.mark.parametrize("kind", ["sets", "numbers"])
-@pytest.mark.parametrize("steps", [3, 8])
+@pytest.mark.parametrize(
+    ("kind", "steps", "keys"),
+    [
+        ("sets", 3, {}),
+        ("sets", 8, {"loss.name": "asymmetric", "regularise.mixup": 0.2, "train.micro_batch": 8}),
+        ("numbers", 8, LENGTH),
+        ("numbers", 3, {**LENGTH, "loss.name": "huber", "regularise.mixup": 0.2, "optim.schedule": "plateau"}),
+    ],
+)
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
-    kind: str, steps: int, request: pytest.FixtureRequest, tmp_path: Path
+    kind: str, steps: int, keys: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     table = request.getfixturevalue(kind)
-    asked: dict[str, Any] = {
-        **SMALL, "strategy": "top-k", "top_k": 2, "epochs": 3, "overrides": LENGTH if kind == "numbers" else {},
-    }  # fmt: skip
+    asked: dict[str, Any] = {**SMALL, "strategy": "top-k", "top_k": 2, "epochs": 3, "overrides": keys}
     finetune.run(table, out=tmp_path / "whole", **asked)
     with pytest.raises(finetune.Interrupted):
         finetune.run(table, out=tmp_path / "stopped", on_event=stop_after(steps), **asked)
@@ -233,11 +238,13 @@ def test_every_strategy_runs(kind: str, strategy: str, request: pytest.FixtureRe
     [
         ({"loss.name": "focal"}, "loss.name = 'focal' has no meaning where an image has any number of classes"),
         ({"loss.name": "mse"}, "loss.name = 'mse' has no meaning where an image has any number of classes"),
-        ({"loss.label_smoothing": 0.1}, "loss.label_smoothing has no meaning"),
+        ({"loss.label_smoothing": 0.1}, "loss.label_smoothing = 0.1 has no meaning"),
+        ({"regularise.cutmix": 1.0}, "regularise.cutmix = 1.0 has no meaning where an image has any number of classes"),
+        ({"train.balance": "sampling"}, "train.balance = 'sampling' has no meaning"),
         ({"data.task": "regress"}, "is no number"),
         (
-            {"data.task": "classify", "loss.name": "bce"},
-            "loss.name = 'bce' has no meaning where an image has one class",
+            {"data.task": "classify", "loss.name": "asymmetric"},
+            "loss.name = 'asymmetric' has no meaning where an image has one class",
         ),
     ],
 )

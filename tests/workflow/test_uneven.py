@@ -35,7 +35,9 @@ def is_said(part: str, texts: list[str]) -> bool:
 
 
 def test_a_run_tells_before_and_after_of_classes_that_are_not_learned(uneven: Path, tmp_path: Path) -> None:
-    result, texts = warned(finetune.run, uneven, strategy="full", epochs=1, out=tmp_path / "run", **TINY)
+    result, texts = warned(
+        finetune.run, uneven, strategy="full", epochs=1, out=tmp_path / "run", balance="none", **TINY
+    )
     assert all(is_said(part, texts) for part in (*SAID, "no image in val, which says nothing of it: cow"))
     assert result.never_predicted == finetune.evaluate(result.folder, split="val").never_predicted == {"bee": 1}
     sentence = "the model never predicts bee (1 image there) on val"
@@ -49,7 +51,7 @@ def test_a_run_tells_before_and_after_of_classes_that_are_not_learned(uneven: Pa
 def test_what_is_never_predicted_is_told_of_the_first_fit_where_another_model_is_delivered(
     uneven: Path, tmp_path: Path
 ) -> None:
-    more = {**TINY, "refit": True, "epochs": 1}
+    more = {**TINY, "refit": True, "epochs": 1, "balance": "none"}
     result, texts = warned(finetune.run, uneven, strategy="full", out=tmp_path / "run", **more)
     assert result.never_predicted == {"bee": 1}
     assert is_said("the first fit (the refit, which is delivered, has learned from val) never predicts bee", texts)
@@ -70,7 +72,9 @@ def test_a_check_and_a_comparison_tell_of_it_too(uneven: Path, tmp_path: Path) -
     assert is_said("1 .heic", list(found.notes))
     texts = {finding.kind: finding.text for finding in found.findings}
     assert "may never be predicted" in texts["imbalance"] and "too few images" in texts["too-few"]
-    _, said = warned(finetune.compare, uneven, strategies="full,head-only", epochs=1, out=tmp_path / "cmp", **TINY)
+    _, said = warned(
+        finetune.compare, uneven, strategies="full,head-only", epochs=1, out=tmp_path / "cmp", balance="none", **TINY
+    )
     assert all(is_said(part, said) for part in (*SAID, "never predicts bee"))
 
 

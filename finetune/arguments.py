@@ -1,0 +1,43 @@
+"""The flags of `finetune run` as arguments of the functions, for type checkers and editors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from finetune.settings import StrategyName, TaskName
+
+
+class Settings(TypedDict, total=False):
+    """The flags of `finetune run` but for the data, each a key of the recipe (`recipe.ALIASES`); None leaves it out."""
+
+    task: TaskName | None
+    group_by: str | None
+    val: float | None
+    test: float | None
+    backbone: str | None
+    weights: str | Path | None
+    pretrained: bool | None
+    image_size: int | Literal["auto"] | None
+    strategy: StrategyName | None
+    assume: str | None
+    top_k: int | Literal["auto"] | None
+    probe_at: str | None
+    reinit: bool | None
+    epochs: int | Literal["auto"] | None
+    time: str | None
+    batch_size: int | Literal["auto"] | None
+    micro_batch: int | Literal["auto"] | None
+    lr: float | Literal["auto"] | None
+    balance: Literal["auto", "weights", "sampling", "none"] | None
+    refit: bool | None
+    seed: int | None
+    device: Literal["auto", "cpu", "cuda", "mps"] | None
+    workers: int | Literal["auto"] | None
+    threads: int | Literal["auto"] | None
+
+
+class SettingsWithData(Settings, total=False):
+    """The same where the data is no argument of its own."""
+
+    data: str | Path | None

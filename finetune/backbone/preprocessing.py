@@ -1,0 +1,59 @@
+"""What images a network takes: its data config, and whether it takes them at a size."""
+
+from __future__ import annotations
+
+import torch
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from finetune.backbone.layers import NETWORK_ERRORS
+from finetune.backbone.weights import first_line
+from finetune.errors import BackboneError
+from finetune.types import Preprocessing
+
+
+def check_image_size(model: nn.Module, size: tuple[int, int], label: str) -> None:
+    """Run one empty image through a network, to see that it takes images of this size.
+
+    Raises:
+        BackboneError: it does not, or its patches would leave pixels out.
+    """
+    stem = getattr(model, "patch_embed", getattr(model, "stem", None))
+    patch = getattr(stem, "patch_size", None)
+    if isinstance(patch, (tuple, list)) and any(side % p for side, p in zip(size, patch, strict=False)):
+        near = [max(patch[0], size[0] // patch[0] * patch[0]), (size[0] // patch[0] + 1) * patch[0]]
+        raise BackboneError(
+            f"{label} cuts its input into patches of {patch[0]} pixels, and {size[0]} is no multiple of that",
+            hint=f"Use --image-size {near[0]} or {near[1]}.",
+        )
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
+    except NETWORK_ERRORS as error:
+        raise BackboneError(
+            f"{label} does not take images of {size[0]} pixels: {first_line(error)}",
+            hint="Leave --image-size out for the size it was trained with, or take a larger one.",
+        ) from error
+
+
+def preprocessing_of(model: nn.Module, name: str, image_size: int | None) -> Preprocessing:
+    """Return the preprocessing of a network's data config, at another size where one is asked for.
+
+    Raises:
+        BackboneError: the data config cannot be used.
+    """
+    try:
+        config = resolve_model_data_config(model)
+        height, width = (image_size, image_size) if image_size else config["input_size"][1:]
+        red, green, blue = map(float, config["mean"])
+        of_red, of_green, of_blue = map(float, config["std"])
+        return Preprocessing(
+            image_size=(int(height), int(width)),
+            mean=(red, green, blue),
+            std=(of_red, of_green, of_blue),
+            interpolation=config["interpolation"],
+            crop_pct=float(config["crop_pct"]),
+            crop_mode=config["crop_mode"],
+        )
+    except (TypeError, ValueError, AssertionError) as error:
+        raise BackboneError(f"the data config of {name} cannot be used: {error}") from error

@@ -1,0 +1,102 @@
+"""One step of training: a batch, its gradient, and the optimiser. Letters: B batch, K classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.device import Accelerator
+from finetune.optim.losses import Criterion
+from finetune.train.averages import Averages
+from finetune.train.mixing import mixed
+from finetune.train.objectives import CLASSES, Objective
+from finetune.train.outputs import aux_weight, loss_of
+from finetune.train.settings import FitSettings
+
+
+@dataclass(slots=True)
+class Step:
+    """What a step of a phase needs beside its batch."""
+
+    model: nn.Module
+    optimiser: Any
+    settings: FitSettings
+    accelerator: Accelerator
+    averages: Averages | None = None
+    anchors: Mapping[str, Tensor] = field(default_factory=dict)  # pretrained values, by name, that weights stay near
+    objective: Objective = CLASSES
+
+    def take(self, run: nn.Module, inputs: Any, targets: Tensor, *, num_steps: int) -> tuple[Tensor, Tensor]:
+        """Take one step on the mean loss of a batch, its gradient summed over micro-batches; so many were before it.
+
+        Returns loss and hits, both (), on the device: nothing here waits for it.
+        """
+        loss, hits = self._gradient(run, inputs, self.objective.seen(targets))
+        self._penalise()
+        clip = self.settings.optim.clip
+        if clip != "none":
+            self.accelerator.clip_grad_norm_(self.trained, clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        if self.averages is not None:
+            self.averages.update(num_steps + 1)
+        return loss, hits
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The weights that the optimiser moves."""
+        return [weight for group in self.optimiser.param_groups for weight in group["params"]]
+
+    def _gradient(self, run: nn.Module, inputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+        losses, hits = [], []
+        num_classes = int(getattr(self.model, "num_classes", 0))
+        inputs, mixture = mixed(inputs, targets, regularise=self.settings.regularise, num_classes=num_classes)
+        parts = _micro_batches((inputs, targets, mixture), self.settings.micro_batch or len(targets))
+        for part, shown, wanted in parts:
+            with self.accelerator.autocast():
+                output = run(part)
+            against = partial(_against, self.settings.criterion, wanted)
+            loss, logits = loss_of(output, against, aux_weight=aux_weight(self.model))
+            share = len(wanted) / len(targets)
+            self.accelerator.backward(loss * share if share < 1 else loss)
+            losses.append(loss.detach() * share)
+            hits.append(self.objective.hits(logits.detach(), shown))
+        return torch.stack(losses).sum(), torch.stack(hits).sum()
+
+    def _penalise(self) -> None:
+        """Add the gradient of what weights are penalised for.
+
+        Source of L2-SP: Li et al. 2018, arXiv:1802.01483.
+        """
+        l1, l2_sp = self.settings.regularise.l1, self.settings.regularise.l2_sp
+        terms = []
+        if l1:
+            groups = (group["params"] for group in self.optimiser.param_groups if group["is_decayed"])
+            terms += [l1 * weight.abs().sum() for params in groups for weight in params]
+        if l2_sp:
+            weights = dict(self.model.named_parameters())
+            near = {name: anchor for name, anchor in self.anchors.items() if weights[name].requires_grad}
+            terms += [l2_sp / 2 * (weights[name] - anchor).square().sum() for name, anchor in near.items()]
+        if terms:
+            self.accelerator.backward(torch.stack(terms).sum())
+
+
+def _against(criterion: Criterion, targets: Tensor, logits: Tensor) -> Tensor:
+    return criterion(logits, targets)
+
+
+def _micro_batches(batch: tuple[Any, Tensor, Tensor], size: int) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """Yield evenly sized parts of a batch of at most `size` images; inputs are a tensor or a tuple of them."""
+    inputs, *targets = batch
+    count = -(-len(targets[0]) // size)
+    if count == 1:
+        yield batch
+        return
+    columns = inputs if isinstance(inputs, tuple) else (inputs,)
+    for *parts, shown, wanted in zip(*(tensor.tensor_split(count) for tensor in (*columns, *targets)), strict=True):
+        yield tuple(parts) if isinstance(inputs, tuple) else parts[0], shown, wanted

@@ -1,0 +1,77 @@
+"""Every value of every option of training: two epochs that learn, and the same bits when they were stopped between.
+
+`EVERY` is held complete by `test_no_option_is_left_out`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from finetune import recipe as recipes
+from finetune import settings
+from finetune.optim.optimisers import OPTIMISERS
+from finetune.train.phases import fit_phases
+from tests.train.fitting import fit_of, network, planned
+
+PLATEAU = {"optim.schedule": "plateau", "optim.drop_patience": 1, "optim.drop": 0.5, "optim.warmup": 0.0}
+CLIMBING = {"optim.name": "momentum", "optim.momentum": 0.99, "optim.momentum_from": 0.5}
+EVERY: list[dict[str, Any]] = [
+    *({"optim.name": name} for name in get_args(settings.OptimiserName)),
+    *({"optim.schedule": name} for name in get_args(settings.Schedule)),
+    *({"loss.name": name} for name in ("auto", *settings.TASK_LOSSES["classify"])),
+    PLATEAU,
+    CLIMBING,
+    {"optim.momentum_from": 0.5},
+    {"optim.warmup": "2 steps"},
+    {"optim.warmup": "1 epoch"},
+    {"optim.clip": "none"},
+    {"optim.head_lr": 5.0},
+    {"optim.schedule": "step", "optim.drop_every": 0.2, "optim.drop": 0.5},
+    {"optim.schedule": "polynomial", "optim.power": 2.0},
+    {"loss.label_smoothing": 0.1},
+    {"loss.name": "focal", "loss.focal_gamma": 1.0},
+    *({"strategy.initialiser": name} for name in get_args(settings.Initialiser)),
+    {"regularise.mixup": 0.2},
+    {"regularise.cutmix": 1.0},
+    {"regularise.mixup": 0.2, "regularise.cutmix": 1.0, "train.micro_batch": 2},
+    {"regularise.l1": 1e-5},
+    {"regularise.l2_sp": 0.01},
+    {"regularise.ema": 0.5},
+    {"regularise.ema": 0.5, "optim.name": "lamb"},
+]
+STRATEGY = {"test_resnet": "top-k", "test_vit": "full"}
+
+
+def name_of(overrides: dict[str, Any]) -> str:
+    return ",".join(f"{key.partition('.')[2]}={value}" for key, value in overrides.items())
+
+
+def rate(overrides: dict[str, Any]) -> float:
+    return 1e-3 * OPTIMISERS[overrides.get("optim.name", "adamw")].lr_factor
+
+
+@pytest.mark.parametrize("name", STRATEGY)
+@pytest.mark.parametrize("overrides", EVERY, ids=name_of)
+def test_it_learns_and_resumes_to_the_same_bits(overrides: dict[str, Any], name: str) -> None:
+    whole = network(name)
+    plan = planned(STRATEGY[name], whole, lr=rate(overrides))
+    expected = fit_phases(fit_of(whole, overrides=overrides), plan, fresh=network(name))
+    losses = [line.train_loss for line in expected.history]
+    assert losses[1] < losses[0]  # type: ignore[operator]
+    model, kept = network(name), []
+    with pytest.raises(InterruptedError):
+        fit_phases(fit_of(model, kept=kept, stop_after=6, overrides=overrides), plan, fresh=network(name))
+    again = network(name)
+    resumed = fit_phases(fit_of(again, overrides=overrides), plan, fresh=network(name), resumed=kept[-1])
+    assert resumed.history == expected.history
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in whole.state_dict().items())
+
+
+def test_no_option_is_left_out() -> None:
+    settled = {"optim.lr", "optim.weight_decay", "optim.layer_decay"}  # by every strategy
+    built = {"regularise.dropout", "regularise.drop_path"}  # into the network: below
+    keys = {key for key in recipes.fields() if key.startswith(("optim.", "loss.", "regularise."))} - settled - built
+    assert keys <= {key for overrides in EVERY for key in overrides}

@@ -1,0 +1,140 @@
+"""What regularises, against its definition: penalties, mixtures, averages, and what a network leaves to chance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import finetune
+from finetune.backbone.groups import layer_groups
+from finetune.errors import BackboneError, RecipeError
+from finetune.randomness import forked
+from finetune.settings import RegulariseSection
+from finetune.train.averages import Averages
+from finetune.train.mixing import mixed
+from finetune.train.phases import fit_phases
+from tests.support import TINY
+from tests.train.fitting import fit_of, network, planned
+
+
+def trained(**regularise: Any) -> nn.Module:
+    model = network("test_resnet")
+    overrides = {"optim.weight_decay": 0.0, **{f"regularise.{key}": value for key, value in regularise.items()}}
+    fit_phases(fit_of(model, overrides=overrides), planned("full", model, lr=1e-2), fresh=network("test_resnet"))
+    return model
+
+
+def distance(model: nn.Module) -> float:
+    """How far the pretrained weights have moved."""
+    start = network("test_resnet").state_dict()
+    names = [name for group in layer_groups(model) if not group.is_head for name in group.parameters]
+    return sum(float((model.state_dict()[name] - start[name]).square().sum()) for name in names)
+
+
+def test_weights_stay_nearer_to_where_they_were_by_l2_sp() -> None:
+    assert distance(trained(l2_sp=100.0)) < 0.5 * distance(trained())
+
+
+def test_weights_become_smaller_by_l1_and_norms_do_not() -> None:
+    plain, small = trained(), trained(l1=0.1)
+    matrices = [name for name, weight in plain.named_parameters() if weight.ndim > 1]
+    sizes = [
+        sum(float(model.get_parameter(name).detach().abs().sum()) for name in matrices) for model in (small, plain)
+    ]
+    assert sizes[0] < 0.8 * sizes[1]
+
+
+def test_mixup_mixes_images_and_classes_by_one_share() -> None:
+    images, targets = torch.eye(4)[:, :, None, None].expand(4, 4, 2, 2), torch.arange(4)
+    with forked(0):
+        mixture, shares = mixed(images, targets, regularise=RegulariseSection(mixup=1.0), num_classes=4)
+    assert shares.sum(dim=1) == pytest.approx([1.0] * 4) and 0 < float(shares.max()) < 1
+    assert torch.allclose(mixture.mean(dim=(2, 3)), shares)
+
+
+def test_mixup_mixes_several_tensors_alike() -> None:
+    rows = torch.eye(3)
+    with forked(0):
+        (first, second), shares = mixed(
+            (rows, 2 * rows), torch.arange(3), regularise=RegulariseSection(mixup=1.0), num_classes=3
+        )
+    assert torch.allclose(first, shares) and torch.allclose(second, 2 * shares)
+
+
+def test_cutmix_shares_classes_by_area() -> None:
+    images, targets = torch.eye(4)[:, :, None, None].expand(4, 4, 16, 16), torch.arange(4)
+    with forked(1):
+        mixture, shares = mixed(images, targets, regularise=RegulariseSection(cutmix=1.0), num_classes=4)
+    assert 0 < float(shares.max()) < 1 and torch.allclose(mixture.mean(dim=(2, 3)), shares, atol=1e-6)
+
+
+def test_nothing_is_mixed_unasked() -> None:
+    images, targets = torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])
+    same, wanted = mixed(images, targets, regularise=RegulariseSection(), num_classes=2)
+    assert same is images and wanted is targets
+
+
+def test_an_average_is_its_formula_and_gives_the_weights_back() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    values = [1.0, 2.0, 4.0]
+    nn.init.constant_(model.weight, values[0])
+    averages = Averages(model, ["weight"], 0.25)
+    expected = values[0]
+    for step, value in enumerate(values[1:], 1):
+        nn.init.constant_(model.weight, value)
+        averages.update(step)
+        decay = min(0.25, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    with averages.in_place():
+        assert model.weight.item() == pytest.approx(expected)
+        with averages.set_aside():
+            assert model.weight.item() == 4.0
+        assert model.weight.item() == pytest.approx(expected)
+    assert model.weight.item() == 4.0
+
+
+def test_what_is_frozen_is_in_no_average() -> None:
+    model, before = network("test_resnet"), network("test_resnet").state_dict()
+    fit_phases(fit_of(model, overrides={"regularise.ema": 0.9}), planned("head-only", model), fresh=model)
+    moved = {key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert moved == {name for group in layer_groups(model) if group.is_head for name in group.parameters}
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("key", ["dropout", "drop_path"])
+def test_what_a_network_drops_changes_training_and_no_answer(
+    image_folder: Any, tmp_path: Path, backbone: str, key: str
+) -> None:
+    data = image_folder(per_class=6)
+    more: dict[str, Any] = {**TINY, "backbone": backbone, "strategy": "full", "epochs": 2}
+    overrides = {**more.pop("overrides", {}), f"regularise.{key}": 0.5}
+    plain = finetune.run(data, out=tmp_path / "plain", **more)
+    dropped = finetune.run(data, out=tmp_path / "dropped", overrides=overrides, **more)
+    losses = [(run.folder / "metrics.jsonl").read_text() for run in (plain, dropped)]
+    assert losses[0] != losses[1]
+    assert "drop" not in (dropped.folder / "model" / "config.json").read_text()
+    judged = finetune.evaluate(dropped.folder, split="val")
+    assert judged.metrics["top1"].value == dropped.metrics["val"]["top1"]["value"]
+
+
+def test_a_network_that_drops_nothing_says_which_key_it_does_not_take() -> None:
+    with pytest.raises(BackboneError, match="does not take") as raised:
+        finetune.plan(backbone="lenet5", strategy="scratch", overrides={"regularise.drop_path": 0.1})
+    assert "regularise.drop_path" in raised.value.hint
+
+
+def test_a_solved_head_takes_no_mixture() -> None:
+    with pytest.raises(RecipeError, match=r"regularise\.mixup"):
+        finetune.plan(backbone="test_resnet", pretrained=False, strategy="linear-probe",
+                      overrides={"regularise.mixup": 0.2})  # fmt: skip
+
+
+def test_images_that_are_cut_need_a_phase_that_trains_on_images() -> None:
+    settings: dict[str, Any] = {"backbone": "test_resnet", "pretrained": False, "overrides": {"regularise.cutmix": 1.0}}
+    with pytest.raises(RecipeError, match=r"regularise\.cutmix"):
+        finetune.plan(strategy="head-only", **settings)
+    assert any("phase probe" in note for note in finetune.plan(strategy="lp-ft", **settings).notes)
