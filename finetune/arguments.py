@@ -30,6 +30,7 @@ class Settings(TypedDict, total=False):
     micro_batch: int | Literal["auto"] | None
     lr: float | Literal["auto"] | None
     balance: Literal["auto", "weights", "sampling", "none"] | None
+    calibrate: bool | Literal["auto"] | None
     refit: bool | None
     seed: int | None
     device: Literal["auto", "cpu", "cuda", "mps"] | None

@@ -45,6 +45,7 @@ ALIASES: dict[str, str] = {
     "micro_batch": "train.micro_batch",
     "lr": "optim.lr",
     "balance": "train.balance",
+    "calibrate": "train.calibrate",
     "refit": "train.refit",
     "seed": "train.seed",
     "device": "train.device",

@@ -211,6 +211,11 @@ class TrainSection(Section):
         description="Classes of different size: weights lets each image of a small class count for more, sampling draws"
         " it more often. auto: weights, where the largest class has three times the images of the smallest or more.",
     )
+    calibrate: bool | Auto = Field(
+        "auto",
+        description="Divide logits by the temperature that val tells, in the head, to be as sure as it is"
+        " right. auto: from 100 independent val images on, where 1 is ruled out.",
+    )
     refit: bool = Field(
         False,
         description="Train once more on train and val with the chosen numbers, and deliver that model; val can no"

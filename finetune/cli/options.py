@@ -38,6 +38,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "micro_batch": (TRAINING, "N"),
     "lr": (TRAINING, "RATE"),
     "balance": (TRAINING, "HOW"),
+    "calibrate": (TRAINING, ""),
     "refit": (TRAINING, ""),
     "seed": (TRAINING, "N"),
     "device": (TRAINING, "NAME"),
@@ -69,7 +70,7 @@ def complete_licence(incomplete: str) -> list[str]:
 
 
 COMPLETIONS: dict[str, Callable[[str], list[str]]] = {"backbone": complete_backbone}
-SWITCHES = {name: f"--{name}/--no-{name}" for name in ("pretrained", "reinit", "refit")}
+SWITCHES = {name: f"--{name}/--no-{name}" for name in ("pretrained", "reinit", "refit", "calibrate")}
 
 
 def recipe_options(command: Callable[..., None], *, flags: Collection[str] = FLAGS) -> Callable[..., None]:

@@ -29,6 +29,7 @@ OF_ONE_CLASS: dict[str, tuple[Any, ...]] = {  # keys that mean something where a
     "loss.label_smoothing": (0.0,),
     "regularise.cutmix": (0.0,),  # what is cut out of an image may be any of its classes
     "train.balance": ("auto", "none"),
+    "train.calibrate": ("auto", False),
 }
 
 
@@ -117,7 +118,9 @@ def with_task(recipe: Recipe, manifest: Manifest) -> Recipe:
             hint=f"The data has the task {task}, with the losses {' and '.join(losses)}; --task names another.",
         )
     settled = {"data.task": task, "loss.name": losses[0] if recipe.loss.name == "auto" else recipe.loss.name}
-    return recipes.update(recipe, settled if is_of_one else {**settled, "train.balance": "none"})
+    return recipes.update(
+        recipe, settled if is_of_one else {**settled, "train.balance": "none", "train.calibrate": False}
+    )
 
 
 def check_one_class(recipe: Recipe, verb: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from finetune.backbone.groups import head_modules
 from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import write_model, write_predictions
@@ -19,6 +20,7 @@ from finetune.evaluation.by_class import ClassFigures, figures_by_class
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.labels import best_thresholds
 from finetune.evaluation.metrics import measure_task
+from finetune.evaluation.temperature import divide_logits
 from finetune.prepare.batch_size import with_micro_batch
 from finetune.prepare.batches import Feeder
 from finetune.prepare.inputs import computing_as
@@ -26,6 +28,7 @@ from finetune.prepare.prepared import Prepared, prepare
 from finetune.prepare.time_limit import within_time
 from finetune.report import page
 from finetune.report.content import report_content
+from finetune.runs.calibrate import calibrate, sentence
 from finetune.runs.export_at_end import export_at_end
 from finetune.runs.layout import Terms, lay_folder, reopen
 from finetune.runs.refit import FIRST, Refit, refit
@@ -148,18 +151,23 @@ def _train(
         trained = train(folder, prepared, checkpoint, stop=stop, on_event=on_event)
         seconds["train"] = time.monotonic() - began
         prepared.backbone.model.load_state_dict(best.load(folder, trained.state.best).model)
+        temperature = None
+        if prepared.manifest.task == "classify":
+            temperature = calibrate(trained.feeder, on_event=on_event)
         fold_scale(prepared.backbone.model, prepared.scale)
         assessed = Assessed()
         _evaluate(assessed, trained.feeder, ("val", "test"))
         seconds["evaluate"] = time.monotonic() - began - seconds["train"]
         if prepared.recipe.train.refit:
             refitted = refit(folder, prepared, trained.state, stop=stop, on_event=on_event)
+            if temperature:
+                divide_logits(head_modules(refitted.prepared.backbone.model), temperature.value)
             fold_scale(refitted.prepared.backbone.model, prepared.scale)
             assessed.metrics = {f"{name}, {FIRST}": values for name, values in assessed.metrics.items()}
             _evaluate(assessed, refitted.feeder, ("test",))
             seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
         never = _never_predicted(prepared, assessed.guesses)
-        computed = [*allowed, *trained.feeder.said]
+        computed = [*allowed, *trained.feeder.said, *([sentence(temperature)] if temperature else [])]
         if never:
             is_refitted, task = refitted is not None, prepared.manifest.task
             computed.append(never_predicted_text(never, "val", is_refitted=is_refitted, task=task))
