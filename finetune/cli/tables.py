@@ -143,10 +143,10 @@ def show_evaluation(evaluation: Evaluation) -> None:
 
 def _show_by_class(console: Console, figures: Sequence[ClassFigures]) -> None:
     """Print how well each class is told, the worst first; at most so many."""
-    worst = sorted(figures, key=lambda one: (one.average_precision is None, one.average_precision or 0.0))
+    worst = sorted(figures, key=lambda row: (row.average_precision is None, row.average_precision or 0.0))
     rows = [
-        (one.name, f"{one.num_images:,}", _figure(one.average_precision), _figure(one.f1), f"{one.threshold:.3f}")
-        for one in worst[:MOST_BY_CLASS]
+        (row.name, f"{row.num_images:,}", _figure(row.average_precision), _figure(row.f1), f"{row.threshold:.3f}")
+        for row in worst[:MOST_BY_CLASS]
     ]
     console.print()
     console.print(table(["class", "images", "average precision", "F1", "threshold"], rows, drop=["threshold"]))

@@ -33,15 +33,15 @@ def settle_task(path: Path, listing: Listing, asked: TaskName, separator: str, *
             hint="Name one column with --set data.label_column=NAME, or leave --task away.",
         )
     labels = {row.label for row in listing.rows}
-    found = separator if separator != "auto" else _separator(labels) if is_table else None
+    sign = separator if separator != "auto" else _separator(labels) if is_table else None
     task: Task
     if asked != "auto":
         task = asked
-    elif listing.is_joined or (is_table and _names_several(labels, separator, found)):
+    elif listing.is_joined or (is_table and _names_several(labels, separator, sign)):
         task = "multilabel"
     else:
         task = "regress" if is_table and are_surely_measures(listing.rows) else "classify"
-    used = BETWEEN_LABELS if listing.is_joined or found is None else found
+    used = BETWEEN_LABELS if listing.is_joined or sign is None else sign
     if asked == "auto":
         listing.notes += _told(task, labels, used, is_joined=listing.is_joined)
     if task == "multilabel":
@@ -71,8 +71,8 @@ def parted(label: str, sign: str) -> list[str]:
     return list(dict.fromkeys(part for piece in label.split(sign) if (part := piece.strip())))
 
 
-def _names_several(labels: set[str], separator: str, found: str | None) -> bool:
-    return found is not None and (separator == "auto" or any(separator in label for label in labels))
+def _names_several(labels: set[str], separator: str, sign: str | None) -> bool:
+    return sign is not None and (separator == "auto" or any(separator in label for label in labels))
 
 
 def _told(task: Task, labels: set[str], sign: str, *, is_joined: bool) -> Iterator[str]:

@@ -5,6 +5,7 @@ Letters: N images, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.evaluation.intervals import percentiles
+from finetune.randomness import Resamples
 from finetune.types import Interval
 
 FALLBACK = 0.5  # threshold of a class that val has no image of
+DRAWS, FEWEST_DRAWS = 300, 100  # resamples, and of what is large
+MOST_DRAWN = 300_000_000  # images times classes times resamples: more of them take minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,12 @@ class RankedImages:
     def mean(self, weight: NDArray[Any] | None = None) -> float:
         """Return the mean over the classes that occur; 0 where none does."""
         return mean_of_known(self.average_precisions(weight))
+
+
+def resamples_of(shape: tuple[int, ...], units: Sequence[int] | None) -> Resamples:
+    """Return resamples of images (N, K): 300, of very many images and classes fewer, but 100 at least."""
+    draws = max(FEWEST_DRAWS, min(DRAWS, MOST_DRAWN // max(1, math.prod(shape))))
+    return Resamples(shape[0], units, draws=draws, seed=0)
 
 
 def mean_of_known(values: NDArray[np.float64]) -> float:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.evaluation.intervals import percentiles, share
-from finetune.evaluation.labels import JudgedLabels, macro_f1_of_labels, map_interval, micro_f1
+from finetune.evaluation.labels import JudgedLabels, macro_f1_of_labels, map_interval, micro_f1, resamples_of
 from finetune.evaluation.numbers import JudgedNumbers, mae, r2, rmse
 from finetune.randomness import Resamples
 from finetune.types import Interval, Task
@@ -77,7 +77,7 @@ def measure_task(
     """Return the metrics of a task: of outputs (N, K) against its targets, of several classes by `thresholds`."""
     if task == "classify":
         return measure(outputs, targets, units=units)
-    weights = Resamples(len(targets), units, draws=DRAWS, seed=0)
+    weights = resamples_of(tuple(targets.shape), units)
     judged: JudgedLabels | JudgedNumbers
     if task == "multilabel":
         judged = JudgedLabels.of(outputs, targets, thresholds, weights)

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from finetune.data.findings import Case, seen
 from finetune.data.targets import strata
-from finetune.evaluation.intervals import bootstrap, share
-from finetune.evaluation.labels import RankedImages
-from finetune.evaluation.numbers import r2
+from finetune.evaluation.intervals import share
 from finetune.features.families import FAMILIES
 from finetune.features.label_errors import FEWEST, held_out_probabilities, is_judged, suspects
 from finetune.features.probe import held_out_logits, unit_folds
 from finetune.features.ridge_values import ValueRidge, best_left_out
 from finetune.features.scaling import blocks
+from finetune.strategy.probing import explained_measure, interval_of, precision_measure
 from finetune.types import Interval, Manifest, Task
 
 FAR = 3.5  # deviations that a number may be off, a deviation being 1.4826 times the median distance from the median
@@ -50,15 +49,15 @@ def _of_one(manifest: Manifest, features: Tensor, targets: Tensor, units: Sequen
     probabilities = held_out_probabilities(features, targets, units, num_classes=len(names), seed=seed)
     cases = tuple(
         Case(
-            (seen(manifest, one.place),),
-            f"rather {names[one.suggested]}, {one.suggested_confidence:.2f} to {one.confidence:.2f}",
+            (seen(manifest, doubt.place),),
+            f"rather {names[doubt.suggested]}, {doubt.suggested_confidence:.2f} to {doubt.confidence:.2f}",
             {
-                "suggested": names[one.suggested],
-                "suggested_confidence": one.suggested_confidence,
-                "confidence": one.confidence,
+                "suggested": names[doubt.suggested],
+                "suggested_confidence": doubt.suggested_confidence,
+                "confidence": doubt.confidence,
             },
         )
-        for one in suspects(probabilities, targets, units)
+        for doubt in suspects(probabilities, targets, units)
     )
     hits = (probabilities.argmax(dim=1) == targets).numpy()
     return Doubts(share(hits, units), is_judged(targets, units), cases)
@@ -69,23 +68,22 @@ def _of_several(manifest: Manifest, features: Tensor, targets: Tensor, units: Se
     parts = unit_folds(torch.from_numpy(strata(targets.numpy())), units, seed=seed)
     count, family = len(manifest.classes), FAMILIES["multilabel"]
     logits = held_out_logits(features, targets, num_classes=count, parts=parts, family=family)
-    found, judged = [], torch.zeros(len(targets), dtype=torch.bool)
+    cases, judged = [], torch.zeros(len(targets), dtype=torch.bool)
     for index, name in enumerate(manifest.classes):
         has = targets[:, index].long()
         shares = logits[:, index].sigmoid()
         judged |= is_judged(has, units)
-        for one in suspects(torch.stack([1 - shares, shares], dim=1), has, units):
-            word = "with" if one.suggested else "without"
-            note = f"rather {word} {name}, {one.suggested_confidence:.2f} to {one.confidence:.2f}"
+        for doubt in suspects(torch.stack([1 - shares, shares], dim=1), has, units):
+            word = "with" if doubt.suggested else "without"
+            note = f"rather {word} {name}, {doubt.suggested_confidence:.2f} to {doubt.confidence:.2f}"
             facts = {
                 "suggested": f"{word} {name}",
-                "suggested_confidence": one.suggested_confidence,
-                "confidence": one.confidence,
+                "suggested_confidence": doubt.suggested_confidence,
+                "confidence": doubt.confidence,
             }
-            found.append((one.confidence, Case((seen(manifest, one.place),), note, facts)))
-    scores, right = logits.double().numpy(), targets.numpy() > 0
-    score = bootstrap(lambda chosen: RankedImages.of(scores[chosen], right[chosen]).mean(), len(right), units)
-    return Doubts(score, judged, tuple(case for _, case in sorted(found, key=lambda pair: pair[0])))
+            cases.append((doubt.confidence, Case((seen(manifest, doubt.place),), note, facts)))
+    score = interval_of(precision_measure(logits.double().numpy(), targets.numpy()), tuple(targets.shape), units)
+    return Doubts(score, judged, tuple(case for _, case in sorted(cases, key=lambda pair: pair[0])))
 
 
 def _of_number(manifest: Manifest, features: Tensor, targets: Tensor, units: Sequence[int], seed: int) -> Doubts:
@@ -105,11 +103,9 @@ def _of_number(manifest: Manifest, features: Tensor, targets: Tensor, units: Seq
         for place in sorted(places.tolist(), key=lambda place: -abs(off[place]))
     )
 
-    def explained(chosen: np.ndarray) -> float:
-        return r2(said[chosen], numbers[chosen], np.ones(len(chosen)))
-
     judged = torch.full((len(numbers),), is_enough)
-    return Doubts(bootstrap(explained, len(numbers), units), judged, cases)
+    measure = explained_measure(said[:, None], targets.numpy())
+    return Doubts(interval_of(measure, tuple(targets.shape), units), judged, cases)
 
 
 DOUBTS: dict[Task, Callable[[Manifest, Tensor, Tensor, Sequence[int], int], Doubts]] = {

@@ -69,7 +69,7 @@ def planned_run(inputs: Inputs, recipe: Recipe) -> Prepared:
     """Return the run that a resolved recipe asks for on some inputs, whose backbone has all its layer groups."""
     backbone = with_head(recipe, inputs.backbone)
     phases = plan_phases(recipe, inputs.backbone)
-    made = Prepared(recipe, inputs.manifest, backbone, inputs.pixels, inputs.compute, phases)
+    planned = Prepared(recipe, inputs.manifest, backbone, inputs.pixels, inputs.compute, phases)
     if inputs.manifest.task == "regress":
         check_number_head(backbone.model, backbone.architecture.label)
-    return made
+    return planned

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from finetune.data.split import first_of_units
 from finetune.data.targets import strata
-from finetune.evaluation.intervals import bootstrap, paired, share
-from finetune.evaluation.labels import RankedImages
+from finetune.evaluation.intervals import paired, percentiles, share
+from finetune.evaluation.labels import RankedImages, resamples_of
 from finetune.evaluation.numbers import r2
 from finetune.features.probe import loo_guesses
 from finetune.features.ridge_values import ValueRidge, best_left_out
@@ -63,11 +63,17 @@ class _OneClass:
         return None  # it is that of the number of classes
 
 
+Weighed = Callable[[NDArray[Any] | None], float]  # a measure of images (N,) that count so many times, or once each
+
+
 @dataclass(frozen=True, slots=True)
 class _Values:
-    """Judges by the values (N, K) that a ridge regression fitted to the other units gives each image."""
+    """Judges by the values (N, K) that a ridge regression fitted to the other units gives each image.
 
-    measure: Callable[[NDArray[Any], NDArray[Any]], float]
+    `measure` is made of values and of what is right, both (N, K).
+    """
+
+    measure: Callable[[NDArray[Any], NDArray[Any]], Weighed]
     of_a_guess: Callable[[Tensor], float]
 
     def judged(self, features: Tensor, targets: Tensor, units: Units) -> NDArray[Any]:
@@ -76,22 +82,22 @@ class _Values:
         return best_left_out(ValueRidge.of(features, targets), blocks(units))[0].numpy()
 
     def value(self, judged: NDArray[Any], targets: Tensor) -> float:
-        return self.measure(judged, targets.numpy())
+        return self.measure(judged, targets.numpy())(None)
 
     def interval(self, judged: NDArray[Any], targets: Tensor, units: Units) -> Interval:
-        right = targets.numpy()
-        return bootstrap(lambda chosen: self.measure(judged[chosen], right[chosen]), len(right), units)
+        return interval_of(self.measure(judged, targets.numpy()), judged.shape, units)
 
     def difference(self, judged: NDArray[Any], other: NDArray[Any], targets: Tensor, units: Units) -> Interval:
-        right = targets.numpy()
-
-        def gap(chosen: NDArray[Any]) -> float:
-            return self.measure(judged[chosen], right[chosen]) - self.measure(other[chosen], right[chosen])
-
-        return bootstrap(gap, len(right), units)
+        measures = [self.measure(values, targets.numpy()) for values in (judged, other)]
+        return interval_of(lambda weight: measures[0](weight) - measures[1](weight), judged.shape, units)
 
     def chance(self, targets: Tensor) -> float | None:
         return self.of_a_guess(targets)
+
+
+def interval_of(measure: Weighed, shape: tuple[int, ...], units: Units) -> Interval:
+    """Return a measure of images (N, K) with its interval over resamples of whole units."""
+    return percentiles(measure(None), [measure(weight) for weight in resamples_of(shape, units)])
 
 
 def gain(probing: Probing, judged: NDArray[Any], features: Tensor, targets: Tensor, units: Units) -> Interval:
@@ -117,17 +123,24 @@ def _num_units(targets: Tensor, units: Units) -> int:
     return len(targets) if units is None else len(set(units))
 
 
-def _map(scores: NDArray[Any], right: NDArray[Any]) -> float:
-    return RankedImages.of(scores, right > 0).mean()
+def precision_measure(scores: NDArray[Any], right: NDArray[Any]) -> Weighed:
+    """Return the mean average precision of scores (N, K) as a function of how often each image counts."""
+    return RankedImages.of(scores, right > 0).mean
 
 
-def _explained(guesses: NDArray[Any], right: NDArray[Any]) -> float:
-    numbers = right[:, 0].astype(np.float64)
-    return max(0.0, r2(guesses[:, 0], numbers, np.ones(len(numbers))))
+def explained_measure(guesses: NDArray[Any], right: NDArray[Any]) -> Weighed:
+    """Return the share of the variance of numbers (N, 1) that is explained, 0 at least, as such a function."""
+    said, numbers = guesses[:, 0].astype(np.float64), right[:, 0].astype(np.float64)
+
+    def explained(weight: NDArray[Any] | None) -> float:
+        counted = np.ones(len(numbers)) if weight is None else weight.astype(np.float64)
+        return max(0.0, r2(said, numbers, counted))
+
+    return explained
 
 
 PROBES: dict[Task, Probing] = {
     "classify": _OneClass(),
-    "multilabel": _Values(_map, lambda targets: float(targets.mean())),
-    "regress": _Values(_explained, lambda targets: 0.0),
+    "multilabel": _Values(precision_measure, lambda targets: float(targets.mean())),
+    "regress": _Values(explained_measure, lambda targets: 0.0),
 }

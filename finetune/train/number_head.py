@@ -20,7 +20,8 @@ def scale_of(manifest: Manifest) -> Scale | None:
     if manifest.task != "regress":
         return None
     numbers = torch.tensor(
-        [one.target.value for one in manifest.split("train") if isinstance(one.target, Quantity)], dtype=torch.float64
+        [sample.target.value for sample in manifest.split("train") if isinstance(sample.target, Quantity)],
+        dtype=torch.float64,
     )
     mean, deviation = float(numbers.mean()), float(numbers.std(correction=0))
     if deviation <= 1e-9 * abs(mean):

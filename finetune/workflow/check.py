@@ -238,15 +238,15 @@ def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]
 
 def _trainable(scanned: Manifest) -> Manifest:
     """Return the manifest of the classes that have images outside of a val and a test that the user made."""
-    own = [one for one in scanned.samples if one.split in (None, "train")]
-    there = {index for one in own or scanned.samples for index in one.target.classes}
+    own = [sample for sample in scanned.samples if sample.split in (None, "train")]
+    there = {index for sample in own or scanned.samples for index in sample.target.classes}
     if len(there) == len(scanned.classes):
         return scanned
     classes = [name for place, name in enumerate(scanned.classes) if place in there]
     index = {name: place for place, name in enumerate(classes)}
-    targets = (known_target(scanned.task, scanned.label(one.target), index) for one in scanned.samples)
+    targets = (known_target(scanned.task, scanned.label(sample.target), index) for sample in scanned.samples)
     pairs = zip(scanned.samples, targets, strict=True)
-    samples = tuple(replace(one, target=target) for one, target in pairs if target is not None)
+    samples = tuple(replace(sample, target=target) for sample, target in pairs if target is not None)
     return replace(scanned, classes=tuple(classes), samples=samples)
 
 

@@ -131,7 +131,7 @@ def _rank(chosen: Recipe, candidates: Sequence[str | Path], sample: int, on_even
     if not measured:
         raise _none_left(failed)
     units = units_of(samples)
-    pairs = {(unit, label) for unit, one in zip(units, samples, strict=True) for label in one.target.classes}
+    pairs = {(unit, label) for unit, drawn in zip(units, samples, strict=True) for label in drawn.target.classes}
     counts = Counter(label for _, label in pairs)
     rarest = min(counts[index] for index in range(len(manifest.classes)))
     return Ranked(
