@@ -89,10 +89,7 @@ def check(
 def show_check(checked: Check, *, most: int) -> None:
     """Print what a data set is and what is wrong with it, with at most so many examples of each finding."""
     console = tables.out()
-    console.print(
-        f"{counted(checked.num_images, 'image')} in {counted(len(checked.classes), 'class', 'classes')}:"
-        f" {_shown(checked.data)}"
-    )
+    console.print(f"{counted(checked.num_images, 'image')} {_having(checked)}: {_shown(checked.data)}")
     for note in checked.notes:
         console.print(f"[yellow]note:[/yellow] {_shown(note)}")
     console.print(f"{_pictures(checked.pictures, checked.num_images)}\n")
@@ -109,6 +106,14 @@ def show_check(checked: Check, *, most: int) -> None:
         console.print(_judged(checked.judged))
     else:
         console.print("labels and odd images were not looked at (--quick)")
+
+
+def _having(checked: Check) -> str:
+    """Return in words what the images have."""
+    if checked.task == "regress":
+        return "with a number"
+    count = counted(len(checked.classes), "class", "classes")
+    return f"in {count}" if checked.task == "classify" else f"with any of {count}"
 
 
 def _judged(judged: Judged) -> str:

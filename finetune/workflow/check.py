@@ -82,6 +82,7 @@ class Check:
     notes: tuple[str, ...]
     judged: Judged | None
     findings: tuple[Finding, ...]
+    task: Task = "classify"
 
     @property
     def spoiling(self) -> tuple[Finding, ...]:
@@ -106,6 +107,7 @@ class Check:
             "data": self.data,
             "root": self.root,
             "num_images": self.num_images,
+            "task": self.task,
             "classes": self.classes,
             "pictures": to_json(self.pictures),
             "notes": list(self.notes),
@@ -188,6 +190,7 @@ def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_ev
         notes=scanned.notes,
         judged=judged,
         findings=tuple(findings),
+        task=manifest.task,
     )
     return checked, grouped
 

@@ -28,7 +28,19 @@ from finetune.prepare.time_limit import within_time
 from finetune.runs import race as racing
 from finetune.settings import Recipe
 from finetune.train.guard import guarded
-from finetune.types import Event, Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
+from finetune.types import (
+    Event,
+    Evidence,
+    FreezePlan,
+    LayerGroup,
+    Manifest,
+    OnEvent,
+    Phase,
+    Task,
+    Verdict,
+    ignore,
+    to_json,
+)
 
 USUAL_CLASSES = 1000  # of ImageNet, where neither the data nor the weights have classes
 USUAL_IMAGES = 1000  # that sizes and times are for where there is no data
@@ -50,6 +62,7 @@ class Plan:
     layers: LayerTable | None = None
     num_images: int = 0
     costs: tuple[Cost, ...] = ()
+    task: Task = "classify"
 
     @property
     def num_parameters(self) -> int:
@@ -65,6 +78,7 @@ class Plan:
             "backbone": self.backbone,
             "image_size": list(self.image_size),
             "num_classes": self.num_classes,
+            "task": self.task,
             "strategy": self.strategy,
             "num_parameters": self.num_parameters,
             "notes": list(self.notes),
@@ -136,6 +150,7 @@ def _plan(chosen: Recipe, *, layers: bool, images: int | None, on_event: OnEvent
         backbone=prepared.backbone.architecture.name,
         image_size=prepared.backbone.preprocessing.image_size,
         num_classes=len(prepared.manifest.classes),
+        task=prepared.manifest.task,
         strategy=prepared.recipe.strategy.name,
         groups=prepared.backbone.groups,
         phases=prepared.phases,
