@@ -17,7 +17,10 @@ FORMAT_VERSION = 1  # of recipe, run folder and cache
 Auto = Literal["auto"]
 NoneWord = Literal["none"]
 
-StrategyName = Literal["auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "scratch", "race"]
+StrategyName = Literal[
+    "auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "norm-only", "bias-only", "lora",
+    "scratch", "race",
+]  # fmt: skip
 STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
 OptimiserName = Literal[
     "adamw", "adam", "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "nadamw", "lion", "lamb", "muon"
@@ -171,6 +174,7 @@ class StrategySection(Section):
         description="Means and variances of batch norm in layers that are trained: kept as pretrained, or updated by"
         " every batch. auto: frozen, but updated in what is re-initialised.",
     )
+    lora_rank: Count = Field(16, description="lora: the rank of what is added to each matrix.")
     reinit: bool = Field(False, description="Re-initialise the retrained layers, not only the head.")
     initialiser: Initialiser = Field(
         "auto",
@@ -286,6 +290,7 @@ class LossSection(Section):
 
 # Keys that have a meaning with some values of another key alone.
 BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "strategy.lora_rank": ("strategy.name", ("lora",)),
     "loss.focal_gamma": ("loss.name", ("focal",)),
     "loss.label_smoothing": ("loss.name", ("auto", "cross-entropy", "bce", "mse", "focal")),
     "optim.momentum": ("optim.name", ("momentum", "nesterov", "rmsprop", "muon")),

@@ -1,4 +1,4 @@
-"""The tasks, in one table: what an image is judged by and how outputs become answers. Free of torch.
+"""The tasks: what an image may have, and in one table what it is judged by and how outputs become answers.
 
 What computes under a task asks a table of its own by the same names: losses (`settings.TASK_LOSSES`), objectives
 (`train/objectives.py`), metrics (`evaluation/metrics.py`), answers (`evaluation/predictions.py`).
@@ -9,7 +9,41 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from finetune.types import Task
+Task = Literal["classify", "multilabel", "regress"]
+BETWEEN_LABELS = "|"  # in files that the tool writes, between the classes of one image
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What an image shows where it has one class: its index in the manifest's class list."""
+
+    index: int
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        return (self.index,)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What an image shows where it may have several classes, or none: their indices, ascending, of `num_classes`."""
+
+    classes: tuple[int, ...]
+    num_classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """What an image shows where it has a number; the manifest's only class is the name of that number."""
+
+    value: float
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        return (0,)
+
+
+AnyTarget = Target | Labels | Quantity
 
 Activation = Literal["softmax", "sigmoid", "none"]
 

@@ -8,47 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from math import prod
 from typing import Any, Literal, Protocol
+
+from finetune.tasks import BETWEEN_LABELS, AnyTarget, Quantity, Task
+from finetune.tasks import Target as Target
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-
-Task = Literal["classify", "multilabel", "regress"]
-BETWEEN_LABELS = "|"  # in files that the tool writes, between the classes of one image
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What an image shows where it has one class: its index in the manifest's class list."""
-
-    index: int
-
-    @property
-    def classes(self) -> tuple[int, ...]:
-        return (self.index,)
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """What an image shows where it may have several classes, or none: their indices, ascending, of `num_classes`."""
-
-    classes: tuple[int, ...]
-    num_classes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Quantity:
-    """What an image shows where it has a number; the manifest's only class is the name of that number."""
-
-    value: float
-
-    @property
-    def classes(self) -> tuple[int, ...]:
-        return (0,)
-
-
-AnyTarget = Target | Labels | Quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +121,40 @@ class LayerGroup:
     parameters: tuple[str, ...]
     num_parameters: int
     is_head: bool = False
+    kinds: tuple[Kind, ...] = ()  # of the parameters, in their order
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    def moved(self, trains: Trains) -> tuple[str, ...]:
+        """Return the parameters that change where so much of the group is trained."""
+        if trains in ("none", "all"):
+            return self.parameters if trains == "all" else ()
+        return tuple(name for name, kind in zip(self.parameters, self.kinds, strict=True) if kind in MOVES[trains])
+
+    def num_trained(self, plan: GroupPlan) -> int:
+        """Return how many numbers the optimiser moves in the group under its plan."""
+        if plan.trains == "all":
+            return self.num_parameters
+        shapes = dict(zip(self.parameters, self.shapes, strict=True)) if self.shapes else {}
+        moved = [shapes[name] for name in self.moved(plan.trains)]
+        if plan.trains == "lora":
+            return sum(lora_rank(shape, plan.rank) * (shape[0] + prod(shape[1:])) for shape in moved)
+        return sum(map(prod, moved))
 
 
-Trains = Literal["none", "all"]
+Kind = Literal["matrix", "bias", "norm weight", "norm bias", "other"]  # matrix: of a linear or convolution layer
+Trains = Literal["none", "all", "norm", "bias", "lora"]
+MOVES: dict[str, tuple[Kind, ...]] = {
+    "norm": ("norm weight", "norm bias"),
+    "bias": ("bias", "norm bias"),
+    "lora": ("matrix",),
+}
+
+
+def lora_rank(shape: tuple[int, ...], rank: int) -> int:
+    """Return the rank of what is added to a matrix: never more than it can have."""
+    return min(rank, shape[0], prod(shape[1:]))
+
+
 NormStatistics = Literal["frozen", "updated"]
 
 
@@ -169,6 +167,7 @@ class GroupPlan:
     is_reinitialised: bool = False
     lr_scale: float = 1.0
     norm_statistics: NormStatistics = "frozen"
+    rank: int = 0  # of lora
 
     @property
     def is_frozen(self) -> bool:

@@ -16,8 +16,8 @@ import finetune
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "finetune"
 LAYERS = [
-    {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
     {"tasks"},
+    {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
     {"whole", "process", "threads", "arguments"},
     {"cache_entries", "timings"},
     {"images"},

@@ -48,7 +48,7 @@ def test_every_file_of_the_lists_is_there() -> None:
 @pytest.mark.parametrize(
     ("what", "names", "most", "besides"),
     [
-        ("a strategy", {*STRATEGIES} - {"full", "scratch"}, 4, DECIDES | PROBES),
+        ("a strategy", {*STRATEGIES} - {"full", "scratch", "lora"}, 4, DECIDES | PROBES),
         ("an optimiser", {*OPTIMISERS} - {"momentum", "adamw"}, 3, set()),
         ("a learning-rate schedule", {*SCHEDULES} - {"constant", "step"}, 3, set()),
         ("an initialiser", {*INITIALISERS} - {"lsuv", "zero"}, 3, set()),

@@ -16,8 +16,8 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from finetune.errors import BackboneError
-from finetune.tasks import TASKS
-from finetune.types import Preprocessing, Task
+from finetune.tasks import TASKS, Task
+from finetune.types import Preprocessing
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -28,6 +28,11 @@ def check_plan(plan: FreezePlan, groups: Sequence[LayerGroup]) -> None:
         raise RecipeError("the freeze plan trains nothing")
 
 
+def moved_parameters(plan: FreezePlan, groups: Sequence[LayerGroup]) -> set[str]:
+    """Return the parameters that training under a plan changes."""
+    return {name for group in groups for name in group.moved(plan[group.name].trains)}
+
+
 @contextmanager
 def freezing(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -> Iterator[Callable[[nn.Module], None]]:
     """Hold a model to a freeze plan inside the block; afterwards every parameter has a gradient again.
@@ -37,7 +42,7 @@ def freezing(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -
     of the model) to the plan too.
     """
     check_plan(plan, groups)
-    trained = {name for group in groups if not plan[group.name].is_frozen for name in group.parameters}
+    trained = moved_parameters(plan, groups)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
     still = still_modules(model, plan, groups)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from timm.models._manipulate import group_with_matcher
 from torch import nn
 
-from finetune.types import LayerGroup
+from finetune.types import Kind, LayerGroup
 
 
 def layer_groups(model: nn.Module) -> tuple[LayerGroup, ...]:
@@ -30,10 +30,38 @@ def layer_groups(model: nn.Module) -> tuple[LayerGroup, ...]:
     members = _by_matcher(model, backbone) or _by_features(model, backbone) or _by_child(backbone)
     members = _join_norms(members, _norm_parameters(model))
     names = _names([_without_auxiliary(group) for group in members], sizes)
-    groups = [_group(name, group, sizes) for name, group in zip(names, members, strict=True)]
+    groups = [group_of(model, name, group) for name, group in zip(names, members, strict=True)]
     if head:
-        groups.append(_group("head", head, sizes, is_head=True))
+        groups.append(group_of(model, "head", head, is_head=True))
     return tuple(groups)
+
+
+def group_of(model: nn.Module, name: str, members: Sequence[str], *, is_head: bool = False) -> LayerGroup:
+    """Return a layer group of some parameters of a network."""
+    parameters = [model.get_parameter(member) for member in members]
+    norms, matrices = _norm_parameters(model), _matrices(model)
+    return LayerGroup(
+        name,
+        tuple(members),
+        sum(parameter.numel() for parameter in parameters),
+        is_head,
+        tuple(_kind(member, norms, matrices) for member in members),
+        tuple(tuple(parameter.shape) for parameter in parameters),
+    )
+
+
+def _kind(name: str, norms: Collection[str], matrices: Collection[str]) -> Kind:
+    is_bias = name.rpartition(".")[2] == "bias"
+    if name in norms:
+        return "norm bias" if is_bias else "norm weight"
+    if is_bias:
+        return "bias"
+    return "matrix" if name in matrices else "other"
+
+
+def _matrices(model: nn.Module) -> frozenset[str]:
+    layers = (nn.Linear, nn.modules.conv._ConvNd)
+    return frozenset(f"{name}.weight".lstrip(".") for name, m in model.named_modules() if isinstance(m, layers))
 
 
 def head_modules(model: nn.Module) -> tuple[nn.Module, ...]:
@@ -47,10 +75,6 @@ def head_parameters(model: nn.Module) -> tuple[str, ...]:
     """Return the names of the parameters of the head."""
     owned = {id(parameter) for module in head_modules(model) for parameter in module.parameters()}
     return tuple(name for name, parameter in model.named_parameters() if id(parameter) in owned)
-
-
-def _group(name: str, members: Sequence[str], sizes: dict[str, int], *, is_head: bool = False) -> LayerGroup:
-    return LayerGroup(name, tuple(members), sum(sizes[member] for member in members), is_head)
 
 
 def _by_matcher(model: nn.Module, names: Sequence[str]) -> list[list[str]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from finetune.backbone.groups import group_of
 from finetune.backbone.trace import prefix, trace
 from finetune.errors import RecipeError, did_you_mean
 from finetune.settings import ALL_STAGES, JOIN
@@ -56,9 +57,9 @@ class StagedClassifier(nn.Module):
         for group in groups:
             names = tuple(f"trunk.{name}" for name in group.parameters if f"trunk.{name}" in own)
             if names and not group.is_head:
-                kept.append(LayerGroup(group.name, names, sum(own[name].numel() for name in names)))
+                kept.append(group_of(self, group.name, names))
         head = tuple(name for name in own if name.startswith("head."))
-        kept.append(LayerGroup("head", head, sum(own[name].numel() for name in head), is_head=True))
+        kept.append(group_of(self, "head", head, is_head=True))
         return tuple(kept)
 
 

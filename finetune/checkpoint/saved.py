@@ -29,7 +29,8 @@ from finetune.data import split
 from finetune.device import Compute, in_fast_layout, resolve_device
 from finetune.errors import CheckpointError, RecipeError
 from finetune.settings import Recipe
-from finetune.types import AnyTarget, EpochLine, Manifest, Split, Task, to_json
+from finetune.tasks import AnyTarget, Task
+from finetune.types import EpochLine, Manifest, Split, to_json
 from finetune.whole import write_text
 
 

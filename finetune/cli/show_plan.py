@@ -14,7 +14,7 @@ from finetune.wording import counted
 if TYPE_CHECKING:
     from finetune.backbone.layers import LayerTable
     from finetune.prepare.costs import Cost
-    from finetune.types import Phase
+    from finetune.types import GroupPlan, LayerGroup, Phase
     from finetune.workflow.plan import Plan
 
 
@@ -79,7 +79,7 @@ def _phase_table(plan: Plan, phase: Phase, index: int) -> Grid:
             (
                 group.name,
                 f"{group.num_parameters:,}",
-                "frozen" if item.is_frozen else "trained",
+                _state(group, item),
                 "" if item.is_frozen or phase.solver == "lbfgs" else f"{phase.lr * item.lr_scale:.2g}",
                 "new" if item.is_reinitialised else "kept",
                 item.norm_statistics,
@@ -90,6 +90,12 @@ def _phase_table(plan: Plan, phase: Phase, index: int) -> Grid:
     columns = ["layer group", "parameters", "state", "lr", "values", "norm statistics"]
     title = f"phase {index}/{len(plan.phases)} {phase.name}: {how}"
     return table(columns, rows, title=title, drop=["values", "lr"])
+
+
+def _state(group: LayerGroup, item: GroupPlan) -> str:
+    """Say what is trained of a layer group, and how much where that is not all of it."""
+    whole = {"none": "frozen", "all": "trained"}
+    return whole.get(item.trains) or f"{item.trains}: {group.num_trained(item):,}"
 
 
 def _show_layers(console: Console, layers: LayerTable) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from finetune.types import AnyTarget, Manifest, Split, Task
+from finetune.tasks import AnyTarget, Task
+from finetune.types import Manifest, Split
 from finetune.wording import counted, listed
 
 IMBALANCE = 10  # times as many images in the largest class as in a small one

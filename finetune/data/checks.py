@@ -27,7 +27,8 @@ from finetune.images.depths import before_model, in_data
 from finetune.images.levels import Range, Span, range_of, unfit
 from finetune.images.pixels import PixelCache, PixelRow
 from finetune.process import num_cores
-from finetune.types import AnyTarget, Event, Manifest, OnEvent, Problem, Sample, ignore
+from finetune.tasks import AnyTarget
+from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 from finetune.wording import counted
 
 SCAN_VERSION = 7  # goes up when `decode` begins to accept or refuse other files

@@ -18,8 +18,8 @@ from finetune.data.near_duplicates import Copies
 from finetune.data.summary import give_aways
 from finetune.data.targets import TENTHS, strata_of
 from finetune.images.thumbnails import Looks
-from finetune.tasks import TASKS
-from finetune.types import SPLITS, AnyTarget, Manifest, Task
+from finetune.tasks import TASKS, AnyTarget, Task
+from finetune.types import SPLITS, Manifest
 from finetune.wording import counted
 
 MOST_DAMAGED = 0.01  # share of all files; `run` leaves them out by name, and fewer change little

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import DataError
-from finetune.types import BETWEEN_LABELS
+from finetune.tasks import BETWEEN_LABELS
 from finetune.wording import counted, listed
 
 SAYS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}

@@ -24,7 +24,8 @@ from finetune.data.targets import strata_of, target_of
 from finetune.data.ties import Places, Ties
 from finetune.errors import CheckpointError, DataError
 from finetune.randomness import derive_each
-from finetune.types import SPLITS, AnyTarget, Labels, Manifest, Sample, Split, Task
+from finetune.tasks import AnyTarget, Labels, Task
+from finetune.types import SPLITS, Manifest, Sample, Split
 from finetune.whole import whole_file
 
 DIGEST = re.compile("(?:[0-9a-f]{2})*")

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.types import BETWEEN_LABELS, AnyTarget, Labels, Manifest, Quantity, Sample, Split, Target, Task
+from finetune.tasks import BETWEEN_LABELS, AnyTarget, Labels, Quantity, Target, Task
+from finetune.types import Manifest, Sample, Split
 from finetune.wording import counted
 
 TORN: dict[Task, str] = {  # where copies of one image contradict each other

@@ -10,7 +10,8 @@ from finetune.data.labels import are_surely_measures
 from finetune.data.listing import NOTHING, Listing, Row
 from finetune.errors import DataError, RecipeError
 from finetune.settings import TaskName
-from finetune.types import BETWEEN_LABELS, Problem, Task
+from finetune.tasks import BETWEEN_LABELS, Task
+from finetune.types import Problem
 from finetune.wording import counted, listed
 
 SEPARATORS = ("|", ";", ",", "+", "&", "/", " ")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from finetune.types import AnyTarget, Labels, Quantity, Target, Task
+from finetune.tasks import AnyTarget, Labels, Quantity, Target, Task
 
 
 def answers(task: Task, outputs: Tensor, thresholds: Sequence[float] = ()) -> list[AnyTarget]:

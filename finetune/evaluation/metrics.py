@@ -19,7 +19,8 @@ from finetune.evaluation.intervals import percentiles, share
 from finetune.evaluation.labels import JudgedLabels, macro_f1_of_labels, map_interval, micro_f1, resamples_of
 from finetune.evaluation.numbers import JudgedNumbers, mae, r2, rmse
 from finetune.randomness import Resamples
-from finetune.types import Interval, Task
+from finetune.tasks import Task
+from finetune.types import Interval
 
 BINS, DRAWS = 15, 300
 FEWEST_FOR_TOP5 = 10  # classes: with fewer, half of them or more are among five guesses

@@ -21,8 +21,8 @@ from finetune.images.decode import Decoded, UndecodableError, examine, read_cont
 from finetune.images.depths import before_model
 from finetune.images.levels import Range, Span
 from finetune.process import num_cores
-from finetune.tasks import TASKS, Activation
-from finetune.types import BETWEEN_LABELS, Event, OnEvent, Task
+from finetune.tasks import BETWEEN_LABELS, TASKS, Activation, Task
+from finetune.types import Event, OnEvent
 
 T = TypeVar("T")
 Row = NDArray[np.float32]  # (K,)

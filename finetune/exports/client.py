@@ -20,8 +20,7 @@ from PIL import Image, ImageOps
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.images.decode import read_rgb
 from finetune.images.levels import deep_colour, is_deep
-from finetune.tasks import Activation
-from finetune.types import Task
+from finetune.tasks import Activation, Task
 
 INPUT, OUTPUT = "images", "logits"
 

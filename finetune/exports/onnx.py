@@ -20,8 +20,8 @@ from finetune.backbone.onnx_graph import EXPORT_ERRORS, write_graph
 from finetune.backbone.weights import first_line
 from finetune.errors import ExportError
 from finetune.exports.client import INPUT, OUTPUT, Client, scale_size
-from finetune.tasks import TASKS
-from finetune.types import LONGEST, Preprocessing, Task
+from finetune.tasks import TASKS, Task
+from finetune.types import LONGEST, Preprocessing
 
 BATCHES = (1, 2, 7)
 Logits = NDArray[np.float32]  # (B, K)

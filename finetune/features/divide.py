@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from finetune.backbone.freeze import still_modules
+from finetune.backbone.freeze import moved_parameters, still_modules
 from finetune.backbone.trace import without_traces
 from finetune.device import is_channels_last
 from finetune.features.graphs import IndivisibleError, ModelGraph, Rows, classify
@@ -110,7 +110,7 @@ def divide(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], *, 
 
 
 def _divide(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], image_size: tuple[int, int]) -> Divided:
-    trained = {name for group in groups if not plan[group.name].is_frozen for name in group.parameters}
+    trained = moved_parameters(plan, groups)
     still = still_modules(model, plan, groups)
     names: dict[str, str] = {}
     in_training = ModelGraph(model, still, names, is_training=True)

@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from finetune.data.targets import strata
 from finetune.features.ridge_values import ValueRidge, best_left_out
 from finetune.features.scaling import blocks
-from finetune.types import Task
+from finetune.tasks import Task
 
 Loss = Callable[[Tensor, Tensor, str], Tensor]  # of outputs (N, K), targets, and "sum" or "mean" over the images
 

@@ -25,7 +25,7 @@ from torch.nn.functional import (
 )
 
 from finetune.settings import TASK_LOSSES, LossSection
-from finetune.types import Task
+from finetune.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)

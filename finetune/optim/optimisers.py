@@ -5,7 +5,7 @@ To add one: a row in `OPTIMISERS`, its name in `settings.OptimiserName`, a line 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,23 +40,27 @@ def parameter_groups(
     lr: float,
     weight_decay: float,
     head_lr: float = 1.0,
+    adapted: Callable[[str], Sequence[nn.Parameter]] = lambda group: (),
 ) -> list[dict[str, Any]]:
     """Return the optimiser's groups: for each trained layer group one with weight decay and one without.
 
     Layer group g trains at `lr * plan[g].lr_scale`, the head at `head_lr` times that. Norms, biases and what the
-    network names in `no_weight_decay()` are not decayed.
+    network names in `no_weight_decay()` are not decayed. Of an adapted group factors are moved.
     """
     named = dict(model.named_parameters())
     spared = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
     optimiser_groups = []
     for group in groups:
         rate = lr * plan[group.name].lr_scale * (head_lr if group.is_head else 1.0)
-        for is_decayed in (True, False) if not plan[group.name].is_frozen else ():
-            chosen = [n for n in group.parameters if (named[n].ndim > 1 and n not in spared) is is_decayed]
+        is_adapted = plan[group.name].trains == "lora"
+        moved = () if is_adapted else group.moved(plan[group.name].trains)
+        for is_decayed in (True, False):
+            chosen = [named[n] for n in moved if (named[n].ndim > 1 and n not in spared) is is_decayed]
+            chosen += adapted(group.name) if is_adapted and is_decayed else ()
             if chosen:
                 optimiser_groups.append(
                     {
-                        "params": [named[name] for name in chosen],
+                        "params": chosen,
                         "lr": rate,
                         "peak_lr": rate,
                         "weight_decay": weight_decay if is_decayed else 0.0,

@@ -21,7 +21,8 @@ from finetune.features.probe import held_out_logits, unit_folds
 from finetune.features.ridge_values import ValueRidge, best_left_out
 from finetune.features.scaling import blocks
 from finetune.strategy.probing import explained_measure, interval_of, precision_measure
-from finetune.types import Interval, Manifest, Task
+from finetune.tasks import Task
+from finetune.types import Interval, Manifest
 
 FAR = 3.5  # deviations that a number may be off, a deviation being 1.4826 times the median distance from the median
 

@@ -22,8 +22,8 @@ from finetune.images.pixels import PixelCache, opened_or_none
 from finetune.prepare.asked import check_data
 from finetune.settings import EMBEDDED, TASK_LOSSES, Recipe
 from finetune.strategy.strategies import is_pretrained
-from finetune.tasks import TASKS
-from finetune.types import Event, Manifest, OnEvent, Quantity, ignore
+from finetune.tasks import TASKS, Quantity
+from finetune.types import Event, Manifest, OnEvent, ignore
 
 OF_ONE_CLASS: dict[str, tuple[Any, ...]] = {  # keys that mean something where an image has one class alone, and off
     "loss.label_smoothing": (0.0,),

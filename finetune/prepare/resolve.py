@@ -10,6 +10,7 @@ from finetune import recipe as recipes
 from finetune.backbone.adapted import cut_at
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import check_stage, stages
+from finetune.errors import RecipeError
 from finetune.optim.class_weights import class_weights, is_uneven
 from finetune.optim.optimisers import OPTIMISERS
 from finetune.prepare.inputs import Inputs, with_task
@@ -27,6 +28,7 @@ from finetune.train.phases import linear_head
 from finetune.types import Manifest, Phase, Verdict
 from finetune.wording import listed
 
+WHAT = {"norm": "norms with weights", "bias": "biases", "lora": "linear or convolution layers"}
 BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a step takes so many
 
 
@@ -89,7 +91,15 @@ def plan_phases(recipe: Recipe, backbone: Backbone) -> tuple[Phase, ...]:
         deepest = stages(str(recipe.strategy.probe_at), groups)[-1]
         cut = [group.name for group in groups].index(deepest)
         groups = (*groups[: cut + 1], groups[-1])
-    return phases(choice_of(recipe, backbone), groups)
+    planned = phases(choice_of(recipe, backbone), groups)
+    trained = {item.trains for phase in planned for item in phase.plan.groups} - {"none", "all"}
+    for trains in trained:
+        if not any(group.moved(trains) for group in groups if not group.is_head):
+            raise RecipeError(
+                f"strategy {recipe.strategy.name}: {backbone.architecture.label} has no {WHAT[trains]} to train",
+                hint="Take another strategy; `finetune plan --layers` shows the layers.",
+            )
+    return planned
 
 
 def choice_of(recipe: Recipe, backbone: Backbone) -> Choice:
@@ -102,6 +112,7 @@ def choice_of(recipe: Recipe, backbone: Backbone) -> Choice:
         top_k=None if recipe.strategy.top_k == "auto" else recipe.strategy.top_k,
         reinit=recipe.strategy.reinit,
         updates_norms=recipe.strategy.norm_statistics == "updated",
+        lora_rank=recipe.strategy.lora_rank,
         has_linear_head=is_staged(recipe, backbone) or linear_head(backbone.model) is not None,
     )
 

@@ -35,8 +35,9 @@ from finetune.runs.refit import FIRST, Refit, refit
 from finetune.runs.signals import Stop
 from finetune.runs.training import Trained, computing, telling_how_to_go_on, train
 from finetune.settings import Recipe
+from finetune.tasks import AnyTarget
 from finetune.train.number_head import fold_scale
-from finetune.types import AnyTarget, Event, Manifest, OnEvent, Split, ignore, to_json
+from finetune.types import Event, Manifest, OnEvent, Split, ignore, to_json
 from finetune.wording import counted
 
 Metrics = dict[str, dict[str, dict[str, float]]]  # by split and name, each with value, low and high

@@ -23,7 +23,8 @@ from finetune.evaluation.numbers import r2
 from finetune.features.probe import loo_guesses
 from finetune.features.ridge_values import ValueRidge, best_left_out
 from finetune.features.scaling import blocks
-from finetune.types import FEWEST_PROBED, Interval, Task
+from finetune.tasks import Task
+from finetune.types import FEWEST_PROBED, Interval
 
 Units = Sequence[int] | None
 

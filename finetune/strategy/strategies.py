@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from finetune.errors import RecipeError
-from finetune.types import FreezePlan, GroupPlan, LayerGroup, Phase, Solver
+from finetune.types import FreezePlan, GroupPlan, LayerGroup, Phase, Solver, Trains
 
 GRADUAL_PHASES = 4  # the head, then the rest in three portions
 LEAST_STEPS, MOST_EPOCHS = 200, 100  # a handful of images is shown more often, or nothing would be learned
@@ -27,6 +27,7 @@ class Choice:
     reinit: bool = False
     updates_norms: bool = False  # those of pretrained layers that are trained
     has_linear_head: bool = True
+    lora_rank: int = 16
 
 
 def strategy(name: str) -> Strategy:
@@ -168,13 +169,19 @@ def _phase(
         plans.append(
             GroupPlan(
                 group.name,
-                trains="all" if is_trained else "none",
+                trains=_trains(choice, group) if is_trained else "none",
                 is_reinitialised=is_new and (group.is_head or renews),
                 lr_scale=choice.layer_decay**distance if is_trained else 0.0,
                 norm_statistics="updated" if is_trained and updates else "frozen",
+                rank=choice.lora_rank if is_trained and _trains(choice, group) == "lora" else 0,
             )
         )
     return Phase(name, FreezePlan(tuple(plans)), choice.epochs if epochs is None else epochs, choice.lr, solver)
+
+
+def _trains(choice: Choice, group: LayerGroup) -> Trains:
+    """Return what of a trained layer group a strategy trains; of the head all."""
+    return "all" if group.is_head else STRATEGIES[choice.strategy].trains
 
 
 def _checked_depth(choice: Choice, groups: Sequence[LayerGroup]) -> int:
@@ -214,9 +221,12 @@ class Strategy:
     top_k: int | None = None  # that "auto" means; None: every layer group
     cheaper: str | None = None  # what auto falls to where the time is too short
     is_pretrained: bool = True
+    trains: Trains = "all"  # of each layer group of the backbone
     unused: Mapping[str, str] = field(default_factory=dict)  # keys or sections of the recipe, and why it has no use
     source: str = ""
 
+
+_PARTLY = {"strategy.reinit": "trains a part of each layer, which new weights would not fit"}
 
 STRATEGIES: dict[str, Strategy] = {
     "head-only": Strategy(
@@ -286,6 +296,42 @@ STRATEGIES: dict[str, Strategy] = {
         layer_decay=0.7,
         cheaper="top-k",
         source="Howard & Ruder 2018, arXiv:1801.06146",
+    ),
+    "norm-only": Strategy(
+        "the head, and the weights and biases of norms, everywhere",
+        _everything,
+        epochs=12,
+        lr=3e-3,
+        weight_decay=5e-2,
+        layer_decay=1.0,
+        cheaper="head-only",
+        trains="norm",
+        unused=_PARTLY,
+        source="Frankle et al. 2021, arXiv:2003.00152",
+    ),
+    "bias-only": Strategy(
+        "the head, and every bias",
+        _everything,
+        epochs=12,
+        lr=3e-3,
+        weight_decay=5e-2,
+        layer_decay=1.0,
+        cheaper="head-only",
+        trains="bias",
+        unused=_PARTLY,
+        source="Ben Zaken et al. 2022, arXiv:2106.10199; Cai et al. 2020, arXiv:2007.11622",
+    ),
+    "lora": Strategy(
+        "the head, and of every matrix what a product of two thin ones adds to it",
+        _everything,
+        epochs=12,
+        lr=1e-3,
+        weight_decay=5e-2,
+        layer_decay=1.0,
+        cheaper="head-only",
+        trains="lora",
+        unused={**_PARTLY, "regularise.l2_sp": "holds the pretrained weights as they are"},
+        source="Hu et al. 2021, arXiv:2106.09685",
     ),
     "scratch": Strategy(
         "everything, re-initialised",

@@ -25,7 +25,10 @@ from finetune.optim.initialisers import layers_of, scale_to_unit_variance
 from finetune.optim.schedules import lr_factor, momentum_at, plateaus
 from finetune.randomness import derive, forked
 from finetune.train import delivery
-from finetune.train.averages import PREFIX, Averages
+from finetune.train.adapters import PREFIX as LORA
+from finetune.train.adapters import Adapters
+from finetune.train.averages import PREFIX as AVERAGE
+from finetune.train.averages import Averages
 from finetune.train.memory import out_of_memory
 from finetune.train.objectives import CLASSES, Objective
 from finetune.train.settings import FitSettings
@@ -102,6 +105,7 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
     with freezing(fit.model, phase.plan, fit.groups) as hold:
         work = fit.work_of(phase)
         hold(work.run)
+        adapters = _adapters(fit, phase, state)
         parameters = optimisers.parameter_groups(
             fit.model,
             phase.plan,
@@ -109,15 +113,18 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
             lr=phase.lr,
             weight_decay=float(optim.weight_decay),
             head_lr=optim.head_lr,
+            adapted=adapters.parameters if adapters else lambda group: (),
         )
         optimiser = optimisers.build(optim, parameters)
         if fit.settings.initialiser == "lsuv" and not state.epoch and not state.step:
             _to_unit_variance(fit, phase, work)
         averages = _averages(fit, phase)
         if optimiser_state:
-            restore_optimiser(optimiser, {k: v for k, v in optimiser_state.items() if not k.startswith(PREFIX)})
-            if averages is not None:
-                averages.restore(optimiser_state)
+            beside = (AVERAGE, LORA)
+            restore_optimiser(optimiser, {k: v for k, v in optimiser_state.items() if not k.startswith(beside)})
+            for part in (averages, adapters):
+                if part is not None:
+                    part.restore(optimiser_state)
         run, prepared = fit.accelerator.prepare(work.run, optimiser)
         if fit.accelerator.scaler is not None and state.scaler:
             fit.accelerator.scaler.load_state_dict(state.scaler)
@@ -126,7 +133,9 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
             with out_of_memory(at_once):
                 # Without a scaler Accelerate's wrapper adds nothing to a step but a fifth of its time.
                 stepping = prepared if fit.accelerator.scaler is not None else optimiser
-                step = Step(fit.model, stepping, fit.settings, fit.accelerator, averages, fit.anchors, fit.objective)
+                step = Step(
+                    fit.model, stepping, fit.settings, fit.accelerator, averages, adapters, fit.anchors, fit.objective
+                )
                 _train_epochs(fit, run, work, step, phase, state)
                 if averages is not None:
                     averages.put()
@@ -156,6 +165,13 @@ def _to_unit_variance(fit: Fit, phase: Phase, work: Work) -> None:
     if missed:
         text = f"lsuv: {counted(len(missed), 'layer')} of {len(layers)} could not be watched, and stay orthogonal"
         fit.on_event(Event.warning(text))
+
+
+def _adapters(fit: Fit, phase: Phase, state: TrainState) -> Adapters | None:
+    if all(item.trains != "lora" for item in phase.plan.groups):
+        return None
+    with forked(derive(fit.settings.seed, "lora", state.phase)):
+        return Adapters(fit.model, phase.plan, fit.groups, fit.anchors)
 
 
 def _averages(fit: Fit, phase: Phase) -> Averages | None:
@@ -355,11 +371,11 @@ def _keep(fit: Fit, step: Step, phase: Phase, state: TrainState) -> None:
     if fit.accelerator.scaler is not None:
         state.scaler = fit.accelerator.scaler.state_dict()
     own = step.optimiser.optimizer if isinstance(step.optimiser, AcceleratedOptimizer) else step.optimiser
-    if step.averages is None:
-        fit.keeper.last(fit.model, optimiser_tensors(own), state)
-        return
-    with step.averages.set_aside():
-        fit.keeper.last(fit.model, optimiser_tensors(own) | step.averages.saved(), state)
+    tensors = optimiser_tensors(own)
+    for part in (step.averages, step.adapters):
+        tensors |= part.saved() if part is not None else {}
+    with step.averages.set_aside() if step.averages else nullcontext():
+        fit.keeper.last(fit.model, tensors, state)
 
 
 def _not_finite(fit: Fit, text: str, phase: Phase) -> TrainingError:

@@ -44,7 +44,7 @@ def step_memory(
 ) -> Memory:
     """Return what a training step under a freeze plan takes; `skeleton` may lie on the meta device."""
     weights = sum(p.numel() * p.element_size() for p in skeleton.parameters())
-    trained = sum(group.num_parameters for group in groups if not plan[group.name].is_frozen) * 4
+    trained = sum(group.num_trained(plan[group.name]) for group in groups) * 4
     device = next(skeleton.parameters()).device
     with freezing(skeleton, plan, groups):
         kept, passing = _forward_memory(skeleton.train(), torch.zeros(2, 3, *image_size, device=device))

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from finetune.errors import BackboneError, DataError
-from finetune.tasks import Scale
+from finetune.tasks import Quantity, Scale
 from finetune.train.phases import linear_head
-from finetune.types import Manifest, Quantity
+from finetune.types import Manifest
 
 
 def scale_of(manifest: Manifest) -> Scale | None:

@@ -16,8 +16,7 @@ from finetune.evaluation.labels import mean_average_precision
 from finetune.evaluation.metrics import top1
 from finetune.evaluation.numbers import JudgedNumbers, r2
 from finetune.features.families import FAMILIES, Family
-from finetune.tasks import TASKS, Scale
-from finetune.types import Task
+from finetune.tasks import TASKS, Scale, Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
     `fresh` is the same network as it is when new, for what is re-initialised.
     """
     state, optimiser_state = (resumed.state, resumed.optimiser) if resumed else (TrainState(), {})
-    if fit.settings.regularise.l2_sp:
+    is_adapted = any(item.trains == "lora" for phase in phases for item in phase.plan.groups)
+    if fit.settings.regularise.l2_sp or is_adapted:
         fit.anchors = _pretrained(fit, phases)
     if resumed:
         restore_model(fit.model, resumed.model)

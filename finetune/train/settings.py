@@ -8,7 +8,7 @@ from torch import Tensor
 
 from finetune.optim.losses import Criterion
 from finetune.settings import OptimSection, Recipe, RegulariseSection
-from finetune.types import Task
+from finetune.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune.device import Accelerator
 from finetune.optim.losses import Criterion
+from finetune.train.adapters import Adapters
 from finetune.train.averages import Averages
 from finetune.train.mixing import mixed
 from finetune.train.objectives import CLASSES, Objective
@@ -28,6 +29,7 @@ class Step:
     settings: FitSettings
     accelerator: Accelerator
     averages: Averages | None = None
+    adapters: Adapters | None = None
     anchors: Mapping[str, Tensor] = field(default_factory=dict)  # pretrained values, by name, that weights stay near
     objective: Objective = CLASSES
 
@@ -43,6 +45,8 @@ class Step:
             self.accelerator.clip_grad_norm_(self.trained, clip)
         self.optimiser.step()
         self.optimiser.zero_grad()
+        if self.adapters is not None:
+            self.adapters.put()
         if self.averages is not None:
             self.averages.update(num_steps + 1)
         return loss, hits
@@ -59,7 +63,7 @@ class Step:
         parts = _micro_batches((inputs, targets, mixture), self.settings.micro_batch or len(targets))
         for part, shown, wanted in parts:
             with self.accelerator.autocast():
-                output = run(part)
+                output = run(part) if self.adapters is None else self.adapters.run(run, part)
             against = partial(_against, self.settings.criterion, wanted)
             loss, logits = loss_of(output, against, aux_weight=aux_weight(self.model))
             share = len(wanted) / len(targets)

@@ -44,9 +44,9 @@ from finetune.prepare.inputs import (
 )
 from finetune.report import sheet as sheets
 from finetune.settings import Recipe
-from finetune.tasks import TASKS
+from finetune.tasks import TASKS, Task
 from finetune.train.guard import guarded
-from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Task, ignore, to_json
+from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, ignore, to_json
 from finetune.whole import write_text
 from finetune.wording import counted
 

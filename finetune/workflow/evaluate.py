@@ -19,8 +19,9 @@ from finetune.evaluation.metrics import confusion, measure_task
 from finetune.images.pixels import filled_pixels
 from finetune.prepare.inputs import Inputs, problem_notes
 from finetune.prepare.passes import logits_of
+from finetune.tasks import Task
 from finetune.train.guard import OF_A_MODEL, guarded
-from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, Task, ignore
+from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,20 +27,9 @@ from finetune.prepare.resolve import remarks, resolve_numbers
 from finetune.prepare.time_limit import within_time
 from finetune.runs import race as racing
 from finetune.settings import Recipe
+from finetune.tasks import Task
 from finetune.train.guard import guarded
-from finetune.types import (
-    Event,
-    Evidence,
-    FreezePlan,
-    LayerGroup,
-    Manifest,
-    OnEvent,
-    Phase,
-    Task,
-    Verdict,
-    ignore,
-    to_json,
-)
+from finetune.types import Event, Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
 
 USUAL_CLASSES = 1000  # of ImageNet, where neither the data nor the weights have classes
 USUAL_IMAGES = 1000  # that sizes and times are for where there is no data
@@ -70,7 +59,7 @@ class Plan:
 
     def num_trainable(self, plan: FreezePlan) -> int:
         """Return the number of parameters that a phase trains."""
-        return sum(group.num_parameters for group in self.groups if not plan[group.name].is_frozen)
+        return sum(group.num_trained(plan[group.name]) for group in self.groups)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as one JSON document."""

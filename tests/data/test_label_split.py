@@ -7,7 +7,8 @@ import random
 import pytest
 
 from finetune.data.split import assign, leaks, read, write
-from finetune.types import Labels, Manifest, Quantity, Sample
+from finetune.tasks import Labels, Quantity
+from finetune.types import Manifest, Sample
 
 
 def drawn(count: int, shares: tuple[float, ...], *, per_group: int = 1, seed: int = 0) -> Manifest:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from finetune.data.targets import known_target, strata, target_array, target_of
-from finetune.types import Labels, Manifest, Quantity, Sample, Target
+from finetune.tasks import Labels, Quantity, Target
+from finetune.types import Manifest, Sample
 
 
 def samples(*targets: object) -> list[Sample]:

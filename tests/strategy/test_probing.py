@@ -9,7 +9,8 @@ import torch
 
 from finetune.strategy.evidence import evidence_of, stratified_sample
 from finetune.strategy.matrix import decide, similarity_score
-from finetune.types import AnyTarget, Labels, Manifest, Quantity, Sample
+from finetune.tasks import AnyTarget, Labels, Quantity
+from finetune.types import Manifest, Sample
 
 GENERATOR = torch.Generator().manual_seed(0)
 NOISE = torch.randn(120, 8, generator=GENERATOR)

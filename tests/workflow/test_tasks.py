@@ -219,7 +219,7 @@ def test_the_feature_cache_changes_no_bit(kind: str, request: pytest.FixtureRequ
     assert_same(tmp_path / "auto", tmp_path / "none", ["model/model.safetensors", "metrics.json"])
 
 
-@pytest.mark.parametrize("strategy", ["auto", "gradual", "scratch", "race"])
+@pytest.mark.parametrize("strategy", ["auto", "gradual", "scratch", "race", "lora"])
 @pytest.mark.parametrize("kind", ["sets", "numbers"])
 def test_every_strategy_runs(kind: str, strategy: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     table = request.getfixturevalue(kind)
