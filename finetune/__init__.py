@@ -32,6 +32,7 @@ from finetune.types import Event
 
 if TYPE_CHECKING:
     from finetune.data.sample import write_sample
+    from finetune.evaluation.predictions import LabelsPrediction, NumberPrediction
     from finetune.exports.formats import Export
     from finetune.runs.single import RunResult
     from finetune.workflow.check import Check, check
@@ -58,6 +59,8 @@ __all__ = [
     "FindingsError",
     "FinetuneError",
     "Interrupted",
+    "LabelsPrediction",
+    "NumberPrediction",
     "Plan",
     "Prediction",
     "Ranked",
@@ -92,6 +95,8 @@ _LATER = {
     "Comparison": "finetune.workflow.compare",
     "Evaluation": "finetune.workflow.evaluate",
     "Export": "finetune.exports.formats",
+    "LabelsPrediction": "finetune.evaluation.predictions",
+    "NumberPrediction": "finetune.evaluation.predictions",
     "Plan": "finetune.workflow.plan",
     "Prediction": "finetune.workflow.predict",
     "Ranked": "finetune.workflow.rank",

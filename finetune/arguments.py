@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from finetune.settings import StrategyName
+from finetune.settings import StrategyName, TaskName
 
 
 class Settings(TypedDict, total=False):
     """The flags of `finetune run` but for the data, each a key of the recipe (`recipe.ALIASES`); None leaves it out."""
 
+    task: TaskName | None
     group_by: str | None
     val: float | None
     test: float | None

@@ -21,11 +21,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from finetune.errors import RecipeError, did_you_mean
-from finetune.settings import FORMAT_VERSION, SECTIONS, TIME, WARMUP, Recipe
+from finetune.settings import FORMAT_VERSION, SECTIONS, Recipe
+from finetune.values import TIME, WARMUP
 
 # The flags that stand for one key each; every other key is reached by --set.
 ALIASES: dict[str, str] = {
     "data": "data.path",
+    "task": "data.task",
     "group_by": "data.group_by",
     "val": "split.val",
     "test": "split.test",

@@ -7,15 +7,29 @@ each one. "auto" means that the tool decides (and writes what it decided into th
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
+
+from finetune.values import (
+    Assumption,
+    Auto,
+    Count,
+    Fraction,
+    NoneWord,
+    NotNegative,
+    Positive,
+    Section,
+    Seed,
+    Share,
+    Time,
+    ValueRange,
+    Warmup,
+    Whole,
+    size_first,
+)  # fmt: skip
 
 FORMAT_VERSION = 1  # of recipe, run folder and cache
-
-Auto = Literal["auto"]
-NoneWord = Literal["none"]
 
 StrategyName = Literal[
     "auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "norm-only", "bias-only", "lora",
@@ -28,7 +42,8 @@ OptimiserName = Literal[
 AugmentLevel = Literal["auto", "none", "light", "medium", "heavy", "basic"]
 AUTO_LEVEL = "medium"
 Schedule = Literal["cosine", "constant", "step", "polynomial", "one-cycle", "plateau"]
-Loss = Literal["cross-entropy", "nll", "bce", "mse", "focal"]
+Loss = Literal["auto", "cross-entropy", "nll", "bce", "mse", "focal", "asymmetric", "huber"]
+TaskName = Literal["auto", "classify", "multilabel", "regress"]
 Initialiser = Literal["auto", "gaussian", "xavier", "kaiming", "orthogonal", "random-walk", "lsuv", "zero"]
 EngineName = Literal["auto", "torch", "folded", "onnxruntime", "openvino"]
 ExportFormat = Literal["onnx", "timm"]
@@ -39,58 +54,6 @@ ALL_STAGES = "all"  # strategy.probe_at: every layer group of the backbone toget
 JOIN = "+"  # between several
 EMBEDDED_FULL = "mobilenetv2_075.embedded"  # its name in the catalogue
 
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
-TIME = r"^([1-9]\d*h(\d+m)?(\d+s)?|[1-9]\d*m(\d+s)?|[1-9]\d*s)$"
-Time = Annotated[str, Field(pattern=TIME)]
-WARMUP = r"^\d+ (epochs?|steps?)$"
-Warmup = Annotated[str, Field(pattern=WARMUP)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-Assumption = Literal[
-    "none",
-    "few",
-    "many",
-    "similar",
-    "dissimilar",
-    "few,similar",
-    "few,dissimilar",
-    "many,similar",
-    "many,dissimilar",
-]
-
-
-def _size_first(words: Any) -> Any:
-    """Return what is assumed with the size before the similarity, however it was written."""
-    if not isinstance(words, str):
-        return words
-    return ",".join(sorted((word.strip() for word in words.split(",")), key=lambda word: word not in ("few", "many")))
-
-
-def _black_and_white(value: Any) -> tuple[float, float]:
-    """Return TOML's array of two numbers as black and white."""
-    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
-    if not is_pair or any(isinstance(part, bool) or not isinstance(part, (int, float)) for part in value):
-        raise ValueError("must be two numbers, black and white, e.g. [0, 4095]")
-    black, white = map(float, value)
-    if not (isfinite(black) and isfinite(white) and black < white):
-        raise ValueError("must be two finite numbers, black the smaller one, e.g. [0, 4095]")
-    return black, white
-
-
-ValueRange = Annotated[tuple[float, float], BeforeValidator(_black_and_white)]
-
-
-class Section(BaseModel):
-    """A table of the recipe: unknown keys are errors, `true` is no 1, nothing changes later."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
-
 
 class DataSection(Section):
     path: str = Field("", description="Folder of class folders, or a CSV, TSV or Parquet file.")
@@ -100,7 +63,19 @@ class DataSection(Section):
         " which is refused. classes: the folders on top are the classes, whatever they are called and hold.",
     )
     image_column: str = Field("image", description="Column of the image path in a table.")
-    label_column: str = Field("label", description="Column of the class name in a table.")
+    label_column: str = Field(
+        "label",
+        description="Column of the class name, of several classes, or of a number in a table. Several columns of 0 and"
+        " 1, with commas between their names, each are a class that an image may have.",
+    )
+    task: TaskName = Field(
+        "auto",
+        description="classify: an image has one class; multilabel: any number of them; regress: a number. auto: by the"
+        " labels of a table, and said in a line; of folders classify.",
+    )
+    label_separator: Annotated[str, Field(min_length=1)] = Field(
+        "auto", description="What stands between the classes of one image in a label. auto: what is found, or |."
+    )
     split_column: str = Field(
         "split", description="Column of the split in a table, where it has one. none: there is none."
     )
@@ -145,7 +120,7 @@ class StrategySection(Section):
         "auto",
         description=f"{', '.join(STRATEGY_NAMES)}. auto decides from the data, race lets the likeliest start.",
     )
-    assume: Annotated[Assumption, BeforeValidator(_size_first)] = Field(
+    assume: Annotated[Assumption, BeforeValidator(size_first)] = Field(
         "none",
         description="auto, race: what of size and similarity to take as given instead of measured, e.g. few,similar.",
     )
@@ -258,11 +233,20 @@ class OptimSection(Section):
     clip: Positive | NoneWord = Field(1.0, description="Largest norm of the gradient.")
 
 
+TASK_LOSSES: dict[str, tuple[Loss, ...]] = {  # of each task, "auto" is the first
+    "classify": ("cross-entropy", "nll", "bce", "mse", "focal"),
+    "multilabel": ("bce", "asymmetric"),
+    "regress": ("mse", "huber"),
+}
+
+
 class LossSection(Section):
     name: Loss = Field(
-        "cross-entropy",
-        description="nll: the same without smoothing; bce: each class against all others; mse: squared distance of the"
-        " probabilities; focal: cross-entropy that counts what is right with confidence for less.",
+        "auto",
+        description="nll: cross-entropy without smoothing; bce: each class by itself; mse: squared distance of the"
+        " probabilities, or of numbers; focal: cross-entropy that counts what is right with confidence for less;"
+        " asymmetric: bce that counts classes which an image surely lacks for less; huber: mse less drawn by far ones."
+        " auto: cross-entropy, of several classes bce, of numbers mse.",
     )
     focal_gamma: NotNegative = Field(2.0, description="How much less; 0 is cross-entropy.")
     label_smoothing: Fraction = Field(0.0, description="Share of the target spread over all classes.")
@@ -272,7 +256,7 @@ class LossSection(Section):
 BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "strategy.lora_rank": ("strategy.name", ("lora",)),
     "loss.focal_gamma": ("loss.name", ("focal",)),
-    "loss.label_smoothing": ("loss.name", ("cross-entropy", "bce", "mse", "focal")),
+    "loss.label_smoothing": ("loss.name", ("auto", "cross-entropy", "bce", "mse", "focal")),
     "optim.momentum": ("optim.name", ("momentum", "nesterov", "rmsprop", "muon")),
     "optim.drop": ("optim.schedule", ("step", "plateau")),
     "optim.drop_every": ("optim.schedule", ("step",)),

@@ -11,15 +11,11 @@ from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any, Literal, Protocol
 
+from finetune.tasks import BETWEEN_LABELS, AnyTarget, Quantity, Task
+from finetune.tasks import Target as Target
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What an image shows: one class, by its index in the manifest's class list."""
-
-    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +23,7 @@ class Sample:
     """One labelled image; `file` is relative to the manifest's root, `digest` hashes its bytes."""
 
     file: str
-    target: Target
+    target: AnyTarget
     split: Split | None = None
     group: str | None = None
     digest: str = ""
@@ -45,7 +41,8 @@ class Problem:
 class Manifest:
     """A data set: where it lies, its class names by index, its samples, and what was left out.
 
-    `value_range` is what is black and what is white in its images deeper than 8 bits, where it has any.
+    `value_range` is what is black and what is white in its images deeper than 8 bits, where it has any. With
+    `is_tree` an image that lies in several class folders has all of their classes.
     """
 
     root: str
@@ -54,6 +51,8 @@ class Manifest:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     value_range: tuple[float, float] | None = None
+    task: Task = "classify"
+    is_tree: bool = False
 
     def split(self, name: Split) -> tuple[Sample, ...]:
         """Return the samples of one split, in the order of the manifest."""
@@ -64,8 +63,15 @@ class Manifest:
         counts = dict.fromkeys(self.classes, 0)
         for sample in self.samples:
             if split is None or sample.split == split:
-                counts[self.classes[sample.target.index]] += 1
+                for index in sample.target.classes:
+                    counts[self.classes[index]] += 1
         return counts
+
+    def label(self, target: AnyTarget) -> str:
+        """Return a target as files have it: the class, the classes joined by |, or the number."""
+        if isinstance(target, Quantity):
+            return repr(target.value)
+        return BETWEEN_LABELS.join(self.classes[index] for index in target.classes)
 
 
 LONGEST = 16  # times its shorter side is kept of a strip: enlarged, all of it would fill the memory
@@ -247,9 +253,10 @@ class Evidence:
     """What was measured about a data set under a backbone before training.
 
     `probe` holds, for every tapped layer group, the leave-one-out top-1 of a linear classifier on its
-    pooled features, `joint` that on all of them side by side. `behind` is how far the last group lies
-    behind the best one, on the same images. `spread` is the scatter of the class means over that
-    within the classes, in the features of the last group: small where classes are fine.
+    pooled features, `joint` that on all of them side by side; of another task its `measure`, mAP or R2, of which a
+    guess has `chance`. `behind` is how far the last group lies behind the best one, on the same images. `spread` is
+    the scatter of the class means over that within the classes, in the features of the last group: small where
+    classes are fine.
     `shift` is how far the inputs of batch norm lie from the stored statistics, in stored deviations:
     the mean over the layer groups, and `shifts` of each.
     """
@@ -265,6 +272,13 @@ class Evidence:
     confidence: Confidence | None = None
     short_side: float | None = None  # the median over the images, in pixels
     grey_share: float | None = None
+    measure: str = "top1"
+    chance: float | None = None  # None: that of the number of classes
+
+    @property
+    def of_a_guess(self) -> float:
+        """What a guess reaches of what the probe is measured by."""
+        return 1 / self.size.num_classes if self.chance is None else self.chance
 
     @property
     def last(self) -> str:
@@ -330,7 +344,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EpochLine:
-    """An epoch as a line of metrics.jsonl; without val its numbers of val are None."""
+    """An epoch as a line of metrics.jsonl; without val its numbers of val are None.
+
+    Tasks other than classification have no top1: `scores` holds what val says of them, what epochs are judged by first.
+    """
 
     phase: str
     epoch: int
@@ -339,6 +356,12 @@ class EpochLine:
     train_top1: float | None
     val_loss: float | None
     val_top1: float | None
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float | None:
+        """What the epoch is judged by on val; more is better."""
+        return next(iter(self.scores.values()), self.val_top1)
 
 
 OnEvent = Callable[[Event], None]

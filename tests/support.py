@@ -21,6 +21,7 @@ import timm
 import torch
 import typer
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -106,6 +107,40 @@ def random_states() -> tuple[object, ...]:
     """Return the states of the generators that a whole process shares."""
     numpy_state = np.random.get_state()
     return random.getstate(), numpy_state[1].tobytes(), numpy_state[2:], torch.get_rng_state().numpy().tobytes()
+
+
+PATCHES = {"blue": (40, 60, 230), "green": (40, 220, 60), "red": (230, 50, 40)}
+
+
+def draw_sets(folder: Path, *, count: int = 48, seed: int = 0) -> Path:
+    """Draw grey images with a patch of each colour that is among their classes, some with none; return the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, rows = np.random.default_rng(seed), ["image,label,blue,green,red"]
+    for number in range(count):
+        pixels = rng.integers(90, 160, (40, 48, 3)).astype(np.uint8)
+        has = [name for name in PATCHES if rng.random() < 0.45]
+        for name in has:
+            top, left = rng.integers(0, 24), rng.integers(0, 32)
+            pixels[top : top + 14, left : left + 14] = PATCHES[name]
+        Image.fromarray(pixels).save(folder / f"{number:03}.png")
+        rows.append(f"{number:03}.png,{'|'.join(has)},{','.join(str(int(name in has)) for name in PATCHES)}")
+    (folder / "sets.csv").write_text("\n".join(rows) + "\n")
+    return folder / "sets.csv"
+
+
+def draw_numbers(folder: Path, *, count: int = 48, seed: int = 0) -> Path:
+    """Draw grey images with a red bar whose length is their number, and return the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, rows = np.random.default_rng(seed), ["image,length"]
+    for number in range(count):
+        pixels = rng.integers(90, 160, (40, 48, 3)).astype(np.uint8)
+        length = int(rng.integers(2, 47))
+        top = rng.integers(0, 30)
+        pixels[top : top + 10, :length] = PATCHES["red"]
+        Image.fromarray(pixels).save(folder / f"{number:03}.png")
+        rows.append(f"{number:03}.png,{100 + length * 2.5}")
+    (folder / "numbers.csv").write_text("\n".join(rows) + "\n")
+    return folder / "numbers.csv"
 
 
 def lay(root: Path, names: Iterable[str]) -> Path:

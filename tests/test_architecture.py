@@ -16,6 +16,8 @@ import finetune
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "finetune"
 LAYERS = [
+    {"tasks"},
+    {"values"},
     {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
     {"whole", "process", "threads", "arguments"},
     {"cache_entries", "timings"},

@@ -36,6 +36,7 @@ from finetune.images.transforms import View
 from finetune.report import page
 from finetune.report.content import report_content
 from finetune.settings import FORMAT_VERSION, Recipe
+from finetune.tasks import Target
 from finetune.types import (
     EpochLine,
     Evidence,
@@ -47,7 +48,6 @@ from finetune.types import (
     Preprocessing,
     Sample,
     Size,
-    Target,
     Verdict,
 )
 from tests.support import mutated

@@ -11,10 +11,11 @@ from finetune import recipe as recipes
 from finetune.exports.formats import FORMATS
 from finetune.features.engines import ENGINES
 from finetune.optim.initialisers import INITIALISERS
-from finetune.optim.losses import LOSSES
+from finetune.optim.losses import LOSSES, NUMBER_LOSSES
 from finetune.optim.optimisers import OPTIMISERS
 from finetune.optim.schedules import SCHEDULES
 from finetune.strategy.strategies import STRATEGIES
+from finetune.tasks import TASKS
 
 
 @pytest.mark.parametrize(
@@ -23,12 +24,13 @@ from finetune.strategy.strategies import STRATEGIES
         (settings.StrategyName, {"auto", *STRATEGIES, "race"}),
         (settings.Schedule, SCHEDULES),
         (settings.OptimiserName, OPTIMISERS),
-        (settings.Loss, LOSSES),
+        (settings.Loss, {"auto", *LOSSES, *NUMBER_LOSSES}),
+        (settings.TaskName, {"auto", *TASKS}),
         (settings.Initialiser, {"auto", *INITIALISERS}),
         (settings.EngineName, {"auto", "torch", *ENGINES}),
         (settings.ExportFormat, FORMATS),
     ],
-    ids=["strategies", "schedules", "optimisers", "losses", "initialisers", "engines", "formats"],
+    ids=["strategies", "schedules", "optimisers", "losses", "tasks", "initialisers", "engines", "formats"],
 )
 def test_the_names_are_those_of_the_table(names: Any, table: Any) -> None:
     assert set(get_args(names)) == set(table)

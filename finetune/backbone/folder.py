@@ -16,6 +16,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from finetune.errors import BackboneError
+from finetune.tasks import TASKS, Task
 from finetune.types import Preprocessing
 
 CONFIG = "config.json"
@@ -35,6 +36,9 @@ class FolderConfig:
     classes: tuple[str, ...] = ()
     probe_at: str | None = None
     value_range: tuple[float, float] | None = None
+    task: Task = "classify"
+    thresholds: tuple[float, ...] = ()
+    deviation: float | None = None
 
 
 def is_folder(path: Path) -> bool:
@@ -61,6 +65,9 @@ def read_config(folder: Path) -> FolderConfig:
             classes=tuple(map(str, classes)) if isinstance(classes, list) else (),
             probe_at=None if raw.get("probe_at") is None else str(raw["probe_at"]),
             value_range=_range(raw.get("value_range")),
+            task=_task(raw.get("task")),
+            thresholds=tuple(map(float, raw.get("thresholds") or ())),
+            deviation=None if raw.get("deviation") is None else float(raw["deviation"]),
         )
     except FileNotFoundError:
         raise BackboneError(
@@ -76,6 +83,15 @@ def _range(pair: Any) -> tuple[float, float] | None:
         return None
     low, high = map(float, pair)
     return low, high
+
+
+def _task(name: Any) -> Task:
+    if name is None:
+        return "classify"
+    if name not in TASKS:
+        raise ValueError(f"no task {name!r}")
+    task: Task = name
+    return task
 
 
 def checked_args(model_args: dict[str, Any]) -> dict[str, Any]:
@@ -104,11 +120,16 @@ def write(
     pretrained_cfg: dict[str, Any],
     num_classes: int | None = None,
     probe_at: str | None = None,
+    task: Task = "classify",
+    thresholds: Sequence[float] = (),
+    deviation: float | None = None,
 ) -> None:
     """Write a model as a timm folder, with its class names (or only their number) and its data config.
 
     A `StagedClassifier` names its layer group as `probe_at`; timm itself cannot load that one. `value_range` is
-    what other programs have to make of images deeper than 8 bits before timm's transform sees them.
+    what other programs have to make of images deeper than 8 bits before timm's transform sees them. A `task` other
+    than one class of each image stands there too, with the probability from which on each class is said, or with the
+    deviation of the numbers of train.
     """
     folder.mkdir(parents=True, exist_ok=True)
     num_classes = len(classes) if num_classes is None else num_classes
@@ -135,6 +156,13 @@ def write(
     config["decoding"] = list(preprocessing.decoding)
     if preprocessing.value_range is not None:
         config["value_range"] = list(preprocessing.value_range)
+    if task != "classify":
+        config["task"] = task
+        config["activation"] = TASKS[task].activation
+    if deviation is not None:
+        config["deviation"] = deviation
+    if thresholds:
+        config["thresholds"] = list(thresholds)
     (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
     if classes and not any(name.splitlines()[1:] for name in classes):
         (folder / LABELS).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")

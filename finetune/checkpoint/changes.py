@@ -22,10 +22,11 @@ from finetune.backbone.freeze import group_state
 from finetune.backbone.load import Backbone
 from finetune.checkpoint.contents import Beginning
 from finetune.checkpoint.run_folder import RunFolder, write_json
+from finetune.data.targets import known_target
 from finetune.device import Compute
 from finetune.errors import CheckpointError, DataError, RecipeError, did_you_mean
 from finetune.settings import FORMAT_VERSION, Recipe
-from finetune.types import Manifest, Sample, Target
+from finetune.types import Manifest, Sample
 
 KINDS = ("data", "version", "recipe")
 ARITHMETIC = ("finetune", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
@@ -140,16 +141,17 @@ def settle_data(
         DataError: what is left cannot be trained on.
     """
     there = {sample.file: sample for sample in now.samples}
-    labels = {sample.file: now.classes[sample.target.index] for sample in now.samples}
+    labels = {sample.file: now.label(sample.target) for sample in now.samples}
     changed = list(_data_changes(kept, there, labels))
     if not changed:
         return replace(kept, problems=now.problems), []
     _refuse_unless("data", "the images", changed, allow, folder)
     index = {name: place for place, name in enumerate(kept.classes)}
+    targets = {file: known_target(kept.task, label, index) for file, label in labels.items()}
     samples = tuple(
-        replace(sample, target=Target(index[labels[sample.file]]), digest=there[sample.file].digest)
+        replace(sample, target=target, digest=there[sample.file].digest)
         for sample in kept.samples
-        if labels.get(sample.file) in index
+        if (target := targets.get(sample.file)) is not None
     )
     left = replace(kept, samples=samples, problems=now.problems)
     for name in ("train", "val"):
@@ -174,7 +176,7 @@ def _data_changes(kept: Manifest, there: Mapping[str, Sample], labels: Mapping[s
     added = [file for file in there if file not in own]
     both = [file for file in own if file in there]
     changed = [file for file in both if own[file].digest != there[file].digest]
-    relabelled = [file for file in both if kept.classes[own[file].target.index] != labels[file]]
+    relabelled = [file for file in both if kept.label(own[file].target) != labels[file]]
     moved = [file for file in both if there[file].split in ("val", "test") and there[file].split != own[file].split]
     for word, files in (
         ("gone or unreadable", gone), ("added", added), ("changed", changed), ("given another label", relabelled),

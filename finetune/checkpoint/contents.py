@@ -17,6 +17,7 @@ from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.state import check_format
 from finetune.csv_cells import unguarded_cell
 from finetune.errors import CheckpointError
+from finetune.tasks import Scale
 from finetune.types import Evidence, Phase, Problem, Verdict
 
 PROBLEMS = ("file", "reason")  # columns of problems.csv
@@ -58,6 +59,7 @@ class PlanFile:
     groups: tuple[PlannedGroup, ...]
     phases: tuple[Phase, ...]
     notes: tuple[Text, ...]
+    scale: Scale | None = None
 
     def __post_init__(self) -> None:
         strange = {item.group for phase in self.phases for item in phase.plan.groups} - set(self.sizes)

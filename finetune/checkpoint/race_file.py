@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from finetune.checkpoint.run_folder import RunFolder, read_json, write_json
 from finetune.checkpoint.state import check_format
@@ -40,7 +40,7 @@ class RecordedPlace(BaseModel):
     model_config = ConfigDict(strict=True)
     label: Label
     epochs: int
-    val_top1: float
+    val_score: float = Field(validation_alias=AliasChoices("val_score", "val_top1"))  # top1, mAP or R2
     val_loss: float
     is_kept: bool
 

@@ -29,6 +29,7 @@ from finetune.data import split
 from finetune.device import Compute, in_fast_layout, resolve_device
 from finetune.errors import CheckpointError, RecipeError
 from finetune.settings import Recipe
+from finetune.tasks import AnyTarget, Task
 from finetune.types import EpochLine, Manifest, Split, to_json
 from finetune.whole import write_text
 
@@ -42,10 +43,14 @@ class SavedRun:
     backbone: Backbone
     classes: tuple[str, ...]
     compute: Compute
+    task: Task = "classify"
+    thresholds: tuple[float, ...] = ()  # of several classes: the probability from which on each is said
+    deviation: float | None = None  # of the numbers of train, where a number is estimated
 
     def manifest(self) -> Manifest:
         """Return the data that the run was trained on, as split.csv pins it; what a refit took from val is in train."""
-        pinned = split.read(self.folder.split, root=data_root(self.recipe), classes=self.classes)
+        root, task = data_root(self.recipe), pinned_task(self.recipe)
+        pinned = split.read(self.folder.split, root=root, classes=self.classes, task=task)
         return split.val_in_train(pinned) if self.recipe.train.refit else pinned
 
 
@@ -72,7 +77,8 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder.weights} cannot be used: {first_line(error)}") from error
     in_fast_layout(backbone.model, compute.device).eval()
-    return SavedRun(folder, recipe, backbone, config.classes, compute)
+    of_task = (config.task, config.thresholds, config.deviation)
+    return SavedRun(folder, recipe, backbone, config.classes, compute, *of_task)
 
 
 def _on(device: torch.device, recipe: Recipe, folder: RunFolder) -> Recipe:
@@ -88,7 +94,15 @@ def _on(device: torch.device, recipe: Recipe, folder: RunFolder) -> Recipe:
     return recipe if is_of_cpu else recipes.update(recipe, {"train.precision": "float32"})
 
 
-def write_model(place: Path, backbone: Backbone, classes: Sequence[str]) -> None:
+def write_model(
+    place: Path,
+    backbone: Backbone,
+    classes: Sequence[str],
+    *,
+    task: Task = "classify",
+    thresholds: Sequence[float] = (),
+    deviation: float | None = None,
+) -> None:
     """Write the model as a timm folder; a probe at an inner layer group says so in its config.json."""
     with written_beside(place, keeps_before=False) as beside:
         timm_folder.write(
@@ -100,6 +114,9 @@ def write_model(place: Path, backbone: Backbone, classes: Sequence[str]) -> None
             classes=classes,
             pretrained_cfg=getattr(backbone.model, "pretrained_cfg", {}),
             probe_at=backbone.model.at if isinstance(backbone.model, StagedClassifier) else None,
+            task=task,
+            thresholds=thresholds,
+            deviation=deviation,
         )
 
 
@@ -109,15 +126,23 @@ def data_root(recipe: Recipe) -> str:
     return str(path if path.is_dir() else path.parent)
 
 
+def pinned_task(recipe: Recipe) -> Task:
+    """Return the task of a run by its resolved recipe; older ones, which name none, have one class for each image."""
+    return "classify" if recipe.data.task == "auto" else recipe.data.task
+
+
 def write_problems(path: Path, manifest: Manifest) -> None:
     """Write problems.csv: every image that was left out, and why."""
     _write_table(path, PROBLEMS, ((problem.file, problem.reason) for problem in manifest.problems))
 
 
-def write_predictions(path: Path, manifest: Manifest, guesses: Mapping[Split, Sequence[int]]) -> None:
-    """Write predictions.csv: for every measured image its split, its class, and the class that was named."""
+def write_predictions(path: Path, manifest: Manifest, guesses: Mapping[Split, Sequence[AnyTarget]]) -> None:
+    """Write predictions.csv: for every measured image its split, its class, and the class that was named.
+
+    Of several classes and of numbers likewise.
+    """
     rows = (
-        (sample.file, name, manifest.classes[sample.target.index], manifest.classes[guess])
+        (sample.file, name, manifest.label(sample.target), manifest.label(guess))
         for name, guessed in guesses.items()
         for sample, guess in zip(manifest.split(name), guessed, strict=True)
     )
@@ -134,4 +159,6 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str
 
 def line(row: EpochLine) -> str:
     """Return one line of metrics.jsonl."""
-    return json.dumps(to_json(row), ensure_ascii=False)
+    facts = to_json(row)
+    scores = facts.pop("scores")
+    return json.dumps(facts | ({"scores": scores} if scores else {}), ensure_ascii=False)

@@ -33,9 +33,9 @@ MODEL, OPTIMISER, STATE, COMPLETE = "model.safetensors", "optimiser.safetensors"
 
 @dataclass(slots=True)
 class Best:
-    """The epoch that would be delivered if training ended here, with its val top1 and loss."""
+    """The epoch that would be delivered if training ended here, with its score (top1, mAP or R2) and loss on val."""
 
-    top1: float
+    score: float
     loss: float
     phase: int
     epoch: int
@@ -220,6 +220,8 @@ def _understood(path: Path) -> Checkpoint:
 def _read(path: Path) -> Checkpoint:
     content = json.loads((path / STATE).read_text(encoding="utf-8"))
     check_format(path, content.pop("format_version", None))
+    if content["best"] is not None and "top1" in content["best"]:  # as it was called while there was one task
+        content["best"]["score"] = content["best"].pop("top1")
     state = STATES.validate_json(json.dumps(content), strict=True)
     return Checkpoint(load_file(path / MODEL), load_file(path / OPTIMISER), state)
 

@@ -25,7 +25,10 @@ EXAMPLES = (
     "Ends with 9 when something would spoil a result.\n\nExamples:\n  finetune check imgs --quick\n"
     "  finetune check imgs --sheet worst.png\n  finetune check imgs --groups imgs.csv"
 )
-FLAGS = ("data", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers", "threads")
+FLAGS = (
+    "data", "task", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers",
+    "threads",
+)  # fmt: skip
 MOST_CLASSES = 12  # more are summed up in one line
 MOST_FILES = 4  # shown of one case
 
@@ -86,10 +89,7 @@ def check(
 def show_check(checked: Check, *, most: int) -> None:
     """Print what a data set is and what is wrong with it, with at most so many examples of each finding."""
     console = tables.out()
-    console.print(
-        f"{counted(checked.num_images, 'image')} in {counted(len(checked.classes), 'class', 'classes')}:"
-        f" {_shown(checked.data)}"
-    )
+    console.print(f"{counted(checked.num_images, 'image')} {_having(checked)}: {_shown(checked.data)}")
     for note in checked.notes:
         console.print(f"[yellow]note:[/yellow] {_shown(note)}")
     console.print(f"{_pictures(checked.pictures, checked.num_images)}\n")
@@ -108,13 +108,23 @@ def show_check(checked: Check, *, most: int) -> None:
         console.print("labels and odd images were not looked at (--quick)")
 
 
+def _having(checked: Check) -> str:
+    """Return in words what the images have."""
+    if checked.task == "regress":
+        return "with a number"
+    count = counted(len(checked.classes), "class", "classes")
+    return f"in {count}" if checked.task == "classify" else f"with any of {count}"
+
+
 def _judged(judged: Judged) -> str:
     """Return one sentence about what labels were judged by, and how far it can be believed."""
     among = apart(judged.num_images, judged.num_independent)
-    top1 = judged.top1
+    scores = {"top1": judged.top1} if judged.top1 else judged.scores
+    told = [f"{name} {score.value:.3f} (95 %: {score.low:.3f} to {score.high:.3f})" for name, score in scores.items()]
+    model = "classifier" if judged.top1 else "model"
     return (
-        f"labels of {counted(judged.num_images, 'image')}{among} were judged by a linear classifier on"
-        f" {_shown(judged.backbone)}, top1 {top1.value:.3f} (95 %: {top1.low:.3f} to {top1.high:.3f})"
+        f"labels of {counted(judged.num_images, 'image')}{among} were judged by a linear {model} on"
+        f" {_shown(judged.backbone)}, {', '.join(told)}"
     )
 
 

@@ -48,6 +48,6 @@ def evaluate(
             workers=workers, on_event=on_event,
         )  # fmt: skip
     if json_:
-        tables.print_json(to_json(evaluation) | {"never_predicted": evaluation.never_predicted})
+        tables.print_json(to_json(evaluation))
     else:
         tables.show_evaluation(evaluation)

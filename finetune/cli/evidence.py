@@ -9,7 +9,6 @@ from finetune.cli.terminal import Console, escape
 from finetune.types import Evidence, Interval, Verdict
 
 BAR = 24  # characters for a top1 of 1
-KEY = "#= top1, =- interval"
 
 
 def show_evidence(console: Console, evidence: Evidence, verdict: Verdict) -> None:
@@ -17,7 +16,9 @@ def show_evidence(console: Console, evidence: Evidence, verdict: Verdict) -> Non
     console.print(f"{escape(verdict.reason)}\n")
     probes = {**evidence.probe, "all together": evidence.joint}
     rows = [(group, f"{interval.value:.3f}", _ends(interval, 2), _bar(interval)) for group, interval in probes.items()]
-    console.print(table(["linear classifier on", "top1", "95 %", KEY], rows, words=[KEY], drop=[KEY]))
+    what, key = evidence.measure, f"#= {evidence.measure}, =- interval"
+    model = "linear classifier on" if what == "top1" else "linear model on"
+    console.print(table([model, what, "95 %", key], rows, words=[key], drop=[key]))
     console.print()
     console.print(table(["evidence", "value", "95 %"], list(_numbers(evidence, verdict)), words=["evidence"]))
 
@@ -39,12 +40,14 @@ def _numbers(evidence: Evidence, verdict: Verdict) -> Iterator[tuple[str, str, s
     yield "similarity (0: the border)", f"{similarity.value:.2f}", _ends(similarity, 2)
     yield "the last group behind the best", f"{evidence.behind.value:.3f}", _ends(evidence.behind, 3)
     yield "gain of a probe from twice the images", f"{size.gain.value:.3f}", _ends(size.gain, 3)
-    yield "images per class, median", f"{size.images_per_class_median:g}", ""
-    yield "images per class, least", f"{size.images_per_class_min}", ""
+    of = "tenth of the numbers" if evidence.measure == "r2" else "class"
+    yield f"images per {of}, median", f"{size.images_per_class_median:g}", ""
+    yield f"images per {of}, least", f"{size.images_per_class_min}", ""
     if size.num_classes_probed is not None and size.num_classes_probed < size.num_classes:
         yield "classes probed", f"{size.num_classes_probed}", ""
     yield "largest class over smallest", f"{size.imbalance:.1f}", ""
-    yield "spread of class means over that within", f"{evidence.spread:.2f}", ""
+    if evidence.measure == "top1":
+        yield "spread of class means over that within", f"{evidence.spread:.2f}", ""
     yield "LogME", f"{evidence.logme:.3f}", ""
     if evidence.shift is not None:
         yield "shift of batch norm, in deviations", f"{evidence.shift.value:.3f}", _ends(evidence.shift, 3)

@@ -19,6 +19,7 @@ DATA, STRATEGY, TRAINING = "Data", "Backbone and strategy", "Training"
 # flag: (panel, what stands for the value in the help); what it does is said by its key
 FLAGS: dict[str, tuple[str, str]] = {
     "data": (DATA, "PATH"),
+    "task": (DATA, "NAME"),
     "group_by": (DATA, "COLUMN|REGEX"),
     "val": (DATA, "SHARE"),
     "test": (DATA, "SHARE"),

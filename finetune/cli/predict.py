@@ -51,11 +51,16 @@ def predict(
     if json_:
         tables.print_json([to_json(prediction) for prediction in predictions])
     else:
+        what = _columns(predictions[0], 1)[1].rstrip("1")
         rows = [(p.file, p.problem or "  ".join(_likely(p))) for p in predictions]
-        tables.out().print(tables.table(["file", "class"], rows, words=["class"]))
+        tables.out().print(tables.table(["file", what], rows, words=[what]))
 
 
 def _likely(prediction: Prediction) -> list[str]:
+    from finetune.evaluation.predictions import NumberPrediction
+
+    if isinstance(prediction, NumberPrediction):
+        return [f"{prediction.value:.6g}"]
     pairs = zip(prediction.classes, prediction.probabilities, strict=True)
     return [f"{name} {probability:.3f}" for name, probability in pairs]
 
@@ -65,15 +70,33 @@ def _print_csv(predictions: Iterable[Prediction], top: int) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
     writer = csv.writer(sys.stdout)
-    places = range(1, top + 1)
-    writer.writerow(["file", *(f"{what}{n}" for n in places for what in ("class", "probability")), "problem"])
-    for prediction in predictions:
-        cells: list[str] = []
-        for place in range(top):
-            has_it = place < len(prediction.classes)
-            cells += (
-                [guarded_cell(prediction.classes[place]), f"{prediction.probabilities[place]:.6f}"]
-                if has_it
-                else ["", ""]
-            )
-        writer.writerow([guarded_cell(prediction.file), *cells, guarded_cell(prediction.problem)])
+    for place, prediction in enumerate(predictions):
+        if place == 0:
+            writer.writerow(_columns(prediction, top))
+        writer.writerow([guarded_cell(prediction.file), *_cells(prediction, top), guarded_cell(prediction.problem)])
+
+
+def _columns(prediction: Prediction, top: int) -> list[str]:
+    """Return the columns of one kind of predictions: the likeliest classes; those said, and all of them; a number."""
+    from finetune.evaluation.predictions import LabelsPrediction, NumberPrediction
+
+    if isinstance(prediction, LabelsPrediction):
+        answers = ["classes", *(guarded_cell(f"probability of {name}") for name in prediction.scores)]
+    elif isinstance(prediction, NumberPrediction):
+        answers = ["number"]
+    else:
+        answers = [f"{what}{place}" for place in range(1, top + 1) for what in ("class", "probability")]
+    return ["file", *answers, "problem"]
+
+
+def _cells(prediction: Prediction, top: int) -> list[str]:
+    from finetune.evaluation.predictions import LabelsPrediction, NumberPrediction
+
+    if isinstance(prediction, LabelsPrediction):
+        shares = ["" if share is None else f"{share:.6f}" for share in prediction.scores.values()]
+        return [guarded_cell(prediction.label), *shares]
+    if isinstance(prediction, NumberPrediction):
+        return [prediction.label]
+    pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+    cells = [cell for name, share in pairs for cell in (guarded_cell(name), f"{share:.6f}")]
+    return cells + [""] * (2 * top - len(cells))

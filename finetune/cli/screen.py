@@ -117,8 +117,10 @@ class Screen:
     def _epoch(self, facts: dict[str, Any]) -> None:
         parts = [f"epoch {facts['epoch']:>3}"]
         if facts["train_loss"] is not None:
-            parts.append(f"loss {facts['train_loss']:.4f}  train top1 {facts['train_top1']:.3f}")
-        parts.append(f"val top1 {facts['val_top1']:.3f}")
+            seen = facts["train_top1"]
+            parts.append(f"loss {facts['train_loss']:.4f}" + (f"  train top1 {seen:.3f}" if seen is not None else ""))
+        scores = facts.get("scores") or {"top1": facts["val_top1"]}
+        parts += [f"val {name} {value:.3f}" for name, value in scores.items()]
         if self.speed is not None:
             parts.append(f"{self.speed:.0f} images/s")
         if facts["is_best"]:

@@ -24,7 +24,8 @@ def show_plan(plan: Plan) -> None:
     size = plan.image_size
     console.print(
         f"[bold]{escape(plan.strategy)}[/bold] on {escape(plan.backbone)}, {size[0]}x{size[1]} pixels,"
-        f" {plan.num_classes} classes, {plan.num_parameters:,} parameters"
+        f" {'a number' if plan.task == 'regress' else f'{plan.num_classes} classes'},"
+        f" {plan.num_parameters:,} parameters"
     )
     for note in plan.notes:
         console.print(f"note: {escape(note)}")

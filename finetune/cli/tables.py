@@ -14,10 +14,11 @@ from finetune.train.delivery import TOLD_APART
 from finetune.wording import counted
 
 if TYPE_CHECKING:
+    from finetune.evaluation.by_class import ClassFigures
     from finetune.runs.single import RunResult
     from finetune.workflow.evaluate import Evaluation
 
-MOST_CONFUSIONS = 5
+MOST_CONFUSIONS, MOST_BY_CLASS = 5, 12
 
 
 def out() -> Console:
@@ -79,6 +80,8 @@ def show_result(result: RunResult) -> None:
     if result.num_epochs > 1 and "val" in result.metrics:  # else a refit is delivered
         is_last = result.delivered_epoch == result.num_epochs
         more = f"{TOLD_APART} more val images right"
+        if "top1" not in names:
+            more = f"a {names[0]} higher by what {TOLD_APART} val images are of all"
         why = f"no earlier one had {more}" if is_last else f"it had {more} than later ones"
         console.print(f"\nepoch {result.delivered_epoch} is delivered: {why}")
     console.print(f"\neverything is in [bold]{escape(str(result.folder))}[/bold]")
@@ -116,7 +119,10 @@ def show_evaluation(evaluation: Evaluation) -> None:
     console.print(table([f"{evaluation.split}, {counted(evaluation.num_images, 'image')}", "value", "95 %"], rows))
     console.print(f"\n{_meaning(evaluation.metrics)}", style="dim")
     if evaluation.never_predicted:
-        console.print(f"\n{escape(never_predicted_text(evaluation.never_predicted, evaluation.split))}")
+        never = never_predicted_text(evaluation.never_predicted, evaluation.split, task=evaluation.task)
+        console.print(f"\n{escape(never)}")
+    if evaluation.by_class:
+        _show_by_class(console, evaluation.by_class)
     pairs = [
         (count, evaluation.classes[true], evaluation.classes[guess])
         for true, row in enumerate(evaluation.confusion)
@@ -135,9 +141,27 @@ def show_evaluation(evaluation: Evaluation) -> None:
         )
 
 
-def _meaning(names: Iterable[str]) -> str:
-    """Return what the names of metrics mean, except for the one that every reader knows."""
-    from finetune.evaluation.metrics import METRICS  # imports torch, as what measured them did
+def _show_by_class(console: Console, figures: Sequence[ClassFigures]) -> None:
+    """Print how well each class is told, the worst first; at most so many."""
+    worst = sorted(figures, key=lambda row: (row.average_precision is None, row.average_precision or 0.0))
+    rows = [
+        (row.name, f"{row.num_images:,}", _figure(row.average_precision), _figure(row.f1), f"{row.threshold:.3f}")
+        for row in worst[:MOST_BY_CLASS]
+    ]
+    console.print()
+    console.print(table(["class", "images", "average precision", "F1", "threshold"], rows, drop=["threshold"]))
+    if len(figures) > MOST_BY_CLASS:
+        console.print(f"and {len(figures) - MOST_BY_CLASS} that are told better; all with --json")
 
-    meant = [f"{name}: {METRICS[name].meaning}" for name in names if name in METRICS and name != "top1"]
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _meaning(names: Collection[str]) -> str:
+    """Return what the names of metrics mean, except for the one that every reader knows."""
+    from finetune.evaluation.metrics import TASK_METRICS  # imports torch, as what measured them did
+
+    rows = next((rows for rows in TASK_METRICS.values() if set(names) <= rows.keys()), {})
+    meant = [f"{name}: {rows[name].meaning}" for name in names if name in rows and name != "top1"]
     return "; ".join((*meant, "in brackets: 95 % intervals"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from finetune.tasks import AnyTarget, Task
 from finetune.types import Manifest, Split
 from finetune.wording import counted, listed
 
@@ -14,6 +15,8 @@ ASIDE: tuple[Split, ...] = ("val", "test")
 
 def thin(manifest: Manifest) -> Iterator[str]:
     """Yield which classes have a single image, and which have none in a val or test that is there."""
+    if manifest.task == "regress":
+        return
     totals = manifest.counts()
     single = [name for name, count in totals.items() if count == 1]
     if single:
@@ -31,12 +34,19 @@ def outweighed(manifest: Manifest) -> Iterator[str]:
     counts = {name: count for name, count in manifest.counts().items() if count}
     largest = max(counts, key=lambda name: counts[name], default="")
     small = sorted((count, name) for name, count in counts.items() if IMBALANCE * count <= counts[largest])
+    advice = ": go by macro_f1 rather than top1" if manifest.task == "classify" else ", and may never be said"
     if small:
         have = "has" if len(small) == 1 else "have"
         yield (
             f"{listed(f'{name} ({count:,})' for count, name in small)} {have} at most a tenth of the"
-            f" {counts[largest]:,} images of {largest}: go by macro_f1 rather than top1"
+            f" {counts[largest]:,} images of {largest}{advice}"
         )
+
+
+def never_among(classes: Sequence[str], targets: Sequence[AnyTarget], guesses: Sequence[AnyTarget]) -> dict[str, int]:
+    """Return the same of what images show and what a model says they do; a number is always predicted."""
+    there, guessed = ([index for target in side for index in target.classes] for side in (targets, guesses))
+    return never_predicted(classes, there, guessed)
 
 
 def never_predicted(classes: Sequence[str], targets: Sequence[int], guesses: Sequence[int]) -> dict[str, int]:
@@ -45,8 +55,11 @@ def never_predicted(classes: Sequence[str], targets: Sequence[int], guesses: Seq
     return {name: there[index] for index, name in enumerate(classes) if there[index] and index not in guessed}
 
 
-def never_predicted_text(never: dict[str, int], split: str, *, is_refitted: bool = False) -> str:
+def never_predicted_text(
+    never: dict[str, int], split: str, *, is_refitted: bool = False, task: Task = "classify"
+) -> str:
     """Return one sentence about the classes that a model never predicts on a split; with a refit, the first fit."""
     shown = listed(f"{name} ({counted(count, 'image')} there)" for name, count in never.items())
     model = f"first fit (the refit, which is delivered, has learned from {split})" if is_refitted else "model"
-    return f"the {model} never predicts {shown} on {split}: macro_f1 shows what that costs, top1 hardly"
+    hardly = ", top1 hardly" if task == "classify" else ""
+    return f"the {model} never predicts {shown} on {split}: macro_f1 shows what that costs{hardly}"

@@ -20,12 +20,14 @@ from hashlib import blake2b
 from pathlib import Path
 
 from finetune.cache_dir import cache_folder
+from finetune.data.targets import TORN, with_copies_joined
 from finetune.errors import DataError, ResourceError
 from finetune.images.decode import UndecodableError, alone, examine, quiet, read_content, remarks_of
 from finetune.images.depths import before_model, in_data
 from finetune.images.levels import Range, Span, range_of, unfit
 from finetune.images.pixels import PixelCache, PixelRow
 from finetune.process import num_cores
+from finetune.tasks import AnyTarget
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 from finetune.wording import counted
 
@@ -80,12 +82,12 @@ def scan(
     pairs = _fitting(pairs, value_range) if value_range else pairs
     samples = tuple(replace(sample, digest=scan.digest) for sample, scan in pairs if not scan.problem)
     bad = tuple(Problem(sample.file, scan.problem) for sample, scan in pairs if scan.problem)
-    scanned = replace(manifest, samples=samples, problems=manifest.problems + bad)
+    scanned = with_copies_joined(replace(manifest, samples=samples, problems=manifest.problems + bad))
     _check_left(scanned, needs_all_classes)
     spans = [scan.span for _, scan in pairs if not scan.problem]
     told = before_model(spans, value_range) if is_for_model else in_data(spans, value_range)
     remarks = remarks_of((sample.file, scan.remark) for sample, scan in pairs)
-    return replace(scanned, notes=(*manifest.notes, *remarks, *told), value_range=value_range)
+    return replace(scanned, notes=(*scanned.notes, *remarks, *told), value_range=value_range)
 
 
 def scan_files(
@@ -283,7 +285,7 @@ def _check_left(manifest: Manifest, needs_all_classes: bool) -> None:
         )
     has_train = any(sample.split == "train" for sample in manifest.samples)
     pool = [s for s in manifest.samples if s.split in (None, "train") or not has_train]
-    left = {sample.target.index for sample in pool}
+    left = {index for sample in pool for index in sample.target.classes}
     gone = [name for index, name in enumerate(manifest.classes) if index not in left]
     if gone and needs_all_classes:
         named = ", ".join(map(repr, gone))
@@ -323,16 +325,16 @@ def _of_one_kind(pairs: list[tuple[Sample, Scan]]) -> list[tuple[Sample, Scan]]:
 
 def conflicts(manifest: Manifest) -> Iterator[str]:
     """Yield which images stand in two classes, and how many are exact copies; nothing before the scan."""
-    labels: dict[str, set[int]] = {}
+    labels: dict[str, set[AnyTarget]] = {}
     first: dict[str, Sample] = {}
     samples = [sample for sample in manifest.samples if sample.digest]
     for sample in samples:
-        labels.setdefault(sample.digest, set()).add(sample.target.index)
+        labels.setdefault(sample.digest, set()).add(sample.target)
         first.setdefault(sample.digest, sample)
     twice = [first[digest].file for digest, classes in labels.items() if len(classes) > 1]
     if twice:
         stand = counted(len(twice), "image stands", "images stand")
-        yield f"{stand} in two classes, e.g. {twice[0]}; `finetune check` lists all"
+        yield f"{stand} {TORN[manifest.task]}, e.g. {twice[0]}; `finetune check` lists all"
     copies = sum(count - 1 for count in Counter(s.digest for s in samples).values())
     if copies:
         stand = counted(copies, "image is an exact copy", "images are exact copies")

@@ -11,17 +11,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune.data.balance import IMBALANCE
 from finetune.data.near_duplicates import Copies
 from finetune.data.summary import give_aways
+from finetune.data.targets import TENTHS, strata_of
 from finetune.images.thumbnails import Looks
+from finetune.tasks import TASKS, AnyTarget, Task
 from finetune.types import SPLITS, Manifest
 from finetune.wording import counted
 
 MOST_DAMAGED = 0.01  # share of all files; `run` leaves them out by name, and fewer change little
 BLANK = 2.0  # deviation of the grey values of an image, in levels, below which nothing is to be seen
 HOW = {"bytes": "same bytes", "pixels": "same pixels", "near": "near copy"}
+CONFLICT: dict[Task, tuple[str, str]] = {  # what copies of one image are in, and the way out
+    "classify": ("in more than one class", "Keep each in its right class, and remove it from the others."),
+    "multilabel": ("with different sets of classes", "Give all copies of an image the same classes."),
+    "regress": ("with different numbers", "Give all copies of an image the same number."),
+}
 GROUPED = (
     "Keep copies on one side: `finetune check DATA --groups FILE.csv`, then"
     " `finetune run --data FILE.csv --group-by group`."
@@ -81,7 +89,7 @@ def picture_findings(listed: Manifest, manifest: Manifest, looks: Looks, copies:
 def seen(manifest: Manifest, place: int) -> Seen:
     """Return an image of a manifest as findings name it."""
     sample = manifest.samples[place]
-    return Seen(sample.file, manifest.classes[sample.target.index], sample.split)
+    return Seen(sample.file, manifest.label(sample.target), sample.split)
 
 
 def _case(manifest: Manifest, copies: Copies, *, apart: str = "label") -> Case:
@@ -96,8 +104,8 @@ def _splits(manifest: Manifest, copies: Copies) -> set[str | None]:
     return {manifest.samples[place].split for place in copies.members}
 
 
-def _labels(manifest: Manifest, copies: Copies) -> set[int]:
-    return {manifest.samples[place].target.index for place in copies.members}
+def _labels(manifest: Manifest, copies: Copies) -> set[AnyTarget]:
+    return {manifest.samples[place].target for place in copies.members}
 
 
 def _leaks(listed: Manifest, manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding]:
@@ -119,11 +127,12 @@ def _leaks(listed: Manifest, manifest: Manifest, copies: Sequence[Copies]) -> It
 def _conflicts(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding]:
     torn = [cluster for cluster in copies if len(_labels(manifest, cluster)) > 1]
     if torn:
+        what, advice = CONFLICT[manifest.task]
         yield Finding(
             "conflict",
             True,
-            f"{counted(len(torn), 'image stands', 'images stand')} in more than one class: at most one is right",
-            "Keep each in its right class, and remove it from the others.",
+            f"{counted(len(torn), 'image stands', 'images stand')} {what}: at most one is right",
+            advice,
             tuple(_case(manifest, cluster) for cluster in torn),
         )
 
@@ -165,8 +174,9 @@ def _unmeasured(manifest: Manifest) -> Iterator[Finding]:
             "Add images (of other groups, where there are groups), or take the class out.",
             tuple(Case((), f"{name}: {note}", {"class": name}) for name, note in notes.items()),
         )
-    if len(manifest.classes) < 2:
-        text = f"there is one class only, {manifest.classes[0]}: a classifier needs two or more"
+    if len(manifest.classes) < TASKS[manifest.task].fewest_classes:
+        there = f"one class only, {manifest.classes[0]}" if manifest.classes else "no class"
+        text = f"there is {there}: a classifier needs two or more"
         yield Finding("too-few", True, text, "Expected a folder or a label for each class.")
 
 
@@ -210,6 +220,8 @@ def _blank(manifest: Manifest, looks: Looks) -> Iterator[Finding]:
 
 def _imbalance(manifest: Manifest) -> Iterator[Finding]:
     counts = {name: count for name, count in manifest.counts().items() if count}
+    if not counts:
+        return
     largest, smallest = (pick(counts, key=lambda name: counts[name]) for pick in (max, min))
     if counts[largest] >= IMBALANCE * counts[smallest]:
         yield Finding(
@@ -222,18 +234,29 @@ def _imbalance(manifest: Manifest) -> Iterator[Finding]:
 
 
 def _give_aways(manifest: Manifest, looks: Looks) -> Iterator[Finding]:
-    labels = np.array([sample.target.index for sample in manifest.samples], dtype=np.int64)
-    for give_away in give_aways(looks, labels, manifest.classes):
+    labels, names = _as_classes(manifest)
+    for give_away in give_aways(looks, labels, names):
         yield Finding(
             "give-away",
             False,
-            f"{give_away.trait} of the images tells {give_away.share:.0%} of what there is to know about their class",
+            f"{give_away.trait} of the images tells {give_away.share:.0%} of what there is to know about their"
+            f" {'number' if manifest.task == 'regress' else 'class'}",
             "A classifier may learn this in place of what it should see: bring the classes into one form.",
             tuple(
                 Case((), _told(value, counts), {"value": value, "counts": counts})
                 for value, counts in give_away.counts.items()
             ),
         )
+
+
+def _as_classes(manifest: Manifest) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return one class (N,) for each image, and the names: its class, its set of classes, or the tenth it is in."""
+    if manifest.task == "classify":
+        return strata_of(manifest.samples), manifest.classes
+    if manifest.task == "multilabel":
+        names, labels = np.unique([manifest.label(sample.target) for sample in manifest.samples], return_inverse=True)
+        return labels.astype(np.int64), tuple(name or "none" for name in names.tolist())
+    return strata_of(manifest.samples), tuple(f"tenth {place} of the numbers" for place in range(1, TENTHS + 1))
 
 
 def _told(value: str, counts: dict[str, int]) -> str:

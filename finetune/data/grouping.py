@@ -58,7 +58,7 @@ def table_of(manifest: Manifest, folder: Path) -> str:
 
 def _cells(manifest: Manifest, sample: Sample, folder: Path) -> list[str]:
     path = os.path.relpath(Path(manifest.root, sample.file), folder.absolute())
-    row = [path, manifest.classes[sample.target.index], sample.split or "", sample.group or ""]
+    row = [path, manifest.label(sample.target), sample.split or "", sample.group or ""]
     for cell in row:
         _check_cell(cell)
     return row

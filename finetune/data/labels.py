@@ -24,14 +24,7 @@ def doubtful(path: Path, rows: list[Row], labels: list[str], *, is_to_train: boo
     Raises:
         DataError: such numbers leave nearly every class with one image, so that no classifier can be trained.
     """
-    alike: dict[str, list[str]] = {}
-    for label in labels:
-        alike.setdefault("".join(re.findall(r"[^\s_-]+", label.casefold())) or label, []).append(label)
-    for names in alike.values():
-        if len(names) > 1:
-            shown = listed(map(repr, names))
-            yield f"labels that differ by case, spaces, - or _ alone are classes of their own: {shown}"
-    yield from _one_number(labels)
+    yield from alike_names(labels)
     yield from _none_or_several(labels)
     if not _are_measures(labels, len(rows)):
         return
@@ -40,9 +33,33 @@ def doubtful(path: Path, rows: list[Row], labels: list[str], *, is_to_train: boo
     if is_to_train and sum(count == 1 for count in counts.values()) > len(labels) / 2:
         raise DataError(
             f"{path}: {text}, and most have one image",
-            hint="finetune tells classes apart, it does not estimate numbers: give ranges as labels, e.g. '0-10'.",
+            hint="--task regress estimates numbers; as classes, give ranges, e.g. '0-10'.",
         )
-    yield f"{text}: each is a class of its own, and their order is not used; ranges as labels may serve better"
+    yield (
+        f"{text}: each is a class of its own, and their order is not used; --task regress estimates the number, and"
+        " ranges as labels may serve better"
+    )
+
+
+def alike_names(labels: list[str]) -> Iterator[str]:
+    """Yield which labels differ by so little that they may be one class."""
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault("".join(re.findall(r"[^\s_-]+", label.casefold())) or label, []).append(label)
+    for names in alike.values():
+        if len(names) > 1:
+            shown = listed(map(repr, names))
+            yield f"labels that differ by case, spaces, - or _ alone are classes of their own: {shown}"
+    yield from _one_number(labels)
+
+
+def are_surely_measures(rows: list[Row]) -> bool:
+    """Return whether labels are numbers that look like measurements, and most have one image, or many are fractions."""
+    counts = Counter(row.label for row in rows)
+    if not _are_measures(list(counts), len(rows)):
+        return False
+    has_fractions = not all(float(label).is_integer() for label in counts)
+    return sum(count == 1 for count in counts.values()) > len(counts) / 2 or (has_fractions and len(counts) > MANY)
 
 
 def _one_number(labels: list[str]) -> Iterator[str]:
@@ -68,7 +85,7 @@ def _none_or_several(labels: list[str]) -> Iterator[str]:
         yield (
             f"{listed(map(repr, several))} {'names' if is_one else 'name'} several classes and"
             f" {'is a class' if is_one else 'are classes'} of {'its' if is_one else 'their'} own:"
-            " finetune gives an image one class"
+            " --task multilabel gives an image several"
         )
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from finetune.data.read_ahead import MOST_THREADS, read_ahead
+from finetune.data.targets import target_array
 from finetune.errors import DataError, ResourceError
 from finetune.images.decode import UndecodableError, read_rgb
 from finetune.images.pixels import PixelCache
@@ -49,8 +50,8 @@ class Texts:
         return os.fsdecode(self.content[self.ends[index] : self.ends[index + 1]])
 
 
-class ImageDataset(Dataset[tuple[Tensor, int] | DataError]):
-    """Samples as (uint8 image (3, H, W), class index), fetched by (phase, epoch, index).
+class ImageDataset(Dataset[tuple[Tensor, Any] | DataError]):
+    """Samples as (uint8 image (3, H, W), class index or row of a task's targets), fetched by (phase, epoch, index).
 
     What the pixel cache holds is not decoded. What cannot be read is handed over as an error, not
     raised: torch would wrap it in the traceback of its worker.
@@ -70,20 +71,20 @@ class ImageDataset(Dataset[tuple[Tensor, int] | DataError]):
         self.value_range = preprocessing.value_range
         self.files = Texts(sample.file for sample in samples)
         self.digests = Texts(sample.digest for sample in samples)
-        self.targets = np.array([sample.target.index for sample in samples], dtype=np.int64)
+        self.targets = target_array(samples)
         is_served = pixels is not None and pixels.serves(preprocessing)
         self.pixels = pixels.find([sample.digest for sample in samples]) if pixels and is_served else None
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int] | DataError:
+    def __getitem__(self, key: Key) -> tuple[Tensor, Any] | DataError:
         phase, epoch, index = key
         name = self.digests[index] or self.files[index]
         place = None if self.seed is None else derive(self.seed, "image", phase, epoch, name)
         try:
             with nullcontext() if place is None else forked(place):
-                return self._tensor(index), int(self.targets[index])
+                return self._tensor(index), self.targets[index]
         except UndecodableError as error:
             file = self.files[index]
             return DataError(f"{file} could be read when the data was scanned and cannot now: {error.message}")
@@ -95,7 +96,7 @@ class ImageDataset(Dataset[tuple[Tensor, int] | DataError]):
         return self.view(read_rgb(self.root / self.files[index], value_range=self.value_range))
 
 
-def _collate(items: list[tuple[Tensor, int] | DataError]) -> Any:
+def _collate(items: list[tuple[Tensor, Any] | DataError]) -> Any:
     return next((item for item in items if isinstance(item, DataError)), None) or default_collate(items)
 
 
@@ -166,7 +167,7 @@ class ImageBatches:
         return len(self.order)
 
     def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images (B, 3, H, W), class indices (B,)) from batch `start` of an epoch on.
+        """Yield (images (B, 3, H, W), targets (B, ...)) from batch `start` of an epoch on.
 
         Raises:
             DataError: an image that was scanned can no longer be read.

@@ -8,17 +8,24 @@ Reads names only; images are opened by `checks`, splits are made by `split`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from finetune.data.folders import read_folder
-from finetune.data.labels import doubtful, masks
+from finetune.data.labels import alike_names, doubtful, masks
 from finetune.data.listing import LAYOUTS, TABLES, Listing, Row, count_unread, holds, normal, unread_note
 from finetune.data.tables import read_table
+from finetune.data.targets import target_of
+from finetune.data.tasking import settle_task
 from finetune.data.tree import table_beside, walk
 from finetune.errors import DataError, RecipeError, did_you_mean
-from finetune.types import Event, Manifest, OnEvent, Sample, Target, ignore
+from finetune.settings import TaskName
+from finetune.tasks import BETWEEN_LABELS, Task
+from finetune.types import Event, Manifest, OnEvent, Sample, ignore
 from finetune.wording import counted, listed
+
+NUMBER = "number"  # what the numbers are called that folders are named by
 
 
 def read(
@@ -29,6 +36,8 @@ def read(
     split_column: str = "split",
     group_by: str = "none",
     layout: str = "auto",
+    task: TaskName = "classify",
+    separator: str = "auto",
     needs_two_classes: bool = True,
     needs_train: bool = True,
     needs_splits: bool = True,
@@ -38,6 +47,7 @@ def read(
 
     Class names come from train (or from everything, where there is no split, and without `needs_train`),
     sorted by name. With the layout "classes", folders on top are classes even where they look like splits.
+    The task "auto" is told from the labels of a table; `separator` stands between the classes of one image.
     Without `needs_splits` a column of splits that would not be obeyed is a note, and without `needs_groups` groups
     that no image is in.
 
@@ -55,7 +65,11 @@ def read(
         raise DataError(f"{path} is a file, not a folder of images", hint=LAYOUTS)
     if group_by != "none" and listing.rows and not any(row.group for row in listing.rows):
         _group_by_pattern(listing, group_by, is_needed=needs_groups)
-    return _manifest(root, path, listing, needs_two_classes, needs_train)
+    settled = settle_task(path, listing, task, separator, is_table=not path.is_dir())
+    manifest = _manifest(root, path, listing, needs_two_classes and settled != "regress", needs_train, settled)
+    if settled == "regress":
+        return replace(manifest, classes=(NUMBER if path.is_dir() else label_column,))
+    return replace(manifest, is_tree=path.is_dir() and settled == "multilabel")
 
 
 def check_there(path: str | Path) -> Path:
@@ -136,21 +150,41 @@ def _group_by_pattern(listing: Listing, pattern: str, *, is_needed: bool) -> Non
         listing.notes.append(f"{are} in no group of {pattern!r}: {'it stands' if without == 1 else 'they stand'} alone")
 
 
-def _manifest(root: Path, path: Path, listing: Listing, needs_two_classes: bool, needs_train: bool) -> Manifest:
+def _manifest(
+    root: Path, path: Path, listing: Listing, needs_two_classes: bool, needs_train: bool, task: Task
+) -> Manifest:
     if not listing.rows:
         raise _without_rows(path, listing)
     if listing.unread:
         listing.notes.append(unread_note(listing.unread))
     listing.notes += _one_form(listing.rows)
     has_train = needs_train and any(row.split == "train" for row in listing.rows)
-    labels = sorted({row.label for row in listing.rows if row.split in (None, "train") or not has_train})
-    _check_classes(path, listing.rows, labels)
+    chosen = {row.label for row in listing.rows if row.split in (None, "train") or not has_train}
+    names = _class_names(task)
+    labels = sorted({name for label in chosen for name in names(label)})
+    if task != "regress":
+        _check_classes(path, listing.rows, labels, names)
     if needs_two_classes and len(labels) < 2:
-        raise _one_class(path, listing, labels[0])
-    listing.notes += [*doubtful(path, listing.rows, labels, is_to_train=needs_two_classes), *masks(listing.rows)]
+        raise _one_class(path, listing, labels[0] if labels else "")
+    listing.notes += [*_doubts(task, path, listing.rows, labels, is_to_train=needs_two_classes), *masks(listing.rows)]
     index = {label: place for place, label in enumerate(labels)}
-    samples = tuple(Sample(row.file, Target(index[row.label]), row.split, row.group) for row in listing.rows)
-    return Manifest(str(root.resolve()), tuple(labels), samples, tuple(listing.problems), tuple(listing.notes))
+    samples = tuple(Sample(row.file, target_of(task, row.label, index), row.split, row.group) for row in listing.rows)
+    problems, notes = tuple(listing.problems), tuple(listing.notes)
+    return Manifest(str(root.resolve()), tuple(labels), samples, problems, notes, task=task)
+
+
+def _class_names(task: Task) -> Callable[[str], list[str]]:
+    """Return what gives the classes that a label names."""
+    if task == "multilabel":
+        return lambda label: label.split(BETWEEN_LABELS) if label else []
+    return lambda label: [label]
+
+
+def _doubts(task: Task, path: Path, rows: list[Row], labels: list[str], *, is_to_train: bool) -> Iterator[str]:
+    if task == "classify":
+        yield from doubtful(path, rows, labels, is_to_train=is_to_train)
+    elif task == "multilabel":
+        yield from alike_names(labels)
 
 
 def _without_rows(path: Path, listing: Listing) -> DataError:
@@ -190,9 +224,10 @@ def _one_form(rows: list[Row]) -> Iterator[str]:
         yield f"labels that are written in two Unicode forms are one class: {listed(twice)}"
 
 
-def _check_classes(path: Path, rows: list[Row], labels: list[str]) -> None:
+def _check_classes(path: Path, rows: list[Row], labels: list[str], names: Callable[[str], list[str]]) -> None:
     for split in ("val", "test"):
-        strange = sorted({row.label for row in rows if row.split == split} - set(labels))
+        there = {row.label for row in rows if row.split == split}
+        strange = sorted({name for label in there for name in names(label)} - set(labels))
         if strange:
             raise DataError(
                 f"{split} has the class{'es' if len(strange) > 1 else ''} {', '.join(map(repr, strange))},"

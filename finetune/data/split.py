@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -18,10 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.csv_cells import guarded_cell, unguarded_cell
+from finetune.data.label_split import LabelPool
+from finetune.data.targets import strata_of, target_of
 from finetune.data.ties import Places, Ties
 from finetune.errors import CheckpointError, DataError
 from finetune.randomness import derive_each
-from finetune.types import SPLITS, Manifest, Sample, Split, Target
+from finetune.tasks import AnyTarget, Labels, Task
+from finetune.types import SPLITS, Manifest, Sample, Split
 from finetune.whole import whole_file
 
 DIGEST = re.compile("(?:[0-9a-f]{2})*")
@@ -45,7 +49,7 @@ def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifes
         raise DataError(f"this data has {there}, but no train", hint="Add a train split, or take the splits away.")
     if sum(shares.values()) >= 1:
         raise DataError(f"split.val + split.test = {sum(shares.values()):g} leaves nothing to train on")
-    pool = _Pool.of([manifest.samples[place] for place in places], seed=seed)
+    pool = _pool_of([manifest.samples[place] for place in places], seed=seed)
     splits: list[Split] = [own.get(s.file, "train") for s in manifest.samples]
     for split in ("test", "val"):
         if shares[split]:
@@ -93,12 +97,12 @@ def _write(manifest: Manifest, path: Path) -> None:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
         for s in manifest.samples:
-            names = (s.file, manifest.classes[s.target.index], s.split or "", s.group or "", s.digest)
+            names = (s.file, manifest.label(s.target), s.split or "", s.group or "", s.digest)
             writer.writerow(map(guarded_cell, names))
 
 
-def read(path: Path, *, root: str, classes: Sequence[str]) -> Manifest:
-    """Return the manifest that `write` wrote.
+def read(path: Path, *, root: str, classes: Sequence[str], task: Task = "classify") -> Manifest:
+    """Return the manifest that `write` wrote, of images with these classes under a task.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -106,21 +110,21 @@ def read(path: Path, *, root: str, classes: Sequence[str]) -> Manifest:
     index: dict[str, int] = {name: place for place, name in enumerate(classes)}
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            samples = tuple(_sample(row, index) for row in csv.DictReader(stream))
+            samples = tuple(_sample(row, partial(target_of, task, index=index)) for row in csv.DictReader(stream))
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise CheckpointError(f"{path} cannot be read as a split: {error!r}") from error
     if not samples:
         raise CheckpointError(f"{path} cannot be read as a split: it lists no image")
-    return Manifest(root, tuple(classes), samples)
+    return Manifest(root, tuple(classes), samples, task=task)
 
 
-def _sample(row: Mapping[str, str | None], index: Mapping[str, int]) -> Sample:
+def _sample(row: Mapping[str, str | None], target: Callable[[str], AnyTarget]) -> Sample:
     cells = [row[column] for column in COLUMNS]
     file, label, word, group, digest = (unguarded_cell(cell) for cell in cells if cell is not None)
     split = next((name for name in SPLITS if name == word), None)
     if not file or split is None or not is_digest(digest):
         raise KeyError(word)
-    return Sample(file, Target(index[label]), split, group or None, digest)
+    return Sample(file, target(label), split, group or None, digest)
 
 
 def val_in_train(manifest: Manifest) -> Manifest:
@@ -156,6 +160,22 @@ def _unit_numbers(samples: Sequence[Sample]) -> Places:
     return ties.numbers()
 
 
+def _pool_of(samples: Sequence[Sample], *, seed: int) -> _Pool | LabelPool:
+    """Return the units of samples, large ones first, of one size drawn by the seed and their first file's name."""
+    numbers = _unit_numbers(samples)
+    sizes = np.bincount(numbers)
+    names: list[str] = [""] * len(sizes)
+    for sample, number in zip(samples, numbers.tolist(), strict=True):
+        names[number] = min(names[number] or sample.file, sample.file)
+    order = np.lexsort((derive_each(seed, "split", names), -sizes))
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    sets = [sample.target for sample in samples if isinstance(sample.target, Labels)]
+    if sets:
+        return LabelPool.of([target.classes for target in sets], place[numbers], sets[0].num_classes)
+    return _Pool(strata_of(samples), place[numbers], np.ones(len(sizes), dtype=bool))
+
+
 @dataclass(slots=True)
 class _Pool:
     """What can be taken for a split: units in the order in which they are drawn, large ones first.
@@ -166,20 +186,6 @@ class _Pool:
     labels: Places  # (N,): class indices
     unit: Places  # (N,): places in the order of drawing
     is_there: NDArray[np.bool_]  # (U,): is not taken yet
-
-    @staticmethod
-    def of(samples: Sequence[Sample], *, seed: int) -> _Pool:
-        """Return the units of samples, those of one size drawn by the seed and the name of their first file."""
-        numbers = _unit_numbers(samples)
-        sizes = np.bincount(numbers)
-        names: list[str] = [""] * len(sizes)
-        for sample, number in zip(samples, numbers.tolist(), strict=True):
-            names[number] = min(names[number] or sample.file, sample.file)
-        order = np.lexsort((derive_each(seed, "split", names), -sizes))
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        labels = np.array([sample.target.index for sample in samples], dtype=np.int64)
-        return _Pool(labels, place[numbers], np.ones(len(sizes), dtype=bool))
 
     def take(self, *, share: float, keep: int) -> Places:
         """Return the places of samples, taken in units so that every class gives its share and keeps so many units.

@@ -11,7 +11,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from finetune.csv_cells import MARK, unguarded_cell
-from finetune.data.listing import SPLIT_NAMES, Listing, Row, folded, holds, normal, split_of
+from finetune.data.label_columns import cell_text, join_columns, label_columns
+from finetune.data.listing import NOTHING, SPLIT_NAMES, Listing, Row, folded, holds, normal, split_of
 from finetune.data.tree import folders_below
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.images.decode import is_image_name
@@ -37,7 +38,8 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
     """
     columns, rows = _parquet(path) if path.suffix.lower() == ".parquet" else _delimited(path)
     listing = Listing()
-    for key, column in (("data.image_column", image), ("data.label_column", label)):
+    labels = label_columns(label, columns)
+    for key, column in (("data.image_column", image), *(("data.label_column", column) for column in labels)):
         if column not in columns:
             other = next((sign for sign in ";\t|" if any(sign in name for name in columns)), "")
             raise RecipeError(
@@ -45,15 +47,17 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
                 hint=f"It has {', '.join(columns)}. Name the right one with --set {key}=NAME."
                 + (f" Its columns seem to be separated by {other!r}: save it with commas." if other else ""),
             )
-    for column in dict.fromkeys((image, label, split, group_by)):
+    for column in dict.fromkeys((image, *labels, split, group_by)):
         _check_column(listing, path, columns, column)
+    if len(labels) > 1:
+        listing.is_joined, listing.notes = True, listing.notes + join_columns(path, rows, labels, label)
     odd = next((cell for row in rows if isinstance(cell := row[image], (bytes, dict, list))), None)
     if odd is not None:
         raise DataError(
             f"{path}: its column {image!r} holds no names of files, but {type(odd).__name__}",
             hint="Images inside of a table are not read: save each to a file, and name that file in the column.",
         )
-    fault = _split_fault(path, columns, rows, split, {image, label, group_by})
+    fault = _split_fault(path, columns, rows, split, {image, *labels, group_by})
     if fault and needs_split:
         raise fault
     if fault:
@@ -98,7 +102,7 @@ def _split_fault(
             hint=f"It has {', '.join(columns)}. Name the column of splits with --set data.split_column=NAME; {none}",
         )
     for column in columns:
-        words = {_text(row.get(column)) for row in rows} - {""}
+        words = {cell_text(row.get(column)) for row in rows} - {""}
         if column not in others and len(words) > 1 and all(map(split_of, words)):
             return RecipeError(
                 f"{path}: the column {column!r} says {' and '.join(sorted(words))}, but is not named {split!r}",
@@ -118,9 +122,9 @@ def _is_outside(root: Path, file: str) -> bool:
 def _add_row(
     listing: Listing, path: Path, number: int, row: dict[str, Any], names: tuple[str, ...], in_folder: InFolder
 ) -> None:
-    file, label, split, group = (_text(row.get(name)) for name in names)
-    if not file or not label:
-        listing.problems.append(Problem(file or f"{path.name} line {number}", "no image or no label in its row"))
+    file, label, split, group = (cell_text(row.get(name)) for name in names)
+    if not file:
+        listing.problems.append(Problem(f"{path.name} line {number}", NOTHING))
         return
     if split and not split_of(split):
         raise DataError(
@@ -130,10 +134,17 @@ def _add_row(
     is_there = holds((path.parent / file).is_file)
     if not is_there and (other := _in_other_form(path.parent, file, in_folder)):
         file, is_there = other, holds((path.parent / other).is_file)
-    if not is_there:
+    if not label and is_there and file not in listing.files:
+        listing.unlabelled.setdefault(file, Row(file, label, split_of(split), normal(group) or None))
+    elif not label:
+        listing.problems.append(Problem(file, NOTHING))
+    elif not is_there:
         listing.problems.append(Problem(file, MISSING))
     elif file in listing.files:
-        listing.problems.append(Problem(file, f"listed again in line {number}; the first time counts"))
+        again = Problem(file, f"listed again in line {number}; the first time counts")
+        listing.problems.append(again)
+        listing.problems_repeated.append(again)
+        listing.repeated.append(Row(file, label))
     else:
         listing.files.add(file)
         listing.rows.append(Row(file, label, split_of(split), normal(group) or None))
@@ -150,7 +161,7 @@ def _tell_missing(listing: Listing, path: Path) -> None:
         return
     near = next((f"{file!r}: there is {other!r}" for file in missing[:20] if (other := _near(path.parent, file))), "")
     place = Path(os.path.normpath((path.parent / missing[0]).absolute()))
-    if not listing.rows:
+    if not listing.rows and not listing.unlabelled:
         rows = "The file of its one row" if len(missing) == 1 else f"None of the files of its {len(missing):,} rows"
         raise DataError(
             f"{path}: {rows[0].lower()}{rows[1:]} is {'not ' if len(missing) == 1 else ''}there; looked for {place}",
@@ -166,7 +177,10 @@ def _tell_missing(listing: Listing, path: Path) -> None:
 def _unnamed(listing: Listing, root: Path) -> Iterator[str]:
     """Yield how many images below the table's folder no row names; in a huge folder, how many of those seen."""
     real = cache(lambda folder: os.path.realpath(Path(root, folder)))
-    named = (os.path.split(file) for file in (*listing.files, *(problem.file for problem in listing.problems)))
+    named = (
+        os.path.split(file)
+        for file in (*listing.files, *listing.unlabelled, *(problem.file for problem in listing.problems))
+    )
     known = {(real(folder), name) for folder, name in named}
     count, example, left = 0, "", MOST_LOOKED_AT + len(known)
     for inside, names in folders_below(root, lambda _: None):
@@ -232,11 +246,6 @@ def _step(root: Path, parts: tuple[str, ...]) -> str | None:
             return None
         here, taken = here / name, [*taken, name]
     return "/".join(taken) if taken and holds(here.is_file) else None
-
-
-def _text(cell: Any) -> str:
-    """Return a cell as text; None and NaN are empty, 0 is not."""
-    return "" if cell is None or cell != cell else str(cell).strip()
 
 
 def _delimited(path: Path) -> tuple[list[str], list[dict[str, Any]]]:

@@ -132,3 +132,9 @@ def bootstrap(
     low, high = np.quantile(values, [0.025, 0.975])
     value = measure(places)
     return Interval(value, float(min(low, value)), float(max(high, value)))
+
+
+def percentiles(value: float, drawn: Sequence[float]) -> Interval:
+    """Return the interval of a value from what resamples of whole units show of it."""
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(value, float(min(low, value)), float(max(high, value)))

@@ -1,9 +1,13 @@
-"""top1, top5, macro_f1 and ece of logits, each with its interval. Letters: N images, K classes."""
+"""The metrics of each task, each with its interval, in one table: of one class top1, top5, macro_f1 and ece.
+
+Letters: N images, K classes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.evaluation.intervals import share
+from finetune.evaluation.intervals import percentiles, share
+from finetune.evaluation.labels import JudgedLabels, macro_f1_of_labels, map_interval, micro_f1, resamples_of
+from finetune.evaluation.numbers import JudgedNumbers, mae, r2, rmse
 from finetune.randomness import Resamples
+from finetune.tasks import Task
 from finetune.types import Interval
 
 BINS, DRAWS = 15, 300
@@ -48,7 +55,7 @@ class Predicted:
 class Metric:
     """A metric with its interval, what its name means to a reader, and the fewest classes it says anything of."""
 
-    of: Callable[[Predicted], Interval]
+    of: Callable[[Any], Interval]
     meaning: str
     fewest_classes: int = 1
 
@@ -58,6 +65,26 @@ def measure(logits: Tensor, targets: Tensor, *, units: Sequence[int] | None = No
     guesses, right = logits.argmax(dim=1).numpy(), targets.numpy()
     judged = Predicted(logits, guesses, right, units, Resamples(len(right), units, draws=DRAWS, seed=0))
     return {name: metric.of(judged) for name, metric in METRICS.items() if judged.num_classes >= metric.fewest_classes}
+
+
+def measure_task(
+    task: Task,
+    outputs: Tensor,
+    targets: Tensor,
+    *,
+    units: Sequence[int] | None = None,
+    thresholds: Sequence[float] = (),
+) -> dict[str, Interval]:
+    """Return the metrics of a task: of outputs (N, K) against its targets, of several classes by `thresholds`."""
+    if task == "classify":
+        return measure(outputs, targets, units=units)
+    weights = resamples_of(tuple(targets.shape), units)
+    judged: JudgedLabels | JudgedNumbers
+    if task == "multilabel":
+        judged = JudgedLabels.of(outputs, targets, thresholds, weights)
+    else:
+        judged = JudgedNumbers.of(outputs, targets, weights)
+    return {name: metric.of(judged) for name, metric in TASK_METRICS[task].items()}
 
 
 def _top1(judged: Predicted) -> Interval:
@@ -73,8 +100,7 @@ def _macro_f1(judged: Predicted) -> Interval:
     """Return macro F1, the average over the classes that occur, with its interval."""
     drawn = [macro_f1(judged.guesses, judged.right, judged.num_classes, weight) for weight in judged.weights]
     value = macro_f1(judged.guesses, judged.right, judged.num_classes, np.ones(len(judged.right)))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(value, float(min(low, value)), float(max(high, value)))
+    return percentiles(value, drawn)
 
 
 def _ece(judged: Predicted) -> Interval:
@@ -124,4 +150,17 @@ METRICS = {
     "top5": Metric(_top5, "share of images whose class is among the five likeliest", FEWEST_FOR_TOP5),
     "macro_f1": Metric(_macro_f1, "mean F1 of the classes"),
     "ece": Metric(_ece, "how far confidence is from accuracy"),
+}
+TASK_METRICS: dict[Task, dict[str, Metric]] = {
+    "classify": METRICS,
+    "multilabel": {
+        "mAP": Metric(map_interval, "mean over the classes of the average precision"),
+        "macro_f1": Metric(macro_f1_of_labels, "mean F1 of the classes, at their thresholds"),
+        "micro_f1": Metric(micro_f1, "F1 over all pairs of image and class"),
+    },
+    "regress": {
+        "r2": Metric(partial(JudgedNumbers.interval, measure=r2), "share of the variance that is explained"),
+        "mae": Metric(partial(JudgedNumbers.interval, measure=mae), "mean absolute error"),
+        "rmse": Metric(partial(JudgedNumbers.interval, measure=rmse), "root of the mean squared error"),
+    },
 }

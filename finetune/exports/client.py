@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.images.decode import read_rgb
 from finetune.images.levels import deep_colour, is_deep
+from finetune.tasks import Activation, Task
 
 INPUT, OUTPUT = "images", "logits"
 
@@ -36,6 +37,9 @@ class Client:
         facts = self.session.get_modelmeta().custom_metadata_map
         self.classes: list[str] = json.loads(facts["classes"])
         self.preprocessing: dict[str, Any] = json.loads(facts["preprocessing"])
+        self.task: Task = json.loads(facts.get("task", '"classify"'))
+        self.activation: Activation = json.loads(facts.get("activation", '"softmax"'))
+        self.thresholds: tuple[float, ...] = tuple(json.loads(facts.get("thresholds", "[]")))
 
     def logits(self, files: Iterable[Path]) -> NDArray[np.float32]:
         """Return the logits (B, K) of a batch of image files."""

@@ -69,10 +69,17 @@ def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
     beside = path.with_name(f".{path.name}.new.onnx")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_onnx(saved.backbone.model, beside, classes=saved.classes, preprocessing=saved.backbone.preprocessing)
+        write_onnx(
+            saved.backbone.model,
+            beside,
+            classes=saved.classes,
+            preprocessing=saved.backbone.preprocessing,
+            task=saved.task,
+            thresholds=saved.thresholds,
+        )
         if list(path.parent.glob(f"{beside.name}.*")):  # weights of 2 GB and more lie in a file of their own
             raise ExportError("this network is too large for one ONNX file", hint="Use --format timm.")
-        parity = prove(saved.backbone.model, beside, proof.images, proof.files)
+        parity = prove(saved.backbone.model, beside, proof.images, proof.files, deviation=saved.deviation)
         if not parity.is_proven:
             raise ExportError(
                 _failure(parity), hint="Please report this network; the checkpoint and model/ are untouched."
@@ -127,7 +134,7 @@ def _failure(parity: Parity) -> str:
     return (
         "the ONNX file does not reproduce the model: logits differ by up to"
         f" {parity.largest_difference:.2e} at a largest logit of {parity.largest_logit:.2e}"
-        + ("" if parity.same_top1 else ", and the top class differs")
+        + ("" if parity.same_top1 else ", and the answer differs")
     )
 
 

@@ -6,23 +6,27 @@ Letters: B batch, C channels, H W pixels, K classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from finetune.backbone.onnx_graph import EXPORT_ERRORS, write_graph
 from finetune.backbone.weights import first_line
 from finetune.errors import ExportError
 from finetune.exports.client import INPUT, OUTPUT, Client, scale_size
+from finetune.tasks import TASKS, Task
 from finetune.types import LONGEST, Preprocessing
 
 BATCHES = (1, 2, 7)
+Logits = NDArray[np.float32]  # (B, K)
 TOLERANCE = 1e-3  # of the largest logit, in float32
+ROUNDING = 1e-6  # of the largest number, in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +37,48 @@ class Parity:
     batch_sizes: tuple[int, ...]
     largest_logit: float
     largest_difference: float
-    same_top1: bool
+    same_top1: bool  # of several classes: the same ones; of numbers there is nothing to be the same
+    deviation: float | None = None  # of the numbers of train, where a number is estimated
 
     @property
     def is_proven(self) -> bool:
-        """Largest difference at most 1e-3 of the largest logit, same top-1 wherever the margin exceeds it."""
-        return self.same_top1 and self.largest_difference <= TOLERANCE * self.largest_logit
+        """Largest difference at most 1e-3 of the largest logit, same answer wherever the margin exceeds it.
+
+        A number may differ by 1e-3 of the deviation of the numbers of train, and by what float32 rounds.
+        """
+        most = TOLERANCE * self.largest_logit
+        if self.deviation is not None:
+            most = max(TOLERANCE * self.deviation, ROUNDING * self.largest_logit)
+        return self.same_top1 and self.largest_difference <= most
 
 
-def write_onnx(model: nn.Module, path: Path, *, classes: Sequence[str], preprocessing: Preprocessing) -> None:
+def write_onnx(
+    model: nn.Module,
+    path: Path,
+    *,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    task: Task = "classify",
+    thresholds: Sequence[float] = (),
+) -> None:
     """Write an ONNX file: `images` (B, 3, H, W) float32, normalised, to `logits` (B, K); B is free.
 
-    Class names and preprocessing stand in the file's metadata, as JSON.
+    Class names, preprocessing, the task, what makes answers of logits, and thresholds stand in the file's metadata,
+    as JSON.
 
     Raises:
         ExportError: the network cannot be exported.
     """
     model = model.cpu().float().eval()
     example = torch.zeros(2, 3, *preprocessing.image_size)
-    metadata = {"classes": json.dumps(list(classes)), "preprocessing": json.dumps(_facts(preprocessing))}
+    facts = {
+        "classes": list(classes),
+        "preprocessing": _facts(preprocessing),
+        "task": task,
+        "activation": TASKS[task].activation,
+        **({"thresholds": list(thresholds)} if thresholds else {}),
+    }
+    metadata = {name: json.dumps(fact) for name, fact in facts.items()}
     try:
         write_graph(model, example, path, input_name=INPUT, output=OUTPUT, metadata=metadata)
     except EXPORT_ERRORS as error:
@@ -68,7 +95,9 @@ def _facts(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def prove(model: nn.Module, path: Path, images: Tensor, files: Sequence[Path]) -> Parity:
+def prove(
+    model: nn.Module, path: Path, images: Tensor, files: Sequence[Path], *, deviation: float | None = None
+) -> Parity:
     """Compare what a client gets from files and an ONNX file with the model on the same images (N, 3, H, W).
 
     At batch 1, 2 and 7.
@@ -85,13 +114,32 @@ def prove(model: nn.Module, path: Path, images: Tensor, files: Sequence[Path]) -
                 ours = model(batch).numpy()  # (B, K)
                 theirs = client.logits(files[start : start + size])
                 difference = float(np.abs(ours - theirs).max())
-                same = same and _same_top1(ours, theirs, difference)
+                same = same and SAME[client.task](ours, theirs, difference, client.thresholds)
                 differences.append(difference)
                 logits.append(float(np.abs(ours).max()))
-    return Parity(len(images), BATCHES, max(logits), max(differences), same)
+    return Parity(len(images), BATCHES, max(logits), max(differences), same, deviation)
 
 
-def _same_top1(ours: np.ndarray, theirs: np.ndarray, difference: float) -> bool:
+def _same_top1(ours: Logits, theirs: Logits, difference: float, thresholds: Sequence[float]) -> bool:
     ranked = np.sort(ours, axis=1)
     clear = ranked[:, -1] - ranked[:, -2] > difference
     return bool((ours.argmax(axis=1) == theirs.argmax(axis=1))[clear].all())
+
+
+def _same_sets(ours: Logits, theirs: Logits, difference: float, thresholds: Sequence[float]) -> bool:
+    """Tell whether the same classes are said, wherever a logit is further from its threshold than both differ."""
+    shares = np.clip(np.array(thresholds), 1e-12, 1 - 1e-12)
+    limits = np.log(shares / (1 - shares))  # (K,)
+    clear = np.abs(ours - limits) > difference
+    return bool(((ours >= limits) == (theirs >= limits))[clear].all())
+
+
+def _same_numbers(ours: Logits, theirs: Logits, difference: float, thresholds: Sequence[float]) -> bool:
+    return True  # numbers that differ by so little are the same answer
+
+
+SAME: dict[Task, Callable[[Logits, Logits, float, Sequence[float]], bool]] = {
+    "classify": _same_top1,
+    "multilabel": _same_sets,
+    "regress": _same_numbers,
+}

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from finetune.cache_entries import entries_folder, entry_name, find_entry, make_room, open_entry
 from finetune.data.loaders import ImageBatches, ImageDataset
+from finetune.data.targets import target_array
 from finetune.device import available_memory, is_channels_last
 from finetune.errors import ResourceError
 from finetune.features.divide import Trunk
@@ -137,7 +138,7 @@ class FeatureCache:
         if sum(len(set(digests)) * layout.row_bytes for _ in rows) < MEMORY_SHARE * available_memory():
             rows = [np.ascontiguousarray(view[place]) for view, place in zip(rows, places, strict=True)]
             places = [np.arange(len(samples))] * views
-        targets = torch.tensor([sample.target.index for sample in samples])
+        targets = torch.from_numpy(target_array(samples))
         return CachedBatches(
             rows,
             places,

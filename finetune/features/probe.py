@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.errors import TrainingError
+from finetune.features.families import FAMILIES, Family, relevance
+from finetune.features.scaling import blocks, standardised
 from finetune.randomness import derive
 
 SHARES = (1.0, 0.5, 0.25, 0.1)  # of the features of several layer groups that may stay
@@ -22,7 +23,6 @@ HELD_OUT_STRENGTHS = tuple(10.0**power for power in (4, 3, 2, 1, 0))  # strong f
 FOLDS = 5
 MOST_FOR_SEARCH = 2000  # images on which the strength is chosen
 ROWS_AT_ONCE = 1024  # images whose labels (N, K) are computed together
-CONSTANT = 1e-6  # deviation, as a share of the largest value, below which float32 sees rounding only
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,10 @@ class Probe:
     strength: float
     top1: float  # cross-validated on the images it was fitted to
     share: float = 1.0
+    loss: float = 0.0  # cross-validated too
+
+
+CLASSES = FAMILIES["classify"]
 
 
 def fit_probe(
@@ -48,14 +52,16 @@ def fit_probe(
     is_selective: bool = False,
     units: Sequence[int] | None = None,
     weights: Tensor | None = None,
+    family: Family = CLASSES,
 ) -> Probe:
     """Fit a multinomial logistic regression on (N, D) features, its L2 strength by cross-validation.
 
+    Of another family of targets (N, K): a logistic regression of each class, or a ridge regression of numbers.
     Features are standardised; the standardisation is folded into weight and bias. Minimises
-    mean cross-entropy + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one unit (copies, a
-    group) are in one fold. The strength is chosen on at most 2,000 images; as the loss is a mean, it is then
-    divided by how many times as many independent images all of them are, so that it weighs the same per image.
-    `weights` (N,) say how much each image counts in the loss, by default all alike.
+    mean cross-entropy (or the family's loss) + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one
+    unit (copies, a group) are in one fold. The strength is chosen on at most 2,000 images; as the loss is a mean, it
+    is then divided by how many times as many independent images all of them are, so that it weighs the same per image.
+    `weights` (N,) say how much each image counts in the loss, by default all alike; they are for one class alone.
     If selective, then on the most relevant features only: their relevance is the norm of their weights
     in a ridge regression on all, how many stay is chosen by cross-validation.
     Source: Evci et al. 2022, Head2Toe, arXiv:2201.03529 (selection over the features of all layers).
@@ -63,21 +69,21 @@ def fit_probe(
     Raises:
         TrainingError: a feature is not finite.
     """
-    scaled, mean, std = _standardised(features)
+    scaled, mean, std = standardised(features)
     units = range(len(targets)) if units is None else units
     weights = torch.ones(len(targets)) if weights is None else weights
-    strength, accuracy = _choose(scaled, targets, num_classes, seed, units, weights)
+    strength, accuracy, loss = _choose(scaled, targets, num_classes, seed, units, weights, family)
     share = 1.0
     if is_selective:
-        share, accuracy = _choose_share(scaled, targets, num_classes, seed, strength, units, weights)
+        share, accuracy, loss = _choose_share(scaled, targets, num_classes, seed, strength, units, weights, family)
     strength *= _independent_share(units, seed)
     kept = torch.arange(scaled.shape[1])
     if share < 1:
-        kept = _kept(_by_relevance(scaled, targets, units), num_classes, share)
+        kept = _kept(_by_relevance(scaled, targets, units, family), num_classes, share)
     weight = torch.zeros(num_classes, scaled.shape[1])
-    weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength, weights=weights)
+    weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength, weights=weights, family=family)
     folded = weight.double() / std.double()
-    return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy, share)
+    return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy, share, loss)
 
 
 def loo_ridge(features: Tensor, targets: Tensor, *, units: Sequence[int] | None = None) -> float:
@@ -105,11 +111,13 @@ def loo_guesses(features: Tensor, targets: Tensor, *, units: Sequence[int] | Non
     Raises:
         TrainingError: a feature is not finite.
     """
-    scaled, _, _ = _standardised(features.double())
+    scaled, _, _ = standardised(features.double())
     return _loo_ridge(scaled, targets, units)[0]
 
 
-def held_out_logits(features: Tensor, targets: Tensor, *, num_classes: int, parts: Sequence[Tensor]) -> Tensor:
+def held_out_logits(
+    features: Tensor, targets: Tensor, *, num_classes: int, parts: Sequence[Tensor], family: Family = CLASSES
+) -> Tensor:
     """Return logits (N, K) that a logistic regression fitted to the other parts gives the images of each part.
 
     `parts` are index tensors that hold every image once. Of the strengths of regularisation, from strong
@@ -119,7 +127,7 @@ def held_out_logits(features: Tensor, targets: Tensor, *, num_classes: int, part
     Raises:
         TrainingError: a feature is not finite.
     """
-    scaled, _, _ = _standardised(features)
+    scaled, _, _ = standardised(features)
     starts: list[tuple[Tensor, Tensor] | None] = [None] * len(parts)
     best, least = torch.zeros(len(scaled), num_classes), float("inf")
     for strength in HELD_OUT_STRENGTHS:
@@ -127,10 +135,10 @@ def held_out_logits(features: Tensor, targets: Tensor, *, num_classes: int, part
         for place, held in enumerate(parts):
             kept = torch.ones(len(scaled), dtype=torch.bool)
             kept[held] = False
-            solved = _solve(scaled[kept], targets[kept], num_classes, strength, start=starts[place])
+            solved = _solve(scaled[kept], targets[kept], num_classes, strength, start=starts[place], family=family)
             logits[held] = scaled[held] @ solved[0].T + solved[1]
             starts[place] = solved
-        loss = float(torch.nn.functional.cross_entropy(logits, targets))
+        loss = float(family.loss(logits, targets, "mean"))
         if loss >= least:
             break
         best, least = logits, loss
@@ -153,25 +161,6 @@ def unit_folds(targets: Tensor, units: Sequence[int], *, seed: int) -> list[Tens
     _, first, unit = np.unique(np.asarray(units), return_index=True, return_inverse=True)
     parts = folds(targets[torch.from_numpy(first)], seed=seed)
     return [held for part in parts if len(held := torch.from_numpy(np.flatnonzero(np.isin(unit, part.numpy()))))]
-
-
-def blocks(units: Sequence[int] | None) -> list[Tensor]:
-    """Return the indices of each unit that has several images."""
-    if units is None:
-        return []
-    _, unit, counts = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
-    order = torch.from_numpy(np.argsort(unit, kind="stable"))
-    return [block for block in torch.split(order, counts.tolist()) if len(block) > 1]
-
-
-def _standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return features with mean 0 and deviation 1, and both; a constant feature becomes 0 (its deviation infinite)."""
-    if not torch.isfinite(features).all():
-        raise TrainingError("the backbone's features are not finite", hint="Use --set train.precision=float32.")
-    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
-    rounding = CONSTANT * features.abs().amax(dim=0)
-    std = std.masked_fill(std <= rounding, torch.inf)
-    return (features - mean) / std, mean, std
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +265,12 @@ def _by_size(units: Sequence[int] | None, count: int) -> list[Tensor]:
     return [single.nonzero(), *(torch.stack(same) for same in alike.values())]
 
 
-def _by_relevance(scaled: Tensor, targets: Tensor, units: Sequence[int]) -> Tensor:
+def _by_relevance(scaled: Tensor, targets: Tensor, units: Sequence[int], family: Family) -> Tensor:
     """Return the features (D,), the most relevant first."""
     sampled = _sample(len(scaled), 0)
+    if not family.has_one_class:
+        used = relevance(scaled[sampled], targets[sampled], _of(units, sampled))
+        return used.argsort(descending=True, stable=True)
     x = scaled[sampled].double()
     _, ridge, strength = _loo_ridge(x, targets[sampled], _of(units, sampled))
     weight = x.T @ ridge.solved(strength, torch.arange(len(x)))  # (D, K), but for a factor
@@ -300,21 +292,24 @@ def _choose_share(
     strength: float,
     units: Sequence[int],
     weights: Tensor,
-) -> tuple[float, float]:
-    """Return the share of features with the least cross-validated loss, and its top-1; of equals, the larger."""
+    family: Family,
+) -> tuple[float, float, float]:
+    """Return the share of features with the least cross-validated loss, its top-1, the loss; of equals, the larger."""
     chosen = _sample(len(scaled), seed)
     scaled, targets, units, weights = scaled[chosen], targets[chosen], _of(units, chosen), weights[chosen]
     hits, losses = torch.zeros(len(SHARES)), torch.zeros(len(SHARES))
-    for held, kept in _held_out(targets, seed, units):
-        order = _by_relevance(scaled[kept], targets[kept], _of(units, kept.nonzero()[:, 0]))
+    for held, kept in _held_out(family.strata(targets), seed, units):
+        order = _by_relevance(scaled[kept], targets[kept], _of(units, kept.nonzero()[:, 0]), family)
         for index, share in enumerate(SHARES):
             columns = _kept(order, num_classes, share)
-            weight, bias = _solve(scaled[kept][:, columns], targets[kept], num_classes, strength, weights=weights[kept])
+            weight, bias = _solve(
+                scaled[kept][:, columns], targets[kept], num_classes, strength, weights=weights[kept], family=family
+            )
             logits = scaled[held][:, columns] @ weight.T + bias
-            hits[index] += (logits.argmax(dim=1) == targets[held]).sum()
-            losses[index] += len(held) * _mean_loss(logits, targets[held], weights[held])
+            hits[index] += family.hits(logits, targets[held])
+            losses[index] += len(held) * family.mean_loss(logits, targets[held], weights[held])
     best = int(losses.argmin())
-    return SHARES[best], float(hits[best]) / len(targets)
+    return SHARES[best], float(hits[best]) / len(targets), float(losses[best]) / len(targets)
 
 
 def _held_out(targets: Tensor, seed: int, units: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -327,23 +322,36 @@ def _held_out(targets: Tensor, seed: int, units: Sequence[int]) -> Iterator[tupl
 
 
 def _choose(
-    scaled: Tensor, targets: Tensor, num_classes: int, seed: int, units: Sequence[int], weights: Tensor
-) -> tuple[float, float]:
+    scaled: Tensor,
+    targets: Tensor,
+    num_classes: int,
+    seed: int,
+    units: Sequence[int],
+    weights: Tensor,
+    family: Family,
+) -> tuple[float, float, float]:
+    """Return the strength with the least cross-validated loss, its top-1, and the loss."""
     chosen = _sample(len(scaled), seed)
     scaled, targets, units, weights = scaled[chosen], targets[chosen], _of(units, chosen), weights[chosen]
     hits = torch.zeros(len(STRENGTHS))
     losses = torch.zeros(len(STRENGTHS))
-    for held, kept in _held_out(targets, seed, units):
+    for held, kept in _held_out(family.strata(targets), seed, units):
         start: tuple[Tensor, Tensor] | None = None
         for index in reversed(range(len(STRENGTHS))):  # strong first: each solution starts the next
             start = _solve(
-                scaled[kept], targets[kept], num_classes, STRENGTHS[index], start=start, weights=weights[kept]
+                scaled[kept],
+                targets[kept],
+                num_classes,
+                STRENGTHS[index],
+                start=start,
+                weights=weights[kept],
+                family=family,
             )
             logits = scaled[held] @ start[0].T + start[1]
-            hits[index] += (logits.argmax(dim=1) == targets[held]).sum()
-            losses[index] += len(held) * _mean_loss(logits, targets[held], weights[held])
+            hits[index] += family.hits(logits, targets[held])
+            losses[index] += len(held) * family.mean_loss(logits, targets[held], weights[held])
     best = int(losses.argmin())
-    return STRENGTHS[best], float(hits[best]) / len(targets)
+    return STRENGTHS[best], float(hits[best]) / len(targets), float(losses[best]) / len(targets)
 
 
 def _of(units: Sequence[int], chosen: Tensor) -> list[int]:
@@ -370,6 +378,7 @@ def _solve(
     *,
     start: Sequence[Tensor] | None = None,
     weights: Tensor | None = None,
+    family: Family = CLASSES,
 ) -> tuple[Tensor, Tensor]:
     weight = torch.zeros(num_classes, scaled.shape[1]) if start is None else start[0].clone()
     bias = torch.zeros(num_classes) if start is None else start[1].clone()
@@ -381,17 +390,10 @@ def _solve(
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = _mean_loss(scaled @ weight.T + bias, targets, weights)
+        loss = family.mean_loss(scaled @ weight.T + bias, targets, weights)
         loss = loss + strength / (2 * scaled.shape[1]) * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
-
-
-def _mean_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the mean cross-entropy of logits (N, K), each image times what it counts."""
-    if weights is None or bool((weights == 1).all()):
-        return torch.nn.functional.cross_entropy(logits, targets)
-    return (torch.nn.functional.cross_entropy(logits, targets, reduction="none") * weights).mean()

@@ -48,6 +48,21 @@ def logme(features: Tensor, targets: Tensor) -> float:
     return float(_evidence(turned, singular**2, sizes.double(), len(targets)).mean()) / len(targets)
 
 
+def logme_of_values(features: Tensor, targets: Tensor) -> float:
+    """Return the same for columns of values (N, K): several classes as 0 and 1, or numbers in deviations from the mean.
+
+    Raises:
+        TrainingError: a feature is not finite.
+    """
+    left, singular, _ = torch.linalg.svd(_checked(features), full_matrices=False)  # (N, M), (M,)
+    values = targets.double()
+    if not torch.isin(targets, torch.tensor([0.0, 1.0])).all():
+        values = (values - values.mean(dim=0)) / values.std(dim=0, correction=0).clamp_min(1e-9)
+    values = values[:, values.any(dim=0)]
+    turned = (left.T @ values).T ** 2  # (K, M)
+    return float(_evidence(turned, singular**2, values.square().sum(dim=0), len(targets)).mean()) / len(targets)
+
+
 def _evidence(turned: Tensor, values: Tensor, sizes: Tensor, count: int) -> Tensor:
     """Return the maximum over t of the log evidence for each class (K,), of so many images (K,), from z^2 (K, M).
 

@@ -1,5 +1,8 @@
 """Losses of logits (B, K) against what images show: class indices (B,), or shares of classes (B, K) that sum to one.
 
+Of an image with several classes the shares are 0 and 1, each by itself. Numbers (B, 1) have losses of their own, in
+deviations from the mean of train.
+
 To add one: a row in `LOSSES`, its name in `settings.Loss`, a line in docs/training.md.
 """
 
@@ -13,12 +16,16 @@ from torch import Tensor
 from torch.nn.functional import (
     binary_cross_entropy_with_logits,
     cross_entropy,
+    huber_loss,
     log_softmax,
+    logsigmoid,
+    mse_loss,
     nll_loss,
     one_hot,
 )
 
-from finetune.settings import LossSection
+from finetune.settings import TASK_LOSSES, LossSection
+from finetune.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +34,13 @@ class Criterion:
 
     section: LossSection
     class_weights: Tensor | None = None  # (K,)
+    task: Task = "classify"
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss () of logits (B, K) against class indices (B,) or shares (B, K)."""
-        losses = LOSSES[self.section.name](logits, targets, self.section)  # (B,)
+        """Return the loss () of logits (B, K) against class indices (B,) or shares (B, K), or of numbers (B, 1)."""
+        name = TASK_LOSSES[self.task][0] if self.section.name == "auto" else self.section.name
+        table = NUMBER_LOSSES if self.task == "regress" else LOSSES
+        losses = table[name](logits, targets, self.section)  # (B,)
         if self.class_weights is not None:
             losses = losses * weights_of(targets, self.class_weights.to(losses))
         return losses.mean()
@@ -85,10 +95,33 @@ def _focal(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
     return wrong**section.focal_gamma * losses
 
 
+def _asymmetric(logits: Tensor, targets: Tensor, _: LossSection) -> Tensor:
+    """Return the loss that counts classes for less which an image surely lacks: their probability less 0.05, ^4.
+
+    The mean over the classes, like `bce`, so that one learning rate serves both.
+    Source: Ridnik et al. 2021, Asymmetric loss for multi-label classification, arXiv:2009.14119, gamma 4 and 1.
+    """
+    has = targets if targets.ndim == 2 else one_hot(targets, logits.shape[1]).to(logits)
+    probability = logits.sigmoid()
+    lacking = (1 - probability + 0.05).clamp(max=1)
+    of_shown = (1 - probability) * logsigmoid(logits)
+    of_lacking = (1 - lacking) ** 4 * lacking.clamp(min=1e-8).log()
+    return -(has * of_shown + (1 - has) * of_lacking).mean(dim=1)
+
+
+def _of_numbers(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor, LossSection], Tensor]:
+    return lambda outputs, targets, _: loss(outputs, targets, reduction="none").mean(dim=1)
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor, LossSection], Tensor]] = {
     "cross-entropy": _cross_entropy,
     "nll": _nll,
     "bce": _bce,
     "mse": _mse,
     "focal": _focal,
+    "asymmetric": _asymmetric,
+}
+NUMBER_LOSSES: dict[str, Callable[[Tensor, Tensor, LossSection], Tensor]] = {
+    "mse": _of_numbers(mse_loss),
+    "huber": _of_numbers(huber_loss),
 }

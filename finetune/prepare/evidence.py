@@ -63,7 +63,10 @@ def measure_evidence(inputs: Inputs, *, on_event: OnEvent = ignore) -> tuple[Evi
         dict(zip(names, features, strict=True)),
         targets,
         looked_at=_looked_at(inputs, chosen),
-        confidence=_confidence(inputs.backbone, features[-1], units_of(chosen)),
+        # Of several things in one image any classifier is unsure, however well it knows each of them.
+        confidence=None
+        if manifest.task == "multilabel"
+        else _confidence(inputs.backbone, features[-1], units_of(chosen)),
         units=units_of(chosen),
         on_event=on_event,
     )

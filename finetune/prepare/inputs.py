@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from finetune import recipe as recipes
 from finetune.backbone import automatic
@@ -15,13 +16,21 @@ from finetune.backbone.load import Architecture, Backbone
 from finetune.checkpoint import run_folder
 from finetune.data import balance, checks, sources, split
 from finetune.device import Compute, in_fast_layout
-from finetune.errors import BackboneError, DataError
+from finetune.errors import BackboneError, DataError, RecipeError
 from finetune.features.engines import check_engine
 from finetune.images.pixels import PixelCache, opened_or_none
 from finetune.prepare.asked import check_data
-from finetune.settings import EMBEDDED, Recipe
+from finetune.settings import EMBEDDED, TASK_LOSSES, Recipe
 from finetune.strategy.strategies import is_pretrained
+from finetune.tasks import TASKS, Quantity
 from finetune.types import Event, Manifest, OnEvent, ignore
+
+OF_ONE_CLASS: dict[str, tuple[Any, ...]] = {  # keys that mean something where an image has one class alone, and off
+    "loss.label_smoothing": (0.0,),
+    "regularise.cutmix": (0.0,),  # what is cut out of an image may be any of its classes
+    "train.balance": ("auto", "none"),
+    "train.calibrate": ("auto", False),
+}
 
 
 @dataclass(slots=True)
@@ -92,6 +101,44 @@ def load_backbone(recipe: Recipe, of: Architecture, compute: Compute, *, num_cla
     return with_range(backbone, range_named(recipe))
 
 
+def with_task(recipe: Recipe, manifest: Manifest) -> Recipe:
+    """Return the recipe with the task of its data and a loss by name.
+
+    Raises:
+        RecipeError: its loss, or what it does about classes, is of another task.
+    """
+    task, losses = manifest.task, TASK_LOSSES[manifest.task]
+    is_of_one = task == "classify"
+    wrong = [] if recipe.loss.name in ("auto", *losses) else ["loss.name"]
+    wrong += [key for key, usual in OF_ONE_CLASS.items() if not is_of_one and recipes.value(recipe, key) not in usual]
+    if wrong:
+        given = (f"{key} = {recipes.value(recipe, key)!r}" for key in wrong)
+        raise RecipeError(
+            [f"{text} has no meaning where an image has {TASKS[task].what}" for text in given],
+            hint=f"The data has the task {task}, with the losses {' and '.join(losses)}; --task names another.",
+        )
+    settled = {"data.task": task, "loss.name": losses[0] if recipe.loss.name == "auto" else recipe.loss.name}
+    return recipes.update(
+        recipe, settled if is_of_one else {**settled, "train.balance": "none", "train.calibrate": False}
+    )
+
+
+def check_one_class(recipe: Recipe, verb: str) -> None:
+    """See, before anything is computed, that the images of a recipe have one class each.
+
+    Raises:
+        RecipeError: they have several, or a number.
+    """
+    named = recipe.data.task
+    is_known = named != "auto" or Path(recipe.data.path).expanduser().is_dir()
+    task = ("classify" if named == "auto" else named) if is_known else list_data(recipe).task
+    if task != "classify":
+        raise RecipeError(
+            f"{verb} goes by the share of images whose one class is right; here an image has {TASKS[task].what}",
+            hint="Train each with `finetune run`, and look at the metrics.json of the run folders.",
+        )
+
+
 def range_named(recipe: Recipe) -> tuple[float, float] | None:
     """Return what a recipe says is black and white in images deeper than 8 bits; None where the data is to tell."""
     return None if recipe.data.value_range == "auto" else recipe.data.value_range
@@ -117,6 +164,7 @@ def read_inputs(
     """
     of, compute = of or architecture_of(recipe), Compute.of(recipe.train)
     listed = manifest or list_data(recipe)
+    recipe = with_task(recipe, listed)
     backbone = load_backbone(recipe, of, compute, num_classes=len(listed.classes))
     if manifest is not None:
         backbone = at_range(backbone, manifest)
@@ -162,6 +210,8 @@ def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
         split_column=data.split_column,
         group_by=data.group_by,
         layout=data.layout,
+        task=data.task,
+        separator=data.label_separator,
         needs_two_classes=is_to_train,
         needs_train=is_to_train,
     )
@@ -204,8 +254,19 @@ def data_notes(manifest: Manifest) -> tuple[str, ...]:
 def describe_data(manifest: Manifest) -> str:
     """Return one line about a data set."""
     counts = [f"{len(manifest.split(name))} {name}" for name in ("train", "val", "test") if manifest.split(name)]
-    text = f"{len(manifest.samples)} images in {len(manifest.classes)} classes: {', '.join(counts)}"
+    text = f"{len(manifest.samples)} images {_shown(manifest)}: {', '.join(counts)}"
     return "; ".join((text, *problem_notes(manifest)))
+
+
+def _shown(manifest: Manifest) -> str:
+    """Return in words what the images of a data set have."""
+    if manifest.task == "classify":
+        return f"in {len(manifest.classes)} classes"
+    if manifest.task == "multilabel":
+        mean = sum(len(sample.target.classes) for sample in manifest.samples) / max(1, len(manifest.samples))
+        return f"with any of {len(manifest.classes)} classes ({mean:.1f} in the mean)"
+    numbers = [sample.target.value for sample in manifest.samples if isinstance(sample.target, Quantity)]
+    return f"with a number ({manifest.classes[0]}, {min(numbers):g} to {max(numbers):g})"
 
 
 def problem_notes(manifest: Manifest) -> Iterator[str]:

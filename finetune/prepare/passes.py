@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
+from finetune.data.targets import strata_of
 from finetune.evaluation.forward import collect_logits
 from finetune.features.cache import FeatureCache
 from finetune.features.divide import Trunk
@@ -63,8 +64,7 @@ def shares_drawn(inputs: Inputs, samples: Sequence[Sample]) -> NDArray[np.float6
     """Return with which probability (N,) each sample is drawn; None where each comes once an epoch."""
     if inputs.recipe.train.balance != "sampling":
         return None
-    targets = np.array([sample.target.index for sample in samples])
-    return drawing_shares(targets, len(inputs.manifest.classes))
+    return drawing_shares(strata_of(samples), len(inputs.manifest.classes))
 
 
 def logits_of(inputs: Inputs, samples: Sequence[Sample], *, batch_size: int | None = None) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ from finetune.prepare.inputs import Inputs, architecture_of, data_notes, read_in
 from finetune.prepare.resolve import balancing, flipping, plan_phases, remarks, resolve, with_head
 from finetune.settings import Recipe
 from finetune.strategy.matrix import decide
+from finetune.tasks import Scale
+from finetune.train.number_head import check_number_head, scale_of
 from finetune.types import Event, Evidence, Manifest, OnEvent, Phase, Verdict, ignore
 
 
@@ -22,6 +24,7 @@ class Prepared(Inputs):
     verdict: Verdict | None = None
     tapped: Tapped | None = None  # what the evidence has computed already
     notes: tuple[str, ...] = ()
+    scale: Scale | None = None  # in which training sees the numbers that images have
 
 
 def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> Prepared:
@@ -34,7 +37,7 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
     """
     of = architecture_of(recipe)
     inputs = read_inputs(recipe, of=of, manifest=manifest, on_event=on_event)
-    backbone = inputs.backbone
+    backbone, scale = inputs.backbone, scale_of(inputs.manifest)
     if backbone.weights is not None:
         on_event(Event.message(f"{of.label}: {backbone.weights.sentence()}"))
     evidence = verdict = tapped = None
@@ -53,7 +56,12 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
     for line in balanced:
         on_event(Event.message(line))
     return replace(
-        planned, evidence=evidence, verdict=verdict, tapped=tapped, notes=(*data_notes(planned.manifest), *balanced)
+        planned,
+        evidence=evidence,
+        verdict=verdict,
+        tapped=tapped,
+        notes=(*data_notes(planned.manifest), *balanced),
+        scale=scale,
     )
 
 
@@ -61,4 +69,7 @@ def planned_run(inputs: Inputs, recipe: Recipe) -> Prepared:
     """Return the run that a resolved recipe asks for on some inputs, whose backbone has all its layer groups."""
     backbone = with_head(recipe, inputs.backbone)
     phases = plan_phases(recipe, inputs.backbone)
-    return Prepared(recipe, inputs.manifest, backbone, inputs.pixels, inputs.compute, phases)
+    planned = Prepared(recipe, inputs.manifest, backbone, inputs.pixels, inputs.compute, phases)
+    if inputs.manifest.task == "regress":
+        check_number_head(backbone.model, backbone.architecture.label)
+    return planned

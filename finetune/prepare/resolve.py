@@ -15,8 +15,8 @@ from finetune.errors import RecipeError
 from finetune.images.augmentation import pieces_of
 from finetune.optim.class_weights import class_weights, is_uneven
 from finetune.optim.optimisers import OPTIMISERS
-from finetune.prepare.inputs import Inputs
-from finetune.settings import AUTO_LEVEL, Recipe
+from finetune.prepare.inputs import Inputs, with_task
+from finetune.settings import AUTO_LEVEL, TASK_LOSSES, Recipe
 from finetune.strategy.strategies import (
     Choice,
     epochs_for,
@@ -37,7 +37,7 @@ BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a s
 def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
     """Return the recipe of some inputs with every "auto" settled that changes what is computed."""
     backbone, num_train = inputs.backbone, len(inputs.manifest.split("train"))
-    recipe = resolve_numbers(inputs.recipe, backbone, verdict, num_train=num_train)
+    recipe = resolve_numbers(with_task(inputs.recipe, inputs.manifest), backbone, verdict, num_train=num_train)
     weights = None if backbone.architecture.is_embedded else backbone.architecture.weights
     changes = {
         "data.path": str(Path(recipe.data.path).expanduser().resolve()),
@@ -138,7 +138,12 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
             if phase.plan.frozen:
                 yield f"phase {phase.name} trains on features, in which nothing is cut: regularise.cutmix is not used"
     if all(phase.solver == "lbfgs" for phase in plan_phases(recipe, backbone)) and (unused := _of_steps(recipe)):
-        yield f"the head is solved, as logistic regression, not trained by steps: not used is {listed(unused)}"
+        yield f"the head is solved, as {_solved_as(recipe)}, not trained by steps: not used is {listed(unused)}"
+
+
+def _solved_as(recipe: Recipe) -> str:
+    """Return what a head that is solved is called."""
+    return "ridge regression" if recipe.data.task == "regress" else "logistic regression"
 
 
 def balancing(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
@@ -165,11 +170,13 @@ def flipping(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
 
 def _of_steps(recipe: Recipe) -> list[str]:
     """Return the settings of training by steps that a recipe changes, but for numbers that a strategy settles."""
+    losses = {"loss.name": TASK_LOSSES[recipe.data.task][0]} if recipe.data.task != "auto" else {}
+    usual = recipes.update(Recipe(), losses)
     settled = ("optim.lr", "optim.weight_decay", "optim.layer_decay")
     keys = [
         key for key in recipes.fields() if key.startswith(("loss.", "optim.", "regularise.")) and key not in settled
     ]
-    return [key for key in keys if recipes.value(recipe, key) != recipes.value(Recipe(), key)]
+    return [key for key in keys if recipes.value(recipe, key) != recipes.value(usual, key)]
 
 
 def is_staged(recipe: Recipe, backbone: Backbone) -> bool:

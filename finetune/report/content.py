@@ -9,9 +9,12 @@ from typing import Any
 from finetune.checkpoint.contents import Environment, Measured, PlanFile, read_as, read_problems
 from finetune.checkpoint.race_file import open_race
 from finetune.checkpoint.run_folder import RunFolder
+from finetune.checkpoint.saved import pinned_task
+from finetune.evaluation.by_class import ClassFigures
 from finetune.report import page
 from finetune.report.depth import depth
 from finetune.settings import Recipe
+from finetune.tasks import TASKS
 from finetune.types import EpochLine, to_json
 
 
@@ -44,8 +47,9 @@ def report_content(
     history: Sequence[EpochLine],
     *,
     delivered_epoch: int,
+    by_class: Sequence[ClassFigures] = (),
 ) -> dict[str, Any]:
-    """Return what report.html shows, gathered from a run folder.
+    """Return what report.html shows, gathered from a run folder; `by_class` is of val.
 
     Raises:
         CheckpointError: a file of it is missing or damaged.
@@ -62,14 +66,18 @@ def report_content(
         "folder": str(folder.path),
         "seed": recipe.train.seed,
         "precision": recipe.train.precision,
+        "score": TASKS[pinned_task(recipe)].score,
+        "by_class": by_class,
     }
 
 
 def _curves(history: Sequence[EpochLine]) -> dict[str, Any] | None:
     if len(history) < 2:
         return None
-    names = {"train": "train_top1", "val": "val_top1"}
+    names = {"train": "train_top1", "val": "score"}
     values = {name: [getattr(row, key) for row in history] for name, key in names.items()}
     there = [value for column in values.values() for value in column if value is not None]
+    if not there:
+        return None
     low, high = min(there), max(there)
     return {"low": low, "high": high, **{name: page.curve(v, low=low, high=high) for name, v in values.items()}}

@@ -24,7 +24,8 @@ def depth(evidence: Mapping[str, Any]) -> dict[str, Any]:
         for at, (name, interval) in enumerate(probe.items())
     ]
     line = " ".join(f"{dot['x']},{dot['y']}" for dot in dots)
-    chance = _height(1 / evidence["size"]["num_classes"])
+    of_a_guess = evidence.get("chance")
+    chance = _height(1 / evidence["size"]["num_classes"] if of_a_guess is None else of_a_guess)
     return {"dots": dots, "line": line, "joint": _height(evidence["joint"]["value"]), "chance": chance}
 
 

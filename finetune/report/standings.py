@@ -18,6 +18,7 @@ from finetune import recipe as recipes
 from finetune.checkpoint.comparison import seconds_by_epoch
 from finetune.checkpoint.contents import PlanFile, read_as
 from finetune.checkpoint.run_folder import RunFolder, read_classes
+from finetune.checkpoint.saved import pinned_task
 from finetune.csv_cells import unguarded_cell
 from finetune.data import split
 from finetune.data.split import units_of
@@ -36,6 +37,10 @@ class CurvePoint:
     val_top1: float
     val_loss: float
     seconds: float
+
+    @property
+    def score(self) -> float:
+        return self.val_top1
 
 
 Curve = tuple[CurvePoint, ...]
@@ -84,13 +89,14 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
     Raises:
         CheckpointError: something in its folder is missing or damaged.
     """
-    plan = read_as(PlanFile, folder.plan)
+    plan, recipe = read_as(PlanFile, folder.plan), recipes.load(folder.recipe)
     trained = {name for phase in plan.phases for name in phase.plan.trained}
     at = seconds_by_epoch(clock)
     try:
         with folder.predictions.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
             rows = [{key: unguarded_cell(cell or "") for key, cell in row.items()} for row in csv.DictReader(stream)]
-        kept = split.read(folder.split, root=str(folder.path), classes=read_classes(folder)).samples
+        root, classes = str(folder.path), read_classes(folder)
+        kept = split.read(folder.split, root=root, classes=classes, task=pinned_task(recipe)).samples
         unit = dict(zip((sample.file for sample in kept), units_of(kept), strict=True))
         lines = [json.loads(line) for line in folder.epochs.read_text(encoding="utf-8").splitlines()]
         curve = tuple(
@@ -106,7 +112,7 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
     judged = [row for row in rows if row["split"] == name]
     return Finished(
         seed=seed,
-        strategy=recipes.load(folder.recipe).strategy.name,
+        strategy=recipe.strategy.name,
         split=name,
         files=tuple(row["file"] for row in judged),
         hits=np.array([row["class"] == row["predicted"] for row in judged]),

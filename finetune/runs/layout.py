@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from finetune import environment
 from finetune import recipe as recipes
 from finetune.checkpoint import changes, run_folder
-from finetune.checkpoint.contents import Beginning, read_as
+from finetune.checkpoint.contents import Beginning, PlanFile, read_as
 from finetune.checkpoint.run_folder import RunFolder, write_json
-from finetune.checkpoint.saved import data_root, write_problems
+from finetune.checkpoint.saved import data_root, pinned_task, write_problems
 from finetune.data import checks, split
 from finetune.device import Compute
 from finetune.prepare.asked import recipe_of
-from finetune.prepare.inputs import Inputs, architecture_of, list_data, load_backbone, pixels_of, range_named
+from finetune.prepare.inputs import (
+    Inputs,
+    architecture_of,
+    list_data,
+    load_backbone,
+    pixels_of,
+    range_named,
+    with_task,
+)
 from finetune.prepare.prepared import Prepared, planned_run
 from finetune.prepare.resolve import with_head
 from finetune.report.content import told
@@ -79,7 +87,7 @@ def reopen(
     classes = run_folder.read_classes(folder)
     told(folder)  # what the report needs: damage is told of now, not after training
     again, allowed = reopen_inputs(folder, recipe, classes, terms, now=now, named=named, on_event=on_event)
-    return planned_run(again, recipe), allowed
+    return replace(planned_run(again, again.recipe), scale=read_as(PlanFile, folder.plan).scale), allowed
 
 
 def reopen_inputs(
@@ -101,7 +109,8 @@ def reopen_inputs(
     named = named or folder
     began = read_as(Beginning, folder.began, has_format=True)
     news = changes.settle_changes(named, recipe, began, allow=terms.allow)
-    kept = split.read(folder.split, root=data_root(recipe), classes=classes)
+    kept = split.read(folder.split, root=data_root(recipe), classes=classes, task=pinned_task(recipe))
+    recipe = with_task(recipe, kept)
     compute = Compute.of(recipe.train, threads=began.threads)
     backbone = load_backbone(recipe, architecture_of(recipe), compute, num_classes=len(classes))
     pixels = pixels_of(recipe, kept, backbone)

@@ -19,6 +19,7 @@ def plan_content(prepared: Prepared) -> dict[str, Any]:
         "groups": [{"name": g.name, "num_parameters": g.num_parameters} for g in prepared.backbone.groups],
         "phases": [to_json(phase) for phase in prepared.phases],
         "notes": list(prepared.notes),
+        **({"scale": to_json(prepared.scale)} if prepared.scale else {}),
     }
 
 

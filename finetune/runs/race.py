@@ -36,6 +36,7 @@ from finetune.runs.single import RunResult, resume_alone
 from finetune.runs.training import computing, telling_how_to_go_on, train
 from finetune.settings import Recipe
 from finetune.strategy.race import MOST_OVERHEAD, CandidateWork, Place, RacePlan, candidates, judge, plan_race
+from finetune.tasks import TASKS
 from finetune.train.delivery import delivered, measured
 from finetune.types import EpochLine, Event, Manifest, OnEvent, ignore, to_json
 from finetune.whole import unwritable, write_text
@@ -211,7 +212,7 @@ class _Rungs:
             places_now = [RecordedPlace(**to_json(place)) for place in ranked]
             record.results.append(RecordedRung(epochs=epochs, places=places_now))
             record.write(self.folder)
-            self._say(f"val top1: {', '.join(map(_shown, ranked))}")
+            self._say(f"val {TASKS[self.now.task].score}: {', '.join(map(_shown, ranked))}")
             alive = [place.label for place in ranked if place.is_kept]
             if len(alive) == 1:
                 break
@@ -293,4 +294,4 @@ def _took(record: RaceRecord, works: Mapping[str, CandidateWork]) -> dict[str, f
 
 def _shown(place: Place) -> str:
     after = f"after {place.epochs} epoch{'s' if place.epochs > 1 else ''}"
-    return f"{place.label} {place.val_top1:.3f} {after}{'' if place.is_kept else ' (stops)'}"
+    return f"{place.label} {place.val_score:.3f} {after}{'' if place.is_kept else ' (stops)'}"

@@ -13,10 +13,13 @@ from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import write_model, write_predictions
 from finetune.checkpoint.state import Checkpoint
-from finetune.data.balance import never_predicted, never_predicted_text
+from finetune.data.balance import never_among, never_predicted_text
 from finetune.data.split import units_of
+from finetune.evaluation.answers import answers
+from finetune.evaluation.by_class import ClassFigures, figures_by_class
 from finetune.evaluation.forward import collect_logits
-from finetune.evaluation.metrics import measure
+from finetune.evaluation.labels import best_thresholds
+from finetune.evaluation.metrics import measure_task
 from finetune.evaluation.temperature import divide_logits
 from finetune.prepare.batch_size import with_micro_batch
 from finetune.prepare.batches import Feeder
@@ -32,11 +35,13 @@ from finetune.runs.refit import FIRST, Refit, refit
 from finetune.runs.signals import Stop
 from finetune.runs.training import Trained, computing, telling_how_to_go_on, train
 from finetune.settings import Recipe
+from finetune.tasks import AnyTarget
+from finetune.train.number_head import fold_scale
 from finetune.types import Event, Manifest, OnEvent, Split, ignore, to_json
 from finetune.wording import counted
 
 Metrics = dict[str, dict[str, dict[str, float]]]  # by split and name, each with value, low and high
-Guesses = dict[Split, list[int]]
+Guesses = dict[Split, list[AnyTarget]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,16 @@ class RunResult:
     def to_json(self) -> dict[str, Any]:
         """Return the result as one JSON document."""
         return {**to_json(self), "folder": str(self.folder)}
+
+
+@dataclass(slots=True)
+class Assessed:
+    """What was measured of a model: metrics, what it says of every image, and of several classes their thresholds."""
+
+    metrics: Metrics = field(default_factory=dict)
+    guesses: Guesses = field(default_factory=dict)
+    thresholds: tuple[float, ...] = ()
+    by_class: tuple[ClassFigures, ...] = ()  # on val
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,31 +152,36 @@ def _train(
         trained = train(folder, prepared, checkpoint, stop=stop, on_event=on_event)
         seconds["train"] = time.monotonic() - began
         prepared.backbone.model.load_state_dict(best.load(folder, trained.state.best).model)
-        temperature = calibrate(trained.feeder, on_event=on_event)
-        metrics, guesses = _evaluate(trained.feeder, ("val", "test"))
+        temperature = None
+        if prepared.manifest.task == "classify":
+            temperature = calibrate(trained.feeder, on_event=on_event)
+        fold_scale(prepared.backbone.model, prepared.scale)
+        assessed = Assessed()
+        _evaluate(assessed, trained.feeder, ("val", "test"))
         seconds["evaluate"] = time.monotonic() - began - seconds["train"]
         if prepared.recipe.train.refit:
             refitted = refit(folder, prepared, trained.state, stop=stop, on_event=on_event)
             if temperature:
                 divide_logits(head_modules(refitted.prepared.backbone.model), temperature.value)
-            later, guessed = _evaluate(refitted.feeder, ("test",))
-            metrics = {**{f"{name}, {FIRST}": values for name, values in metrics.items()}, **later}
-            guesses |= guessed
+            fold_scale(refitted.prepared.backbone.model, prepared.scale)
+            assessed.metrics = {f"{name}, {FIRST}": values for name, values in assessed.metrics.items()}
+            _evaluate(assessed, refitted.feeder, ("test",))
             seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
-        never = _never_predicted(prepared, guesses)
+        never = _never_predicted(prepared, assessed.guesses)
         computed = [*allowed, *trained.feeder.said, *([sentence(temperature)] if temperature else [])]
         if never:
-            computed.append(never_predicted_text(never, "val", is_refitted=refitted is not None))
+            is_refitted, task = refitted is not None, prepared.manifest.task
+            computed.append(never_predicted_text(never, "val", is_refitted=is_refitted, task=task))
             on_event(Event.warning(computed[-1]))
-        result = _deliver(folder, prepared, trained, refitted, metrics, guesses, computed=computed, seconds=seconds)
+        result = _deliver(folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds)
     export_at_end(folder, prepared.recipe, seconds=sum(seconds.values()), on_event=on_event)
     return replace(result, never_predicted=never)
 
 
 def _never_predicted(prepared: Prepared, guesses: Guesses) -> dict[str, int]:
     """Return the classes that are never predicted on val, with the number of their images there."""
-    targets = [sample.target.index for sample in prepared.manifest.split("val")]
-    return never_predicted(prepared.manifest.classes, targets, guesses["val"]) if targets else {}
+    targets = [sample.target for sample in prepared.manifest.split("val")]
+    return never_among(prepared.manifest.classes, targets, guesses["val"]) if targets else {}
 
 
 def _deliver(
@@ -169,8 +189,7 @@ def _deliver(
     prepared: Prepared,
     trained: Trained,
     refitted: Refit | None,
-    metrics: Metrics,
-    guesses: Guesses,
+    assessed: Assessed,
     *,
     computed: Sequence[str],
     seconds: dict[str, float],
@@ -178,8 +197,10 @@ def _deliver(
     """Write the model, what it named, and the report; metrics.json last, which ends the run."""
     recipe, manifest, end = prepared.recipe, prepared.manifest, trained.state
     delivered = refitted.prepared.backbone if refitted else prepared.backbone
-    write_model(folder.model, delivered, manifest.classes)
-    write_predictions(folder.predictions, manifest, guesses)
+    deviation = prepared.scale.deviation if prepared.scale else None
+    of_task: Any = {"task": manifest.task, "thresholds": assessed.thresholds, "deviation": deviation}
+    write_model(folder.model, delivered, manifest.classes, **of_task)
+    write_predictions(folder.predictions, manifest, assessed.guesses)
     timing = {
         "seconds": seconds,
         "num_train": len(manifest.split("train")),
@@ -188,27 +209,31 @@ def _deliver(
     }
     write_json(folder.timing, timing)
     delivered_epoch = end.best.epoch if end.best else 0
-    content = report_content(folder, recipe, metrics, end.history, delivered_epoch=delivered_epoch)
+    content = report_content(
+        folder, recipe, assessed.metrics, end.history, delivered_epoch=delivered_epoch, by_class=assessed.by_class
+    )
     page.write(folder.report, {**content, "computed": computed, "refit": refitted})
     best.settle(folder, end.best)
-    write_json(folder.metrics, metrics)
+    write_json(folder.metrics, assessed.metrics)
     return RunResult(
-        folder.path, recipe.strategy.name, metrics, len(end.history), delivered_epoch, len(manifest.problems)
+        folder.path, recipe.strategy.name, assessed.metrics, len(end.history), delivered_epoch, len(manifest.problems)
     )
 
 
-def _evaluate(feeder: Feeder, splits: Sequence[Split]) -> tuple[Metrics, Guesses]:
-    """Measure the model on each split that the data has; return metrics, and the class guessed for every image."""
-    metrics: Metrics = {}
-    guesses: Guesses = {}
+def _evaluate(assessed: Assessed, feeder: Feeder, splits: Sequence[Split]) -> None:
+    """Measure the model on each split that the data has; the thresholds of several classes are chosen on val, once."""
+    manifest = feeder.prepared.manifest
     for name in splits:
-        samples = feeder.prepared.manifest.split(name)
+        samples = manifest.split(name)
         if not samples:
             continue
         run, batches = feeder.judged(name)
-        logits, targets = collect_logits(run, batches.epoch(), autocast=feeder.prepared.compute.autocast)
-        metrics[str(name)] = {
-            key: to_json(value) for key, value in measure(logits, targets, units=units_of(samples)).items()
-        }
-        guesses[name] = logits.argmax(dim=1).tolist()
-    return metrics, guesses
+        outputs, targets = collect_logits(run, batches.epoch(), autocast=feeder.prepared.compute.autocast)
+        if manifest.task == "multilabel" and name == "val":
+            assessed.thresholds = best_thresholds(outputs, targets)
+            assessed.by_class = figures_by_class(manifest.classes, outputs, targets, assessed.thresholds)
+        measured = measure_task(
+            manifest.task, outputs, targets, units=units_of(samples), thresholds=assessed.thresholds
+        )
+        assessed.metrics[str(name)] = {key: to_json(value) for key, value in measured.items()}
+        assessed.guesses[name] = answers(manifest.task, outputs, assessed.thresholds)

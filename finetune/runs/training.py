@@ -29,6 +29,7 @@ from finetune.strategy.strategies import retrained
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.train.loop import Fit
 from finetune.train.memory import is_out_of_memory
+from finetune.train.objectives import objective_of
 from finetune.train.phases import fit_phases
 from finetune.train.settings import FitSettings
 from finetune.types import EpochLine, Event, OnEvent, StopSign
@@ -180,6 +181,7 @@ def _fit(folder: RunFolder, prepared: Prepared, feeder: Feeder, stop: StopSign) 
         on_event=feeder.on_event,
         stop=stop,
         units=units_of(prepared.manifest.split("train")),
+        objective=objective_of(prepared.manifest.task, prepared.scale),
     )
 
 

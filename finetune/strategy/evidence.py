@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.data.split import first_of_units, units_of
-from finetune.evaluation.intervals import paired, share
-from finetune.features.probe import class_sums, loo_guesses
-from finetune.features.scores import logme
+from finetune.data.targets import strata_of
+from finetune.features.probe import class_sums
+from finetune.features.scores import logme, logme_of_values
 from finetune.randomness import derive, derive_each
-from finetune.types import FEWEST_PROBED, Confidence, Event, Evidence, Interval, Manifest, OnEvent, Sample, Size, ignore
+from finetune.strategy.probing import PROBES, gain
+from finetune.tasks import TASKS
+from finetune.types import Confidence, Event, Evidence, Interval, Manifest, OnEvent, Sample, Size, ignore
 
 MOST_PROBED, MOST_A_CLASS = 600, 4  # images; the second, per class, where it comes to more: with many classes
 MOST_CLASSES = 1000  # probed at most: a probe costs the third power of its images
@@ -36,12 +39,13 @@ def stratified_sample(manifest: Manifest, *, seed: int, most: int | None = None)
     train = manifest.split("train")
     if most is None:
         classes = _drawn_classes(manifest, seed)
-        train = tuple(sample for sample in train if sample.target.index in classes)
+        if manifest.task == "classify":
+            train = tuple(sample for sample in train if classes.issuperset(sample.target.classes))
         most = max(MOST_PROBED, MOST_A_CLASS * len(classes))
     if len(train) <= most:
         return train
     chance = derive_each(seed, "evidence", [sample.file for sample in train])
-    drawn = np.lexsort((chance, np.array([sample.target.index for sample in train])))
+    drawn = np.lexsort((chance, strata_of(train)))
     kept = {train[drawn[(2 * place + 1) * len(drawn) // (2 * most)]].file for place in range(most)}
     return tuple(sample for sample in train if sample.file in kept)
 
@@ -78,45 +82,63 @@ def evidence_of(
     `units` numbers those images of the sample that are copies or of one group: only other units judge an image.
     """
     looked_at = looked_at or LookedAt()
-    train = manifest.split("train")
-    of_train = units_of(train)
-    counts = list(manifest.counts("train").values())
-    pairs = {(unit, sample.target.index) for unit, sample in zip(of_train, train, strict=True)}
-    by_class = Counter(index for _, index in pairs)
-    apart = [by_class[place] for place in range(len(counts))]
-    hits: dict[str, NDArray[np.bool_]] = {}
+    probing = PROBES[manifest.task]
+    judged: dict[str, NDArray[Any]] = {}
     for done, (group, pooled) in enumerate(features.items()):
         on_event(Event.progress("probe layer groups", done, len(features)))
-        hits[group] = _hits(pooled, targets, units)
+        judged[group] = probing.judged(pooled, targets, units)
     on_event(Event.progress("probe layer groups", len(features), len(features)))
-    joint = _hits(torch.cat(list(features.values()), dim=1), targets, units)
+    joint = probing.judged(torch.cat(list(features.values()), dim=1), targets, units)
     last = list(features)[-1]
-    best = max(hits, key=lambda group: (hits[group].mean(), list(hits).index(group)))
+    best = max(judged, key=lambda group: (probing.value(judged[group], targets), list(judged).index(group)))
     first = list(range(len(targets))) if units is None else first_of_units(units)
-    size = Size(
-        num_images=sum(counts),
-        num_classes=len(manifest.classes),
-        images_per_class_min=min(apart),
-        images_per_class_median=median(apart),
-        imbalance=max(counts) / max(min(counts), 1),
-        num_probed=len(targets) if units is None else len(set(units)),
-        gain=_gain(hits[last], features[last], targets, units),
-        num_independent=len(set(of_train)),
-        num_classes_probed=len(torch.unique(targets)),
-    )
+    has_one_class = manifest.task == "classify"
     return Evidence(
-        size=size,
-        probe={group: share(group_hits, units) for group, group_hits in hits.items()},
-        joint=share(joint, units),
-        behind=paired(hits[best], hits[last], units),
-        spread=spread(features[last][first], targets[first]),  # these two take images to be independent
-        logme=logme(features[last][first], targets[first]),
+        size=_size(manifest, targets, units, gain(probing, judged[last], features[last], targets, units)),
+        probe={group: probing.interval(of_group, targets, units) for group, of_group in judged.items()},
+        joint=probing.interval(joint, targets, units),
+        behind=probing.difference(judged[best], judged[last], targets, units),
+        # These two take images to be independent.
+        spread=spread(features[last][first], targets[first]) if has_one_class else 0.0,
+        logme=(logme if has_one_class else logme_of_values)(features[last][first], targets[first]),
         shift=looked_at.shift,
         shifts=looked_at.shifts,
         confidence=confidence,
         short_side=looked_at.short_side,
         grey_share=looked_at.grey_share,
+        measure=TASKS[manifest.task].score,
+        chance=probing.chance(targets),
     )
+
+
+def _size(manifest: Manifest, targets: Tensor, units: Sequence[int] | None, gained: Interval) -> Size:
+    """Return how much there is to learn from; of numbers the tenths of the images count as classes."""
+    train = manifest.split("train")
+    of_train = units_of(train)
+    classes = _classes_of(manifest, train)
+    num_classes = len(manifest.classes) if manifest.task != "regress" else max(index for (index,) in classes) + 1
+    totals = Counter(index for of_image in classes for index in of_image)
+    counts = [totals[place] for place in range(num_classes)]
+    pairs = {(unit, index) for unit, of_image in zip(of_train, classes, strict=True) for index in of_image}
+    by_class = Counter(index for _, index in pairs)
+    apart = [by_class[place] for place in range(num_classes)]
+    return Size(
+        num_images=len(train),
+        num_classes=len(manifest.classes),
+        images_per_class_min=min(apart),
+        images_per_class_median=median(apart),
+        imbalance=max(counts) / max(min(counts), 1),
+        num_probed=len(targets) if units is None else len(set(units)),
+        gain=gained,
+        num_independent=len(set(of_train)),
+        num_classes_probed=len(torch.unique(targets)) if manifest.task == "classify" else None,
+    )
+
+
+def _classes_of(manifest: Manifest, samples: Sequence[Sample]) -> list[tuple[int, ...]]:
+    if manifest.task == "regress":
+        return [(tenth,) for tenth in strata_of(samples).tolist()]
+    return [sample.target.classes for sample in samples]
 
 
 def spread(features: Tensor, targets: Tensor) -> float:
@@ -134,28 +156,3 @@ def spread(features: Tensor, targets: Tensor) -> float:
     within = float((values - means[columns]).square().sum() / free)
     between = float((counts[:, None] * means.square()).sum() - (len(counts) - 1) * within) / len(values)
     return max(0.0, between) / max(within, 1e-9)
-
-
-def _hits(features: Tensor, targets: Tensor, units: Sequence[int] | None) -> NDArray[np.bool_]:
-    """Return for each image whether a ridge classifier fitted to the others gets it right."""
-    if (len(targets) if units is None else len(set(units))) < FEWEST_PROBED:
-        return np.zeros(len(targets), dtype=bool)
-    return (loo_guesses(features, targets, units=units) == targets).numpy()
-
-
-def _gain(hits: NDArray[np.bool_], features: Tensor, targets: Tensor, units: Sequence[int] | None) -> Interval:
-    """Return what the probe gains from twice the images: against classifiers fitted to one half, every class halved.
-
-    It is not known where the images are too few to be halved.
-    """
-    unit = np.arange(len(targets)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
-    first = torch.tensor(first_of_units(unit.tolist()))
-    order = torch.argsort(targets[first], stable=True).numpy()  # of units: none is divided
-    if len(order) // 2 < FEWEST_PROBED:
-        return Interval(0.0, -1.0, 1.0)
-    of_halves = np.zeros(len(targets), dtype=bool)
-    for start in (0, 1):
-        half = torch.from_numpy(np.flatnonzero(np.isin(unit, order[start::2])))
-        own = None if units is None else [int(unit[place]) for place in half.tolist()]
-        of_halves[half.numpy()] = _hits(features[half], targets[half], own)
-    return paired(hits, of_halves, units)

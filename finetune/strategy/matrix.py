@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from finetune.settings import ALL_STAGES
+from finetune.tasks import TASKS
 from finetune.types import FEWEST_PROBED, Evidence, Interval, Verdict
 from finetune.wording import apart
 
@@ -73,7 +74,7 @@ def similarity_score(evidence: Evidence) -> Interval:
         entropy = evidence.confidence.entropy
         value, low, high = (1 - x / FAR_ENTROPY for x in (entropy.value, entropy.high, entropy.low))
         return Interval(value, low, high)
-    chance, last = 1 / evidence.size.num_classes, evidence.probe[evidence.last]
+    chance, last = evidence.of_a_guess, evidence.probe[evidence.last]
     behind = 2 * max(0.0, evidence.behind.value)
     value, low, high = ((x - chance) / (1 - chance) - behind - NEAR_GAIN for x in (last.value, last.low, last.high))
     return Interval(value, low, high)
@@ -98,6 +99,8 @@ def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str
 def _counted(evidence: Evidence) -> str:
     size = evidence.size
     among = apart(size.num_images, size.num_independent or size.num_images)
+    if evidence.measure == TASKS["regress"].score:
+        return f"{size.num_images} images{among} with a number ({size.images_per_class_median:g} in a tenth of them)"
     many = f"{size.num_images} images{among}, {size.num_classes} classes"
     return f"{many} ({size.images_per_class_median:g} per class in the median)"
 
@@ -107,6 +110,10 @@ def _compared(evidence: Evidence) -> str:
     if evidence.size.num_probed < FEWEST_PROBED:
         return "too few to see how well they are told apart"
     at_last, size = evidence.probe[last], evidence.size
+    if evidence.measure != TASKS["classify"].score:
+        half = (at_last.high - at_last.low) / 2
+        text = f"a linear model on the last stage has {evidence.measure} {at_last.value:.2f} ± {half:.2f}"
+        return text if best == last else f"{text}, on {best} {evidence.probe[best].value:.2f}"
     probed = size.num_classes_probed or size.num_classes
     them = "them" if probed == size.num_classes else f"{probed} of them"
     text = f"the last stage separates {them} at {at_last.value:.0%} ± {(at_last.high - at_last.low) / 2:.0%}"

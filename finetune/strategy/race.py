@@ -64,11 +64,11 @@ class RacePlan:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a candidate stands at a rung: val top1 and loss of the epoch that it would deliver after so many."""
+    """Where a candidate stands at a rung: score and loss on val of the epoch that it would deliver after so many."""
 
     label: str
     epochs: int
-    val_top1: float
+    val_score: float
     val_loss: float
     is_kept: bool = False
 
@@ -121,9 +121,9 @@ def overhead(works: Mapping[str, CandidateWork], rungs: Sequence[int], *, winner
 def judge(places: Sequence[Place], works: Mapping[str, CandidateWork], *, is_last: bool) -> list[Place]:
     """Return the places at a rung, the best first, and mark who is kept: the better half, at the last rung the best.
 
-    By val top1, of equals the lower loss, of those the one with less work.
+    By the score on val, of equals the lower loss, of those the one with less work.
     """
-    order = sorted(places, key=lambda place: (-place.val_top1, place.val_loss, works[place.label].whole))
+    order = sorted(places, key=lambda place: (-place.val_score, place.val_loss, works[place.label].whole))
     num_kept = 1 if is_last else -(-len(order) // 2)
     return [replace(place, is_kept=rank < num_kept) for rank, place in enumerate(order)]
 

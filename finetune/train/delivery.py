@@ -2,11 +2,13 @@
 
 Picking the epoch with the highest val top1 out of thirty is picking by chance where val is small: on 10 images
 a class that cost 2 to 6 points on unseen images (docs/strategies.md). A later epoch has learned longer and, on
-a falling learning rate, come to rest.
+a falling learning rate, come to rest. The score of another task (mAP, R2) is measured by the same yardstick: what
+5 of the val images are of all.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -20,7 +22,7 @@ class EpochOnVal(Protocol):
     def epoch(self) -> int: ...
 
     @property
-    def val_top1(self) -> float | None: ...
+    def score(self) -> float | None: ...
 
     @property
     def val_loss(self) -> float | None: ...
@@ -28,7 +30,7 @@ class EpochOnVal(Protocol):
 
 def delivered(history: Sequence[EpochOnVal], num_val: int) -> int:
     """Return the number of the last epoch that is less than 5 val images behind the best one up to then."""
-    most, chosen = 0, 0
+    most, chosen = -math.inf, 0
     for line in history:
         right = round(measured(line)[0] * num_val)
         most = max(most, right)
@@ -38,11 +40,11 @@ def delivered(history: Sequence[EpochOnVal], num_val: int) -> int:
 
 
 def best(history: Sequence[EpochOnVal]) -> int:
-    """Return the number of the epoch with the highest val top1; of equals the lowest val loss, then the first."""
+    """Return the number of the epoch with the highest score on val; of equals the lowest val loss, then the first."""
     return max(history, key=lambda line: (measured(line)[0], -measured(line)[1])).epoch
 
 
 def measured(line: EpochOnVal) -> tuple[float, float]:
-    """Return val top1 and val loss of an epoch of a run that has a val."""
-    assert line.val_top1 is not None and line.val_loss is not None
-    return line.val_top1, line.val_loss
+    """Return the score (top1, mAP or R2) and the loss on val of an epoch of a run that has a val."""
+    assert line.score is not None and line.val_loss is not None
+    return line.score, line.val_loss

@@ -14,14 +14,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from finetune.backbone.freeze import freezing, group_state
 from finetune.checkpoint.state import Best, TrainState, optimiser_tensors, restore_optimiser
 from finetune.device import AcceleratedOptimizer, Accelerator
 from finetune.errors import TrainingError
 from finetune.evaluation.forward import collect_logits
-from finetune.evaluation.metrics import top1
 from finetune.optim import optimisers
 from finetune.optim.initialisers import layers_of, scale_to_unit_variance
 from finetune.optim.schedules import lr_factor, momentum_at, plateaus
@@ -32,6 +30,7 @@ from finetune.train.adapters import Adapters
 from finetune.train.averages import PREFIX as AVERAGE
 from finetune.train.averages import Averages
 from finetune.train.memory import out_of_memory
+from finetune.train.objectives import CLASSES, Objective
 from finetune.train.settings import FitSettings
 from finetune.train.step import Step
 from finetune.types import EpochLine, Event, LayerGroup, OnEvent, Phase, StopSign, to_json
@@ -42,7 +41,7 @@ QUICK = 2.0  # seconds: epochs on cached features are over sooner than a checkpo
 
 
 class Batches(Protocol):
-    """Batches of inputs and class indices on the device, an epoch at a time."""
+    """Batches of inputs and targets on the device, an epoch at a time."""
 
     num_images: int
 
@@ -89,6 +88,7 @@ class Fit:
     on_event: OnEvent
     stop: StopSign
     units: Sequence[int] | None = None  # of each image of train: copies and groups share a number
+    objective: Objective = CLASSES
     anchors: dict[str, Tensor] = field(default_factory=dict)  # pretrained weights that others are held near
     led_by: Sequence[EpochLine] | None = None  # a refit drops the learning rate where the first fit did
 
@@ -133,7 +133,9 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
             with out_of_memory(at_once):
                 # Without a scaler Accelerate's wrapper adds nothing to a step but a fifth of its time.
                 stepping = prepared if fit.accelerator.scaler is not None else optimiser
-                step = Step(fit.model, stepping, fit.settings, fit.accelerator, averages, adapters, fit.anchors)
+                step = Step(
+                    fit.model, stepping, fit.settings, fit.accelerator, averages, adapters, fit.anchors, fit.objective
+                )
                 _train_epochs(fit, run, work, step, phase, state)
                 if averages is not None:
                     averages.put()
@@ -204,6 +206,7 @@ def close_epoch(
         TrainingError: the val loss is not finite.
     """
     value, loss = _on_val(fit, work, save)
+    has_one_class = fit.objective.task == "classify"
     epoch = len(state.history) + 1
     if loss is not None and not math.isfinite(loss):
         raise _not_finite(fit, f"the val loss is {loss} after epoch {epoch}, in phase {phase.name}", phase)
@@ -212,13 +215,14 @@ def close_epoch(
         epoch=epoch,
         lr=lr,
         train_loss=state.loss_sum / state.num_seen if state.num_seen else None,
-        train_top1=state.num_correct / state.num_seen if state.num_seen else None,
+        train_top1=state.num_correct / state.num_seen if state.num_seen and has_one_class else None,
         val_loss=loss,
-        val_top1=value,
+        val_top1=value if has_one_class else None,
+        scores={} if has_one_class or value is None else {fit.objective.name: value},
     )
     state.history.append(line)
     if value is None or loss is None:
-        fit.on_event(Event("epoch", {**to_json(line), "is_best": False, "delivered": None}))
+        fit.on_event(_epoch_event(line, is_best=False, delivered=None))
         return
     delivered = delivery.delivered(state.history, work.val.num_images) if work.val else epoch
     if work.val is not None and delivered == epoch:
@@ -226,16 +230,22 @@ def close_epoch(
         fit.keeper.best(fit.model, state)
     is_best = delivery.best(state.history) == epoch
     state.num_without_better = 0 if is_best else state.num_without_better + 1
-    fit.on_event(Event("epoch", {**to_json(line), "is_best": is_best, "delivered": delivered}))
+    fit.on_event(_epoch_event(line, is_best=is_best, delivered=delivered))
+
+
+def _epoch_event(line: EpochLine, *, is_best: bool, delivered: int | None) -> Event:
+    return Event("epoch", {**to_json(line), "is_best": is_best, "delivered": delivered})
 
 
 def _on_val(fit: Fit, work: Work, save: Callable[[], None] | None) -> tuple[float, float] | tuple[None, None]:
-    """Return top1 and loss on val, where there is one."""
+    """Return what the task is judged by and the loss on val, where there is one."""
     if work.val is None:
         return None, None
     batches = stoppable(fit, work.val.epoch(), save)
     logits, targets = collect_logits(work.run, batches, autocast=fit.accelerator.autocast)
-    return top1(logits, targets), float(cross_entropy(logits.double(), targets))
+    seen = fit.objective.seen(targets)
+    exact = seen.double() if seen.is_floating_point() else seen
+    return fit.objective.score(logits, seen), float(fit.objective.loss(logits.double(), exact))
 
 
 def stoppable(fit: Fit, batches: Iterator[tuple[Any, Tensor]], save: Callable[[], None] | None = None) -> Iterator[Any]:

@@ -57,7 +57,7 @@ def _pretrained(fit: Fit, phases: Sequence[Phase]) -> dict[str, Tensor]:
 
 
 def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
-    """Set the head to the logistic regression on what reaches it, solved to convergence."""
+    """Set the head to the regression on what reaches it, solved to convergence: logistic, or of numbers linear."""
     head = linear_head(fit.model)
     if head is None:
         raise BackboneError("the head of this network is not one linear layer, so it cannot be solved")
@@ -66,8 +66,9 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         hold(work.run)
         tap = before_head(work.run, head)
         batches = stoppable(fit, work.train.epoch())
-        (features,), targets = extract(tap, batches, autocast=fit.accelerator.autocast)
-    counted = fit.settings.class_weights
+        (features,), shown = extract(tap, batches, autocast=fit.accelerator.autocast)
+    targets = fit.objective.seen(shown)
+    class_weights = fit.settings.class_weights
     is_selective = isinstance(fit.model, StagedClassifier) and len(fit.model.widths) > 1
     probe = fit_probe(
         features,
@@ -76,18 +77,19 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         seed=fit.settings.seed,
         is_selective=is_selective,
         units=fit.units,
-        weights=None if counted is None else counted.cpu()[targets],
+        weights=None if class_weights is None else class_weights.cpu()[targets],
+        family=fit.objective.family,
     )
     with torch.no_grad():
         head.weight.copy_(probe.weight)
         head.bias.copy_(probe.bias)
-    text = (
-        f"head solved on {len(targets)} images, L2 strength {probe.strength:g}, cross-validated top1 {probe.top1:.3f}"
-    )
+    has_one_class = fit.objective.family.has_one_class
+    judged = f"cross-validated {f'top1 {probe.top1:.3f}' if has_one_class else f'loss {probe.loss:.4f}'}"
+    text = f"head solved on {len(targets)} images, L2 strength {probe.strength:g}, {judged}"
     if is_selective:
         text += f", {probe.share:.0%} of the features kept"
     fit.on_event(Event.message(text))
-    _sum_up(state, features, targets, probe.weight, probe.bias)
+    _sum_up(fit, state, features @ probe.weight.T + probe.bias, targets)
     close_epoch(fit, work, phase, state, lr=0.0)
 
 
@@ -99,11 +101,11 @@ def linear_head(model: nn.Module) -> nn.Linear | None:
     return None
 
 
-def _sum_up(state: TrainState, features: Tensor, targets: Tensor, weight: Tensor, bias: Tensor) -> None:
-    logits = features @ weight.T + bias  # (N, K)
+def _sum_up(fit: Fit, state: TrainState, logits: Tensor, targets: Tensor) -> None:
+    """Put what the solved head gives the images of train, (N, K), into the sums of the epoch."""
     state.num_seen = len(targets)
-    state.num_correct = int((logits.argmax(dim=1) == targets).sum())
-    state.loss_sum = float(nn.functional.cross_entropy(logits, targets, reduction="sum"))
+    state.num_correct = int(fit.objective.hits(logits, targets))
+    state.loss_sum = fit.objective.summed(logits, targets)
 
 
 def _announce(fit: Fit, phase: Phase, index: int, total: int) -> None:

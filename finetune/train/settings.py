@@ -8,6 +8,7 @@ from torch import Tensor
 
 from finetune.optim.losses import Criterion
 from finetune.settings import OptimSection, Recipe, RegulariseSection
+from finetune.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,10 @@ class FitSettings:
         """
         train = recipe.train
         is_weighted = train.balance == "weights"
+        task: Task = "classify" if recipe.data.task == "auto" else recipe.data.task
         return cls(
             optim=recipe.optim,
-            criterion=Criterion(recipe.loss, class_weights if is_weighted else None),
+            criterion=Criterion(recipe.loss, class_weights if is_weighted else None, task),
             patience=None if train.patience == "none" else int(train.patience),
             checkpoint_every=None if train.checkpoint_every == "none" else train.checkpoint_every,
             seed=train.seed,

@@ -15,6 +15,7 @@ from finetune.optim.losses import Criterion
 from finetune.train.adapters import Adapters
 from finetune.train.averages import Averages
 from finetune.train.mixing import brightened, mixed
+from finetune.train.objectives import CLASSES, Objective
 from finetune.train.outputs import aux_weight, loss_of
 from finetune.train.settings import FitSettings
 
@@ -30,13 +31,14 @@ class Step:
     averages: Averages | None = None
     adapters: Adapters | None = None
     anchors: Mapping[str, Tensor] = field(default_factory=dict)  # pretrained values, by name, that weights stay near
+    objective: Objective = CLASSES
 
     def take(self, run: nn.Module, inputs: Any, targets: Tensor, *, num_steps: int) -> tuple[Tensor, Tensor]:
         """Take one step on the mean loss of a batch, its gradient summed over micro-batches; so many were before it.
 
         Returns loss and hits, both (), on the device: nothing here waits for it.
         """
-        loss, hits = self._gradient(run, inputs, targets)
+        loss, hits = self._gradient(run, inputs, self.objective.seen(targets))
         self._penalise()
         clip = self.settings.optim.clip
         if clip != "none":
@@ -68,7 +70,7 @@ class Step:
             share = len(wanted) / len(targets)
             self.accelerator.backward(loss * share if share < 1 else loss)
             losses.append(loss.detach() * share)
-            hits.append((logits.detach().argmax(dim=1) == shown).sum())
+            hits.append(self.objective.hits(logits.detach(), shown))
         return torch.stack(losses).sum(), torch.stack(hits).sum()
 
     def _penalise(self) -> None:

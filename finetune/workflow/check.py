@@ -7,10 +7,11 @@ classifier on a frozen backbone's features, which are kept in the feature cache 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+import torch
 from torch import Tensor
 
 from finetune import recipe as recipes
@@ -21,13 +22,13 @@ from finetune.data.findings import Case, Finding, Seen, picture_findings, seen
 from finetune.data.grouping import table_of, with_groups
 from finetune.data.near_duplicates import ALIKE, copies_of
 from finetune.data.summary import Pictures, pictures_of
+from finetune.data.targets import known_target, strata_of
 from finetune.device import Compute
 from finetune.errors import DataError, FindingsError, RecipeError, printable
-from finetune.evaluation.intervals import share
-from finetune.features.label_errors import held_out_probabilities, is_judged, suspects
 from finetune.features.outliers import odd_ones
 from finetune.images.thumbnails import looks_of
 from finetune.prepare.asked import recipe_of
+from finetune.prepare.doubts import Doubts, doubts_of
 from finetune.prepare.head_features import features_of
 from finetune.prepare.inputs import (
     Inputs,
@@ -39,11 +40,13 @@ from finetune.prepare.inputs import (
     pixels_of,
     range_named,
     with_backbone,
+    with_task,
 )
 from finetune.report import sheet as sheets
 from finetune.settings import Recipe
+from finetune.tasks import TASKS, Task
 from finetune.train.guard import guarded
-from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Target, ignore, to_json
+from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, ignore, to_json
 from finetune.whole import check_new_file, write_text
 from finetune.wording import counted
 
@@ -55,12 +58,16 @@ WEAK = "Many will be hard images: a backbone that knows them better (--backbone,
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What labels and odd images were judged by: the backbone, and how often its classifier was right."""
+    """What labels and odd images were judged by: the backbone, and how often its classifier was right.
+
+    Of several classes and of numbers `scores` has mAP or R2 of its linear model in place of top1.
+    """
 
     backbone: str
-    top1: Interval
+    top1: Interval | None
     num_images: int
     num_independent: int  # of these images: copies and members of a group count once
+    scores: dict[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,7 @@ class Check:
     notes: tuple[str, ...]
     judged: Judged | None
     findings: tuple[Finding, ...]
+    task: Task = "classify"
 
     @property
     def spoiling(self) -> tuple[Finding, ...]:
@@ -99,6 +107,7 @@ class Check:
             "data": self.data,
             "root": self.root,
             "num_images": self.num_images,
+            "task": self.task,
             "classes": self.classes,
             "pictures": to_json(self.pictures),
             "notes": list(self.notes),
@@ -154,6 +163,7 @@ def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_ev
     """Return the check, and the data with its copies as groups."""
     of = None if quick else architecture_of(chosen)
     listed = list_data(chosen, is_to_train=False)
+    chosen = with_task(chosen, listed)
     backbone = load_backbone(chosen, of, compute, num_classes=len(listed.classes)) if of else None
     if backbone:
         refuse_random(backbone.weights, backbone.groups)
@@ -180,6 +190,7 @@ def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_ev
         notes=scanned.notes,
         judged=judged,
         findings=tuple(findings),
+        task=manifest.task,
     )
     return checked, grouped
 
@@ -220,15 +231,15 @@ def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]
 
 def _trainable(scanned: Manifest) -> Manifest:
     """Return the manifest of the classes that have images outside of a val and a test that the user made."""
-    names = [scanned.classes[sample.target.index] for sample in scanned.samples]
-    own = [name for name, sample in zip(names, scanned.samples, strict=True) if sample.split in (None, "train")]
-    classes = [name for name in scanned.classes if name in set(own or names)]
+    own = [sample for sample in scanned.samples if sample.split in (None, "train")]
+    there = {index for sample in own or scanned.samples for index in sample.target.classes}
+    if len(there) == len(scanned.classes):
+        return scanned
+    classes = [name for place, name in enumerate(scanned.classes) if place in there]
     index = {name: place for place, name in enumerate(classes)}
-    samples = tuple(
-        replace(sample, target=Target(index[name]))
-        for name, sample in zip(names, scanned.samples, strict=True)
-        if name in index
-    )
+    targets = (known_target(scanned.task, scanned.label(sample.target), index) for sample in scanned.samples)
+    pairs = zip(scanned.samples, targets, strict=True)
+    samples = tuple(replace(sample, target=target) for sample, target in pairs if target is not None)
     return replace(scanned, classes=tuple(classes), samples=samples)
 
 
@@ -242,37 +253,34 @@ def _judge(inputs: Inputs, units: Sequence[int], on_event: OnEvent) -> tuple[Jud
 
     samples = [replace(sample, split="train") for sample in manifest.samples]
     features, targets = features_of(inputs, samples, on_event=told)
-    seed, num_classes = recipe.train.seed, len(manifest.classes)
-    probabilities = held_out_probabilities(features, targets, units, num_classes=num_classes, seed=seed)
-    top1 = share((probabilities.argmax(dim=1) == targets).numpy(), units)
-    of_judged = [unit for unit, is_one in zip(units, is_judged(targets, units).tolist(), strict=True) if is_one]
-    judged = Judged(inputs.backbone.architecture.label, top1, len(of_judged), len(set(of_judged)))
-    doubted = _doubted(manifest, probabilities, targets, units, top1.value)
-    odd = _odd(manifest, features, targets, units, seed)
-    return judged, [finding for finding in (doubted, odd) if finding.cases]
-
-
-def _doubted(manifest: Manifest, probabilities: Tensor, targets: Tensor, units: Sequence[int], top1: float) -> Finding:
-    doubts = suspects(probabilities, targets, units)
-    cases = tuple(
-        Case(
-            (seen(manifest, doubt.place),),
-            f"rather {manifest.classes[doubt.suggested]}, {doubt.suggested_confidence:.2f} to {doubt.confidence:.2f}",
-            {
-                "suggested": manifest.classes[doubt.suggested],
-                "suggested_confidence": doubt.suggested_confidence,
-                "confidence": doubt.confidence,
-            },
-        )
-        for doubt in doubts
+    seed, has_one_class = recipe.train.seed, manifest.task == "classify"
+    doubts = doubts_of(manifest, features, targets, units, seed=seed)
+    of_judged = [unit for unit, is_one in zip(units, doubts.is_judged.tolist(), strict=True) if is_one]
+    judged = Judged(
+        inputs.backbone.architecture.label,
+        doubts.score if has_one_class else None,
+        len(of_judged),
+        len(set(of_judged)),
+        {} if has_one_class else {TASKS[manifest.task].score: doubts.score},
     )
+    odd = _odd(manifest, features, torch.from_numpy(strata_of(samples)), units, seed)
+    return judged, [finding for finding in (_doubted(manifest.task, doubts), odd) if finding.cases]
+
+
+def _doubted(task: Task, doubts: Doubts) -> Finding:
+    score = doubts.score.value
+    if task == "classify":
+        by = f"a linear classifier doubts them, which is right on {score:.1%} of the images that it was not fitted to"
+    else:
+        by = (
+            f"a linear model doubts them, which has {TASKS[task].score} {score:.2f} on images that it was not fitted to"
+        )
     return Finding(
         "label",
         False,
-        f"{counted(len(cases), 'label')} may be wrong: a linear classifier doubts them, which is right on {top1:.1%}"
-        " of the images that it was not fitted to",
-        "Look at the first ones. " + (WEAK if top1 < STRONG else "Wrong labels stand among hard images."),
-        cases,
+        f"{counted(len(doubts.cases), 'label')} may be wrong: {by}",
+        "Look at the first ones. " + (WEAK if score < STRONG else "Wrong labels stand among hard images."),
+        doubts.cases,
     )
 
 

@@ -17,7 +17,14 @@ from finetune.checkpoint.run_folder import RunFolder
 from finetune.data import split
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError
 from finetune.prepare.asked import recipe_of
-from finetune.prepare.inputs import architecture_of, describe_data, read_inputs, with_backbone
+from finetune.prepare.inputs import (
+    architecture_of,
+    check_one_class,
+    describe_data,
+    read_inputs,
+    with_backbone,
+    with_task,
+)
 from finetune.report import comparison as page
 from finetune.report.standings import Finished, Standing, finished, sentences, standings
 from finetune.runs.layout import Terms, reopen_inputs, with_whole_paths
@@ -113,11 +120,13 @@ def compare(
     if shared.export.onnx_at_end == "auto":
         own["export.onnx_at_end"] = False  # most of its models are only compared
     shared = with_backbone(with_whole_paths(recipes.update(shared, own)), on_event=on_event)
+    check_one_class(shared, "compare")
     words = (Path(shared.data.path).stem, architecture_of(shared).label, "compare")
     with stop_on_signals() as stop, new_folder(None if out is None else Path(out), words=words) as place:
         inputs = read_inputs(shared, on_event=on_event)
         manifest, backbone = inputs.manifest, inputs.backbone
-        shared = recipes.update(shared, {"data.value_range": backbone.preprocessing.value_range or "auto"})
+        value_range = backbone.preprocessing.value_range or "auto"
+        shared = recipes.update(with_task(shared, manifest), {"data.value_range": value_range})
         first = shared.train.seed
         asked = _Asked(
             ComparisonFolder(place.path), shared, chosen, tuple(range(first, first + seeds)), manifest.classes,

@@ -8,33 +8,38 @@ from pathlib import Path
 from finetune import recipe as recipes
 from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.data import checks, sources
+from finetune.data.balance import never_among
 from finetune.data.split import units_of
+from finetune.data.targets import target_of
 from finetune.device import Compute
 from finetune.errors import DataError, check_count, did_you_mean
-from finetune.evaluation.metrics import confusion, measure
+from finetune.evaluation.answers import answers
+from finetune.evaluation.by_class import ClassFigures, figures_by_class
+from finetune.evaluation.metrics import confusion, measure_task
 from finetune.images.pixels import filled_pixels
 from finetune.prepare.inputs import Inputs, problem_notes
 from finetune.prepare.passes import logits_of
+from finetune.tasks import Task
 from finetune.train.guard import OF_A_MODEL, guarded
-from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, Target, ignore
+from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Metrics on labelled images, and which class was taken for which (rows: true, columns: predicted)."""
+    """Metrics on labelled images, and which class was taken for which (rows: true, columns: predicted).
+
+    Where an image may have several classes, `by_class` has how well each is told; then, and of numbers, the table is
+    empty.
+    """
 
     split: str
     num_images: int
     classes: tuple[str, ...]
     metrics: dict[str, Interval]
     confusion: list[list[int]]
-
-    @property
-    def never_predicted(self) -> dict[str, int]:
-        """The classes that have images here and are never predicted, with the number of their images."""
-        guessed = [sum(column) for column in zip(*self.confusion, strict=True)]
-        there = [sum(row) for row in self.confusion]
-        return {name: n for name, n, times in zip(self.classes, there, guessed, strict=True) if n and not times}
+    never_predicted: dict[str, int]  # classes that have images here, and how many
+    task: Task = "classify"
+    by_class: tuple[ClassFigures, ...] = ()
 
 
 @guarded(OF_A_MODEL, is_shared=True)
@@ -69,8 +74,19 @@ def evaluate(
     with inputs.compute.in_force():
         kept = checks.unchanged(replace(manifest, samples=samples)).samples  # others are read from their files
         logits, targets = logits_of(inputs, kept, batch_size=batch_size)
-    metrics = measure(logits, targets, units=units_of(samples))
-    return Evaluation(name, len(samples), saved.classes, metrics, confusion(logits, targets))
+    task, limits = saved.task, saved.thresholds
+    metrics = measure_task(task, logits, targets, units=units_of(samples), thresholds=limits)
+    said = answers(task, logits, limits)
+    return Evaluation(
+        split=name,
+        num_images=len(samples),
+        classes=saved.classes,
+        metrics=metrics,
+        confusion=confusion(logits, targets) if task == "classify" else [],
+        never_predicted=never_among(saved.classes, [sample.target for sample in samples], said),
+        task=task,
+        by_class=figures_by_class(saved.classes, logits, targets, limits) if task == "multilabel" else (),
+    )
 
 
 def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool, is_refit: bool) -> tuple[str, tuple[Sample, ...]]:
@@ -100,20 +116,24 @@ def _other_data(saved: SavedRun, data: str | Path, on_event: OnEvent) -> Manifes
         split_column=saved.recipe.data.split_column,
         group_by=saved.recipe.data.group_by,
         layout=saved.recipe.data.layout,
+        task=saved.task,
+        separator=saved.recipe.data.label_separator,
         needs_two_classes=False,
         needs_splits=False,
         needs_groups=False,
     )
     strange = [name for name in read.classes if name not in saved.classes]
-    if strange:
+    if strange and saved.task != "regress":
         raise DataError(
             f"the model does not know the class {strange[0]!r}.{did_you_mean(strange[0], saved.classes)}",
             hint=f"It knows {', '.join(saved.classes)}.",
         )
-    index = {place: saved.classes.index(name) for place, name in enumerate(read.classes)}
     value_range = saved.backbone.preprocessing.value_range
     scanned = checks.scan(read, value_range=value_range, is_for_model=True, on_event=on_event)
     for note in (*scanned.notes, *problem_notes(scanned)):
         on_event(Event.warning(note))
-    samples = tuple(Sample(s.file, Target(index[s.target.index]), s.split, s.group, s.digest) for s in scanned.samples)
-    return Manifest(scanned.root, saved.classes, samples, scanned.problems, scanned.notes)
+    index = {name: place for place, name in enumerate(saved.classes)}
+    samples = tuple(
+        replace(sample, target=target_of(saved.task, scanned.label(sample.target), index)) for sample in scanned.samples
+    )
+    return Manifest(scanned.root, saved.classes, samples, scanned.problems, scanned.notes, task=saved.task)

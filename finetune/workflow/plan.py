@@ -13,12 +13,21 @@ from finetune.device import Compute
 from finetune.prepare.asked import check_decidable, recipe_of
 from finetune.prepare.batch_size import skeleton_or_none
 from finetune.prepare.costs import Cost, costs
-from finetune.prepare.inputs import Inputs, computing_as, data_notes, list_data, skeleton_of, with_backbone
+from finetune.prepare.inputs import (
+    Inputs,
+    computing_as,
+    data_notes,
+    list_data,
+    skeleton_of,
+    with_backbone,
+    with_task,
+)
 from finetune.prepare.prepared import Prepared, planned_run, prepare
 from finetune.prepare.resolve import remarks, resolve_numbers
 from finetune.prepare.time_limit import within_time
 from finetune.runs import race as racing
 from finetune.settings import Recipe
+from finetune.tasks import Task
 from finetune.train.guard import guarded
 from finetune.types import Event, Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
 
@@ -42,6 +51,7 @@ class Plan:
     layers: LayerTable | None = None
     num_images: int = 0
     costs: tuple[Cost, ...] = ()
+    task: Task = "classify"
 
     @property
     def num_parameters(self) -> int:
@@ -57,6 +67,7 @@ class Plan:
             "backbone": self.backbone,
             "image_size": list(self.image_size),
             "num_classes": self.num_classes,
+            "task": self.task,
             "strategy": self.strategy,
             "num_parameters": self.num_parameters,
             "notes": list(self.notes),
@@ -128,6 +139,7 @@ def _plan(chosen: Recipe, *, layers: bool, images: int | None, on_event: OnEvent
         backbone=prepared.backbone.architecture.name,
         image_size=prepared.backbone.preprocessing.image_size,
         num_classes=len(prepared.manifest.classes),
+        task=prepared.manifest.task,
         strategy=prepared.recipe.strategy.name,
         groups=prepared.backbone.groups,
         phases=prepared.phases,
@@ -192,6 +204,7 @@ def _num_train(recipe: Recipe, manifest: Manifest | None) -> int | None:
 def _prepared_on_paper(recipe: Recipe) -> Prepared:
     """Settle a recipe on a network without weights, and on the names of the classes alone."""
     manifest = list_data(recipe) if recipe.data.path else None
+    recipe = with_task(recipe, manifest) if manifest else recipe
     skeleton = skeleton_of(recipe, num_classes=len(manifest.classes) if manifest else None)
     if not skeleton.model.num_classes:  # weights without a classifier
         skeleton = skeleton_of(recipe, num_classes=USUAL_CLASSES)

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.checkpoint.run_folder import open_finished
-from finetune.data.predictions import Prediction as Prediction
-from finetune.data.predictions import Scorer, predictions
 from finetune.data.sources import image_files
 from finetune.errors import check_count
+from finetune.evaluation.predictions import Prediction as Prediction
+from finetune.evaluation.predictions import Scorer, check_top, predictions, probabilities_of
 from finetune.exports.client import Client, of_image, proven_export
+from finetune.tasks import TASKS
 from finetune.types import OnEvent, ignore
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Classifier:
         check_count("batch_size", batch_size)
         self.run = saved.folder.path
         self.classes = saved.classes
+        self.task = saved.task
+        self.thresholds = saved.thresholds
         self.model = saved.backbone.model
         self.preprocessing = saved.backbone.preprocessing
         self.batch_size = batch_size
@@ -51,6 +54,7 @@ class Classifier:
             DataError: a path does not exist, or there are no images.
         """
         check_count("top", top)
+        check_top(self.task, top)
         return list(self._named(_files(paths, on_event), top, on_event))
 
     def _named(self, files: Sequence[Path], top: int, on_event: OnEvent) -> Iterator[Prediction]:
@@ -63,7 +67,8 @@ class Classifier:
         from finetune.images.transforms import plain_view
 
         view = plain_view(self.preprocessing)
-        return Scorer(self.classes, self.preprocessing.value_range, view, self._probabilities)
+        value_range = self.preprocessing.value_range
+        return Scorer(self.classes, value_range, view, self._probabilities, self.task, self.thresholds)
 
     def _probabilities(self, images: Sequence[Tensor]) -> NDArray[np.float32]:
         import torch
@@ -73,8 +78,10 @@ class Classifier:
         batch = torch.stack(list(images)).to(self._compute.device)
         with self._compute.in_force(), torch.no_grad(), self._compute.autocast():
             logits = self.model(normalise(batch, self.preprocessing))  # (B, K)
-        probabilities: NDArray[np.float32] = logits.float().softmax(dim=1).cpu().numpy()
-        return probabilities
+        if self.task == "classify":
+            probabilities: NDArray[np.float32] = logits.float().softmax(dim=1).cpu().numpy()
+            return probabilities
+        return probabilities_of(TASKS[self.task].activation, logits.float().cpu().numpy())
 
 
 def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Classifier:
@@ -113,9 +120,13 @@ def predict_with(
     files = _files(paths, on_event)
     export = proven_export(folder) if _is_for_processor(device, len(files)) else None
     if export is None:
-        yield from load(run, device=device, batch_size=batch_size)._named(files, top, on_event)
+        classifier = load(run, device=device, batch_size=batch_size)
+        check_top(classifier.task, top)
+        yield from classifier._named(files, top, on_event)
     else:
-        yield from predictions(_exported(export), files, top=top, batch_size=batch_size, on_event=on_event)
+        scorer = _exported(export)
+        check_top(scorer.task, top)
+        yield from predictions(scorer, files, top=top, batch_size=batch_size, on_event=on_event)
 
 
 def _files(paths: Paths, on_event: OnEvent) -> list[Path]:
@@ -135,9 +146,7 @@ def _exported(file: Path) -> Scorer[NDArray[np.float32]]:
         return of_image(image, client.preprocessing)
 
     def probabilities(images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        logits = client.run(np.stack(images))  # (B, K)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
-        return shares
+        return probabilities_of(client.activation, client.run(np.stack(images)))
 
-    return Scorer(tuple(client.classes), tuple(value_range) if value_range else None, prepare, probabilities)
+    span = tuple(value_range) if value_range else None
+    return Scorer(tuple(client.classes), span, prepare, probabilities, client.task, client.thresholds)

@@ -29,7 +29,17 @@ from finetune.features.probe import loo_guesses
 from finetune.features.scores import h_score, knn_top1, logme
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.head_features import features_of
-from finetune.prepare.inputs import Inputs, architecture_of, at_range, computing_as, list_data, load_backbone, read_data
+from finetune.prepare.inputs import (
+    Inputs,
+    architecture_of,
+    at_range,
+    check_one_class,
+    computing_as,
+    list_data,
+    load_backbone,
+    read_data,
+    with_task,
+)
 from finetune.settings import Recipe
 from finetune.strategy import rank as ranking
 from finetune.strategy.evidence import MOST_PROBED, stratified_sample
@@ -113,15 +123,16 @@ def rank(
 
 def _rank(chosen: Recipe, candidates: Sequence[str | Path], sample: int, on_event: OnEvent) -> Ranked:
     names = tuple(dict.fromkeys(map(str, candidates))) or on_this_machine()
-    manifest = read_data(chosen, list_data(chosen), on_event=on_event)
+    listed = list_data(chosen)
+    check_one_class(with_task(chosen, listed), "rank")
+    manifest = read_data(chosen, listed, on_event=on_event)
     samples = stratified_sample(manifest, seed=chosen.train.seed, most=_checked_size(sample, manifest))
     measured, failed = _measure_all(chosen, names, manifest, samples, on_event)
     if not measured:
         raise _none_left(failed)
     units = units_of(samples)
-    counts = Counter(
-        label for _, label in {(unit, drawn.target.index) for unit, drawn in zip(units, samples, strict=True)}
-    )
+    pairs = {(unit, label) for unit, drawn in zip(units, samples, strict=True) for label in drawn.target.classes}
+    counts = Counter(label for _, label in pairs)
     rarest = min(counts[index] for index in range(len(manifest.classes)))
     return Ranked(
         ranking.rank(measured, images_of_rarest=rarest),

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from finetune.data.balance import never_predicted, never_predicted_text, outweighed, thin
-from finetune.types import Manifest, Sample, Split, Target
+from finetune.tasks import Target
+from finetune.types import Manifest, Sample, Split
 
 
 def manifest_of(**counts: dict[Split | None, int]) -> Manifest:

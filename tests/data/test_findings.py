@@ -15,7 +15,8 @@ from finetune.data.grouping import table_of, with_groups
 from finetune.data.near_duplicates import Copies
 from finetune.errors import DataError, printable
 from finetune.images.thumbnails import LOOK
-from finetune.types import Manifest, Problem, Sample, Target
+from finetune.tasks import Target
+from finetune.types import Manifest, Problem, Sample
 
 
 def manifest_of(*rows: str, problems: int = 0) -> Manifest:

@@ -14,7 +14,8 @@ import pytest
 from finetune.data.split import assign, leaks, read, units_of, write
 from finetune.errors import CheckpointError, DataError
 from finetune.randomness import derive
-from finetune.types import SPLITS, Manifest, Sample, Split, Target
+from finetune.tasks import Target
+from finetune.types import SPLITS, Manifest, Sample, Split
 
 SEEDS = range(30)
 

@@ -11,7 +11,8 @@ from PIL import Image
 from finetune.data.checks import scan
 from finetune.images.depths import before_model, in_data
 from finetune.images.levels import Range, Span, unfit
-from finetune.types import Manifest, Sample, Target
+from finetune.tasks import Target
+from finetune.types import Manifest, Sample
 
 BITS12: Range = (0.0, 4095.0)
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+from timm.loss import AsymmetricLossMultiLabel
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, huber_loss, mse_loss, one_hot
 
 import finetune
 from finetune import recipe as recipes
 from finetune.errors import RecipeError
-from finetune.optim.losses import LOSSES, Criterion, shares_of
+from finetune.optim.losses import LOSSES, NUMBER_LOSSES, Criterion, shares_of
 from finetune.prepare.asked import recipe_of
-from finetune.settings import LossSection
+from finetune.settings import TASK_LOSSES, LossSection
+from finetune.tasks import TASKS
 
 LOGITS = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
 TARGETS = torch.tensor([0, 1, 2, 3, 0, 1, 2])
+SETS = one_hot(TARGETS, 4).double() + one_hot((TARGETS + 1) % 4, 4)
+OF_TASK = {"classify": (LOGITS, TARGETS), "multilabel": (LOGITS, SETS), "regress": (LOGITS[:, :1], SETS[:, :1])}
 
 
 def test_focal_is_its_formula() -> None:
@@ -76,12 +80,37 @@ def test_class_weights_are_the_weights_of_images() -> None:
     assert once == pytest.approx(float(cross_entropy(*doubled, reduction="sum")))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_falls_by_its_gradient(name: str) -> None:
-    logits, loss = LOGITS.clone().requires_grad_(), Criterion(LossSection(name=name))
-    before = loss(logits, TARGETS)
+def test_every_loss_is_of_a_task() -> None:
+    assert {name for losses in TASK_LOSSES.values() for name in losses} == {*LOSSES, *NUMBER_LOSSES}
+    assert set(TASK_LOSSES) == set(TASKS) == set(OF_TASK)
+
+
+@pytest.mark.parametrize(("task", "name"), [(task, name) for task in TASK_LOSSES for name in TASK_LOSSES[task]])
+def test_every_loss_falls_by_its_gradient(task: str, name: str) -> None:
+    outputs, targets = OF_TASK[task]
+    logits, loss = outputs.clone().requires_grad_(), Criterion(LossSection(name=name), task=task)
+    before = loss(logits, targets)
     (gradient,) = torch.autograd.grad(before, logits)
-    assert loss(logits - gradient, TARGETS) < before
+    assert loss(logits - gradient, targets) < before
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_loss_that_is_left_open_is_that_of_the_task(task: str) -> None:
+    named = Criterion(LossSection(name=TASK_LOSSES[task][0]), task=task)
+    assert Criterion(LossSection(), task=task)(*OF_TASK[task]) == named(*OF_TASK[task])
+
+
+def test_losses_of_sets_and_numbers_are_those_of_torch_and_timm() -> None:
+    bce = Criterion(LossSection(name="bce"), task="multilabel")(LOGITS, SETS)
+    assert bce == pytest.approx(float(binary_cross_entropy_with_logits(LOGITS, SETS)))
+    asymmetric = Criterion(LossSection(name="asymmetric"), task="multilabel")(LOGITS.float(), SETS.float())
+    # As one row: older versions of timm sum over images and classes, newer ones divide by the number of rows.
+    theirs = AsymmetricLossMultiLabel()(LOGITS.float().reshape(1, -1), SETS.float().reshape(1, -1)) / SETS.numel()
+    assert asymmetric == pytest.approx(float(theirs), rel=1e-4)
+    outputs, numbers = OF_TASK["regress"]
+    for name, expected in (("mse", mse_loss), ("huber", huber_loss)):
+        loss = Criterion(LossSection(name=name), task="regress")
+        assert loss(outputs, numbers) == pytest.approx(float(expected(outputs, numbers)))
 
 
 def test_a_focus_without_a_focal_loss_is_refused() -> None:

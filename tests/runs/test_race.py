@@ -70,12 +70,12 @@ def test_a_race_that_goes_through_layers_is_won_by_val(whole: Path) -> None:
     found = told(whole)
     (rung,) = found["results"]
     first, second = rung["places"]
-    assert (first["val_top1"], -first["val_loss"]) >= (second["val_top1"], -second["val_loss"])
+    assert (first["val_score"], -first["val_loss"]) >= (second["val_score"], -second["val_loss"])
     assert (found["winner"], first["is_kept"], second["is_kept"]) == (first["label"], True, False)
     assert found["took"]["times"] <= 1.5
     history = [EpochLine(**json.loads(line)) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     would_be = delivered(history[: rung["epochs"]], (whole / "split.csv").read_text().count(",val,"))
-    assert history[would_be - 1].val_top1 == first["val_top1"]
+    assert history[would_be - 1].val_top1 == first["val_score"]
 
 
 @pytest.mark.parametrize("steps", [2, 13])

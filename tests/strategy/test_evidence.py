@@ -12,7 +12,8 @@ import torch
 from finetune.evaluation.intervals import wilson
 from finetune.features.probe import loo_ridge
 from finetune.strategy.evidence import evidence_of, spread, stratified_sample
-from finetune.types import Manifest, Sample, Target
+from finetune.tasks import Target
+from finetune.types import Manifest, Sample
 
 
 def manifest(*counts: int, num_val: int = 7) -> Manifest:

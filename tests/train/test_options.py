@@ -21,7 +21,7 @@ CLIMBING = {"optim.name": "momentum", "optim.momentum": 0.99, "optim.momentum_fr
 EVERY: list[dict[str, Any]] = [
     *({"optim.name": name} for name in get_args(settings.OptimiserName)),
     *({"optim.schedule": name} for name in get_args(settings.Schedule)),
-    *({"loss.name": name} for name in get_args(settings.Loss)),
+    *({"loss.name": name} for name in ("auto", *settings.TASK_LOSSES["classify"])),
     PLATEAU,
     CLIMBING,
     {"optim.momentum_from": 0.5},

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data import predictions as of_files
-from finetune.data.predictions import Scorer, predictions
+from finetune.evaluation import predictions as of_files
+from finetune.evaluation.predictions import Scorer, predictions
 from finetune.types import Event, ignore
 
 

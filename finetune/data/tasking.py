@@ -1,0 +1,133 @@
+"""What an image is to have, one class, several or a number: as is asked for, else told from the labels of a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetune.data.labels import are_surely_measures
+from finetune.data.listing import NOTHING, Listing, Row
+from finetune.errors import DataError, RecipeError
+from finetune.settings import TaskName
+from finetune.tasks import BETWEEN_LABELS, Task
+from finetune.types import Problem
+from finetune.wording import counted, listed
+
+SEPARATORS = ("|", ";", ",", "+", "&", "/", " ")
+CERTAIN = 0.5  # share of the labels holding a separator that name classes which are labels themselves
+
+
+def settle_task(path: Path, listing: Listing, asked: TaskName, separator: str, *, is_table: bool) -> Task:
+    """Return the task, and bring the rows into its form.
+
+    Labels of several classes are joined by | from here on. Images without a label stay where an image may have no
+    class, and are problems elsewhere.
+
+    Raises:
+        DataError: a label that is no number, where numbers are asked for.
+        RecipeError: several label columns, and not several classes are asked for.
+    """
+    if listing.is_joined and asked not in ("auto", "multilabel"):
+        raise RecipeError(
+            f"several label columns are classes that an image may have, which is no {asked}",
+            hint="Name one column with --set data.label_column=NAME, or leave --task away.",
+        )
+    labels = {row.label for row in listing.rows}
+    sign = separator if separator != "auto" else _separator(labels) if is_table else None
+    task: Task
+    if asked != "auto":
+        task = asked
+    elif listing.is_joined or (is_table and _names_several(labels, separator, sign)):
+        task = "multilabel"
+    else:
+        task = "regress" if is_table and are_surely_measures(listing.rows) else "classify"
+    used = BETWEEN_LABELS if listing.is_joined or sign is None else sign
+    if asked == "auto":
+        listing.notes += _told(task, labels, used, is_joined=listing.is_joined)
+    if task == "multilabel":
+        _join(listing, used, is_table=is_table)
+    else:
+        others = (file for file in listing.unlabelled if file not in listing.files)
+        listing.problems += [Problem(file, NOTHING) for file in others]
+    if task == "regress":
+        _check_numbers(path, listing.rows)
+    return task
+
+
+def _separator(labels: set[str]) -> str | None:
+    """Return what parts the most labels into classes that are labels themselves; None where nothing does."""
+    known = {sign: sum(1 for label in labels if _is_of(label, sign, labels)) for sign in SEPARATORS}
+    holding = {sign: sum(1 for label in labels if sign in label) for sign in SEPARATORS}
+    certain = [sign for sign in SEPARATORS if known[sign] and known[sign] >= CERTAIN * holding[sign]]
+    return max(certain, key=lambda sign: known[sign], default=None)
+
+
+def _is_of(label: str, sign: str, labels: set[str]) -> bool:
+    return sign in label and labels.issuperset(parted(label, sign))
+
+
+def parted(label: str, sign: str) -> list[str]:
+    """Return the classes that a label names, each once."""
+    return list(dict.fromkeys(part for piece in label.split(sign) if (part := piece.strip())))
+
+
+def _names_several(labels: set[str], separator: str, sign: str | None) -> bool:
+    return sign is not None and (separator == "auto" or any(separator in label for label in labels))
+
+
+def _told(task: Task, labels: set[str], sign: str, *, is_joined: bool) -> Iterator[str]:
+    """Yield what was told from the labels, where it is not one class for each image."""
+    if task == "regress":
+        shown = listed(sorted(labels, key=float), most=3)
+        yield (
+            f"task regress: the labels are numbers, as of a quantity to be measured ({shown});"
+            " --task classify makes classes of them"
+        )
+    elif task == "multilabel" and is_joined:
+        yield "task multilabel: each of the label columns is a class that an image may have"
+    elif task == "multilabel":
+        several = sorted(label for label in labels if sign in label)
+        yield (
+            f"task multilabel: {counted(len(several), 'label names', 'labels name')} several classes"
+            f" with {sign!r} between them, e.g. {several[0]!r}; --task classify takes each as a class of its own"
+        )
+
+
+def _join(listing: Listing, sign: str, *, is_table: bool) -> None:
+    """Bring the classes of every image into one form; an image that is listed again has all of its classes.
+
+    Raises:
+        DataError: a class has | in its name.
+    """
+    again: dict[str, list[str]] = {}
+    for row in listing.repeated:
+        again.setdefault(row.file, []).extend(parted(row.label, sign))
+    listing.problems = [problem for problem in listing.problems if problem not in listing.problems_repeated]
+    listing.rows += [row for file, row in listing.unlabelled.items() if file not in listing.files]
+    for row in listing.rows:
+        named = parted(row.label, sign) if is_table else [row.label]
+        names = dict.fromkeys([*named, *again.get(row.file, ())])
+        wrong = next((name for name in names if BETWEEN_LABELS in name), None)
+        if wrong is not None:
+            raise DataError(
+                f"the class {wrong!r} has {BETWEEN_LABELS!r} in its name, by which several classes are joined",
+                hint="Rename it; or is that what stands between classes? --set data.label_separator='|' says so.",
+            )
+        row.label = BETWEEN_LABELS.join(names)
+    none = sum(1 for row in listing.rows if not row.label)
+    if none:
+        listing.notes.append(f"{counted(none, 'image has', 'images have')} no class: taken as showing none of them")
+
+
+def _check_numbers(path: Path, rows: list[Row]) -> None:
+    for row in rows:
+        try:
+            is_number = math.isfinite(float(row.label))
+        except ValueError:
+            is_number = False
+        if not is_number:
+            raise DataError(
+                f"{path}: the label {row.label!r} of {row.file} is no number",
+                hint="With --task regress every label is a number. Leave a cell empty where none is known.",
+            )

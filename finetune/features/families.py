@@ -1,0 +1,72 @@
+"""What a solved head is fitted to, by the task: the loss, and how images are put into folds.
+
+Letters: N images, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+
+from finetune.data.targets import strata
+from finetune.features.ridge_values import ValueRidge, best_left_out
+from finetune.features.scaling import blocks
+from finetune.tasks import Task
+
+Loss = Callable[[Tensor, Tensor, str], Tensor]  # of outputs (N, K), targets, and "sum" or "mean" over the images
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A kind of regression: logistic of one class, of each of several classes, or linear of a number."""
+
+    loss: Loss
+    has_one_class: bool = False
+
+    def mean_loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the mean loss, of one class each image times what it counts."""
+        if weights is None or bool((weights == 1).all()):
+            return self.loss(logits, targets, "mean")
+        assert self.has_one_class  # others are not weighted
+        return (cross_entropy(logits, targets, reduction="none") * weights).mean()
+
+    def hits(self, logits: Tensor, targets: Tensor) -> Tensor | int:
+        """Return how many images are guessed right; 0 where an image has no single class."""
+        return (logits.argmax(dim=1) == targets).sum() if self.has_one_class else 0
+
+    def strata(self, targets: Tensor) -> Tensor:
+        """Return the classes (N,) by which images are put into folds."""
+        return targets if self.has_one_class else torch.from_numpy(strata(targets.numpy()))
+
+
+def relevance(scaled: Tensor, targets: Tensor, units: Sequence[int]) -> Tensor:
+    """Return how much a ridge regression of all columns of targets (N, K) uses each feature (D,)."""
+    ridge = ValueRidge.of(scaled, targets)
+    _, strength = best_left_out(ridge, blocks(units))
+    norms: Tensor = ridge.weights(strength).norm(dim=1)
+    return norms
+
+
+def _of_one(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    return cross_entropy(logits, targets, reduction=reduction)
+
+
+def _of_each(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    """Return the loss of a logistic regression for each class, summed over the classes: each is fitted by itself."""
+    rows = binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1)
+    return rows.sum() if reduction == "sum" else rows.mean()
+
+
+def _of_number(outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    return mse_loss(outputs, targets, reduction=reduction)
+
+
+FAMILIES: dict[Task, Family] = {
+    "classify": Family(_of_one, has_one_class=True),
+    "multilabel": Family(_of_each),
+    "regress": Family(_of_number),
+}

@@ -1,0 +1,63 @@
+"""What values a key of the recipe may have: the types of numbers and words, with their ranges."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Auto = Literal["auto"]
+NoneWord = Literal["none"]
+
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+TIME = r"^([1-9]\d*h(\d+m)?(\d+s)?|[1-9]\d*m(\d+s)?|[1-9]\d*s)$"
+Time = Annotated[str, Field(pattern=TIME)]
+WARMUP = r"^\d+ (epochs?|steps?)$"
+Warmup = Annotated[str, Field(pattern=WARMUP)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+Assumption = Literal[
+    "none",
+    "few",
+    "many",
+    "similar",
+    "dissimilar",
+    "few,similar",
+    "few,dissimilar",
+    "many,similar",
+    "many,dissimilar",
+]
+
+
+def size_first(words: Any) -> Any:
+    """Return what is assumed with the size before the similarity, however it was written."""
+    if not isinstance(words, str):
+        return words
+    return ",".join(sorted((word.strip() for word in words.split(",")), key=lambda word: word not in ("few", "many")))
+
+
+def _black_and_white(value: Any) -> tuple[float, float]:
+    """Return TOML's array of two numbers as black and white."""
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+    if not is_pair or any(isinstance(part, bool) or not isinstance(part, (int, float)) for part in value):
+        raise ValueError("must be two numbers, black and white, e.g. [0, 4095]")
+    black, white = map(float, value)
+    if not (isfinite(black) and isfinite(white) and black < white):
+        raise ValueError("must be two finite numbers, black the smaller one, e.g. [0, 4095]")
+    return black, white
+
+
+ValueRange = Annotated[tuple[float, float], BeforeValidator(_black_and_white)]
+
+
+class Section(BaseModel):
+    """A table of the recipe: unknown keys are errors, `true` is no 1, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
