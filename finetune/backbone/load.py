@@ -8,7 +8,7 @@ H W are the height and width of the input in pixels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,6 +62,7 @@ class Architecture:
     model_args: dict[str, Any] = field(default_factory=dict)
     pretrained_cfg: dict[str, Any] = field(default_factory=dict)
     training_args: dict[str, Any] = field(default_factory=dict)  # of no effect in eval mode, so not kept
+    classes: tuple[str, ...] = ()  # that the classifier of its weights tells apart, where a folder names them
 
     @property
     def label(self) -> str:
@@ -85,6 +86,7 @@ class Backbone:
     weights: LoadReport | None
     model_args: dict[str, Any]
     classifier: nn.Linear | None = None  # the one that came with the weights
+    known: tuple[str, ...] = ()  # classes whose rows of the head are those of the weights
 
 
 def architecture(
@@ -138,8 +140,17 @@ def architecture(
     return Architecture(name, name.split(".")[0], weights, pretrained, model_args)
 
 
-def load(of: Architecture, *, num_classes: int | None, image_size: int | None = None, seed: int = 0) -> Backbone:
+def load(
+    of: Architecture,
+    *,
+    num_classes: int | None,
+    image_size: int | None = None,
+    seed: int = 0,
+    classes: Sequence[str] = (),
+) -> Backbone:
     """Return a network with its weights and a fresh head for `num_classes` (None keeps its own).
+
+    Where the weights come with a classifier whose classes are named, those of `classes` that it knows keep its rows.
 
     What is random (the head, or all with `pretrained` off) depends on the seed alone.
 
@@ -151,13 +162,15 @@ def load(of: Architecture, *, num_classes: int | None, image_size: int | None = 
     with forked(derive(seed, "backbone")):
         model, report = _with_weights(of, size_args)
     classifier = _linear_classifier(model) if report is not None and report.has_classifier else None
+    old = head_modules(model) if report is not None and report.has_classifier and num_classes else ()
     with forked(derive(seed, "head")):
         _renew_head(model, of, num_classes)
+    known = _keep_rows(old, head_modules(model), of.classes, classes) if old else ()
     preprocessing = preprocessing_of(model, of.name, image_size)
     model.eval()
     check_image_size(model, preprocessing.image_size, of.label)
     arguments = {**of.model_args, **size_args}
-    return Backbone(model, of, layer_groups(model), preprocessing, report, arguments, classifier)
+    return Backbone(model, of, layer_groups(model), preprocessing, report, arguments, classifier, known)
 
 
 def skeleton(of: Architecture, *, num_classes: int | None, image_size: int | None = None) -> Backbone:
@@ -181,7 +194,8 @@ def _of_folder(name: str, folder: Path, pretrained: bool, model_args: dict[str, 
         )
     arguments = {**config.model_args, **model_args}
     registered = config.architecture.split(".")[0]
-    return Architecture(config.architecture, registered, folder, pretrained, arguments, config.pretrained_cfg)
+    of = Architecture(config.architecture, registered, folder, pretrained, arguments, config.pretrained_cfg)
+    return replace(of, classes=config.classes)
 
 
 def _linear_classifier(model: nn.Module) -> nn.Linear | None:
@@ -196,6 +210,27 @@ def _renew_head(model: nn.Module, of: Architecture, num_classes: int | None) -> 
     if not hasattr(model, "reset_classifier"):
         raise BackboneError(f"{of.name} has no classifier that could be trained")
     model.reset_classifier(num_classes)  # type: ignore[operator]
+
+
+@torch.no_grad()
+def _keep_rows(
+    old: Sequence[nn.Module], new: Sequence[nn.Module], before: Sequence[str], now: Sequence[str]
+) -> tuple[str, ...]:
+    """Give the classes that a classifier knew by name its rows in the new one, and return them."""
+    places = {name: place for place, name in enumerate(before)}
+    known = [name for name in now if name in places]
+    rows = [list(now).index(name) for name in known], [places[name] for name in known]
+    pairs = list(zip(old, new, strict=False))
+    is_alike = all(
+        getattr(a, "weight", torch.empty(0)).shape[1:] == getattr(b, "weight", torch.empty(1, 1)).shape[1:]
+        for a, b in pairs
+    )
+    if not known or not is_alike:
+        return ()
+    for source, target in pairs:
+        for name, tensor in target.named_parameters():
+            tensor[rows[0]] = source.get_parameter(name)[rows[1]]
+    return tuple(known)
 
 
 def _size_args(of: Architecture, image_size: int | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,11 +89,17 @@ def _is_pretrained(recipe: Recipe) -> bool:
     return recipe.backbone.pretrained and is_pretrained(recipe.strategy.name)
 
 
-def load_backbone(recipe: Recipe, of: Architecture, compute: Compute, *, num_classes: int) -> Backbone:
+def load_backbone(
+    recipe: Recipe, of: Architecture, compute: Compute, *, num_classes: int, classes: Sequence[str] = ()
+) -> Backbone:
     """Load the backbone of a recipe with a fresh head, on the device."""
     size = recipe.backbone.image_size
     backbone = backbones.load(
-        of, num_classes=num_classes, image_size=None if size == "auto" else size, seed=recipe.train.seed
+        of,
+        num_classes=num_classes,
+        image_size=None if size == "auto" else size,
+        seed=recipe.train.seed,
+        classes=classes,
     )
     if not any(group.is_head for group in backbone.groups):
         raise BackboneError(f"{of.name} has no classifier that could be trained")
@@ -165,7 +171,7 @@ def read_inputs(
     of, compute = of or architecture_of(recipe), Compute.of(recipe.train)
     listed = manifest or list_data(recipe)
     recipe = with_task(recipe, listed)
-    backbone = load_backbone(recipe, of, compute, num_classes=len(listed.classes))
+    backbone = load_backbone(recipe, of, compute, num_classes=len(listed.classes), classes=listed.classes)
     if manifest is not None:
         backbone = at_range(backbone, manifest)
         return Inputs(recipe, manifest, backbone, pixels_of(recipe, manifest, backbone), compute)
@@ -181,7 +187,10 @@ def read_inputs(
 def reloaded(inputs: Inputs, *, of: Architecture | None = None) -> Backbone:
     """Return the backbone of a run loaded anew, with all its layer groups and a fresh head, at its range."""
     recipe, num_classes = inputs.recipe, len(inputs.manifest.classes)
-    loaded = load_backbone(recipe, of or architecture_of(recipe), inputs.compute, num_classes=num_classes)
+    classes = inputs.manifest.classes
+    loaded = load_backbone(
+        recipe, of or architecture_of(recipe), inputs.compute, num_classes=num_classes, classes=classes
+    )
     return at_range(loaded, inputs.manifest)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from finetune.backbone.weights import refuse_random
+from finetune.errors import RecipeError
 from finetune.prepare.evidence import Tapped, measure_evidence
 from finetune.prepare.inputs import Inputs, architecture_of, data_notes, read_inputs
 from finetune.prepare.resolve import balancing, flipping, plan_phases, remarks, resolve, with_head
@@ -13,6 +15,7 @@ from finetune.strategy.matrix import decide
 from finetune.tasks import Scale
 from finetune.train.number_head import check_number_head, scale_of
 from finetune.types import Event, Evidence, Manifest, OnEvent, Phase, Verdict, ignore
+from finetune.wording import listed
 
 
 @dataclass(slots=True)
@@ -50,6 +53,8 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
             on_event(Event.warning(text))
     planned = planned_run(inputs, resolve(inputs, verdict))
     refuse_random(backbone.weights, backbone.groups, trained=planned.phases[0].plan.trained)
+    for line in _known(planned):
+        on_event(Event.message(line))
     for remark in (*remarks(planned.recipe, backbone), *flipping(planned.recipe, planned.manifest)):
         on_event(Event.warning(remark))
     balanced = tuple(balancing(planned.recipe, planned.manifest))
@@ -63,6 +68,25 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
         notes=(*data_notes(planned.manifest), *balanced),
         scale=scale,
     )
+
+
+def _known(planned: Prepared) -> Iterator[str]:
+    """Say which classes keep what an earlier classifier had learned of them.
+
+    Raises:
+        RecipeError: it is to be re-initialised.
+    """
+    known, classes = planned.backbone.known, planned.manifest.classes
+    if not known or planned.phases[0].solver == "lbfgs":
+        return
+    if planned.recipe.strategy.initialiser != "auto":
+        raise RecipeError(
+            f"strategy.initialiser would overwrite what {planned.recipe.backbone.weights} knows of {listed(known)}",
+            hint="Leave it out; classes that are new begin as timm's heads do.",
+        )
+    new = [name for name in classes if name not in known]
+    keep = "keeps its row" if len(known) == 1 else "keep their rows"
+    yield f"head: {listed(known)} {keep}; new: {listed(new) or 'none'}"
 
 
 def planned_run(inputs: Inputs, recipe: Recipe) -> Prepared:

@@ -112,7 +112,7 @@ def reopen_inputs(
     kept = split.read(folder.split, root=data_root(recipe), classes=classes, task=pinned_task(recipe))
     recipe = with_task(recipe, kept)
     compute = Compute.of(recipe.train, threads=began.threads)
-    backbone = load_backbone(recipe, architecture_of(recipe), compute, num_classes=len(classes))
+    backbone = load_backbone(recipe, architecture_of(recipe), compute, num_classes=len(classes), classes=classes)
     pixels = pixels_of(recipe, kept, backbone)
     now = now or checks.scan(list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event)
     manifest, more = changes.settle_data(named, kept, now, allow=terms.allow)

@@ -30,6 +30,7 @@ from finetune.report import page
 from finetune.report.content import report_content
 from finetune.runs.calibrate import calibrate, sentence
 from finetune.runs.export_at_end import export_at_end
+from finetune.runs.known_classes import before_and_after
 from finetune.runs.layout import Terms, lay_folder, reopen
 from finetune.runs.refit import FIRST, Refit, refit
 from finetune.runs.signals import Stop
@@ -169,6 +170,9 @@ def _train(
             seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
         never = _never_predicted(prepared, assessed.guesses)
         computed = [*allowed, *trained.feeder.said, *([sentence(temperature)] if temperature else [])]
+        if told := _known_classes(prepared, assessed.guesses):
+            computed.append(told)
+            on_event(Event.message(told))
         if never:
             is_refitted, task = refitted is not None, prepared.manifest.task
             computed.append(never_predicted_text(never, "val", is_refitted=is_refitted, task=task))
@@ -176,6 +180,13 @@ def _train(
         result = _deliver(folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds)
     export_at_end(folder, prepared.recipe, seconds=sum(seconds.values()), on_event=on_event)
     return replace(result, never_predicted=never)
+
+
+def _known_classes(prepared: Prepared, guesses: Guesses) -> str | None:
+    """Return what became of the classes that the weights knew before."""
+    if not prepared.backbone.known or prepared.manifest.task != "classify" or "val" not in guesses:
+        return None
+    return before_and_after(prepared, guesses["val"])
 
 
 def _never_predicted(prepared: Prepared, guesses: Guesses) -> dict[str, int]:

@@ -1,0 +1,73 @@
+"""More classes later: a run that begins from another keeps what its head knows of classes by their name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import finetune
+from finetune.backbone.groups import head_modules
+from finetune.backbone.load import architecture, load
+from finetune.errors import RecipeError
+from tests.support import TINY
+
+LEVELS = {"ant": 40, "bee": 130, "cow": 220, "dog": 85}
+QUICK: dict[str, Any] = {**TINY, "epochs": 12}
+
+
+def shades(root: Path, names: str) -> Path:
+    rng = np.random.default_rng(0)
+    for name in names.split():
+        (root / name).mkdir(parents=True)
+        for number in range(15):
+            pixels = rng.normal(LEVELS[name], 10, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on three classes."""
+    place = tmp_path_factory.mktemp("earlier")
+    data = shades(place / "imgs", "bee cow ant")
+    return finetune.run(data, strategy="scratch", out=place / "run", **{**QUICK, "lr": 3e-3}).folder
+
+
+def test_rows_are_matched_by_name_and_new_ones_are_as_without(earlier: Path) -> None:
+    of = architecture("auto", weights=earlier)
+    old = load(of, num_classes=None)
+    names = ("dog", "cow", "ant", "eel")
+    backbone = load(of, num_classes=4, classes=names)
+    fresh = load(of, num_classes=4)
+    (head,), (before,), (new,) = (head_modules(part.model) for part in (backbone, old, fresh))
+    assert backbone.known == ("cow", "ant") and fresh.known == ()
+    for name, tensor in head.named_parameters():
+        source, unknown = before.get_parameter(name), new.get_parameter(name)
+        assert torch.equal(tensor[1], source[of.classes.index("cow")])
+        assert torch.equal(tensor[2], source[of.classes.index("ant")])
+        assert torch.equal(tensor[0], unknown[0]) and torch.equal(tensor[3], unknown[3])
+
+
+def test_a_run_on_more_classes_says_what_became_of_the_old_ones(earlier: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    more = {key: value for key, value in QUICK.items() if key not in ("backbone", "pretrained", "image_size")}
+    result = finetune.run(
+        shades(tmp_path / "imgs", "ant bee cow dog"), weights=earlier, strategy="head-only", out=tmp_path / "run",
+        on_event=lambda event: said.append(str(event.facts.get("text", ""))), **more,
+    )  # fmt: skip
+    assert any("head: ant, bee, cow keep their rows; new: dog" in text for text in said)
+    (told,) = [text for text in said if "known before, top1 was" in text]
+    assert "9 val images of the 3 classes" in told
+    assert told in (result.folder / "report.html").read_text()
+
+
+def test_what_would_overwrite_the_rows_is_refused(earlier: Path, tmp_path: Path) -> None:
+    data = shades(tmp_path / "imgs", "ant dog")
+    with pytest.raises(RecipeError, match="would overwrite what"):
+        finetune.run(data, weights=earlier, strategy="head-only", out=tmp_path / "run",
+                     overrides={"strategy.initialiser": "xavier"}, device="cpu")  # fmt: skip
