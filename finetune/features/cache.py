@@ -29,7 +29,7 @@ from finetune.data.targets import target_array
 from finetune.device import available_memory, is_channels_last
 from finetune.errors import ResourceError
 from finetune.features.divide import Trunk
-from finetune.features.sources import Autocast, CachedBatches, run_trunk, trunk_batch
+from finetune.features.sources import Autocast, CachedBatches, through_trunk, trunk_batch
 from finetune.features.store import Layout, RowsInMemory, RowsOnDisk
 from finetune.images.augmentation import pieces_of
 from finetune.images.decode import DECODE_VERSION
@@ -218,9 +218,9 @@ class FeatureCache:
             kept.add([s.digest for s in samples[done - len(rows) : done]], rows)
             parts.clear()
 
-        for batch, _ in images.epoch():
-            parts.append(kept.layout.pack(run_trunk(trunk, batch, autocast=self.autocast)))
-            done += len(batch)
+        for boundary, count in through_trunk(trunk, (batch for batch, _ in images.epoch()), autocast=self.autocast):
+            parts.append(kept.layout.pack(boundary))
+            done += count
             self.stop.raise_if_asked(keep)
             if time.monotonic() - kept_at > SELDOM or done == len(samples) or sum(map(len, parts)) >= MOST_UNKEPT:
                 keep()

@@ -62,6 +62,7 @@ class Trunk(nn.Module):
         self.channels_last = (False,) * len(self.folds)
         self.run: Callable[[Tensor], tuple[Tensor, ...]] | None = None  # in place of torch: see `engines`
         self.engine = ""  # what that depends on; empty for torch
+        self.at_once = 1  # batches that it computes at a time, each called by another thread
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # (B, 3, H, W)
         """Return the boundary tensors, each (B, ...)."""
