@@ -10,7 +10,7 @@ Letters: B batch, N images.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -53,7 +53,9 @@ def run_trunk(trunk: Trunk, images: Tensor, *, autocast: Autocast) -> Boundary:
     return joined(trunk, parts)
 
 
-def through_trunk(trunk: Trunk, batches: Iterable[Tensor], *, autocast: Autocast) -> Iterator[tuple[Boundary, int]]:
+def through_trunk(
+    trunk: Trunk, batches: Iterable[Tensor], *, autocast: Autocast
+) -> Generator[tuple[Boundary, int], None, None]:
     """Yield for each batch of images (B, 3, H, W) its boundary tensors (B, ...) and B, in order.
 
     As many batches as the trunk's engine computes at a time are at work, each by a thread of its own: a small network

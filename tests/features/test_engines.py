@@ -339,5 +339,5 @@ def test_who_leaves_early_leaves_no_thread_behind() -> None:
     before, taken = threading.active_count(), []
     passes = through_trunk(numbering(lambda number: None), numbered(20, taken), autocast=nullcontext)
     next(passes)
-    passes.close()  # type: ignore[attr-defined]
+    passes.close()
     assert threading.active_count() == before and len(taken) < 20
