@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import finetune
+from finetune.prepare import costs
 from finetune.strategy.strategies import STRATEGIES
 from finetune.workflow import plan as planning
 from tests.support import LAYOUTS
@@ -111,3 +112,15 @@ def test_a_cached_run_takes_no_longer_for_more_epochs_on_the_trunk() -> None:
 def test_a_solved_head_saves_nothing_and_is_cached_for_later_runs() -> None:
     cost = finetune.plan(backbone="test_resnet", strategy="linear-probe", image_size=64, images=100).costs[0]
     assert (cost.cut.views, cost.cut.saved_share) == (1, 0)
+
+
+def test_operations_are_counted_once_for_a_plan_and_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    count = costs.multiplications
+    monkeypatch.setattr(costs, "multiplications", lambda *args, **more: counted.append(1) or count(*args, **more))
+    asked = {"backbone": "test_resnet", "pretrained": False, "image_size": 64}
+    first, second = (finetune.plan(strategy="top-k", top_k=1, **asked).costs for _ in range(2))
+    assert len(counted) == 2  # the whole and the trunk
+    assert [cost.cut for cost in first] == [cost.cut for cost in second]
+    finetune.plan(strategy="top-k", top_k=2, **asked)
+    assert len(counted) == 4
