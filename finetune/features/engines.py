@@ -41,6 +41,7 @@ from finetune.wording import counted
 TOLERANCE = 1e-4  # of the largest value of a boundary tensor
 FEWEST = 32  # batches of a pass that is worth timing one
 FASTER = 1.15  # than torch, or it is not worth other last bits
+LONG = 0.2  # seconds of a pass that is timed once
 MOST_AT_ONCE = 8  # batches: each holds a network's activations in memory
 Run = Callable[[Tensor], tuple[Tensor, ...]]  # images (B, 3, H, W), as many as it was built for, to what crosses
 Times = dict[str, float | None]  # seconds of a batch by engine, None for one that cannot be used; "+" is building it
@@ -278,7 +279,10 @@ def _is_installed(library: str) -> bool:
 
 
 def _seconds(trunk: Trunk, images: Tensor) -> float:
-    """Return what a batch of a pass takes, as many at once as the engine computes; the better of two after a first."""
+    """Return what a batch of a pass takes, as many at once as the engine computes.
+
+    The better of two after a first; of batches that take long, which vary less, one after a first.
+    """
     taken, count = [], 1 if trunk.at_once == 1 else 2 * trunk.at_once
     for _ in range(3):
         began = time.perf_counter()
@@ -286,6 +290,8 @@ def _seconds(trunk: Trunk, images: Tensor) -> float:
         if images.device.type == "cuda":
             torch.cuda.synchronize()
         taken.append((time.perf_counter() - began) / count)
+        if len(taken) == 2 and taken[-1] * count > LONG:
+            break
     return min(taken[1:])
 
 
