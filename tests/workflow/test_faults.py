@@ -24,6 +24,7 @@ from finetune.optim import losses
 from finetune.runs import single as running
 from finetune.runs import start
 from finetune.train import loop
+from finetune.train.step import Step
 from finetune.types import Event
 from tests.support import EVERY_STEP, TINY, assert_same, unfinished_files
 
@@ -70,15 +71,14 @@ def resumed_is_exact(whole: Path, tmp_path: Path) -> None:
 
 def test_memory_that_runs_out_names_the_flag_and_loses_nothing(tiny_run, whole, tmp_path: Path, monkeypatch) -> None:
     with monkeypatch.context() as patched:
-        entropy, calls = loop.cross_entropy, []
+        entropy, calls = losses.cross_entropy, []
 
         def out_of_memory(*arguments: Any, **more: Any) -> torch.Tensor:
             calls.append(1)
-            if len(calls) == 5:  # the fourth is val's
+            if len(calls) == 4:  # the first step of the second epoch
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             return entropy(*arguments, **more)
 
-        patched.setattr(loop, "cross_entropy", out_of_memory)
         patched.setattr(losses, "cross_entropy", out_of_memory)
         with pytest.raises(finetune.ResourceError, match="memory ran out with 8 images") as failed:
             tiny_run(overrides=EVERY_STEP)
@@ -134,13 +134,13 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_good_checkpoi
     tiny_run, whole, tmp_path: Path, monkeypatch, value: float
 ) -> None:
     with monkeypatch.context() as patched:
-        step, calls = loop._step, []
+        take, calls = Step.take, []
 
-        def diverging(*arguments: object) -> object:
+        def diverging(*arguments: object, **more: object) -> object:
             calls.append(1)
-            return (torch.tensor(value), torch.tensor(0)) if len(calls) == 5 else step(*arguments)
+            return (torch.tensor(value), torch.tensor(0)) if len(calls) == 5 else take(*arguments, **more)
 
-        patched.setattr(loop, "_step", diverging)
+        patched.setattr(Step, "take", diverging)
         with pytest.raises(
             finetune.TrainingError, match=f"the loss is {value} in phase full, epoch 2, step 2"
         ) as failed:
@@ -152,17 +152,17 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_good_checkpoi
 
 def test_weights_that_are_not_finite_never_reach_a_checkpoint(tiny_run, whole, tmp_path: Path, monkeypatch) -> None:
     with monkeypatch.context() as patched:
-        step, calls = loop._step, []
+        take, calls = Step.take, []
 
-        def spoiling(fit, *arguments: object) -> object:
+        def spoiling(step: Step, *arguments: object, **more: object) -> object:
             calls.append(1)
-            done = step(fit, *arguments)
+            done = take(step, *arguments, **more)
             if len(calls) == 4:
                 with torch.no_grad():
-                    next(fit.model.parameters()).fill_(float("nan"))
+                    next(step.model.parameters()).fill_(float("nan"))
             return done
 
-        patched.setattr(loop, "_step", spoiling)
+        patched.setattr(Step, "take", spoiling)
         with pytest.raises(finetune.TrainingError, match="is no longer finite in phase full, epoch 2"):
             tiny_run(overrides=EVERY_STEP)
     for place in (tmp_path / "run" / "checkpoints").iterdir():
