@@ -158,7 +158,8 @@ def _describe(annotation: Any) -> str:
     if get_origin(annotation) is dict:
         return "table"
     if get_origin(annotation) is tuple:
-        return "[black, white]"
+        is_nested = get_origin(get_args(annotation)[0]) is tuple
+        return "[[mean of each channel], [deviation of each channel]]" if is_nested else "[black, white]"
     parts = [_describe(part) for part in get_args(annotation) if not hasattr(part, "metadata")]
     return " or ".join(filter(None, dict.fromkeys(parts)))
 

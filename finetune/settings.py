@@ -22,6 +22,7 @@ from finetune.values import (
     Section,
     Seed,
     Share,
+    Statistics,
     Time,
     ValueRange,
     Warmup,
@@ -84,6 +85,16 @@ class DataSection(Section):
         description="Images of one group stay in one split: a column, or a regular expression on the"
         " path whose first bracket is the group (patient, video, burst).",
     )
+    fit: Auto | Literal["crop", "pad", "squash"] = Field(
+        "auto",
+        description="How an image becomes a square in the plain view, which predict and exports share: crop shows its"
+        " middle, pad all of it on a border, squash all of it out of shape. auto: as the backbone was trained.",
+    )
+    statistics: Literal["pretrained", "data", "min-max"] | Statistics = Field(
+        "pretrained",
+        description="By what pixels are standardised: mean and deviation as the backbone was trained, those of the"
+        " train images, or their least and greatest value; or [[taken off], [divided by]], three numbers each.",
+    )
     value_range: ValueRange | Auto = Field(
         "auto",
         description="What is black and what is white in images deeper than 8 bits, e.g. [0, 4095]. auto: 0 and the"
@@ -132,6 +143,13 @@ class StrategySection(Section):
         "auto",
         description="linear-probe: the layer group whose output is classified, several joined by +, or all. auto: the"
         " last.",
+    )
+    whiten: Literal["none", "pca", "zca"] = Field(
+        "none",
+        description="linear-probe, lp-ft: features are made white before the head is solved, which is folded into it.",
+    )
+    whiten_epsilon: Positive = Field(
+        0.01, description="Share of the mean variance that is added to that of each direction before it is divided by."
     )
     norm_statistics: Literal["auto", "frozen", "updated"] = Field(
         "auto",
@@ -250,22 +268,6 @@ class LossSection(Section):
     )
     focal_gamma: NotNegative = Field(2.0, description="How much less; 0 is cross-entropy.")
     label_smoothing: Fraction = Field(0.0, description="Share of the target spread over all classes.")
-
-
-# Keys that have a meaning with some values of another key alone.
-BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "strategy.lora_rank": ("strategy.name", ("lora",)),
-    "loss.focal_gamma": ("loss.name", ("focal",)),
-    "loss.label_smoothing": ("loss.name", ("auto", "cross-entropy", "bce", "mse", "focal")),
-    "optim.momentum": ("optim.name", ("momentum", "nesterov", "rmsprop", "muon")),
-    "optim.drop": ("optim.schedule", ("step", "plateau")),
-    "optim.drop_every": ("optim.schedule", ("step",)),
-    "optim.drop_patience": ("optim.schedule", ("plateau",)),
-    "optim.power": ("optim.schedule", ("polynomial",)),
-}
-HAVE_MOMENTUM: tuple[OptimiserName, ...] = (
-    "momentum", "nesterov", "rmsprop", "muon", "adamw", "adam", "nadamw", "lion", "lamb",
-)  # fmt: skip
 
 
 class RegulariseSection(Section):

@@ -57,6 +57,26 @@ def _black_and_white(value: Any) -> tuple[float, float]:
 ValueRange = Annotated[tuple[float, float], BeforeValidator(_black_and_white)]
 
 
+def _mean_and_deviation(value: Any) -> tuple[Any, Any]:
+    """Return TOML's two arrays of three numbers as tuples."""
+    parts = value if isinstance(value, (list, tuple)) and not isinstance(value, str) else ()
+    rows = [tuple(map(_number, part)) if isinstance(part, (list, tuple)) else () for part in parts]
+    if len(rows) != 2 or any(len(row) != 3 for row in rows) or not all(number > 0 for number in rows[1]):
+        raise ValueError("must be two arrays of three numbers, the second above 0: [[0.5, 0.5, 0.5], [0.2, 0.2, 0.2]]")
+    return rows[0], rows[1]
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+        raise ValueError("must be finite numbers")
+    return float(value)
+
+
+Statistics = Annotated[
+    tuple[tuple[float, float, float], tuple[float, float, float]], BeforeValidator(_mean_and_deviation)
+]
+
+
 class Section(BaseModel):
     """A table of the recipe: unknown keys are errors, `true` is no 1, nothing changes later."""
 

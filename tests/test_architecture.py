@@ -19,7 +19,7 @@ LAYERS = [
     {"tasks"},
     {"values"},
     {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
-    {"whole", "process", "threads", "arguments"},
+    {"whole", "process", "threads", "arguments", "belongings"},
     {"cache_entries", "timings"},
     {"images"},
     {"recipe", "device", "data", "optim", "backbone", "environment"},

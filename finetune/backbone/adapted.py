@@ -1,4 +1,4 @@
-"""A loaded backbone made to fit: cut at an inner layer group, or with what its images hold as black and white."""
+"""A loaded backbone made to fit: cut at an inner layer group, or with other images to take than it was trained on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,28 @@ from dataclasses import replace
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
 
+FITS = {"crop": "center", "pad": "border", "squash": "squash"}  # and what timm calls them
+
 
 def with_range(backbone: Backbone, value_range: tuple[float, float] | None) -> Backbone:
     """Return the backbone with what is black and white in the images that it is shown."""
     return replace(backbone, preprocessing=replace(backbone.preprocessing, value_range=value_range))
+
+
+def with_fit(backbone: Backbone, fit: str) -> Backbone:
+    """Return the backbone with how an image becomes a square; "auto" leaves it as it was trained."""
+    if fit == "auto":
+        return backbone
+    own = backbone.preprocessing
+    crop_pct = own.crop_pct if fit == "crop" else 1.0
+    return replace(backbone, preprocessing=replace(own, crop_mode=FITS[fit], crop_pct=crop_pct))
+
+
+def with_statistics(
+    backbone: Backbone, mean: tuple[float, float, float], deviation: tuple[float, float, float]
+) -> Backbone:
+    """Return the backbone with what is taken off pixels between 0 and 1, and what they are divided by."""
+    return replace(backbone, preprocessing=replace(backbone.preprocessing, mean=mean, std=deviation))
 
 
 def cut_at(backbone: Backbone, at: str) -> Backbone:

@@ -146,7 +146,12 @@ def _pictures(pictures: Pictures, total: int) -> str:
     grey = {0: "all in colour", total: "all grey"}.get(pictures.num_grey, f"{pictures.num_grey:,} grey")
     sizes = [f"{width}x{height}" for width, height in (pictures.smallest, pictures.median, pictures.largest)]
     size = f"all {sizes[0]}" if sizes[0] == sizes[2] else f"{sizes[0]} to {sizes[2]}, in the median {sizes[1]}"
-    return f"{formats}; {grey}; {size} pixels"
+    seen = ""
+    if pictures.shown is not None and pictures.shown[1] < 1:
+        seen = (
+            f"; the plain view shows {pictures.shown[0]:.0%} of the median one, {pictures.shown[1]:.0%} of the longest"
+        )
+    return f"{formats}; {grey}; {size} pixels{seen}"
 
 
 def _show_finding(console: Console, finding: Finding, most: int) -> None:

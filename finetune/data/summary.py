@@ -27,6 +27,7 @@ class Pictures:
     largest: tuple[int, int]
     formats: dict[str, int]
     num_grey: int
+    shown: tuple[float, float] | None = None  # the share of it that the plain view shows: the median, and the least
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,18 @@ def pictures_of(looks: Looks) -> Pictures:
     sizes: list[tuple[int, int]] = [(int(row["width"]), int(row["height"])) for row in ends]
     formats = Counter(FORMATS[index] for index in looks["format"].tolist())
     return Pictures(sizes[0], sizes[1], sizes[2], dict(formats.most_common()), int(looks["is_grey"].sum()))
+
+
+def shown_shares(looks: Looks, *, crop_pct: float, crop_mode: str) -> tuple[float, float]:
+    """Return what share of an image the plain view shows, the median over the images and the least.
+
+    The centre crop of a square is the middle of the shorter side; on a border or squashed an image is shown whole.
+    """
+    if crop_mode != "center":
+        return 1.0, 1.0
+    sides = np.sort(np.stack([looks["width"], looks["height"]]).astype(np.float64), axis=0)
+    shares = np.minimum(crop_pct, 1.0) ** 2 * sides[0] / sides[1]
+    return float(np.median(shares)), float(shares.min())
 
 
 def give_aways(looks: Looks, labels: NDArray[np.int64], classes: tuple[str, ...]) -> list[GiveAway]:

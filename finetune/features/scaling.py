@@ -27,6 +27,20 @@ def standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (features - mean) / std, mean, std
 
 
+def whitening(scaled: Tensor, kind: str, *, epsilon: float) -> Tensor:
+    """Return the matrix T (D, D) by which standardised features (N, D) become white: `scaled @ T` has covariance I.
+
+    With the covariance C = U diag(l) U', PCA has T = U diag((l + e m)^-1/2), of which each column is a direction, and
+    ZCA that times U', which stays as near to the features as can be; m is the mean of l, e is epsilon.
+    Source: Kessy et al. 2018, Optimal whitening and decorrelation, arXiv:1512.00809.
+    """
+    values, vectors = torch.linalg.eigh(scaled.double().T @ scaled.double() / len(scaled))
+    values = values.clamp_min(0)
+    turned = vectors * (values + epsilon * values.mean()).clamp_min(torch.finfo(torch.double).tiny).rsqrt()
+    white: Tensor = turned if kind == "pca" else turned @ vectors.T
+    return white.float()
+
+
 def blocks(units: Sequence[int] | None) -> list[Tensor]:
     """Return the indices of each unit that has several images."""
     if units is None:

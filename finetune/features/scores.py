@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from finetune.errors import TrainingError
-from finetune.features.probe import ROWS_AT_ONCE, class_sums
+from finetune.features.ridge import ROWS_AT_ONCE, class_sums
 
 NEIGHBOURS = 10
 TEMPERATURE = 0.07

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune import recipe as recipes
+from finetune.belongings import BELONGS, HAVE_MOMENTUM
 from finetune.data.sources import check_there
 from finetune.errors import RecipeError
-from finetune.settings import BELONGS, HAVE_MOMENTUM, Recipe
+from finetune.settings import Recipe
 from finetune.strategy.strategies import STRATEGIES, taking
 
 

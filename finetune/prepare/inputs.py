@@ -8,22 +8,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from finetune import recipe as recipes
 from finetune.backbone import automatic
 from finetune.backbone import load as backbones
-from finetune.backbone.adapted import with_range
+from finetune.backbone.adapted import with_fit, with_range, with_statistics
 from finetune.backbone.load import Architecture, Backbone
 from finetune.checkpoint import run_folder
 from finetune.data import balance, checks, sources, split
+from finetune.data.loaders import ImageBatches, ImageDataset
+from finetune.data.statistics import STATISTICS
 from finetune.device import Compute, in_fast_layout
 from finetune.errors import BackboneError, DataError, RecipeError
 from finetune.features.engines import check_engine
 from finetune.images.pixels import PixelCache, opened_or_none
+from finetune.images.transforms import plain_view
 from finetune.prepare.asked import check_data
 from finetune.settings import EMBEDDED, TASK_LOSSES, Recipe
 from finetune.strategy.strategies import is_pretrained
 from finetune.tasks import TASKS, Quantity
 from finetune.types import Event, Manifest, OnEvent, ignore
+from finetune.wording import counted
 
 OF_ONE_CLASS: dict[str, tuple[Any, ...]] = {  # keys that mean something where an image has one class alone, and off
     "loss.label_smoothing": (0.0,),
@@ -104,7 +110,30 @@ def load_backbone(
     if not any(group.is_head for group in backbone.groups):
         raise BackboneError(f"{of.name} has no classifier that could be trained")
     in_fast_layout(backbone.model, compute.device)
-    return with_range(backbone, range_named(recipe))
+    backbone = with_fit(with_range(backbone, range_named(recipe)), recipe.data.fit)
+    named = recipe.data.statistics
+    return backbone if isinstance(named, str) else with_statistics(backbone, *named)
+
+
+def measured_statistics(inputs: Inputs, *, on_event: OnEvent = ignore) -> Inputs:
+    """Return inputs whose pixels are standardised by those of their train images, where the recipe asks for it."""
+    kind = inputs.recipe.data.statistics
+    if not isinstance(kind, str) or kind == "pretrained":
+        return inputs
+    own = inputs.backbone.preprocessing
+    samples = inputs.manifest.split("train")
+    dataset = ImageDataset(inputs.manifest.root, samples, plain_view(own), own, seed=None, pixels=inputs.pixels)
+    batches = ImageBatches(dataset, preprocessing=own, batch_size=32, device=torch.device("cpu"))
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (own.mean, own.std))
+    measured = STATISTICS[kind](images * std + mean for images, _ in batches.epoch())
+    taken, divided = (", ".join(f"{number:.3f}" for number in numbers) for numbers in measured)
+    images_of = counted(len(samples), "train image")
+    on_event(Event.message(f"pixels, by {images_of}: {taken} is taken off, and the rest divided by {divided}"))
+    backbone = with_statistics(inputs.backbone, *measured)
+    pixels = pixels_of(inputs.recipe, inputs.manifest, backbone)
+    checks.fill(inputs.manifest, pixels, on_event=on_event)  # borders have the mean colour
+    recipe = recipes.update(inputs.recipe, {"data.statistics": measured})
+    return replace(inputs, recipe=recipe, backbone=backbone, pixels=pixels)
 
 
 def with_task(recipe: Recipe, manifest: Manifest) -> Recipe:
@@ -174,14 +203,15 @@ def read_inputs(
     backbone = load_backbone(recipe, of, compute, num_classes=len(listed.classes), classes=listed.classes)
     if manifest is not None:
         backbone = at_range(backbone, manifest)
-        return Inputs(recipe, manifest, backbone, pixels_of(recipe, manifest, backbone), compute)
+        inputs = Inputs(recipe, manifest, backbone, pixels_of(recipe, manifest, backbone), compute)
+        return measured_statistics(inputs, on_event=on_event)
     pixels = pixels_of(recipe, listed, backbone)
     manifest = read_data(recipe, listed, pixels=pixels, on_event=on_event)
     ranged = at_range(backbone, manifest)
     if ranged is not backbone:
         pixels = pixels_of(recipe, manifest, ranged)
         checks.fill(manifest, pixels, on_event=on_event)
-    return Inputs(recipe, manifest, ranged, pixels, compute)
+    return measured_statistics(Inputs(recipe, manifest, ranged, pixels, compute), on_event=on_event)
 
 
 def reloaded(inputs: Inputs, *, of: Architecture | None = None) -> Backbone:

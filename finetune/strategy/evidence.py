@@ -18,7 +18,7 @@ from torch import Tensor
 
 from finetune.data.split import first_of_units, units_of
 from finetune.data.targets import strata_of
-from finetune.features.probe import class_sums
+from finetune.features.ridge import class_sums
 from finetune.features.scores import logme, logme_of_values
 from finetune.randomness import derive, derive_each
 from finetune.strategy.probing import PROBES, gain

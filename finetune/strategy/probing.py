@@ -20,7 +20,7 @@ from finetune.data.targets import strata
 from finetune.evaluation.intervals import paired, percentiles, share
 from finetune.evaluation.labels import RankedImages, resamples_of
 from finetune.evaluation.numbers import r2
-from finetune.features.probe import loo_guesses
+from finetune.features.ridge import loo_guesses
 from finetune.features.ridge_values import ValueRidge, best_left_out
 from finetune.features.scaling import blocks
 from finetune.tasks import Task

@@ -79,6 +79,8 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         units=fit.units,
         weights=None if class_weights is None else class_weights.cpu()[targets],
         family=fit.objective.family,
+        whiten=fit.settings.whiten,
+        epsilon=fit.settings.whiten_epsilon,
     )
     with torch.no_grad():
         head.weight.copy_(probe.weight)

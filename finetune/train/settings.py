@@ -22,6 +22,8 @@ class FitSettings:
     seed: int
     micro_batch: int | None = None  # images that go through the network at once; None: the whole batch
     initialiser: str = "auto"
+    whiten: str = "none"
+    whiten_epsilon: float = 0.01
     augment_features: float = 0.0
     regularise: RegulariseSection = field(default_factory=RegulariseSection)
     class_weights: Tensor | None = None  # (K,): of the images that a head is solved on
@@ -43,6 +45,8 @@ class FitSettings:
             seed=train.seed,
             micro_batch=None if train.micro_batch == "auto" else train.micro_batch,
             augment_features=recipe.augment.features,
+            whiten=recipe.strategy.whiten,
+            whiten_epsilon=recipe.strategy.whiten_epsilon,
             initialiser=recipe.strategy.initialiser,
             regularise=recipe.regularise,
             class_weights=class_weights,

@@ -16,17 +16,18 @@ from torch import Tensor
 
 from finetune import recipe as recipes
 from finetune.arguments import Settings
+from finetune.backbone.load import Backbone
 from finetune.backbone.weights import refuse_random
 from finetune.data import checks, split
 from finetune.data.findings import Case, Finding, Seen, picture_findings, seen
 from finetune.data.grouping import table_of, with_groups
 from finetune.data.near_duplicates import ALIKE, copies_of
-from finetune.data.summary import Pictures, pictures_of
+from finetune.data.summary import Pictures, pictures_of, shown_shares
 from finetune.data.targets import known_target, strata_of
 from finetune.device import Compute
 from finetune.errors import DataError, FindingsError, RecipeError, printable
 from finetune.features.outliers import odd_ones
-from finetune.images.thumbnails import looks_of
+from finetune.images.thumbnails import Looks, looks_of
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.doubts import Doubts, doubts_of
 from finetune.prepare.head_features import features_of
@@ -186,13 +187,22 @@ def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_ev
         root=manifest.root,
         num_images=len(manifest.samples),
         classes=_class_counts(manifest),
-        pictures=pictures_of(looks),
+        pictures=_pictures(looks, backbone),
         notes=scanned.notes,
         judged=judged,
         findings=tuple(findings),
         task=manifest.task,
     )
     return checked, grouped
+
+
+def _pictures(looks: Looks, backbone: Backbone | None) -> Pictures:
+    """Return what the images are, with what the plain view shows of them where it is known."""
+    pictures = pictures_of(looks)
+    if backbone is None:
+        return pictures
+    seen = backbone.preprocessing
+    return replace(pictures, shown=shown_shares(looks, crop_pct=seen.crop_pct, crop_mode=seen.crop_mode))
 
 
 def _class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:

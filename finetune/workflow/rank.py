@@ -25,7 +25,7 @@ from finetune.backbone.shortlist import on_this_machine, standing
 from finetune.data.split import first_of_units, units_of
 from finetune.device import Compute
 from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted, RecipeError
-from finetune.features.probe import loo_guesses
+from finetune.features.ridge import loo_guesses
 from finetune.features.scores import h_score, knn_top1, logme
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.head_features import features_of

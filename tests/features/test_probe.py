@@ -12,7 +12,9 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from finetune.errors import TrainingError
 from finetune.features import probe as probes
-from finetune.features.probe import RIDGES, STRENGTHS, Probe, fit_probe, folds, loo_guesses, loo_ridge
+from finetune.features import ridge as ridges
+from finetune.features.probe import STRENGTHS, Probe, fit_probe, folds
+from finetune.features.ridge import RIDGES, loo_guesses, loo_ridge
 
 
 def clouds(
@@ -208,7 +210,7 @@ def explicit_loo(features: Tensor, targets: Tensor, ridge: float, num_classes: i
 def test_leave_one_out_is_what_refitting_without_each_image_gives(
     monkeypatch: pytest.MonkeyPatch, ridge: float, count: int, width: int, num_classes: int
 ) -> None:
-    monkeypatch.setattr(probes, "RIDGES", (ridge,))
+    monkeypatch.setattr(ridges, "RIDGES", (ridge,))
     distance = 0.6 if width < count else 0.4
     features, targets = clouds(count=count, width=width, num_classes=num_classes, distance=distance)
     wanted = explicit_loo(features, targets, ridge, num_classes)
@@ -302,7 +304,7 @@ def kernel_loo(features: Tensor, targets: Tensor, units: list[int], num_classes:
 def test_leave_one_out_is_that_of_the_whole_kernel_for_any_width(
     monkeypatch: pytest.MonkeyPatch, width: int, per_unit: int
 ) -> None:
-    monkeypatch.setattr(probes, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(ridges, "ROWS_AT_ONCE", 7)
     generator = torch.Generator().manual_seed(width)
     targets = torch.randint(3, 23, (80,), generator=generator)  # of 30 classes some never occur
     features = torch.randn(30, width, generator=generator)[targets] + torch.randn(80, width, generator=generator)

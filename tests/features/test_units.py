@@ -9,7 +9,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error,
 
 from finetune.evaluation.intervals import paired, share
 from finetune.evaluation.metrics import measure
-from finetune.features.probe import fit_probe, loo_guesses, loo_ridge
+from finetune.features.probe import fit_probe
+from finetune.features.ridge import loo_guesses, loo_ridge
 from finetune.features.scores import knn_top1
 
 

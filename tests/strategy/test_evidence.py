@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from finetune.evaluation.intervals import wilson
-from finetune.features.probe import loo_ridge
+from finetune.features.ridge import loo_ridge
 from finetune.strategy.evidence import evidence_of, spread, stratified_sample
 from finetune.tasks import Target
 from finetune.types import Manifest, Sample

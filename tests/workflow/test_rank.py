@@ -14,7 +14,7 @@ from finetune.backbone import load as backbones
 from finetune.backbone.groups import head_modules
 from finetune.data import checks
 from finetune.features.extract import before_head
-from finetune.features.probe import loo_ridge
+from finetune.features.ridge import loo_ridge
 from finetune.features.scores import h_score, knn_top1, logme
 from finetune.images import decode
 from finetune.images.decode import read_rgb

@@ -1,0 +1,22 @@
+"""Which keys of the recipe have a meaning with some values of another key alone."""
+
+from __future__ import annotations
+
+from finetune.settings import OptimiserName
+
+# Keys that have a meaning with some values of another key alone.
+BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "strategy.whiten": ("strategy.name", ("linear-probe", "lp-ft")),
+    "strategy.whiten_epsilon": ("strategy.whiten", ("pca", "zca")),
+    "strategy.lora_rank": ("strategy.name", ("lora",)),
+    "loss.focal_gamma": ("loss.name", ("focal",)),
+    "loss.label_smoothing": ("loss.name", ("auto", "cross-entropy", "bce", "mse", "focal")),
+    "optim.momentum": ("optim.name", ("momentum", "nesterov", "rmsprop", "muon")),
+    "optim.drop": ("optim.schedule", ("step", "plateau")),
+    "optim.drop_every": ("optim.schedule", ("step",)),
+    "optim.drop_patience": ("optim.schedule", ("plateau",)),
+    "optim.power": ("optim.schedule", ("polynomial",)),
+}
+HAVE_MOMENTUM: tuple[OptimiserName, ...] = (
+    "momentum", "nesterov", "rmsprop", "muon", "adamw", "adam", "nadamw", "lion", "lamb",
+)  # fmt: skip
