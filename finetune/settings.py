@@ -210,6 +210,8 @@ class TrainSection(Section):
     seed: Seed = Field(0, description="Seed of all that is random in training.")
     deterministic: bool = Field(False, description="Deterministic kernels on a GPU too; slower.")
     patience: Count | NoneWord = Field("none", description="Stop after so many epochs without a better val.")
+    patience_by: Literal["score", "loss"] = Field("score", description="patience: top1 (mAP, R2) on val, or its loss.")
+    least_gain: NotNegative = Field(0.0, description="patience: by how much val must be better to count as better.")
     checkpoint_every: Positive | NoneWord = Field(
         "none",
         description="Minutes between checkpoints inside an epoch. One is written after every epoch anyway, after quick"

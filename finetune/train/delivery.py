@@ -44,6 +44,20 @@ def best(history: Sequence[EpochOnVal]) -> int:
     return max(history, key=lambda line: (measured(line)[0], -measured(line)[1])).epoch
 
 
+def is_better(history: Sequence[EpochOnVal], *, by: str, gain: float) -> bool:
+    """Return whether the last epoch is better than all before it, for those who wait for one that is.
+
+    By "score" it must have more by `gain` (without one an equal score with a lower loss will do), by "loss" less.
+    """
+    *before, last = history
+    if by == "loss":
+        losses = [measured(line)[1] for line in before]
+        return measured(last)[1] < min(losses, default=math.inf) - gain
+    if not gain:
+        return best(history) == last.epoch
+    return measured(last)[0] > max((measured(line)[0] for line in before), default=-math.inf) + gain
+
+
 def measured(line: EpochOnVal) -> tuple[float, float]:
     """Return the score (top1, mAP or R2) and the loss on val of an epoch of a run that has a val."""
     assert line.score is not None and line.val_loss is not None

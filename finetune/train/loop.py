@@ -229,7 +229,9 @@ def close_epoch(
         state.best = Best(value, loss, state.phase, epoch)
         fit.keeper.best(fit.model, state)
     is_best = delivery.best(state.history) == epoch
-    state.num_without_better = 0 if is_best else state.num_without_better + 1
+    settings = fit.settings
+    is_better = delivery.is_better(state.history, by=settings.patience_by, gain=settings.least_gain)
+    state.num_without_better = 0 if is_better else state.num_without_better + 1
     fit.on_event(_epoch_event(line, is_best=is_best, delivered=delivered))
 
 

@@ -21,6 +21,8 @@ class FitSettings:
     checkpoint_every: float | None  # minutes
     seed: int
     micro_batch: int | None = None  # images that go through the network at once; None: the whole batch
+    patience_by: str = "score"
+    least_gain: float = 0.0
     initialiser: str = "auto"
     whiten: str = "none"
     whiten_epsilon: float = 0.01
@@ -45,6 +47,8 @@ class FitSettings:
             seed=train.seed,
             micro_batch=None if train.micro_batch == "auto" else train.micro_batch,
             augment_features=recipe.augment.features,
+            patience_by=train.patience_by,
+            least_gain=train.least_gain,
             whiten=recipe.strategy.whiten,
             whiten_epsilon=recipe.strategy.whiten_epsilon,
             initialiser=recipe.strategy.initialiser,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from finetune.train import delivery
 from finetune.train.delivery import TOLD_APART, best, delivered
 from finetune.types import EpochLine
 
@@ -42,3 +45,22 @@ def test_five_images_are_what_a_sign_test_needs() -> None:
 def test_the_best_is_that_with_most_right_then_with_the_least_loss() -> None:
     assert best(history(1, 3, 3, 2, num_val=4)) == 3
     assert best([line(n, 0.5, loss) for n, loss in ((1, 2.0), (2, 1.0), (3, 1.0))]) == 2
+
+
+@pytest.mark.parametrize(
+    ("scores", "losses", "by", "gain", "expected"),
+    [
+        ([0.5], [1.0], "score", 0.0, True), ([0.5, 0.6], [1.0, 2.0], "score", 0.0, True),
+        ([0.5, 0.5], [1.0, 0.9], "score", 0.0, True), ([0.5, 0.5], [1.0, 1.1], "score", 0.0, False),
+        ([0.5, 0.55], [1.0, 0.9], "score", 0.1, False), ([0.5, 0.65], [1.0, 2.0], "score", 0.1, True),
+        ([0.5, 0.4], [1.0, 0.9], "loss", 0.0, True), ([0.5, 0.9], [1.0, 0.95], "loss", 0.1, False),
+    ],
+)  # fmt: skip
+def test_better_is_by_what_is_asked_for(
+    scores: list[float], losses: list[float], by: str, gain: float, expected: bool
+) -> None:
+    history = [
+        SimpleNamespace(epoch=number, score=score, val_loss=loss)
+        for number, (score, loss) in enumerate(zip(scores, losses, strict=True), 1)
+    ]
+    assert delivery.is_better(history, by=by, gain=gain) is expected
