@@ -303,3 +303,28 @@ def test_a_run_folder_of_before_there_were_tasks_is_read(finished: Path, tmp_pat
     before = finetune.evaluate(finished, device="cpu")
     assert to_json(finetune.evaluate(old, device="cpu")) == to_json(before)
     assert before.task == "classify" and "task" not in json.loads((old / "model" / "config.json").read_text())
+
+
+def test_a_run_goes_on_from_the_model_of_another(
+    of_sets: Path, of_numbers: Path, sets: Path, numbers: Path, tmp_path: Path
+) -> None:
+    """Rows of known classes are kept, but not where they say a number or are of another task."""
+    asked = {key: value for key, value in SMALL.items() if key not in ("backbone", "pretrained")}
+    again = finetune.run(
+        sets, weights=of_sets / "model", strategy="head-only", epochs=1, out=tmp_path / "sets", **asked
+    )
+    assert again.metrics["val"]["mAP"]["value"] > 0.9  # an epoch alone would not come so far
+    number = finetune.run(
+        numbers, weights=of_numbers / "model", strategy="linear-probe", out=tmp_path / "n", overrides=LENGTH, **asked
+    )
+    assert number.metrics["val"]["r2"]["value"] > 0.5
+    stepped = finetune.run(
+        numbers,
+        weights=of_numbers / "model",
+        strategy="head-only",
+        epochs=1,
+        out=tmp_path / "h",
+        overrides=LENGTH,
+        **asked,
+    )
+    assert stepped.metrics["val"]["r2"]["value"] > -1
