@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from finetune.arguments import Settings
 from finetune.backbone.layers import LayerTable, layer_table
 from finetune.device import Compute
-from finetune.prepare.asked import check_decidable, recipe_of
+from finetune.prepare.asked import check_decidable, options, recipe_of
 from finetune.prepare.batch_size import skeleton_or_none
 from finetune.prepare.costs import Cost, costs
 from finetune.prepare.inputs import (
@@ -121,7 +121,7 @@ def plan(
 
 def _plan(chosen: Recipe, *, layers: bool, images: int | None, on_event: OnEvent) -> Plan:
     name = chosen.strategy.name
-    told: list[str] = []
+    told = [text for text in [options(chosen)] if text]
     if name in ("auto", "race") and not chosen.data.path and layers:
         return _layers_alone(chosen)
     if name in ("auto", "race"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,3 +112,10 @@ def test_a_cached_run_takes_no_longer_for_more_epochs_on_the_trunk() -> None:
 def test_a_solved_head_saves_nothing_and_is_cached_for_later_runs() -> None:
     cost = finetune.plan(backbone="test_resnet", strategy="linear-probe", image_size=64, images=100).costs[0]
     assert (cost.cut.views, cost.cut.saved_share) == (1, 0)
+
+
+def test_a_plan_shows_what_is_changed_of_training() -> None:
+    settings: dict[str, Any] = {"backbone": "test_resnet", "pretrained": False, "strategy": "full"}
+    changed = finetune.plan(overrides={"optim.name": "lion", "regularise.mixup": 0.2}, **settings)
+    assert "options: optim.name = lion, regularise.mixup = 0.2" in changed.notes
+    assert not any(note.startswith("options") for note in finetune.plan(**settings).notes)
