@@ -27,7 +27,10 @@ BLANK = 2.0  # deviation of the grey values of an image, in levels, below which 
 HOW = {"bytes": "same bytes", "pixels": "same pixels", "near": "near copy"}
 ALIKE_NUMBERS = 0.1  # deviations of all numbers by which those of near copies may differ
 CONFLICT: dict[Task, tuple[str, str]] = {  # what copies of one image are in, and the way out
-    "classify": ("in more than one class", "Keep each in its right class, and remove it from the others."),
+    "classify": (
+        "in more than one class",
+        "Keep each in its right class, and remove it from the others; where an image may have both, --task multilabel.",
+    ),
     "multilabel": ("with different sets of classes", "Give all copies of an image the same classes."),
     "regress": ("with different numbers", "Give all copies of an image the same number."),
 }

@@ -156,6 +156,20 @@ def test_more_than_one_answer_is_refused_where_it_means_nothing(of_sets: Path, o
                 ask()
 
 
+def test_sets_and_numbers_are_predicted_without_torch(of_sets: Path, of_numbers: Path, sets: Path) -> None:
+    for run in (of_sets, of_numbers):
+        code = (
+            "import sys; from finetune.workflow.predict import predict_with;"
+            f"print([one.label for one in predict_with({str(run)!r}, {str(sets.parent / '000.png')!r}, device='cpu')],"
+            "[name for name in ('torch', 'timm', 'torchvision') if name in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        label = finetune.load(run, device="cpu").predict(sets.parent / "000.png")[0].label
+        assert done.stdout.strip().endswith(" []")
+        if run == of_sets:
+            assert done.stdout.startswith(f"['{label}']")
+
+
 def test_the_export_says_task_activation_and_thresholds(of_sets: Path, of_numbers: Path) -> None:
     client = Client(of_sets / "exports" / "model.onnx")
     config = json.loads((of_sets / "model" / "config.json").read_text())
