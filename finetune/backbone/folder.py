@@ -58,6 +58,9 @@ def read_config(folder: Path) -> FolderConfig:
         known = {key: value for key, value in config.items() if key in KNOWN}
         classes = raw.get("label_names") or config.get("label_names") or []
         num_classes = raw.get("num_classes", config.get("num_classes"))
+        task, thresholds = _task(raw.get("task")), tuple(map(float, raw.get("thresholds") or ()))
+        if task == "multilabel" and len(thresholds) != len(classes):
+            raise ValueError(f"{len(thresholds)} thresholds of {len(classes)} classes")
         return FolderConfig(
             architecture=str(raw["architecture"]),
             model_args=checked_args(dict(raw.get("model_args", {}))),
@@ -65,8 +68,8 @@ def read_config(folder: Path) -> FolderConfig:
             classes=tuple(map(str, classes)) if isinstance(classes, list) else (),
             probe_at=None if raw.get("probe_at") is None else str(raw["probe_at"]),
             value_range=_range(raw.get("value_range")),
-            task=_task(raw.get("task")),
-            thresholds=tuple(map(float, raw.get("thresholds") or ())),
+            task=task,
+            thresholds=thresholds,
             deviation=None if raw.get("deviation") is None else float(raw["deviation"]),
         )
     except FileNotFoundError:

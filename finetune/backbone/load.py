@@ -41,6 +41,7 @@ from finetune.backbone.weights import (
 from finetune.errors import BackboneError
 from finetune.randomness import derive, forked
 from finetune.settings import EMBEDDED, EMBEDDED_FULL
+from finetune.tasks import Task
 from finetune.types import LayerGroup, Preprocessing
 from finetune.wording import listed
 
@@ -63,6 +64,7 @@ class Architecture:
     pretrained_cfg: dict[str, Any] = field(default_factory=dict)
     training_args: dict[str, Any] = field(default_factory=dict)  # of no effect in eval mode, so not kept
     classes: tuple[str, ...] = ()  # that the classifier of its weights tells apart, where a folder names them
+    task: Task = "classify"  # of that classifier
 
     @property
     def label(self) -> str:
@@ -195,7 +197,7 @@ def _of_folder(name: str, folder: Path, pretrained: bool, model_args: dict[str, 
     arguments = {**config.model_args, **model_args}
     registered = config.architecture.split(".")[0]
     of = Architecture(config.architecture, registered, folder, pretrained, arguments, config.pretrained_cfg)
-    return replace(of, classes=config.classes)
+    return replace(of, classes=config.classes, task=config.task)
 
 
 def _linear_classifier(model: nn.Module) -> nn.Linear | None:

@@ -114,7 +114,7 @@ def _likely(prediction: Prediction) -> list[str]:
     if isinstance(prediction, NumberPrediction):
         return [f"{prediction.value:.6g}"]
     pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-    return [f"{name} {probability:.3f}" for name, probability in pairs]
+    return [f"{name} {probability:.3f}" for name, probability in pairs] or ["none of them"]
 
 
 def _print_csv(predictions: Iterable[Prediction], top: int) -> None:

@@ -18,15 +18,19 @@ from finetune.data.near_duplicates import Copies
 from finetune.data.summary import give_aways
 from finetune.data.targets import TENTHS, strata_of
 from finetune.images.thumbnails import Looks
-from finetune.tasks import TASKS, AnyTarget, Task
+from finetune.tasks import TASKS, AnyTarget, Quantity, Task
 from finetune.types import SPLITS, Manifest
 from finetune.wording import counted
 
 MOST_DAMAGED = 0.01  # share of all files; `run` leaves them out by name, and fewer change little
 BLANK = 2.0  # deviation of the grey values of an image, in levels, below which nothing is to be seen
 HOW = {"bytes": "same bytes", "pixels": "same pixels", "near": "near copy"}
+ALIKE_NUMBERS = 0.1  # deviations of all numbers by which those of near copies may differ
 CONFLICT: dict[Task, tuple[str, str]] = {  # what copies of one image are in, and the way out
-    "classify": ("in more than one class", "Keep each in its right class, and remove it from the others."),
+    "classify": (
+        "in more than one class",
+        "Keep each in its right class, and remove it from the others; where an image may have both, --task multilabel.",
+    ),
     "multilabel": ("with different sets of classes", "Give all copies of an image the same classes."),
     "regress": ("with different numbers", "Give all copies of an image the same number."),
 }
@@ -108,6 +112,16 @@ def _labels(manifest: Manifest, copies: Copies) -> set[AnyTarget]:
     return {manifest.samples[place].target for place in copies.members}
 
 
+def _are_torn(manifest: Manifest, copies: Copies) -> bool:
+    """Tell whether copies contradict each other; numbers of near ones may differ by a tenth of a deviation."""
+    targets = _labels(manifest, copies)
+    numbers = [target.value for target in targets if isinstance(target, Quantity)]
+    if copies.how != "near" or not numbers:
+        return len(targets) > 1
+    every = [sample.target.value for sample in manifest.samples if isinstance(sample.target, Quantity)]
+    return max(numbers) - min(numbers) > ALIKE_NUMBERS * float(np.std(every))
+
+
 def _leaks(listed: Manifest, manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding]:
     astray = [cluster for cluster in copies if len(_splits(manifest, cluster)) > 1]
     if astray:
@@ -125,7 +139,7 @@ def _leaks(listed: Manifest, manifest: Manifest, copies: Sequence[Copies]) -> It
 
 
 def _conflicts(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding]:
-    torn = [cluster for cluster in copies if len(_labels(manifest, cluster)) > 1]
+    torn = [cluster for cluster in copies if _are_torn(manifest, cluster)]
     if torn:
         what, advice = CONFLICT[manifest.task]
         yield Finding(
@@ -194,13 +208,14 @@ def _damaged(manifest: Manifest) -> Iterator[Finding]:
 
 
 def _harmless_copies(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding]:
-    plain = [cluster for cluster in copies if len(_splits(manifest, cluster)) == len(_labels(manifest, cluster)) == 1]
+    plain = [cluster for cluster in copies if len(_splits(manifest, cluster)) == 1 and not _are_torn(manifest, cluster)]
     if plain:
         extra = sum(len(cluster.members) - 1 for cluster in plain)
+        same = "within one class and split" if manifest.task == "classify" else "with one label and split"
         yield Finding(
             "copies",
             False,
-            f"{counted(len(plain), 'image is', 'images are')} there more than once, within one class and split",
+            f"{counted(len(plain), 'image is', 'images are')} there more than once, {same}",
             f"{counted(extra, 'copy', 'copies')} could go: what is there twice counts twice.",
             tuple(_case(manifest, cluster) for cluster in plain),
         )

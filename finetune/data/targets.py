@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,7 +29,10 @@ def target_of(task: Task, text: str, index: Mapping[str, int]) -> AnyTarget:
         KeyError: there is no such class. ValueError: it is no number.
     """
     if task == "regress":
-        return Quantity(float(text))
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(f"{text} is no finite number")
+        return Quantity(number)
     if task == "multilabel":
         names = text.split(BETWEEN_LABELS) if text else []
         return Labels(tuple(sorted({index[name] for name in names})), len(index))

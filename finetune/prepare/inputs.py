@@ -16,6 +16,7 @@ from finetune.backbone import load as backbones
 from finetune.backbone.adapted import with_fit, with_range, with_statistics
 from finetune.backbone.load import Architecture, Backbone
 from finetune.checkpoint import run_folder
+from finetune.checkpoint.saved import pinned_task
 from finetune.data import balance, checks, sources, split
 from finetune.data.loaders import ImageBatches, ImageDataset
 from finetune.data.statistics import STATISTICS
@@ -99,13 +100,15 @@ def load_backbone(
     recipe: Recipe, of: Architecture, compute: Compute, *, num_classes: int, classes: Sequence[str] = ()
 ) -> Backbone:
     """Load the backbone of a recipe with a fresh head, on the device."""
-    size = recipe.backbone.image_size
+    size, task = recipe.backbone.image_size, pinned_task(recipe)
+    # The rows of another task mean something else; those that say a number are not in the scale of training.
+    has_rows = of.task == task != "regress"
     backbone = backbones.load(
         of,
         num_classes=num_classes,
         image_size=None if size == "auto" else size,
         seed=recipe.train.seed,
-        classes=classes,
+        classes=classes if has_rows else (),
     )
     if not any(group.is_head for group in backbone.groups):
         raise BackboneError(f"{of.name} has no classifier that could be trained")

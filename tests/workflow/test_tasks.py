@@ -156,6 +156,20 @@ def test_more_than_one_answer_is_refused_where_it_means_nothing(of_sets: Path, o
                 ask()
 
 
+def test_sets_and_numbers_are_predicted_without_torch(of_sets: Path, of_numbers: Path, sets: Path) -> None:
+    for run in (of_sets, of_numbers):
+        code = (
+            "import sys; from finetune.workflow.predict import predict_with;"
+            f"print([one.label for one in predict_with({str(run)!r}, {str(sets.parent / '000.png')!r}, device='cpu')],"
+            "[name for name in ('torch', 'timm', 'torchvision') if name in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        label = finetune.load(run, device="cpu").predict(sets.parent / "000.png")[0].label
+        assert done.stdout.strip().endswith(" []")
+        if run == of_sets:
+            assert done.stdout.startswith(f"['{label}']")
+
+
 def test_the_export_says_task_activation_and_thresholds(of_sets: Path, of_numbers: Path) -> None:
     client = Client(of_sets / "exports" / "model.onnx")
     config = json.loads((of_sets / "model" / "config.json").read_text())
@@ -303,3 +317,28 @@ def test_a_run_folder_of_before_there_were_tasks_is_read(finished: Path, tmp_pat
     before = finetune.evaluate(finished, device="cpu")
     assert to_json(finetune.evaluate(old, device="cpu")) == to_json(before)
     assert before.task == "classify" and "task" not in json.loads((old / "model" / "config.json").read_text())
+
+
+def test_a_run_goes_on_from_the_model_of_another(
+    of_sets: Path, of_numbers: Path, sets: Path, numbers: Path, tmp_path: Path
+) -> None:
+    """Rows of known classes are kept, but not where they say a number or are of another task."""
+    asked = {key: value for key, value in SMALL.items() if key not in ("backbone", "pretrained")}
+    again = finetune.run(
+        sets, weights=of_sets / "model", strategy="head-only", epochs=1, out=tmp_path / "sets", **asked
+    )
+    assert again.metrics["val"]["mAP"]["value"] > 0.9  # an epoch alone would not come so far
+    number = finetune.run(
+        numbers, weights=of_numbers / "model", strategy="linear-probe", out=tmp_path / "n", overrides=LENGTH, **asked
+    )
+    assert number.metrics["val"]["r2"]["value"] > 0.5
+    stepped = finetune.run(
+        numbers,
+        weights=of_numbers / "model",
+        strategy="head-only",
+        epochs=1,
+        out=tmp_path / "h",
+        overrides=LENGTH,
+        **asked,
+    )
+    assert stepped.metrics["val"]["r2"]["value"] > -1
