@@ -21,7 +21,7 @@ from finetune.prepare.passes import augmented_batches, feature_cache, plain_batc
 from finetune.prepare.prepared import Prepared
 from finetune.randomness import derive, forked
 from finetune.settings import Recipe
-from finetune.train.loop import Batches, Work
+from finetune.train.fit import Batches, Work
 from finetune.types import NEVER, Event, OnEvent, Phase, Sample, Split, StopSign
 
 AUTO_VIEWS = 4

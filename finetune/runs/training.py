@@ -26,8 +26,8 @@ from finetune.prepare.prepared import Prepared
 from finetune.prepare.resolve import train_counts
 from finetune.runs.signals import Stop
 from finetune.strategy.strategies import retrained
+from finetune.train.fit import Fit
 from finetune.train.guard import IN_A_RUN, guarded
-from finetune.train.loop import Fit
 from finetune.train.memory import is_out_of_memory
 from finetune.train.objectives import objective_of
 from finetune.train.phases import fit_phases

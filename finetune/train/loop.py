@@ -7,90 +7,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from finetune.backbone.freeze import freezing, group_state
-from finetune.checkpoint.state import Best, TrainState, optimiser_tensors, restore_optimiser
-from finetune.device import AcceleratedOptimizer, Accelerator
+from finetune.backbone.freeze import freezing
+from finetune.checkpoint.state import Best, TrainState, optimiser_tensors
+from finetune.device import AcceleratedOptimizer
 from finetune.errors import TrainingError
 from finetune.evaluation.forward import collect_logits
 from finetune.optim import optimisers
-from finetune.optim.initialisers import layers_of, scale_to_unit_variance
 from finetune.optim.schedules import lr_factor, momentum_at, plateaus
 from finetune.randomness import derive, forked
 from finetune.train import delivery
-from finetune.train.adapters import PREFIX as LORA
-from finetune.train.adapters import Adapters
-from finetune.train.averages import PREFIX as AVERAGE
-from finetune.train.averages import Averages
+from finetune.train.fit import Batches, Fit, Work
 from finetune.train.memory import out_of_memory
-from finetune.train.objectives import CLASSES, Objective
-from finetune.train.settings import FitSettings
+from finetune.train.moving import moving, to_unit_variance
 from finetune.train.step import Step
-from finetune.types import EpochLine, Event, LayerGroup, OnEvent, Phase, StopSign, to_json
+from finetune.types import EpochLine, Event, Phase, to_json
 from finetune.wording import counted
 
 SELDOM = 0.1  # seconds after which losses are read from a GPU
 QUICK = 2.0  # seconds: epochs on cached features are over sooner than a checkpoint is written
-
-
-class Batches(Protocol):
-    """Batches of inputs and targets on the device, an epoch at a time."""
-
-    num_images: int
-
-    def __len__(self) -> int: ...
-
-    def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Any, Tensor]]: ...
-
-
-class Keeper(Protocol):
-    """Where checkpoints go: the place in training, and the epoch that would be delivered."""
-
-    def last(self, model: nn.Module, optimiser: dict[str, Tensor], state: TrainState) -> None: ...
-
-    def best(self, model: nn.Module, state: TrainState) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a phase runs: the model on images, or its tail on what the trunk yielded.
-
-    `run` shares its parameters with the model. `train` is drawn anew each epoch; for a phase that is
-    solved it holds the images in order, as evaluation sees them. Without `val` nothing is measured, and
-    no epoch is better than another.
-    """
-
-    run: nn.Module
-    train: Batches
-    val: Batches | None
-
-
-@dataclass(slots=True)
-class Fit:
-    """A model in training, and everything the loop needs around it.
-
-    `work_of` yields what a phase runs; it is called with the model held to the phase's freeze plan.
-    """
-
-    model: nn.Module
-    groups: Sequence[LayerGroup]
-    work_of: Callable[[Phase], Work]
-    settings: FitSettings
-    accelerator: Accelerator
-    keeper: Keeper
-    on_event: OnEvent
-    stop: StopSign
-    units: Sequence[int] | None = None  # of each image of train: copies and groups share a number
-    objective: Objective = CLASSES
-    anchors: dict[str, Tensor] = field(default_factory=dict)  # pretrained weights that others are held near
-    led_by: Sequence[EpochLine] | None = None  # a refit drops the learning rate where the first fit did
 
 
 def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dict[str, Tensor] | None = None) -> None:
@@ -101,30 +42,12 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
         ResourceError: memory ran out.
         Interrupted: `stop` says so; a checkpoint was written before.
     """
-    optim = fit.settings.optim
     with freezing(fit.model, phase.plan, fit.groups) as hold:
         work = fit.work_of(phase)
         hold(work.run)
-        adapters = _adapters(fit, phase, state)
-        parameters = optimisers.parameter_groups(
-            fit.model,
-            phase.plan,
-            fit.groups,
-            lr=phase.lr,
-            weight_decay=float(optim.weight_decay),
-            head_lr=optim.head_lr,
-            adapted=adapters.parameters if adapters else lambda group: (),
-        )
-        optimiser = optimisers.build(optim, parameters)
         if fit.settings.initialiser == "lsuv" and not state.epoch and not state.step:
-            _to_unit_variance(fit, phase, work)
-        averages = _averages(fit, phase)
-        if optimiser_state:
-            beside = (AVERAGE, LORA)
-            restore_optimiser(optimiser, {k: v for k, v in optimiser_state.items() if not k.startswith(beside)})
-            for part in (averages, adapters):
-                if part is not None:
-                    part.restore(optimiser_state)
+            to_unit_variance(fit, phase, work)
+        optimiser, averages, adapters = moving(fit, phase, state, optimiser_state or {})
         run, prepared = fit.accelerator.prepare(work.run, optimiser)
         if fit.accelerator.scaler is not None and state.scaler:
             fit.accelerator.scaler.load_state_dict(state.scaler)
@@ -142,43 +65,6 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
         finally:
             fit.accelerator.unwrap_model(run, keep_fp32_wrapper=False)
             fit.accelerator.free_memory()
-
-
-def renewed(phase: Phase) -> list[str]:
-    """Return the layer groups that a phase re-initialises."""
-    return [plan.group for plan in phase.plan.groups if plan.is_reinitialised]
-
-
-def renewed_parameters(fit: Fit, phase: Phase) -> list[str]:
-    """Return the parameters that a phase re-initialises."""
-    names = renewed(phase)
-    return [name for group in fit.groups if group.name in names for name in group.parameters]
-
-
-def _to_unit_variance(fit: Fit, phase: Phase, work: Work) -> None:
-    """Scale what a phase re-initialises on its first batch."""
-    inputs, _ = next(iter(work.train.epoch(phase=0)))
-    layers = layers_of(fit.model, renewed_parameters(fit, phase))
-    work.run.eval()
-    with fit.accelerator.autocast():
-        missed = scale_to_unit_variance(layers, lambda: work.run(inputs))
-    if missed:
-        text = f"lsuv: {counted(len(missed), 'layer')} of {len(layers)} could not be watched, and stay orthogonal"
-        fit.on_event(Event.warning(text))
-
-
-def _adapters(fit: Fit, phase: Phase, state: TrainState) -> Adapters | None:
-    if all(item.trains != "lora" for item in phase.plan.groups):
-        return None
-    with forked(derive(fit.settings.seed, "lora", state.phase)):
-        return Adapters(fit.model, phase.plan, fit.groups, fit.anchors)
-
-
-def _averages(fit: Fit, phase: Phase) -> Averages | None:
-    decay = fit.settings.regularise.ema
-    return (
-        None if decay == "none" else Averages(fit.model, group_state(fit.model, fit.groups, phase.plan.trained), decay)
-    )
 
 
 def _train_epochs(fit: Fit, run: nn.Module, work: Work, step: Step, phase: Phase, state: TrainState) -> None:

@@ -16,7 +16,8 @@ from finetune.features.extract import before_head, extract
 from finetune.features.probe import fit_probe
 from finetune.optim.initialisers import initialise
 from finetune.randomness import derive, forked
-from finetune.train.loop import Fit, close_epoch, fit_phase, renewed, renewed_parameters, stoppable
+from finetune.train.fit import Fit, renewed, renewed_parameters
+from finetune.train.loop import close_epoch, fit_phase, stoppable
 from finetune.types import Event, Phase
 
 

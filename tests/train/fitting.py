@@ -17,7 +17,7 @@ from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.device import Accelerator
 from finetune.randomness import forked
 from finetune.strategy.strategies import Choice, phases
-from finetune.train.loop import Fit, Work
+from finetune.train.fit import Fit, Work
 from finetune.train.settings import FitSettings
 
 CPU = torch.device("cpu")

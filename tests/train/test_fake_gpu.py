@@ -30,7 +30,7 @@ from finetune.features.sources import TrunkBatches
 from finetune.strategy.strategies import STRATEGIES, Choice, phases
 from finetune.train import loop
 from finetune.train import phases as by_phase
-from finetune.train.loop import Fit, Work
+from finetune.train.fit import Fit, Work
 from finetune.train.settings import FitSettings
 from finetune.types import NEVER, Phase
 
