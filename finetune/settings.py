@@ -251,6 +251,10 @@ class OptimSection(Section):
     drop_patience: Count = Field(3, description="plateau: after how many epochs without a lower val loss.")
     power: Positive = Field(1.0, description="polynomial: 1 falls in a line, 2 faster at first.")
     clip: Positive | NoneWord = Field(1.0, description="Largest norm of the gradient.")
+    sam: NotNegative = Field(
+        0.0,
+        description="Sharpness-aware: the gradient is taken so far up the hill, in a second pass. 0: off; usual: 0.05.",
+    )
 
 
 TASK_LOSSES: dict[str, tuple[Loss, ...]] = {  # of each task, "auto" is the first

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -152,8 +153,9 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, step: Step, phase: 
     for inputs, targets in waited(batches.epoch(state.epoch, phase=state.phase, start=state.step)):
         _set_rates(fit, step.optimiser, phase, state, len(batches))
         place = derive(fit.settings.seed, "step", state.phase, state.epoch, state.step)
-        with forked(place, devices=(fit.accelerator.device,)):
-            loss, num_correct = step.take(run, inputs, targets, num_steps=state.epoch * len(batches) + state.step)
+        seeded = partial(forked, place, devices=(fit.accelerator.device,))
+        num_steps = state.epoch * len(batches) + state.step
+        loss, num_correct = step.take(run, inputs, targets, num_steps=num_steps, seeded=seeded)
         unread.add(loss, num_correct, len(targets))
         state.step += 1
         is_on_gpu = fit.accelerator.device.type != "cpu"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +20,8 @@ from finetune.train.objectives import CLASSES, Objective
 from finetune.train.outputs import aux_weight, loss_of
 from finetune.train.settings import FitSettings
 
+Seeded = Callable[[], AbstractContextManager[object]]
+
 
 @dataclass(slots=True)
 class Step:
@@ -33,13 +36,21 @@ class Step:
     anchors: Mapping[str, Tensor] = field(default_factory=dict)  # pretrained values, by name, that weights stay near
     objective: Objective = CLASSES
 
-    def take(self, run: nn.Module, inputs: Any, targets: Tensor, *, num_steps: int) -> tuple[Tensor, Tensor]:
+    def take(
+        self, run: nn.Module, inputs: Any, targets: Tensor, *, num_steps: int, seeded: Seeded
+    ) -> tuple[Tensor, Tensor]:
         """Take one step on the mean loss of a batch, its gradient summed over micro-batches; so many were before it.
 
-        Returns loss and hits, both (), on the device: nothing here waits for it.
+        What is random in it is drawn inside `seeded()`. Returns loss and hits, both (), on the device: nothing here
+        waits for it.
         """
-        loss, hits = self._gradient(run, inputs, self.objective.seen(targets))
-        self._penalise()
+        with seeded():
+            loss, hits = self._gradient(run, inputs, self.objective.seen(targets))
+            self._penalise()
+        if self.settings.optim.sam:
+            with self._uphill(), seeded():
+                self._gradient(run, inputs, self.objective.seen(targets))
+                self._penalise()
         clip = self.settings.optim.clip
         if clip != "none":
             self.accelerator.clip_grad_norm_(self.trained, clip)
@@ -72,6 +83,35 @@ class Step:
             losses.append(loss.detach() * share)
             hits.append(self.objective.hits(logits.detach(), shown))
         return torch.stack(losses).sum(), torch.stack(hits).sum()
+
+    @contextmanager
+    def _uphill(self) -> Iterator[None]:
+        """Have weights stand inside the block where the loss rises fastest to, `optim.sam` away, without a gradient.
+
+        Statistics that follow batches stand still meanwhile: they have seen this one.
+        Source: Foret et al. 2021, arXiv:2010.01412.
+        """
+        slopes = {weight: weight.grad for weight in self.trained if weight.grad is not None}
+        share = self.settings.optim.sam / (torch.stack([slope.norm() for slope in slopes.values()]).norm() + 1e-12)
+        stood = [weight.detach().clone() for weight in slopes]
+        following: list[Any] = [
+            m for m in self.model.modules() if m.training and getattr(m, "running_mean", None) is not None
+        ]
+        momenta = [module.momentum for module in following]
+        with torch.no_grad():
+            for weight, slope in slopes.items():
+                weight.add_(slope * share)
+        self.optimiser.zero_grad()
+        for module in following:
+            module.momentum = 0.0
+        try:
+            yield
+        finally:
+            for module, momentum in zip(following, momenta, strict=True):
+                module.momentum = momentum
+            with torch.no_grad():
+                for weight, before in zip(slopes, stood, strict=True):
+                    weight.copy_(before)
 
     def _penalise(self) -> None:
         """Add the gradient of what weights are penalised for.

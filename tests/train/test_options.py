@@ -28,6 +28,8 @@ EVERY: list[dict[str, Any]] = [
     {"optim.warmup": "2 steps"},
     {"optim.warmup": "1 epoch"},
     {"optim.clip": "none"},
+    {"optim.sam": 0.05},
+    {"optim.sam": 0.05, "regularise.mixup": 0.2, "train.micro_batch": 2, "strategy.norm_statistics": "updated"},
     {"optim.head_lr": 5.0},
     {"optim.schedule": "step", "optim.drop_every": 0.2, "optim.drop": 0.5},
     {"optim.schedule": "polynomial", "optim.power": 2.0},

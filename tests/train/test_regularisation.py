@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import torch
 from torch import nn
 
 import finetune
+from finetune import recipe as recipes
 from finetune.backbone.groups import layer_groups
+from finetune.device import Accelerator
 from finetune.errors import BackboneError, RecipeError
 from finetune.randomness import forked
 from finetune.settings import RegulariseSection
 from finetune.train.averages import Averages
 from finetune.train.mixing import mixed
 from finetune.train.phases import fit_phases
+from finetune.train.settings import FitSettings
+from finetune.train.step import Step
 from tests.support import TINY
 from tests.train.fitting import fit_of, network, planned
 
@@ -46,6 +51,21 @@ def test_weights_become_smaller_by_l1_and_norms_do_not() -> None:
         sum(float(model.get_parameter(name).detach().abs().sum()) for name in matrices) for model in (small, plain)
     ]
     assert sizes[0] < 0.8 * sizes[1]
+
+
+def test_sam_takes_the_gradient_from_up_the_hill_and_leaves_the_weights_where_they_were() -> None:
+    """On the parabola w^2 / 2 from 1, by plain descent at rate 0.1: the gradient is 1 + rho."""
+    weight = nn.Parameter(torch.ones(1, 1))
+    model = nn.Module()
+    model.weight = weight
+    model.num_classes = 1
+    recipe = recipes.load(overrides={"optim.sam": 0.5, "optim.name": "sgd", "optim.clip": "none"})
+    optimiser = torch.optim.SGD([weight], lr=0.1)
+    settings = replace(FitSettings.of(recipe), criterion=lambda logits, _: logits.square().sum() / 2)
+    step = Step(model, optimiser, settings, Accelerator(torch.device("cpu"), "float32"))
+    run = lambda inputs: weight * inputs  # noqa: E731
+    loss, _ = step.take(run, torch.ones(1, 1), torch.zeros(1).long(), num_steps=0, seeded=lambda: forked(0))
+    assert float(loss) == 0.5 and float(weight.detach()) == pytest.approx(1 - 0.1 * 1.5)
 
 
 def test_mixup_mixes_images_and_classes_by_one_share() -> None:
