@@ -2,9 +2,10 @@
 
     python benchmarks/limits.py --data imgs --weights FOLDER [--image-size 160] [--epochs 30]
 
-The limit: every file decoded once, and one forward pass of the backbone for each view that the run keeps,
-nothing else, on the same threads. Start-up, export and report are left out of the runs. Memory is the
-peak of a process of its own: a head-only run, and an evaluation of what it made.
+The limits: every file decoded once, and one forward pass of the backbone for each view that the run keeps,
+nothing else, on the same threads; by torch, and by onnxruntime, several batches at once. Start-up, export and
+report are left out of the runs. Memory is the peak of a process of its own: a head-only run, and an evaluation
+of what it made.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import repeat
 from pathlib import Path
 
 import torch
@@ -26,29 +31,38 @@ from finetune.backbone.load import architecture, load
 from finetune.cli.app import app
 from finetune.data import sources
 from finetune.device import in_fast_layout
+from finetune.features.engines import equip, network_trunk
+from finetune.features.sources import through_trunk, trunk_batch
 from finetune.images.decode import read_rgb
 from finetune.images.transforms import picture_side
 from finetune.prepare.batches import AUTO_VIEWS
 
-BATCH = 16
+CPU = torch.device("cpu")
 
 
-def physical(data: Path, weights: Path, *, size: int) -> float:
-    """Yield the seconds of decoding every file once and running every view of it forward."""
+def physical(data: Path, weights: Path, *, size: int) -> dict[str, float]:
+    """Return the seconds of decoding every file once and running every view of it forward, by each engine."""
     backbone = load(architecture("auto", weights=weights), num_classes=2, image_size=size)
-    in_fast_layout(backbone.model, torch.device("cpu"))
+    in_fast_layout(backbone.model, CPU)
     manifest = sources.read(data)
     files = [Path(manifest.root, sample.file) for sample in manifest.samples]
-    side = picture_side(backbone.preprocessing)
-    images = torch.zeros(BATCH, 3, size, size)
     began = time.monotonic()
+    _decode(files, side=picture_side(backbone.preprocessing))
+    decoding = time.monotonic() - began
+    trunk, images = network_trunk(backbone.model), torch.rand(trunk_batch(CPU), 3, size, size)
+    num_batches = -(-len(files) // len(images)) * AUTO_VIEWS
+    seconds = {}
+    for engine in ("torch", "onnxruntime"):
+        equip(trunk, images, asked=engine, num_images=1, precision="float32", about={})
+        began = time.monotonic()
+        deque(through_trunk(trunk, repeat(images, num_batches), autocast=nullcontext), maxlen=0)
+        seconds[engine] = decoding + time.monotonic() - began
+    return seconds
+
+
+def _decode(files: Sequence[Path], *, side: int) -> None:
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for _ in pool.map(lambda file: read_rgb(file, side=side), files):
-            pass
-    with torch.no_grad():
-        for _ in range(0, len(files) * AUTO_VIEWS, BATCH):
-            backbone.model(images)
-    return time.monotonic() - began
+        deque(pool.map(lambda file: read_rgb(file, side=side), files), maxlen=0)
 
 
 def run(data: Path, weights: Path, place: str, out: str, *, size: int, epochs: int) -> float:
@@ -62,7 +76,8 @@ def run(data: Path, weights: Path, place: str, out: str, *, size: int, epochs: i
 
     finetune.run(
         data, weights=weights, image_size=size, epochs=epochs, strategy="head-only", out=f"{place}/{out}",
-        on_event=watch, overrides={"train.patience": "none", "cache.folder": place},
+        on_event=watch,
+        overrides={"train.patience": "none", "cache.folder": place, "train.threads": torch.get_num_threads()},
     )  # fmt: skip
     return ended[-1] - began[0]
 
@@ -98,22 +113,25 @@ def main() -> None:
         cold = run(chosen.data, chosen.weights, place, "cold", size=size, epochs=epochs)
         warm = run(chosen.data, chosen.weights, place, "warm", size=size, epochs=epochs)
         again = physical(chosen.data, chosen.weights, size=size)
+        limits = {engine: (seconds + again[engine]) / 2 for engine, seconds in limit.items()}
         cached = sum(e.num_bytes for e in cache_entries.list_entries(Path(place, "entries"))
                      if e.about.get("kind") == "features") / 2**20  # fmt: skip
         common = ("--data", str(chosen.data), "--weights", str(chosen.weights), "--image-size", str(size))
-        _show(chosen, (limit + again) / 2, cold, warm)
+        _show(chosen, limits, cold, warm)
         held = peak("run", *common, "--strategy", "head-only", "--set", f"cache.folder={place}/memory",
                     "--out", f"{place}/memory-run", f"{place}/run.txt")  # fmt: skip
         judged = peak("eval", f"{place}/memory-run", "--split", "val", f"{place}/eval.txt")
     print(f"peak memory: run {held:.0f} MB, evaluation {judged:.0f} MB, features in the cache {cached:.0f} MB")
 
 
-def _show(chosen: argparse.Namespace, limit: float, cold: float, warm: float) -> None:
+def _show(chosen: argparse.Namespace, limits: dict[str, float], cold: float, warm: float) -> None:
     what = f"{chosen.image_size} px, head-only, {chosen.epochs} epochs"
     print(f"{chosen.data.name}, {what}, {torch.get_num_threads()} threads\n")
-    print("| what | seconds | against the limit |\n| --- | --- | --- |")
-    for name, seconds in (("the limit, before and after", limit), ("cold", cold), ("warm", warm)):
-        print(f"| {name} | {seconds:.1f} | {seconds / limit:.2f} |")
+    print("| what | seconds |" + "".join(f" against the limit by {engine} |" for engine in limits))
+    print("| --- | --- |" + " --- |" * len(limits))
+    rows = [(f"the limit by {engine}, before and after", seconds) for engine, seconds in limits.items()]
+    for name, seconds in (*rows, ("cold", cold), ("warm", warm)):
+        print(f"| {name} | {seconds:.1f} |" + "".join(f" {seconds / limit:.2f} |" for limit in limits.values()))
     print(f"\nwarm takes {warm / cold:.1%} of cold", flush=True)
 
 

@@ -1,29 +1,33 @@
 """finetune against its peers: the plain PyTorch tutorial loop, fastai's vision_learner, timm's training loop.
 
     python benchmarks/peers.py --data imgs --weights FOLDER [--case head-only ...] [--image-size 160] [--seeds 3]
+        [--timm-script train.py]
 
-Same backbone, images, size, epochs, batch size and threads; one process, in turns; ours with an empty
-cache each time. Prints seconds from the first decoded image to the last val, top1 of the best epoch on
-val, and how many times faster ours is. fastai takes part where it is installed. timm's train.py is no
-part of its package: its loop is rebuilt here from timm's own loader, optimiser and schedule, without
-colour jitter, as ours.
+Same backbone, images, size, epochs, batch size and threads (torch's number); in turns, in one process but for
+timm's; ours with an empty cache each time. Prints seconds from the first decoded image to the last val, top1 of the
+best epoch on val, and how many times faster ours is, by image. fastai takes part where it is installed. timm's
+train.py is no part of its package: it takes part where it is named, with its defaults but for colour jitter and
+warm-up, which ours has not either. It leaves an epoch's last batch away where that is not full, and writes a
+checkpoint each epoch: https://github.com/huggingface/pytorch-image-models/blob/main/train.py
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import timm
-import timm.optim
-import timm.scheduler
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -48,13 +52,21 @@ class Job:
     batch: int
     seed: int
     strategy: str
+    script: Path | None
 
     @property
     def num_train(self) -> int:
         return sum(1 for file in (self.data / "train").rglob("*") if file.is_file())
 
 
-Outcome = tuple[float, float, float]  # seconds, top1, share of the steps' time spent waiting for data
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What training took, how good it was, and of how many images an epoch was, where that is not all of them."""
+
+    seconds: float
+    top1: float
+    waited: float = 0.0  # share of the steps' time
+    num_images: int | None = None
 
 
 def tutorial(job: Job) -> Outcome:
@@ -75,7 +87,7 @@ def tutorial(job: Job) -> Outcome:
             optimiser.step()
         schedule.step()
         best = max(best, _top1(model, DataLoader(val, batch_size=job.batch, num_workers=PEERS_WORKERS)))
-    return time.monotonic() - began, best, 0.0
+    return Outcome(time.monotonic() - began, best)
 
 
 def fastai(job: Job) -> Outcome:
@@ -108,39 +120,51 @@ def fastai(job: Job) -> Outcome:
     began = time.monotonic()
     with learner.no_bar(), learner.no_logging():
         learner.fit_one_cycle(job.epochs)
-    return time.monotonic() - began, max(float(row[-1]) for row in learner.recorder.values), 0.0
+    return Outcome(time.monotonic() - began, max(float(row[-1]) for row in learner.recorder.values))
 
 
-def timm_loop(job: Job) -> Outcome:
-    """Train everything as timm's train.py does with its defaults."""
-    torch.manual_seed(job.seed)
-    num_classes = len(list((job.data / "train").iterdir()))
-    model = timm.create_model(f"local-dir:{job.weights}", pretrained=True, num_classes=num_classes)
-    config = timm.data.resolve_model_data_config(model)
-    numbers = {
-        "input_size": (3, job.size, job.size), "batch_size": job.batch, "num_workers": PEERS_WORKERS,
-        "use_prefetcher": False, "mean": config["mean"], "std": config["std"], "device": torch.device("cpu"),
-        "interpolation": config["interpolation"],
-    }  # fmt: skip
-    train, val = (timm.data.create_dataset("", root=str(job.data), split=split) for split in ("train", "val"))
-    loader = timm.data.create_loader(
-        train, is_training=True, scale=(MIN_CROP, 1), color_jitter=0.0, auto_augment=None, **numbers
-    )
-    judge = timm.data.create_loader(val, is_training=False, crop_pct=config["crop_pct"], **numbers)
-    optimiser = timm.optim.create_optimizer_v2(
-        model, opt="sgd", lr=0.1 * job.batch / 256, momentum=0.9, weight_decay=2e-5
-    )
-    schedule = timm.scheduler.CosineLRScheduler(optimiser, t_initial=job.epochs)
-    best, began = 0.0, time.monotonic()
-    for epoch in range(job.epochs):
-        model.train()
-        for images, targets in loader:
-            optimiser.zero_grad()
-            cross_entropy(model(images), targets).backward()
-            optimiser.step()
-        schedule.step(epoch + 1)
-        best = max(best, _top1(model, judge))
-    return time.monotonic() - began, best, 0.0
+def timm_script(job: Job) -> Outcome:
+    """Train everything by timm's own train.py, with its defaults but for warm-up and colour jitter."""
+    return _by_script(job)
+
+
+def timm_script_channels_last(job: Job) -> Outcome:
+    """Do the same with the channels last in memory, which is an option of it."""
+    return _by_script(job, "--channels-last")
+
+
+def _by_script(job: Job, *more: str) -> Outcome:
+    """Run timm's train.py as a process; time from its first epoch to its last val, by what it prints."""
+    assert job.script is not None
+    num_classes = sum(1 for place in (job.data / "train").iterdir() if place.is_dir())
+    began = ended = top1 = num_batches = 0.0
+    with tempfile.TemporaryDirectory() as place:
+        command = [
+            sys.executable, "-u", str(job.script), "--data-dir", str(job.data), "--val-split", "val",
+            "--model", f"local-dir:{job.weights}", "--pretrained", "--num-classes", str(num_classes),
+            "--img-size", str(job.size), "--batch-size", str(job.batch), "--epochs", str(job.epochs),
+            "--workers", str(PEERS_WORKERS), "--device", "cpu", "--no-prefetcher", "--seed", str(job.seed),
+            "--warmup-epochs", "0", "--scale", str(MIN_CROP), "1", "--color-jitter", "0",
+            "--output", place, "--experiment", "timm", *more,
+        ]  # fmt: skip
+        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        with subprocess.Popen(
+            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | threads
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                now = time.monotonic()
+                if line.startswith("Scheduled epochs"):
+                    began = now
+                elif line.startswith("Test: ["):
+                    ended = now
+                elif step := re.match(r"Train: \d+ \[ *\d+/(\d+)", line):
+                    num_batches = int(step[1])  # the last one, where it is smaller, is dropped
+                elif best := re.match(r"\*\*\* Best metric: ([\d.]+)", line):
+                    top1 = float(best[1]) / 100
+        if process.returncode or not began or not ended:
+            raise SystemExit(f"{job.script} failed: {' '.join(command)}")
+    return Outcome(ended - began, top1, num_images=int(num_batches) * job.batch)
 
 
 def ours(job: Job) -> Outcome:
@@ -156,17 +180,18 @@ def ours(job: Job) -> Outcome:
         result = finetune.run(
             job.data, weights=job.weights, image_size=job.size, epochs=job.epochs, seed=job.seed,
             batch_size=job.batch, strategy=job.strategy, out=f"{place}/run", on_event=watch,
-            overrides={"train.patience": "none", "cache.folder": place, "augment.min_crop": MIN_CROP},
+            overrides={"train.patience": "none", "cache.folder": place, "augment.min_crop": MIN_CROP,
+                       "train.threads": torch.get_num_threads()},
         )  # fmt: skip
         rows = json.loads((result.folder / "timing.json").read_text())["training"][1:]
     waited = sum(row["waited"] for row in rows) / max(sum(row["seconds"] for row in rows), 1e-9)
-    return ended[-1] - began[0], result.metrics["val"]["top1"]["value"], waited
+    return Outcome(ended[-1] - began[0], result.metrics["val"]["top1"]["value"], waited)
 
 
 CASES: dict[str, tuple[int, tuple[Callable[[Job], Outcome], ...]]] = {
     "head-only": (10, (tutorial, fastai, ours)),
     "top-k": (10, (tutorial, ours)),
-    "full": (5, (timm_loop, ours)),
+    "full": (5, (timm_script, timm_script_channels_last, ours)),
 }
 
 
@@ -178,29 +203,41 @@ def main() -> None:
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--timm-script", type=Path, help="timm's train.py, for the case full")
     chosen = parser.parse_args()
     print(f"{chosen.data.name}, {chosen.image_size} px, batch 32, {torch.get_num_threads()} threads")
     print("| what | who | seconds (median) | val top1 (mean) | ms an image and epoch | waited | times faster |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for case in chosen.case:
         epochs, people = CASES[case]
-        people = tuple(who for who in people if who is not fastai or find_spec("fastai"))
+        people = tuple(who for who in people if _is_there(who, chosen.timm_script))
         found: dict[str, list[Outcome]] = {who.__name__: [] for who in people}
         for seed in range(chosen.seeds):
-            job = Job(chosen.data, chosen.weights, chosen.image_size, epochs, 32, seed, case)
+            job = Job(chosen.data, chosen.weights, chosen.image_size, epochs, 32, seed, case, chosen.timm_script)
             for who in people:
                 found[who.__name__].append(who(job))
-        mine = statistics.median(seconds for seconds, _, _ in found["ours"])
+        per_image = {name: _per_image(job, rows) for name, rows in found.items()}
         for name, rows in found.items():
-            middle = statistics.median(seconds for seconds, _, _ in rows)
-            per_image = 1000 * middle / epochs / job.num_train
-            waited = f"{statistics.mean(row[2] for row in rows):.1%}" if name == "ours" else ""
-            accuracy = statistics.mean(row[1] for row in rows)
+            middle = statistics.median(outcome.seconds for outcome in rows)
+            waited = f"{statistics.mean(outcome.waited for outcome in rows):.1%}" if name == "ours" else ""
+            accuracy = statistics.mean(outcome.top1 for outcome in rows)
             print(
-                f"| {case}, {epochs} epochs | {name} | {middle:.1f} | {accuracy:.3f} | {per_image:.1f} | {waited}"
-                f" | {middle / mine:.1f} |",
+                f"| {case}, {epochs} epochs | {name} | {middle:.1f} | {accuracy:.3f} | {per_image[name]:.1f} | {waited}"
+                f" | {per_image[name] / per_image['ours']:.1f} |",
                 flush=True,
             )
+
+
+def _per_image(job: Job, rows: Sequence[Outcome]) -> float:
+    """Return the milliseconds that an image and epoch took, in the median of some runs."""
+    seconds = statistics.median(outcome.seconds for outcome in rows)
+    return 1000 * seconds / job.epochs / (rows[0].num_images or job.num_train)
+
+
+def _is_there(who: Callable[[Job], Outcome], script: Path | None) -> bool:
+    if who in (timm_script, timm_script_channels_last):
+        return script is not None
+    return who is not fastai or find_spec("fastai") is not None
 
 
 def _folders(job: Job, model: nn.Module) -> tuple[ImageFolder, ImageFolder]:

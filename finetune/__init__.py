@@ -11,8 +11,6 @@ Importing this costs nothing: torch is imported with the first call.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import (
@@ -27,14 +25,14 @@ from finetune.errors import (
     ResourceError,
     TrainingError,
 )
-from finetune.settings import Recipe
-from finetune.types import Event
 
 if TYPE_CHECKING:
     from finetune.data.sample import write_sample
     from finetune.evaluation.predictions import LabelsPrediction, NumberPrediction
     from finetune.exports.formats import Export
     from finetune.runs.single import RunResult
+    from finetune.settings import Recipe
+    from finetune.types import Event
     from finetune.workflow.check import Check, check
     from finetune.workflow.compare import Comparison, compare, resume_comparison
     from finetune.workflow.doctor import doctor
@@ -44,6 +42,8 @@ if TYPE_CHECKING:
     from finetune.workflow.predict import Classifier, Prediction, load
     from finetune.workflow.rank import Ranked, rank
     from finetune.workflow.run import resume, run
+
+    __version__: str
 
 __all__ = [
     "BackboneError",
@@ -84,22 +84,19 @@ __all__ = [
     "write_sample",
 ]
 
-try:
-    __version__ = _version("finetune")
-except PackageNotFoundError:  # run from a checkout that is not installed
-    __version__ = "0"
-
 _LATER = {
     "Check": "finetune.workflow.check",
     "Classifier": "finetune.workflow.predict",
     "Comparison": "finetune.workflow.compare",
     "Evaluation": "finetune.workflow.evaluate",
+    "Event": "finetune.types",
     "Export": "finetune.exports.formats",
     "LabelsPrediction": "finetune.evaluation.predictions",
     "NumberPrediction": "finetune.evaluation.predictions",
     "Plan": "finetune.workflow.plan",
     "Prediction": "finetune.workflow.predict",
     "Ranked": "finetune.workflow.rank",
+    "Recipe": "finetune.settings",
     "RunResult": "finetune.runs.single",
     "check": "finetune.workflow.check",
     "compare": "finetune.workflow.compare",
@@ -117,11 +114,20 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name != "__version__" and name not in _LATER:
         raise AttributeError(f"module 'finetune' has no attribute {name!r}")
-    value = getattr(import_module(_LATER[name]), name)
+    value = _version() if name == "__version__" else getattr(import_module(_LATER[name]), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("finetune")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"
 
 
 def __dir__() -> list[str]:

@@ -134,7 +134,7 @@ class CacheEntry:
         records["sum"] = [checksum(row, record) for row, record in zip(rows, records, strict=True)]
         try:
             _write(self.rows_file, self.end, rows)
-            _write(self.index_file, self.num_records * RECORD.itemsize, [records])
+            _write(self.index_file, self.num_records * RECORD.itemsize, [records], is_flushed=False)
         except OSError as error:
             raise ResourceError(
                 f"the cache {self.folder} cannot be written: {error.strerror}",
@@ -188,14 +188,16 @@ def checksum(row: np.ndarray, record: Record) -> int:
     return crc32(np.ascontiguousarray(row).data, crc32(record.tobytes()[: -RECORD["sum"].itemsize]))
 
 
-def _write(file: Path, start: int, parts: Iterable[np.ndarray]) -> None:
+def _write(file: Path, start: int, parts: Iterable[np.ndarray], *, is_flushed: bool = True) -> None:
+    """Write parts from some byte on. Records need no flush: rows whose records are lost are computed again."""
     with file.open("r+b" if file.exists() else "w+b") as stream:
         stream.seek(start)
         for part in parts:
             stream.write(np.ascontiguousarray(part).data)
         stream.truncate()
-        stream.flush()
-        os.fsync(stream.fileno())
+        if is_flushed:
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def open_entry(folder: Path, key: Mapping[str, Any]) -> CacheEntry:

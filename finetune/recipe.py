@@ -23,6 +23,7 @@ from pydantic.fields import FieldInfo
 from finetune.errors import RecipeError, did_you_mean
 from finetune.settings import FORMAT_VERSION, SECTIONS, Recipe
 from finetune.values import TIME, WARMUP
+from finetune.wording import meaning
 
 # The flags that stand for one key each; every other key is reached by --set.
 ALIASES: dict[str, str] = {
@@ -233,11 +234,7 @@ def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
 
 def _reason(problem: Mapping[str, Any]) -> str:
     pattern = problem.get("ctx", {}).get("pattern")
-    return (
-        PATTERNS[pattern]
-        if pattern
-        else str(problem["msg"]).replace("Input should be", "must be").removeprefix("Value error, ")
-    )
+    return PATTERNS[pattern] if pattern else meaning(problem)
 
 
 def _sentence(key: str, reasons: list[str], raw: Mapping[str, Any]) -> str:
@@ -250,7 +247,14 @@ def _sentence(key: str, reasons: list[str], raw: Mapping[str, Any]) -> str:
         return f"format_version = {value!r}: must be {FORMAT_VERSION}, all that this version of finetune reads"
     near = did_you_mean(value, _choices(key)) if isinstance(value, str) else ""
     shown = str(value) if isinstance(value, float) and not math.isfinite(value) else repr(value)
-    return f"{key} = {shown}: {' or '.join(_specific(reasons, value))}.{near}"
+    return f"{key} = {shown}: {_either(_specific(reasons, value))}.{near}"
+
+
+def _either(reasons: list[str]) -> str:
+    """Return the reasons of a union as one: "must be a number or 'auto'"."""
+    must = "must be "
+    is_alike = all(reason.startswith(must) for reason in reasons)
+    return must + " or ".join(reason.removeprefix(must) for reason in reasons) if is_alike else " or ".join(reasons)
 
 
 def _specific(reasons: list[str], value: Any) -> list[str]:

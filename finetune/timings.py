@@ -1,6 +1,6 @@
-"""What was timed on this machine, kept on disk: so that a choice that follows from times is made once.
+"""What was timed or counted on this machine, kept on disk: so that a choice that follows from it is made once.
 
-    CACHE/timings.json      what was timed, by a hash of everything that the times depend on
+    CACHE/timings.json      the numbers, by a hash of everything that they depend on
 
 It may be lost at any time; then it is timed again.
 """

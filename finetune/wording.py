@@ -1,8 +1,25 @@
-"""Counts and lists as a sentence has them."""
+"""Counts, lists and the problems of a library as a sentence has them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# How pydantic's type of a problem begins, and what it means.
+MEANINGS = {
+    "missing": "is missing",
+    "bool": "must be true or false",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "string_type": "must be text",
+    "is_instance_of": "must be text",  # of names, which may be any bytes
+    "dict": "must be a table",
+    "mapping": "must be a table",
+    "model": "must be a table",
+    "dataclass": "must be a table",
+    "list": "must be a list",
+    "tuple": "must be a list",
+}
 
 
 def listed(names: Iterable[str], *, most: int = 6) -> str:
@@ -19,3 +36,10 @@ def counted(count: int, what: str, more: str = "") -> str:
 def apart(num_images: int, num_independent: int) -> str:
     """Return how many images are independent, to be put behind their count; empty where all are."""
     return f" ({num_independent:,} independent)" if num_independent < num_images else ""
+
+
+def meaning(problem: Mapping[str, Any]) -> str:
+    """Return what a problem that pydantic found in a value means to a user: "must be true or false"."""
+    kind = str(problem["type"])
+    known = next((words for start, words in MEANINGS.items() if kind == start or kind.startswith(f"{start}_")), None)
+    return known or str(problem["msg"]).replace("Input should", "must").removeprefix("Value error, ")

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from finetune.cli.app import app
 from finetune.data import checks, sources
-from finetune.features import cache as feature_cache
+from finetune.features import sources as trunk_passes
 from finetune.features.sources import run_trunk
 from finetune.prepare import prepared
 from finetune.types import Event, Interval, Manifest, Verdict
@@ -171,7 +171,7 @@ def watch_trunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(images))
         return run_trunk(trunk, images, **more)
 
-    monkeypatch.setattr(feature_cache, "run_trunk", counted)
+    monkeypatch.setattr(trunk_passes, "run_trunk", counted)
     return counts
 
 

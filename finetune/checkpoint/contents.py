@@ -19,6 +19,7 @@ from finetune.csv_cells import unguarded_cell
 from finetune.errors import CheckpointError
 from finetune.tasks import Scale
 from finetune.types import Evidence, Phase, Problem, Verdict
+from finetune.wording import meaning
 
 PROBLEMS = ("file", "reason")  # columns of problems.csv
 Text = InstanceOf[str]  # names of files may be any bytes, which pydantic's own strings may not
@@ -113,7 +114,7 @@ def read_as(kind: type[Content], path: Path, *, has_format: bool = False) -> Con
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise _damaged(path, f"{where}: {first['msg']}" if where else first["msg"]) from error
+        raise _damaged(path, f"{where or 'what it holds'} {meaning(first)}") from error
 
 
 def read_problems(path: Path) -> list[Problem]:

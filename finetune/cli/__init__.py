@@ -1,31 +1,81 @@
-"""The command line: the only place that prints and exits."""
+"""The command line: the only place that prints and exits.
+
+Nothing is imported before `main` has begun, so that whatever stops it ends in its own words.
+"""
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-from finetune.cli.terminal import Console, escape
-from finetune.errors import FinetuneError, Interrupted, RecipeError
+if TYPE_CHECKING:
+    from finetune.errors import FinetuneError
 
 USAGE = "`finetune COMMAND --help` lists the flags, `finetune recipes show default` every key of the recipe."
+ENDS: dict[type[BaseException], int] = {KeyboardInterrupt: 130, BrokenPipeError: 141}  # as a shell has them
 
 
 def main() -> None:
     """Run the command line; an error of ours ends as two lines on stderr and its own exit code."""
+    try:
+        code = _code()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        code = ENDS[KeyboardInterrupt]
+    except BrokenPipeError:
+        code = ENDS[BrokenPipeError]
+    if code == ENDS[BrokenPipeError]:
+        _write_no_more()
+    sys.exit(code)
+
+
+def _code() -> str | int | None:
+    """Run the command that is asked for and return its exit code."""
     from finetune.cli.app import app
+    from finetune.errors import FinetuneError
 
     try:
         app()
     except FinetuneError as error:
-        said = "" if isinstance(error, Interrupted) else "error: "
-        console = Console(stderr=True)
-        console.print(f"{said}{_lines(error.message)}")
-        hint = error.hint or (USAGE if isinstance(error, RecipeError) else "")
-        if hint:
-            console.print(f"hint: {_lines(hint)}")
-        sys.exit(error.exit_code)
+        _say(error)
+        return error.exit_code
+    except SystemExit as end:
+        return _cause(end) or end.code
+    return 0
+
+
+def _cause(end: BaseException) -> int | None:
+    """Return the exit code of Ctrl-C, or of output that nobody reads, where a library ended the program for it.
+
+    They take the code of a bug.
+    """
+    cause = end.__context__
+    return None if cause is None else ENDS.get(type(cause)) or _cause(cause)
+
+
+def _write_no_more() -> None:
+    """Have what is still to be written to stdout go nowhere: the interpreter would complain when it ends."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(error: FinetuneError) -> None:
+    from finetune.cli.terminal import Console
+    from finetune.errors import Interrupted, RecipeError
+
+    said = "" if isinstance(error, Interrupted) else "error: "
+    console = Console(stderr=True)
+    console.print(f"{said}{_lines(error.message)}")
+    hint = error.hint or (USAGE if isinstance(error, RecipeError) else "")
+    if hint:
+        console.print(f"hint: {_lines(hint)}")
 
 
 def _lines(text: str) -> str:
     """Return a text of several lines as it is to stand in rich's markup."""
+    from finetune.cli.terminal import escape
+
     return "\n".join(map(escape, text.split("\n")))

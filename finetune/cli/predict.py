@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
 from io import TextIOWrapper
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,12 +18,46 @@ from finetune.cli import tables
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
 from finetune.cli.screen import watching
 from finetune.csv_cells import guarded_cell
-from finetune.errors import RecipeError
+from finetune.errors import DataError, RecipeError
 from finetune.types import to_json
+from finetune.wording import counted
 
 if TYPE_CHECKING:
     from finetune.workflow.predict import Prediction
 from finetune.cli.options import RunArgument
+
+
+class EngineName(StrEnum):
+    auto = "auto"
+    torch = "torch"
+    onnxruntime = "onnxruntime"
+
+
+class _Seen:
+    """How many images were named, and the first that was not."""
+
+    def __init__(self) -> None:
+        self.num_named = self.num_unread = 0
+        self.first: Prediction | None = None
+
+    def __call__(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        for prediction in predictions:
+            self.num_named += not prediction.problem
+            self.num_unread += bool(prediction.problem)
+            self.first = self.first or (prediction if prediction.problem else None)
+            yield prediction
+
+    def check(self) -> None:
+        """See that at least one image was named.
+
+        Raises:
+            DataError: none could be read.
+        """
+        if self.first is not None and not self.num_named:
+            what = counted(self.num_unread, "image")
+            text = f"none of {what} can be read" if self.num_unread > 1 else f"{self.first.file} cannot be read"
+            first = f"{self.first.file}: " if self.num_unread > 1 else ""
+            raise DataError(text, hint=f"{first}{self.first.problem}")
 
 
 @with_interrupt
@@ -34,26 +70,42 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     device: DeviceOption = "auto",
     batch_size: BatchOption = 32,
+    engine: Annotated[
+        EngineName,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="auto: the run's ONNX export where it is proven equal to the model (torch is not read then), or the"
+            " model on a GPU from 1,000 images on; torch: the model; onnxruntime: the export.",
+        ),
+    ] = EngineName.auto,
     json_: JsonOption = False,
 ) -> None:
     """Name what images show."""
     if json_ and as_csv:
         raise RecipeError("--csv and --json are two forms of one output", hint="Name one of them.")
     open_finished(run)
+    seen = _Seen()
     with watching(is_quiet=json_ or as_csv) as on_event:
         from finetune.workflow.predict import predict_with
 
-        stream = predict_with(run, paths, top=top, device=device, batch_size=batch_size, on_event=on_event)
+        stream = seen(
+            predict_with(
+                run, paths, top=top, device=device, batch_size=batch_size, engine=engine.value, on_event=on_event
+            )
+        )
         if as_csv:
             _print_csv(stream, top)  # a row as soon as it is known, however many there are
-            return
-        predictions = list(stream)
+            predictions = []
+        else:
+            predictions = list(stream)
     if json_:
         tables.print_json([to_json(prediction) for prediction in predictions])
-    else:
+    elif not as_csv:
         what = _columns(predictions[0], 1)[1].rstrip("1")
         rows = [(p.file, p.problem or "  ".join(_likely(p))) for p in predictions]
         tables.out().print(tables.table(["file", what], rows, words=[what]))
+    seen.check()
 
 
 def _likely(prediction: Prediction) -> list[str]:
@@ -70,7 +122,13 @@ def _print_csv(predictions: Iterable[Prediction], top: int) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
     writer = csv.writer(sys.stdout)
-    for place, prediction in enumerate(predictions):
+    stream, first = iter(predictions), []
+    for prediction in stream:
+        first.append(prediction)
+        if not prediction.problem:
+            top = min(top, max(1, len(prediction.classes)))  # there may be fewer classes than are asked for
+            break
+    for place, prediction in enumerate(chain(first, stream)):
         if place == 0:
             writer.writerow(_columns(prediction, top))
         writer.writerow([guarded_cell(prediction.file), *_cells(prediction, top), guarded_cell(prediction.problem)])

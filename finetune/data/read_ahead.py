@@ -18,15 +18,15 @@ Read = TypeVar("Read")
 
 
 def read_ahead(
-    read: Callable[[Key], Read], batches: Iterable[Sequence[Key]], *, num_threads: int
+    read: Callable[[Key], Read], batches: Iterable[Sequence[Key]], *, num_threads: int, ahead: int = AHEAD
 ) -> Iterator[list[Read]]:
-    """Yield what `read` makes of each batch; who leaves early leaves no thread behind."""
+    """Yield what `read` makes of each batch, at most `ahead` at work; who leaves early leaves no thread behind."""
     pool, order = ThreadPoolExecutor(num_threads), iter(batches)
     waiting: deque[list[Future[Read]]] = deque()
     try:
         with quiet():
             while True:
-                for keys in islice(order, AHEAD - len(waiting)):
+                for keys in islice(order, ahead - len(waiting)):
                     waiting.append([pool.submit(read, key) for key in keys])
                 if not waiting:
                     return

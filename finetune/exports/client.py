@@ -124,9 +124,14 @@ def scale_size(image_size: tuple[int, int], crop_pct: float) -> list[int]:
     return [math.floor(side / crop_pct) for side in image_size]
 
 
+def export_file(folder: RunFolder) -> Path:
+    """Return where the ONNX file of a run lies, if it has one."""
+    return folder.exports / "model.onnx"
+
+
 def proven_export(folder: RunFolder) -> Path | None:
     """Return the ONNX file of a run that was proven equal to the model that stands there; None where there is none."""
-    file, proof = folder.exports / "model.onnx", folder.exports / "parity.json"
+    file, proof = export_file(folder), folder.exports / "parity.json"
     try:
         facts = json.loads(proof.read_text(encoding="utf-8"))
         is_of_model = facts["model"] == digest_of(*model_files(folder)) and facts["digest"] == digest_of(file)

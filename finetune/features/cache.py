@@ -10,8 +10,9 @@ Letters: B batch, N images.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from finetune.data.targets import target_array
 from finetune.device import available_memory, is_channels_last
 from finetune.errors import ResourceError
 from finetune.features.divide import Trunk
-from finetune.features.sources import Autocast, CachedBatches, run_trunk, trunk_batch
+from finetune.features.sources import Autocast, Boundary, CachedBatches, through_trunk, trunk_batch
 from finetune.features.store import Layout, RowsInMemory, RowsOnDisk
 from finetune.images.augmentation import pieces_of
 from finetune.images.decode import DECODE_VERSION
@@ -62,6 +63,46 @@ class Room:
     trunk: Trunk
     layout: Layout
     views: tuple[Rows, ...]
+
+
+@dataclass(slots=True)
+class _Filling:
+    """A view that is being filled: whose rows are missing, and which are computed and not kept yet."""
+
+    kept: Rows
+    samples: Sequence[Sample]
+    view: int
+    task: str
+    held: ExitStack  # keeps other processes out until the view is filled
+    num_done: int = 0
+    parts: list[np.ndarray] = field(default_factory=list)
+    waits_since: float = 0.0
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    def add(self, boundary: Boundary, count: int) -> None:
+        """Take the rows of the next images."""
+        if not self.parts:
+            self.waits_since = time.monotonic()
+        self.parts.append(self.kept.layout.pack(boundary))
+        self.num_done += count
+
+    def keep_seldom(self) -> None:
+        """Keep what waits for it, where it has waited long or is much, or nothing else comes."""
+        is_last = self.num_done == len(self.samples)
+        if is_last or time.monotonic() - self.waits_since > SELDOM or sum(map(len, self.parts)) >= MOST_UNKEPT:
+            self.keep()
+
+    def keep(self) -> None:
+        """Keep what was computed."""
+        rows = np.concatenate(self.parts)
+        self.kept.add([s.digest for s in self.samples[self.num_done - len(rows) : self.num_done]], rows)
+        self.parts.clear()
+
+    def finish(self) -> None:
+        """Map all rows of the view, and let other processes in."""
+        self.kept.touch()
+        self.rows = self.kept.mapped()
+        self.held.close()
 
 
 @dataclass(slots=True)
@@ -129,12 +170,9 @@ class FeatureCache:
         """
         layout = room.layout
         digests = [sample.digest for sample in samples]
-        rows, places = [], []
-        for view, kept in enumerate(room.views[:views]):
-            task = "cache features" if views == 1 else f"cache features, view {view + 1} of {views}"
-            mapped = self._filled(kept, room.trunk, samples, view, task, known if view == 0 else None)
-            places.append(kept.places(digests))
-            rows.append(mapped)
+        numbers = [""] if views == 1 else [f", view {view + 1} of {views}" for view in range(views)]
+        rows = self._filled(room, samples, [f"cache features{number}" for number in numbers], known)
+        places = [kept.places(digests) for kept in room.views[:views]]
         if sum(len(set(digests)) * layout.row_bytes for _ in rows) < MEMORY_SHARE * available_memory():
             rows = [np.ascontiguousarray(view[place]) for view, place in zip(rows, places, strict=True)]
             places = [np.arange(len(samples))] * views
@@ -158,32 +196,39 @@ class FeatureCache:
         return Room(trunk, layout, tuple(RowsInMemory(layout) for _ in range(views)))
 
     def _filled(
-        self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int, task: str, known: Known | None
-    ) -> np.ndarray:
-        """Run the trunk over the images that are not kept yet; another process that does so is waited for.
+        self, room: Room, samples: Sequence[Sample], tasks: Sequence[str], known: Known | None
+    ) -> list[np.ndarray]:
+        """Run the trunk over what is not kept yet, view by view; another process that does so is waited for.
 
-        Returns all rows that are kept, mapped before another process may remove them.
+        Returns all rows of each view that are kept, mapped before another process may remove them.
         """
         try:
-            with kept.filling(on_event=self.on_event, stop=self.stop):
-                kept.refresh()
-                damaged = kept.drop_damaged([sample.digest for sample in samples])
-                if damaged:
-                    text = f"damaged, and computed again: {counted(len(damaged), 'row')} of the feature cache"
-                    self.on_event(Event.warning(text))
-                missing = {s.digest: s for s in samples if s.digest not in kept}
-                if missing and known is not None:
-                    self._adopt(kept, trunk, missing, task, known)
-                    missing = {digest: sample for digest, sample in missing.items() if digest not in kept}
-                if missing:
-                    self._compute(kept, trunk, list(missing.values()), view, task)
-                kept.touch()
-                return kept.mapped()
+            with ExitStack() as stack:
+                fillings = []
+                for view, (kept, task) in enumerate(zip(room.views, tasks, strict=False)):
+                    held = stack.enter_context(ExitStack())
+                    held.enter_context(kept.filling(on_event=self.on_event, stop=self.stop))
+                    missing = self._missing(kept, samples)
+                    if missing and known is not None and view == 0:
+                        self._adopt(kept, room.trunk, missing, task, known)
+                        missing = {digest: sample for digest, sample in missing.items() if digest not in kept}
+                    fillings.append(_Filling(kept, list(missing.values()), view, task, held))
+                self._compute(room.trunk, fillings)
+                return [filling.rows for filling in fillings]
         except OSError as error:
             raise ResourceError(
                 f"the feature cache cannot be used: {error.strerror or error}",
                 hint="Go without: --set cache.features=memory, or name another place: --set cache.folder=DIR.",
             ) from error
+
+    def _missing(self, kept: Rows, samples: Sequence[Sample]) -> dict[str, Sample]:
+        """Return the samples that have no row, by digest; damaged rows are forgotten, and that is said."""
+        kept.refresh()
+        damaged = kept.drop_damaged([sample.digest for sample in samples])
+        if damaged:
+            text = f"damaged, and computed again: {counted(len(damaged), 'row')} of the feature cache"
+            self.on_event(Event.warning(text))
+        return {s.digest: s for s in samples if s.digest not in kept}
 
     def _adopt(self, kept: Rows, trunk: Trunk, missing: dict[str, Sample], task: str, known: Known) -> None:
         """Take the rows of another pass, once the trunk has yielded the same bits for a batch of its images."""
@@ -193,15 +238,29 @@ class FeatureCache:
         rows = kept.layout.pack([tensor[list(places.values())] for tensor in known.boundary])
         digests = list(places)
         checked = digests[: trunk_batch(self.device)]
-        self._compute(kept, trunk, [missing[digest] for digest in checked], 0, task)
+        self._compute(trunk, [_Filling(kept, [missing[digest] for digest in checked], 0, task, ExitStack())])
         if np.array_equal(kept.mapped()[kept.places(checked)], rows[: len(checked)]) and len(digests) > len(checked):
             kept.add(digests[len(checked) :], rows[len(checked) :])
 
-    def _compute(self, kept: Rows, trunk: Trunk, samples: Sequence[Sample], view: int, task: str) -> None:
-        transform = plain_view(self.preprocessing) if view == 0 else augmented_view(self.preprocessing, self.augment)
-        seed = None if view == 0 else derive(self.seed, "view", view)
+    def _compute(self, trunk: Trunk, fillings: Sequence[_Filling]) -> None:
+        """Fill one view after the other; the first images of the next are drawn while the last ones are computed."""
+        images = (batch for filling in fillings if filling.samples for batch in self._images(filling))
+        with closing(through_trunk(trunk, images, autocast=self.autocast)) as passes:
+            for filling in fillings:
+                while filling.num_done < len(filling.samples):
+                    filling.add(*next(passes))
+                    self.stop.raise_if_asked(filling.keep)
+                    filling.keep_seldom()
+                    self.on_event(Event.progress(filling.task, filling.num_done, len(filling.samples)))
+                filling.finish()
+
+    def _images(self, filling: _Filling) -> Iterator[Tensor]:
+        """Yield batches of the images of a view."""
+        is_plain, samples = filling.view == 0, filling.samples
+        transform = plain_view(self.preprocessing) if is_plain else augmented_view(self.preprocessing, self.augment)
+        seed = None if is_plain else derive(self.seed, "view", filling.view)
         dataset = ImageDataset(self.root, samples, transform, self.preprocessing, seed=seed, pixels=self.pixels)
-        workers = self.plain_workers if seed is None else self.workers
+        workers = self.plain_workers if is_plain else self.workers
         images = ImageBatches(
             dataset,
             preprocessing=self.preprocessing,
@@ -210,22 +269,7 @@ class FeatureCache:
             workers=workers if len(samples) >= FEWEST_IN_ONE_PASS else 0,
             is_drawn_alone=True,
         )
-        parts: list[np.ndarray] = []
-        done, kept_at = 0, time.monotonic()
-
-        def keep() -> None:
-            rows = np.concatenate(parts)
-            kept.add([s.digest for s in samples[done - len(rows) : done]], rows)
-            parts.clear()
-
-        for batch, _ in images.epoch():
-            parts.append(kept.layout.pack(run_trunk(trunk, batch, autocast=self.autocast)))
-            done += len(batch)
-            self.stop.raise_if_asked(keep)
-            if time.monotonic() - kept_at > SELDOM or done == len(samples) or sum(map(len, parts)) >= MOST_UNKEPT:
-                keep()
-                kept_at = time.monotonic()
-            self.on_event(Event.progress(task, done, len(samples)))
+        yield from (batch for batch, _ in images.epoch())
 
     def _keys(self, trunk: Trunk, layout: Layout, views: int) -> list[dict[str, Any]]:
         """Return the key of each view's entry: everything that its rows depend on but the image."""

@@ -62,6 +62,7 @@ class Trunk(nn.Module):
         self.channels_last = (False,) * len(self.folds)
         self.run: Callable[[Tensor], tuple[Tensor, ...]] | None = None  # in place of torch: see `engines`
         self.engine = ""  # what that depends on; empty for torch
+        self.at_once = 1  # batches that it computes at a time, each called by another thread
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # (B, 3, H, W)
         """Return the boundary tensors, each (B, ...)."""
@@ -150,9 +151,10 @@ def agrees(model: nn.Module, divided: Divided, images: Tensor, *, fork: Callable
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     was_training = model.training
     try:
+        boundary = divided.trunk(images)
         for is_training in (True, False):
             whole = _output(model, is_training, fork, images, buffers)
-            parts = _output(divided.tail, is_training, fork, divided.trunk(images), buffers, owner=model)
+            parts = _output(divided.tail, is_training, fork, boundary, buffers, owner=model)
             if len(whole) != len(parts) or not all(map(torch.equal, whole, parts)):
                 return False
         return True

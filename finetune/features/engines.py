@@ -13,8 +13,11 @@ Letters: B batch.
 from __future__ import annotations
 
 import copy
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,11 +34,15 @@ from finetune.backbone.weights import first_line
 from finetune.errors import BackboneError, ResourceError
 from finetune.features.divide import Trunk
 from finetune.features.graphs import IndivisibleError
+from finetune.features.sources import through_trunk
 from finetune.timings import remember, remembered
+from finetune.wording import counted
 
 TOLERANCE = 1e-4  # of the largest value of a boundary tensor
 FEWEST = 32  # batches of a pass that is worth timing one
 FASTER = 1.15  # than torch, or it is not worth other last bits
+LONG = 0.2  # seconds of a pass that is timed once
+MOST_AT_ONCE = 8  # batches: each holds a network's activations in memory
 Run = Callable[[Tensor], tuple[Tensor, ...]]  # images (B, 3, H, W), as many as it was built for, to what crosses
 Times = dict[str, float | None]  # seconds of a batch by engine, None for one that cannot be used; "+" is building it
 
@@ -53,6 +60,7 @@ class Engine:
     guess: float
     gain: float
     is_for_cpu: bool = False
+    is_parallel: bool = False  # may be called from several threads, each of which has its share of torch's number
 
     @property
     def package(self) -> str:
@@ -62,7 +70,29 @@ class Engine:
     @property
     def label(self) -> str:
         """The name and version of its library, for what depends on them."""
-        return f"{self.library} {version(self.library)}" if self.library else ""
+        return f"{self.library} {version(self.library)}, {self.shares}" if self.library else ""
+
+    @property
+    def shares(self) -> Shares:
+        """How the threads that torch has now are shared among batches."""
+        return shares(torch.get_num_threads()) if self.is_parallel else Shares(1, torch.get_num_threads())
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How many batches are computed at once, and by how many threads each: the bits may hang on the latter."""
+
+    at_once: int
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{counted(self.threads, 'thread')} a batch"
+
+
+def shares(num_threads: int) -> Shares:
+    """Share threads among batches: one thread computes a batch of a small network at less cost than two."""
+    at_once = min(num_threads, MOST_AT_ONCE)
+    return Shares(at_once, num_threads // at_once)
 
 
 def equip(
@@ -149,7 +179,7 @@ def _fastest(
                 times[name] = _seconds(trunk, images)
             except BackboneError:
                 times[name] = None
-            trunk.run, trunk.engine = None, ""
+            _give_back(trunk)
     remember(key, times)
     ends = {"torch": whole / FASTER}
     for name in worth:
@@ -200,22 +230,28 @@ def _take(trunk: Trunk, name: str, images: Tensor, precision: str) -> float:
         raise BackboneError(f"there is no engine {name!r}")
     if reason := _reason_against(name, images.device, precision):
         raise BackboneError(reason)
-    trunk.run, trunk.engine = None, ""
+    engine = ENGINES[name]
+    _give_back(trunk)
     expected = trunk(images)
     try:
-        run = ENGINES[name].build(trunk.graph, images)
-        trunk.run, trunk.engine = run, ENGINES[name].label or name
+        run = engine.build(trunk.graph, images)
+        trunk.run, trunk.engine, trunk.at_once = run, engine.label or name, engine.shares.at_once
         computed, turned = trunk(images), trunk(images.flip(0))
     except (*EXPORT_ERRORS, ImportError, NotImplementedError, LookupError, AttributeError) as error:
-        trunk.run, trunk.engine = None, ""
+        _give_back(trunk)
         raise BackboneError(f"{name} cannot run this network: {first_line(error)}") from error
     difference = max(_difference(*pair) for pair in zip(expected, computed, strict=True))
     is_one = all(torch.equal(tensor.flip(0), other) for tensor, other in zip(computed, turned, strict=True))
     if not difference <= TOLERANCE or not is_one:
-        trunk.run, trunk.engine = None, ""
+        _give_back(trunk)
         why = f"differs from torch by {difference:.1e}" if is_one else "gives an image other bits in another place"
         raise BackboneError(f"{name} {why}")
     return difference
+
+
+def _give_back(trunk: Trunk) -> None:
+    """Have torch run a trunk again."""
+    trunk.run, trunk.engine, trunk.at_once = None, "", 1
 
 
 def _difference(expected: Tensor, computed: Tensor) -> float:
@@ -243,14 +279,19 @@ def _is_installed(library: str) -> bool:
 
 
 def _seconds(trunk: Trunk, images: Tensor) -> float:
-    """Return what a batch takes, the better of two after a first."""
-    taken = []
+    """Return what a batch of a pass takes, as many at once as the engine computes.
+
+    The better of two after a first; of batches that take long, which vary less, one after a first.
+    """
+    taken, count = [], 1 if trunk.at_once == 1 else 2 * trunk.at_once
     for _ in range(3):
         began = time.perf_counter()
-        trunk(images)
+        deque(through_trunk(trunk, [images] * count, autocast=nullcontext), maxlen=0)
         if images.device.type == "cuda":
             torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
+        taken.append((time.perf_counter() - began) / count)
+        if len(taken) == 2 and taken[-1] * count > LONG:
+            break
     return min(taken[1:])
 
 
@@ -299,7 +340,7 @@ def _onnxruntime(graph: fx.GraphModule, images: Tensor) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = shares(torch.get_num_threads()).threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # on a busy machine it makes others wait
     with TemporaryDirectory() as folder:
@@ -316,29 +357,34 @@ def _onnxruntime(graph: fx.GraphModule, images: Tensor) -> Run:
 def _openvino(graph: fx.GraphModule, images: Tensor) -> Run:
     import openvino
 
-    config = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    num_threads = torch.get_num_threads()
+    at_once = shares(num_threads).at_once
+    config = {"INFERENCE_NUM_THREADS": num_threads, "NUM_STREAMS": at_once, "INFERENCE_PRECISION_HINT": "f32"}
     with TemporaryDirectory() as folder:
         file = _write(graph, images, Path(folder))
         compiled = openvino.Core().compile_model(str(file), "CPU", config)
+    own = threading.local()
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
-        outputs = compiled(images.contiguous().numpy())
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        outputs = own.request.infer(images.contiguous().numpy())
         return tuple(torch.from_numpy(outputs[output].copy()) for output in compiled.outputs)
 
     return run
 
 
 def _write(graph: fx.GraphModule, images: Tensor, folder: Path) -> Path:
-    """Write a graph for batches of exactly this shape as an ONNX file."""
+    """Write a graph for batches of exactly this shape as ONNX; folded first, which halves the work of the exporter."""
     (results,) = (node.args[0] for node in graph.graph.nodes if node.op == "output")
     count = len(results) if isinstance(results, Sequence) else 1
     file = folder / "trunk.onnx"
-    write_quickly(graph, images.contiguous(), file, outputs=[f"output{place}" for place in range(count)])
+    write_quickly(folded_graph(graph), images.contiguous(), file, outputs=[f"output{place}" for place in range(count)])
     return file
 
 
 ENGINES: dict[str, Engine] = {
     "folded": Engine(_folded, None, guess=0.2, gain=0.3),
-    "onnxruntime": Engine(_onnxruntime, "onnxruntime", guess=1.0, gain=0.6, is_for_cpu=True),
-    "openvino": Engine(_openvino, "openvino", guess=1.0, gain=0.6, is_for_cpu=True),
+    "onnxruntime": Engine(_onnxruntime, "onnxruntime", guess=0.4, gain=0.6, is_for_cpu=True, is_parallel=True),
+    "openvino": Engine(_openvino, "openvino", guess=0.5, gain=0.6, is_for_cpu=True, is_parallel=True),
 }

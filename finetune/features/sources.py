@@ -10,8 +10,9 @@ Letters: B batch, N images.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.data.loaders import ImageBatches, Order
+from finetune.data.read_ahead import read_ahead
 from finetune.features.divide import Trunk
 from finetune.features.store import Layout
 from finetune.randomness import derive
@@ -51,6 +53,23 @@ def run_trunk(trunk: Trunk, images: Tensor, *, autocast: Autocast) -> Boundary:
     return joined(trunk, parts)
 
 
+def through_trunk(
+    trunk: Trunk, batches: Iterable[Tensor], *, autocast: Autocast
+) -> Generator[tuple[Boundary, int], None, None]:
+    """Yield for each batch of images (B, 3, H, W) its boundary tensors (B, ...) and B, in order.
+
+    As many batches as the trunk's engine computes at a time are at work, each by a thread of its own: a small network
+    keeps no more than one core busy with one batch.
+    """
+    run = partial(run_trunk, trunk, autocast=autocast)
+    if trunk.at_once == 1:
+        yield from ((run(images), len(images)) for images in batches)
+        return
+    alone = ([images] for images in batches)
+    for (boundary,) in read_ahead(run, alone, num_threads=trunk.at_once, ahead=trunk.at_once + 1):
+        yield boundary, len(boundary[0])
+
+
 def joined(trunk: Trunk, parts: Sequence[Boundary]) -> Boundary:
     """Return boundary tensors of several passes as one, lying in memory as the trunk puts them."""
     return trunk.laid(torch.cat(column) for column in zip(*parts, strict=True))
@@ -73,21 +92,27 @@ class TrunkBatches:
     def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Boundary, Tensor]]:
         """Yield (boundary tensors, class indices) from batch `start` of an epoch on."""
         waiting: deque[Tensor] = deque()  # class indices of the batches whose rows are not all there
-        pixels: list[Tensor] = []
         rows: list[Boundary] = []
-        for images, targets in self.images.epoch(epoch, phase=phase, start=start):
-            waiting.append(targets)
-            pixels.append(images)
-            size = trunk_batch(images.device)
-            count = sum(map(len, pixels)) // size * size
-            if count:
-                held = torch.cat(pixels)
-                rows.append(run_trunk(self.trunk, held[:count], autocast=self.autocast))
-                pixels = [held[count:]]
+        passes = self._passes(self.images.epoch(epoch, phase=phase, start=start), waiting)
+        for boundary, _ in through_trunk(self.trunk, passes, autocast=self.autocast):
+            rows.append(boundary)
+            if sum(len(part[0]) for part in rows) >= len(waiting[0]):  # whole batches are joined once
                 yield from self._whole(waiting, rows)
-        if sum(map(len, pixels)):
-            rows.append(run_trunk(self.trunk, torch.cat(pixels), autocast=self.autocast))
-            yield from self._whole(waiting, rows)
+
+    @staticmethod
+    def _passes(batches: Iterable[tuple[Tensor, Tensor]], waiting: deque[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of some batches in the trunk's batch size, the last ones alone; note their class indices."""
+        held: Tensor | None = None
+        for images, targets in batches:
+            waiting.append(targets)
+            size = trunk_batch(images.device)
+            held = images if held is None else torch.cat([held, images])
+            count = len(held) // size * size
+            if count:
+                yield from torch.split(held[:count], size)
+                held = held[count:]
+        if held is not None and len(held):
+            yield held
 
     def _whole(self, waiting: deque[Tensor], rows: list[Boundary]) -> Iterator[tuple[Boundary, Tensor]]:
         """Yield the batches whose rows are all there; of `rows` the others stay."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 
+import timm
 import torch
 from torch import Tensor
 
@@ -18,12 +20,14 @@ from finetune.prepare.inputs import skeleton_of
 from finetune.prepare.prepared import Prepared
 from finetune.prepare.resolve import with_head
 from finetune.settings import Recipe
+from finetune.timings import remember, remembered
 from finetune.train.memory import Memory, fitting_batch, step_memory, tried_batch
 from finetune.train.outputs import loss_of
 from finetune.types import Event, OnEvent, Phase
 from finetune.wording import counted
 
 MARGIN = 0.1  # of what is free on a GPU
+COUNTED_AS = 1  # goes up when memory is counted otherwise
 
 
 def with_micro_batch(prepared: Prepared, *, on_event: OnEvent) -> Prepared:
@@ -56,19 +60,41 @@ def skeleton_or_none(recipe: Recipe, *, num_classes: int) -> Backbone | None:
 
 
 def _fitting(prepared: Prepared, batch: int) -> int:
-    recipe, device = prepared.recipe, prepared.compute.device
+    device = prepared.compute.device
     by_gradient = [phase for phase in prepared.phases if phase.solver == "gradient"]
     if device.type == "cuda":
         return min((_tried(prepared, phase, batch) for phase in by_gradient), default=batch)
-    skeleton = skeleton_or_none(recipe, num_classes=len(prepared.manifest.classes))
-    if skeleton is None:
-        return batch
+    skeleton = cache(partial(skeleton_or_none, prepared.recipe, num_classes=len(prepared.manifest.classes)))
+    needs = [_need(prepared, phase, skeleton) for phase in by_gradient]
     free = free_memory(device)
+    return min((fitting_batch(batch, need, free) for need in needs if need), default=batch)
+
+
+def _need(prepared: Prepared, phase: Phase, skeleton: Callable[[], Backbone | None]) -> Memory | None:
+    """Return what a step of a phase takes, counted once on this machine and kept; None where it cannot be counted."""
+    recipe, backbone = prepared.recipe, prepared.backbone
+    about = {
+        "what": "memory",
+        "network": [backbone.architecture.name, backbone.model_args, recipe.strategy.probe_at],
+        "num_classes": len(prepared.manifest.classes),
+        "image_size": backbone.preprocessing.image_size,
+        "optimiser": recipe.optim.name,
+        "plan": repr(phase.plan),
+        "versions": [torch.__version__, timm.__version__, COUNTED_AS],
+    }
+    numbers = remembered(about)
+    if numbers is None:
+        need = _counted(skeleton(), phase, optimiser=recipe.optim.name)
+        numbers = {"fixed": need.fixed, "per_image": need.per_image} if need else {}
+        remember(about, numbers)
+    return Memory(int(numbers["fixed"] or 0), int(numbers["per_image"] or 0)) if numbers else None
+
+
+def _counted(skeleton: Backbone | None, phase: Phase, *, optimiser: str) -> Memory | None:
     try:
-        needs = [phase_memory(skeleton, phase, optimiser=recipe.optim.name) for phase in by_gradient]
+        return phase_memory(skeleton, phase, optimiser=optimiser) if skeleton else None
     except (NotImplementedError, RuntimeError):  # a network that computes with the values of its tensors
-        return batch
-    return min((fitting_batch(batch, need, free) for need in needs), default=batch)
+        return None
 
 
 def _tried(prepared: Prepared, phase: Phase, batch: int) -> int:

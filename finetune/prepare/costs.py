@@ -21,7 +21,7 @@ from finetune.backbone import load as backbones
 from finetune.backbone.cost import multiplications
 from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
-from finetune.features.divide import divide
+from finetune.features.divide import Divided, divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.store import Layout
 from finetune.prepare.batch_size import phase_memory
@@ -52,6 +52,16 @@ class Cut:
     views: int
     cache_bytes: int
     saved_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Operations for one image: a forward pass, a step under a freeze plan, one that trains every layer, the trunk."""
+
+    forward: int
+    step: int
+    everything: int
+    trunk: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +99,11 @@ def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, spe
     num_val = round(num_images * recipe.split.val)
     num_train = num_images - num_val
     batch = recipe.train.batch_size if recipe.train.batch_size != "auto" else wanted_batch(num_train)
-    size = skeleton.preprocessing.image_size
     epochs = phase.epochs if phase.solver == "gradient" else 1
     try:
-        forward = 2 * multiplications(skeleton.model, image_size=size)
-        step, everything = (step_flops(skeleton, plan, size) for plan in (phase.plan, _trained(phase.plan)))
-        cut = cut_of(recipe, skeleton, phase, num_train, num_val, forward=forward, step=step)
+        divided = divided_or_none(skeleton, phase.plan)
+        counts = operations_of(skeleton, phase.plan, divided)
+        cut = cut_of(recipe, phase, num_train, num_val, divided=divided, counts=counts)
         memory = phase_memory(skeleton, phase, optimiser=recipe.optim.name).of(batch)
     except (NotImplementedError, RuntimeError):  # a network that computes with the values of its tensors
         return Cost(batch, None, None, None)
@@ -102,7 +111,7 @@ def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, spe
         return Cost(batch, memory, None, cut)
     trunk = cut.trunk_share * speed.forward if cut else 0.0
     tail = speed.forward - trunk
-    learn = speed.step * (step - (cut.trunk_share if cut else 0.0) * forward) / everything
+    learn = speed.step * (counts.step - (cut.trunk_share if cut else 0.0) * counts.forward) / counts.everything
     passes = (num_train * cut.views + num_val) if cut and cut.views else epochs * num_images
     seconds = passes * trunk + epochs * (num_train * (learn if phase.solver == "gradient" else 0) + num_val * tail)
     is_once = phase.solver == "lbfgs"
@@ -110,27 +119,56 @@ def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, spe
     return Cost(batch, memory, seconds, cut, once)
 
 
-def cut_of(
-    recipe: Recipe, skeleton: Backbone, phase: Phase, num_train: int, num_val: int, *, forward: int, step: int
-) -> Cut | None:
-    """Cut the model of a phase as the run would; None where nothing can be kept."""
-    size = skeleton.preprocessing.image_size
+def divided_or_none(skeleton: Backbone, plan: FreezePlan) -> Divided | None:
+    """Cut a model as a run would; None where nothing can be kept."""
     try:
-        divided = divide(skeleton.model, phase.plan, skeleton.groups, image_size=size)
+        return divide(skeleton.model, plan, skeleton.groups, image_size=skeleton.preprocessing.image_size)
     except IndivisibleError:
+        return None
+
+
+def operations_of(skeleton: Backbone, plan: FreezePlan, divided: Divided | None) -> Operations:
+    """Return the operations of a model under a freeze plan, counted once on this machine and kept."""
+    size, model = skeleton.preprocessing.image_size, skeleton.model
+    about = {
+        "what": "operations",
+        "network": [skeleton.architecture.name, skeleton.model_args, str(getattr(model, "at", ""))],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "image_size": size,
+        "plan": repr(plan),
+        "versions": [torch.__version__, timm.__version__],
+    }
+    counts = remembered(about)
+    if counts is None:
+        counts = {
+            "forward": 2 * multiplications(model, image_size=size),
+            "step": _step_flops(skeleton, plan, size),
+            "everything": _step_flops(skeleton, _trained(plan), size),
+            "trunk": 2 * multiplications(divided.trunk, image_size=size) if divided else 0,
+        }
+        remember(about, counts)
+    return Operations(*(int(counts[name] or 0) for name in ("forward", "step", "everything", "trunk")))
+
+
+def cut_of(
+    recipe: Recipe, phase: Phase, num_train: int, num_val: int, *, divided: Divided | None, counts: Operations
+) -> Cut | None:
+    """Return what cutting the model of a phase brings; None where it is not cut."""
+    if divided is None:
         return None
     views = num_views(recipe, phase)
     layout = Layout(divided.shapes, recipe.cache.precision)
-    trunk = 2 * multiplications(divided.trunk, image_size=size)
     epochs = phase.epochs if phase.solver == "gradient" else 1
-    whole = epochs * (num_train * max(step, forward) + num_val * forward)
+    forward, trunk = counts.forward, counts.trunk
+    learn = forward if phase.solver == "lbfgs" else max(counts.step, forward)
+    whole = epochs * (num_train * learn + num_val * forward)
     saved = trunk * (epochs * (num_train + num_val) - (num_train * views + num_val)) if views else 0
     rows = layout.row_bytes * (num_train * views + num_val)
     share = trunk / max(forward, 1)
     return Cut(divided.shapes, layout.row_bytes, share, views, rows if views else 0, max(0.0, saved / max(whole, 1)))
 
 
-def step_flops(skeleton: Backbone, plan: FreezePlan, size: tuple[int, int]) -> int:
+def _step_flops(skeleton: Backbone, plan: FreezePlan, size: tuple[int, int]) -> int:
     """Return the operations of a forward pass of one image and of the backward pass that a plan needs."""
     model = skeleton.model
     with freezing(model, plan, skeleton.groups), FlopCounterMode(display=False) as counter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,6 +18,7 @@ from finetune.backbone.groups import head_modules
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
 from finetune.backbone.trace import trace
+from finetune.data.read_ahead import MOST_THREADS, read_ahead
 from finetune.data.split import units_of
 from finetune.errors import BackboneError
 from finetune.evaluation.intervals import bootstrap
@@ -24,10 +26,11 @@ from finetune.features.cache import Known
 from finetune.features.extract import before_head, extract, taps
 from finetune.features.shift import norm_shift
 from finetune.features.sources import TrunkBatches
-from finetune.images.decode import UndecodableError, quiet, read_rgb
+from finetune.images.decode import UndecodableError, read_rgb
 from finetune.images.transforms import picture_side
 from finetune.prepare.inputs import Inputs
 from finetune.prepare.passes import equipped, feature_cache, plain_batches
+from finetune.process import num_cores
 from finetune.settings import JOIN
 from finetune.strategy import evidence
 from finetune.strategy.evidence import LookedAt
@@ -106,17 +109,9 @@ def _looked_at(inputs: Inputs, chosen: Sequence[Sample]) -> LookedAt:
     backbone = inputs.backbone
     some = [chosen[place * len(chosen) // MOST_LOOKED_AT] for place in range(MOST_LOOKED_AT)]
     some = list(dict.fromkeys(some))
-    sides, greys, side = [], [], picture_side(backbone.preprocessing)
-    with quiet():
-        for sample in some:
-            file = Path(inputs.manifest.root, sample.file)
-            try:
-                with Image.open(file) as picture:
-                    sides.append(min(picture.size))
-                shown = read_rgb(file, side=side, value_range=backbone.preprocessing.value_range)
-            except (UndecodableError, OSError):
-                continue  # it was readable when it was scanned
-            greys.append(int(np.ptp(np.asarray(shown, dtype=np.int16), axis=2).max()) <= GREY)
+    look = partial(_look, inputs)
+    (looks,) = read_ahead(look, [some], num_threads=num_cores(most=MOST_THREADS))
+    sides, greys = [look[0] for look in looks if look], [look[1] for look in looks if look]
     batches = plain_batches(inputs, some, batch_size=len(some))
     images, _ = next(iter(batches.epoch()))
     shift = norm_shift(backbone.model, backbone.groups, images, units_of(some))
@@ -126,6 +121,18 @@ def _looked_at(inputs: Inputs, chosen: Sequence[Sample]) -> LookedAt:
         shift=shift.mean if shift else None,
         shifts=shift.groups if shift else {},
     )
+
+
+def _look(inputs: Inputs, sample: Sample) -> tuple[int, bool] | None:
+    """Return the shorter side of an image and whether it is grey; None where it can no longer be read."""
+    file, preprocessing = Path(inputs.manifest.root, sample.file), inputs.backbone.preprocessing
+    try:
+        with Image.open(file) as picture:
+            side = min(picture.size)
+        shown = read_rgb(file, side=picture_side(preprocessing), value_range=preprocessing.value_range)
+    except (UndecodableError, OSError):
+        return None
+    return side, int(np.ptp(np.asarray(shown, dtype=np.int16), axis=2).max()) <= GREY
 
 
 def _confidence(backbone: Backbone, features: Tensor, units: Sequence[int]) -> Confidence | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from finetune.backbone.cost import multiplications
 from finetune.backbone.load import Backbone
 from finetune.prepare.batch_size import skeleton_or_none
-from finetune.prepare.costs import cut_of, step_flops
+from finetune.prepare.costs import cut_of, divided_or_none, operations_of
 from finetune.prepare.prepared import Prepared
 from finetune.settings import Recipe
 from finetune.strategy.race import CandidateWork
@@ -31,11 +30,11 @@ def work_of(prepared: Prepared) -> CandidateWork | None:
 
 
 def _phase(recipe: Recipe, skeleton: Backbone, phase: Phase, num_train: int, num_val: int) -> list[float]:
-    size = skeleton.preprocessing.image_size
-    forward = 2 * multiplications(skeleton.model, image_size=size)
+    divided = divided_or_none(skeleton, phase.plan)
+    counts = operations_of(skeleton, phase.plan, divided)
     is_solved = phase.solver == "lbfgs"
-    step = 1.0 if is_solved else step_flops(skeleton, phase.plan, size) / forward
-    cut = cut_of(recipe, skeleton, phase, num_train, num_val, forward=forward, step=round(step * forward))
+    step = 1.0 if is_solved else counts.step / counts.forward
+    cut = cut_of(recipe, phase, num_train, num_val, divided=divided, counts=counts)
     trunk = cut.trunk_share if cut and cut.views else 0.0
     views = cut.views if cut else 0
     epoch = num_train * max(step - trunk, 0.0) + num_val * (1 - trunk)

@@ -5,22 +5,23 @@ Where the run has a proven ONNX export, a command computes with that: nothing of
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.checkpoint.run_folder import open_finished
+from finetune.checkpoint.run_folder import RunFolder, open_finished
 from finetune.data.sources import image_files
-from finetune.errors import check_count
+from finetune.errors import ExportError, RecipeError, check_count, did_you_mean
 from finetune.evaluation.predictions import Prediction as Prediction
 from finetune.evaluation.predictions import Scorer, check_top, predictions, probabilities_of
-from finetune.exports.client import Client, of_image, proven_export
+from finetune.exports.client import Client, export_file, of_image, proven_export
 from finetune.tasks import TASKS
-from finetune.types import OnEvent, ignore
+from finetune.types import Event, OnEvent, ignore
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from finetune.checkpoint.saved import SavedRun
 
 MANY = 1000  # images that are worth starting a GPU
+By = Literal["auto", "torch", "onnxruntime"]
 Paths = str | Path | Iterable[str | Path]
 
 
@@ -104,21 +106,23 @@ def predict_with(
     top: int = 1,
     device: str = "auto",
     batch_size: int = 32,
+    engine: By = "auto",
     on_event: OnEvent = ignore,
 ) -> Iterator[Prediction]:
     """Yield a prediction for every image among files and in folders, in order, by what is quickest at hand.
 
     That is the run's ONNX export, if it was proven equal to the model that stands there; else, or on a GPU that many
-    images are worth, the model itself.
+    images are worth, the model itself. `engine` names one of the two: "onnxruntime" or "torch".
 
     Raises:
         CheckpointError: no finished run. DataError: a path does not exist, or there are no images.
+        ExportError: the export is asked for by its engine, and there is none that is proven.
     """
     check_count("top", top)
     check_count("batch_size", batch_size)
     folder = open_finished(run)
     files = _files(paths, on_event)
-    export = proven_export(folder) if _is_for_processor(device, len(files)) else None
+    export = _export_of(folder, engine, is_for_processor=_is_for_processor(device, len(files)), on_event=on_event)
     if export is None:
         classifier = load(run, device=device, batch_size=batch_size)
         check_top(classifier.task, top)
@@ -131,6 +135,26 @@ def predict_with(
 
 def _files(paths: Paths, on_event: OnEvent) -> list[Path]:
     return image_files([paths] if isinstance(paths, (str, Path)) else list(paths), on_event=on_event)
+
+
+def _export_of(folder: RunFolder, engine: By, *, is_for_processor: bool, on_event: OnEvent) -> Path | None:
+    """Return the export that answers; None where the model does. One that is there and not used is named."""
+    if engine not in get_args(By):
+        raise RecipeError(
+            f"engine = {engine!r} is none of {', '.join(get_args(By))}.{did_you_mean(engine, get_args(By))}"
+        )
+    if engine == "torch":
+        return None
+    export = proven_export(folder)
+    anew = f"Prove it anew: finetune export {shlex.quote(str(folder.path))} --format onnx"
+    if engine == "onnxruntime" and not is_for_processor:
+        raise RecipeError("engine = 'onnxruntime' computes on a CPU", hint="Use --device cpu, or --engine torch.")
+    if engine == "onnxruntime" and export is None:
+        raise ExportError(f"{folder.path} has no ONNX export that is proven equal to its model", hint=f"{anew}.")
+    if export is None and is_for_processor and export_file(folder).is_file():
+        why = "is not proven equal to the model that stands there"
+        on_event(Event.warning(f"{export_file(folder)} {why}: the model itself answers. {anew}"))
+    return export if is_for_processor else None
 
 
 def _is_for_processor(device: str, num_images: int) -> bool:

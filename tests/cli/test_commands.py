@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.checkpoint.run_folder import RunFolder, read_classes
 from tests.support import FLAGS
 
 QUICK = (*FLAGS, "--epochs", "1")
@@ -130,3 +131,28 @@ def test_doctor_names_the_ways_out_where_there_is_no_hub(finetune_cli, monkeypat
     monkeypatch.setattr(hub, "_status", lambda *_, **__: None)
     said = " ".join(finetune_cli("doctor").out.split())
     assert all(words in said for words in ("not reached", "finetune[weights]", "--weights PATH", "HF_HOME"))
+
+
+def test_predict_where_nothing_can_be_read_ends_with_3_after_the_table(finetune_cli, place: Path, tmp_path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_text("no image")
+    for how in ((), ("--csv",), ("--json",)):
+        done = finetune_cli("predict", place / "runs/one", tmp_path, *how)
+        assert done.code == 3 and str(tmp_path / "a.jpg") in done.out
+        assert done.err.startswith(
+            f"error: none of 2 images can be read\nhint: {tmp_path / 'a.jpg'}: no image in a format"
+        )
+    single = finetune_cli("predict", place / "runs/one", tmp_path / "a.jpg")
+    assert single.code == 3 and single.err.startswith(f"error: {tmp_path / 'a.jpg'} cannot be read\nhint: no image in")
+    readable = next((place / "imgs").rglob("*.jpg"))
+    assert finetune_cli("predict", place / "runs/one", tmp_path, readable).code == 0
+
+
+def test_predict_has_as_many_columns_as_there_are_classes(finetune_cli, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_text("no image")
+    readable = next((place / "imgs").rglob("*.jpg"))
+    done = finetune_cli("predict", place / "runs/one", tmp_path, readable, "--csv", "--top", "99")
+    head, bad, good = list(csv.reader(io.StringIO(done.out)))
+    num_classes = len(read_classes(RunFolder(place / "runs/one")))
+    assert len(head) == len(bad) == len(good) == 2 + 2 * num_classes
+    assert head[-2] == f"probability{num_classes}" and all(good[:-1]) and not any(bad[1:-1])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +78,35 @@ def test_a_network_is_timed_once_on_a_machine(monkeypatch: pytest.MonkeyPatch) -
     assert [cost.seconds for cost in first.costs] == [cost.seconds for cost in again.costs]
     plan(strategy="full", backbone="test_resnet", image_size=96)
     assert len(timed) == 4
+
+
+def test_nothing_but_the_words_of_a_module_is_read_before_main_begins() -> None:
+    """What comes before cannot be stopped by Ctrl-C without a traceback."""
+    code = "import sys; before = set(sys.modules); import finetune.cli; print(sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    own = ast.literal_eval(done.stdout)
+    assert {name for name in own if name.startswith("finetune")} == {"finetune", "finetune.cli", "finetune.errors"}
+    assert not {"typer", "click", "pydantic", "rich", "importlib.metadata"} & set(own)
+
+
+@pytest.mark.parametrize("slow", ["pydantic", "typer", "rich"])
+def test_ctrl_c_while_libraries_are_read_is_one_word_and_130(tmp_path: Path, slow: str) -> None:
+    (tmp_path / f"{slow}.py").write_text("import time\nprint('reading', flush=True)\ntime.sleep(600)\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
+    command = [sys.executable, "-m", "finetune", "run", str(tmp_path)]
+    with subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "reading\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "stopped\n")
+
+
+@pytest.mark.parametrize("words", ["--help", "recipes show default", "recipes ls", "backbones ls --json", "--version"])
+def test_a_reader_that_goes_away_costs_no_word_and_the_usual_code(words: str) -> None:
+    theirs, ours = os.pipe()
+    os.close(theirs)  # nobody reads, from the first byte on
+    done = subprocess.run([sys.executable, "-m", "finetune", *words.split()], stdout=ours, stderr=subprocess.PIPE)
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -16,10 +19,12 @@ from finetune.backbone.groups import layer_groups
 from finetune.errors import BackboneError, ResourceError
 from finetune.features import engines
 from finetune.features.divide import Trunk, divide
-from finetune.features.engines import ENGINES, equip, folded_graph, network_trunk
+from finetune.features.engines import ENGINES, Shares, equip, folded_graph, network_trunk, shares
 from finetune.features.graphs import IndivisibleError
+from finetune.features.sources import through_trunk
 from finetune.randomness import forked
 from finetune.strategy.strategies import Choice, phases
+from finetune.threads import threads_at
 
 SIZE = 64
 ABOUT = {"network": "one of the tests"}
@@ -265,3 +270,74 @@ def test_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch)
         {"torch": 2.0},
         {"torch": 3.0},
     ]
+
+
+@pytest.mark.parametrize(("num_threads", "at_once", "each"), [(1, 1, 1), (2, 2, 1), (8, 8, 1), (12, 8, 1), (16, 8, 2)])
+def test_threads_are_shared_among_batches(num_threads: int, at_once: int, each: int) -> None:
+    assert shares(num_threads) == Shares(at_once, each)
+
+
+def batches_of(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.rand(16 if place else 5, 3, SIZE, SIZE, generator=generator) for place in reversed(range(count))]
+
+
+@pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.is_parallel])
+def test_the_bits_are_the_same_however_many_batches_are_computed_at_once(engine: str) -> None:
+    pytest.importorskip(str(ENGINES[engine].library))
+    found = {}
+    for num_threads in (1, 2, 4):
+        trunk = trunk_of("test_resnet")
+        with threads_at(num_threads):
+            equip(trunk, images(trunk), asked=engine, num_images=16, precision="float32", about=ABOUT)
+            assert (trunk.at_once, trunk.engine.endswith("1 thread a batch")) == (num_threads, True)
+            parts = [boundary for boundary, _ in through_trunk(trunk, batches_of(12), autocast=nullcontext)]
+        found[num_threads] = b"".join(tensor.numpy().tobytes() for part in parts for tensor in part)
+    assert found[1] == found[2] == found[4]
+
+
+def numbering(act: Callable[[int], None]) -> Trunk:
+    """Return a trunk that yields of each batch its first number, after `act` on it."""
+    trunk = Trunk(fx.symbolic_trace(nn.Identity()), [1])
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        act(int(images[0, 0]))
+        return (images[:, :1],)
+
+    trunk.run, trunk.at_once = run, 3
+    return trunk
+
+
+def numbered(count: int, taken: list[int]) -> Iterator[Tensor]:
+    for number in range(count):
+        taken.append(number)
+        yield torch.full((16, 2), float(number))
+
+
+def test_batches_come_in_order_and_a_few_are_taken_ahead() -> None:
+    taken: list[int] = []
+    trunk = numbering(lambda number: time.sleep(0.02 * (number % 3 == 0)))  # every third is the slowest
+    for place, (boundary, count) in enumerate(through_trunk(trunk, numbered(20, taken), autocast=nullcontext)):
+        assert (int(boundary[0][0]), count) == (place, 16)
+        assert len(taken) <= place + 1 + trunk.at_once
+    assert taken == list(range(20))
+
+
+def test_an_error_in_a_thread_comes_out_and_none_is_left_behind() -> None:
+    def fail(number: int) -> None:
+        if number == 4:
+            raise MemoryError("none left")
+
+    before, seen = threading.active_count(), []
+    with pytest.raises(MemoryError, match="none left"):
+        for boundary, _ in through_trunk(numbering(fail), numbered(20, []), autocast=nullcontext):
+            seen.append(int(boundary[0][0]))
+    assert seen == [0, 1, 2, 3] and threading.active_count() == before
+
+
+def test_who_leaves_early_leaves_no_thread_behind() -> None:
+    before, taken = threading.active_count(), []
+    passes = through_trunk(numbering(lambda number: None), numbered(20, taken), autocast=nullcontext)
+    next(passes)
+    passes.close()
+    assert threading.active_count() == before and len(taken) < 20

@@ -69,3 +69,22 @@ def test_a_trial_leaves_weights_and_statistics_as_they_were(quick_run, monkeypat
     monkeypatch.setattr(memory.torch.cuda, "is_available", lambda: False)
     quick_run("full", batch_size=8)
     assert found == [True]
+
+
+def test_memory_is_counted_once_and_anew_for_another_plan(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[str] = []
+    count = batch_size.phase_memory
+
+    def watched(skeleton, phase, **more):
+        counted.append(phase.name)
+        return count(skeleton, phase, **more)
+
+    monkeypatch.setattr(batch_size, "phase_memory", watched)
+    monkeypatch.setattr(batch_size, "free_memory", lambda _: 40_000_000)
+    sizes = []
+    for out in ("first", "second"):
+        result = quick_run("full", out=out, batch_size=32, image_size=96)
+        sizes.append(recipes.load(result.folder / "recipe.toml").train.micro_batch)
+    assert len(counted) == 1 and sizes[0] == sizes[1] < 32
+    quick_run("top-k", out="other", batch_size=32, image_size=96)
+    assert len(counted) == 2

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 import finetune
 from finetune.data.findings import Case
 from finetune.data.sample import CLASSES, draw, write_sample
-from finetune.features import cache as feature_cache
+from finetune.features import sources as trunk_passes
 from finetune.features.sources import run_trunk
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import read_data
@@ -209,7 +209,7 @@ def test_a_second_check_computes_no_features_and_a_run_finds_them(
         counts.append(len(images))
         return run_trunk(trunk, images, **more)
 
-    monkeypatch.setattr(feature_cache, "run_trunk", counted)
+    monkeypatch.setattr(trunk_passes, "run_trunk", counted)
     plain = {"augment.level": "none"}
     first = check(imgs, **EMBEDDED)
     assert sum(counts) == 30

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import finetune
-from finetune.features import cache
+from finetune.features import cache, sources
 from finetune.prepare import passes
 from finetune.runs import single as run
 from tests.support import QUICK, TINY
@@ -51,7 +51,7 @@ def kills_workers(*_: object, **__: object) -> Any:
 
 @pytest.mark.parametrize("where", PASSES)
 def test_memory_that_runs_out_in_a_pass_is_told(monkeypatch, few: Path, tmp_path: Path, where: str) -> None:
-    monkeypatch.setattr(cache, "run_trunk", runs_out)
+    monkeypatch.setattr(sources, "run_trunk", runs_out)
     with pytest.raises(finetune.FinetuneError, match="memory ran out") as failed:
         PASSES[where](few, tmp_path / "run")
     assert "--image-size" in failed.value.hint
@@ -62,7 +62,7 @@ def test_memory_that_runs_out_in_a_pass_is_told(monkeypatch, few: Path, tmp_path
 
 @pytest.mark.parametrize("where", PASSES)
 def test_workers_that_die_in_a_pass_are_told(monkeypatch, few: Path, tmp_path: Path, where: str) -> None:
-    monkeypatch.setattr(cache, "run_trunk", kills_workers)
+    monkeypatch.setattr(sources, "run_trunk", kills_workers)
     monkeypatch.setattr(cache, "FEWEST_IN_ONE_PASS", 1)
     with pytest.raises(finetune.FinetuneError, match="a process that decodes images died") as failed:
         PASSES[where](few, tmp_path / "run")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import finetune
+from finetune.prepare import costs
 from finetune.strategy.strategies import STRATEGIES
 from finetune.workflow import plan as planning
 from tests.support import LAYOUTS
@@ -119,3 +120,15 @@ def test_a_plan_shows_what_is_changed_of_training() -> None:
     changed = finetune.plan(overrides={"optim.name": "lion", "regularise.mixup": 0.2}, **settings)
     assert "options: optim.name = lion, regularise.mixup = 0.2" in changed.notes
     assert not any(note.startswith("options") for note in finetune.plan(**settings).notes)
+
+
+def test_operations_are_counted_once_for_a_plan_and_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    count = costs.multiplications
+    monkeypatch.setattr(costs, "multiplications", lambda *args, **more: counted.append(1) or count(*args, **more))
+    asked = {"backbone": "test_resnet", "pretrained": False, "image_size": 64}
+    first, second = (finetune.plan(strategy="top-k", top_k=1, **asked).costs for _ in range(2))
+    assert len(counted) == 2  # the whole and the trunk
+    assert [cost.cut for cost in first] == [cost.cut for cost in second]
+    finetune.plan(strategy="top-k", top_k=2, **asked)
+    assert len(counted) == 4

@@ -101,6 +101,37 @@ def test_the_model_itself_answers_without_an_export_or_on_another_device(
         list(predict_with(exported, image, device="cuda"))
 
 
+def test_an_export_that_is_not_used_is_named(own: Path, drawn: Path) -> None:
+    image, said = next(drawn.rglob("*.jpg")), []
+    list(predict_with(own, image, on_event=said.append))
+    (own / "exports/parity.json").unlink()
+    assert not [event for event in said if event.kind == "warning"]
+    list(predict_with(own, image, on_event=said.append))
+    (warning,) = [event.facts["text"] for event in said if event.kind == "warning"]
+    assert "model.onnx is not proven equal to the model" in warning and f"finetune export {own}" in warning
+    with pytest.raises(ExportError, match="has no ONNX export that is proven equal") as refused:
+        list(predict_with(own, image, engine="onnxruntime"))
+    assert f"finetune export {own}" in refused.value.hint
+    said.clear()
+    list(predict_with(own, image, engine="torch", on_event=said.append))
+    assert not [event for event in said if event.kind == "warning"]
+
+
+def test_the_engine_that_is_named_answers(exported: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by: list[str] = []
+    load, client = predict.load, predict.Client
+    monkeypatch.setattr(predict, "load", lambda *args, **more: by.append("torch") or load(*args, **more))
+    monkeypatch.setattr(predict, "Client", lambda file: by.append("onnxruntime") or client(file))
+    image = next(drawn.rglob("*.jpg"))
+    for engine in ("torch", "onnxruntime", "auto"):
+        list(predict_with(exported, image, engine=engine))
+    assert by == ["torch", "onnxruntime", "onnxruntime"]
+    with pytest.raises(finetune.RecipeError, match=r"'onnx' is none of auto, torch, onnxruntime\."):
+        list(predict_with(exported, image, engine="onnx"))
+    with pytest.raises(finetune.RecipeError, match="computes on a CPU"):
+        list(predict_with(exported, image, engine="onnxruntime", device="cuda"))
+
+
 def test_an_interrupted_run_and_a_missing_image_are_named_without_torch(tmp_path: Path, exported: Path) -> None:
     with pytest.raises(finetune.CheckpointError, match="no run folder"):
         list(predict_with(tmp_path / "nowhere", "x.jpg"))

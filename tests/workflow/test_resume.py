@@ -136,3 +136,21 @@ def test_a_signal_stops_the_filling_of_the_cache_and_what_is_filled_stays(quick_
     assert [entry.num_rows for entry in kept if entry.about["kind"] == "features" and entry.num_rows] == [32]
     finetune.resume(tmp_path / "run")
     assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"phases": {"0": 3}}, "phases.0 must be true or false"),
+        ({"phases": {"0": True}, "engines": {"0": 4}}, "engines.0 must be text"),
+        ({"phases": []}, "phases must be a table"),
+        ({}, "phases is missing"),
+    ],
+)
+def test_a_damaged_cached_json_is_told_in_plain_words(tiny_run, tmp_path: Path, content: dict, reason: str) -> None:
+    with pytest.raises(finetune.Interrupted):
+        tiny_run("head-only", on_event=stop_after(2))
+    (tmp_path / "run/cached.json").write_text(json.dumps({"format_version": 1, **content}))
+    with pytest.raises(finetune.CheckpointError) as refused:
+        finetune.resume(tmp_path / "run")
+    assert refused.value.message.endswith(f"cached.json does not hold what it should: {reason}")
