@@ -75,7 +75,7 @@ def test_memory_that_runs_out_names_the_flag_and_loses_nothing(tiny_run, whole, 
 
         def out_of_memory(*arguments: Any, **more: Any) -> torch.Tensor:
             calls.append(1)
-            if len(calls) == 4:
+            if len(calls) == 4:  # the first step of the second epoch
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             return entropy(*arguments, **more)
 
@@ -134,11 +134,11 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_good_checkpoi
     tiny_run, whole, tmp_path: Path, monkeypatch, value: float
 ) -> None:
     with monkeypatch.context() as patched:
-        step, calls = Step.take, []
+        take, calls = Step.take, []
 
-        def diverging(*arguments: Any, **more: Any) -> object:
+        def diverging(*arguments: object, **more: object) -> object:
             calls.append(1)
-            return (torch.tensor(value), torch.tensor(0)) if len(calls) == 5 else step(*arguments, **more)
+            return (torch.tensor(value), torch.tensor(0)) if len(calls) == 5 else take(*arguments, **more)
 
         patched.setattr(Step, "take", diverging)
         with pytest.raises(
@@ -152,14 +152,14 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_good_checkpoi
 
 def test_weights_that_are_not_finite_never_reach_a_checkpoint(tiny_run, whole, tmp_path: Path, monkeypatch) -> None:
     with monkeypatch.context() as patched:
-        step, calls = Step.take, []
+        take, calls = Step.take, []
 
-        def spoiling(self: Step, *arguments: Any, **more: Any) -> object:
+        def spoiling(step: Step, *arguments: object, **more: object) -> object:
             calls.append(1)
-            done = step(self, *arguments, **more)
+            done = take(step, *arguments, **more)
             if len(calls) == 4:
                 with torch.no_grad():
-                    next(self.model.parameters()).fill_(float("nan"))
+                    next(step.model.parameters()).fill_(float("nan"))
             return done
 
         patched.setattr(Step, "take", spoiling)
