@@ -68,9 +68,7 @@ def test_a_run_standardises_by_its_data_and_leaves_the_numbers(wide: Path, tmp_p
     mean, deviation = recipes.load(run.folder / "recipe.toml").data.statistics
     config = json.loads((run.folder / "model" / "config.json").read_text())["pretrained_cfg"]
     assert (tuple(config["mean"]), tuple(config["std"])) == (mean, deviation)
-    assert (
-        all(m > 0.4 for m in mean) if kind == "data" else all(m < 0.4 < d for m, d in zip(mean, deviation, strict=True))
-    )
+    assert (min(mean) > 0.4) == (kind == "data")  # the darkest pixels have 90 of 255
     again = finetune.run(recipe=run.folder / "recipe.toml", out=tmp_path / "again")
     assert again.metrics == run.metrics
 
