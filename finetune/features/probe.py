@@ -37,6 +37,7 @@ class Probe:
     top1: float  # cross-validated on the images it was fitted to
     share: float = 1.0
     loss: float = 0.0  # cross-validated too
+    num_judged: int = 0  # classes on whose images the strength was chosen and top1 measured; 0 where there are none
 
 
 CLASSES = FAMILIES["classify"]
@@ -60,8 +61,9 @@ def fit_probe(
     Of another family of targets (N, K): a logistic regression of each class, or a ridge regression of numbers.
     Features are standardised; the standardisation is folded into weight and bias. Minimises
     mean cross-entropy (or the family's loss) + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one
-    unit (copies, a group) are in one fold. The strength is chosen on at most 2,000 images; as the loss is a mean, it
-    is then divided by how many times as many independent images all of them are, so that it weighs the same per image.
+    unit (copies, a group) are in one fold. The strength is chosen on at most 2,000 images, of more than 400 classes
+    on those of 400; as the loss is a mean, it is then divided by how many times as many independent images all of
+    them are, so that it weighs the same per image.
     With `whiten` ("pca", "zca") the features are made white before, by `scaling.whitening`, which is folded in too.
     `weights` (N,) say how much each image counts in the loss, by default all alike; they are for one class alone.
     If selective, then on the most relevant features only: their relevance is the norm of their weights
@@ -80,7 +82,7 @@ def fit_probe(
     share = 1.0
     if is_selective:
         share, accuracy, loss = _choose_share(scaled, targets, num_classes, seed, strength, units, weights, family)
-    strength *= _independent_share(units, seed)
+    strength *= _independent_share(targets, units, seed)
     kept = torch.arange(scaled.shape[1])
     if share < 1:
         kept = _kept(_by_relevance(scaled, targets, units, family), num_classes, share)
@@ -88,7 +90,8 @@ def fit_probe(
     weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength, weights=weights, family=family)
     unwhitened = weight.double() if white is None else weight.double() @ white.double().T
     folded = unwhitened / std.double()
-    return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy, share, loss)
+    judged = len(torch.unique(targets[_sample(targets, seed)])) if _has_one_class(targets) else 0
+    return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy, share, loss, judged)
 
 
 def held_out_logits(
@@ -141,7 +144,7 @@ def unit_folds(targets: Tensor, units: Sequence[int], *, seed: int) -> list[Tens
 
 def _by_relevance(scaled: Tensor, targets: Tensor, units: Sequence[int], family: Family) -> Tensor:
     """Return the features (D,), the most relevant first."""
-    sampled = _sample(len(scaled), 0)
+    sampled = _sample(targets, 0)
     if not family.has_one_class:
         used = relevance(scaled[sampled], targets[sampled], _of(units, sampled))
         return used.argsort(descending=True, stable=True)
@@ -169,7 +172,7 @@ def _choose_share(
     family: Family,
 ) -> tuple[float, float, float]:
     """Return the share of features with the least cross-validated loss, its top-1, the loss; of equals, the larger."""
-    chosen = _sample(len(scaled), seed)
+    chosen = _sample(targets, seed)
     scaled, targets, units, weights = scaled[chosen], targets[chosen], _of(units, chosen), weights[chosen]
     hits, losses = torch.zeros(len(SHARES)), torch.zeros(len(SHARES))
     for held, kept in _held_out(family.strata(targets), seed, units):
@@ -205,7 +208,7 @@ def _choose(
     family: Family,
 ) -> tuple[float, float, float]:
     """Return the strength with the least cross-validated loss, its top-1, and the loss."""
-    chosen = _sample(len(scaled), seed)
+    chosen = _sample(targets, seed)
     scaled, targets, units, weights = scaled[chosen], targets[chosen], _of(units, chosen), weights[chosen]
     hits = torch.zeros(len(STRENGTHS))
     losses = torch.zeros(len(STRENGTHS))
@@ -232,16 +235,24 @@ def _of(units: Sequence[int], chosen: Tensor) -> list[int]:
     return [units[place] for place in chosen.tolist()]
 
 
-def _independent_share(units: Sequence[int], seed: int) -> float:
+def _independent_share(targets: Tensor, units: Sequence[int], seed: int) -> float:
     """Return how many units the images have on which the strength is chosen, as a share of those of all."""
-    return len(set(_of(units, _sample(len(units), seed)))) / len(set(units))
+    return len(set(_of(units, _sample(targets, seed)))) / len(set(units))
 
 
-def _sample(count: int, seed: int) -> Tensor:
-    if count <= MOST_FOR_SEARCH:
-        return torch.arange(count)
-    drawn = np.random.default_rng(derive(seed, "probe")).permutation(count)[:MOST_FOR_SEARCH]
-    return torch.from_numpy(np.sort(drawn))
+def _sample(targets: Tensor, seed: int) -> Tensor:
+    """Return the images of a search: of so few classes that each, if they are alike, has an image in every fold."""
+    if len(targets) <= MOST_FOR_SEARCH:
+        return torch.arange(len(targets))
+    generator, places = np.random.default_rng(derive(seed, "probe")), np.arange(len(targets))
+    classes = np.unique(targets.numpy()) if _has_one_class(targets) else places[:0]
+    if len(classes) > (most := MOST_FOR_SEARCH // FOLDS):
+        places = np.flatnonzero(np.isin(targets.numpy(), generator.permutation(classes)[:most]))
+    return torch.from_numpy(np.sort(generator.permutation(places)[:MOST_FOR_SEARCH]))
+
+
+def _has_one_class(targets: Tensor) -> bool:
+    return targets.ndim == 1 and not targets.is_floating_point()
 
 
 def _solve(

@@ -324,3 +324,21 @@ def test_no_matrix_of_a_probe_is_larger_than_the_smaller_of_images_and_features(
     for width in (5, 90, 200):
         loo_guesses(torch.randn(90, width), torch.arange(90) % 3)
     assert seen == [(5, 5), (90, 90), (90, 90)]
+
+
+def test_of_many_classes_the_strength_is_chosen_on_so_many_as_have_images_in_every_fold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probes, "MOST_FOR_SEARCH", 100)
+    features, targets = clouds(count=600, width=40, num_classes=60, distance=3.0)
+    probe = fit_probe(features, targets, num_classes=60)
+    assert probe.num_judged == 20 and probe.weight.shape == (60, 40)
+    drawn = targets[probes._sample(targets, 0)]
+    assert len(drawn) == 100 and int(torch.unique(drawn, return_counts=True)[1].min()) >= 2
+    assert probe.top1 > 0.5  # of images whose classes the sample hardly knew, next to none would be named
+    assert float((features @ probe.weight.T + probe.bias).argmax(dim=1).eq(targets).float().mean()) > 0.8
+
+
+def test_of_few_classes_all_are_judged() -> None:
+    features, targets = clouds()
+    assert fit_probe(features, targets, num_classes=3).num_judged == 3
