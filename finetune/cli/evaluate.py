@@ -12,7 +12,6 @@ from finetune.checkpoint.run_folder import open_finished
 from finetune.cli import tables
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, RunArgument, with_interrupt
 from finetune.cli.screen import watching
-from finetune.types import to_json
 
 
 class SplitName(StrEnum):
@@ -48,6 +47,6 @@ def evaluate(
             workers=workers, on_event=on_event,
         )  # fmt: skip
     if json_:
-        tables.print_json(to_json(evaluation))
+        tables.print_json(evaluation.to_json())
     else:
         tables.show_evaluation(evaluation)

@@ -125,9 +125,8 @@ def show_evaluation(evaluation: Evaluation) -> None:
         _show_by_class(console, evaluation.by_class)
     pairs = [
         (count, evaluation.classes[true], evaluation.classes[guess])
-        for true, row in enumerate(evaluation.confusion)
-        for guess, count in enumerate(row)
-        if count and true != guess
+        for true, guess, count in evaluation.confusions
+        if true != guess
     ]
     if pairs:
         worst = sorted(pairs, reverse=True)[:MOST_CONFUSIONS]

@@ -138,11 +138,14 @@ def calibration(confidence: Tensor, hits: NDArray[Any], weights: Iterable[NDArra
     return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
 
 
-def confusion(logits: Tensor, targets: Tensor) -> list[list[int]]:
-    """Return counts by true class (rows) and predicted class (columns)."""
-    num_classes = logits.shape[1]
-    flat = targets * num_classes + logits.argmax(dim=1)
-    return torch.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes).tolist()
+def confusions(logits: Tensor, targets: Tensor) -> tuple[tuple[int, int, int], ...]:
+    """Return how many images of a class were taken for a class: (true, predicted, count) of each pair that occurs.
+
+    Most of all pairs do not: of 5,000 classes a whole matrix holds 25 million counts.
+    """
+    taken = torch.stack([targets, logits.argmax(dim=1)], dim=1)
+    pairs, counts = torch.unique(taken, dim=0, return_counts=True)
+    return tuple((true, guess, count) for (true, guess), count in zip(pairs.tolist(), counts.tolist(), strict=True))
 
 
 METRICS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from finetune import recipe as recipes
 from finetune.checkpoint.saved import SavedRun, load_run
@@ -15,31 +16,44 @@ from finetune.device import Compute
 from finetune.errors import DataError, check_count, did_you_mean
 from finetune.evaluation.answers import answers
 from finetune.evaluation.by_class import ClassFigures, figures_by_class
-from finetune.evaluation.metrics import confusion, measure_task
+from finetune.evaluation.metrics import confusions, measure_task
 from finetune.images.pixels import filled_pixels
 from finetune.prepare.inputs import Inputs, problem_notes
 from finetune.prepare.passes import logits_of
 from finetune.tasks import Task
 from finetune.train.guard import OF_A_MODEL, guarded
-from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore
+from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore, to_json
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Metrics on labelled images, and which class was taken for which (rows: true, columns: predicted).
+    """Metrics on labelled images, and which class was taken for which: (true, predicted, count) where it occurs.
 
-    Where an image may have several classes, `by_class` has how well each is told; then, and of numbers, the table is
-    empty.
+    Where an image may have several classes, `by_class` has how well each is told; then, and of numbers, there are
+    no pairs.
     """
 
     split: str
     num_images: int
     classes: tuple[str, ...]
     metrics: dict[str, Interval]
-    confusion: list[list[int]]
+    confusions: tuple[tuple[int, int, int], ...]
     never_predicted: dict[str, int]  # classes that have images here, and how many
     task: Task = "classify"
     by_class: tuple[ClassFigures, ...] = ()
+
+    @property
+    def confusion(self) -> list[list[int]]:
+        """All counts as a matrix (rows: true classes, columns: predicted ones); empty where there are no pairs."""
+        matrix = [[0] * len(self.classes) for _ in self.classes] if self.confusions else []
+        for true, guess, count in self.confusions:
+            matrix[true][guess] = count
+        return matrix
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the evaluation as one JSON document."""
+        facts = {name: value for name, value in to_json(self).items() if name != "confusions"}
+        return {**facts, "confusion": self.confusion}
 
 
 @guarded(OF_A_MODEL, is_shared=True)
@@ -82,7 +96,7 @@ def evaluate(
         num_images=len(samples),
         classes=saved.classes,
         metrics=metrics,
-        confusion=confusion(logits, targets) if task == "classify" else [],
+        confusions=confusions(logits, targets) if task == "classify" else (),
         never_predicted=never_among(saved.classes, [sample.target for sample in samples], said),
         task=task,
         by_class=figures_by_class(saved.classes, logits, targets, limits) if task == "multilabel" else (),

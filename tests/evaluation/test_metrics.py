@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_f1_score
 
-from finetune.evaluation.metrics import confusion, measure, top1
+from finetune.evaluation.metrics import confusions, measure, top1
 from finetune.types import Interval
+from finetune.workflow.evaluate import Evaluation
 
 
 def logits_of(guesses: list[int], *, num_classes: int, share: float = 0.9) -> Tensor:
@@ -101,8 +102,10 @@ def test_one_image_is_measured() -> None:
 
 
 def test_confusion_counts_true_classes_in_rows() -> None:
-    found = confusion(logits_of([0, 1, 1, 2, 2], num_classes=4), torch.tensor([0, 0, 1, 2, 0]))
-    assert found == [[1, 1, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    pairs = confusions(logits_of([0, 1, 1, 2, 2, 1], num_classes=4), torch.tensor([0, 0, 1, 2, 0, 1]))
+    assert pairs == ((0, 0, 1), (0, 1, 1), (0, 2, 1), (1, 1, 2), (2, 2, 1))
+    found = Evaluation("val", 6, ("a", "b", "c", "d"), {}, pairs, {}).confusion
+    assert found == [[1, 1, 1, 0], [0, 2, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
 
 
 def resamples(count: int, units: list[int] | None) -> list[np.ndarray]:
