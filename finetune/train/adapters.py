@@ -70,7 +70,7 @@ class Adapters:
     def saved(self) -> dict[str, Tensor]:
         """Return the factors as a checkpoint holds them, beside the optimiser's averages."""
         return {
-            f"{PREFIX}{name}.{part}": factor.detach().cpu().clone()
+            f"{PREFIX}{name}.{part}": factor.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, factors in self.factors.items()
             for part, factor in zip("AB", factors, strict=True)
         }

@@ -71,7 +71,10 @@ class Averages:
 
     def saved(self) -> dict[str, Tensor]:
         """Return the averages as a checkpoint holds them, beside the optimiser's."""
-        return {f"{PREFIX}{name}": tensor.detach().cpu().clone() for name, tensor in self.tensors.items()}
+        form = torch.contiguous_format  # safetensors takes no other
+        return {
+            f"{PREFIX}{name}": tensor.detach().cpu().clone(memory_format=form) for name, tensor in self.tensors.items()
+        }
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Put back what `saved` gave."""

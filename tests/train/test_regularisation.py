@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import finetune
@@ -115,6 +116,40 @@ def test_an_average_is_its_formula_and_gives_the_weights_back() -> None:
             assert model.weight.item() == 4.0
         assert model.weight.item() == pytest.approx(expected)
     assert model.weight.item() == 4.0
+
+
+def test_averages_of_channels_last_weights_are_saved_and_come_back_to_the_bit(tmp_path: Path) -> None:
+    model = network("test_resnet").to(memory_format=torch.channels_last)
+    names = [name for name, _ in model.named_parameters()]
+    averages, again = Averages(model, names, 0.9), Averages(model, names, 0.9)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight))
+    averages.update(3)
+    save_file(averages.saved(), tmp_path / "averages.safetensors")
+    again.restore(load_file(tmp_path / "averages.safetensors"))
+    assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in averages.tensors.items())
+    assert all(again.tensors[name].stride() == model.get_parameter(name).stride() for name in names)
+
+
+@pytest.mark.parametrize("strategy", ["full", "lora"])
+def test_a_run_with_averages_is_stopped_and_goes_on_to_the_same_bits(
+    image_folder: Any, tmp_path: Path, strategy: str
+) -> None:
+    more: dict[str, Any] = {**TINY, "backbone": "test_resnet", "strategy": strategy, "epochs": 2}
+    overrides = {"regularise.ema": 0.5, "train.checkpoint_every": 1e-6}
+    data = image_folder(per_class=10)
+    whole = finetune.run(data, out=tmp_path / "whole", overrides=overrides, **more).folder
+
+    def stop(event: finetune.Event) -> None:
+        if event.kind == "step" and event.facts["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(data, out=tmp_path / "run", overrides=overrides, on_event=stop, **more)
+    again = finetune.resume(tmp_path / "run").folder
+    weights = [load_file(folder / "model" / "model.safetensors") for folder in (whole, again)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_what_is_frozen_is_in_no_average() -> None:
