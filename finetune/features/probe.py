@@ -37,7 +37,7 @@ class Probe:
     top1: float  # cross-validated on the images it was fitted to
     share: float = 1.0
     loss: float = 0.0  # cross-validated too
-    num_judged: int = 0  # classes on whose images the strength was chosen and top1 measured; 0 where there are none
+    judged: float = 1.0  # share of the classes on whose images the strength was chosen and top1 measured
 
 
 CLASSES = FAMILIES["classify"]
@@ -90,7 +90,9 @@ def fit_probe(
     weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength, weights=weights, family=family)
     unwhitened = weight.double() if white is None else weight.double() @ white.double().T
     folded = unwhitened / std.double()
-    judged = len(torch.unique(targets[_sample(targets, seed)])) if _has_one_class(targets) else 0
+    judged = 1.0
+    if _has_one_class(targets):
+        judged = len(torch.unique(targets[_sample(targets, seed)])) / len(torch.unique(targets))
     return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy, share, loss, judged)
 
 

@@ -89,8 +89,8 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
     has_one_class = fit.objective.family.has_one_class
     judged = f"cross-validated {f'top1 {probe.top1:.3f}' if has_one_class else f'loss {probe.loss:.4f}'}"
     text = f"head solved on {len(targets)} images, L2 strength {probe.strength:g}, {judged}"
-    if has_one_class and probe.num_judged < (num_occurring := len(torch.unique(targets))):
-        text += f" (both on {probe.num_judged:,} of the {num_occurring:,} classes)"
+    if probe.judged < 1:
+        text += f" (both on {probe.judged:.0%} of the classes)"
     if is_selective:
         text += f", {probe.share:.0%} of the features kept"
     fit.on_event(Event.message(text))

@@ -26,6 +26,7 @@ from finetune.checkpoint.state import TrainState
 from finetune.evaluation.forward import collect_logits
 from finetune.features.divide import divide
 from finetune.features.graphs import IndivisibleError
+from finetune.features.probe import Probe
 from finetune.features.sources import TrunkBatches
 from finetune.strategy.strategies import STRATEGIES, Choice, phases
 from finetune.train import loop
@@ -125,7 +126,7 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def fit_probe(features: Tensor, targets: Tensor, *, num_classes: int, **_: Any) -> Any:
         found.extend([features.device.type, targets.device.type])
         weight = torch.zeros(num_classes, features.shape[1])
-        return SimpleNamespace(weight=weight, bias=torch.zeros(num_classes), strength=1.0, top1=1.0, share=1.0)
+        return Probe(weight, torch.zeros(num_classes), strength=1.0, top1=1.0)
 
     monkeypatch.setattr(by_phase, "fit_probe", fit_probe)
     monkeypatch.setattr(by_phase, "_sum_up", lambda *_: None)
