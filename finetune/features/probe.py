@@ -78,11 +78,13 @@ def fit_probe(
     scaled = scaled if white is None else scaled @ white
     units = range(len(targets)) if units is None else units
     weights = torch.ones(len(targets)) if weights is None else weights
-    strength, accuracy, loss = _choose(scaled, targets, num_classes, seed, units, weights, family)
+    sampled = _sample(targets, seed)
+    search = (scaled[sampled], targets[sampled], num_classes, seed, _of(units, sampled), weights[sampled], family)
+    strength, accuracy, loss = _choose(*search)
     share = 1.0
     if is_selective:
-        share, accuracy, loss = _choose_share(scaled, targets, num_classes, seed, strength, units, weights, family)
-    strength *= _independent_share(targets, units, seed)
+        share, accuracy, loss = _choose_share(strength, *search)
+    strength *= len(set(_of(units, sampled))) / len(set(units))
     kept = torch.arange(scaled.shape[1])
     if share < 1:
         kept = _kept(_by_relevance(scaled, targets, units, family), num_classes, share)
@@ -92,7 +94,7 @@ def fit_probe(
     folded = unwhitened / std.double()
     judged = 1.0
     if _has_one_class(targets):
-        judged = len(torch.unique(targets[_sample(targets, seed)])) / len(torch.unique(targets))
+        judged = len(torch.unique(targets[sampled])) / len(torch.unique(targets))
     return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy, share, loss, judged)
 
 
@@ -164,18 +166,16 @@ def _kept(order: Tensor, num_classes: int, share: float) -> Tensor:
 
 
 def _choose_share(
+    strength: float,
     scaled: Tensor,
     targets: Tensor,
     num_classes: int,
     seed: int,
-    strength: float,
     units: Sequence[int],
     weights: Tensor,
     family: Family,
 ) -> tuple[float, float, float]:
     """Return the share of features with the least cross-validated loss, its top-1, the loss; of equals, the larger."""
-    chosen = _sample(targets, seed)
-    scaled, targets, units, weights = scaled[chosen], targets[chosen], _of(units, chosen), weights[chosen]
     hits, losses = torch.zeros(len(SHARES)), torch.zeros(len(SHARES))
     for held, kept in _held_out(family.strata(targets), seed, units):
         order = _by_relevance(scaled[kept], targets[kept], _of(units, kept.nonzero()[:, 0]), family)
@@ -210,8 +210,6 @@ def _choose(
     family: Family,
 ) -> tuple[float, float, float]:
     """Return the strength with the least cross-validated loss, its top-1, and the loss."""
-    chosen = _sample(targets, seed)
-    scaled, targets, units, weights = scaled[chosen], targets[chosen], _of(units, chosen), weights[chosen]
     hits = torch.zeros(len(STRENGTHS))
     losses = torch.zeros(len(STRENGTHS))
     for held, kept in _held_out(family.strata(targets), seed, units):
@@ -235,11 +233,6 @@ def _choose(
 
 def _of(units: Sequence[int], chosen: Tensor) -> list[int]:
     return [units[place] for place in chosen.tolist()]
-
-
-def _independent_share(targets: Tensor, units: Sequence[int], seed: int) -> float:
-    """Return how many units the images have on which the strength is chosen, as a share of those of all."""
-    return len(set(_of(units, _sample(targets, seed)))) / len(set(units))
 
 
 def _sample(targets: Tensor, seed: int) -> Tensor:

@@ -153,9 +153,7 @@ def _train(
         trained = train(folder, prepared, checkpoint, stop=stop, on_event=on_event)
         seconds["train"] = time.monotonic() - began
         prepared.backbone.model.load_state_dict(best.load(folder, trained.state.best).model)
-        temperature = None
-        if prepared.manifest.task == "classify":
-            temperature = calibrate(trained.feeder, on_event=on_event)
+        temperature = calibrate(trained.feeder, on_event=on_event)
         fold_scale(prepared.backbone.model, prepared.scale)
         assessed = Assessed()
         _evaluate(assessed, trained.feeder, ("val", "test"))

@@ -72,7 +72,9 @@ def _train_epochs(fit: Fit, run: nn.Module, work: Work, step: Step, phase: Phase
     saved_at = time.monotonic()
     while state.epoch < (phase.stop_after or phase.epochs) and not _is_out_of_patience(fit, state):
         _train_epoch(fit, run, work.train, step, phase, state)
-        lr = phase.lr * _factor(fit, phase, state, len(work.train) - 1, len(work.train))
+        lr = phase.lr * _factor(
+            fit, phase, state, len(work.train) - 1, len(work.train), drops=_drops(fit, phase, state)
+        )
         with step.averages.in_place() if step.averages else nullcontext():
             close_epoch(fit, work, phase, state, lr=lr, save=lambda: _keep(fit, step, phase, state))
         state.enter_epoch(state.epoch + 1)
@@ -149,9 +151,9 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, step: Step, phase: 
     seen_before = state.num_seen
     every = fit.settings.checkpoint_every
     run.train()
-    waited, unread = _Waited(), _Unread()
+    waited, unread, drops = _Waited(), _Unread(), _drops(fit, phase, state)
     for inputs, targets in waited(batches.epoch(state.epoch, phase=state.phase, start=state.step)):
-        _set_rates(fit, step.optimiser, phase, state, len(batches))
+        _set_rates(fit, step.optimiser, phase, state, len(batches), drops=drops)
         place = derive(fit.settings.seed, "step", state.phase, state.epoch, state.step)
         seeded = partial(forked, place, devices=(fit.accelerator.device,))
         num_steps = state.epoch * len(batches) + state.step
@@ -230,9 +232,9 @@ class _Waited:
             yield batch
 
 
-def _set_rates(fit: Fit, optimiser: Any, phase: Phase, state: TrainState, steps: int) -> None:
+def _set_rates(fit: Fit, optimiser: Any, phase: Phase, state: TrainState, steps: int, *, drops: int) -> None:
     """Set learning rate and momentum for the step that is next."""
-    factor = _factor(fit, phase, state, state.step, steps)
+    factor = _factor(fit, phase, state, state.step, steps, drops=drops)
     for group in optimiser.param_groups:
         group["lr"] = group["peak_lr"] * factor
     place, total = state.epoch * steps + state.step, phase.epochs * steps
@@ -241,14 +243,17 @@ def _set_rates(fit: Fit, optimiser: Any, phase: Phase, state: TrainState, steps:
         optimisers.set_momentum(optimiser, momentum)
 
 
-def _factor(fit: Fit, phase: Phase, state: TrainState, step: int, steps: int) -> float:
+def _factor(fit: Fit, phase: Phase, state: TrainState, step: int, steps: int, *, drops: int) -> float:
     """Return the share of the peak learning rate at a step of the epoch that `state` is in."""
-    optim = fit.settings.optim
+    place, total = state.epoch * steps + step, phase.epochs * steps
+    return lr_factor(place, total=total, per_epoch=steps, optim=fit.settings.optim, drops=drops)
+
+
+def _drops(fit: Fit, phase: Phase, state: TrainState) -> int:
+    """Return how often the phase has met a plateau before the epoch that `state` is in."""
     lines = [line for line in fit.led_by or state.history if line.phase == phase.name][: state.epoch]
     losses = [line.val_loss for line in lines if line.val_loss is not None]
-    drops = plateaus(losses, patience=optim.drop_patience)
-    place, total = state.epoch * steps + step, phase.epochs * steps
-    return lr_factor(place, total=total, per_epoch=steps, optim=optim, drops=drops)
+    return plateaus(losses, patience=fit.settings.optim.drop_patience)
 
 
 def _keep(fit: Fit, step: Step, phase: Phase, state: TrainState) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import timm
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from finetune.device import Accelerator
 from finetune.randomness import forked
 from finetune.strategy.strategies import Choice, phases
 from finetune.train.fit import Fit, Work
+from finetune.train.phases import fit_phases
 from finetune.train.settings import FitSettings
 
 CPU = torch.device("cpu")
@@ -85,3 +87,20 @@ def fit_of(
 def planned(strategy: str, model: nn.Module, *, lr: float = 1e-3) -> Any:
     """Return the phases of two epochs."""
     return phases(Choice(strategy, epochs=2, lr=lr, layer_decay=0.7, top_k=1), layer_groups(model))
+
+
+def assert_resumes_to_the_same_bits(
+    strategy: str, name: str, overrides: Mapping[str, Any], *, lr: float = 1e-3
+) -> TrainState:
+    """See that two epochs that are stopped at their sixth step go on to the same bits, and return where they end."""
+    whole = network(name)
+    plan = planned(strategy, whole, lr=lr)
+    expected = fit_phases(fit_of(whole, overrides=overrides), plan, fresh=network(name))
+    model, kept = network(name), []
+    with pytest.raises(InterruptedError):
+        fit_phases(fit_of(model, kept=kept, stop_after=6, overrides=overrides), plan, fresh=network(name))
+    again = network(name)
+    resumed = fit_phases(fit_of(again, overrides=overrides), plan, fresh=network(name), resumed=kept[-1])
+    assert resumed.history == expected.history
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in whole.state_dict().items())
+    return expected

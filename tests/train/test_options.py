@@ -8,13 +8,11 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-import torch
 
 from finetune import recipe as recipes
 from finetune import settings
 from finetune.optim.optimisers import OPTIMISERS
-from finetune.train.phases import fit_phases
-from tests.train.fitting import fit_of, network, planned
+from tests.train.fitting import assert_resumes_to_the_same_bits
 
 PLATEAU = {"optim.schedule": "plateau", "optim.drop_patience": 1, "optim.drop": 0.5, "optim.warmup": 0.0}
 CLIMBING = {"optim.name": "momentum", "optim.momentum": 0.99, "optim.momentum_from": 0.5}
@@ -59,18 +57,9 @@ def rate(overrides: dict[str, Any]) -> float:
 @pytest.mark.parametrize("name", STRATEGY)
 @pytest.mark.parametrize("overrides", EVERY, ids=name_of)
 def test_it_learns_and_resumes_to_the_same_bits(overrides: dict[str, Any], name: str) -> None:
-    whole = network(name)
-    plan = planned(STRATEGY[name], whole, lr=rate(overrides))
-    expected = fit_phases(fit_of(whole, overrides=overrides), plan, fresh=network(name))
-    losses = [line.train_loss for line in expected.history]
+    whole = assert_resumes_to_the_same_bits(STRATEGY[name], name, overrides, lr=rate(overrides))
+    losses = [line.train_loss for line in whole.history]
     assert losses[1] < losses[0]  # type: ignore[operator]
-    model, kept = network(name), []
-    with pytest.raises(InterruptedError):
-        fit_phases(fit_of(model, kept=kept, stop_after=6, overrides=overrides), plan, fresh=network(name))
-    again = network(name)
-    resumed = fit_phases(fit_of(again, overrides=overrides), plan, fresh=network(name), resumed=kept[-1])
-    assert resumed.history == expected.history
-    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in whole.state_dict().items())
 
 
 def test_no_option_is_left_out() -> None:

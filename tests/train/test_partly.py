@@ -18,7 +18,7 @@ from finetune.train.adapters import Adapters
 from finetune.train.phases import fit_phases
 from finetune.types import MOVES, FreezePlan, GroupPlan
 from tests.support import LAYOUTS, TINY
-from tests.train.fitting import Drawn, fit_of, network, planned
+from tests.train.fitting import Drawn, assert_resumes_to_the_same_bits, fit_of, network, planned
 
 PARTLY = {"norm-only": "norm", "bias-only": "bias", "lora": "lora"}
 
@@ -48,16 +48,7 @@ def test_what_is_named_moves_and_nothing_else_to_the_bit(strategy: str, name: st
 @pytest.mark.parametrize("strategy", PARTLY)
 @pytest.mark.parametrize("overrides", [{}, {"regularise.ema": 0.5, "regularise.mixup": 0.2, "train.micro_batch": 2}])
 def test_what_is_stopped_goes_on_to_the_same_bits(strategy: str, name: str, overrides: dict[str, Any]) -> None:
-    whole = network(name)
-    plan = planned(strategy, whole)
-    expected = fit_phases(fit_of(whole, overrides=overrides), plan, fresh=network(name))
-    model, kept = network(name), []
-    with pytest.raises(InterruptedError):
-        fit_phases(fit_of(model, kept=kept, stop_after=6, overrides=overrides), plan, fresh=network(name))
-    again = network(name)
-    resumed = fit_phases(fit_of(again, overrides=overrides), plan, fresh=network(name), resumed=kept[-1])
-    assert resumed.history == expected.history
-    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in whole.state_dict().items())
+    assert_resumes_to_the_same_bits(strategy, name, overrides)
 
 
 def test_what_is_added_to_a_matrix_has_the_rank_that_is_asked_for() -> None:
