@@ -123,6 +123,12 @@ class BackboneSection(Section):
     image_size: Annotated[int, Field(ge=8, le=4096)] | Auto = Field(
         "auto", description="Side of the square input in pixels. auto: the backbone's own."
     )
+    pool: Auto | Literal["avg", "max", "avgmax", "catavgmax", "gem", "fractional"] = Field(
+        "auto",
+        description="How a convolutional network's last feature map becomes features: the mean, the maximum, the mean"
+        " of both, both side by side; gem: a mean of trained powers; fractional: maxima of random regions, then the"
+        " mean. auto: as the backbone was trained.",
+    )
     model_args: dict[str, Any] = Field(default_factory=dict, description="Further arguments of timm.create_model.")
 
 
@@ -279,6 +285,9 @@ class LossSection(Section):
 class RegulariseSection(Section):
     dropout: Fraction | NoneWord = Field(
         "none", description="Share of the features before the head that a step drops. none: as the network is."
+    )
+    drop_connect: Fraction = Field(
+        0.0, description="Share of the head's weights that a step leaves out, the others scaled up. 0: off; usual: 0.5."
     )
     drop_path: Fraction | NoneWord = Field(
         "none",

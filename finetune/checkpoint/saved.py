@@ -117,6 +117,7 @@ def write_model(
             task=task,
             thresholds=thresholds,
             deviation=deviation,
+            pool=backbone.architecture.pool,
         )
 
 

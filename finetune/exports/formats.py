@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from finetune.backbone.classics import CLASSICS
+from finetune.backbone.pools import OURS
 from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.run_folder import write_json
 from finetune.checkpoint.saved import SavedRun
@@ -102,6 +103,9 @@ def _timm_folder(saved: SavedRun, place: Path, proof: Proof) -> Export:
             f"this model classifies at the inner layer group {saved.backbone.model.at}, which timm has no network for",
             hint="Use --format onnx.",
         )
+    pool = saved.backbone.architecture.pool
+    if pool in OURS:
+        raise ExportError(f"this model pools with {pool!r}, which timm's networks have not", hint="Use --format onnx.")
     name = saved.backbone.architecture.registered
     if name in CLASSICS:
         raise ExportError(

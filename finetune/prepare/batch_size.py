@@ -75,7 +75,7 @@ def _need(prepared: Prepared, phase: Phase, skeleton: Callable[[], Backbone | No
     recipe, backbone = prepared.recipe, prepared.backbone
     about = {
         "what": "memory",
-        "network": [backbone.architecture.name, backbone.model_args, recipe.strategy.probe_at],
+        "network": [*backbone.network, recipe.strategy.probe_at],
         "num_classes": len(prepared.manifest.classes),
         "image_size": backbone.preprocessing.image_size,
         "optimiser": recipe.optim.name,

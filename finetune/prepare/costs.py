@@ -132,7 +132,7 @@ def operations_of(skeleton: Backbone, plan: FreezePlan, divided: Divided | None)
     size, model = skeleton.preprocessing.image_size, skeleton.model
     about = {
         "what": "operations",
-        "network": [skeleton.architecture.name, skeleton.model_args, str(getattr(model, "at", ""))],
+        "network": [*skeleton.network, str(getattr(model, "at", ""))],
         "parameters": sum(p.numel() for p in model.parameters()),
         "image_size": size,
         "plan": repr(plan),
@@ -195,7 +195,7 @@ def speed_of(prepared: Prepared, skeleton: Backbone) -> Speed | None:
     size, device = skeleton.preprocessing.image_size, prepared.compute.device
     about = {
         "what": "speed",
-        "network": [skeleton.architecture.name, skeleton.model_args],
+        "network": skeleton.network,
         "image_size": size,
         "device": device.type,
         "threads": torch.get_num_threads(),

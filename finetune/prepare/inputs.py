@@ -84,11 +84,20 @@ def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
 
 
 def architecture_of(recipe: Recipe) -> Architecture:
-    """Return the architecture that a recipe names."""
+    """Return the architecture that a recipe names.
+
+    Raises:
+        BackboneError: it is unknown. RecipeError: its pool is named twice.
+    """
     weights = None if recipe.backbone.weights == "none" else Path(recipe.backbone.weights).expanduser()
     name, arguments = recipe.backbone.name, recipe.backbone.model_args
     of = backbones.architecture(name, weights=weights, pretrained=_is_pretrained(recipe), model_args=arguments)
     asked = {argument: recipes.value(recipe, key) for argument, key in backbones.TRAINING_ARGS.items()}
+    if (pool := recipe.backbone.pool) != "auto":
+        if "global_pool" in arguments:
+            raise RecipeError("backbone.pool and global_pool in backbone.model_args name the pool twice: keep one")
+        own = {name: value for name, value in of.model_args.items() if name != "global_pool"}
+        of = replace(of, pool=pool, model_args=own)
     return replace(of, training_args={argument: rate for argument, rate in asked.items() if rate != "none"})
 
 
