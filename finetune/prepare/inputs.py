@@ -170,22 +170,6 @@ def with_task(recipe: Recipe, manifest: Manifest) -> Recipe:
     )
 
 
-def check_one_class(recipe: Recipe, verb: str) -> None:
-    """See, before anything is computed, that the images of a recipe have one class each.
-
-    Raises:
-        RecipeError: they have several, or a number.
-    """
-    named = recipe.data.task
-    is_known = named != "auto" or Path(recipe.data.path).expanduser().is_dir()
-    task = ("classify" if named == "auto" else named) if is_known else list_data(recipe).task
-    if task != "classify":
-        raise RecipeError(
-            f"{verb} goes by the share of images whose one class is right; here an image has {TASKS[task].what}",
-            hint="Train each with `finetune run`, and look at the metrics.json of the run folders.",
-        )
-
-
 def range_named(recipe: Recipe) -> tuple[float, float] | None:
     """Return what a recipe says is black and white in images deeper than 8 bits; None where the data is to tell."""
     return None if recipe.data.value_range == "auto" else recipe.data.value_range

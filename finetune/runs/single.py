@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from finetune.backbone.groups import head_modules
 from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
@@ -64,10 +67,14 @@ class RunResult:
 
 @dataclass(slots=True)
 class Assessed:
-    """What was measured of a model: metrics, what it says of every image, and of several classes their thresholds."""
+    """What was measured of a model: metrics, and what it says of every image.
+
+    Of several classes their probabilities (N, K) too, and from which on each is said.
+    """
 
     metrics: Metrics = field(default_factory=dict)
     guesses: Guesses = field(default_factory=dict)
+    probabilities: dict[Split, NDArray[np.float64]] = field(default_factory=dict)
     thresholds: tuple[float, ...] = ()
     by_class: tuple[ClassFigures, ...] = ()  # on val
 
@@ -209,7 +216,7 @@ def _deliver(
     deviation = prepared.scale.deviation if prepared.scale else None
     of_task: Any = {"task": manifest.task, "thresholds": assessed.thresholds, "deviation": deviation}
     write_model(folder.model, delivered, manifest.classes, **of_task)
-    write_predictions(folder.predictions, manifest, assessed.guesses)
+    write_predictions(folder.predictions, manifest, assessed.guesses, assessed.probabilities)
     timing = {
         "seconds": seconds,
         "num_train": len(manifest.split("train")),
@@ -241,6 +248,8 @@ def _evaluate(assessed: Assessed, feeder: Feeder, splits: Sequence[Split]) -> No
         if manifest.task == "multilabel" and name == "val":
             assessed.thresholds = best_thresholds(outputs, targets)
             assessed.by_class = figures_by_class(manifest.classes, outputs, targets, assessed.thresholds)
+        if manifest.task == "multilabel":
+            assessed.probabilities[name] = outputs.double().sigmoid().numpy()
         measured = measure_task(
             manifest.task, outputs, targets, units=units_of(samples), thresholds=assessed.thresholds
         )
