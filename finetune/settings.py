@@ -90,10 +90,14 @@ class DataSection(Section):
         description="How an image becomes a square in the plain view, which predict and exports share: crop shows its"
         " middle, pad all of it on a border, squash all of it out of shape. auto: as the backbone was trained.",
     )
+    channels: Literal[1, 3] = Field(
+        3,
+        description="What the network sees of an image. 3: red, green, blue; 1: its brightness, by an adapted stem.",
+    )
     statistics: Literal["pretrained", "data", "min-max"] | Statistics = Field(
         "pretrained",
         description="By what pixels are standardised: mean and deviation as the backbone was trained, those of the"
-        " train images, or their least and greatest value; or [[taken off], [divided by]], three numbers each.",
+        " train images, or their least and greatest value; or [[taken off], [divided by]] of each channel.",
     )
     value_range: ValueRange | Auto = Field(
         "auto",
@@ -286,9 +290,7 @@ class RegulariseSection(Section):
     dropout: Fraction | NoneWord = Field(
         "none", description="Share of the features before the head that a step drops. none: as the network is."
     )
-    drop_connect: Fraction = Field(
-        0.0, description="Share of the head's weights that a step leaves out, the others scaled up. 0: off; usual: 0.5."
-    )
+    drop_connect: Fraction = Field(0.0, description="Share of the head's weights that a step leaves out; usual: 0.5.")
     drop_path: Fraction | NoneWord = Field(
         "none",
         description="Stochastic depth: the share of steps that leave out the last residual block, fewer the earlier"

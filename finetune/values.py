@@ -58,11 +58,13 @@ ValueRange = Annotated[tuple[float, float], BeforeValidator(_black_and_white)]
 
 
 def _mean_and_deviation(value: Any) -> tuple[Any, Any]:
-    """Return TOML's two arrays of three numbers as tuples."""
+    """Return TOML's two arrays of a number for each channel as tuples."""
     parts = value if isinstance(value, (list, tuple)) and not isinstance(value, str) else ()
     rows = [tuple(map(_number, part)) if isinstance(part, (list, tuple)) else () for part in parts]
-    if len(rows) != 2 or any(len(row) != 3 for row in rows) or not all(number > 0 for number in rows[1]):
-        raise ValueError("must be two arrays of three numbers, the second above 0: [[0.5, 0.5, 0.5], [0.2, 0.2, 0.2]]")
+    if len(rows) != 2 or len(rows[0]) != len(rows[1]) or not rows[0] or not all(number > 0 for number in rows[1]):
+        raise ValueError(
+            "must be two arrays of a number for each channel, the second above 0: [[0.5, 0.5, 0.5], [0.2, 0.2, 0.2]]"
+        )
     return rows[0], rows[1]
 
 
@@ -72,9 +74,7 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-Statistics = Annotated[
-    tuple[tuple[float, float, float], tuple[float, float, float]], BeforeValidator(_mean_and_deviation)
-]
+Statistics = Annotated[tuple[tuple[float, ...], tuple[float, ...]], BeforeValidator(_mean_and_deviation)]
 
 
 class Section(BaseModel):

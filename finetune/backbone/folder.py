@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from finetune.backbone.pools import AUTO, OURS
 from finetune.errors import BackboneError
+from finetune.images.decoding import decoding_steps
 from finetune.tasks import TASKS, Task
 from finetune.types import Preprocessing
 
@@ -159,7 +160,7 @@ def write(
             **{key: pretrained_cfg[key] for key in kept if pretrained_cfg.get(key) is not None},
             "num_classes": num_classes,
             "custom_load": False,
-            "input_size": [3, *preprocessing.image_size],
+            "input_size": [preprocessing.channels, *preprocessing.image_size],
             "interpolation": preprocessing.interpolation,
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
@@ -171,7 +172,7 @@ def write(
         config["probe_at"] = probe_at
     if pool in OURS:
         config["pool"] = pool
-    config["decoding"] = list(preprocessing.decoding)
+    config["decoding"] = list(decoding_steps(preprocessing))
     if preprocessing.value_range is not None:
         config["value_range"] = list(preprocessing.value_range)
     if task != "classify":

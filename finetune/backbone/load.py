@@ -24,6 +24,7 @@ from torch import nn
 from finetune.backbone import catalogue, packaged, torch_hub
 from finetune.backbone import folder as timm_folder
 from finetune.backbone.automatic import NO_HUB_HINT, chosen
+from finetune.backbone.blank import USUAL, set_channels
 from finetune.backbone.classics import CLASSICS
 from finetune.backbone.groups import head_modules, layer_groups
 from finetune.backbone.heads import keep_rows, linear_classifier, renew_head
@@ -78,6 +79,11 @@ class Architecture:
     def is_embedded(self) -> bool:
         """Whether it is the backbone whose weights lie in this package."""
         return self.name == EMBEDDED
+
+    @property
+    def channels(self) -> int:
+        """Of how many channels its images are."""
+        return int(self.model_args.get("in_chans", USUAL))
 
     @property
     def pool_args(self) -> dict[str, str]:
@@ -263,14 +269,9 @@ def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Modul
     is_foreign = of.is_embedded or (of.name.startswith("hf-hub:") and not pretrained)
     name = of.registered if is_foreign else of.name
     arguments = {**of.model_args, **of.training_args, **size_args}
-    if arguments.get("in_chans", 3) != 3:
-        raise BackboneError(
-            f"{of.name} with in_chans = {arguments['in_chans']}: images have three channels here, grey ones too",
-            hint="Leave in_chans out of backbone.model_args. The weights of a network of one channel are spread over"
-            " three: name their file and the network, --weights FILE --backbone NAME.",
-        )
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **overlay, **arguments)
+        set_channels(model, of.channels)
         return model
     except (OSError, HfHubHTTPError):
         raise  # the caller says what is not there

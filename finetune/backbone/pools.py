@@ -15,6 +15,7 @@ from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 from torch.nn.functional import fractional_max_pool2d
 
+from finetune.backbone.blank import blank_images
 from finetune.errors import BackboneError
 from finetune.randomness import derive, forked
 
@@ -187,7 +188,7 @@ def _passed(model: nn.Module, pool: nn.Module, image_size: tuple[int, int]) -> t
     """Return the shapes of what goes into a module and comes out of it, for one image."""
     was_training = model.training
     with _watched(pool) as seen:
-        model.eval()(torch.zeros(1, 3, *image_size, device=next(model.parameters()).device))
+        model.eval()(blank_images(model, image_size))
     model.train(was_training)
     return seen[-1]
 

@@ -103,6 +103,11 @@ def _timm_folder(saved: SavedRun, place: Path, proof: Proof) -> Export:
             f"this model classifies at the inner layer group {saved.backbone.model.at}, which timm has no network for",
             hint="Use --format onnx.",
         )
+    if saved.backbone.preprocessing.channels != 3:
+        raise ExportError(
+            "this model takes the brightness of an image, and timm's transform gives it three colours",
+            hint="Use --format onnx, whose metadata says what to do.",
+        )
     pool = saved.backbone.architecture.pool
     if pool in OURS:
         raise ExportError(f"this model pools with {pool!r}, which timm's networks have not", hint="Use --format onnx.")

@@ -323,4 +323,5 @@ def _pieces(augment: AugmentSection) -> dict[str, Any] | None:
 
 
 def _facts(preprocessing: Preprocessing) -> tuple[object, ...]:
-    return tuple(getattr(preprocessing, name) for name in preprocessing.__slots__)
+    own = (name for name in preprocessing.__slots__ if name != "channels")  # which the network's arguments have
+    return tuple(getattr(preprocessing, name) for name in own)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.backbone import load as backbones
+from finetune.backbone.blank import blank_images
 from finetune.backbone.cost import multiplications
 from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
@@ -178,7 +179,7 @@ def _step_flops(skeleton: Backbone, plan: FreezePlan, size: tuple[int, int]) -> 
 
 
 def _picture(skeleton: Backbone, size: tuple[int, int]) -> Tensor:
-    return torch.zeros(1, 3, *size, device=next(skeleton.model.parameters()).device)
+    return blank_images(skeleton.model, size)
 
 
 def _trained(plan: FreezePlan) -> FreezePlan:
@@ -212,7 +213,7 @@ def speed_of(prepared: Prepared, skeleton: Backbone) -> Speed | None:
 def _timed(prepared: Prepared, size: tuple[int, int], device: torch.device) -> dict[str, float | None]:
     of = replace(architecture_of(prepared.recipe), pretrained=False, weights=None)
     model = backbones.load(of, num_classes=None, image_size=size[0]).model.to(device)
-    images = torch.zeros(TIMED_IMAGES, 3, *size, device=device)
+    images = blank_images(model, size, count=TIMED_IMAGES)
 
     def forward() -> None:
         with torch.no_grad():
