@@ -83,6 +83,7 @@ class Scorer(Generic[T]):
     probabilities: Callable[[Sequence[T]], NDArray[np.float32]]
     task: Task = "classify"
     thresholds: tuple[float, ...] = ()
+    bands: int = 3  # channels of the images that `prepare` takes
 
 
 def check_top(task: Task, top: int) -> None:
@@ -135,7 +136,7 @@ def predictions(
 
 def _read(scorer: Scorer[T], file: Path) -> Decoded[T] | str:
     try:
-        return examine(read_content(file), scorer.prepare, value_range=scorer.value_range)
+        return examine(read_content(file), scorer.prepare, value_range=scorer.value_range, num_bands=scorer.bands)
     except UndecodableError as error:
         return error.message
     except OSError as error:

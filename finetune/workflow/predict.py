@@ -69,8 +69,8 @@ class Classifier:
         from finetune.images.transforms import plain_view
 
         view = plain_view(self.preprocessing)
-        value_range = self.preprocessing.value_range
-        return Scorer(self.classes, value_range, view, self._probabilities, self.task, self.thresholds)
+        own = self.preprocessing
+        return Scorer(self.classes, own.value_range, view, self._probabilities, self.task, self.thresholds, own.bands)
 
     def _probabilities(self, images: Sequence[Tensor]) -> NDArray[np.float32]:
         import torch
@@ -173,4 +173,4 @@ def _exported(file: Path) -> Scorer[NDArray[np.float32]]:
         return probabilities_of(client.activation, client.run(np.stack(images)))
 
     span = tuple(value_range) if value_range else None
-    return Scorer(tuple(client.classes), span, prepare, probabilities, client.task, client.thresholds)
+    return Scorer(tuple(client.classes), span, prepare, probabilities, client.task, client.thresholds, client.bands)
