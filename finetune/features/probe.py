@@ -14,7 +14,7 @@ from torch import Tensor
 
 from finetune.features.families import FAMILIES, Family, relevance
 from finetune.features.ridge import best_ridge
-from finetune.features.scaling import standardised, whitening
+from finetune.features.scaling import rescaled, whitening
 from finetune.randomness import derive
 
 SHARES = (1.0, 0.5, 0.25, 0.1)  # of the features of several layer groups that may stay
@@ -53,15 +53,16 @@ def fit_probe(
     units: Sequence[int] | None = None,
     weights: Tensor | None = None,
     family: Family = CLASSES,
+    widths: Sequence[int] | None = None,
     whiten: str = "none",
     epsilon: float = 0.01,
 ) -> Probe:
     """Fit a multinomial logistic regression on (N, D) features, its L2 strength by cross-validation.
 
     Of another family of targets (N, K): a logistic regression of each class, or a ridge regression of numbers.
-    Features are standardised; the standardisation is folded into weight and bias. Minimises
-    mean cross-entropy (or the family's loss) + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one
-    unit (copies, a group) are in one fold. The strength is chosen on at most 2,000 images, of more than 400 classes
+    Features are brought to one scale by `scaling.rescaled`, each layer group of so many features (`widths`) by itself;
+    that is folded into weight and bias. Minimises mean cross-entropy (or the family's loss)
+    + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one unit (copies, a group) are in one fold. The strength is chosen on at most 2,000 images, of more than 400 classes
     on those of 400; as the loss is a mean, it is then divided by how many times as many independent images all of
     them are, so that it weighs the same per image.
     With `whiten` ("pca", "zca") the features are made white before, by `scaling.whitening`, which is folded in too.
@@ -73,7 +74,7 @@ def fit_probe(
     Raises:
         TrainingError: a feature is not finite.
     """
-    scaled, mean, std = standardised(features)
+    scaled, mean, divisors = rescaled(features, widths)
     white = None if whiten == "none" else whitening(scaled, whiten, epsilon=epsilon)
     scaled = scaled if white is None else scaled @ white
     units = range(len(targets)) if units is None else units
@@ -91,7 +92,7 @@ def fit_probe(
     weight = torch.zeros(num_classes, scaled.shape[1])
     weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength, weights=weights, family=family)
     unwhitened = weight.double() if white is None else weight.double() @ white.double().T
-    folded = unwhitened / std.double()
+    folded = unwhitened / divisors.double()
     judged = 1.0
     if _has_one_class(targets):
         judged = len(torch.unique(targets[sampled])) / len(torch.unique(targets))
@@ -110,7 +111,7 @@ def held_out_logits(
     Raises:
         TrainingError: a feature is not finite.
     """
-    scaled, _, _ = standardised(features)
+    scaled, _, _ = rescaled(features)
     starts: list[tuple[Tensor, Tensor] | None] = [None] * len(parts)
     best, least = torch.zeros(len(scaled), num_classes), float("inf")
     for strength in HELD_OUT_STRENGTHS:

@@ -70,7 +70,8 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         (features,), shown = extract(tap, batches, autocast=fit.accelerator.autocast)
     targets = fit.objective.seen(shown)
     class_weights = fit.settings.class_weights
-    is_selective = isinstance(fit.model, StagedClassifier) and len(fit.model.widths) > 1
+    widths = fit.model.widths if isinstance(fit.model, StagedClassifier) else None
+    is_selective = widths is not None and len(widths) > 1
     probe = fit_probe(
         features,
         targets,
@@ -80,6 +81,7 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         units=fit.units,
         weights=None if class_weights is None else class_weights.cpu()[targets],
         family=fit.objective.family,
+        widths=widths,
         whiten=fit.settings.whiten,
         epsilon=fit.settings.whiten_epsilon,
     )
