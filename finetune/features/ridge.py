@@ -36,7 +36,8 @@ def loo_guesses(
     is a unit of its own.
 
     Features are brought to one scale by `scaling.rescaled`, each layer group of so many features (`widths`) by itself.
-    The strength is the one with the best top-1. With G = K + s I for the linear kernel K of the N images, image i's prediction without itself is
+    The strength is the one with the best top-1. With G = K + s I for the linear kernel K of the N images, image i's
+    prediction without itself is
     y_i - (G^-1 y)_i / ((G^-1)_ii - 1 / (N s)): one eigendecomposition serves all, of a matrix that is N x N or
     D x D, whichever is smaller. The 1 / (N s) is image i's part in the means: without it, centred labels give
     themselves away. Of a unit of several images the same holds with the block of G^-1 in place of its diagonal
