@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "predictions.csv"
 
     @property
+    def known(self) -> Path:
+        """What the classifier knows, for `predict --unsure`."""
+        return self.path / "known.safetensors"
+
+    @property
     def race(self) -> Path:
         return self.path / "race.json"
 

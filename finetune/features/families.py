@@ -18,9 +18,7 @@ from finetune.features.scaling import blocks
 from finetune.tasks import Task
 
 Loss = Callable[[Tensor, Tensor, str], Tensor]  # of outputs (N, K), targets, and "sum" or "mean" over the images
-Slopes = Callable[
-    [Tensor, Tensor], Tensor
-]  # of outputs (N, K) and targets: the gradient (N, K) of the losses
+Slopes = Callable[[Tensor, Tensor], Tensor]  # of outputs (N, K) and targets: the gradient (N, K) of the losses
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -73,17 +74,26 @@ class Feeder:
         The trunk of the last phase is frozen in all of them. A run that was resumed behind its last step has not asked
         for the work of that phase yet: it is asked for here, so that both measure alike.
         """
+        self._begin()
+        if self.divided is not None and self.room is not None and split == "val":
+            size = int(self.prepared.recipe.train.batch_size)
+            kept = self.cache.batches(self.room, self._of(split), views=1, batch_size=size, seed=None)
+            return self.divided.tail, kept
+        return self.judged_on(self._of(split))
+
+    def judged_on(self, samples: Sequence[Sample]) -> tuple[nn.Module, Batches]:
+        """Return the same for some images, as evaluation sees them, in order."""
+        self._begin()
+        images = plain_batches(self.prepared, samples)
+        if self.divided is None:
+            return self.prepared.backbone.model, images
+        return self.divided.tail, self._through_trunk(images)
+
+    def _begin(self) -> None:
         if not self.has_begun:
             prepared, last = self.prepared, self.prepared.phases[-1]
             with freezing(prepared.backbone.model, last.plan, prepared.backbone.groups):
                 self.work_of(last)
-        if self.divided is None:
-            return self.prepared.backbone.model, self._plain(split)
-        if self.room is not None and split == "val":
-            size = int(self.prepared.recipe.train.batch_size)
-            kept = self.cache.batches(self.room, self._of(split), views=1, batch_size=size, seed=None)
-            return self.divided.tail, kept
-        return self.divided.tail, self._through_trunk(self._plain(split))
 
     def _room(self, divided: Divided, phase: Phase, views: int) -> Room | None:
         """Return where a phase keeps what its trunk yields; None where it does not fit, or the phase began without.

@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune.backbone.groups import head_modules
 from finetune.checkpoint import best, state
+from finetune.checkpoint.known_file import write_known
 from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import write_model, write_predictions
 from finetune.checkpoint.state import Checkpoint
@@ -21,6 +22,7 @@ from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.labels import best_thresholds
 from finetune.evaluation.metrics import measure_task
 from finetune.evaluation.temperature import divide_logits
+from finetune.features.known import Known
 from finetune.prepare.batch_size import with_micro_batch
 from finetune.prepare.batches import Feeder
 from finetune.prepare.inputs import computing_as
@@ -33,6 +35,7 @@ from finetune.runs.export_at_end import export_at_end
 from finetune.runs.known_classes import before_and_after
 from finetune.runs.layout import Terms, lay_folder, reopen
 from finetune.runs.refit import FIRST, Refit, refit
+from finetune.runs.remember import remember
 from finetune.runs.signals import Stop
 from finetune.runs.training import Trained, computing, telling_how_to_go_on, train
 from finetune.settings import Recipe
@@ -70,6 +73,7 @@ class Assessed:
     guesses: Guesses = field(default_factory=dict)
     thresholds: tuple[float, ...] = ()
     by_class: tuple[ClassFigures, ...] = ()  # on val
+    known: Known | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,7 @@ def _train(
             assessed.metrics = {f"{name}, {FIRST}": values for name, values in assessed.metrics.items()}
             _evaluate(assessed, refitted.feeder, ("test",))
             seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
+        assessed.known = None if refitted else remember(trained.feeder)
         never = _never_predicted(prepared, assessed.guesses)
         computed = [*allowed, *trained.feeder.said, *([sentence(temperature)] if temperature else [])]
         if told := _known_classes(prepared, assessed.guesses):
@@ -210,6 +215,8 @@ def _deliver(
     of_task: Any = {"task": manifest.task, "thresholds": assessed.thresholds, "deviation": deviation}
     write_model(folder.model, delivered, manifest.classes, **of_task)
     write_predictions(folder.predictions, manifest, assessed.guesses)
+    if assessed.known is not None:
+        write_known(folder.known, assessed.known)
     timing = {
         "seconds": seconds,
         "num_train": len(manifest.split("train")),
@@ -221,7 +228,8 @@ def _deliver(
     content = report_content(
         folder, recipe, assessed.metrics, end.history, delivered_epoch=delivered_epoch, by_class=assessed.by_class
     )
-    page.write(folder.report, {**content, "computed": computed, "refit": refitted})
+    covered = assessed.known.accuracies() if assessed.known else []
+    page.write(folder.report, {**content, "computed": computed, "refit": refitted, "covered": covered})
     best.settle(folder, end.best)
     write_json(folder.metrics, assessed.metrics)
     return RunResult(
