@@ -341,7 +341,9 @@ class CacheSection(Section):
         " auto: the fastest that is proven within 1e-4 of torch here, where that pays for building it.",
     )
     views: Count | Auto = Field(
-        "auto", description="Views of every train image in the cache, the plain one and augmented ones. auto: 4."
+        "auto",
+        description="Views of every train image in the cache, the plain one and augmented ones. A head that is solved"
+        " is solved on all of them. auto: 4.",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="What is kept of a value; less than float32 halves the cache and is not exact."

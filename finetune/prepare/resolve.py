@@ -163,7 +163,7 @@ def balancing(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
 def flipping(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
     """Say why images should perhaps not be flipped, where they are."""
     pieces = pieces_of(recipe.augment)
-    if pieces is not None and pieces.horizontal_flip and recipe.strategy.name != "linear-probe":
+    if pieces is not None and pieces.horizontal_flip:
         for hint in flip_hints(manifest):
             yield f"{hint}: train without, --set augment.horizontal_flip=0"
 

@@ -1,10 +1,11 @@
 """The strategy matrix of the notes: few or many images, similar or dissimilar to the pretraining data.
 
               similar                  dissimilar
-    few       head-only                linear-probe on all stages together
+    few       linear-probe: the head   linear-probe on all stages together
     many      top-k: the later half    the same, of plenty of images everything
 
-Where the last stage already tells similar images apart, the head alone is trained, however many they are.
+A linear-probe is a head that is solved to convergence. Where the last stage already tells similar images apart, the
+head alone is trained, however many they are: by steps (head-only), which are cheaper where there are many.
 
 Pure: evidence in, verdict out.
 """
@@ -90,7 +91,7 @@ def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str
         k = max(1, round(len(evidence.probe) / 2))
         return "top-k", f"train the head and the top {k}", k, None
     if is_similar:
-        return "head-only", "train the head only", None, None
+        return "linear-probe", "train the head only, solved to convergence", None, None
     if len(evidence.probe) == 1:  # of a network whose inner groups cannot be reached
         return "linear-probe", "linear probe on the last stage", None, None
     return "linear-probe", "linear probe on all stages together", None, ALL_STAGES

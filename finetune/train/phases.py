@@ -66,9 +66,10 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         work = fit.work_of(phase)
         hold(work.run)
         tap = before_head(work.run, head)
-        batches = stoppable(fit, work.train.epoch())
-        (features,), shown = extract(tap, batches, autocast=fit.accelerator.autocast)
+        views = (batch for view in range(work.views) for batch in work.train.epoch(view))
+        (features,), shown = extract(tap, stoppable(fit, views), autocast=fit.accelerator.autocast)
     targets = fit.objective.seen(shown)
+    units = range(work.train.num_images) if fit.units is None else fit.units
     class_weights = fit.settings.class_weights
     widths = fit.model.widths if isinstance(fit.model, StagedClassifier) else None
     is_selective = widths is not None and len(widths) > 1
@@ -78,7 +79,7 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         num_classes=head.out_features,
         seed=fit.settings.seed,
         is_selective=is_selective,
-        units=fit.units,
+        units=[*units] * work.views,
         weights=None if class_weights is None else class_weights.cpu()[targets],
         family=fit.objective.family,
         widths=widths,
@@ -90,7 +91,8 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         head.bias.copy_(probe.bias)
     has_one_class = fit.objective.family.has_one_class
     judged = f"cross-validated {f'top1 {probe.top1:.3f}' if has_one_class else f'loss {probe.loss:.4f}'}"
-    text = f"head solved on {len(targets)} images, L2 strength {probe.strength:g}, {judged}"
+    shown_as = f" in {work.views} views" if work.views > 1 else ""
+    text = f"head solved on {work.train.num_images} images{shown_as}, L2 strength {probe.strength:g}, {judged}"
     if probe.judged < 1:
         text += f" (both on {probe.judged:.0%} of the classes)"
     if is_selective:

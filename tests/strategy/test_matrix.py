@@ -61,7 +61,7 @@ def test_four_cells_have_the_strategies_of_the_documentation() -> None:
 
 
 CELLS = {
-    "few,similar": ("head-only", None, None),
+    "few,similar": ("linear-probe", None, None),
     "few,dissimilar": ("linear-probe", None, "all"),
     "many,similar": ("top-k", 2, None),
     "many,dissimilar": ("top-k", 2, None),
