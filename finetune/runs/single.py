@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from finetune.backbone.groups import head_modules
 from finetune.checkpoint import best, state
-from finetune.checkpoint.known_file import write_known
 from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import write_model, write_predictions
 from finetune.checkpoint.state import Checkpoint
@@ -22,20 +23,22 @@ from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.labels import best_thresholds
 from finetune.evaluation.metrics import measure_task
 from finetune.evaluation.temperature import divide_logits
-from finetune.features.known import Known
+from finetune.features.knowledge import Knowledge
 from finetune.prepare.batch_size import with_micro_batch
 from finetune.prepare.batches import Feeder
 from finetune.prepare.inputs import computing_as
 from finetune.prepare.prepared import Prepared, prepare
 from finetune.prepare.time_limit import within_time
 from finetune.report import page
+from finetune.report.answered import Answered, answered
 from finetune.report.content import report_content
 from finetune.runs.calibrate import calibrate, sentence
 from finetune.runs.export_at_end import export_at_end
+from finetune.runs.knowledge import knowledge_of
 from finetune.runs.known_classes import before_and_after
+from finetune.runs.known_file import write_known
 from finetune.runs.layout import Terms, lay_folder, reopen
 from finetune.runs.refit import FIRST, Refit, refit
-from finetune.runs.remember import remember
 from finetune.runs.signals import Stop
 from finetune.runs.training import Trained, computing, telling_how_to_go_on, train
 from finetune.settings import Recipe
@@ -73,7 +76,8 @@ class Assessed:
     guesses: Guesses = field(default_factory=dict)
     thresholds: tuple[float, ...] = ()
     by_class: tuple[ClassFigures, ...] = ()  # on val
-    known: Known | None = None
+    known: Knowledge | None = None
+    outputs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by split, with what is right
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +174,7 @@ def _train(
             assessed.metrics = {f"{name}, {FIRST}": values for name, values in assessed.metrics.items()}
             _evaluate(assessed, refitted.feeder, ("test",))
             seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
-        assessed.known = None if refitted else remember(trained.feeder)
+        assessed.known = None if refitted else knowledge_of(trained.feeder)
         never = _never_predicted(prepared, assessed.guesses)
         computed = [*allowed, *trained.feeder.said, *([sentence(temperature)] if temperature else [])]
         if told := _known_classes(prepared, assessed.guesses):
@@ -226,14 +230,41 @@ def _deliver(
     write_json(folder.timing, timing)
     delivered_epoch = end.best.epoch if end.best else 0
     content = report_content(
-        folder, recipe, assessed.metrics, end.history, delivered_epoch=delivered_epoch, by_class=assessed.by_class
+        folder,
+        recipe,
+        assessed.metrics,
+        end.history,
+        delivered_epoch=delivered_epoch,
+        by_class=assessed.by_class,
+        answers=_answered(prepared, assessed),
+        covered=assessed.known.accuracies() if assessed.known else (),
+        seconds=seconds,
+        waited=sum(row["waited"] for row in trained.timing),
+        device=str(prepared.compute.device),
     )
-    covered = assessed.known.accuracies() if assessed.known else []
-    page.write(folder.report, {**content, "computed": computed, "refit": refitted, "covered": covered})
+    page.write(folder.report, {**content, "computed": computed, "refit": refitted})
     best.settle(folder, end.best)
     write_json(folder.metrics, assessed.metrics)
     return RunResult(
         folder.path, recipe.strategy.name, assessed.metrics, len(end.history), delivered_epoch, len(manifest.problems)
+    )
+
+
+def _answered(prepared: Prepared, assessed: Assessed) -> Answered | None:
+    """Return the answers that a report shows: to test where there is one, else to val."""
+    manifest = prepared.manifest
+    if manifest.task != "classify" or not assessed.outputs:
+        return None
+    split, (outputs, targets) = list(assessed.outputs.items())[-1]
+    return answered(
+        split,
+        outputs,
+        targets,
+        classes=manifest.classes,
+        files=[sample.file for sample in manifest.samples if sample.split == split],
+        root=Path(manifest.root),
+        num_train=list(manifest.counts("train").values()),
+        value_range=prepared.backbone.preprocessing.value_range,
     )
 
 
@@ -254,3 +285,4 @@ def _evaluate(assessed: Assessed, feeder: Feeder, splits: Sequence[Split]) -> No
         )
         assessed.metrics[str(name)] = {key: to_json(value) for key, value in measured.items()}
         assessed.guesses[name] = answers(manifest.task, outputs, assessed.thresholds)
+        assessed.outputs[name] = outputs, targets

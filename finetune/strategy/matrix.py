@@ -23,6 +23,12 @@ from finetune.wording import apart
 
 # Fewer images than these are few: per class in the median, and in all. Where images are dissimilar, training inner
 # layers pays much sooner: benchmarks/strategy, docs/strategies.md.
+CELLS = {  # what is trained, by size and similarity
+    ("few", "similar"): "the head, solved to convergence",
+    ("few", "dissimilar"): "a linear classifier on all stages",
+    ("many", "similar"): "the head and the later half; little left to gain: the head",
+    ("many", "dissimilar"): "the head and the later half; of plenty everything",
+}
 FEW = {"similar": (30.0, 100.0), "dissimilar": (3.0, 8.0)}
 PLENTY = 300.0  # images per class: enough to train everything where images are dissimilar
 SOLVED = 0.98  # top1 of the last stage's probe: on similar images at most 2 points are left to gain

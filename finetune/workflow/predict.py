@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from finetune.checkpoint.saved import SavedRun
-    from finetune.features.known import Known
+    from finetune.features.knowledge import Knowledge
 
 MANY = 1000  # images that are worth starting a GPU
 COVERAGE = 0.95  # share of val that is answered where images that the model is unsure of are asked to be told
@@ -72,10 +72,10 @@ class Classifier:
         known = self._known(coverage)
         return list(self._named(_files(paths, on_event), top, on_event, known=known, coverage=coverage))
 
-    def _known(self, coverage: float | None) -> Known | None:
+    def _known(self, coverage: float | None) -> Knowledge | None:
         if coverage is None:
             return None
-        from finetune.checkpoint.known_file import read_known
+        from finetune.runs.known_file import read_known
 
         check_coverage(coverage)
         return read_known(self._folder)
@@ -86,7 +86,7 @@ class Classifier:
         top: int,
         on_event: OnEvent,
         *,
-        known: Known | None = None,
+        known: Knowledge | None = None,
         coverage: float | None = None,
     ) -> Iterator[Prediction]:
         from finetune.train.guard import OF_A_MODEL, guarded
@@ -95,14 +95,14 @@ class Classifier:
         with guarded(OF_A_MODEL, is_shared=True):
             yield from predictions(scorer, files, top=top, batch_size=self.batch_size, on_event=on_event)
 
-    def _scorer(self, known: Known | None, coverage: float) -> Scorer[Tensor]:
+    def _scorer(self, known: Knowledge | None, coverage: float) -> Scorer[Tensor]:
         from finetune.images.transforms import plain_view
 
         view = plain_view(self.preprocessing)
         answers = partial(self._answers, known=known, coverage=coverage)
         return Scorer(self.classes, self.preprocessing.value_range, view, answers, self.task, self.thresholds)
 
-    def _answers(self, images: Sequence[Tensor], *, known: Known | None, coverage: float) -> Answers:
+    def _answers(self, images: Sequence[Tensor], *, known: Knowledge | None, coverage: float) -> Answers:
         import torch
 
         from finetune.images.transforms import normalise

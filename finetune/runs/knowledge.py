@@ -14,13 +14,13 @@ from finetune.backbone.groups import head_modules
 from finetune.data.split import units_of
 from finetune.errors import BackboneError
 from finetune.features.extract import extract, with_output
-from finetune.features.known import FEWEST_VAL, MOST_KEPT, MOST_VALUES, Known, unit_rows
+from finetune.features.knowledge import FEWEST_VAL, MOST_KEPT, MOST_VALUES, Knowledge, unit_rows
 from finetune.prepare.batches import Feeder
 from finetune.strategy.evidence import stratified_sample
 from finetune.types import Sample
 
 
-def remember(feeder: Feeder) -> Known | None:
+def knowledge_of(feeder: Feeder) -> Knowledge | None:
     """Return what a trained model knows, by val and a stratified sample of train of 1,000 images at most.
 
     None where val or the network tells too little.
@@ -36,12 +36,12 @@ def remember(feeder: Feeder) -> Known | None:
         of_train, _, _ = _looked_at(feeder, sample)
     except BackboneError:  # what reaches the head cannot be told
         return None
-    known = Known(unit_rows(of_train), np.empty(0), np.empty(0), np.empty(0, dtype=bool))
+    known = Knowledge(unit_rows(of_train), np.empty(0), np.empty(0), np.empty(0, dtype=bool))
     confidence, hits = np.empty(0), np.empty(0, dtype=bool)
     if prepared.manifest.task == "classify":
         confidence = confidence_of(outputs)
         hits = (outputs.argmax(dim=1) == targets).numpy()
-    return Known(known.features, known.near(near_val), confidence, hits)
+    return Knowledge(known.features, known.near(near_val), confidence, hits)
 
 
 def confidence_of(logits: Tensor) -> NDArray[np.float64]:

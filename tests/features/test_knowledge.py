@@ -11,26 +11,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from finetune.features.known import Known, unit_rows
+from finetune.features.knowledge import Knowledge, unit_rows
 
 
 def drawn(count: int, *, seed: int = 0, width: int = 6) -> Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed)) + 1
 
 
-def of_val(nearness: list[float], confidence: list[float], hits: list[bool]) -> Known:
-    return Known(unit_rows(drawn(8)), np.array(nearness), np.array(confidence), np.array(hits, dtype=bool))
+def of_val(nearness: list[float], confidence: list[float], hits: list[bool]) -> Knowledge:
+    return Knowledge(unit_rows(drawn(8)), np.array(nearness), np.array(confidence), np.array(hits, dtype=bool))
 
 
 def test_how_near_an_image_is_is_its_mean_cosine_to_the_five_nearest() -> None:
     train, asked = drawn(20), drawn(3, seed=1)
-    found = Known(unit_rows(train), np.ones(1), np.ones(1), np.ones(1, dtype=bool)).near(asked)
+    found = Knowledge(unit_rows(train), np.ones(1), np.ones(1), np.ones(1, dtype=bool)).near(asked)
     cosines = cosine_similarity(asked[:, None], train[None], dim=2)
     assert found == pytest.approx(cosines.sort(descending=True).values[:, :5].mean(dim=1).numpy(), abs=2e-3)  # float16
 
 
 def test_of_fewer_than_five_all_are_asked() -> None:
-    known = Known(unit_rows(drawn(2)), np.ones(1), np.ones(1), np.ones(1, dtype=bool))
+    known = Knowledge(unit_rows(drawn(2)), np.ones(1), np.ones(1), np.ones(1, dtype=bool))
     assert known.near(drawn(2)).shape == (2,)
 
 
@@ -42,7 +42,7 @@ def test_the_asked_share_of_val_is_answered_and_not_more_than_ties_make(
     nearness: NDArray[np.float64], coverage: float, seed: int
 ) -> None:
     confidence = np.random.default_rng(seed).permutation(nearness)
-    known = Known(unit_rows(drawn(8)), nearness, confidence, np.ones(len(nearness), dtype=bool))
+    known = Knowledge(unit_rows(drawn(8)), nearness, confidence, np.ones(len(nearness), dtype=bool))
     reasons = known.reasons(nearness, confidence, coverage=coverage)
     usual, border = known.usual(nearness, confidence), known.border(coverage)
     answered = np.array([not reason for reason in reasons])

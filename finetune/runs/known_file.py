@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.errors import CheckpointError
-from finetune.features.known import FEWEST_VAL, Known
+from finetune.features.knowledge import FEWEST_VAL, Knowledge
 from finetune.whole import whole_file
 
 NAMES = ("features", "nearness", "confidence", "hits")
 
 
-def write_known(path: Path, known: Known) -> None:
+def write_known(path: Path, known: Knowledge) -> None:
     """Write what a classifier knows, whole or not at all.
 
     Raises:
@@ -31,7 +31,7 @@ def write_known(path: Path, known: Known) -> None:
         save_file(tensors, beside)
 
 
-def read_known(folder: RunFolder) -> Known:
+def read_known(folder: RunFolder) -> Knowledge:
     """Return what the classifier of a finished run knows.
 
     Raises:
@@ -47,7 +47,7 @@ def read_known(folder: RunFolder) -> Known:
     try:
         tensors = load_file(path)
         features, nearness, confidence, hits = (tensors[name] for name in NAMES)
-        known = Known(features, nearness.numpy(), confidence.numpy(), hits.numpy())
+        known = Knowledge(features, nearness.numpy(), confidence.numpy(), hits.numpy())
         if features.ndim != 2 or not len(features) or nearness.ndim != 1 or not len(nearness):
             raise ValueError("its tensors have other shapes")
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:

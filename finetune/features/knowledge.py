@@ -28,7 +28,7 @@ Reason = Literal["", "unlike what was trained on", "between classes"]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Knowledge:
     """The features of some train images as unit vectors, and how near and how sure val is; see `usual`."""
 
     features: Tensor  # (M, D) float16, each of length 1
