@@ -13,7 +13,7 @@ from finetune.report.answered import MOST_CASES, Answered
 from finetune.types import EpochLine, Interval
 from finetune.wording import counted
 
-GAP = 0.1  # train top1 over that of val, from which on images are learned by heart
+GAP = 0.05  # train top1 over that of val, from which on images are learned by heart
 RISE = 1.15  # times the least val loss that the last is
 UNFIT = 0.85  # train top1 below which the trained layers cannot tell the images apart
 WIDE = 0.05  # half of the interval of top1
