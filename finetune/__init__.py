@@ -36,12 +36,14 @@ if TYPE_CHECKING:
     from finetune.workflow.check import Check, check
     from finetune.workflow.compare import Comparison, compare, resume_comparison
     from finetune.workflow.doctor import doctor
+    from finetune.workflow.ensemble import Ensemble, ensemble
     from finetune.workflow.evaluate import Evaluation, evaluate
     from finetune.workflow.export import export
     from finetune.workflow.plan import Plan, plan
     from finetune.workflow.predict import Classifier, Prediction, load
     from finetune.workflow.rank import Ranked, rank
     from finetune.workflow.run import resume, run
+    from finetune.workflow.soup import Soup, soup
 
     __version__: str
 
@@ -52,6 +54,7 @@ __all__ = [
     "Classifier",
     "Comparison",
     "DataError",
+    "Ensemble",
     "Evaluation",
     "Event",
     "Export",
@@ -68,11 +71,13 @@ __all__ = [
     "RecipeError",
     "ResourceError",
     "RunResult",
+    "Soup",
     "TrainingError",
     "__version__",
     "check",
     "compare",
     "doctor",
+    "ensemble",
     "evaluate",
     "export",
     "load",
@@ -81,6 +86,7 @@ __all__ = [
     "resume",
     "resume_comparison",
     "run",
+    "soup",
     "write_sample",
 ]
 
@@ -88,6 +94,7 @@ _LATER = {
     "Check": "finetune.workflow.check",
     "Classifier": "finetune.workflow.predict",
     "Comparison": "finetune.workflow.compare",
+    "Ensemble": "finetune.workflow.ensemble",
     "Evaluation": "finetune.workflow.evaluate",
     "Event": "finetune.types",
     "Export": "finetune.exports.formats",
@@ -98,9 +105,11 @@ _LATER = {
     "Ranked": "finetune.workflow.rank",
     "Recipe": "finetune.settings",
     "RunResult": "finetune.runs.single",
+    "Soup": "finetune.workflow.soup",
     "check": "finetune.workflow.check",
     "compare": "finetune.workflow.compare",
     "doctor": "finetune.workflow.doctor",
+    "ensemble": "finetune.workflow.ensemble",
     "evaluate": "finetune.workflow.evaluate",
     "export": "finetune.workflow.export",
     "load": "finetune.workflow.predict",
@@ -109,6 +118,7 @@ _LATER = {
     "resume": "finetune.workflow.run",
     "resume_comparison": "finetune.workflow.compare",
     "run": "finetune.workflow.run",
+    "soup": "finetune.workflow.soup",
     "write_sample": "finetune.data.sample",
 }
 

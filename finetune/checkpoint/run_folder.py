@@ -84,6 +84,11 @@ class RunFolder:
         return self.path / "compare.json"
 
     @property
+    def ensemble(self) -> Path:
+        """What makes this the folder of an ensemble, which is one ONNX file of several runs."""
+        return self.path / "ensemble.json"
+
+    @property
     def refit(self) -> RunFolder:
         """Where a refit has its checkpoints and epochs."""
         return RunFolder(self.path / "refit")
@@ -247,6 +252,11 @@ def open_finished(path: str | Path) -> RunFolder:
     Raises:
         CheckpointError: no run folder, or a run that has no model yet.
     """
+    if RunFolder(Path(path)).ensemble.is_file():
+        raise CheckpointError(
+            f"{path} is an ensemble of several runs in one ONNX file: it has no model of its own",
+            hint=f"finetune predict {shlex.quote(str(path))} PHOTOS takes it; its ensemble.json names its members.",
+        )
     folder = open_run(path)
     if folder.comparison.is_file():
         raise CheckpointError(
@@ -259,6 +269,16 @@ def open_finished(path: str | Path) -> RunFolder:
             hint=f"Go on with it: {folder.resuming}",
         )
     return folder
+
+
+def open_answering(path: str | Path) -> RunFolder:
+    """Return the folder of a run that has a model, or of an ensemble.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    folder = RunFolder(Path(path))
+    return folder if folder.ensemble.is_file() else open_finished(path)
 
 
 def open_unfinished(path: str | Path) -> RunFolder:

@@ -47,7 +47,19 @@ def test_recipes_are_listed_shown_copied_and_checked(finetune_cli, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("run",), ("compare",), ("plan",), ("eval",), ("predict",), ("export",), ("recipes",)]
+    "command",
+    [
+        (),
+        ("run",),
+        ("compare",),
+        ("ensemble",),
+        ("soup",),
+        ("plan",),
+        ("eval",),
+        ("predict",),
+        ("export",),
+        ("recipes",),
+    ],
 )
 def test_help_answers(finetune_cli, command: tuple[str, ...]) -> None:
     done = finetune_cli(*command, "--help")
@@ -156,3 +168,24 @@ def test_predict_has_as_many_columns_as_there_are_classes(finetune_cli, place: P
     num_classes = len(read_classes(RunFolder(place / "runs/one")))
     assert len(head) == len(bad) == len(good) == 2 + 2 * num_classes
     assert head[-2] == f"probability{num_classes}" and all(good[:-1]) and not any(bad[1:-1])
+
+
+def test_ensemble_and_soup_print_tables_of_80_columns_and_json(
+    finetune_cli, place: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    runs = [place / "runs" / "one", tmp_path / "two"]
+    more = ("--data", place / "imgs", "--strategy", "head-only", *QUICK, "--lr", "0.02", "--out", runs[1])
+    assert finetune_cli("run", *more).code == 0
+    for verb in ("ensemble", "soup"):
+        shown = finetune_cli(verb, *runs)
+        assert shown.code == 0, shown.err
+        assert "the best of them" in shown.out and "val also chose the epochs" in shown.out
+        assert max(map(len, shown.out.splitlines()[:6])) <= 80
+        given = json.loads(finetune_cli(verb, *runs, "--json").out)
+        assert [member["run"] for member in given["members"]] == list(map(str, runs)) and given["folder"] is None
+    left = finetune_cli("ensemble", *runs, "--greedy", "--out", tmp_path / "e")
+    assert left.code == 0 and "next: finetune predict" in left.out
+    assert finetune_cli("predict", tmp_path / "e", place / "imgs").code == 0
+    assert finetune_cli("ensemble", runs[0]).code == 2
+    assert finetune_cli("soup", *runs, "--out", tmp_path / "e").code == 5
