@@ -39,10 +39,12 @@ if TYPE_CHECKING:
     from finetune.workflow.ensemble import Ensemble, ensemble
     from finetune.workflow.evaluate import Evaluation, evaluate
     from finetune.workflow.export import export
+    from finetune.workflow.find_lr import RateSearch, find_lr
     from finetune.workflow.plan import Plan, plan
     from finetune.workflow.predict import Classifier, Prediction, load
     from finetune.workflow.rank import Ranked, rank
     from finetune.workflow.run import resume, run
+    from finetune.workflow.several import Several, resume_several, run_several
     from finetune.workflow.soup import Soup, soup
 
     __version__: str
@@ -67,10 +69,12 @@ __all__ = [
     "Plan",
     "Prediction",
     "Ranked",
+    "RateSearch",
     "Recipe",
     "RecipeError",
     "ResourceError",
     "RunResult",
+    "Several",
     "Soup",
     "TrainingError",
     "__version__",
@@ -80,12 +84,15 @@ __all__ = [
     "ensemble",
     "evaluate",
     "export",
+    "find_lr",
     "load",
     "plan",
     "rank",
     "resume",
     "resume_comparison",
+    "resume_several",
     "run",
+    "run_several",
     "soup",
     "write_sample",
 ]
@@ -103,8 +110,10 @@ _LATER = {
     "Plan": "finetune.workflow.plan",
     "Prediction": "finetune.workflow.predict",
     "Ranked": "finetune.workflow.rank",
+    "RateSearch": "finetune.workflow.find_lr",
     "Recipe": "finetune.settings",
     "RunResult": "finetune.runs.single",
+    "Several": "finetune.workflow.several",
     "Soup": "finetune.workflow.soup",
     "check": "finetune.workflow.check",
     "compare": "finetune.workflow.compare",
@@ -112,12 +121,15 @@ _LATER = {
     "ensemble": "finetune.workflow.ensemble",
     "evaluate": "finetune.workflow.evaluate",
     "export": "finetune.workflow.export",
+    "find_lr": "finetune.workflow.find_lr",
     "load": "finetune.workflow.predict",
     "plan": "finetune.workflow.plan",
     "rank": "finetune.workflow.rank",
     "resume": "finetune.workflow.run",
     "resume_comparison": "finetune.workflow.compare",
+    "resume_several": "finetune.workflow.several",
     "run": "finetune.workflow.run",
+    "run_several": "finetune.workflow.several",
     "soup": "finetune.workflow.soup",
     "write_sample": "finetune.data.sample",
 }

@@ -84,6 +84,21 @@ class RunFolder:
         return self.path / "compare.json"
 
     @property
+    def several(self) -> Path:
+        """What makes this the folder of several runs of one recipe, on other folds or seeds."""
+        return self.path / "several.json"
+
+    @property
+    def what(self) -> str:
+        """What is gone on with here, in words."""
+        return "comparison" if self.comparison.is_file() else "set" if self.several.is_file() else "run"
+
+    @property
+    def holds_runs(self) -> bool:
+        """Whether this is the folder of several runs that share one recipe."""
+        return self.comparison.is_file() or self.several.is_file()
+
+    @property
     def ensemble(self) -> Path:
         """What makes this the folder of an ensemble, which is one ONNX file of several runs."""
         return self.path / "ensemble.json"
@@ -131,7 +146,7 @@ class RunFolder:
         """What stands in the folder before the first step; recipe.toml is written last and makes it a run folder."""
         return (
             self.asked, self.split, self.problems, self.plan, self.evidence, self.environment, self.began,
-            self.comparison, self.race, self.recipe,
+            self.comparison, self.several, self.race, self.recipe,
         )  # fmt: skip
 
     @property
@@ -163,9 +178,8 @@ class RunFolder:
     @property
     def anew(self) -> str:
         """How to begin anew; a race that is not over has its recipe as it was asked for."""
-        what = "comparison" if self.comparison.is_file() else "run"
         recipe = self.asked if self.is_racing else self.recipe
-        return f"start a new {what}: {self.command} --recipe {shlex.quote(str(recipe))}"
+        return f"start a new {self.what}: {self.command} --recipe {shlex.quote(str(recipe))}"
 
     @property
     def is_begun(self) -> bool:
@@ -258,9 +272,9 @@ def open_finished(path: str | Path) -> RunFolder:
             hint=f"finetune predict {shlex.quote(str(path))} PHOTOS takes it; its ensemble.json names its members.",
         )
     folder = open_run(path)
-    if folder.comparison.is_file():
+    if folder.holds_runs:
         raise CheckpointError(
-            f"{folder.path} is a comparison of several runs",
+            f"{folder.path} is a {folder.what} of several runs",
             hint=f"Name one of its runs: {folder.path / 'runs'}/NAME.",
         )
     if not folder.is_finished or not folder.weights.is_file():
@@ -339,7 +353,7 @@ def slug(word: str) -> str:
 
 
 def _runs_there() -> str:
-    recipes = [path for path in Path("runs").glob("*/recipe.toml") if not RunFolder(path.parent).comparison.is_file()]
+    recipes = [path for path in Path("runs").glob("*/recipe.toml") if not RunFolder(path.parent).holds_runs]
     runs = sorted(recipes, key=lambda path: path.stat().st_mtime)
     return (
         f"The newest here is {runs[-1].parent}." if runs else "A run writes one: finetune run --data DIR --out FOLDER"

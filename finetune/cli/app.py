@@ -17,6 +17,7 @@ from finetune.cli import (
     ensemble,
     evaluate,
     export,
+    find_lr,
     plan,
     predict,
     recipes,
@@ -39,6 +40,7 @@ app.command(rich_help_panel=TRAIN, epilog=plan.EXAMPLES)(plan.plan)
 app.command(rich_help_panel=TRAIN, epilog=check.EXAMPLES)(check.check)
 app.command(rich_help_panel=TRAIN, epilog=augment.EXAMPLES)(augment.augment)
 app.command(rich_help_panel=TRAIN, epilog=compare.EXAMPLES)(compare.compare)
+app.command("find-lr", rich_help_panel=TRAIN, epilog=find_lr.EXAMPLES)(find_lr.find_lr)
 app.command(rich_help_panel=TRAIN, epilog=ensemble.ENSEMBLE_EXAMPLES)(ensemble.ensemble)
 app.command(rich_help_panel=TRAIN, epilog=ensemble.SOUP_EXAMPLES)(ensemble.soup)
 app.add_typer(backbones.app, name="backbones", rich_help_panel=TRAIN)

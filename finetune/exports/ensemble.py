@@ -5,15 +5,21 @@ Letters: B batch, M members, H W pixels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from finetune.backbone.load import Backbone
+from finetune.checkpoint.run_folder import RunFolder, write_json
+from finetune.checkpoint.saved import SavedRun
 from finetune.errors import ExportError
 from finetune.evaluation.ensembles import Average, averaged
+from finetune.exports.client import export_file
+from finetune.exports.formats import Proof, write_proven
+from finetune.settings import FORMAT_VERSION
 from finetune.tasks import Task
 from finetune.types import Preprocessing
 
@@ -73,3 +79,39 @@ def ensemble_network(
             )
     models = [backbone.model.cpu().float().eval() for backbone in backbones]
     return EnsembleNetwork(models, counts, views=views, task=task, average=average).eval()
+
+
+def write_ensemble(
+    folder: RunFolder,
+    runs: Sequence[SavedRun],
+    counts: Sequence[int],
+    proof: Proof,
+    *,
+    average: Average,
+    thresholds: Sequence[float],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write one ONNX file of several runs into a folder, proven equal to them; ensemble.json, with `facts`, last.
+
+    Returns the proof.
+
+    Raises:
+        ExportError: one file cannot hold them, or it differs. ResourceError: it cannot be written.
+    """
+    first = runs[0]
+    backbones, names = [run.backbone for run in runs], [str(run.folder.path) for run in runs]
+    parity = write_proven(
+        ensemble_network(backbones, counts, names=names, task=first.task, average=average),
+        export_file(folder),
+        proof,
+        classes=first.classes,
+        preprocessing=first.backbone.preprocessing,
+        task=first.task,
+        thresholds=thresholds,
+        deviation=first.deviation,
+        hint="Please report these networks; the runs are untouched.",
+    )
+    write_json(folder.exports / "parity.json", parity)
+    about = {"format_version": FORMAT_VERSION, "average": average, "classes": list(first.classes)}
+    write_json(folder.ensemble, {**about, **facts})
+    return parity

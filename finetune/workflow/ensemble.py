@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from finetune.checkpoint.run_folder import RunFolder, check_new, write_json
+from finetune.checkpoint.run_folder import RunFolder, check_new
 from finetune.checkpoint.saved import write_predictions
 from finetune.errors import CheckpointError, RecipeError, did_you_mean
 from finetune.evaluation.answers import answers
 from finetune.evaluation.ensembles import Average, averaged, chosen_greedily
-from finetune.exports.client import export_file
-from finetune.exports.ensemble import ensemble_network
-from finetune.exports.formats import write_proven
+from finetune.exports.ensemble import write_ensemble
 from finetune.prepare.members import Joined, Members, join_members, joined_facts, judge_of, load_members
 from finetune.prepare.proof import proof_of
-from finetune.settings import FORMAT_VERSION
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import Event, OnEvent, Split, ignore
 from finetune.whole import whole_folder
@@ -107,35 +104,14 @@ def _left(
 ) -> Ensemble:
     """Write the folder of an ensemble, whole or not at all."""
     runs = [members.runs[place] for place in places]
-    first = runs[0]
-    proof = proof_of(first)
-    network = ensemble_network(
-        [run.backbone for run in runs],
-        [found.members[place].count for place in places],
-        names=[str(run.folder.path) for run in runs],
-        task=members.task,
-        average=average,
-    )
+    counts = [found.members[place].count for place in places]
+    proof = proof_of(runs[0])
     with whole_folder(out) as beside:
         folder = RunFolder(beside)
-        parity = write_proven(
-            network,
-            export_file(folder),
-            proof,
-            classes=first.classes,
-            preprocessing=first.backbone.preprocessing,
-            task=members.task,
-            thresholds=found.thresholds,
-            deviation=first.deviation,
-            hint="Please report these networks; the runs are untouched.",
+        parity = write_ensemble(
+            folder, runs, counts, proof, average=average, thresholds=found.thresholds, facts=joined_facts(found)
         )
-        write_json(folder.exports / "parity.json", parity)
         write_predictions(folder.predictions, members.manifest, said)
-        write_json(
-            folder.ensemble,
-            {"format_version": FORMAT_VERSION, "average": average, "classes": list(first.classes),
-             **joined_facts(found)},
-        )  # fmt: skip
     return Ensemble(average, found, out, parity)
 
 

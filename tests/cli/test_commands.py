@@ -189,3 +189,35 @@ def test_ensemble_and_soup_print_tables_of_80_columns_and_json(
     assert finetune_cli("predict", tmp_path / "e", place / "imgs").code == 0
     assert finetune_cli("ensemble", runs[0]).code == 2
     assert finetune_cli("soup", *runs, "--out", tmp_path / "e").code == 5
+
+
+def test_folds_print_a_table_of_80_columns_and_json_and_are_gone_on_with(
+    finetune_cli, place: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ("run", place / "imgs", "--strategy", "head-only", *QUICK, "--set", "export.onnx_at_end=false")
+    shown = finetune_cli(*asked, "--folds", "2", "--out", tmp_path / "f")
+    assert shown.code == 0, shown.err
+    assert all(words in shown.out for words in ("fold-1", "fold-2", "mean", "out of fold: top1", "out_of_fold.csv"))
+    assert (
+        finetune_cli("run", "--resume", tmp_path / "f").code,
+        finetune_cli("predict", tmp_path / "f", place).code,
+    ) == (6, 6)
+    given = json.loads(finetune_cli(*asked, "--seeds", "2", "--out", tmp_path / "s", "--json").out)
+    assert given["kind"] == "seeds" and list(given["runs"]) == ["seed-0", "seed-1"]
+    assert finetune_cli(*asked, "--seeds", "2", "--folds", "2").code == 2
+    refused = finetune_cli("run", "--resume", tmp_path / "f", "--epochs", "3")
+    assert (refused.code, "takes no other flag but --allow" in refused.err) == (2, True)
+
+
+def test_find_lr_draws_a_curve_of_80_columns_and_prints_json(finetune_cli, place: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ("find-lr", place / "imgs", "--strategy", "head-only", *FLAGS)
+    shown = finetune_cli(*asked)
+    assert shown.code == 0, shown.err
+    assert "•" in shown.out and "▲ valley" in shown.out and "next: finetune run ... --lr" in shown.out
+    assert max(map(len, shown.out.split("next:")[0].splitlines())) <= 80
+    given = json.loads(finetune_cli(*asked, "--steps", "20", "--json").out)
+    assert given["suggested"] == given["curve"]["valley"] and len(given["curve"]["rates"]) <= 20
+    refused = finetune_cli("find-lr", place / "imgs", "--strategy", "linear-probe", *FLAGS)
+    assert (refused.code, "without a learning rate" in refused.err) == (2, True)
