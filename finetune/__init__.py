@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from finetune.workflow.run import resume, run
     from finetune.workflow.several import Several, resume_several, run_several
     from finetune.workflow.soup import Soup, soup
+    from finetune.workflow.tune import Tuned, resume_tuning, tune
 
     __version__: str
 
@@ -77,6 +78,7 @@ __all__ = [
     "Several",
     "Soup",
     "TrainingError",
+    "Tuned",
     "__version__",
     "check",
     "compare",
@@ -91,9 +93,11 @@ __all__ = [
     "resume",
     "resume_comparison",
     "resume_several",
+    "resume_tuning",
     "run",
     "run_several",
     "soup",
+    "tune",
     "write_sample",
 ]
 
@@ -115,6 +119,7 @@ _LATER = {
     "RunResult": "finetune.runs.single",
     "Several": "finetune.workflow.several",
     "Soup": "finetune.workflow.soup",
+    "Tuned": "finetune.workflow.tune",
     "check": "finetune.workflow.check",
     "compare": "finetune.workflow.compare",
     "doctor": "finetune.workflow.doctor",
@@ -128,9 +133,11 @@ _LATER = {
     "resume": "finetune.workflow.run",
     "resume_comparison": "finetune.workflow.compare",
     "resume_several": "finetune.workflow.several",
+    "resume_tuning": "finetune.workflow.tune",
     "run": "finetune.workflow.run",
     "run_several": "finetune.workflow.several",
     "soup": "finetune.workflow.soup",
+    "tune": "finetune.workflow.tune",
     "write_sample": "finetune.data.sample",
 }
 

@@ -89,14 +89,20 @@ class RunFolder:
         return self.path / "several.json"
 
     @property
+    def tuning(self) -> Path:
+        """What makes this the folder of a search for hyperparameters."""
+        return self.path / "tune.json"
+
+    @property
     def what(self) -> str:
         """What is gone on with here, in words."""
-        return "comparison" if self.comparison.is_file() else "set" if self.several.is_file() else "run"
+        kinds = {self.comparison: "comparison", self.several: "set", self.tuning: "search"}
+        return next((what for place, what in kinds.items() if place.is_file()), "run")
 
     @property
     def holds_runs(self) -> bool:
         """Whether this is the folder of several runs that share one recipe."""
-        return self.comparison.is_file() or self.several.is_file()
+        return self.what != "run"
 
     @property
     def ensemble(self) -> Path:
@@ -146,7 +152,7 @@ class RunFolder:
         """What stands in the folder before the first step; recipe.toml is written last and makes it a run folder."""
         return (
             self.asked, self.split, self.problems, self.plan, self.evidence, self.environment, self.began,
-            self.comparison, self.several, self.race, self.recipe,
+            self.comparison, self.several, self.tuning, self.race, self.recipe,
         )  # fmt: skip
 
     @property
@@ -168,6 +174,8 @@ class RunFolder:
     @property
     def command(self) -> str:
         """The command that goes on with what lies here."""
+        if self.tuning.is_file():
+            return "finetune tune"
         return "finetune compare" if self.comparison.is_file() else "finetune run"
 
     @property
@@ -275,7 +283,9 @@ def open_finished(path: str | Path) -> RunFolder:
     if folder.holds_runs:
         raise CheckpointError(
             f"{folder.path} is a {folder.what} of several runs",
-            hint=f"Name one of its runs: {folder.path / 'runs'}/NAME.",
+            hint=f"Train its winner: finetune run --recipe {shlex.quote(str(folder.path / 'winner.toml'))}"
+            if folder.tuning.is_file()
+            else f"Name one of its runs: {folder.path / 'runs'}/NAME.",
         )
     if not folder.is_finished or not folder.weights.is_file():
         raise CheckpointError(

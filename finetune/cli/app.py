@@ -23,6 +23,7 @@ from finetune.cli import (
     recipes,
     run,
     sample,
+    tune,
 )
 from finetune.cli.help import App
 
@@ -40,6 +41,7 @@ app.command(rich_help_panel=TRAIN, epilog=plan.EXAMPLES)(plan.plan)
 app.command(rich_help_panel=TRAIN, epilog=check.EXAMPLES)(check.check)
 app.command(rich_help_panel=TRAIN, epilog=augment.EXAMPLES)(augment.augment)
 app.command(rich_help_panel=TRAIN, epilog=compare.EXAMPLES)(compare.compare)
+app.command(rich_help_panel=TRAIN, epilog=tune.EXAMPLES)(tune.tune)
 app.command("find-lr", rich_help_panel=TRAIN, epilog=find_lr.EXAMPLES)(find_lr.find_lr)
 app.command(rich_help_panel=TRAIN, epilog=ensemble.ENSEMBLE_EXAMPLES)(ensemble.ensemble)
 app.command(rich_help_panel=TRAIN, epilog=ensemble.SOUP_EXAMPLES)(ensemble.soup)

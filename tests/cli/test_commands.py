@@ -221,3 +221,19 @@ def test_find_lr_draws_a_curve_of_80_columns_and_prints_json(finetune_cli, place
     assert given["suggested"] == given["curve"]["valley"] and len(given["curve"]["rates"]) <= 20
     refused = finetune_cli("find-lr", place / "imgs", "--strategy", "linear-probe", *FLAGS)
     assert (refused.code, "without a learning rate" in refused.err) == (2, True)
+
+
+def test_tune_tells_its_steps_and_trials_and_prints_a_table_and_json(
+    finetune_cli, place: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ("tune", place / "imgs", "--strategy", "head-only", *FLAGS, "--epochs", "3", "--trials", "3")
+    shown = finetune_cli(*asked, "--out", tmp_path / "s")
+    assert shown.code == 0, shown.err
+    assert all(f"\n{number}. " in shown.err for number in (1, 2, 3, 4, 5, 6)) and "coarse 1/2" in shown.err
+    assert "next: finetune run --recipe" in shown.out and "usual" in shown.out
+    refused = finetune_cli("tune", "--resume", tmp_path / "s")
+    assert (refused.code, "is finished" in refused.err) == (6, True)
+    given = json.loads(finetune_cli(*asked, "--json", "--search", "optim.name=adamw,lion", "--out", tmp_path / "j").out)
+    assert {one["params"]["optim.name"] for one in given["trials"]} <= {"adamw", "lion"} and given["score"] == "top1"
+    assert finetune_cli("tune", "--resume", tmp_path / "s", "--trials", "9").code == 2
