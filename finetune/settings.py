@@ -51,6 +51,7 @@ ExportFormat = Literal["onnx", "timm"]
 
 DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"
 EMBEDDED = "embedded"  # the backbone whose weights lie in this package
+RANGE_TEST = "range-test"  # optim.lr: measured before the first step
 ALL_STAGES = "all"  # strategy.probe_at: every layer group of the backbone together
 JOIN = "+"  # between several
 EMBEDDED_FULL = "mobilenetv2_075.embedded"  # its name in the catalogue
@@ -108,6 +109,12 @@ class SplitSection(Section):
     )
     test: Fraction = Field(0.0, description="Share set aside for test, where the data has no test split.")
     seed: Seed = Field(0, description="Seed of the split; independent of the seed of training.")
+    folds: Annotated[int, Field(ge=2)] | NoneWord = Field(
+        "none",
+        description="Divide what is not test into so many parts, one of which is val, in place of split.val; `finetune"
+        " run --folds K` trains on each in turn.",
+    )
+    fold: Count = Field(1, description="folds: which of the parts is val.")
 
 
 class BackboneSection(Section):
@@ -221,7 +228,11 @@ class TrainSection(Section):
 
 class OptimSection(Section):
     name: OptimiserName = Field("adamw", description="Optimiser; sgd has no momentum, nesterov and momentum have 0.9.")
-    lr: Positive | Auto = Field("auto", description="Peak learning rate, of the head. auto: by strategy and optimiser.")
+    lr: Positive | Auto | Literal["range-test"] = Field(
+        "auto",
+        description="Peak learning rate, of the head. auto: by strategy and optimiser; range-test: measured on the data"
+        " before the first step, as `finetune find-lr` does.",
+    )
     head_lr: Positive = Field(1.0, description="Factor on the learning rate of the head alone.")
     momentum: Fraction | Auto = Field("auto", description="Of momentum, nesterov and rmsprop. auto: 0.9; rmsprop 0.")
     momentum_from: Fraction | NoneWord = Field(

@@ -320,10 +320,11 @@ class Event:
 
     Kinds: "message" (text), "warning" (text), "progress" (task, done, total), "phase" (index, total,
     name, epochs, trained), "step" (epoch, step, steps, loss, images_per_second), "epoch" (a metrics line),
-    "timing" (phase, epoch, seconds of its steps, seconds waited for batches).
+    "timing" (phase, epoch, seconds of its steps, seconds waited for batches), "trial" (study, number, params, state,
+    score, loss, curve, reason, count).
     """
 
-    kind: Literal["message", "warning", "progress", "phase", "step", "epoch", "timing"]
+    kind: Literal["message", "warning", "progress", "phase", "step", "epoch", "timing", "trial"]
     facts: dict[str, Any]
 
     @classmethod

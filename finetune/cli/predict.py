@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.checkpoint.run_folder import open_finished
+from finetune.checkpoint.run_folder import open_answering
 from finetune.cli import tables
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
 from finetune.cli.screen import watching
@@ -101,7 +101,7 @@ def predict(
     """Name what images show."""
     if json_ and as_csv:
         raise RecipeError("--csv and --json are two forms of one output", hint="Name one of them.")
-    open_finished(run)
+    open_answering(run)
     seen = _Seen()
     with watching(is_quiet=json_ or as_csv) as on_event:
         from finetune.workflow.predict import COVERAGE, predict_with

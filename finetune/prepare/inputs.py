@@ -276,7 +276,7 @@ def read_data(
     scanned = checks.scan(
         listed or list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event
     )
-    manifest = split.assign(scanned, val=recipe.split.val, test=recipe.split.test, seed=recipe.split.seed)
+    manifest = split.assign_as(scanned, recipe.split)
     on_event(Event.message(describe_data(manifest)))
     for note in data_notes(manifest):
         on_event(Event.warning(note))

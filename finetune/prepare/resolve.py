@@ -16,7 +16,7 @@ from finetune.images.augmentation import pieces_of
 from finetune.optim.class_weights import class_weights, is_uneven
 from finetune.optim.optimisers import OPTIMISERS
 from finetune.prepare.inputs import Inputs, with_task
-from finetune.settings import AUTO_LEVEL, TASK_LOSSES, Recipe
+from finetune.settings import AUTO_LEVEL, RANGE_TEST, TASK_LOSSES, Recipe
 from finetune.strategy.strategies import (
     Choice,
     epochs_for,
@@ -80,7 +80,7 @@ def resolve_numbers(
         "strategy.probe_at": check_stage(probe_at, backbone.groups) if "probe_at" in numbers.takes else "auto",
         "train.batch_size": batch_size,
         "train.epochs": epochs,
-        "optim.lr": _or(recipe.optim.lr, lr),
+        "optim.lr": lr if recipe.optim.lr in ("auto", RANGE_TEST) else recipe.optim.lr,
         "optim.weight_decay": _or(recipe.optim.weight_decay, numbers.weight_decay),
         "optim.layer_decay": _or(recipe.optim.layer_decay, numbers.layer_decay),
     }

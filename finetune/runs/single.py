@@ -38,6 +38,7 @@ from finetune.runs.knowledge import knowledge_of
 from finetune.runs.known_classes import before_and_after
 from finetune.runs.known_file import write_known
 from finetune.runs.layout import Terms, lay_folder, reopen
+from finetune.runs.measured_lr import with_measured_lr
 from finetune.runs.refit import FIRST, Refit, refit
 from finetune.runs.signals import Stop
 from finetune.runs.training import Trained, computing, telling_how_to_go_on, train
@@ -117,7 +118,8 @@ def prepare_run(recipe: Recipe, *, manifest: Manifest | None = None, on_event: O
         is_open = recipe.strategy.name == "auto"
         num_images = len(prepared.manifest.samples)
         prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
-        return PreparedRun(with_micro_batch(prepared, on_event=on_event), {"prepare": time.monotonic() - began})
+        prepared = with_measured_lr(with_micro_batch(prepared, on_event=on_event), recipe, on_event=on_event)
+        return PreparedRun(prepared, {"prepare": time.monotonic() - began})
 
 
 def resume_alone(

@@ -29,7 +29,7 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
     state, optimiser_state = (resumed.state, resumed.optimiser) if resumed else (TrainState(), {})
     is_adapted = any(item.trains == "lora" for phase in phases for item in phase.plan.groups)
     if fit.settings.regularise.l2_sp or is_adapted:
-        fit.anchors = _pretrained(fit, phases)
+        fit.anchors = pretrained_weights(fit, phases)
     if resumed:
         restore_model(fit.model, resumed.model)
     for index in range(state.phase, len(phases)):
@@ -51,7 +51,7 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
     return state
 
 
-def _pretrained(fit: Fit, phases: Sequence[Phase]) -> dict[str, Tensor]:
+def pretrained_weights(fit: Fit, phases: Sequence[Phase]) -> dict[str, Tensor]:
     """Return the weights of what no phase re-initialises, as they are before any step."""
     new = {name for phase in phases for name in renewed_parameters(fit, phase)}
     return {name: weight.detach().clone() for name, weight in fit.model.named_parameters() if name not in new}

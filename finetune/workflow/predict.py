@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.checkpoint.run_folder import RunFolder, open_finished
+from finetune.checkpoint.run_folder import RunFolder, open_answering
 from finetune.data.sources import image_files
 from finetune.errors import ExportError, RecipeError, check_count, did_you_mean
 from finetune.evaluation.predictions import Answers, Scorer, check_top, predictions, probabilities_of
@@ -155,9 +155,9 @@ def predict_with(
 ) -> Iterator[Prediction]:
     """Yield a prediction for every image among files and in folders, in order, by what is quickest at hand.
 
-    That is the run's ONNX export, if it was proven equal to the model that stands there; else, or on a GPU that many
-    images are worth, the model itself. `engine` names one of the two: "onnxruntime" or "torch". With a `coverage`
-    (see `Classifier.predict`) the model answers, as no export has what it needs.
+    That is the file of an ensemble; of a run its ONNX export, if it was proven equal to the model that stands there;
+    else, or on a GPU that many images are worth, the model itself. `engine` names one of the two: "onnxruntime" or
+    "torch". With a `coverage` (see `Classifier.predict`) the model answers, as no export has what it needs.
 
     Raises:
         CheckpointError: no finished run. DataError: a path does not exist, or there are no images.
@@ -165,14 +165,17 @@ def predict_with(
     """
     check_count("top", top)
     check_count("batch_size", batch_size)
-    folder = open_finished(run)
+    folder = open_answering(run)
     if coverage is not None:
         check_coverage(coverage)
         if engine == "onnxruntime":
             raise RecipeError("--unsure asks for features, which an export does not give", hint="Use --engine torch.")
         engine = "torch"
     files = _files(paths, on_event)
-    export = _export_of(folder, engine, is_for_processor=_is_for_processor(device, len(files)), on_event=on_event)
+    if folder.ensemble.is_file():
+        export: Path | None = _ensemble_of(folder, engine, device)
+    else:
+        export = _export_of(folder, engine, is_for_processor=_is_for_processor(device, len(files)), on_event=on_event)
     if export is None:
         classifier = load(run, device=device, batch_size=batch_size)
         check_top(classifier.task, top)
@@ -196,6 +199,22 @@ def check_coverage(coverage: float) -> None:
 
 def _files(paths: Paths, on_event: OnEvent) -> list[Path]:
     return image_files([paths] if isinstance(paths, (str, Path)) else list(paths), on_event=on_event)
+
+
+def _ensemble_of(folder: RunFolder, engine: By, device: str) -> Path:
+    """Return the file of an ensemble, which alone can answer."""
+    export = proven_export(folder)
+    if export is None:
+        raise ExportError(
+            f"{export_file(folder)} is not the file that was proven equal to its members",
+            hint="Make the ensemble again: its members stand in ensemble.json.",
+        )
+    if engine == "torch" or device not in ("auto", "cpu"):
+        raise RecipeError(
+            f"{folder.path} is an ensemble: one ONNX file, which a CPU computes",
+            hint="Leave --engine and --device away, or ask its members one by one.",
+        )
+    return export
 
 
 def _export_of(folder: RunFolder, engine: By, *, is_for_processor: bool, on_event: OnEvent) -> Path | None:
