@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from finetune.settings import StrategyName, TaskName
+from finetune.values import StrategyName, TaskName
 
 
 class Settings(TypedDict, total=False):

@@ -7,22 +7,30 @@ each one. "auto" means that the tool decides (and writes what it decided into th
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from finetune.sections import AugmentSection, RegulariseSection
 from finetune.values import (
+    STRATEGY_NAMES,
     Assumption,
     Auto,
     Count,
+    EngineName,
     Fraction,
+    Initialiser,
+    Loss,
     NoneWord,
     NotNegative,
+    OptimiserName,
     Positive,
+    Schedule,
     Section,
     Seed,
-    Share,
     Statistics,
+    StrategyName,
+    TaskName,
     Time,
     ValueRange,
     Warmup,
@@ -31,23 +39,6 @@ from finetune.values import (
 )  # fmt: skip
 
 FORMAT_VERSION = 1  # of recipe, run folder and cache
-
-StrategyName = Literal[
-    "auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "norm-only", "bias-only", "lora",
-    "scratch", "race",
-]  # fmt: skip
-STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
-OptimiserName = Literal[
-    "adamw", "adam", "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "nadamw", "lion", "lamb", "muon"
-]
-AugmentLevel = Literal["auto", "none", "light", "medium", "heavy", "basic"]
-AUTO_LEVEL = "medium"
-Schedule = Literal["cosine", "constant", "step", "polynomial", "one-cycle", "plateau"]
-Loss = Literal["auto", "cross-entropy", "nll", "bce", "mse", "focal", "asymmetric", "huber"]
-TaskName = Literal["auto", "classify", "multilabel", "regress"]
-Initialiser = Literal["auto", "gaussian", "xavier", "kaiming", "orthogonal", "random-walk", "lsuv", "zero"]
-EngineName = Literal["auto", "torch", "folded", "onnxruntime", "openvino"]
-ExportFormat = Literal["onnx", "timm"]
 
 DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"
 EMBEDDED = "embedded"  # the backbone whose weights lie in this package
@@ -91,10 +82,14 @@ class DataSection(Section):
         description="How an image becomes a square in the plain view, which predict and exports share: crop shows its"
         " middle, pad all of it on a border, squash all of it out of shape. auto: as the backbone was trained.",
     )
+    channels: Literal[1, 3] = Field(
+        3,
+        description="What the network sees of an image. 3: red, green, blue; 1: its brightness, by an adapted stem.",
+    )
     statistics: Literal["pretrained", "data", "min-max"] | Statistics = Field(
         "pretrained",
         description="By what pixels are standardised: mean and deviation as the backbone was trained, those of the"
-        " train images, or their least and greatest value; or [[taken off], [divided by]], three numbers each.",
+        " train images, or their least and greatest value; or [[taken off], [divided by]] of each channel.",
     )
     value_range: ValueRange | Auto = Field(
         "auto",
@@ -129,6 +124,12 @@ class BackboneSection(Section):
     pretrained: bool = Field(True, description="Start from pretrained weights.")
     image_size: Annotated[int, Field(ge=8, le=4096)] | Auto = Field(
         "auto", description="Side of the square input in pixels. auto: the backbone's own."
+    )
+    pool: Auto | Literal["avg", "max", "avgmax", "catavgmax", "gem", "fractional"] = Field(
+        "auto",
+        description="How a convolutional network's last feature map becomes features: the mean, the maximum, the mean"
+        " of both, both side by side; gem: a mean of trained powers; fractional: maxima of random regions, then the"
+        " mean. auto: as the backbone was trained.",
     )
     model_args: dict[str, Any] = Field(default_factory=dict, description="Further arguments of timm.create_model.")
 
@@ -285,59 +286,6 @@ class LossSection(Section):
     )
     focal_gamma: NotNegative = Field(2.0, description="How much less; 0 is cross-entropy.")
     label_smoothing: Fraction = Field(0.0, description="Share of the target spread over all classes.")
-
-
-class RegulariseSection(Section):
-    dropout: Fraction | NoneWord = Field(
-        "none", description="Share of the features before the head that a step drops. none: as the network is."
-    )
-    drop_path: Fraction | NoneWord = Field(
-        "none",
-        description="Stochastic depth: the share of steps that leave out the last residual block, fewer the earlier"
-        " ones. none: as the network is.",
-    )
-    mixup: NotNegative = Field(
-        0.0, description="Mix images of a batch, and their classes, by shares of Beta(a, a); 0 is off, 0.2 usual."
-    )
-    cutmix: NotNegative = Field(
-        0.0, description="Paste a part of another image of the batch, by areas of Beta(a, a); 0 is off, 1 usual."
-    )
-    l1: NotNegative = Field(0.0, description="Weight of the sum of absolute weights; not of norms and biases.")
-    l2_sp: NotNegative = Field(
-        0.0, description="Weight of half the squared distance of the weights from their pretrained values."
-    )
-    ema: Fraction | NoneWord = Field(
-        "none",
-        description="Decay of an average of the weights over the steps of a phase, which is what val judges and the run"
-        " delivers: 0.99 or more.",
-    )
-
-
-class AugmentSection(Section):
-    level: AugmentLevel = Field(
-        "auto",
-        description="How far train images vary: none is the plain view, the others set the pieces below that are auto."
-        f" auto: {AUTO_LEVEL}, which was called basic before.",
-    )
-    min_crop: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Auto = Field(
-        "auto", description="Smallest share of the image that a random crop shows."
-    )
-    horizontal_flip: Share | Auto = Field("auto", description="Probability of a left-right flip.")
-    vertical_flip: Share | Auto = Field("auto", description="Probability of an upside-down flip.")
-    color_jitter: Share | Auto = Field("auto", description="Strength of random brightness, contrast and saturation.")
-    hue: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] | Auto = Field(
-        "auto", description="Strength of a random turn of the hue, as a share of the circle."
-    )
-    rotate: Annotated[float, Field(ge=0, le=180, allow_inf_nan=False)] | Auto = Field(
-        "auto", description="Degrees, to either side, of a random rotation."
-    )
-    erase: Share | Auto = Field("auto", description="Probability that a random rectangle is blotted out (cutout).")
-    policy: Literal["none", "randaugment", "trivial", "augmix"] | Auto = Field(
-        "auto", description="A published recipe of random operations: RandAugment, TrivialAugment, AugMix."
-    )
-    features: Share = Field(
-        0.0, description="Strength of a random brightness of each channel of feature maps that a trunk yields (FroFA)."
-    )
 
 
 class CacheSection(Section):

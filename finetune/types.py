@@ -74,6 +74,7 @@ class Manifest:
         return BETWEEN_LABELS.join(self.classes[index] for index in target.classes)
 
 
+BRIGHTNESS = (0.299, 0.587, 0.114)  # of red, green and blue, as in ITU-R BT.601 and Pillow's "L"
 LONGEST = 16  # times its shorter side is kept of a strip: enlarged, all of it would fill the memory
 
 
@@ -81,36 +82,25 @@ LONGEST = 16  # times its shorter side is kept of a strip: enlarged, all of it w
 class Preprocessing:
     """What turns an image into the backbone's input; the same in training, evaluation and prediction.
 
-    `image_size` is (height, width) in pixels, `mean` and `std` are for values between 0 and 1,
-    `crop_pct` is the share of the resized image that the central crop shows. `value_range` is what is black
-    and what is white in images deeper than 8 bits.
+    `image_size` is (height, width) in pixels, `mean` and `std` are for values between 0 and 1, a number for each
+    channel, `crop_pct` is the share of the resized image that the central crop shows. `value_range` is what is
+    black and what is white in images deeper than 8 bits.
     """
 
     image_size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: str = "bicubic"
     crop_pct: float = 0.875
     crop_mode: str = "center"
     value_range: tuple[float, float] | None = None
+    channels: int = 3
 
     @property
-    def decoding(self) -> tuple[str, ...]:
-        """How a file becomes the RGB image that all of this is meant for, in words for other programs."""
-        steps = [
-            "Turn the image as the orientation in its EXIF says.",
-            "Put what is transparent on white, and convert to RGB with 8 bits a channel.",
-            f"Of an image more than {LONGEST} times as long as wide, keep the middle {LONGEST} widths.",
-        ]
-        if self.value_range is not None:
-            low, high = self.value_range
-            deep = f"Numbers deeper than 8 bits become round(255 * (x - {low:g}) / ({high:g} - {low:g})), clipped."
-        else:
-            deep = (
-                "The images trained on had 8 bits. Numbers deeper than that become round(255 * x / w), w being the"
-                " least of 255, 511, 1023, ..., 65535 that the image does not exceed."
-            )
-        return (steps[0], deep, *steps[1:])
+    def border(self) -> tuple[float, float, float]:
+        """The colour of what lies outside of an image, between 0 and 1: the mean."""
+        red, green, blue = self.mean if self.channels == 3 else self.mean * 3
+        return red, green, blue
 
 
 @dataclass(frozen=True, slots=True)

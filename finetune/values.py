@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -22,6 +22,23 @@ WARMUP = r"^\d+ (epochs?|steps?)$"
 Warmup = Annotated[str, Field(pattern=WARMUP)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
+
+StrategyName = Literal[
+    "auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "norm-only", "bias-only", "lora",
+    "scratch", "race",
+]  # fmt: skip
+STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
+OptimiserName = Literal[
+    "adamw", "adam", "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "nadamw", "lion", "lamb", "muon"
+]
+AugmentLevel = Literal["auto", "none", "light", "medium", "heavy", "basic"]
+AUTO_LEVEL = "medium"
+Schedule = Literal["cosine", "constant", "step", "polynomial", "one-cycle", "plateau"]
+Loss = Literal["auto", "cross-entropy", "nll", "bce", "mse", "focal", "asymmetric", "huber"]
+TaskName = Literal["auto", "classify", "multilabel", "regress"]
+Initialiser = Literal["auto", "gaussian", "xavier", "kaiming", "orthogonal", "random-walk", "lsuv", "zero"]
+EngineName = Literal["auto", "torch", "folded", "onnxruntime", "openvino"]
+ExportFormat = Literal["onnx", "timm"]
 
 Assumption = Literal[
     "none",
@@ -58,11 +75,13 @@ ValueRange = Annotated[tuple[float, float], BeforeValidator(_black_and_white)]
 
 
 def _mean_and_deviation(value: Any) -> tuple[Any, Any]:
-    """Return TOML's two arrays of three numbers as tuples."""
+    """Return TOML's two arrays of a number for each channel as tuples."""
     parts = value if isinstance(value, (list, tuple)) and not isinstance(value, str) else ()
     rows = [tuple(map(_number, part)) if isinstance(part, (list, tuple)) else () for part in parts]
-    if len(rows) != 2 or any(len(row) != 3 for row in rows) or not all(number > 0 for number in rows[1]):
-        raise ValueError("must be two arrays of three numbers, the second above 0: [[0.5, 0.5, 0.5], [0.2, 0.2, 0.2]]")
+    if len(rows) != 2 or len(rows[0]) != len(rows[1]) or not rows[0] or not all(number > 0 for number in rows[1]):
+        raise ValueError(
+            "must be two arrays of a number for each channel, the second above 0: [[0.5, 0.5, 0.5], [0.2, 0.2, 0.2]]"
+        )
     return rows[0], rows[1]
 
 
@@ -72,9 +91,7 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-Statistics = Annotated[
-    tuple[tuple[float, float, float], tuple[float, float, float]], BeforeValidator(_mean_and_deviation)
-]
+Statistics = Annotated[tuple[tuple[float, ...], tuple[float, ...]], BeforeValidator(_mean_and_deviation)]
 
 
 class Section(BaseModel):

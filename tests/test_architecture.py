@@ -18,6 +18,7 @@ PACKAGE = ROOT / "finetune"
 LAYERS = [
     {"tasks"},
     {"values"},
+    {"sections"},
     {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
     {"whole", "process", "threads", "arguments", "belongings"},
     {"cache_entries", "timings"},

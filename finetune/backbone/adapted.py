@@ -24,9 +24,7 @@ def with_fit(backbone: Backbone, fit: str) -> Backbone:
     return replace(backbone, preprocessing=replace(own, crop_mode=FITS[fit], crop_pct=crop_pct))
 
 
-def with_statistics(
-    backbone: Backbone, mean: tuple[float, float, float], deviation: tuple[float, float, float]
-) -> Backbone:
+def with_statistics(backbone: Backbone, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Backbone:
     """Return the backbone with what is taken off pixels between 0 and 1, and what they are divided by."""
     return replace(backbone, preprocessing=replace(backbone.preprocessing, mean=mean, std=deviation))
 

@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from finetune.backbone.blank import blank_images
+
 
 def multiplications(model: nn.Module, *, image_size: tuple[int, int]) -> int:
     """Return the multiply-adds of one image (H, W) in convolutions, matrix products and attention.
@@ -14,8 +16,7 @@ def multiplications(model: nn.Module, *, image_size: tuple[int, int]) -> int:
     Attention runs as plain matrix products: which fused kernel would run, and whether it is counted,
     differs from processor to processor.
     """
-    parameter = next(model.parameters())
-    image = torch.zeros(1, 3, *image_size, device=parameter.device, dtype=parameter.dtype)
+    image = blank_images(model, image_size)
     was_training = model.training
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model.eval()(image)

@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
+from finetune.backbone.pools import AUTO, OURS
 from finetune.errors import BackboneError
+from finetune.images.decoding import decoding_steps
 from finetune.tasks import TASKS, Task
 from finetune.types import Preprocessing
 
@@ -39,6 +41,7 @@ class FolderConfig:
     task: Task = "classify"
     thresholds: tuple[float, ...] = ()
     deviation: float | None = None
+    pool: str = AUTO
 
 
 def is_folder(path: Path) -> bool:
@@ -71,6 +74,7 @@ def read_config(folder: Path) -> FolderConfig:
             task=task,
             thresholds=thresholds,
             deviation=None if raw.get("deviation") is None else float(raw["deviation"]),
+            pool=_pool(raw.get("pool")),
         )
     except FileNotFoundError:
         raise BackboneError(
@@ -95,6 +99,14 @@ def _task(name: Any) -> Task:
         raise ValueError(f"no task {name!r}")
     task: Task = name
     return task
+
+
+def _pool(name: Any) -> str:
+    if name is None:
+        return AUTO
+    if name not in OURS:
+        raise ValueError(f"no pool {name!r}")
+    return str(name)
 
 
 def checked_args(model_args: dict[str, Any]) -> dict[str, Any]:
@@ -126,10 +138,12 @@ def write(
     task: Task = "classify",
     thresholds: Sequence[float] = (),
     deviation: float | None = None,
+    pool: str = AUTO,
 ) -> None:
     """Write a model as a timm folder, with its class names (or only their number) and its data config.
 
-    A `StagedClassifier` names its layer group as `probe_at`; timm itself cannot load that one. `value_range` is
+    A `StagedClassifier` names its layer group as `probe_at`, a network with a pool of ours names that as `pool`; timm
+    itself cannot load these. `value_range` is
     what other programs have to make of images deeper than 8 bits before timm's transform sees them. A `task` other
     than one class of each image stands there too, with the probability from which on each class is said, or with the
     deviation of the numbers of train.
@@ -146,7 +160,7 @@ def write(
             **{key: pretrained_cfg[key] for key in kept if pretrained_cfg.get(key) is not None},
             "num_classes": num_classes,
             "custom_load": False,
-            "input_size": [3, *preprocessing.image_size],
+            "input_size": [preprocessing.channels, *preprocessing.image_size],
             "interpolation": preprocessing.interpolation,
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
@@ -156,7 +170,9 @@ def write(
     }
     if probe_at is not None:
         config["probe_at"] = probe_at
-    config["decoding"] = list(preprocessing.decoding)
+    if pool in OURS:
+        config["pool"] = pool
+    config["decoding"] = list(decoding_steps(preprocessing))
     if preprocessing.value_range is not None:
         config["value_range"] = list(preprocessing.value_range)
     if task != "classify":

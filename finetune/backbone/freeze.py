@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from finetune.backbone.pools import MapPool
 from finetune.errors import RecipeError
 from finetune.types import FreezePlan, LayerGroup
 
@@ -65,8 +66,9 @@ def modules_by_group(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str
     """Return for every module the layer group it stands in, or None where it spans several.
 
     A module without parameters (dropout, stochastic depth) stands in the group of what comes next
-    beside it, else of what came before.
+    beside it, else of what came before; a pool of ours with the head.
     """
+    head = next((group.name for group in groups if group.is_head), None)
     owner = {name: group.name for group in groups for name in group.parameters}
     order = {group.name: index for index, group in enumerate(groups)}
     group_by_module: dict[str, str | None] = {}
@@ -74,6 +76,7 @@ def modules_by_group(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str
     def visit(module: nn.Module, path: str, inherited: str | None) -> None:
         below = {owner[_join(path, name)] for name, _ in module.named_parameters() if _join(path, name) in owner}
         mine = inherited if not below else (below.pop() if len(below) == 1 else None)
+        mine = head if isinstance(module, MapPool) else mine
         group_by_module[path] = mine
         children = list(module.named_children())
         for index, (name, child) in enumerate(children):

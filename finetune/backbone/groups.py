@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from timm.models._manipulate import group_with_matcher
 from torch import nn
 
+from finetune.backbone.pools import pool_parameters
 from finetune.types import Kind, LayerGroup
 
 
@@ -72,8 +73,9 @@ def head_modules(model: nn.Module) -> tuple[nn.Module, ...]:
 
 
 def head_parameters(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the parameters of the head."""
+    """Return the names of the parameters of the head, and of a pool of ours, which is as new as the head."""
     owned = {id(parameter) for module in head_modules(model) for parameter in module.parameters()}
+    owned |= {id(parameter) for parameter in pool_parameters(model)}
     return tuple(name for name, parameter in model.named_parameters() if id(parameter) in owned)
 
 

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from finetune.backbone.blank import channels_of
 from finetune.errors import BackboneError
 
 _SKIPPED = ("identity", "flatten")
@@ -96,14 +97,14 @@ class LayerTable:
 
 
 def layer_table(model: nn.Module, *, image_size: tuple[int, int]) -> LayerTable:
-    """Return the layers of a network for one three-channel image of (H, W), leaving it untouched.
+    """Return the layers of a network for one image of (H, W), leaving it untouched.
 
     A copy without values runs on the meta device; a network that needs values runs on the CPU.
 
     Raises:
         BackboneError: the network does not run at this image size.
     """
-    input_shape = (3, *image_size)
+    input_shape = (channels_of(model), *image_size)
     copies: dict[str, Callable[[nn.Module], nn.Module]] = {"meta": _copy_without_values}
     if not any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
         copies["cpu"] = lambda given: deepcopy(given).cpu()

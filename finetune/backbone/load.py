@@ -24,10 +24,13 @@ from torch import nn
 from finetune.backbone import catalogue, packaged, torch_hub
 from finetune.backbone import folder as timm_folder
 from finetune.backbone.automatic import NO_HUB_HINT, chosen
+from finetune.backbone.blank import USUAL, set_channels
 from finetune.backbone.classics import CLASSICS
 from finetune.backbone.groups import head_modules, layer_groups
+from finetune.backbone.heads import keep_rows, linear_classifier, renew_head
 from finetune.backbone.hub import hub_is_reachable
 from finetune.backbone.layers import NETWORK_ERRORS
+from finetune.backbone.pools import AUTO, OURS, put_pool, restore_pool
 from finetune.backbone.preprocessing import check_image_size, preprocessing_of
 from finetune.backbone.weights import (
     DAMAGE_ERRORS,
@@ -65,6 +68,7 @@ class Architecture:
     training_args: dict[str, Any] = field(default_factory=dict)  # of no effect in eval mode, so not kept
     classes: tuple[str, ...] = ()  # that the classifier of its weights tells apart, where a folder names them
     task: Task = "classify"  # of that classifier
+    pool: str = AUTO  # of feature maps; auto: the network's own
 
     @property
     def label(self) -> str:
@@ -75,6 +79,16 @@ class Architecture:
     def is_embedded(self) -> bool:
         """Whether it is the backbone whose weights lie in this package."""
         return self.name == EMBEDDED
+
+    @property
+    def channels(self) -> int:
+        """Of how many channels its images are."""
+        return int(self.model_args.get("in_chans", USUAL))
+
+    @property
+    def pool_args(self) -> dict[str, str]:
+        """The argument by which timm builds the network with one of its pools, where one is named."""
+        return {} if self.pool in (AUTO, *OURS) else {"global_pool": self.pool}
 
 
 @dataclass(slots=True)
@@ -89,6 +103,12 @@ class Backbone:
     model_args: dict[str, Any]
     classifier: nn.Linear | None = None  # the one that came with the weights
     known: tuple[str, ...] = ()  # classes whose rows of the head are those of the weights
+
+    @property
+    def network(self) -> list[Any]:
+        """What tells this network from others, for the keys of what is timed or counted once."""
+        own = [self.architecture.name, self.model_args]
+        return [*own, self.architecture.pool] if self.architecture.pool in OURS else own
 
 
 def architecture(
@@ -163,15 +183,20 @@ def load(
     size_args = _size_args(of, image_size)
     with forked(derive(seed, "backbone")):
         model, report = _with_weights(of, size_args)
-    classifier = _linear_classifier(model) if report is not None and report.has_classifier else None
+    is_whole = report is not None and report.has_classifier and of.pool == AUTO
+    classifier = linear_classifier(model) if is_whole else None
     old = head_modules(model) if report is not None and report.has_classifier and num_classes else ()
     with forked(derive(seed, "head")):
-        _renew_head(model, of, num_classes)
-    known = _keep_rows(old, head_modules(model), of.classes, classes) if old else ()
+        renew_head(model, of.name, num_classes, pool=of.pool)
+    known = keep_rows(old, head_modules(model), of.classes, classes) if old else ()
     preprocessing = preprocessing_of(model, of.name, image_size)
     model.eval()
     check_image_size(model, preprocessing.image_size, of.label)
-    arguments = {**of.model_args, **size_args}
+    if of.pool in OURS:
+        put_pool(model, of.pool, image_size=preprocessing.image_size, seed=seed, label=of.label)
+        if report is not None and of.weights is not None:
+            report = replace(report, unexpected=restore_pool(model, read_weights(of.weights), report.unexpected))
+    arguments = {**of.model_args, **size_args, **of.pool_args}
     return Backbone(model, of, layer_groups(model), preprocessing, report, arguments, classifier, known)
 
 
@@ -180,9 +205,12 @@ def skeleton(of: Architecture, *, num_classes: int | None, image_size: int | Non
     size_args = _size_args(of, image_size)
     with torch.device("meta"):
         model = _create(of, pretrained=False, **size_args)
-        _renew_head(model, of, num_classes)
+        renew_head(model, of.name, num_classes, pool=of.pool)
     preprocessing = preprocessing_of(model, of.name, image_size)
-    return Backbone(model, of, layer_groups(model), preprocessing, None, {**of.model_args, **size_args})
+    if of.pool in OURS:
+        put_pool(model, of.pool, image_size=preprocessing.image_size, seed=0, label=of.label)
+    arguments = {**of.model_args, **size_args, **of.pool_args}
+    return Backbone(model, of, layer_groups(model), preprocessing, None, arguments)
 
 
 def _of_folder(name: str, folder: Path, pretrained: bool, model_args: dict[str, Any]) -> Architecture:
@@ -197,42 +225,7 @@ def _of_folder(name: str, folder: Path, pretrained: bool, model_args: dict[str, 
     arguments = {**config.model_args, **model_args}
     registered = config.architecture.split(".")[0]
     of = Architecture(config.architecture, registered, folder, pretrained, arguments, config.pretrained_cfg)
-    return replace(of, classes=config.classes, task=config.task)
-
-
-def _linear_classifier(model: nn.Module) -> nn.Linear | None:
-    """Return the classifier of a network, where it is one linear layer; else None."""
-    heads = head_modules(model) if getattr(model, "num_classes", 0) else []
-    return heads[0] if len(heads) == 1 and isinstance(heads[0], nn.Linear) else None
-
-
-def _renew_head(model: nn.Module, of: Architecture, num_classes: int | None) -> None:
-    if num_classes is None:
-        return
-    if not hasattr(model, "reset_classifier"):
-        raise BackboneError(f"{of.name} has no classifier that could be trained")
-    model.reset_classifier(num_classes)  # type: ignore[operator]
-
-
-@torch.no_grad()
-def _keep_rows(
-    old: Sequence[nn.Module], new: Sequence[nn.Module], before: Sequence[str], now: Sequence[str]
-) -> tuple[str, ...]:
-    """Give the classes that a classifier knew by name its rows in the new one, and return them."""
-    places = {name: place for place, name in enumerate(before)}
-    known = [name for name in now if name in places]
-    rows = [list(now).index(name) for name in known], [places[name] for name in known]
-    pairs = list(zip(old, new, strict=False))
-    is_alike = all(
-        getattr(a, "weight", torch.empty(0)).shape[1:] == getattr(b, "weight", torch.empty(1, 1)).shape[1:]
-        for a, b in pairs
-    )
-    if not known or not is_alike:
-        return ()
-    for source, target in pairs:
-        for name, tensor in target.named_parameters():
-            tensor[rows[0]] = source.get_parameter(name)[rows[1]]
-    return tuple(known)
+    return replace(of, classes=config.classes, task=config.task, pool=config.pool)
 
 
 def _size_args(of: Architecture, image_size: int | None) -> dict[str, Any]:
@@ -276,14 +269,9 @@ def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Modul
     is_foreign = of.is_embedded or (of.name.startswith("hf-hub:") and not pretrained)
     name = of.registered if is_foreign else of.name
     arguments = {**of.model_args, **of.training_args, **size_args}
-    if arguments.get("in_chans", 3) != 3:
-        raise BackboneError(
-            f"{of.name} with in_chans = {arguments['in_chans']}: images have three channels here, grey ones too",
-            hint="Leave in_chans out of backbone.model_args. The weights of a network of one channel are spread over"
-            " three: name their file and the network, --weights FILE --backbone NAME.",
-        )
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **overlay, **arguments)
+        set_channels(model, of.channels)
         return model
     except (OSError, HfHubHTTPError):
         raise  # the caller says what is not there

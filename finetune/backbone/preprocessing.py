@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from finetune.backbone.blank import USUAL, blank_images, channels_of
 from finetune.backbone.layers import NETWORK_ERRORS
 from finetune.backbone.weights import first_line
 from finetune.errors import BackboneError
@@ -28,7 +31,7 @@ def check_image_size(model: nn.Module, size: tuple[int, int], label: str) -> Non
         )
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
+            model(blank_images(model, size))
     except NETWORK_ERRORS as error:
         raise BackboneError(
             f"{label} does not take images of {size[0]} pixels: {first_line(error)}",
@@ -39,21 +42,37 @@ def check_image_size(model: nn.Module, size: tuple[int, int], label: str) -> Non
 def preprocessing_of(model: nn.Module, name: str, image_size: int | None) -> Preprocessing:
     """Return the preprocessing of a network's data config, at another size where one is asked for.
 
+    A network of one channel that was trained on three has the means of their means and deviations.
+
     Raises:
         BackboneError: the data config cannot be used.
     """
     try:
         config = resolve_model_data_config(model)
         height, width = (image_size, image_size) if image_size else config["input_size"][1:]
-        red, green, blue = map(float, config["mean"])
-        of_red, of_green, of_blue = map(float, config["std"])
+        channels = channels_of(model)
         return Preprocessing(
             image_size=(int(height), int(width)),
-            mean=(red, green, blue),
-            std=(of_red, of_green, of_blue),
+            mean=_of_channels(config["mean"], channels),
+            std=_of_channels(config["std"], channels),
             interpolation=config["interpolation"],
             crop_pct=float(config["crop_pct"]),
             crop_mode=config["crop_mode"],
+            channels=channels,
         )
     except (TypeError, ValueError, AssertionError) as error:
         raise BackboneError(f"the data config of {name} cannot be used: {error}") from error
+
+
+def _of_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Return a number for each channel, from those of a data config.
+
+    Raises:
+        ValueError: they are of other channels.
+    """
+    numbers = tuple(map(float, values))
+    if channels == 1 and len(numbers) == USUAL:
+        return (sum(numbers) / USUAL,)
+    if len(numbers) != channels:
+        raise ValueError(f"{len(numbers)} means or deviations of {channels} channels")
+    return numbers

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from finetune.backbone.blank import channels_of, set_channels
 from finetune.backbone.groups import group_of
 from finetune.backbone.trace import prefix, trace
 from finetune.errors import RecipeError, did_you_mean
@@ -34,6 +35,7 @@ class StagedClassifier(nn.Module):
         names = [name for name in stages(at, groups) if at != ALL_STAGES or name in traced.ends]
         self.at = JOIN.join(names)
         self.num_classes = num_classes
+        set_channels(self, channels_of(model))
         self.trunk = prefix(traced, names, is_pooled=True)
         self.widths = [traced.widths[name] for name in names]
         self.head = nn.Linear(sum(self.widths), num_classes, device=next(model.parameters()).device)

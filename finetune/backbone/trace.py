@@ -18,6 +18,7 @@ import torch
 from timm.models import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
 
+from finetune.backbone.blank import blank_images
 from finetune.backbone.groups import head_modules
 from finetune.errors import BackboneError
 from finetune.types import LayerGroup
@@ -134,7 +135,7 @@ def trace(model: nn.Module, groups: Sequence[LayerGroup], *, image_size: tuple[i
             graph = tracer.trace(model)
             module = fx.GraphModule(tracer.root, graph)
             shapes = _Shapes(module)
-            shapes.run(torch.zeros(PROBE_BATCH, 3, *image_size, device=next(model.parameters()).device))
+            shapes.run(blank_images(model, image_size, count=PROBE_BATCH))
     except TRACE_ERRORS as error:
         raise BackboneError(
             f"this network cannot be traced, so its inner layer groups are out of reach: {str(error)[:200]}",

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from timm.models import model_entrypoint
 from torch import Tensor, nn
 
+from finetune.backbone.blank import USUAL
 from finetune.backbone.folder import is_folder, read_config
 from finetune.backbone.groups import head_parameters
 from finetune.backbone.sets import flat, matched, of_set
@@ -170,9 +171,10 @@ def _of_shape(tensor: Tensor, own: Tensor) -> Tensor:
 
 
 def _spread_stem(model: nn.Module, tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Spread a first convolution of one channel over the network's three, and return what was done, in words.
+    """Spread a first convolution of one channel over the network's three, or add up one of three for one.
 
-    Grey images then give the same."""
+    Returns what was done, in words. Grey images then give the same.
+    """
     first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv") or ()
     said = []
     for key in (f"{name}.weight" for name in ([first] if isinstance(first, str) else first)):
@@ -183,6 +185,9 @@ def _spread_stem(model: nn.Module, tensors: dict[str, Tensor], own: Mapping[str,
         if tensor.shape[1] == 1 and tensor.shape[2:] == wanted.shape[2:] and len(tensor) == len(wanted):
             tensors[key] = tensor.repeat(1, channels, 1, 1) / channels
             said.append(f"its stem of one channel is spread over {channels}")
+        elif channels == 1 and tensor.shape[1] == USUAL and tensor.shape[2:] == wanted.shape[2:]:
+            tensors[key] = tensor.sum(dim=1, keepdim=True)
+            said.append(f"its stem of {USUAL} channels is added up for one")
     return said
 
 

@@ -7,9 +7,12 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -32,6 +35,8 @@ from finetune.settings import Recipe
 from finetune.tasks import AnyTarget, Task
 from finetune.types import EpochLine, Manifest, Split, to_json
 from finetune.whole import write_text
+
+GUESS_COLUMNS = ("file", "split", "class", "predicted")  # of predictions.csv; those of probabilities follow
 
 
 @dataclass(slots=True)
@@ -117,6 +122,7 @@ def write_model(
             task=task,
             thresholds=thresholds,
             deviation=deviation,
+            pool=backbone.architecture.pool,
         )
 
 
@@ -136,17 +142,25 @@ def write_problems(path: Path, manifest: Manifest) -> None:
     _write_table(path, PROBLEMS, ((problem.file, problem.reason) for problem in manifest.problems))
 
 
-def write_predictions(path: Path, manifest: Manifest, guesses: Mapping[Split, Sequence[AnyTarget]]) -> None:
+def write_predictions(
+    path: Path,
+    manifest: Manifest,
+    guesses: Mapping[Split, Sequence[AnyTarget]],
+    probabilities: Mapping[Split, NDArray[np.float64]],
+) -> None:
     """Write predictions.csv: for every measured image its split, its class, and the class that was named.
 
-    Of several classes and of numbers likewise.
+    Of several classes and of numbers likewise; of several classes the probability of each (N, K) too.
     """
     rows = (
-        (sample.file, name, manifest.label(sample.target), manifest.label(guess))
+        (sample.file, name, manifest.label(sample.target), manifest.label(guess), *map(repr, shares))
         for name, guessed in guesses.items()
-        for sample, guess in zip(manifest.split(name), guessed, strict=True)
+        for sample, guess, shares in zip(
+            manifest.split(name), guessed, probabilities[name].tolist() if probabilities else repeat(()), strict=False
+        )
     )
-    _write_table(path, ("file", "split", "class", "predicted"), rows)
+    columns = [f"probability of {name}" for name in manifest.classes] if probabilities else []
+    _write_table(path, (*GUESS_COLUMNS, *columns), rows)
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

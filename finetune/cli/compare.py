@@ -83,13 +83,14 @@ def compare(
 def show(comparison: Comparison) -> None:
     """Print the strategies, the best first, what failed, and what it means."""
     console = tables.out()
-    columns = ["strategy", f"{comparison.split} top1", "behind the best", "time", "params", "epoch"]
+    metric = comparison.standings[0].metric
+    columns = ["strategy", f"{comparison.split} {metric}", "behind the best", "time", "params", "epoch"]
     console.print()
     console.print(
         tables.table(columns, [_row(standing) for standing in comparison.standings], drop=["epoch", "params", "time"])
     )
     console.print()
-    headers = ["val top1 over epochs", "first", "last", "from 0 to 1"]
+    headers = [f"val {metric} over epochs", "first", "last", "from 0 to 1"]
     console.print(
         tables.table(
             headers, [_curve(standing) for standing in comparison.standings], words=headers[3:], drop=headers[3:]
@@ -110,13 +111,13 @@ def show(comparison: Comparison) -> None:
 
 
 def _row(standing: Standing) -> tuple[str, ...]:
-    top1, gap = standing.top1, standing.difference
+    score, gap = standing.score, standing.difference
     epochs = sorted(set(standing.delivered_epochs))
     is_named = standing.strategy == standing.label.partition(":")[0]
     name = standing.label if is_named else f"{standing.label} ({standing.strategy})"
     return (
         name,
-        f"{top1.value:.3f} [{top1.low:.2f}, {top1.high:.2f}]",
+        f"{score.value:.3f} [{score.low:.2f}, {score.high:.2f}]",
         f"{gap.value:.2f} [{gap.low:.2f}, {gap.high:.2f}]" if gap else "",
         tables.duration(standing.seconds),
         _count(standing.num_trained),
@@ -125,11 +126,11 @@ def _row(standing: Standing) -> tuple[str, ...]:
 
 
 def _curve(standing: Standing) -> tuple[str, ...]:
-    """Return a row that draws the val top1 of the first seed between 0 and 1, at most `CURVE` epochs of it."""
-    values = [row.val_top1 for row in standing.curves[0]]
+    """Return a row that draws the score on val of the first seed between 0 and 1, at most `CURVE` epochs of it."""
+    values = [row.score for row in standing.curves[0]]
     count = min(len(values), CURVE)
     shown = [values[round(place * (len(values) - 1) / max(count - 1, 1))] for place in range(count)]
-    drawn = "".join(HEIGHTS[min(int(value * len(HEIGHTS)), len(HEIGHTS) - 1)] for value in shown)
+    drawn = "".join(HEIGHTS[min(int(max(value, 0) * len(HEIGHTS)), len(HEIGHTS) - 1)] for value in shown)
     return standing.label, f"{values[0]:.3f}", f"{values[-1]:.3f}", drawn.ljust(CURVE)
 
 

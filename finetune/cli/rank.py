@@ -21,8 +21,12 @@ EXAMPLES = (
     "  finetune backbones rank --data imgs resnet18 resnet18@160 --sample 300"
 )
 MEANING = (
-    "px: side of the input; GMACs: billion multiply-adds for an image; M par: million parameters; predicted top1: of a"
-    " linear classifier, with its 95 % interval; k-NN: top1 by the nearest images; LogME, H: scores of separability"
+    "px: side of the input; GMACs: billion multiply-adds for an image; M par: million parameters; predicted {metric}:"
+    " of a linear model, with its 95 % interval; "
+)
+OF_CLASSES, OF_OTHERS = (
+    "k-NN: top1 by the nearest images; LogME, H: scores of separability",
+    "LogME: how likely what images have is under a linear model",
 )
 FLAGS = ("data", "group_by", "val", "test", "image_size", "seed", "device", "workers", "threads")
 
@@ -61,6 +65,7 @@ def rank(
 def show(ranked: Ranked) -> None:
     """Print the candidates in order, what failed, and what to take."""
     console, ranking = tables.out(), ranked.ranking
+    has_one_class = ranked.task == "classify"
     rows = [
         (
             candidate.name,
@@ -68,18 +73,22 @@ def show(ranked: Ranked) -> None:
             f"{candidate.gmacs:.3f}",
             f"{candidate.num_parameters / 1e6:.1f}",
             f"{candidate.predicted.value:.3f} [{candidate.predicted.low:.2f}, {candidate.predicted.high:.2f}]",
-            f"{candidate.knn_top1:.3f}",
+            *([f"{candidate.knn_top1:.3f}"] if has_one_class else []),
             f"{candidate.logme:.2f}",
-            f"{candidate.h_score:.2f}",
+            *([f"{candidate.h_score:.2f}"] if has_one_class else []),
         )
         for candidate in ranking.candidates
     ]
     console.print()
-    headers = ["backbone", "px", "GMACs", "M par", "predicted top1", "k-NN", "LogME", "H"]
-    console.print(tables.table(headers, rows, drop=["H", "LogME", "M par", "k-NN"]))
-    console.print(f"\n{MEANING}")
+    headers = ["backbone", "px", "GMACs", "M par", f"predicted {ranked.metric}", "k-NN", "LogME", "H"]
+    if not has_one_class:
+        headers = [header for header in headers if header not in ("k-NN", "H")]
+    droppable = [header for header in ("H", "LogME", "M par", "k-NN") if header in headers]
+    console.print(tables.table(headers, rows, drop=droppable))
+    console.print(f"\n{MEANING.format(metric=ranked.metric)}{OF_CLASSES if has_one_class else OF_OTHERS}")
     among = apart(ranked.num_images, ranked.num_independent)
-    console.print(f"measured on {counted(ranked.num_images, 'train image')}{among} of {ranked.num_classes} classes")
+    classes = f" of {ranked.num_classes} classes" if ranked.task != "regress" else ""
+    console.print(f"measured on {counted(ranked.num_images, 'train image')}{among}{classes}")
     if ranked.failed:
         console.print(f"left out: {escape(', '.join(failure.name for failure in ranked.failed))}")
     console.print(f"[bold]take[/bold] {escape(ranking.reason)}")

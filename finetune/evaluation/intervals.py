@@ -83,7 +83,7 @@ def over_seeds(hits: np.ndarray, units: Sequence[int] | None = None) -> Interval
     """
     by_image = hits.mean(axis=0)
     images = wilson(float(hits.mean()), independent(by_image, units))
-    return _with_seeds(images, hits.mean(axis=1), lowest=0.0)
+    return with_seeds(images, hits.mean(axis=1), lowest=0.0)
 
 
 def paired_over_seeds(hits: np.ndarray, other_hits: np.ndarray, units: Sequence[int] | None = None) -> Interval:
@@ -93,7 +93,7 @@ def paired_over_seeds(hits: np.ndarray, other_hits: np.ndarray, units: Sequence[
     over the differences that each seed shows.
     """
     by_seed = hits.mean(axis=1) - other_hits.mean(axis=1)
-    return _with_seeds(paired(hits.mean(axis=0), other_hits.mean(axis=0), units), by_seed, lowest=-1.0)
+    return with_seeds(paired(hits.mean(axis=0), other_hits.mean(axis=0), units), by_seed, lowest=-1.0)
 
 
 def over_fold_values(values: Sequence[float]) -> Interval:
@@ -137,7 +137,8 @@ def t95(freedom: int) -> float:
     return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
-def _with_seeds(images: Interval, by_seed: np.ndarray, *, lowest: float) -> Interval:
+def with_seeds(images: Interval, by_seed: np.ndarray, *, lowest: float) -> Interval:
+    """Return an interval over images as wide as another seed would have made it too, from what each seed shows (S,)."""
     count = len(by_seed)
     if count < 2:
         return images

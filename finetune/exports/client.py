@@ -21,6 +21,7 @@ from finetune.checkpoint.run_folder import RunFolder
 from finetune.images.decode import read_rgb
 from finetune.images.levels import deep_colour, is_deep
 from finetune.tasks import Activation, Task
+from finetune.types import BRIGHTNESS
 
 INPUT, OUTPUT = "images", "logits"
 
@@ -46,21 +47,23 @@ class Client:
         return self.run(np.stack([input_of(file, self.preprocessing) for file in files]))
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits (B, K) of a batch of prepared images (B, 3, H, W)."""
+        """Return the logits (B, K) of a batch of prepared images (B, C, H, W)."""
         logits: NDArray[np.float32] = self.session.run([OUTPUT], {INPUT: batch})[0]
         return logits
 
 
 def input_of(file: Path, facts: dict[str, Any]) -> NDArray[np.float32]:
-    """Return the input (3, H, W) that a network wants of an image file, by the preprocessing in its metadata."""
+    """Return the input (C, H, W) that a network wants of an image file, by the preprocessing in its metadata."""
     return of_image(_open(file, facts["value_range"]), facts)
 
 
 def of_image(image: Image.Image, facts: dict[str, Any]) -> NDArray[np.float32]:
-    """Return the input (3, H, W) that a network wants of an RGB image."""
+    """Return the input (C, H, W) that a network wants of an RGB image."""
     image = _crop(_resize(_middle(image, facts["longest"]), facts), facts)
     pixels = np.array(image, dtype=np.float32)  # (H, W, 3)
     pixels /= 255
+    if facts.get("channels", 3) == 1:
+        pixels = pixels @ np.array(BRIGHTNESS, dtype=np.float32)[:, None]  # (H, W, 1)
     pixels -= np.array(facts["mean"], dtype=np.float32)
     pixels /= np.array(facts["std"], dtype=np.float32)
     return pixels.transpose(2, 0, 1)
@@ -108,7 +111,8 @@ def _resize(image: Image.Image, facts: dict[str, Any]) -> Image.Image:
 def _crop(image: Image.Image, facts: dict[str, Any]) -> Image.Image:
     """Return the middle of `image_size` pixels, on a border where the image has fewer."""
     height, width = facts["image_size"]
-    fill = tuple(round(255 * value) for value in facts["mean"]) if facts["crop_mode"] == "border" else (0, 0, 0)
+    mean = facts["mean"] * (3 if len(facts["mean"]) == 1 else 1)
+    fill = tuple(round(255 * value) for value in mean) if facts["crop_mode"] == "border" else (0, 0, 0)
     left, top = _start(image.width, width), _start(image.height, height)
     whole = Image.new("RGB", (width, height), fill)
     whole.paste(image, (-left, -top))

@@ -1,6 +1,6 @@
 """The formats of export, in one table: each writes what it is and proves it equal to the model.
 
-To add one: a row here, its name in `settings.ExportFormat`, a line in docs/export.md. Letters: N images.
+To add one: a row here, its name in `values.ExportFormat`, a line in docs/export.md. Letters: N images.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.backbone.classics import CLASSICS
+from finetune.backbone.pools import OURS
 from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.run_folder import write_json
 from finetune.checkpoint.saved import SavedRun
@@ -124,6 +125,14 @@ def _timm_folder(saved: SavedRun, place: Path, proof: Proof) -> Export:
             f"this model classifies at the inner layer group {saved.backbone.model.at}, which timm has no network for",
             hint="Use --format onnx.",
         )
+    if saved.backbone.preprocessing.channels != 3:
+        raise ExportError(
+            "this model takes the brightness of an image, and timm's transform gives it three colours",
+            hint="Use --format onnx, whose metadata says what to do.",
+        )
+    pool = saved.backbone.architecture.pool
+    if pool in OURS:
+        raise ExportError(f"this model pools with {pool!r}, which timm's networks have not", hint="Use --format onnx.")
     name = saved.backbone.architecture.registered
     if name in CLASSICS:
         raise ExportError(

@@ -20,6 +20,7 @@ from finetune.backbone.onnx_graph import EXPORT_ERRORS, write_graph
 from finetune.backbone.weights import first_line
 from finetune.errors import ExportError
 from finetune.exports.client import INPUT, OUTPUT, Client, scale_size
+from finetune.images.decoding import decoding_steps
 from finetune.tasks import TASKS, Task
 from finetune.types import LONGEST, Preprocessing
 
@@ -61,7 +62,7 @@ def write_onnx(
     task: Task = "classify",
     thresholds: Sequence[float] = (),
 ) -> None:
-    """Write an ONNX file: `images` (B, 3, H, W) float32, normalised, to `logits` (B, K); B is free.
+    """Write an ONNX file: `images` (B, C, H, W) float32, normalised, to `logits` (B, K); B is free.
 
     Class names, preprocessing, the task, what makes answers of logits, and thresholds stand in the file's metadata,
     as JSON.
@@ -70,7 +71,7 @@ def write_onnx(
         ExportError: the network cannot be exported.
     """
     model = model.cpu().float().eval()
-    example = torch.zeros(2, 3, *preprocessing.image_size)
+    example = torch.zeros(2, preprocessing.channels, *preprocessing.image_size)
     facts = {
         "classes": list(classes),
         "preprocessing": _facts(preprocessing),
@@ -91,14 +92,14 @@ def _facts(preprocessing: Preprocessing) -> dict[str, Any]:
         **asdict(preprocessing),
         "resize": scale_size(preprocessing.image_size, preprocessing.crop_pct),
         "longest": LONGEST,
-        "decoding": preprocessing.decoding,
+        "decoding": decoding_steps(preprocessing),
     }
 
 
 def prove(
     model: nn.Module, path: Path, images: Tensor, files: Sequence[Path], *, deviation: float | None = None
 ) -> Parity:
-    """Compare what a client gets from files and an ONNX file with the model on the same images (N, 3, H, W).
+    """Compare what a client gets from files and an ONNX file with the model on the same images (N, C, H, W).
 
     At batch 1, 2 and 7.
     """

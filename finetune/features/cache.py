@@ -37,7 +37,8 @@ from finetune.images.decode import DECODE_VERSION
 from finetune.images.pixels import PixelCache
 from finetune.images.transforms import augmented_view, plain_view
 from finetune.randomness import derive
-from finetune.settings import AugmentSection, CacheSection
+from finetune.sections import AugmentSection
+from finetune.settings import CacheSection
 from finetune.types import NEVER, Event, OnEvent, Preprocessing, Sample, StopSign
 from finetune.wording import counted
 
@@ -326,4 +327,5 @@ def _pieces(augment: AugmentSection) -> dict[str, Any] | None:
 
 
 def _facts(preprocessing: Preprocessing) -> tuple[object, ...]:
-    return tuple(getattr(preprocessing, name) for name in preprocessing.__slots__)
+    own = (name for name in preprocessing.__slots__ if name != "channels")  # which the network's arguments have
+    return tuple(getattr(preprocessing, name) for name in own)

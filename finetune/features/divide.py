@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from finetune.backbone.blank import channels_of, set_channels
 from finetune.backbone.freeze import moved_parameters, still_modules
 from finetune.backbone.trace import without_traces
 from finetune.device import is_channels_last
@@ -62,6 +63,7 @@ class Trunk(nn.Module):
         self.channels_last = (False,) * len(self.folds)
         self.run: Callable[[Tensor], tuple[Tensor, ...]] | None = None  # in place of torch: see `engines`
         self.engine = ""  # what that depends on; empty for torch
+        set_channels(self, channels_of(graph))
         self.at_once = 1  # batches that it computes at a time, each called by another thread
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # (B, 3, H, W)
@@ -123,6 +125,7 @@ def _divide(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], im
     if not tensors or in_training.input_key in tensors:
         raise IndivisibleError("nothing is frozen before what is trained")
     graph = in_training.part(tensors)
+    set_channels(graph, channels_of(model))
     tail = Tail(in_training.rest(trunk, kinds), in_eval.rest(trunk, kinds), still)
     rows = [kind for kind in kinds.values() if isinstance(kind, Rows)]
     return Divided(Trunk(graph, [row.fold for row in rows]), tail, tuple(row.shape for row in rows))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from finetune.backbone.blank import blank_images
 from finetune.backbone.trace import CONSTANT, TRACE_ERRORS, Tracer, ancestors
 from finetune.features.randomops import is_random
 
@@ -210,11 +211,10 @@ def classify(
 ) -> dict[str, Kind]:
     """Run what crosses at two batch sizes and tell rows of images from numbers."""
     part = source.part(crossing).eval()
-    device = next(model.parameters()).device
     seen = []
     with torch.no_grad():
         for count in PROBES:
-            seen.append(part(torch.zeros(count, 3, *image_size, device=device)))
+            seen.append(part(blank_images(model, image_size, count=count)))
     return {key: _kind(*values) for key, values in zip(crossing, zip(*seen, strict=True), strict=True)}
 
 

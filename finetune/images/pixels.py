@@ -188,5 +188,5 @@ def _key(root: str | Path, preprocessing: Preprocessing) -> dict[str, Any]:
 
 def _facts(preprocessing: Preprocessing) -> dict[str, Any]:
     """Return what the pixels of a view depend on; the mean is the colour of its border."""
-    names = ("image_size", "interpolation", "crop_pct", "crop_mode", "mean", "value_range")
-    return {name: getattr(preprocessing, name) for name in names}
+    names = ("image_size", "interpolation", "crop_pct", "crop_mode", "value_range")
+    return {name: getattr(preprocessing, name) for name in names} | {"mean": preprocessing.border}

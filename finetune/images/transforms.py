@@ -21,8 +21,8 @@ from torchvision.transforms import Compose, v2
 
 from finetune.images.augmentation import Pieces, pieces_of
 from finetune.images.decode import smaller
-from finetune.settings import AugmentSection
-from finetune.types import Preprocessing
+from finetune.sections import AugmentSection
+from finetune.types import BRIGHTNESS, Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def plain_view(preprocessing: Preprocessing) -> View:
         interpolation=preprocessing.interpolation,
         crop_pct=preprocessing.crop_pct,
         crop_mode=preprocessing.crop_mode,
-        mean=preprocessing.mean,  # the colour of a border
+        mean=preprocessing.border,
         normalize=False,
     )
     return View(transform)
@@ -80,7 +80,7 @@ def augmented_view(preprocessing: Preprocessing, augment: AugmentSection) -> Vie
 
 def _varied(pieces: Pieces, preprocessing: Preprocessing) -> Iterator[Callable[[Image.Image], Image.Image]]:
     """Yield what is done to the image that was cut: the policy, colours, a rotation."""
-    colour = tuple(round(255 * part) for part in preprocessing.mean)
+    colour = tuple(round(255 * part) for part in preprocessing.border)
     if pieces.policy != "none":
         yield POLICIES[pieces.policy](colour)
     if pieces.color_jitter or pieces.hue:
@@ -91,7 +91,7 @@ def _varied(pieces: Pieces, preprocessing: Preprocessing) -> Iterator[Callable[[
 
 def _erased(pieces: Pieces, preprocessing: Preprocessing) -> Iterator[Callable[[Tensor], Tensor]]:
     if pieces.erase:
-        yield v2.RandomErasing(pieces.erase, value=[round(255 * part) for part in preprocessing.mean])
+        yield v2.RandomErasing(pieces.erase, value=[round(255 * part) for part in preprocessing.border])
 
 
 Colour = tuple[int, ...]
@@ -115,7 +115,11 @@ def picture_side(preprocessing: Preprocessing) -> int:
 
 
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:  # (B, 3, H, W) uint8
-    """Return float images with the backbone's mean and deviation taken out."""
-    mean = torch.tensor(preprocessing.mean, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(preprocessing.std, device=images.device).view(1, 3, 1, 1)
-    return images.float().div_(255).sub_(mean).div_(std)  # (B, 3, H, W)
+    """Return float images of the backbone's channels, with its mean and deviation taken out."""
+    mean = torch.tensor(preprocessing.mean, device=images.device).view(1, -1, 1, 1)
+    std = torch.tensor(preprocessing.std, device=images.device).view(1, -1, 1, 1)
+    pixels = images.float().div_(255)
+    if preprocessing.channels == 1:
+        colours = torch.tensor(BRIGHTNESS, device=images.device).view(1, 3, 1, 1)
+        pixels = (pixels * colours).sum(dim=1, keepdim=True)
+    return pixels.sub_(mean).div_(std)  # (B, C, H, W)

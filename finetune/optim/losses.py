@@ -3,7 +3,7 @@
 Of an image with several classes the shares are 0 and 1, each by itself. Numbers (B, 1) have losses of their own, in
 deviations from the mean of train.
 
-To add one: a row in `LOSSES`, its name in `settings.Loss`, a line in docs/training.md.
+To add one: a row in `LOSSES`, its name in `values.Loss`, a line in docs/training.md.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ def recipe_of(
 def options(recipe: Recipe) -> str:
     """Return what a recipe changes of how it trains, in one line; empty where that is nothing."""
     sections = ("optim.", "loss.", "regularise.", "augment.")
-    more = ("strategy.initialiser", "strategy.whiten", "train.balance", "data.fit", "data.statistics")
+    data = ("data.channels", "data.fit", "data.statistics")
+    more = (*data, "backbone.pool", "strategy.initialiser", "strategy.whiten", "train.balance")
     keys = [key for key in recipes.fields() if key.startswith(sections) or key in more]
     changed = [key for key in keys if recipes.value(recipe, key) != recipes.fields()[key].default]
     return "options: " + ", ".join(f"{key} = {recipes.value(recipe, key)}" for key in changed) if changed else ""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from finetune import recipe as recipes
+from finetune.backbone.blank import blank_images
 from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
 from finetune.device import free_memory
@@ -75,7 +76,7 @@ def _need(prepared: Prepared, phase: Phase, skeleton: Callable[[], Backbone | No
     recipe, backbone = prepared.recipe, prepared.backbone
     about = {
         "what": "memory",
-        "network": [backbone.architecture.name, backbone.model_args, recipe.strategy.probe_at],
+        "network": [*backbone.network, recipe.strategy.probe_at],
         "num_classes": len(prepared.manifest.classes),
         "image_size": backbone.preprocessing.image_size,
         "optimiser": recipe.optim.name,
@@ -109,7 +110,7 @@ def _tried(prepared: Prepared, phase: Phase, batch: int) -> int:
     kept = {name: tensor.clone() for name, tensor in model.named_buffers()}
 
     def attempt(size: int) -> None:
-        images = torch.zeros(size, 3, *backbone.preprocessing.image_size, device=device)
+        images = blank_images(model, backbone.preprocessing.image_size, count=size)
         held = [torch.empty(int(MARGIN * free_memory(device)), dtype=torch.uint8, device=device)]
         try:
             with freezing(model, phase.plan, backbone.groups), autocast():

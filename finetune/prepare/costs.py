@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.backbone import load as backbones
+from finetune.backbone.blank import blank_images
 from finetune.backbone.cost import multiplications
 from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
@@ -133,7 +134,7 @@ def operations_of(skeleton: Backbone, plan: FreezePlan, divided: Divided | None)
     size, model = skeleton.preprocessing.image_size, skeleton.model
     about = {
         "what": "operations",
-        "network": [skeleton.architecture.name, skeleton.model_args, str(getattr(model, "at", ""))],
+        "network": [*skeleton.network, str(getattr(model, "at", ""))],
         "parameters": sum(p.numel() for p in model.parameters()),
         "image_size": size,
         "plan": repr(plan),
@@ -180,7 +181,7 @@ def _step_flops(skeleton: Backbone, plan: FreezePlan, size: tuple[int, int]) -> 
 
 
 def _picture(skeleton: Backbone, size: tuple[int, int]) -> Tensor:
-    return torch.zeros(1, 3, *size, device=next(skeleton.model.parameters()).device)
+    return blank_images(skeleton.model, size)
 
 
 def _trained(plan: FreezePlan) -> FreezePlan:
@@ -197,7 +198,7 @@ def speed_of(prepared: Prepared, skeleton: Backbone) -> Speed | None:
     size, device = skeleton.preprocessing.image_size, prepared.compute.device
     about = {
         "what": "speed",
-        "network": [skeleton.architecture.name, skeleton.model_args],
+        "network": skeleton.network,
         "image_size": size,
         "device": device.type,
         "threads": torch.get_num_threads(),
@@ -214,7 +215,7 @@ def speed_of(prepared: Prepared, skeleton: Backbone) -> Speed | None:
 def _timed(prepared: Prepared, size: tuple[int, int], device: torch.device) -> dict[str, float | None]:
     of = replace(architecture_of(prepared.recipe), pretrained=False, weights=None)
     model = backbones.load(of, num_classes=None, image_size=size[0]).model.to(device)
-    images = torch.zeros(TIMED_IMAGES, 3, *size, device=device)
+    images = blank_images(model, size, count=TIMED_IMAGES)
 
     def forward() -> None:
         with torch.no_grad():

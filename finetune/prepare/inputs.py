@@ -84,12 +84,38 @@ def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
 
 
 def architecture_of(recipe: Recipe) -> Architecture:
-    """Return the architecture that a recipe names."""
+    """Return the architecture that a recipe names.
+
+    Raises:
+        BackboneError: it is unknown. RecipeError: its pool is named twice.
+    """
     weights = None if recipe.backbone.weights == "none" else Path(recipe.backbone.weights).expanduser()
     name, arguments = recipe.backbone.name, recipe.backbone.model_args
     of = backbones.architecture(name, weights=weights, pretrained=_is_pretrained(recipe), model_args=arguments)
+    of = _of_channels(of, recipe.data.channels)
     asked = {argument: recipes.value(recipe, key) for argument, key in backbones.TRAINING_ARGS.items()}
+    if (pool := recipe.backbone.pool) != "auto":
+        if "global_pool" in arguments:
+            raise RecipeError("backbone.pool and global_pool in backbone.model_args name the pool twice: keep one")
+        own = {name: value for name, value in of.model_args.items() if name != "global_pool"}
+        of = replace(of, pool=pool, model_args=own)
     return replace(of, training_args={argument: rate for argument, rate in asked.items() if rate != "none"})
+
+
+def _of_channels(of: Architecture, channels: int) -> Architecture:
+    """Return an architecture that takes images of so many channels.
+
+    Raises:
+        BackboneError: it names another number itself.
+    """
+    named = of.model_args.get("in_chans", channels)
+    if named != channels:
+        raise BackboneError(
+            f"{of.name} with in_chans = {named}: images have {counted(channels, 'channel')} here (data.channels)",
+            hint="Leave in_chans out of backbone.model_args; data.channels says it, 1 or 3. To have a stem of one"
+            " channel spread over three, name its file and the network: --weights FILE --backbone NAME.",
+        )
+    return of if channels == 3 else replace(of, model_args={**of.model_args, "in_chans": channels})
 
 
 def _is_pretrained(recipe: Recipe) -> bool:
@@ -115,7 +141,13 @@ def load_backbone(
     in_fast_layout(backbone.model, compute.device)
     backbone = with_fit(with_range(backbone, range_named(recipe)), recipe.data.fit)
     named = recipe.data.statistics
-    return backbone if isinstance(named, str) else with_statistics(backbone, *named)
+    if isinstance(named, str):
+        return backbone
+    if len(named[0]) != recipe.data.channels:
+        raise RecipeError(
+            f"data.statistics has {counted(len(named[0]), 'number')} for {counted(recipe.data.channels, 'channel')}"
+        )
+    return with_statistics(backbone, *named)
 
 
 def measured_statistics(inputs: Inputs, *, on_event: OnEvent = ignore) -> Inputs:
@@ -127,7 +159,7 @@ def measured_statistics(inputs: Inputs, *, on_event: OnEvent = ignore) -> Inputs
     samples = inputs.manifest.split("train")
     dataset = ImageDataset(inputs.manifest.root, samples, plain_view(own), own, seed=None, pixels=inputs.pixels)
     batches = ImageBatches(dataset, preprocessing=own, batch_size=32, device=torch.device("cpu"))
-    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (own.mean, own.std))
+    mean, std = (torch.tensor(part).view(1, -1, 1, 1) for part in (own.mean, own.std))
     measured = STATISTICS[kind](images * std + mean for images, _ in batches.epoch())
     taken, divided = (", ".join(f"{number:.3f}" for number in numbers) for numbers in measured)
     images_of = counted(len(samples), "train image")
@@ -159,22 +191,6 @@ def with_task(recipe: Recipe, manifest: Manifest) -> Recipe:
     return recipes.update(
         recipe, settled if is_of_one else {**settled, "train.balance": "none", "train.calibrate": False}
     )
-
-
-def check_one_class(recipe: Recipe, verb: str) -> None:
-    """See, before anything is computed, that the images of a recipe have one class each.
-
-    Raises:
-        RecipeError: they have several, or a number.
-    """
-    named = recipe.data.task
-    is_known = named != "auto" or Path(recipe.data.path).expanduser().is_dir()
-    task = ("classify" if named == "auto" else named) if is_known else list_data(recipe).task
-    if task != "classify":
-        raise RecipeError(
-            f"{verb} goes by the share of images whose one class is right; here an image has {TASKS[task].what}",
-            hint="Train each with `finetune run`, and look at the metrics.json of the run folders.",
-        )
 
 
 def range_named(recipe: Recipe) -> tuple[float, float] | None:

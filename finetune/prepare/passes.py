@@ -96,7 +96,7 @@ def equipped(trunk: Trunk, inputs: Inputs, samples: Sequence[Sample], *, num_ima
         asked=inputs.recipe.cache.engine,
         num_images=num_images,
         precision=inputs.compute.precision,
-        about={"network": [inputs.backbone.architecture.name, inputs.backbone.model_args], "ends": len(trunk.folds)},
+        about={"network": inputs.backbone.network, "ends": len(trunk.folds)},
     )
 
 

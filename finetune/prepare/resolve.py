@@ -9,14 +9,14 @@ from typing import Any
 from finetune import recipe as recipes
 from finetune.backbone.adapted import cut_at
 from finetune.backbone.load import Backbone
-from finetune.backbone.staged import check_stage, stages
+from finetune.backbone.staged import StagedClassifier, check_stage, stages
 from finetune.data.directions import flip_hints
 from finetune.errors import RecipeError
 from finetune.images.augmentation import pieces_of
 from finetune.optim.class_weights import class_weights, is_uneven
 from finetune.optim.optimisers import OPTIMISERS
 from finetune.prepare.inputs import Inputs, with_task
-from finetune.settings import AUTO_LEVEL, RANGE_TEST, TASK_LOSSES, Recipe
+from finetune.settings import RANGE_TEST, TASK_LOSSES, Recipe
 from finetune.strategy.strategies import (
     Choice,
     epochs_for,
@@ -28,6 +28,7 @@ from finetune.strategy.strategies import (
 )
 from finetune.train.phases import linear_head
 from finetune.types import Manifest, Phase, Verdict
+from finetune.values import AUTO_LEVEL
 from finetune.wording import listed
 
 WHAT = {"norm": "norms with weights", "bias": "biases", "lora": "linear or convolution layers"}
@@ -44,6 +45,7 @@ def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
         "data.value_range": backbone.preprocessing.value_range or "auto",
         "backbone.name": backbone.architecture.name,
         "backbone.weights": str(weights.resolve()) if weights else "none",
+        "backbone.pool": backbone.architecture.pool,
         "backbone.image_size": backbone.preprocessing.image_size[0],
         "train.precision": inputs.compute.precision,
         "augment.level": _or(recipe.augment.level, AUTO_LEVEL),
@@ -133,6 +135,9 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
         yield f"{choice.strategy} with reinit re-initialises every layer: this is training from scratch"
     if not choice.has_linear_head and choice.strategy == "linear-probe":
         yield "the head of this network is more than one linear layer: it is trained by gradient, not solved"
+    is_inner = isinstance(backbone.model, StagedClassifier) or is_staged(recipe, backbone)
+    if is_inner and backbone.architecture.pool != "auto":
+        yield "the probe takes the mean over positions at inner layer groups, whatever backbone.pool says"
     if recipe.regularise.cutmix:
         for phase in plan_phases(recipe, backbone):
             if phase.plan.frozen:

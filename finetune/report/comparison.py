@@ -14,6 +14,7 @@ from typing import Any
 from finetune.report.page import render
 from finetune.report.standings import Curve
 from finetune.strategy.strategies import is_pretrained
+from finetune.tasks import Task
 
 COLOURS = ("#2f6fc4", "#d9730d", "#2e8b57", "#b0307a", "#7a5cc2", "#8a6d3b", "#0f9a9a", "#c0392b")
 WIDTH, HEIGHT = 380, 220  # what is inside the axes, in units of the image
@@ -49,19 +50,25 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write the page; `content` holds title, data, the comparison, and the names of its runs."""
     labels = list(dict.fromkeys(label for _, label, _ in content["runs"]))
     colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(labels)}
-    shown = panels(content["comparison"].standings, colours, num_classes=content["num_classes"])
+    shown = panels(
+        content["comparison"].standings, colours, guess_loss=guess_loss(content["task"], content["num_classes"])
+    )
     page = {**content, "colours": colours, "panels": shown}
     render(path, "compare.html.j2", {**page, "width": WIDTH, "height": HEIGHT})
 
 
-def panels(standings: Sequence[Any], colours: Mapping[str, str], *, num_classes: int) -> tuple[Panel, ...]:
-    """Return val top1 and val loss, each over epochs and over seconds."""
+def guess_loss(task: Task, num_classes: int) -> float:
+    """Return the val loss of guessing: of one class, of each of several classes, of numbers in deviations."""
+    return {"classify": math.log(max(num_classes, 2)), "multilabel": math.log(2), "regress": 1.0}[task]
+
+
+def panels(standings: Sequence[Any], colours: Mapping[str, str], *, guess_loss: float) -> tuple[Panel, ...]:
+    """Return the score on val and val loss, each over epochs and over seconds."""
     if not standings:
         return ()
-    largest = LARGEST_LOSS * math.log(max(num_classes, 2))
     return tuple(
         _panel(standings, colours, x=x, y=y, most=most)
-        for y, most in (("val_top1", math.inf), ("val_loss", largest))
+        for y, most in (("score", math.inf), ("val_loss", LARGEST_LOSS * guess_loss))
         for x in ("epoch", "seconds")
     )
 
@@ -86,7 +93,7 @@ def _panel(standings: Sequence[Any], colours: Mapping[str, str], *, x: str, y: s
     is_log = x == "seconds" and max(ends) > LOG_FROM * max(min(ends), 0.05)
     firsts = min(getattr(curve[0], x) for _, curve, _ in curves)
     left, right = (max(0.1, min(firsts, min(ends)) * 0.8) if is_log else 0.0), max(*ends, 1.0) * 1.02
-    low, high = _range(values, is_share=y == "val_top1")
+    low, high = _range(values, is_share=y == "score" and min(values) >= 0)
 
     def across(value: float) -> float:
         value = max(value, left)
@@ -102,7 +109,7 @@ def _panel(standings: Sequence[Any], colours: Mapping[str, str], *, x: str, y: s
     ticks = _log_marks(left, right) if is_log else marks(left, right)
     if x == "epoch":
         ticks = tuple(tick for tick in ticks if tick == int(tick))
-    name = {"val_top1": "val top1", "val_loss": "val loss"}[y]
+    name = f"val {standings[0].metric}" if y == "score" else "val loss"
     over = {"epoch": "epochs", "seconds": "seconds"}[x]
     return Panel(
         title=f"{name} over {over}",
@@ -125,7 +132,7 @@ def _line(standing: Any, curve: Curve, epoch: int, x: str, y: str, across: Any, 
 def _range(values: Sequence[float], *, is_share: bool) -> Point:
     low, high = min(values), max(values)
     room = max(0.05 * (high - low), 0.01)
-    return (max(0.0, low - room), min(1.0, high + room)) if is_share else (max(0.0, low - room), high + room)
+    return (max(0.0, low - room), min(1.0, high + room)) if is_share else (min(low, max(0.0, low - room)), high + room)
 
 
 def _log_marks(low: float, high: float) -> tuple[float, ...]:

@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune import recipe as recipes
 from finetune.checkpoint.comparison import seconds_by_epoch
 from finetune.checkpoint.contents import PlanFile, read_as
 from finetune.checkpoint.run_folder import RunFolder, read_classes
+from finetune.checkpoint.saved import GUESS_COLUMNS as COLUMNS
 from finetune.checkpoint.saved import pinned_task
 from finetune.csv_cells import unguarded_cell
 from finetune.data import split
 from finetune.data.split import units_of
 from finetune.errors import CheckpointError
-from finetune.evaluation.intervals import over_seeds, paired_over_seeds
+from finetune.evaluation.compared import COMPARED
 from finetune.strategy.strategies import is_pretrained as begins_pretrained
+from finetune.tasks import TASKS, Task
 from finetune.train.delivery import delivered
-from finetune.types import Interval
+from finetune.types import Interval, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +38,9 @@ class CurvePoint:
     """An epoch on val, and after how many seconds of the run it was over."""
 
     epoch: int
-    val_top1: float
+    score: float  # top1, mAP or r2
     val_loss: float
     seconds: float
-
-    @property
-    def score(self) -> float:
-        return self.val_top1
 
 
 Curve = tuple[CurvePoint, ...]
@@ -48,32 +48,38 @@ Curve = tuple[CurvePoint, ...]
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One finished run: which images it got right, and its way there."""
+    """One finished run: what it said of each image, what is right, and its way there.
+
+    `said` and `right` are class names (N,); of several classes probabilities and 0 or 1 (N, K); of a number (N, 1).
+    """
 
     seed: int
     strategy: str
     split: str
     files: tuple[str, ...]
-    hits: np.ndarray  # (N,)
+    said: NDArray[Any]
+    right: NDArray[Any]
     delivered_epoch: int
     num_trained: int
     curve: Curve
+    task: Task = "classify"
     units: tuple[int, ...] | None = None  # copies and groups share a number
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One strategy over its seeds; `difference` is the best one's top1 minus this one's, None for the best."""
+    """One strategy over its seeds; `difference` is the best one's score minus this one's, None for the best."""
 
     label: str
     strategy: str
-    top1: Interval
+    score: Interval
     seeds: tuple[int, ...]
     seconds: float
     num_trained: int
     delivered_epochs: tuple[int, ...]
     curves: tuple[Curve, ...]
     difference: Interval | None = None
+    metric: str = "top1"  # what the score is
 
     @property
     def is_told_apart(self) -> bool:
@@ -95,36 +101,71 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
     try:
         with folder.predictions.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
             rows = [{key: unguarded_cell(cell or "") for key, cell in row.items()} for row in csv.DictReader(stream)]
-        root, classes = str(folder.path), read_classes(folder)
-        kept = split.read(folder.split, root=root, classes=classes, task=pinned_task(recipe)).samples
-        unit = dict(zip((sample.file for sample in kept), units_of(kept), strict=True))
+        root, classes, task = str(folder.path), read_classes(folder), pinned_task(recipe)
+        kept = {
+            sample.file: sample for sample in split.read(folder.split, root=root, classes=classes, task=task).samples
+        }
+        unit = dict(zip(kept, units_of([*kept.values()]), strict=True))
         lines = [json.loads(line) for line in folder.epochs.read_text(encoding="utf-8").splitlines()]
         curve = tuple(
             CurvePoint(
-                **{key: line[key] for key in ("epoch", "val_top1", "val_loss")},
+                line["epoch"],
+                line["val_top1"] if task == "classify" else line["scores"][TASKS[task].score],
+                line["val_loss"],
                 seconds=max((at[epoch] for epoch in at if epoch <= line["epoch"]), default=0.0),
             )
             for line in lines
         )
+        name = "test" if any(row["split"] == "test" for row in rows) else "val"
+        judged = [row for row in rows if row["split"] == name]
+        said, right = ANSWERED[task](judged, kept)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder.path} cannot be read: {error}") from error
-    name = "test" if any(row["split"] == "test" for row in rows) else "val"
-    judged = [row for row in rows if row["split"] == name]
     return Finished(
         seed=seed,
         strategy=recipe.strategy.name,
         split=name,
         files=tuple(row["file"] for row in judged),
-        hits=np.array([row["class"] == row["predicted"] for row in judged]),
+        said=said,
+        right=right,
         delivered_epoch=delivered(curve, sum(row["split"] == "val" for row in rows)),
         num_trained=sum(plan.sizes[name] for name in trained),
         curve=curve,
+        task=task,
         units=tuple(unit.get(row["file"], -place) for place, row in enumerate(judged, 1)),
     )
 
 
+Rows = Sequence[Mapping[str, str]]  # of predictions.csv
+Answered = tuple[NDArray[Any], NDArray[Any]]  # what was said, and what is right
+
+
+def _classes(rows: Rows, kept: Mapping[str, Sample]) -> Answered:
+    return np.array([row["predicted"] for row in rows]), np.array([row["class"] for row in rows])
+
+
+def _sets(rows: Rows, kept: Mapping[str, Sample]) -> Answered:
+    said = np.array([[float(cell) for cell in [*row.values()][len(COLUMNS) :]] for row in rows])
+    right = np.zeros(said.shape)
+    for place, row in enumerate(rows):
+        right[place, list(kept[row["file"]].target.classes)] = 1
+    return said, right
+
+
+def _numbers(rows: Rows, kept: Mapping[str, Sample]) -> Answered:
+    said, right = ([[float(row[column])] for row in rows] for column in ("predicted", "class"))
+    return np.array(said), np.array(right)
+
+
+ANSWERED: dict[Task, Callable[[Rows, Mapping[str, Sample]], Answered]] = {
+    "classify": _classes,
+    "multilabel": _sets,
+    "regress": _numbers,
+}
+
+
 def standings(runs: Mapping[str, Sequence[Finished]]) -> tuple[Standing, ...]:
-    """Return the strategies, the best first: by top1, and of equals the one that trains fewer parameters.
+    """Return the strategies, the best first: by score, and of equals the one that trains fewer parameters.
 
     A difference is taken on the seeds that both have.
 
@@ -139,7 +180,7 @@ def standings(runs: Mapping[str, Sequence[Finished]]) -> tuple[Standing, ...]:
         )
     order = sorted(
         (_standing(label, of_label) for label, of_label in own.items()),
-        key=lambda standing: (-standing.top1.value, standing.num_trained, standing.seconds),
+        key=lambda standing: (-standing.score.value, standing.num_trained, standing.seconds),
     )
     return tuple(
         standing
@@ -155,7 +196,7 @@ def sentences(standings: Sequence[Standing], *, is_pretrained: bool) -> list[str
         return []
     best, others = standings[0], standings[1:]
     same = [standing.label for standing in others if not standing.is_told_apart]
-    text = f"{best.label} is best with {best.top1.value:.3f}"
+    text = f"{best.label} is best with {best.score.value:.3f}"
     if len(standings) > 1 and not same:
         text += ", and better than each of the others beyond chance"
     said = [text]
@@ -175,12 +216,13 @@ def _standing(label: str, runs: Sequence[Finished]) -> Standing:
     return Standing(
         label=label,
         strategy=" or ".join(strategies),
-        top1=over_seeds(np.stack([run.hits for run in runs]), runs[0].units),
+        score=COMPARED[runs[0].task].score(np.stack([run.said for run in runs]), runs[0].right, runs[0].units),
         seeds=tuple(run.seed for run in runs),
         seconds=mean(run.curve[-1].seconds for run in runs),
         num_trained=max(run.num_trained for run in runs),
         delivered_epochs=tuple(run.delivered_epoch for run in runs),
         curves=tuple(run.curve for run in runs),
+        metric=TASKS[runs[0].task].score,
     )
 
 
@@ -188,23 +230,21 @@ def _difference(best: Sequence[Finished], other: Sequence[Finished]) -> Interval
     both = sorted({run.seed for run in best} & {run.seed for run in other})
     if not both:
         return None
-    hits, other_hits = (
-        np.stack([next(r.hits for r in runs if r.seed == seed) for seed in both]) for runs in (best, other)
-    )
-    return paired_over_seeds(hits, other_hits, best[0].units)
+    said, others = (np.stack([next(r.said for r in runs if r.seed == seed) for seed in both]) for runs in (best, other))
+    return COMPARED[best[0].task].difference(said, others, best[0].right, best[0].units)
 
 
 def _pretraining(rival: Standing, scratch: Standing) -> str:
     """Return how the best pretrained strategy rose and ended, against scratch."""
-    goal = median(max(row.val_top1 for row in curve) for curve in scratch.curves)
+    goal = median(max(row.score for row in curve) for curve in scratch.curves)
     ways = [_reached(standing.curves, goal) for standing in (rival, scratch)]
     if ways[0] is None:
-        text = f"{rival.label}, pretrained, did not come to the val top1 that scratch has, {goal:.3f}"
+        text = f"{rival.label}, pretrained, did not come to the val {rival.metric} that scratch has, {goal:.3f}"
     else:
-        text = f"{rival.label}, pretrained, had the best val top1 of scratch, {goal:.3f}, after {ways[0]}"
+        text = f"{rival.label}, pretrained, had the best val {rival.metric} of scratch, {goal:.3f}, after {ways[0]}"
         text += f"; scratch after {ways[1]}" if ways[1] else ""
-    end = f"{rival.top1.value:.3f} against {scratch.top1.value:.3f}"
-    lead = rival.top1.value - scratch.top1.value
+    end = f"{rival.score.value:.3f} against {scratch.score.value:.3f}"
+    lead = rival.score.value - scratch.score.value
     gap = scratch.difference if rival.difference is None else rival.difference
     if gap is None or gap.low <= 0:
         return f"{text}; in the end it is no higher beyond chance: {end}"
@@ -212,8 +252,8 @@ def _pretraining(rival: Standing, scratch: Standing) -> str:
 
 
 def _reached(curves: Sequence[Curve], goal: float) -> str | None:
-    """Return after how many epochs and seconds, in the median over seeds, val top1 was at a goal."""
-    firsts = [next((row for row in curve if row.val_top1 >= goal), None) for curve in curves]
+    """Return after how many epochs and seconds, in the median over seeds, val was at a goal."""
+    firsts = [next((row for row in curve if row.score >= goal), None) for curve in curves]
     there = [row for row in firsts if row is not None]
     if len(there) * 2 <= len(firsts):
         return None

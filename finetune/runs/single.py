@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.backbone.groups import head_modules
@@ -78,7 +80,7 @@ class Assessed:
     thresholds: tuple[float, ...] = ()
     by_class: tuple[ClassFigures, ...] = ()  # on val
     known: Knowledge | None = None
-    outputs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by split, with what is right
+    outputs: dict[Split, tuple[Tensor, Tensor]] = field(default_factory=dict)  # (N, K), with what is right
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,7 @@ def _deliver(
     deviation = prepared.scale.deviation if prepared.scale else None
     of_task: Any = {"task": manifest.task, "thresholds": assessed.thresholds, "deviation": deviation}
     write_model(folder.model, delivered, manifest.classes, **of_task)
-    write_predictions(folder.predictions, manifest, assessed.guesses)
+    write_predictions(folder.predictions, manifest, assessed.guesses, _of_several(assessed, manifest))
     if assessed.known is not None:
         write_known(folder.known, assessed.known)
     timing = {
@@ -250,6 +252,13 @@ def _deliver(
     return RunResult(
         folder.path, recipe.strategy.name, assessed.metrics, len(end.history), delivered_epoch, len(manifest.problems)
     )
+
+
+def _of_several(assessed: Assessed, manifest: Manifest) -> dict[Split, NDArray[np.float64]]:
+    """Return the probabilities (N, K) by split where an image has several classes, else nothing."""
+    if manifest.task != "multilabel":
+        return {}
+    return {name: outputs.double().sigmoid().numpy() for name, (outputs, _) in assessed.outputs.items()}
 
 
 def _answered(prepared: Prepared, assessed: Assessed) -> Answered | None:

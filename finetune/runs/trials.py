@@ -17,7 +17,8 @@ from finetune.prepare.prepared import Prepared, prepare
 from finetune.runs.measured_lr import curve_for
 from finetune.runs.signals import Stop
 from finetune.runs.training import computing, fit_of, fresh_of
-from finetune.settings import AugmentSection, Recipe, RegulariseSection
+from finetune.sections import AugmentSection, RegulariseSection
+from finetune.settings import Recipe
 from finetune.tasks import Task
 from finetune.train.delivery import delivered, measured
 from finetune.train.objectives import objective_of

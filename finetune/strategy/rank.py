@@ -1,6 +1,6 @@
 """From what was measured of some backbones on the same images to which one to take, and why.
 
-Pure. What predicts is the leave-one-out top-1 of a linear classifier on each backbone's features;
+Pure. What predicts is the leave-one-out score (top1, mAP or R2) of a linear model on each backbone's features;
 that a search over features alone can miss the backbone that fine-tunes best is why the strongest in
 general stays on the list.
 Source: Renggli et al. 2022, Which model to transfer?, arXiv:2010.06402 (the hybrid search).
@@ -10,12 +10,17 @@ Letters: N images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from finetune.evaluation.intervals import Z95, paired, share
+from finetune.evaluation.intervals import Z95
+from finetune.strategy.probing import PROBES
+from finetune.tasks import TASKS, Task
 from finetune.types import Interval
 from finetune.wording import apart, counted
 
@@ -26,30 +31,28 @@ FEW_OF_A_CLASS = 5
 class Candidate:
     """A backbone with its scores and its cost.
 
-    `hits` tells for each image whether the linear classifier fitted to the others got it right.
-    `standing` orders backbones by how strong they are in general, where that is known.
+    `judged` is what the linear model fitted to the other images makes of each (see `probing`): whether it is right
+    of one class, else the values that it gives. `predicted` is the score that such a model may reach.
+    `standing` orders backbones by how strong they are in general, where that is known. What is of classes alone is
+    None where images have several, or numbers.
     """
 
     name: str
     image_size: tuple[int, int]
     num_parameters: int
     gmacs: float
-    hits: tuple[bool, ...] = field(repr=False)
-    knn_top1: float
+    predicted: Interval
+    judged: NDArray[Any] = field(repr=False, compare=False)
+    knn_top1: float | None
     logme: float
-    h_score: float
+    h_score: float | None
     standing: float | None = None
     units: tuple[int, ...] | None = field(default=None, repr=False)
-
-    @property
-    def predicted(self) -> Interval:
-        """The accuracy that a linear classifier on this backbone may reach: its share of right guesses."""
-        return share(np.array(self.hits), self.units)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Candidates from the best predicted accuracy down, the one to take, and why.
+    """Candidates from the best predicted score down, the one to take, and why.
 
     `strongest` is the strongest in general: it stays on the list whatever was predicted. `shortlist`
     is what is worth a training run.
@@ -66,10 +69,16 @@ class Ranking:
         return tuple(dict.fromkeys((self.recommended, self.strongest)))
 
 
-def rank(candidates: Sequence[Candidate], *, images_of_rarest: int | None = None) -> Ranking:
-    """Return candidates ordered by predicted accuracy, and which to take.
+def rank(
+    candidates: Sequence[Candidate],
+    *,
+    task: Task = "classify",
+    targets: Tensor | None = None,
+    images_of_rarest: int | None = None,
+) -> Ranking:
+    """Return candidates ordered by predicted score, and which to take; `targets` (N, K) are those of other tasks.
 
-    That is the cheapest whose predicted accuracy is within one standard error of the best one's: among
+    That is the cheapest whose predicted score is within one standard error of the best one's: among
     those that cannot be told from the best, the one with the fewest multiplications.
     Source of the rule: Breiman et al. 1984, Classification and Regression Trees, 3.4.3; the error is
     that of the paired difference.
@@ -79,15 +88,16 @@ def rank(candidates: Sequence[Candidate], *, images_of_rarest: int | None = None
         key=lambda candidate: (-candidate.predicted.value, candidate.gmacs, candidate.num_parameters, candidate.name),
     )
     best = ordered[0]
-    near = [candidate for candidate in ordered if candidate is best or _is_near(candidate, best)]
+    losses = {each.name: difference(best, each, task=task, targets=targets) for each in ordered[1:]}
+    near = [each for each in ordered if each is best or _is_near(losses[each.name])]
     chosen = min(near, key=lambda candidate: (candidate.gmacs, candidate.num_parameters))
     strongest = strongest_in_general(ordered)
     return Ranking(
         tuple(ordered),
         chosen.name,
-        _reason(chosen, best, len(ordered)),
+        _reason(chosen, best, len(ordered), TASKS[task].score),
         strongest.name,
-        tuple(_remarks(ordered, chosen, strongest, images_of_rarest)),
+        tuple(_remarks(ordered, losses, chosen, strongest, images_of_rarest)),
     )
 
 
@@ -99,20 +109,22 @@ def strongest_in_general(candidates: Sequence[Candidate]) -> Candidate:
     return max(candidates, key=lambda candidate: (candidate.gmacs, candidate.num_parameters))
 
 
-def difference(candidate: Candidate, other: Candidate) -> Interval:
-    """Return the interval of a candidate's predicted accuracy minus another's, from the images they differ on."""
-    return paired(np.array(candidate.hits), np.array(other.hits), candidate.units)
+def difference(
+    candidate: Candidate, other: Candidate, *, task: Task = "classify", targets: Tensor | None = None
+) -> Interval:
+    """Return the interval of a candidate's predicted score minus another's, on the same images."""
+    right = torch.empty(0) if targets is None else targets  # of one class, what is right is known already
+    return PROBES[task].difference(candidate.judged, other.judged, right, candidate.units)
 
 
-def _is_near(candidate: Candidate, best: Candidate) -> bool:
-    loss = difference(best, candidate)
+def _is_near(loss: Interval) -> bool:
     return loss.value <= (loss.high - loss.low) / (2 * Z95)
 
 
-def _reason(chosen: Candidate, best: Candidate, count: int) -> str:
+def _reason(chosen: Candidate, best: Candidate, count: int, metric: str) -> str:
     if count == 1:
         return f"{chosen.name} is the only candidate"
-    at = f"predicted top1 {chosen.predicted.value:.3f}"
+    at = f"predicted {metric} {chosen.predicted.value:.3f}"
     if chosen is best:
         return f"{chosen.name}: {at}, the best; nothing cheaper comes within one standard error of it"
     return (
@@ -122,13 +134,18 @@ def _reason(chosen: Candidate, best: Candidate, count: int) -> str:
 
 
 def _remarks(
-    ordered: Sequence[Candidate], chosen: Candidate, strongest: Candidate, images_of_rarest: int | None
+    ordered: Sequence[Candidate],
+    losses: Mapping[str, Interval],
+    chosen: Candidate,
+    strongest: Candidate,
+    images_of_rarest: int | None,
 ) -> Iterator[str]:
     best = ordered[0]
-    alike = [candidate.name for candidate in ordered[1:] if difference(best, candidate).low <= 0]
+    alike = [name for name, loss in losses.items() if loss.low <= 0]
     if alike:
-        among = apart(len(best.hits), len(set(best.units)) if best.units else len(best.hits))
-        yield f"these {len(best.hits)} images{among} do not tell {best.name} from {', '.join(alike)} (95 %)"
+        count = len(best.judged)
+        among = apart(count, len(set(best.units)) if best.units else count)
+        yield f"these {count} images{among} do not tell {best.name} from {', '.join(alike)} (95 %)"
     if strongest is not chosen:
         what = "the largest in compute" if strongest.standing is None else "the strongest on ImageNet"
         yield f"{strongest.name} stays on the list as {what}: features alone can miss what fine-tunes best"

@@ -1,6 +1,6 @@
 """The strategies, in one table: what each trains, in which phases, and what "auto" means under it.
 
-Pure, and free of torch. To add one: a row here, its name in `settings.StrategyName`, a recipe.
+Pure, and free of torch. To add one: a row here, its name in `values.StrategyName`, a recipe.
 """
 
 from __future__ import annotations

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from finetune.types import FreezePlan, LayerGroup, lora_rank
 
@@ -56,10 +54,6 @@ class Adapters:
             name: self.base[name] + (outer @ inner).view_as(self.base[name])
             for name, (inner, outer) in self.factors.items()
         }
-
-    def run(self, model: nn.Module, inputs: Any) -> Any:
-        """Return what a network yields with its matrices adapted; the gradient reaches the factors."""
-        return functional_call(model, self.weights(), (inputs,))
 
     @torch.no_grad()
     def put(self) -> None:

@@ -26,7 +26,7 @@ from finetune.randomness import derive, forked
 from finetune.train import delivery
 from finetune.train.fit import Batches, Fit, Work
 from finetune.train.memory import out_of_memory
-from finetune.train.moving import moving, to_unit_variance
+from finetune.train.moving import connections_of, moving, to_unit_variance
 from finetune.train.step import Step
 from finetune.types import EpochLine, Event, Phase, to_json
 from finetune.wording import counted
@@ -58,8 +58,9 @@ def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dic
                 # Without a scaler Accelerate's wrapper adds nothing to a step but a fifth of its time.
                 stepping = prepared if fit.accelerator.scaler is not None else optimiser
                 step = Step(
-                    fit.model, stepping, fit.settings, fit.accelerator, averages, adapters, fit.anchors, fit.objective
-                )
+                    fit.model, stepping, fit.settings, fit.accelerator, averages, adapters, fit.anchors, fit.objective,
+                    connections_of(fit),
+                )  # fmt: skip
                 _train_epochs(fit, run, work, step, phase, state)
                 if averages is not None:
                     averages.put()

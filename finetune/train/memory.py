@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from finetune.backbone.blank import blank_images, channels_of
 from finetune.backbone.freeze import freezing
 from finetune.errors import ResourceError
 from finetune.optim.optimisers import OPTIMISERS
@@ -45,10 +46,9 @@ def step_memory(
     """Return what a training step under a freeze plan takes; `skeleton` may lie on the meta device."""
     weights = sum(p.numel() * p.element_size() for p in skeleton.parameters())
     trained = sum(group.num_trained(plan[group.name]) for group in groups) * 4
-    device = next(skeleton.parameters()).device
     with freezing(skeleton, plan, groups):
-        kept, passing = _forward_memory(skeleton.train(), torch.zeros(2, 3, *image_size, device=device))
-    pixels = 4 * 3 * image_size[0] * image_size[1]
+        kept, passing = _forward_memory(skeleton.train(), blank_images(skeleton, image_size, count=2))
+    pixels = 4 * channels_of(skeleton) * image_size[0] * image_size[1]
     per_image = pixels + max(GRADIENTS * kept, kept + PASSING * passing) / 2
     states = OPTIMISERS[optimiser].averages
     return Memory(weights + trained * (1 + states), round(per_image))

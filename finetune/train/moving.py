@@ -42,6 +42,14 @@ def moving(
     return optimiser, averages, adapters
 
 
+def connections_of(fit: Fit) -> tuple[str, ...]:
+    """Return the weights of the head's layers where a step is to drop some of them."""
+    if not fit.settings.regularise.drop_connect:
+        return ()
+    head = next(group for group in fit.groups if group.is_head)
+    return tuple(name for name, kind in zip(head.parameters, head.kinds, strict=True) if kind == "matrix")
+
+
 def to_unit_variance(fit: Fit, phase: Phase, work: Work) -> None:
     """Scale what a phase re-initialises on its first batch."""
     inputs, _ = next(iter(work.train.epoch(phase=0)))

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from finetune.device import Accelerator
 from finetune.optim.losses import Criterion
 from finetune.train.adapters import Adapters
 from finetune.train.averages import Averages
+from finetune.train.dropconnect import dropped
 from finetune.train.mixing import brightened, mixed
 from finetune.train.objectives import CLASSES, Objective
 from finetune.train.outputs import aux_weight, loss_of
@@ -35,6 +37,7 @@ class Step:
     adapters: Adapters | None = None
     anchors: Mapping[str, Tensor] = field(default_factory=dict)  # pretrained values, by name, that weights stay near
     objective: Objective = CLASSES
+    connections: tuple[str, ...] = ()  # weights of the head, by name, of which a share is dropped
 
     def take(
         self, run: nn.Module, inputs: Any, targets: Tensor, *, num_steps: int, seeded: Seeded
@@ -75,7 +78,7 @@ class Step:
         parts = _micro_batches((inputs, targets, mixture), self.settings.micro_batch or len(targets))
         for part, shown, wanted in parts:
             with self.accelerator.autocast():
-                output = run(part) if self.adapters is None else self.adapters.run(run, part)
+                output = self._output(run, part)
             against = partial(_against, self.settings.criterion, wanted)
             loss, logits = loss_of(output, against, aux_weight=aux_weight(self.model))
             share = len(wanted) / len(targets)
@@ -83,6 +86,16 @@ class Step:
             losses.append(loss.detach() * share)
             hits.append(self.objective.hits(logits.detach(), shown))
         return torch.stack(losses).sum(), torch.stack(hits).sum()
+
+    def _output(self, run: nn.Module, inputs: Any) -> Any:
+        """Return what a network yields with the weights that training puts in the place of its own, if any."""
+        weights = self.adapters.weights() if self.adapters else {}
+        if self.connections:
+            weights |= dropped(run, self.connections, self.model, self.settings.regularise.drop_connect)
+        if not weights:
+            return run(inputs)
+        # Tied, a layer that stands in both parts of a tail would be replaced twice, and put back once.
+        return functional_call(run, weights, (inputs,), tie_weights=not self.connections)
 
     @contextmanager
     def _uphill(self) -> Iterator[None]:

@@ -14,12 +14,12 @@ from finetune.checkpoint import changes
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
 from finetune.checkpoint.comparison import Clock, ComparisonFolder, ComparisonRecord, open_comparison
 from finetune.checkpoint.run_folder import RunFolder
+from finetune.checkpoint.saved import pinned_task
 from finetune.data import split
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import (
     architecture_of,
-    check_one_class,
     describe_data,
     read_inputs,
     with_backbone,
@@ -32,6 +32,7 @@ from finetune.runs.signals import Stop, stop_on_signals
 from finetune.runs.start import go_on, start
 from finetune.settings import Recipe
 from finetune.strategy.entrants import USUAL, Entrant, entrants
+from finetune.tasks import TASKS
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
 from finetune.whole import write_text
@@ -120,7 +121,6 @@ def compare(
     if shared.export.onnx_at_end == "auto":
         own["export.onnx_at_end"] = False  # most of its models are only compared
     shared = with_backbone(with_whole_paths(recipes.update(shared, own)), on_event=on_event)
-    check_one_class(shared, "compare")
     words = (Path(shared.data.path).stem, architecture_of(shared).label, "compare")
     with stop_on_signals() as stop, new_folder(None if out is None else Path(out), words=words) as place:
         inputs = read_inputs(shared, on_event=on_event)
@@ -208,7 +208,8 @@ def _run_one(asked: _Asked, manifest: Manifest, name: str, entrant: Entrant, see
         on_event(Event.warning(f"{entrant.label} failed: {error.message}"))
         return
     run = _finished(asked, name, seed)
-    facts = f"{run.split} top1 {run.hits.mean():.3f}, epoch {result.delivered_epoch}"
+    metric = TASKS[run.task].score
+    facts = f"{run.split} {metric} {result.metrics[run.split][metric]['value']:.3f}, epoch {result.delivered_epoch}"
     on_event(Event.message(f"  {facts}, {run.curve[-1].seconds:.0f} s"))
 
 
@@ -266,6 +267,8 @@ def _page_content(asked: _Asked, comparison: Comparison, *, is_done: bool) -> di
         "comparison": comparison,
         "is_done": is_done,
         "num_classes": len(asked.classes),
+        "task": pinned_task(asked.recipe),
+        "metric": TASKS[pinned_task(asked.recipe)].score,
         "runs": [(name, entrant.label, seed) for name, entrant, seed in asked.runs()],
         "has_seeds": len(asked.seeds) > 1,
     }

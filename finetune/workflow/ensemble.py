@@ -111,7 +111,7 @@ def _left(
         parity = write_ensemble(
             folder, runs, counts, proof, average=average, thresholds=found.thresholds, facts=joined_facts(found)
         )
-        write_predictions(folder.predictions, members.manifest, said)
+        write_predictions(folder.predictions, members.manifest, said, {})
     return Ensemble(average, found, out, parity)
 
 

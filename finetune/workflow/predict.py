@@ -168,6 +168,11 @@ def predict_with(
     folder = open_answering(run)
     if coverage is not None:
         check_coverage(coverage)
+        if folder.ensemble.is_file():
+            raise RecipeError(
+                f"{folder.path} is an ensemble, which does not know what it is unsure of",
+                hint="Leave --unsure and --coverage away, or ask its members one by one.",
+            )
         if engine == "onnxruntime":
             raise RecipeError("--unsure asks for features, which an export does not give", hint="Use --engine torch.")
         engine = "torch"

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+import torch
+
 from finetune import recipe as recipes
 from finetune.arguments import Settings
 from finetune.backbone.automatic import NO_HUB_HINT
@@ -23,29 +25,29 @@ from finetune.backbone.folder import is_folder
 from finetune.backbone.packaged import INSTALL
 from finetune.backbone.shortlist import on_this_machine, standing
 from finetune.data.split import first_of_units, units_of
+from finetune.data.targets import target_array
 from finetune.device import Compute
 from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted, RecipeError
-from finetune.features.ridge import loo_guesses
-from finetune.features.scores import h_score, knn_top1, logme
+from finetune.features.scores import h_score, knn_top1, logme, logme_of_values
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.head_features import features_of
 from finetune.prepare.inputs import (
     Inputs,
     architecture_of,
     at_range,
-    check_one_class,
     computing_as,
     list_data,
     load_backbone,
     read_data,
-    with_task,
 )
 from finetune.settings import Recipe
 from finetune.strategy import rank as ranking
 from finetune.strategy.evidence import MOST_PROBED, stratified_sample
+from finetune.strategy.probing import PROBES
 from finetune.strategy.rank import Candidate, Ranking
+from finetune.tasks import TASKS, Task
 from finetune.train.guard import guarded
-from finetune.types import Event, Manifest, OnEvent, Sample, ignore, to_json
+from finetune.types import FEWEST_PROBED, Event, Manifest, OnEvent, Sample, ignore, to_json
 
 LOCAL_HINT = (
     "Give folders of weights on this machine: `finetune backbones rank --data DIR weights/*`; or add some by"
@@ -72,11 +74,19 @@ class Ranked:
     num_images: int
     num_independent: int
     num_classes: int
+    task: Task = "classify"
+
+    @property
+    def metric(self) -> str:
+        """What candidates are ranked by."""
+        return TASKS[self.task].score
 
     def to_json(self) -> dict[str, Any]:
-        """Return the ranking as one JSON document; which images each got right is left out."""
+        """Return the ranking as one JSON document; what each said of every image is left out."""
         ranked = self.ranking
+        predicted, left = f"predicted_{self.metric.lower()}", ("name", "predicted", "judged", "units")
         return {
+            "task": self.task,
             "num_images": self.num_images,
             "num_independent": self.num_independent,
             "num_classes": self.num_classes,
@@ -86,8 +96,8 @@ class Ranked:
             "shortlist": list(ranked.shortlist),
             "remarks": list(ranked.remarks),
             "candidates": [
-                {"name": candidate.name, "predicted_top1": to_json(candidate.predicted)}
-                | {key: value for key, value in to_json(candidate).items() if key not in ("name", "hits", "units")}
+                {"name": candidate.name, predicted: to_json(candidate.predicted)}
+                | {key: value for key, value in to_json(candidate).items() if key not in left}
                 for candidate in ranked.candidates
             ],
             "failed": [to_json(failure) for failure in self.failed],
@@ -104,7 +114,7 @@ def rank(
     on_event: OnEvent = ignore,
     **settings: Unpack[Settings],
 ) -> Ranked:
-    """Rank backbones for a data set by what a linear classifier on their features reaches.
+    """Rank backbones for a data set by what a linear model on their features reaches: top1, mAP or R2, by the task.
 
         finetune.rank("imgs", ["resnet18.a1_in1k", "weights/mobilenetv2_100", "resnet18.a1_in1k@160"])
 
@@ -123,9 +133,7 @@ def rank(
 
 def _rank(chosen: Recipe, candidates: Sequence[str | Path], sample: int, on_event: OnEvent) -> Ranked:
     names = tuple(dict.fromkeys(map(str, candidates))) or on_this_machine()
-    listed = list_data(chosen)
-    check_one_class(with_task(chosen, listed), "rank")
-    manifest = read_data(chosen, listed, on_event=on_event)
+    manifest = read_data(chosen, list_data(chosen), on_event=on_event)
     samples = stratified_sample(manifest, seed=chosen.train.seed, most=_checked_size(sample, manifest))
     measured, failed = _measure_all(chosen, names, manifest, samples, on_event)
     if not measured:
@@ -134,12 +142,14 @@ def _rank(chosen: Recipe, candidates: Sequence[str | Path], sample: int, on_even
     pairs = {(unit, label) for unit, drawn in zip(units, samples, strict=True) for label in drawn.target.classes}
     counts = Counter(label for _, label in pairs)
     rarest = min(counts[index] for index in range(len(manifest.classes)))
+    targets = torch.from_numpy(target_array(samples))
     return Ranked(
-        ranking.rank(measured, images_of_rarest=rarest),
+        ranking.rank(measured, task=manifest.task, targets=targets, images_of_rarest=rarest),
         tuple(failed),
         num_images=len(samples),
         num_independent=len(set(units)),
         num_classes=len(manifest.classes),
+        task=manifest.task,
     )
 
 
@@ -158,7 +168,7 @@ def _measure_all(
             on_event(Event.warning(f"{label} is left out: {error.message}"))
         else:
             measured.append(candidate)
-            on_event(Event.message(f"{label}: predicted top1 {candidate.predicted.value:.3f}"))
+            on_event(Event.message(f"{label}: predicted {TASKS[manifest.task].score} {candidate.predicted.value:.3f}"))
     return measured, failed
 
 
@@ -214,29 +224,36 @@ def measure_candidate(
     features, targets = features_of(inputs, samples, on_event=_named(on_event, name))
     units = units_of(samples)
     first = first_of_units(units)  # LogME and H-score take images for independent
-    guesses = loo_guesses(features, targets, units=units)
+    probing, has_one_class = PROBES[manifest.task], manifest.task == "classify"
+    judged = probing.judged(features, targets, units)
+    evidence = logme if has_one_class else logme_of_values
     return Candidate(
         name=name,
         image_size=size,
         num_parameters=sum(group.num_parameters for group in backbone.groups if not group.is_head),
         gmacs=multiplications(backbone.model, image_size=size) / 1e9,
-        hits=tuple((guesses == targets).tolist()),
-        knn_top1=knn_top1(features, targets, units=units),
-        logme=logme(features[first], targets[first]),
-        h_score=h_score(features[first], targets[first]),
+        predicted=probing.interval(judged, targets, units),
+        judged=judged,
+        knn_top1=knn_top1(features, targets, units=units) if has_one_class else None,
+        logme=evidence(features[first], targets[first]),
+        h_score=h_score(features[first], targets[first]) if has_one_class else None,
         standing=standing(of.name) if of.weights is None and of.pretrained else None,
         units=tuple(units),
     )
 
 
 def _checked_size(sample: int, manifest: Manifest) -> int:
-    needed = 2 * len(manifest.classes)
+    needed = 2 * len(manifest.classes) if manifest.task != "regress" else FEWEST_PROBED
     if sample < needed:
         raise RecipeError(
-            f"--sample {sample}: {len(manifest.classes)} classes need {needed} images or more",
-            hint="Each image is judged by the others of its class.",
+            f"--sample {sample}: {_what(manifest)} {needed} images or more",
+            hint=f"Each image is judged by the others{' of its class' * (manifest.task != 'regress')}.",
         )
     return sample
+
+
+def _what(manifest: Manifest) -> str:
+    return "a number needs" if manifest.task == "regress" else f"{len(manifest.classes)} classes need"
 
 
 def _split_size(name: str) -> tuple[str, int | None]:

@@ -135,7 +135,7 @@ def _leave(out: Path, members: Members, found: Joined, outputs: dict[Split, Tens
             if file.is_file():
                 shutil.copyfile(file, beside / file.name)
         write_model(folder.model, first.backbone, first.classes, **of_task)
-        write_predictions(folder.predictions, members.manifest, said)
+        write_predictions(folder.predictions, members.manifest, said, {})
         write_json(folder.environment, environment.describe())
         write_json(beside / "soup.json", {"format_version": FORMAT_VERSION, **joined_facts(found)})
         write_text(folder.recipe, recipes.dump(first.recipe, header=HEADER))

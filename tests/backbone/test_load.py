@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -14,9 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from finetune import recipe as recipes
 from finetune.backbone import hub
+from finetune.backbone.blank import blank_images, channels_of
 from finetune.backbone.load import Architecture, Backbone, architecture, load, skeleton
 from finetune.errors import BackboneError
+from finetune.prepare.inputs import architecture_of
 from tests.support import LAYOUTS
 
 
@@ -338,13 +342,24 @@ def test_the_label_of_a_pretrained_name_is_the_network() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_a_network_of_other_than_three_channels_is_an_error_with_the_way_out(tmp_path: Path, channels: int) -> None:
+def test_a_network_of_other_channels_than_the_recipe_is_an_error_with_the_way_out(
+    tmp_path: Path, channels: int
+) -> None:
     saved(tmp_path / "given", model_args={"in_chans": channels})
-    for of in (
-        architecture("test_resnet", pretrained=False, model_args={"in_chans": channels}),
-        architecture("auto", weights=tmp_path / "given"),
+    for named in (
+        {"backbone.name": "test_resnet", "backbone.model_args": {"in_chans": channels}},
+        {"backbone.weights": str(tmp_path / "given")},
     ):
-        for build in (load, skeleton):
-            with pytest.raises(BackboneError, match=f"in_chans = {channels}: images have three channels") as caught:
-                build(of, num_classes=3)
-            assert "--weights FILE --backbone NAME" in caught.value.hint
+        with pytest.raises(BackboneError, match=f"in_chans = {channels}: images have 3 channels") as caught:
+            architecture_of(recipes.load(overrides={"backbone.pretrained": False, **named}))
+        assert "--weights FILE --backbone NAME" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "lenet5"])
+@pytest.mark.parametrize("build", [load, skeleton])
+def test_a_network_of_one_channel_is_built_and_its_images_are_too(name: str, build: Callable[..., Backbone]) -> None:
+    of = architecture(name, pretrained=False, model_args={"in_chans": 1})
+    backbone = build(of, num_classes=3)
+    own = backbone.preprocessing
+    assert own.channels == channels_of(backbone.model) == 1 and len(own.mean) == len(own.std) == 1
+    assert tuple(backbone.model.eval()(blank_images(backbone.model, own.image_size)).shape) == (1, 3)

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from finetune.backbone.groups import layer_groups
@@ -217,6 +218,17 @@ def test_a_stem_of_one_channel_gives_the_same_for_grey_images() -> None:
         assert torch.allclose(model.eval()(image.repeat(1, 3, 1, 1)), grey(image), atol=1e-5)
     assert "one channel is spread over 3" in report.sentence()
     assert report.random == ()
+
+
+def test_a_stem_of_three_channels_is_added_up_for_one_as_timm_does() -> None:
+    colours = timm.create_model("test_resnet", num_classes=4).eval()
+    grey = timm.create_model("test_resnet", num_classes=4, in_chans=1)
+    report = load_into(grey, colours.state_dict(), architecture="test_resnet", source="given")
+    assert torch.equal(grey.conv1[0].weight, adapt_input_conv(1, colours.conv1[0].weight))
+    image = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(colours(image.repeat(1, 3, 1, 1)), grey.eval()(image), atol=1e-5)
+    assert "its stem of 3 channels is added up for one" in report.sentence() and report.random == ()
 
 
 def test_a_stem_of_four_channels_stays_random_and_is_refused_where_frozen() -> None:

@@ -13,6 +13,7 @@ import pytest
 from finetune.exports.client import input_of
 from finetune.exports.onnx import _facts
 from finetune.images.decode import read_rgb
+from finetune.images.decoding import decoding_steps
 from finetune.images.transforms import normalise, plain_view
 from finetune.types import Preprocessing
 from tests.corpus import USED, corpus, noise
@@ -58,5 +59,5 @@ def test_a_client_decodes_odd_files_the_same(tmp_path: Path, value_range: tuple[
 
 
 def test_what_other_programs_must_do_with_deep_numbers_is_said() -> None:
-    assert "round(255 * (x - 0) / (4095 - 0))" in " ".join(preprocessing(value_range=(0.0, 4095.0)).decoding)
-    assert "The images trained on had 8 bits." in " ".join(preprocessing().decoding)
+    assert "round(255 * (x - 0) / (4095 - 0))" in " ".join(decoding_steps(preprocessing(value_range=(0.0, 4095.0))))
+    assert "The images trained on had 8 bits." in " ".join(decoding_steps(preprocessing()))

@@ -7,13 +7,13 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from finetune.evaluation.intervals import wilson
+from finetune.evaluation.intervals import share, wilson
 from finetune.strategy.rank import Candidate, difference, rank, strongest_in_general
 
 
 def candidate(name: str, hits: str | np.ndarray, *, gmacs: float = 1.0, standing: float | None = None) -> Candidate:
-    found = tuple(bool(int(hit)) for hit in hits)
-    return Candidate(name, (224, 224), int(gmacs * 1e6), gmacs, found, 0.5, -1.0, 2.0, standing)
+    found = np.array([bool(int(hit)) for hit in hits])
+    return Candidate(name, (224, 224), int(gmacs * 1e6), gmacs, share(found), found, 0.5, -1.0, 2.0, standing)
 
 
 def guessing(right: int, count: int = 100) -> np.ndarray:

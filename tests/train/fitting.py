@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from finetune import recipe as recipes
 from finetune.backbone.groups import layer_groups
+from finetune.backbone.load import architecture, load
 from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.device import Accelerator
 from finetune.randomness import forked
@@ -30,10 +33,10 @@ class Drawn:
 
     num_images = 12
 
-    def __init__(self, *, is_shuffled: bool = True) -> None:
+    def __init__(self, *, is_shuffled: bool = True, side: int = 32) -> None:
         rng = np.random.default_rng(0)
         self.targets = torch.arange(12) % 3
-        noise = torch.from_numpy(rng.normal(size=(12, 3, 32, 32)).astype(np.float32))
+        noise = torch.from_numpy(rng.normal(size=(12, 3, side, side)).astype(np.float32))
         self.images = noise + self.targets.view(-1, 1, 1, 1) - 1
         self.is_shuffled = is_shuffled
 
@@ -48,9 +51,13 @@ class Drawn:
             yield self.images[batch], self.targets[batch]
 
 
-def network(name: str) -> nn.Module:
+def network(name: str, *, pool: str = "auto") -> nn.Module:
+    """Return a network without pretrained weights; one with another pool has 5 x 5 positions in its last map."""
     with forked(0):
-        return timm.create_model(name, num_classes=3, pretrained=False)
+        if pool == "auto":
+            return timm.create_model(name, num_classes=3, pretrained=False)
+        of = architecture(name, pretrained=False, model_args={"output_stride": 8})
+        return load(replace(of, pool=pool), num_classes=3, image_size=40).model
 
 
 def fit_of(
@@ -77,7 +84,8 @@ def fit_of(
             raise InterruptedError
 
     keeper = SimpleNamespace(last=last, best=lambda *_: None)
-    work = Work(model, Drawn(), Drawn(is_shuffled=False))
+    side = 32 if recipe.backbone.pool == "auto" else 40
+    work = Work(model, Drawn(side=side), Drawn(is_shuffled=False, side=side))
     return Fit(
         model, layer_groups(model), lambda _: work, settings, Accelerator(CPU, "float32"), keeper,
         lambda _: None, SimpleNamespace(raise_if_asked=raise_if_asked),
@@ -93,14 +101,15 @@ def assert_resumes_to_the_same_bits(
     strategy: str, name: str, overrides: Mapping[str, Any], *, lr: float = 1e-3
 ) -> TrainState:
     """See that two epochs that are stopped at their sixth step go on to the same bits, and return where they end."""
-    whole = network(name)
+    fresh = partial(network, name, pool=overrides.get("backbone.pool", "auto"))
+    whole = fresh()
     plan = planned(strategy, whole, lr=lr)
-    expected = fit_phases(fit_of(whole, overrides=overrides), plan, fresh=network(name))
-    model, kept = network(name), []
+    expected = fit_phases(fit_of(whole, overrides=overrides), plan, fresh=fresh())
+    model, kept = fresh(), []
     with pytest.raises(InterruptedError):
-        fit_phases(fit_of(model, kept=kept, stop_after=6, overrides=overrides), plan, fresh=network(name))
-    again = network(name)
-    resumed = fit_phases(fit_of(again, overrides=overrides), plan, fresh=network(name), resumed=kept[-1])
+        fit_phases(fit_of(model, kept=kept, stop_after=6, overrides=overrides), plan, fresh=fresh())
+    again = fresh()
+    resumed = fit_phases(fit_of(again, overrides=overrides), plan, fresh=fresh(), resumed=kept[-1])
     assert resumed.history == expected.history
     assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in whole.state_dict().items())
     return expected

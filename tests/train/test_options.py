@@ -10,15 +10,16 @@ from typing import Any, get_args
 import pytest
 
 from finetune import recipe as recipes
-from finetune import settings
+from finetune import settings, values
+from finetune.errors import BackboneError
 from finetune.optim.optimisers import OPTIMISERS
-from tests.train.fitting import assert_resumes_to_the_same_bits
+from tests.train.fitting import assert_resumes_to_the_same_bits, network
 
 PLATEAU = {"optim.schedule": "plateau", "optim.drop_patience": 1, "optim.drop": 0.5, "optim.warmup": 0.0}
 CLIMBING = {"optim.name": "momentum", "optim.momentum": 0.99, "optim.momentum_from": 0.5}
 EVERY: list[dict[str, Any]] = [
-    *({"optim.name": name} for name in get_args(settings.OptimiserName)),
-    *({"optim.schedule": name} for name in get_args(settings.Schedule)),
+    *({"optim.name": name} for name in get_args(values.OptimiserName)),
+    *({"optim.schedule": name} for name in get_args(values.Schedule)),
     *({"loss.name": name} for name in ("auto", *settings.TASK_LOSSES["classify"])),
     PLATEAU,
     CLIMBING,
@@ -33,7 +34,7 @@ EVERY: list[dict[str, Any]] = [
     {"optim.schedule": "polynomial", "optim.power": 2.0},
     {"loss.label_smoothing": 0.1},
     {"loss.name": "focal", "loss.focal_gamma": 1.0},
-    *({"strategy.initialiser": name} for name in get_args(settings.Initialiser)),
+    *({"strategy.initialiser": name} for name in get_args(values.Initialiser)),
     {"augment.features": 0.5},
     {"regularise.mixup": 0.2},
     {"regularise.cutmix": 1.0},
@@ -42,7 +43,10 @@ EVERY: list[dict[str, Any]] = [
     {"regularise.l2_sp": 0.01},
     {"regularise.ema": 0.5},
     {"regularise.ema": 0.5, "optim.name": "lamb"},
+    {"regularise.drop_connect": 0.5},
+    {"regularise.drop_connect": 0.2, "optim.sam": 0.05, "regularise.mixup": 0.2},
 ]
+POOLS = get_args(get_args(settings.BackboneSection.model_fields["pool"].annotation)[-1])
 STRATEGY = {"test_resnet": "top-k", "test_vit": "full"}
 
 
@@ -58,6 +62,19 @@ def rate(overrides: dict[str, Any]) -> float:
 @pytest.mark.parametrize("overrides", EVERY, ids=name_of)
 def test_it_learns_and_resumes_to_the_same_bits(overrides: dict[str, Any], name: str) -> None:
     whole = assert_resumes_to_the_same_bits(STRATEGY[name], name, overrides, lr=rate(overrides))
+    losses = [line.train_loss for line in whole.history]
+    assert losses[1] < losses[0]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
+@pytest.mark.parametrize("strategy", ["head-only", "top-k"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_every_pool_learns_and_resumes_to_the_same_bits(pool: str, strategy: str, name: str) -> None:
+    if (name, pool) == ("test_convnext", "catavgmax"):
+        with pytest.raises(BackboneError, match="pooled width"):
+            network(name, pool=pool)
+        return
+    whole = assert_resumes_to_the_same_bits(strategy, name, {"backbone.pool": pool}, lr=1e-2)
     losses = [line.train_loss for line in whole.history]
     assert losses[1] < losses[0]  # type: ignore[operator]
 

@@ -13,13 +13,17 @@ from torch import nn
 
 import finetune
 from finetune import recipe as recipes
+from finetune.backbone.freeze import freezing
 from finetune.backbone.groups import layer_groups
 from finetune.device import Accelerator
 from finetune.errors import BackboneError, RecipeError
+from finetune.features.divide import divide
 from finetune.randomness import forked
-from finetune.settings import RegulariseSection
+from finetune.sections import RegulariseSection
 from finetune.train.averages import Averages
+from finetune.train.dropconnect import dropped
 from finetune.train.mixing import mixed
+from finetune.train.moving import connections_of
 from finetune.train.phases import fit_phases
 from finetune.train.settings import FitSettings
 from finetune.train.step import Step
@@ -67,6 +71,41 @@ def test_sam_takes_the_gradient_from_up_the_hill_and_leaves_the_weights_where_th
     run = lambda inputs: weight * inputs  # noqa: E731
     loss, _ = step.take(run, torch.ones(1, 1), torch.zeros(1).long(), num_steps=0, seeded=lambda: forked(0))
     assert float(loss) == 0.5 and float(weight.detach()) == pytest.approx(1 - 0.1 * 1.5)
+
+
+def test_dropconnect_leaves_out_a_share_of_the_weights_and_scales_up_the_rest() -> None:
+    model = nn.Linear(500, 4)
+    with forked(0):
+        drawn = dropped(model, {"weight"}, model, 0.75)["weight"]
+    is_out = drawn == 0
+    assert drawn.shape == model.weight.shape and 0.7 < float(is_out.float().mean()) < 0.8
+    assert torch.equal(drawn[~is_out], (model.weight / 0.25)[~is_out])
+    with forked(0):
+        drawn.sum().backward()
+    assert torch.equal(model.weight.grad == 0, is_out)  # what is left out is not moved
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_dropped_head_is_drawn_in_training_alone(name: str) -> None:
+    """With the tail on what a trunk yields as with the whole network."""
+    model, images = network(name).eval(), torch.randn(4, 3, 32, 32)
+    groups, plan = layer_groups(model), planned("head-only", model)[0].plan
+    fit = fit_of(model, overrides={"regularise.drop_connect": 0.5})
+    names, answers = connections_of(fit), model(images)
+    assert names == tuple(name for name in groups[-1].parameters if name.endswith("weight"))
+    with freezing(model, plan, groups) as hold:
+        divided = divide(model, plan, groups, image_size=(32, 32))
+        hold(divided.tail)
+        step = Step(model, None, fit.settings, fit.accelerator, connections=names)
+        outputs = []
+        for run, inputs in ((model, images), (divided.tail, divided.trunk(images))):
+            run.train()
+            with forked(1):
+                outputs.append(step._output(run, inputs))
+            run.eval()
+            assert torch.equal(run(inputs), answers)
+    assert torch.equal(*outputs) and not torch.equal(outputs[0], answers)
+    assert torch.equal(model.eval()(images), answers) and isinstance(model.get_classifier().weight, nn.Parameter)
 
 
 def test_mixup_mixes_images_and_classes_by_one_share() -> None:

@@ -38,8 +38,8 @@ def compared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> finetune.
 
 def run(label: str, hits: str, *, seed: int = 0, trained: int = 1, top1: tuple[float, ...] = (0.5,)) -> Finished:
     curve = tuple(CurvePoint(epoch, value, val_loss=1.0, seconds=2.0 * epoch) for epoch, value in enumerate(top1, 1))
-    right = np.array([hit == "+" for hit in hits])
-    return Finished(seed, label, "test", tuple(map(str, range(len(hits)))), right, 1, trained, curve)
+    said, right = np.array(list(hits)), np.array(["+"] * len(hits))
+    return Finished(seed, label, "test", tuple(map(str, range(len(hits)))), said, right, 1, trained, curve)
 
 
 def test_a_comparison_has_figures_that_follow_from_the_predictions(compared: finetune.Comparison) -> None:
@@ -50,9 +50,9 @@ def test_a_comparison_has_figures_that_follow_from_the_predictions(compared: fin
         test = [row for row in rows if row["split"] == "test"]
         assert len(test) == compared.num_images
         right = sum(row["class"] == row["predicted"] for row in test)
-        assert one.top1 == wilson(right / len(test), len(test))
+        assert one.score == wilson(right / len(test), len(test))
         metrics = json.loads((folder / "metrics.json").read_text())
-        assert one.top1.value == metrics["test"]["top1"]["value"]
+        assert one.score.value == metrics["test"]["top1"]["value"]
     assert compared.standings[0].difference is None
     assert compared.standings[1].difference is not None
 
@@ -100,7 +100,7 @@ def test_a_stopped_comparison_goes_on_and_ends_as_one_that_was_not(few: Path, tm
     written = first.stat().st_mtime_ns
     found = finetune.resume_comparison(tmp_path / "stopped")
     assert first.stat().st_mtime_ns == written
-    facts = [[(one.label, one.seeds, one.top1, one.difference) for one in each.standings] for each in (whole, found)]
+    facts = [[(one.label, one.seeds, one.score, one.difference) for one in each.standings] for each in (whole, found)]
     assert facts[0] == facts[1]
     with pytest.raises(finetune.CheckpointError, match="is finished"):
         finetune.resume_comparison(tmp_path / "stopped")
@@ -258,8 +258,8 @@ def test_copies_and_groups_are_no_more_evidence_than_one_of_them() -> None:
     units = tuple(place // 4 for place in range(12))
     grouped = standings({label: [replace(run(label, found), units=units)] for label, found in hits.items()})
     for one, same in zip(alone, grouped, strict=True):
-        assert same.top1.value == one.top1.value
-        assert same.top1.low < one.top1.low and same.top1.high > one.top1.high
+        assert same.score.value == one.score.value
+        assert same.score.low < one.score.low and same.score.high > one.score.high
     assert grouped[1].difference.low < alone[1].difference.low
 
 

@@ -67,7 +67,7 @@ def test_scores_are_those_of_the_features_of_train_images(drawn: Path, weights: 
             (features,) = tap(normalise(images, backbone.preprocessing))
         targets = torch.tensor([sample.target.index for sample in train])
         one = found[name]
-        assert len(one.hits) == len(train) == 48
+        assert len(one.judged) == len(train) == 48
         assert one.predicted.value == pytest.approx(loo_ridge(features, targets), abs=0.03)
         assert one.knn_top1 == pytest.approx(knn_top1(features, targets), abs=0.03)
         assert one.logme == pytest.approx(logme(features, targets), abs=1e-2)

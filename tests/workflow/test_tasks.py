@@ -278,12 +278,37 @@ def test_a_network_whose_head_takes_no_scale_is_refused_for_numbers(numbers: Pat
         )
 
 
-def test_comparing_and_ranking_go_by_one_class(sets: Path, tmp_path: Path) -> None:
-    with pytest.raises(finetune.RecipeError, match="compare goes by the share of images whose one class is right"):
-        finetune.compare(sets, out=tmp_path / "compared", **SMALL)
-    assert not (tmp_path / "compared").exists()
-    with pytest.raises(finetune.RecipeError, match="rank goes by"):
-        finetune.rank(sets, ["embedded"], device="cpu")
+@pytest.mark.parametrize("task", ["multilabel", "regress"])
+def test_strategies_are_compared_by_the_score_of_the_task(sets: Path, numbers: Path, tmp_path: Path, task: str) -> None:
+    data, metric, of = (sets, "mAP", {}) if task == "multilabel" else (numbers, "r2", LENGTH)
+    asked: dict[str, Any] = {**SMALL, "epochs": 2, "overrides": of, "test": 0.2, "seeds": 2}
+    who = ["linear-probe", "head-only", "scratch"]
+    found = finetune.compare(data, strategies=who, out=tmp_path / "compared", **asked)
+    assert not found.failed and {one.label for one in found.standings} == set(who)
+    for one in found.standings:
+        folders = [found.folder / "runs" / f"{one.label}-seed{seed}" for seed in one.seeds]
+        values = [json.loads((folder / "metrics.json").read_text())["test"][metric]["value"] for folder in folders]
+        assert one.metric == metric and one.score.value == pytest.approx(sum(values) / 2)
+        assert one.score.low <= one.score.value <= one.score.high
+    best, *others = found.standings
+    for one in others:
+        assert one.difference.value == pytest.approx(best.score.value - one.score.value)
+    page = (found.folder / "compare.html").read_text()
+    assert f"val {metric} over epochs" in page and "top1" not in page
+
+
+def test_backbones_are_ranked_by_the_score_of_the_task(sets: Path, numbers: Path) -> None:
+    more: dict[str, Any] = {"device": "cpu", "image_size": 48}
+    for data, metric, of in ((sets, "map", {}), (numbers, "r2", LENGTH)):
+        given = ["embedded", "test_resnet"] if metric == "map" else ["embedded"]
+        ranked = finetune.rank(data, given, overrides={**of, "backbone.pretrained": False}, **more)
+        facts = ranked.to_json()
+        for one in facts["candidates"]:
+            predicted = one[f"predicted_{metric}"]
+            assert predicted["low"] <= predicted["value"] <= predicted["high"] and predicted["value"] > 0.3
+            assert one["knn_top1"] is None and one["h_score"] is None
+        assert facts["recommended"] in {one["name"] for one in facts["candidates"]}
+        assert f"predicted {ranked.metric}" in facts["reason"] or len(given) == 1
 
 
 def test_labels_that_were_changed_are_doubted(sets: Path, numbers: Path, tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+"""How a file becomes the image that a preprocessing is meant for, in words for other programs."""
+
+from __future__ import annotations
+
+from finetune.types import BRIGHTNESS, LONGEST, Preprocessing
+
+
+def decoding_steps(preprocessing: Preprocessing) -> tuple[str, ...]:
+    """Return what another program has to do before it resizes an image, in order, and what of colours it keeps."""
+    if preprocessing.value_range is not None:
+        low, high = preprocessing.value_range
+        deep = f"Numbers deeper than 8 bits become round(255 * (x - {low:g}) / ({high:g} - {low:g})), clipped."
+    else:
+        deep = (
+            "The images trained on had 8 bits. Numbers deeper than that become round(255 * x / w), w being the"
+            " least of 255, 511, 1023, ..., 65535 that the image does not exceed."
+        )
+    steps = [
+        "Turn the image as the orientation in its EXIF says.",
+        deep,
+        "Put what is transparent on white, and convert to RGB with 8 bits a channel.",
+        f"Of an image more than {LONGEST} times as long as wide, keep the middle {LONGEST} widths.",
+    ]
+    if preprocessing.channels == 1:
+        red, green, blue = BRIGHTNESS
+        steps.append(f"Resized and cut out, it becomes its brightness, {red} R + {green} G + {blue} B: one channel.")
+    return tuple(steps)
