@@ -269,13 +269,6 @@ class OptimSection(Section):
     )
 
 
-TASK_LOSSES: dict[str, tuple[Loss, ...]] = {  # of each task, "auto" is the first
-    "classify": ("cross-entropy", "nll", "bce", "mse", "focal"),
-    "multilabel": ("bce", "asymmetric"),
-    "regress": ("mse", "huber"),
-}
-
-
 class LossSection(Section):
     name: Loss = Field(
         "auto",

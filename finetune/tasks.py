@@ -1,6 +1,6 @@
 """The tasks: what an image may have, and in one table what it is judged by and how outputs become answers.
 
-What computes under a task asks a table of its own by the same names: losses (`settings.TASK_LOSSES`), objectives
+What computes under a task asks a table of its own by the same names: losses (`values.TASK_LOSSES`), objectives
 (`train/objectives.py`), metrics (`evaluation/metrics.py`), answers (`evaluation/predictions.py`).
 """
 

@@ -297,6 +297,7 @@ class Verdict:
     similarity_score: Interval
     top_k: int | None = None
     probe_at: str | None = None
+    rival: str | None = None  # the dearer of both, where the column is not certain
 
     @property
     def line(self) -> str:

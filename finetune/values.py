@@ -36,6 +36,11 @@ AUTO_LEVEL = "medium"
 Schedule = Literal["cosine", "constant", "step", "polynomial", "one-cycle", "plateau"]
 Loss = Literal["auto", "cross-entropy", "nll", "bce", "mse", "focal", "asymmetric", "huber"]
 TaskName = Literal["auto", "classify", "multilabel", "regress"]
+TASK_LOSSES: dict[str, tuple[Loss, ...]] = {  # of each task, "auto" is the first
+    "classify": ("cross-entropy", "nll", "bce", "mse", "focal"),
+    "multilabel": ("bce", "asymmetric"),
+    "regress": ("mse", "huber"),
+}
 Initialiser = Literal["auto", "gaussian", "xavier", "kaiming", "orthogonal", "random-walk", "lsuv", "zero"]
 EngineName = Literal["auto", "torch", "folded", "onnxruntime", "openvino"]
 ExportFormat = Literal["onnx", "timm"]

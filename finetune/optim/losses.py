@@ -24,8 +24,9 @@ from torch.nn.functional import (
     one_hot,
 )
 
-from finetune.settings import TASK_LOSSES, LossSection
+from finetune.settings import LossSection
 from finetune.tasks import Task
+from finetune.values import TASK_LOSSES
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,10 +26,11 @@ from finetune.features.engines import check_engine
 from finetune.images.pixels import PixelCache, opened_or_none
 from finetune.images.transforms import plain_view
 from finetune.prepare.asked import check_data
-from finetune.settings import EMBEDDED, TASK_LOSSES, Recipe
+from finetune.settings import EMBEDDED, Recipe
 from finetune.strategy.strategies import is_pretrained
 from finetune.tasks import TASKS, Quantity
 from finetune.types import Event, Manifest, OnEvent, ignore
+from finetune.values import TASK_LOSSES
 from finetune.wording import counted
 
 OF_ONE_CLASS: dict[str, tuple[Any, ...]] = {  # keys that mean something where an image has one class alone, and off

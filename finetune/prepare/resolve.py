@@ -16,7 +16,7 @@ from finetune.images.augmentation import pieces_of
 from finetune.optim.class_weights import class_weights, is_uneven
 from finetune.optim.optimisers import OPTIMISERS
 from finetune.prepare.inputs import Inputs, with_task
-from finetune.settings import RANGE_TEST, TASK_LOSSES, Recipe
+from finetune.settings import RANGE_TEST, Recipe
 from finetune.strategy.strategies import (
     Choice,
     epochs_for,
@@ -28,7 +28,7 @@ from finetune.strategy.strategies import (
 )
 from finetune.train.phases import linear_head
 from finetune.types import Manifest, Phase, Verdict
-from finetune.values import AUTO_LEVEL
+from finetune.values import AUTO_LEVEL, TASK_LOSSES
 from finetune.wording import listed
 
 WHAT = {"norm": "norms with weights", "bias": "biases", "lora": "linear or convolution layers"}

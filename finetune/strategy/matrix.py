@@ -13,7 +13,9 @@ Pure: evidence in, verdict out.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal
 
 from finetune.settings import ALL_STAGES
@@ -41,9 +43,33 @@ def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
     """Return the cell of the matrix and what to do there; `assume` overrides what was measured.
 
     Similar: `similarity_score` is not below 0. Few: fewer than 30 images per class (median) or 100 in all
-    where they are similar, than 3 or 8 where they are not.
+    where they are similar, than 3 or 8 where they are not. Where the interval of the score holds 0 and the two columns
+    have other strategies, the verdict names both and takes the cheaper.
     """
     assumed = set(assume) - {"none"}
+    verdict, similarity = _decided(evidence, assumed), similarity_score(evidence)
+    if assumed & {"similar", "dissimilar"} or not similarity.low < 0 < similarity.high:
+        return verdict
+    other = _decided(evidence, assumed | {"dissimilar" if verdict.similarity == "similar" else "similar"})
+    if _strategy_of(other) == _strategy_of(verdict):
+        return verdict
+    cheaper, dearer = sorted((verdict, other), key=_work)
+    doubt = (
+        f"; but that they are {verdict.similarity} is not certain, and were they {other.similarity} it would be"
+        f" {_named(other)}: of both the cheaper is taken, {_named(cheaper)}; --strategy race lets both start"
+    )
+    strategy, top_k, probe_at = _strategy_of(cheaper)
+    return replace(
+        verdict,
+        strategy=strategy,
+        top_k=top_k,
+        probe_at=probe_at,
+        reason=verdict.reason + doubt,
+        rival=_named(dearer),
+    )
+
+
+def _decided(evidence: Evidence, assumed: set[str]) -> Verdict:
     similarity = similarity_score(evidence)
     is_similar = "similar" in assumed or ("dissimilar" not in assumed and similarity.value >= 0)
     size = size_score(evidence, is_similar=is_similar)
@@ -54,6 +80,23 @@ def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
     said = ["assumed " * (word in assumed) + word for word in (column, row)]
     reason = f"{_counted(evidence)}; {_compared(evidence)}{_seen(evidence)}: {said[0]}; {said[1]} → {what}"
     return Verdict(row, column, strategy, reason, size, similarity, top_k=top_k, probe_at=probe_at)
+
+
+def _strategy_of(verdict: Verdict) -> tuple[str, int | None, str | None]:
+    return verdict.strategy, verdict.top_k, verdict.probe_at
+
+
+def _work(verdict: Verdict) -> int:
+    """Return a number that grows with what a choice of the matrix costs: the layer groups that are trained."""
+    if verdict.strategy == "full":
+        return sys.maxsize
+    return verdict.top_k or 0
+
+
+def _named(verdict: Verdict) -> str:
+    """Return a choice in the words of a flag: "top-k 4"."""
+    number = verdict.top_k or verdict.probe_at
+    return f"{verdict.strategy} {number}" if number else verdict.strategy
 
 
 def size_score(evidence: Evidence, *, is_similar: bool) -> Interval:

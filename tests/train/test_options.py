@@ -20,7 +20,7 @@ CLIMBING = {"optim.name": "momentum", "optim.momentum": 0.99, "optim.momentum_fr
 EVERY: list[dict[str, Any]] = [
     *({"optim.name": name} for name in get_args(values.OptimiserName)),
     *({"optim.schedule": name} for name in get_args(values.Schedule)),
-    *({"loss.name": name} for name in ("auto", *settings.TASK_LOSSES["classify"])),
+    *({"loss.name": name} for name in ("auto", *values.TASK_LOSSES["classify"])),
     PLATEAU,
     CLIMBING,
     {"optim.momentum_from": 0.5},
