@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from finetune.runs.signals import Stop
 from finetune.runs.training import computing, fit_of, fresh_of
 from finetune.sections import AugmentSection, RegulariseSection
 from finetune.settings import Recipe
-from finetune.tasks import Task
+from finetune.tasks import guess_loss
 from finetune.train.delivery import delivered, measured
 from finetune.train.objectives import objective_of
 from finetune.train.phases import fit_phases
@@ -108,11 +107,6 @@ def outcome_of(history: Sequence[EpochLine], num_val: int) -> Outcome:
 def unseen_test(manifest: Manifest) -> Manifest:
     """Return data without its test images: a search must not look at them."""
     return replace(manifest, samples=tuple(sample for sample in manifest.samples if sample.split != "test"))
-
-
-def guess_loss(task: Task, num_classes: int) -> float:
-    """Return the loss of a guess: ln C, of several classes ln 2 for each, of a number its variance, which is 1."""
-    return {"classify": math.log(max(num_classes, 2)), "multilabel": math.log(2), "regress": 1.0}[task]
 
 
 def check_initial_loss(prepared: Prepared) -> str:
