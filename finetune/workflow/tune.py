@@ -385,7 +385,7 @@ def _sum_up(tuning: _Tuning) -> Tuned:
     best = max([usual, *whole], key=lambda facts: facts.rank)
     names = EpochLine.__dataclass_fields__
     history = [EpochLine(**{key: row[key] for key in names}) for row in best.history]
-    guess = trials.guess_loss(tuning.manifest.task, len(tuning.manifest.classes))
+    guess = guess_loss(tuning.manifest.task, len(tuning.manifest.classes))
     curves = tuple(diagnosed(history, guess=guess))
     for text in curves:
         tuning.on_event(Event.message(f"6. {text}"))
