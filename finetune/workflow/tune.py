@@ -42,7 +42,7 @@ from finetune.search.space import (
 from finetune.search.study import Search, TrialFacts, check_sampler, is_left_behind, load_optuna, open_storage
 from finetune.settings import RANGE_TEST, Recipe
 from finetune.strategy.budget import seconds_of
-from finetune.tasks import TASKS
+from finetune.tasks import TASKS, guess_loss
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import EpochLine, Event, Manifest, OnEvent, ignore, to_json
 from finetune.whole import write_text
