@@ -34,6 +34,7 @@ CELLS = {  # what is trained, by size and similarity
 FEW = {"similar": (30.0, 100.0), "dissimilar": (3.0, 8.0)}
 PLENTY = 300.0  # images per class: enough to train everything where images are dissimilar
 SOLVED = 0.98  # top1 of the last stage's probe: on similar images at most 2 points are left to gain
+MOST_SOLVED = 20_000  # images times classes: what solving a head takes grows with it, to half a minute about here
 FAR_SHIFT = 0.19  # shift of the inputs of batch norm, in stored deviations
 FAR_ENTROPY = 0.58  # entropy of the pretrained classifier, as a share of that of a guess
 NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, less twice what it is behind
@@ -139,6 +140,8 @@ def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str
     if is_many:
         k = max(1, round(len(evidence.probe) / 2))
         return "top-k", f"train the head and the top {k}", k, None
+    if is_similar and evidence.size.num_images * evidence.size.num_classes > MOST_SOLVED:
+        return "head-only", "train the head only, by steps, as solving it would take longer", None, None
     if is_similar:
         return "linear-probe", "train the head only, solved to convergence", None, None
     if len(evidence.probe) == 1:  # of a network whose inner groups cannot be reached

@@ -196,3 +196,10 @@ def test_doubt_is_not_told_where_it_changes_nothing_or_the_column_is_assumed() -
     assert decide(few, assume=["similar"]).rival is None
     assert decide(few, assume=["dissimilar"]).strategy == "top-k"
     assert decide(evidence(num_images=90, per_class=9, shift=NEAR)).rival is None
+
+
+@pytest.mark.parametrize(("num_images", "strategy"), [(2000, "linear-probe"), (2001, "head-only")])
+def test_a_head_of_many_images_and_classes_is_trained_by_steps(num_images: int, strategy: str) -> None:
+    found = decide(evidence(num_images=num_images, per_class=9, shift=NEAR))  # of ten classes
+    assert (found.size, found.strategy) == ("few", strategy)
+    assert ("solving it would take longer" in found.reason) is (strategy == "head-only")
