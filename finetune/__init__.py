@@ -36,12 +36,17 @@ if TYPE_CHECKING:
     from finetune.workflow.check import Check, check
     from finetune.workflow.compare import Comparison, compare, resume_comparison
     from finetune.workflow.doctor import doctor
+    from finetune.workflow.ensemble import Ensemble, ensemble
     from finetune.workflow.evaluate import Evaluation, evaluate
     from finetune.workflow.export import export
+    from finetune.workflow.find_lr import RateSearch, find_lr
     from finetune.workflow.plan import Plan, plan
     from finetune.workflow.predict import Classifier, Prediction, load
     from finetune.workflow.rank import Ranked, rank
     from finetune.workflow.run import resume, run
+    from finetune.workflow.several import Several, resume_several, run_several
+    from finetune.workflow.soup import Soup, soup
+    from finetune.workflow.tune import Tuned, resume_tuning, tune
 
     __version__: str
 
@@ -52,6 +57,7 @@ __all__ = [
     "Classifier",
     "Comparison",
     "DataError",
+    "Ensemble",
     "Evaluation",
     "Event",
     "Export",
@@ -64,23 +70,34 @@ __all__ = [
     "Plan",
     "Prediction",
     "Ranked",
+    "RateSearch",
     "Recipe",
     "RecipeError",
     "ResourceError",
     "RunResult",
+    "Several",
+    "Soup",
     "TrainingError",
+    "Tuned",
     "__version__",
     "check",
     "compare",
     "doctor",
+    "ensemble",
     "evaluate",
     "export",
+    "find_lr",
     "load",
     "plan",
     "rank",
     "resume",
     "resume_comparison",
+    "resume_several",
+    "resume_tuning",
     "run",
+    "run_several",
+    "soup",
+    "tune",
     "write_sample",
 ]
 
@@ -88,6 +105,7 @@ _LATER = {
     "Check": "finetune.workflow.check",
     "Classifier": "finetune.workflow.predict",
     "Comparison": "finetune.workflow.compare",
+    "Ensemble": "finetune.workflow.ensemble",
     "Evaluation": "finetune.workflow.evaluate",
     "Event": "finetune.types",
     "Export": "finetune.exports.formats",
@@ -96,19 +114,30 @@ _LATER = {
     "Plan": "finetune.workflow.plan",
     "Prediction": "finetune.workflow.predict",
     "Ranked": "finetune.workflow.rank",
+    "RateSearch": "finetune.workflow.find_lr",
     "Recipe": "finetune.settings",
     "RunResult": "finetune.runs.single",
+    "Several": "finetune.workflow.several",
+    "Soup": "finetune.workflow.soup",
+    "Tuned": "finetune.workflow.tune",
     "check": "finetune.workflow.check",
     "compare": "finetune.workflow.compare",
     "doctor": "finetune.workflow.doctor",
+    "ensemble": "finetune.workflow.ensemble",
     "evaluate": "finetune.workflow.evaluate",
     "export": "finetune.workflow.export",
+    "find_lr": "finetune.workflow.find_lr",
     "load": "finetune.workflow.predict",
     "plan": "finetune.workflow.plan",
     "rank": "finetune.workflow.rank",
     "resume": "finetune.workflow.run",
     "resume_comparison": "finetune.workflow.compare",
+    "resume_several": "finetune.workflow.several",
+    "resume_tuning": "finetune.workflow.tune",
     "run": "finetune.workflow.run",
+    "run_several": "finetune.workflow.several",
+    "soup": "finetune.workflow.soup",
+    "tune": "finetune.workflow.tune",
     "write_sample": "finetune.data.sample",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from finetune.settings import StrategyName, TaskName
+from finetune.values import StrategyName, TaskName
 
 
 class Settings(TypedDict, total=False):
@@ -28,7 +28,7 @@ class Settings(TypedDict, total=False):
     time: str | None
     batch_size: int | Literal["auto"] | None
     micro_batch: int | Literal["auto"] | None
-    lr: float | Literal["auto"] | None
+    lr: float | Literal["auto", "range-test"] | None
     balance: Literal["auto", "weights", "sampling", "none"] | None
     calibrate: bool | Literal["auto"] | None
     refit: bool | None

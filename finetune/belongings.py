@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune.settings import OptimiserName
+from finetune.values import OptimiserName
 
 # Keys that have a meaning with some values of another key alone.
 BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -7,22 +7,30 @@ each one. "auto" means that the tool decides (and writes what it decided into th
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from finetune.sections import AugmentSection, RegulariseSection
 from finetune.values import (
+    STRATEGY_NAMES,
     Assumption,
     Auto,
     Count,
+    EngineName,
     Fraction,
+    Initialiser,
+    Loss,
     NoneWord,
     NotNegative,
+    OptimiserName,
     Positive,
+    Schedule,
     Section,
     Seed,
-    Share,
     Statistics,
+    StrategyName,
+    TaskName,
     Time,
     ValueRange,
     Warmup,
@@ -32,25 +40,9 @@ from finetune.values import (
 
 FORMAT_VERSION = 1  # of recipe, run folder and cache
 
-StrategyName = Literal[
-    "auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "norm-only", "bias-only", "lora",
-    "scratch", "race",
-]  # fmt: skip
-STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
-OptimiserName = Literal[
-    "adamw", "adam", "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "nadamw", "lion", "lamb", "muon"
-]
-AugmentLevel = Literal["auto", "none", "light", "medium", "heavy", "basic"]
-AUTO_LEVEL = "medium"
-Schedule = Literal["cosine", "constant", "step", "polynomial", "one-cycle", "plateau"]
-Loss = Literal["auto", "cross-entropy", "nll", "bce", "mse", "focal", "asymmetric", "huber"]
-TaskName = Literal["auto", "classify", "multilabel", "regress"]
-Initialiser = Literal["auto", "gaussian", "xavier", "kaiming", "orthogonal", "random-walk", "lsuv", "zero"]
-EngineName = Literal["auto", "torch", "folded", "onnxruntime", "openvino"]
-ExportFormat = Literal["onnx", "timm"]
-
 DEFAULT_BACKBONE = "efficientnet_b0.ra4_e3600_r224_in1k"
 EMBEDDED = "embedded"  # the backbone whose weights lie in this package
+RANGE_TEST = "range-test"  # optim.lr: measured before the first step
 ALL_STAGES = "all"  # strategy.probe_at: every layer group of the backbone together
 JOIN = "+"  # between several
 EMBEDDED_FULL = "mobilenetv2_075.embedded"  # its name in the catalogue
@@ -112,6 +104,12 @@ class SplitSection(Section):
     )
     test: Fraction = Field(0.0, description="Share set aside for test, where the data has no test split.")
     seed: Seed = Field(0, description="Seed of the split; independent of the seed of training.")
+    folds: Annotated[int, Field(ge=2)] | NoneWord = Field(
+        "none",
+        description="Divide what is not test into so many parts, one of which is val, in place of split.val; `finetune"
+        " run --folds K` trains on each in turn.",
+    )
+    fold: Count = Field(1, description="folds: which of the parts is val.")
 
 
 class BackboneSection(Section):
@@ -231,7 +229,11 @@ class TrainSection(Section):
 
 class OptimSection(Section):
     name: OptimiserName = Field("adamw", description="Optimiser; sgd has no momentum, nesterov and momentum have 0.9.")
-    lr: Positive | Auto = Field("auto", description="Peak learning rate, of the head. auto: by strategy and optimiser.")
+    lr: Positive | Auto | Literal["range-test"] = Field(
+        "auto",
+        description="Peak learning rate, of the head. auto: by strategy and optimiser; range-test: measured on the data"
+        " before the first step, as `finetune find-lr` does.",
+    )
     head_lr: Positive = Field(1.0, description="Factor on the learning rate of the head alone.")
     momentum: Fraction | Auto = Field("auto", description="Of momentum, nesterov and rmsprop. auto: 0.9; rmsprop 0.")
     momentum_from: Fraction | NoneWord = Field(
@@ -267,13 +269,6 @@ class OptimSection(Section):
     )
 
 
-TASK_LOSSES: dict[str, tuple[Loss, ...]] = {  # of each task, "auto" is the first
-    "classify": ("cross-entropy", "nll", "bce", "mse", "focal"),
-    "multilabel": ("bce", "asymmetric"),
-    "regress": ("mse", "huber"),
-}
-
-
 class LossSection(Section):
     name: Loss = Field(
         "auto",
@@ -284,60 +279,6 @@ class LossSection(Section):
     )
     focal_gamma: NotNegative = Field(2.0, description="How much less; 0 is cross-entropy.")
     label_smoothing: Fraction = Field(0.0, description="Share of the target spread over all classes.")
-
-
-class RegulariseSection(Section):
-    dropout: Fraction | NoneWord = Field(
-        "none", description="Share of the features before the head that a step drops. none: as the network is."
-    )
-    drop_connect: Fraction = Field(0.0, description="Share of the head's weights that a step leaves out; usual: 0.5.")
-    drop_path: Fraction | NoneWord = Field(
-        "none",
-        description="Stochastic depth: the share of steps that leave out the last residual block, fewer the earlier"
-        " ones. none: as the network is.",
-    )
-    mixup: NotNegative = Field(
-        0.0, description="Mix images of a batch, and their classes, by shares of Beta(a, a); 0 is off, 0.2 usual."
-    )
-    cutmix: NotNegative = Field(
-        0.0, description="Paste a part of another image of the batch, by areas of Beta(a, a); 0 is off, 1 usual."
-    )
-    l1: NotNegative = Field(0.0, description="Weight of the sum of absolute weights; not of norms and biases.")
-    l2_sp: NotNegative = Field(
-        0.0, description="Weight of half the squared distance of the weights from their pretrained values."
-    )
-    ema: Fraction | NoneWord = Field(
-        "none",
-        description="Decay of an average of the weights over the steps of a phase, which is what val judges and the run"
-        " delivers: 0.99 or more.",
-    )
-
-
-class AugmentSection(Section):
-    level: AugmentLevel = Field(
-        "auto",
-        description="How far train images vary: none is the plain view, the others set the pieces below that are auto."
-        f" auto: {AUTO_LEVEL}, which was called basic before.",
-    )
-    min_crop: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Auto = Field(
-        "auto", description="Smallest share of the image that a random crop shows."
-    )
-    horizontal_flip: Share | Auto = Field("auto", description="Probability of a left-right flip.")
-    vertical_flip: Share | Auto = Field("auto", description="Probability of an upside-down flip.")
-    color_jitter: Share | Auto = Field("auto", description="Strength of random brightness, contrast and saturation.")
-    hue: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] | Auto = Field(
-        "auto", description="Strength of a random turn of the hue, as a share of the circle."
-    )
-    rotate: Annotated[float, Field(ge=0, le=180, allow_inf_nan=False)] | Auto = Field(
-        "auto", description="Degrees, to either side, of a random rotation."
-    )
-    erase: Share | Auto = Field("auto", description="Probability that a random rectangle is blotted out (cutout).")
-    policy: Literal["none", "randaugment", "trivial", "augmix"] | Auto = Field(
-        "auto", description="A published recipe of random operations: RandAugment, TrivialAugment, AugMix."
-    )
-    features: Share = Field(
-        0.0, description="Strength of a random brightness of each channel of feature maps that a trunk yields (FroFA)."
-    )
 
 
 class CacheSection(Section):
@@ -352,7 +293,9 @@ class CacheSection(Section):
         " auto: the fastest that is proven within 1e-4 of torch here, where that pays for building it.",
     )
     views: Count | Auto = Field(
-        "auto", description="Views of every train image in the cache, the plain one and augmented ones. auto: 4."
+        "auto",
+        description="Views of every train image in the cache, the plain one and augmented ones. A head that is solved"
+        " is solved on all of them. auto: 4.",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="What is kept of a value; less than float32 halves the cache and is not exact."

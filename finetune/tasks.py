@@ -1,11 +1,12 @@
 """The tasks: what an image may have, and in one table what it is judged by and how outputs become answers.
 
-What computes under a task asks a table of its own by the same names: losses (`settings.TASK_LOSSES`), objectives
+What computes under a task asks a table of its own by the same names: losses (`values.TASK_LOSSES`), objectives
 (`train/objectives.py`), metrics (`evaluation/metrics.py`), answers (`evaluation/predictions.py`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,3 +72,8 @@ TASKS: dict[Task, TaskFacts] = {
     "multilabel": TaskFacts("mAP", "sigmoid", 2, "any number of classes"),
     "regress": TaskFacts("r2", "none", 1, "a number"),
 }
+
+
+def guess_loss(task: Task, num_classes: int) -> float:
+    """Return the loss of a guess: ln C, of several classes ln 2 for each, of a number in deviations its variance, 1."""
+    return {"classify": math.log(max(num_classes, 2)), "multilabel": math.log(2), "regress": 1.0}[task]

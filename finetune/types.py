@@ -302,6 +302,7 @@ class Verdict:
     similarity_score: Interval
     top_k: int | None = None
     probe_at: str | None = None
+    rival: str | None = None  # the dearer of both, where the column is not certain
 
     @property
     def line(self) -> str:
@@ -315,10 +316,11 @@ class Event:
 
     Kinds: "message" (text), "warning" (text), "progress" (task, done, total), "phase" (index, total,
     name, epochs, trained), "step" (epoch, step, steps, loss, images_per_second), "epoch" (a metrics line),
-    "timing" (phase, epoch, seconds of its steps, seconds waited for batches).
+    "timing" (phase, epoch, seconds of its steps, seconds waited for batches), "trial" (study, number, params, state,
+    score, loss, curve, reason, count).
     """
 
-    kind: Literal["message", "warning", "progress", "phase", "step", "epoch", "timing"]
+    kind: Literal["message", "warning", "progress", "phase", "step", "epoch", "timing", "trial"]
     facts: dict[str, Any]
 
     @classmethod

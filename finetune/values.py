@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -22,6 +22,28 @@ WARMUP = r"^\d+ (epochs?|steps?)$"
 Warmup = Annotated[str, Field(pattern=WARMUP)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
+
+StrategyName = Literal[
+    "auto", "head-only", "top-k", "full", "linear-probe", "lp-ft", "gradual", "norm-only", "bias-only", "lora",
+    "scratch", "race",
+]  # fmt: skip
+STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
+OptimiserName = Literal[
+    "adamw", "adam", "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "nadamw", "lion", "lamb", "muon"
+]
+AugmentLevel = Literal["auto", "none", "light", "medium", "heavy", "basic"]
+AUTO_LEVEL = "medium"
+Schedule = Literal["cosine", "constant", "step", "polynomial", "one-cycle", "plateau"]
+Loss = Literal["auto", "cross-entropy", "nll", "bce", "mse", "focal", "asymmetric", "huber"]
+TaskName = Literal["auto", "classify", "multilabel", "regress"]
+TASK_LOSSES: dict[str, tuple[Loss, ...]] = {  # of each task, "auto" is the first
+    "classify": ("cross-entropy", "nll", "bce", "mse", "focal"),
+    "multilabel": ("bce", "asymmetric"),
+    "regress": ("mse", "huber"),
+}
+Initialiser = Literal["auto", "gaussian", "xavier", "kaiming", "orthogonal", "random-walk", "lsuv", "zero"]
+EngineName = Literal["auto", "torch", "folded", "onnxruntime", "openvino"]
+ExportFormat = Literal["onnx", "timm"]
 
 Assumption = Literal[
     "none",

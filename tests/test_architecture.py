@@ -18,6 +18,7 @@ PACKAGE = ROOT / "finetune"
 LAYERS = [
     {"tasks"},
     {"values"},
+    {"sections"},
     {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
     {"whole", "process", "threads", "arguments", "belongings"},
     {"cache_entries", "timings"},
@@ -146,7 +147,8 @@ def test_a_docstring_says_yield_of_generators_alone() -> None:
 # Public names that stand for more than one thing, and why that does not mislead.
 SHARED = {
     "of a command and of the verb that it calls": {
-        "augment", "check", "clear", "compare", "doctor", "evaluate", "export", "plan", "rank", "run",
+        "augment", "check", "clear", "compare", "doctor", "ensemble", "evaluate", "export", "find_lr", "plan",
+        "rank", "run", "soup", "tune",
     },
     "verbs that are always read with their module: recipe.load, split.read, page.write, sheet.draw, best.settle": {
         "draw", "list_them", "load", "read", "show", "told", "write",

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from finetune import recipe as recipes
-from finetune.settings import STRATEGY_NAMES
+from finetune.values import STRATEGY_NAMES
 
 ROOT = Path(__file__).parents[1]
 ROWS = [

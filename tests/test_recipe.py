@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from finetune.errors import RecipeError
 from finetune.recipe import ALIASES, describe_type, dump, fields, load, loads, parse_flag, parse_set, update
-from finetune.settings import SECTIONS, STRATEGY_NAMES, Recipe
+from finetune.settings import SECTIONS, Recipe
+from finetune.values import STRATEGY_NAMES
 
 NUMBERS = {
     "split.val": 0.5,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.settings import STRATEGY_NAMES
+from finetune.values import STRATEGY_NAMES
 from finetune.workflow.recipes import list_recipes, load_recipe, recipe_text
 
 FILES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from finetune import arguments, settings
+from finetune import arguments, values
 from finetune import recipe as recipes
 from finetune.exports.formats import FORMATS
 from finetune.features.engines import ENGINES
@@ -21,14 +21,14 @@ from finetune.tasks import TASKS
 @pytest.mark.parametrize(
     ("names", "table"),
     [
-        (settings.StrategyName, {"auto", *STRATEGIES, "race"}),
-        (settings.Schedule, SCHEDULES),
-        (settings.OptimiserName, OPTIMISERS),
-        (settings.Loss, {"auto", *LOSSES, *NUMBER_LOSSES}),
-        (settings.TaskName, {"auto", *TASKS}),
-        (settings.Initialiser, {"auto", *INITIALISERS}),
-        (settings.EngineName, {"auto", "torch", *ENGINES}),
-        (settings.ExportFormat, FORMATS),
+        (values.StrategyName, {"auto", *STRATEGIES, "race"}),
+        (values.Schedule, SCHEDULES),
+        (values.OptimiserName, OPTIMISERS),
+        (values.Loss, {"auto", *LOSSES, *NUMBER_LOSSES}),
+        (values.TaskName, {"auto", *TASKS}),
+        (values.Initialiser, {"auto", *INITIALISERS}),
+        (values.EngineName, {"auto", "torch", *ENGINES}),
+        (values.ExportFormat, FORMATS),
     ],
     ids=["strategies", "schedules", "optimisers", "losses", "tasks", "initialisers", "engines", "formats"],
 )

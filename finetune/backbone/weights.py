@@ -226,9 +226,10 @@ def model_of_run(folder: Path) -> Path:
     Raises:
         BackboneError: the run has no model yet, or the folder holds several runs.
     """
-    if (folder / "compare.json").is_file():
+    kinds = {"compare.json": "comparison", "several.json": "set"}
+    if kind := next((kind for name, kind in kinds.items() if (folder / name).is_file()), None):
         raise BackboneError(
-            f"{folder} is a comparison of several runs", hint=f"Name the folder of one of its runs: {folder}/runs/RUN."
+            f"{folder} is a {kind} of several runs", hint=f"Name the folder of one of its runs: {folder}/runs/RUN."
         )
     if is_folder(folder) or not any((folder / name).is_file() for name in ("recipe.toml", "asked.toml")):
         return folder

@@ -111,12 +111,12 @@ def settle_changes(folder: RunFolder, recipe: Recipe, began: Beginning, *, allow
     """
     allowed = []
     if changed := list(_recipe_changes(began.recipe, recipe)):
-        is_fixed = folder.comparison.is_file()  # its runs share one recipe
+        is_fixed = folder.holds_runs  # its runs share one recipe
         fixed = [text for key, text in changed if is_fixed or key.split(".")[0] in FIXED or key in FIXED_KEYS]
         if fixed:
             raise CheckpointError(
                 f"{folder.path} was begun with another recipe: {_some(fixed)}; this cannot change within a"
-                f" {_what(folder)}",
+                f" {folder.what}",
                 hint=f"Put it back, or {folder.anew} with your changes.",
             )
         _refuse_unless("recipe", "the recipe", [text for _, text in changed], allow, folder)
@@ -192,10 +192,6 @@ def _refuse_unless(kind: str, what: str, changed: Sequence[str], allow: Collecti
             f"{what} changed since {folder.path} began: {_some(changed)}",
             hint=f"Put it back; or {folder.anew}; or go on, no longer exactly: {folder.resuming} --allow {kind}",
         )
-
-
-def _what(folder: RunFolder) -> str:
-    return "comparison" if folder.comparison.is_file() else "run"
 
 
 def _some(names: Sequence[str]) -> str:

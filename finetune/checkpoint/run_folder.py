@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "predictions.csv"
 
     @property
+    def known(self) -> Path:
+        """What the classifier knows, for `predict --unsure`."""
+        return self.path / "known.safetensors"
+
+    @property
     def race(self) -> Path:
         return self.path / "race.json"
 
@@ -82,6 +87,32 @@ class RunFolder:
     def comparison(self) -> Path:
         """What makes this the folder of a comparison."""
         return self.path / "compare.json"
+
+    @property
+    def several(self) -> Path:
+        """What makes this the folder of several runs of one recipe, on other folds or seeds."""
+        return self.path / "several.json"
+
+    @property
+    def tuning(self) -> Path:
+        """What makes this the folder of a search for hyperparameters."""
+        return self.path / "tune.json"
+
+    @property
+    def what(self) -> str:
+        """What is gone on with here, in words."""
+        kinds = {self.comparison: "comparison", self.several: "set", self.tuning: "search"}
+        return next((what for place, what in kinds.items() if place.is_file()), "run")
+
+    @property
+    def holds_runs(self) -> bool:
+        """Whether this is the folder of several runs that share one recipe."""
+        return self.what != "run"
+
+    @property
+    def ensemble(self) -> Path:
+        """What makes this the folder of an ensemble, which is one ONNX file of several runs."""
+        return self.path / "ensemble.json"
 
     @property
     def refit(self) -> RunFolder:
@@ -126,7 +157,7 @@ class RunFolder:
         """What stands in the folder before the first step; recipe.toml is written last and makes it a run folder."""
         return (
             self.asked, self.split, self.problems, self.plan, self.evidence, self.environment, self.began,
-            self.comparison, self.race, self.recipe,
+            self.comparison, self.several, self.tuning, self.race, self.recipe,
         )  # fmt: skip
 
     @property
@@ -148,6 +179,8 @@ class RunFolder:
     @property
     def command(self) -> str:
         """The command that goes on with what lies here."""
+        if self.tuning.is_file():
+            return "finetune tune"
         return "finetune compare" if self.comparison.is_file() else "finetune run"
 
     @property
@@ -158,9 +191,8 @@ class RunFolder:
     @property
     def anew(self) -> str:
         """How to begin anew; a race that is not over has its recipe as it was asked for."""
-        what = "comparison" if self.comparison.is_file() else "run"
         recipe = self.asked if self.is_racing else self.recipe
-        return f"start a new {what}: {self.command} --recipe {shlex.quote(str(recipe))}"
+        return f"start a new {self.what}: {self.command} --recipe {shlex.quote(str(recipe))}"
 
     @property
     def is_begun(self) -> bool:
@@ -247,11 +279,18 @@ def open_finished(path: str | Path) -> RunFolder:
     Raises:
         CheckpointError: no run folder, or a run that has no model yet.
     """
-    folder = open_run(path)
-    if folder.comparison.is_file():
+    if RunFolder(Path(path)).ensemble.is_file():
         raise CheckpointError(
-            f"{folder.path} is a comparison of several runs",
-            hint=f"Name one of its runs: {folder.path / 'runs'}/NAME.",
+            f"{path} is an ensemble of several runs in one ONNX file: it has no model of its own",
+            hint=f"finetune predict {shlex.quote(str(path))} PHOTOS takes it; its ensemble.json names its members.",
+        )
+    folder = open_run(path)
+    if folder.holds_runs:
+        raise CheckpointError(
+            f"{folder.path} is a {folder.what} of several runs",
+            hint=f"Train its winner: finetune run --recipe {shlex.quote(str(folder.path / 'winner.toml'))}"
+            if folder.tuning.is_file()
+            else f"Name one of its runs: {folder.path / 'runs'}/NAME.",
         )
     if not folder.is_finished or not folder.weights.is_file():
         raise CheckpointError(
@@ -259,6 +298,16 @@ def open_finished(path: str | Path) -> RunFolder:
             hint=f"Go on with it: {folder.resuming}",
         )
     return folder
+
+
+def open_answering(path: str | Path) -> RunFolder:
+    """Return the folder of a run that has a model, or of an ensemble.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    folder = RunFolder(Path(path))
+    return folder if folder.ensemble.is_file() else open_finished(path)
 
 
 def open_unfinished(path: str | Path) -> RunFolder:
@@ -319,7 +368,7 @@ def slug(word: str) -> str:
 
 
 def _runs_there() -> str:
-    recipes = [path for path in Path("runs").glob("*/recipe.toml") if not RunFolder(path.parent).comparison.is_file()]
+    recipes = [path for path in Path("runs").glob("*/recipe.toml") if not RunFolder(path.parent).holds_runs]
     runs = sorted(recipes, key=lambda path: path.stat().st_mtime)
     return (
         f"The newest here is {runs[-1].parent}." if runs else "A run writes one: finetune run --data DIR --out FOLDER"

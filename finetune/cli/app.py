@@ -14,13 +14,16 @@ from finetune.cli import (
     check,
     compare,
     doctor,
+    ensemble,
     evaluate,
     export,
+    find_lr,
     plan,
     predict,
     recipes,
     run,
     sample,
+    tune,
 )
 from finetune.cli.help import App
 
@@ -38,6 +41,10 @@ app.command(rich_help_panel=TRAIN, epilog=plan.EXAMPLES)(plan.plan)
 app.command(rich_help_panel=TRAIN, epilog=check.EXAMPLES)(check.check)
 app.command(rich_help_panel=TRAIN, epilog=augment.EXAMPLES)(augment.augment)
 app.command(rich_help_panel=TRAIN, epilog=compare.EXAMPLES)(compare.compare)
+app.command(rich_help_panel=TRAIN, epilog=tune.EXAMPLES)(tune.tune)
+app.command("find-lr", rich_help_panel=TRAIN, epilog=find_lr.EXAMPLES)(find_lr.find_lr)
+app.command(rich_help_panel=TRAIN, epilog=ensemble.ENSEMBLE_EXAMPLES)(ensemble.ensemble)
+app.command(rich_help_panel=TRAIN, epilog=ensemble.SOUP_EXAMPLES)(ensemble.soup)
 app.add_typer(backbones.app, name="backbones", rich_help_panel=TRAIN)
 app.command("eval", rich_help_panel=USE, epilog="Example:\n  finetune eval runs/RUN --split test")(evaluate.evaluate)
 app.command(rich_help_panel=USE, epilog="Example:\n  finetune predict runs/RUN photos/ --top 3 --csv")(predict.predict)

@@ -10,7 +10,7 @@ import typer
 
 from finetune.cli import tables
 from finetune.cli.options import FLAGS, TRAINING, JsonOption, base_recipe, recipe_options
-from finetune.cli.screen import watching
+from finetune.cli.screen import HEIGHTS, watching
 from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
 from finetune.strategy.entrants import USUAL
@@ -25,7 +25,7 @@ EXAMPLES = (
     "  finetune compare --data imgs --strategies head-only,top-k:3 --seeds 3 --test 0.2\n"
     "  finetune compare --resume runs/COMPARISON"
 )
-CURVE, HEIGHTS = 30, "▁▂▃▄▅▆▇█"  # characters of a curve in the terminal, and its heights from 0 to 1
+CURVE = 30  # characters of a curve in the terminal
 SHARED = tuple(flag for flag in FLAGS if flag not in ("strategy", "top_k", "probe_at"))
 
 

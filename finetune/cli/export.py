@@ -13,7 +13,7 @@ from finetune.cli import tables
 from finetune.cli.options import JsonOption, RunArgument, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
-from finetune.settings import ExportFormat
+from finetune.values import ExportFormat
 from finetune.wording import counted
 
 FormatName = StrEnum("FormatName", {name: name for name in get_args(ExportFormat)})  # type: ignore[misc]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.checkpoint.run_folder import open_finished
+from finetune.checkpoint.run_folder import open_answering
 from finetune.cli import tables
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
 from finetune.cli.screen import watching
@@ -79,23 +79,48 @@ def predict(
             " model on a GPU from 1,000 images on; torch: the model; onnxruntime: the export.",
         ),
     ] = EngineName.auto,
+    unsure: Annotated[
+        bool,
+        typer.Option(
+            "--unsure",
+            help="Say of which images the model had better not be asked: those unlike what it was trained on, and those"
+            " between two classes. Needs a run with 20 val images or more.",
+        ),
+    ] = False,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            "--coverage",
+            metavar="SHARE",
+            help="Be unsure so seldom that this share of val is answered; implies --unsure.  [default: 0.95]",
+            show_default=False,
+        ),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Name what images show."""
     if json_ and as_csv:
         raise RecipeError("--csv and --json are two forms of one output", hint="Name one of them.")
-    open_finished(run)
+    open_answering(run)
     seen = _Seen()
     with watching(is_quiet=json_ or as_csv) as on_event:
-        from finetune.workflow.predict import predict_with
+        from finetune.workflow.predict import COVERAGE, predict_with
 
+        share = COVERAGE if unsure and coverage is None else coverage
         stream = seen(
             predict_with(
-                run, paths, top=top, device=device, batch_size=batch_size, engine=engine.value, on_event=on_event
+                run,
+                paths,
+                top=top,
+                device=device,
+                batch_size=batch_size,
+                engine=engine.value,
+                coverage=share,
+                on_event=on_event,
             )
         )
         if as_csv:
-            _print_csv(stream, top)  # a row as soon as it is known, however many there are
+            _print_csv(stream, top, has_unsure=share is not None)  # a row as soon as it is known
             predictions = []
         else:
             predictions = list(stream)
@@ -103,9 +128,14 @@ def predict(
         tables.print_json([to_json(prediction) for prediction in predictions])
     elif not as_csv:
         what = _columns(predictions[0], 1)[1].rstrip("1")
-        rows = [(p.file, p.problem or "  ".join(_likely(p))) for p in predictions]
+        rows = [(p.file, p.problem or _said(p)) for p in predictions]
         tables.out().print(tables.table(["file", what], rows, words=[what]))
     seen.check()
+
+
+def _said(prediction: Prediction) -> str:
+    likely = "  ".join(_likely(prediction))
+    return f"unsure, {prediction.unsure}: {likely}" if prediction.unsure else likely
 
 
 def _likely(prediction: Prediction) -> list[str]:
@@ -117,8 +147,11 @@ def _likely(prediction: Prediction) -> list[str]:
     return [f"{name} {probability:.3f}" for name, probability in pairs] or ["none of them"]
 
 
-def _print_csv(predictions: Iterable[Prediction], top: int) -> None:
-    """Print CSV; names that are no UTF-8 keep their bytes, as in the run folder's files."""
+def _print_csv(predictions: Iterable[Prediction], top: int, *, has_unsure: bool) -> None:
+    """Print CSV, with a column of why an image had better not be named where that was asked for.
+
+    Names that are no UTF-8 keep their bytes, as in the run folder's files.
+    """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
     writer = csv.writer(sys.stdout)
@@ -130,8 +163,10 @@ def _print_csv(predictions: Iterable[Prediction], top: int) -> None:
             break
     for place, prediction in enumerate(chain(first, stream)):
         if place == 0:
-            writer.writerow(_columns(prediction, top))
-        writer.writerow([guarded_cell(prediction.file), *_cells(prediction, top), guarded_cell(prediction.problem)])
+            first_row = _columns(prediction, top)
+            writer.writerow([*first_row[:-1], *["unsure"] * has_unsure, first_row[-1]])
+        cells = [*_cells(prediction, top), *[prediction.unsure] * has_unsure]
+        writer.writerow([guarded_cell(prediction.file), *cells, guarded_cell(prediction.problem)])
 
 
 def _columns(prediction: Prediction, top: int) -> list[str]:

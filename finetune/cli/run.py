@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune.checkpoint.run_folder import open_unfinished
-from finetune.cli import tables
+from finetune.checkpoint.run_folder import RunFolder, open_unfinished
+from finetune.cli import several, tables
 from finetune.cli.options import JsonOption, RecipeOption, base_recipe, recipe_options, set_once
 from finetune.cli.screen import watching
 from finetune.errors import RecipeError
 
 EXAMPLES = (
     "Examples:\n  finetune run imgs\n  finetune run imgs --backbone resnet18 --strategy top-k --top-k 2\n"
-    "  finetune run --resume runs/RUN"
+    "  finetune run imgs --folds 5\n  finetune run --resume runs/RUN"
 )
 
 
@@ -26,6 +26,11 @@ def run(
     overrides: dict[str, Any],
     images: Annotated[str | None, typer.Argument(metavar="DATA", help="Short for --data DATA.")] = None,
     recipe: RecipeOption = None,
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", metavar="K", min=2, help="K runs, each with another part of the images as val."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", min=2, help="N runs, from --seed on.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run folder, new or empty.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a stopped run.")] = None,
     allow: Annotated[
@@ -37,10 +42,18 @@ def run(
     """Train a classifier on a folder of images."""
     if images is not None:
         set_once(settings, "data", images)
-    if resume is not None and (recipe or out):
-        raise RecipeError("--resume goes on in the run's own folder with its own recipe: no --recipe, no --out")
+    if resume is not None and (recipe or out or folds or seeds):
+        raise RecipeError(
+            "--resume goes on in the run's own folder with its own recipe: no --recipe, no --out, --folds or --seeds"
+        )
     if allow and resume is None:
         raise RecipeError("--allow goes with --resume: a new run has nothing to compare with")
+    if folds or seeds or (resume is not None and RunFolder(resume).several.is_file()):
+        several.run_them(
+            folds=folds, seeds=seeds, recipe=recipe, out=out, resume=resume, allow=allow, settings=settings,
+            overrides=overrides, json_=json_,
+        )  # fmt: skip
+        return
     if resume is not None and not allow:
         open_unfinished(resume)
     base = base_recipe(recipe, settings, overrides) if resume is None else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -15,6 +15,7 @@ from finetune.types import Event, OnEvent
 from finetune.wording import counted
 
 PLAIN_STEP = 0.25  # share of a long task after which a plain line is printed
+HEIGHTS = "▁▂▃▄▅▆▇█"
 SILENCE = 10.0  # seconds after which one is printed for any task
 
 
@@ -129,6 +130,9 @@ class Screen:
             parts.append(f"epoch {facts['delivered']} would be delivered")
         self._line("  ".join(parts))
 
+    def _trial(self, facts: dict[str, Any]) -> None:
+        self._line(escape(trial_line(facts)))
+
     def _bar(self, task: str, done: int, total: int, facts: str, description: str | None = None) -> None:
         if task not in self.tasks:
             self.tasks[task] = self.progress.add_task(description or task, total=total, facts=facts)
@@ -138,6 +142,30 @@ class Screen:
 
     def _drop(self, task: str) -> None:
         self.progress.remove_task(self.tasks.pop(task))
+
+
+def trial_line(facts: Mapping[str, Any]) -> str:
+    """Return a trial of a search in one line: its place, its score with the way there, how it ended, its values."""
+    place = facts["study"] if facts["study"] == "usual" else f"{facts['study']} {facts['number'] + 1}/{facts['count']}"
+    score = "" if facts["score"] is None else f"{facts['score']:.3f}"
+    end = "" if facts["state"] == "done" else facts["state"]
+    values = ", ".join(f"{key.partition('.')[2]} {shown_value(value)}" for key, value in facts["params"].items())
+    told = f": {facts['reason']}" if facts["state"] == "failed" else ""
+    return f"{place:<13} {score:>6} {sparkline(facts['curve']):<12} {end:<7} {values or 'the recipe as it is'}{told}"
+
+
+def shown_value(value: Any) -> str:
+    """Return a value of a key in a few signs."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def sparkline(values: Sequence[float], *, most: int = 12) -> str:
+    """Return a curve between its lowest and its highest value, at most so many points of it."""
+    count = min(len(values), most)
+    shown = [values[round(place * (len(values) - 1) / max(count - 1, 1))] for place in range(count)]
+    low, high = min(shown, default=0.0), max(shown, default=0.0)
+    steps = len(HEIGHTS) - 1
+    return "".join(HEIGHTS[round((value - low) / (high - low) * steps) if high > low else 0] for value in shown)
 
 
 def _warnings_only(console: Console, event: Event) -> None:

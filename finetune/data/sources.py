@@ -20,9 +20,9 @@ from finetune.data.targets import target_of
 from finetune.data.tasking import settle_task
 from finetune.data.tree import table_beside, walk
 from finetune.errors import DataError, RecipeError, did_you_mean
-from finetune.settings import TaskName
 from finetune.tasks import BETWEEN_LABELS, Task
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore
+from finetune.values import TaskName
 from finetune.wording import counted, listed
 
 NUMBER = "number"  # what the numbers are called that folders are named by

@@ -24,6 +24,7 @@ from finetune.data.targets import strata_of, target_of
 from finetune.data.ties import Places, Ties
 from finetune.errors import CheckpointError, DataError
 from finetune.randomness import derive_each
+from finetune.settings import SplitSection
 from finetune.tasks import AnyTarget, Labels, Task
 from finetune.types import SPLITS, Manifest, Sample, Split
 from finetune.whole import whole_file
@@ -32,16 +33,25 @@ DIGEST = re.compile("(?:[0-9a-f]{2})*")
 COLUMNS = ("file", "label", "split", "group", "digest")
 
 
-def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifest:
+def assign_as(manifest: Manifest, section: SplitSection) -> Manifest:
+    """Return the manifest with a split for every sample, as a recipe says: `assign`."""
+    folds = None if section.folds == "none" else section.folds
+    return assign(manifest, val=section.val, test=section.test, seed=section.seed, folds=folds, fold=section.fold)
+
+
+def assign(
+    manifest: Manifest, *, val: float, test: float, seed: int, folds: int | None = None, fold: int = 1
+) -> Manifest:
     """Return the manifest with a split for every sample.
 
-    Where the user set val (or test) aside, that stands; what is missing is taken from train.
+    Where the user set val (or test) aside, that stands; what is missing is taken from train. With `folds` val is one
+    of so many parts of all that is not test, the user's val among it.
 
     Raises:
         DataError: a class has too few images to stand in train and in val.
     """
     has = {s.split for s in manifest.samples}
-    shares = {"test": 0.0 if "test" in has else test, "val": 0.0 if "val" in has else val}
+    shares = {"test": 0.0 if "test" in has else test, "val": 0.0 if "val" in has or folds else val}
     own: dict[str, Split] = {s.file: s.split for s in manifest.samples if s.split in ("val", "test")}
     places = [place for place, s in enumerate(manifest.samples) if s.file not in own]
     if not places:
@@ -54,7 +64,7 @@ def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifes
     for split in ("test", "val"):
         if shares[split]:
             share = shares[split] / (1 - (shares["test"] if split == "val" else 0))
-            keep = 2 if split == "test" and shares["val"] else 1  # val and train come first
+            keep = (folds or 2) if split == "test" and (folds or shares["val"]) else 1  # val and train come first
             for taken in pool.take(share=share, keep=keep).tolist():
                 splits[places[taken]] = split
     samples = tuple(
@@ -64,8 +74,50 @@ def assign(manifest: Manifest, *, val: float, test: float, seed: int) -> Manifes
         for s, split in zip(manifest.samples, splits, strict=True)
     )
     done = replace(manifest, samples=samples)
+    if folds:
+        done = in_folds(done, folds=folds, seed=seed)[fold - 1]
+        if "val" in has:
+            done = replace(done, notes=(*done.notes, "split.folds: the data's own val is divided together with train"))
     _check(done, SPLITS if shares["test"] else ("train", "val"))
-    return replace(done, notes=manifest.notes + tuple(leaks(done)))
+    return replace(done, notes=done.notes + tuple(leaks(done)))
+
+
+def in_folds(manifest: Manifest, *, folds: int, seed: int) -> tuple[Manifest, ...]:
+    """Return the manifest once for each of so many parts of what is not test, that part as val and the rest as train.
+
+    Every image is in val once; units are not divided, and each class is spread as evenly as they allow.
+
+    Raises:
+        DataError: a class has too few units for so many parts.
+    """
+    places = [place for place, s in enumerate(manifest.samples) if s.split != "test"]
+    pool = _pool_of([manifest.samples[place] for place in places], seed=seed)
+    fold = np.full(len(manifest.samples), -1)
+    fold[places] = folds - 1
+    for number in range(folds - 1):
+        left = folds - number
+        for taken in pool.take(share=1 / left, keep=left - 1).tolist():
+            fold[places[taken]] = number
+    parts = tuple(_with_val(manifest, fold == number) for number in range(folds))
+    for part in parts:
+        _check_fold(part, folds)
+    return parts
+
+
+def _with_val(manifest: Manifest, is_val: NDArray[np.bool_]) -> Manifest:
+    samples = tuple(
+        s if s.split == "test" else Sample(s.file, s.target, "val" if held else "train", s.group, s.digest)
+        for s, held in zip(manifest.samples, is_val.tolist(), strict=True)
+    )
+    return replace(manifest, samples=samples)
+
+
+def _check_fold(part: Manifest, folds: int) -> None:
+    try:
+        _check(part, ("train", "val"))
+    except DataError as error:
+        hint = f"{folds} parts need {folds} images, or groups, of each class: take fewer folds."
+        raise DataError(f"{error.message}, divided into {folds} folds", hint=hint) from None
 
 
 def leaks(manifest: Manifest) -> Iterator[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from finetune.data.labels import are_surely_measures
 from finetune.data.listing import NOTHING, Listing, Row
 from finetune.errors import DataError, RecipeError
-from finetune.settings import TaskName
 from finetune.tasks import BETWEEN_LABELS, Task
 from finetune.types import Problem
+from finetune.values import TaskName
 from finetune.wording import counted, listed
 
 SEPARATORS = ("|", ";", ",", "+", "&", "/", " ")

@@ -96,6 +96,34 @@ def paired_over_seeds(hits: np.ndarray, other_hits: np.ndarray, units: Sequence[
     return with_seeds(paired(hits.mean(axis=0), other_hits.mean(axis=0), units), by_seed, lowest=-1.0)
 
 
+def over_fold_values(values: Sequence[float]) -> Interval:
+    """Return the t interval of the mean of what the folds of one data set show.
+
+    Folds share most of their train images, so that their values lie closer together than those of new data would: the
+    variance counts 1 / K + 1 / (K - 1) of it, for the share of val in train, in place of 1 / K.
+    Source: Nadeau & Bengio 2003, Inference for the generalization error, Machine Learning 52.
+    """
+    count = len(values)
+    mean = float(np.mean(values))
+    half = t95(count - 1) * float(np.std(values, ddof=1)) * math.sqrt(1 / count + 1 / (count - 1))
+    return Interval(mean, mean - half, mean + half)
+
+
+def over_seed_values(measured: Sequence[Interval]) -> Interval:
+    """Return the interval of the mean of what several seeds show on the same images, each with its own interval.
+
+    Ends are put together as in `over_seeds`: how far the images let each value reach, in the mean, and the t interval
+    over the seeds. One seed has its own interval alone.
+    """
+    values = [one.value for one in measured]
+    mean = float(np.mean(values))
+    below, above = (float(np.mean([abs(end - one.value) for one, end in ends])) for ends in
+                    ([(one, one.low) for one in measured], [(one, one.high) for one in measured]))  # fmt: skip
+    spread = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    half = t95(len(values) - 1) * spread if len(values) > 1 else 0.0
+    return Interval(mean, mean - math.hypot(below, half), mean + math.hypot(above, half))
+
+
 def t95(freedom: int) -> float:
     """Return the 97.5 % quantile of Student's t, to 0.002.
 

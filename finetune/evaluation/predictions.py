@@ -6,7 +6,7 @@ Memory holds a few batches, however many files there are. Letters: B batch, K cl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -30,12 +30,16 @@ Row = NDArray[np.float32]  # (K,)
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The likeliest classes of one image with their probabilities, or why it could not be read."""
+    """The likeliest classes of one image with their probabilities, or why it could not be read.
+
+    `unsure` says, where that was asked for, why the image had better not be named; "" where it may be.
+    """
 
     file: str
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     problem: str = ""
+    unsure: str = ""
 
     @property
     def label(self) -> str:
@@ -71,8 +75,16 @@ class NumberPrediction(Prediction):
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """What a batch of images is said to show: probabilities (B, K), and why an image had better not be named (B,)."""
+
+    probabilities: NDArray[np.float32]
+    unsure: Sequence[str] | None = None  # not asked for
+
+
+@dataclass(frozen=True, slots=True)
 class Scorer(Generic[T]):
-    """What names images: `prepare` makes of an RGB image what `probabilities` (B, K) are computed from.
+    """What names images: `prepare` makes of an RGB image what `answers` are computed from.
 
     Of several classes those are said that reach their `thresholds`; what is computed of numbers are the numbers.
     """
@@ -80,7 +92,7 @@ class Scorer(Generic[T]):
     classes: tuple[str, ...]
     value_range: Range | None  # what is black and white in images deeper than 8 bits
     prepare: Callable[[Image.Image], T]
-    probabilities: Callable[[Sequence[T]], NDArray[np.float32]]
+    answers: Callable[[Sequence[T]], Answers]
     task: Task = "classify"
     thresholds: tuple[float, ...] = ()
     bands: int = 3  # channels of the images that `prepare` takes
@@ -147,12 +159,14 @@ def _named(
     scorer: Scorer[T], batch: Sequence[tuple[Path, Decoded[T] | str]], top: int, seen: _Seen
 ) -> Iterator[Prediction]:
     inputs = [seen.add(file, image) for file, image in batch if not isinstance(image, str)]
-    rows = iter(scorer.probabilities(inputs) if inputs else ())  # each (K,)
+    answers = scorer.answers(inputs) if inputs else Answers(np.empty((0, len(scorer.classes)), dtype=np.float32))
+    rows = zip(answers.probabilities, answers.unsure or [""] * len(inputs), strict=True)
     for file, image in batch:
         if isinstance(image, str):
             yield _unread(scorer, str(file), image)
             continue
-        yield ANSWERS[scorer.task](scorer, str(file), next(rows), top)
+        row, unsure = next(rows)
+        yield replace(PREDICTIONS[scorer.task](scorer, str(file), row, top), unsure=unsure)
 
 
 def _unread(scorer: Scorer[Any], file: str, problem: str) -> Prediction:
@@ -178,7 +192,7 @@ def _number(scorer: Scorer[Any], file: str, row: Row, top: int) -> Prediction:
     return NumberPrediction(file, value=float(row[0]))
 
 
-ANSWERS: dict[Task, Callable[[Scorer[Any], str, Row, int], Prediction]] = {
+PREDICTIONS: dict[Task, Callable[[Scorer[Any], str, Row, int], Prediction]] = {
     "classify": _class,
     "multilabel": _labels,
     "regress": _number,

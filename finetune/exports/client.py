@@ -149,11 +149,15 @@ def export_file(folder: RunFolder) -> Path:
 
 
 def proven_export(folder: RunFolder) -> Path | None:
-    """Return the ONNX file of a run that was proven equal to the model that stands there; None where there is none."""
+    """Return the ONNX file of a run that was proven equal to the model that stands there; None where there is none.
+
+    That of an ensemble is what it consists of: it must be the file that was proven.
+    """
     file, proof = export_file(folder), folder.exports / "parity.json"
     try:
         facts = json.loads(proof.read_text(encoding="utf-8"))
-        is_of_model = facts["model"] == digest_of(*model_files(folder)) and facts["digest"] == digest_of(file)
+        is_of_model = folder.ensemble.is_file() or facts["model"] == digest_of(*model_files(folder))
+        is_of_model = is_of_model and facts["digest"] == digest_of(file)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return file if is_of_model and facts.get("is_proven") is True else None

@@ -1,6 +1,6 @@
 """The formats of export, in one table: each writes what it is and proves it equal to the model.
 
-To add one: a row here, its name in `settings.ExportFormat`, a line in docs/export.md. Letters: N images.
+To add one: a row here, its name in `values.ExportFormat`, a line in docs/export.md. Letters: N images.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.backbone.classics import CLASSICS
 from finetune.backbone.pools import OURS
@@ -25,7 +25,8 @@ from finetune.errors import ExportError, ResourceError
 from finetune.exports.client import digest_of, model_files
 from finetune.exports.onnx import Parity, prove, write_onnx
 from finetune.images.decode import read_rgb
-from finetune.types import to_json
+from finetune.tasks import Task
+from finetune.types import Preprocessing, to_json
 from finetune.whole import is_vacant, whole_folder
 from finetune.wording import counted
 
@@ -68,34 +69,55 @@ def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
         for place in (path, proof_file):
             if place.exists():
                 raise ResourceError(f"{place} exists already", hint="Give another name with --out, or remove it.")
+    facts = write_proven(
+        saved.backbone.model,
+        path,
+        proof,
+        classes=saved.classes,
+        preprocessing=saved.backbone.preprocessing,
+        task=saved.task,
+        thresholds=saved.thresholds,
+        deviation=saved.deviation,
+        hint="Please report this network; the checkpoint and model/ are untouched.",
+    )
+    facts["model"] = digest_of(*model_files(saved.folder))
+    write_json(proof_file, facts)
+    return Export(path, "onnx", facts)
+
+
+def write_proven(
+    model: nn.Module,
+    path: Path,
+    proof: Proof,
+    *,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    task: Task,
+    thresholds: Sequence[float] = (),
+    deviation: float | None = None,
+    hint: str = "",
+) -> dict[str, Any]:
+    """Write a model as an ONNX file that is proven to reproduce it, and return the proof with the file's hash.
+
+    Raises:
+        ExportError: it cannot be exported, or differs; no file stays then. ResourceError: it cannot be written.
+    """
     beside = path.with_name(f".{path.name}.new.onnx")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_onnx(
-            saved.backbone.model,
-            beside,
-            classes=saved.classes,
-            preprocessing=saved.backbone.preprocessing,
-            task=saved.task,
-            thresholds=saved.thresholds,
-        )
+        write_onnx(model, beside, classes=classes, preprocessing=preprocessing, task=task, thresholds=thresholds)
         if list(path.parent.glob(f"{beside.name}.*")):  # weights of 2 GB and more lie in a file of their own
             raise ExportError("this network is too large for one ONNX file", hint="Use --format timm.")
-        parity = prove(saved.backbone.model, beside, proof.images, proof.files, deviation=saved.deviation)
+        parity = prove(model, beside, proof.images, proof.files, deviation=deviation)
         if not parity.is_proven:
-            raise ExportError(
-                _failure(parity), hint="Please report this network; the checkpoint and model/ are untouched."
-            )
+            raise ExportError(_failure(parity), hint=hint)
         beside.replace(path)
     except OSError as error:
         raise ResourceError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         for left in path.parent.glob(f"{beside.name}*"):
             left.unlink()
-    hashes = {"model": digest_of(*model_files(saved.folder)), "digest": digest_of(path)}
-    facts = {**to_json(parity), "is_proven": True, "file": path.name, **hashes}
-    write_json(proof_file, facts)
-    return Export(path, "onnx", facts)
+    return {**to_json(parity), "is_proven": True, "file": path.name, "digest": digest_of(path)}
 
 
 def _timm_folder(saved: SavedRun, place: Path, proof: Proof) -> Export:

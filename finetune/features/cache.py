@@ -37,7 +37,8 @@ from finetune.images.decode import DECODE_VERSION
 from finetune.images.pixels import PixelCache
 from finetune.images.transforms import augmented_view, plain_view
 from finetune.randomness import derive
-from finetune.settings import AugmentSection, CacheSection
+from finetune.sections import AugmentSection
+from finetune.settings import CacheSection
 from finetune.types import NEVER, Event, OnEvent, Preprocessing, Sample, StopSign
 from finetune.wording import counted
 
@@ -256,12 +257,16 @@ class FeatureCache:
 
     def _images(self, filling: _Filling) -> Iterator[Tensor]:
         """Yield batches of the images of a view."""
-        is_plain, samples = filling.view == 0, filling.samples
+        yield from (batch for batch, _ in self.images(filling.samples, filling.view).epoch())
+
+    def images(self, samples: Sequence[Sample], view: int) -> ImageBatches:
+        """Return the images of a view, in order, as the cache runs the trunk over them."""
+        is_plain = view == 0
         transform = plain_view(self.preprocessing) if is_plain else augmented_view(self.preprocessing, self.augment)
-        seed = None if is_plain else derive(self.seed, "view", filling.view)
+        seed = None if is_plain else derive(self.seed, "view", view)
         dataset = ImageDataset(self.root, samples, transform, self.preprocessing, seed=seed, pixels=self.pixels)
         workers = self.plain_workers if is_plain else self.workers
-        images = ImageBatches(
+        return ImageBatches(
             dataset,
             preprocessing=self.preprocessing,
             batch_size=trunk_batch(self.device),
@@ -269,7 +274,6 @@ class FeatureCache:
             workers=workers if len(samples) >= FEWEST_IN_ONE_PASS else 0,
             is_drawn_alone=True,
         )
-        yield from (batch for batch, _ in images.epoch())
 
     def _keys(self, trunk: Trunk, layout: Layout, views: int) -> list[dict[str, Any]]:
         """Return the key of each view's entry: everything that its rows depend on but the image."""

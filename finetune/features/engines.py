@@ -5,7 +5,7 @@ torch's, and an image gives the same bits wherever in the batch it stands: what 
 are one. "auto" takes the fastest where that pays for building it. What was timed is kept for this machine (`timings`):
 the same run takes the same engine again.
 
-To add one: a row in `ENGINES`, its name in `settings.EngineName`, a line in docs/performance.md.
+To add one: a row in `ENGINES`, its name in `values.EngineName`, a line in docs/performance.md.
 
 Letters: B batch.
 """

@@ -46,8 +46,18 @@ def before_head(model: nn.Module, head: nn.Module) -> Tap:
     Raises:
         BackboneError: that cannot be told (when the function is called).
     """
+    look = with_output(model, head)
+    return lambda inputs: look(inputs)[:1]
 
-    def tap(inputs: Any) -> tuple[Tensor, ...]:
+
+def with_output(model: nn.Module, head: nn.Module) -> Tap:
+    """Return a function of a model's inputs that gives what reaches the head, (B, D), and the model's outputs (B, K).
+
+    Raises:
+        BackboneError: what reaches the head cannot be told (when the function is called).
+    """
+
+    def look(inputs: Any) -> tuple[Tensor, ...]:
         seen: list[tuple[nn.Module, Tensor]] = []
         # A trace calls the layers of a head that is more than one, but not the head itself.
         handles = [
@@ -56,14 +66,15 @@ def before_head(model: nn.Module, head: nn.Module) -> Tap:
         ]
         try:
             model.eval()
-            model(inputs)
+            output = model(inputs)
         finally:
             for handle in handles:
                 handle.remove()
         whole = [reached for module, reached in seen if module is head]
-        return ((whole[-1] if whole else seen[0][1] if seen else _boundary(inputs)).flatten(1),)
+        reached = whole[-1] if whole else seen[0][1] if seen else _boundary(inputs)
+        return reached.flatten(1), output
 
-    return tap
+    return look
 
 
 def _boundary(inputs: Any) -> Tensor:

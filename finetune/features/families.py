@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, one_hot
 
 from finetune.data.targets import strata
 from finetune.features.ridge_values import ValueRidge, best_left_out
@@ -18,6 +18,7 @@ from finetune.features.scaling import blocks
 from finetune.tasks import Task
 
 Loss = Callable[[Tensor, Tensor, str], Tensor]  # of outputs (N, K), targets, and "sum" or "mean" over the images
+Slopes = Callable[[Tensor, Tensor], Tensor]  # of outputs (N, K) and targets: the gradient (N, K) of the losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Family:
     """A kind of regression: logistic of one class, of each of several classes, or linear of a number."""
 
     loss: Loss
+    slopes: Slopes
     has_one_class: bool = False
 
     def mean_loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
@@ -33,6 +35,11 @@ class Family:
             return self.loss(logits, targets, "mean")
         assert self.has_one_class  # others are not weighted
         return (cross_entropy(logits, targets, reduction="none") * weights).mean()
+
+    def mean_slopes(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the gradient (N, K) of the mean loss by the logits (N, K)."""
+        slopes = self.slopes(logits, targets) / len(logits)
+        return slopes if weights is None else slopes * weights[:, None]
 
     def hits(self, logits: Tensor, targets: Tensor) -> Tensor | int:
         """Return how many images are guessed right; 0 where an image has no single class."""
@@ -65,8 +72,20 @@ def _of_number(outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
     return mse_loss(outputs, targets, reduction=reduction)
 
 
+def _slopes_of_one(logits: Tensor, targets: Tensor) -> Tensor:
+    return logits.softmax(dim=1) - one_hot(targets, logits.shape[1])
+
+
+def _slopes_of_each(logits: Tensor, targets: Tensor) -> Tensor:
+    return logits.sigmoid() - targets
+
+
+def _slopes_of_number(outputs: Tensor, targets: Tensor) -> Tensor:
+    return 2 * (outputs - targets) / outputs.shape[1]
+
+
 FAMILIES: dict[Task, Family] = {
-    "classify": Family(_of_one, has_one_class=True),
-    "multilabel": Family(_of_each),
-    "regress": Family(_of_number),
+    "classify": Family(_of_one, _slopes_of_one, has_one_class=True),
+    "multilabel": Family(_of_each, _slopes_of_each),
+    "regress": Family(_of_number, _slopes_of_number),
 }

@@ -5,8 +5,8 @@ Letters: N images, D features, K classes, L strengths of regularisation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from finetune.features.families import FAMILIES, Family, relevance
 from finetune.features.ridge import best_ridge
-from finetune.features.scaling import standardised, whitening
+from finetune.features.scaling import rescaled, spanning, whitening
 from finetune.randomness import derive
 
 SHARES = (1.0, 0.5, 0.25, 0.1)  # of the features of several layer groups that may stay
-STRENGTHS = tuple(10.0**power for power in (-1, 0, 1, 2, 3, 4))
-HELD_OUT_STRENGTHS = tuple(10.0**power for power in (4, 3, 2, 1, 0))  # strong first; wrong labels want strong ones
+STRENGTHS = tuple(10.0**power for power in (4, 3, 2, 1, 0, -1))  # strong first: each solution starts the next
+RISES = 2  # in a row of the loss of what is held out, after which weaker ones are not tried
 FOLDS = 5
 MOST_FOR_SEARCH = 2000  # images on which the strength is chosen
 
@@ -41,6 +41,7 @@ class Probe:
 
 
 CLASSES = FAMILIES["classify"]
+Solution = tuple[Tensor, Tensor]  # weight (K, D), bias (K,)
 
 
 def fit_probe(
@@ -53,17 +54,18 @@ def fit_probe(
     units: Sequence[int] | None = None,
     weights: Tensor | None = None,
     family: Family = CLASSES,
+    widths: Sequence[int] | None = None,
     whiten: str = "none",
     epsilon: float = 0.01,
 ) -> Probe:
     """Fit a multinomial logistic regression on (N, D) features, its L2 strength by cross-validation.
 
     Of another family of targets (N, K): a logistic regression of each class, or a ridge regression of numbers.
-    Features are standardised; the standardisation is folded into weight and bias. Minimises
-    mean cross-entropy (or the family's loss) + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one
-    unit (copies, a group) are in one fold. The strength is chosen on at most 2,000 images, of more than 400 classes
-    on those of 400; as the loss is a mean, it is then divided by how many times as many independent images all of
-    them are, so that it weighs the same per image.
+    Features are brought to one scale by `scaling.rescaled`, each layer group of so many features (`widths`) by itself;
+    that is folded into weight and bias. Minimises mean cross-entropy (or the family's loss)
+    + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one unit (copies, a group) are in one fold. The
+    strength is chosen on at most 2,000 images, of more than 400 classes on those of 400; as the loss is a mean, it is
+    then divided by how many times as many independent images all of them are, so that it weighs the same per image.
     With `whiten` ("pca", "zca") the features are made white before, by `scaling.whitening`, which is folded in too.
     `weights` (N,) say how much each image counts in the loss, by default all alike; they are for one class alone.
     If selective, then on the most relevant features only: their relevance is the norm of their weights
@@ -73,29 +75,37 @@ def fit_probe(
     Raises:
         TrainingError: a feature is not finite.
     """
-    scaled, mean, std = standardised(features)
-    white = None if whiten == "none" else whitening(scaled, whiten, epsilon=epsilon)
-    scaled = scaled if white is None else scaled @ white
+    scaled, mean, divisors = rescaled(features, widths)
+    turned = [] if whiten == "none" else [whitening(scaled, whiten, epsilon=epsilon)]
+    if not is_selective and len(scaled) < scaled.shape[1]:
+        turned.append(spanning(scaled @ turned[0] if turned else scaled))
+    for matrix in turned:
+        scaled = scaled @ matrix
     units = range(len(targets)) if units is None else units
     weights = torch.ones(len(targets)) if weights is None else weights
     sampled = _sample(targets, seed)
-    search = (scaled[sampled], targets[sampled], num_classes, seed, _of(units, sampled), weights[sampled], family)
-    strength, accuracy, loss = _choose(*search)
+    own = _of(units, sampled)
+    search = _Search(scaled[sampled], targets[sampled], num_classes, weights[sampled], family)
+    parts = [held for held in unit_folds(family.strata(search.targets), own, seed=seed) if len(held) < len(sampled)]
+    strength, left_out = _left_out(search, parts)
     share = 1.0
     if is_selective:
-        share, accuracy, loss = _choose_share(strength, *search)
-    strength *= len(set(_of(units, sampled))) / len(set(units))
+        share, left_out = _choose_share(search, strength, parts, own)
+    top1, loss = (search.top1(left_out, parts), search.loss(left_out, parts)) if parts else (0.0, 0.0)
+    strength *= len(set(own)) / len(set(units))
     kept = torch.arange(scaled.shape[1])
     if share < 1:
         kept = _kept(_by_relevance(scaled, targets, units, family), num_classes, share)
     weight = torch.zeros(num_classes, scaled.shape[1])
     weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength, weights=weights, family=family)
-    unwhitened = weight.double() if white is None else weight.double() @ white.double().T
-    folded = unwhitened / std.double()
+    folded = weight.double()
+    for matrix in reversed(turned):
+        folded = folded @ matrix.double().T
+    folded = folded / divisors.double()
     judged = 1.0
     if _has_one_class(targets):
         judged = len(torch.unique(targets[sampled])) / len(torch.unique(targets))
-    return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, accuracy, share, loss, judged)
+    return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, top1, share, loss, judged)
 
 
 def held_out_logits(
@@ -103,29 +113,15 @@ def held_out_logits(
 ) -> Tensor:
     """Return logits (N, K) that a logistic regression fitted to the other parts gives the images of each part.
 
-    `parts` are index tensors that hold every image once. Of the strengths of regularisation, from strong
-    to weak, the last one that lowers the cross-entropy of what is held out is taken: its softmax is
-    about as sure as it is right.
+    `parts` are index tensors that hold every image once. The strength of regularisation is the one with the least
+    cross-entropy of what is held out: its softmax is about as sure as it is right.
 
     Raises:
         TrainingError: a feature is not finite.
     """
-    scaled, _, _ = standardised(features)
-    starts: list[tuple[Tensor, Tensor] | None] = [None] * len(parts)
-    best, least = torch.zeros(len(scaled), num_classes), float("inf")
-    for strength in HELD_OUT_STRENGTHS:
-        logits = torch.zeros(len(scaled), num_classes)
-        for place, held in enumerate(parts):
-            kept = torch.ones(len(scaled), dtype=torch.bool)
-            kept[held] = False
-            solved = _solve(scaled[kept], targets[kept], num_classes, strength, start=starts[place], family=family)
-            logits[held] = scaled[held] @ solved[0].T + solved[1]
-            starts[place] = solved
-        loss = float(family.loss(logits, targets, "mean"))
-        if loss >= least:
-            break
-        best, least = logits, loss
-    return best
+    scaled, _, _ = rescaled(features)
+    search = _Search(scaled @ spanning(scaled), targets, num_classes, torch.ones(len(targets)), family)
+    return _left_out(search, parts)[1]
 
 
 def folds(targets: Tensor, *, seed: int, count: int = FOLDS) -> list[Tensor]:
@@ -165,70 +161,77 @@ def _kept(order: Tensor, num_classes: int, share: float) -> Tensor:
     return order[:most].sort().values
 
 
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Images by which a strength, or a share of the features, is chosen."""
+
+    scaled: Tensor  # (N, D)
+    targets: Tensor
+    num_classes: int
+    weights: Tensor  # (N,)
+    family: Family
+
+    def solve(self, kept: Tensor, strength: float, *, start: Solution | None = None) -> Solution:
+        """Return the classifier of the images that a mask (N,) keeps."""
+        chosen = (self.scaled[kept], self.targets[kept], self.num_classes, strength)
+        return _solve(*chosen, start=start, weights=self.weights[kept], family=self.family)
+
+    def loss(self, logits: Tensor, parts: Sequence[Tensor]) -> float:
+        """Return the mean loss of the images of some parts."""
+        held = torch.cat(list(parts))
+        return float(self.family.mean_loss(logits[held], self.targets[held], self.weights[held]))
+
+    def top1(self, logits: Tensor, parts: Sequence[Tensor]) -> float:
+        """Return how many of the images of some parts are guessed right, among all."""
+        held = torch.cat(list(parts))
+        return float(self.family.hits(logits[held], self.targets[held])) / len(self.targets)
+
+
+def _left_out(search: _Search, parts: Sequence[Tensor]) -> tuple[float, Tensor]:
+    """Return the strength with the least loss of what is held out, and the logits (N, K) that the others give it."""
+    logits = torch.zeros(len(search.targets), search.num_classes)
+    chosen, best, least, rises = STRENGTHS[-1], logits, float("inf"), 0
+    masks = [_others(search, held) for held in parts]
+    starts: list[Solution | None] = [None] * len(parts)
+    for strength in STRENGTHS if parts else ():
+        for place, (held, kept) in enumerate(zip(parts, masks, strict=True)):
+            weight, bias = starts[place] = search.solve(kept, strength, start=starts[place])
+            logits[held] = search.scaled[held] @ weight.T + bias
+        loss = search.loss(logits, parts)
+        rises = rises + 1 if loss >= least else 0
+        if loss < least:
+            chosen, best, least = strength, logits.clone(), loss
+        if rises == RISES:
+            break
+    return chosen, best
+
+
 def _choose_share(
-    strength: float,
-    scaled: Tensor,
-    targets: Tensor,
-    num_classes: int,
-    seed: int,
-    units: Sequence[int],
-    weights: Tensor,
-    family: Family,
-) -> tuple[float, float, float]:
-    """Return the share of features with the least cross-validated loss, its top-1, the loss; of equals, the larger."""
-    hits, losses = torch.zeros(len(SHARES)), torch.zeros(len(SHARES))
-    for held, kept in _held_out(family.strata(targets), seed, units):
-        order = _by_relevance(scaled[kept], targets[kept], _of(units, kept.nonzero()[:, 0]), family)
-        for index, share in enumerate(SHARES):
-            columns = _kept(order, num_classes, share)
-            weight, bias = _solve(
-                scaled[kept][:, columns], targets[kept], num_classes, strength, weights=weights[kept], family=family
-            )
-            logits = scaled[held][:, columns] @ weight.T + bias
-            hits[index] += family.hits(logits, targets[held])
-            losses[index] += len(held) * family.mean_loss(logits, targets[held], weights[held])
-    best = int(losses.argmin())
-    return SHARES[best], float(hits[best]) / len(targets), float(losses[best]) / len(targets)
+    search: _Search, strength: float, parts: Sequence[Tensor], units: Sequence[int]
+) -> tuple[float, Tensor]:
+    """Return the share of features with the least loss of what is held out, and its logits; of equals, the larger."""
+    chosen, least, best = SHARES[0], float("inf"), torch.zeros(len(search.targets), search.num_classes)
+    logits = {share: torch.zeros_like(best) for share in SHARES}
+    for held in parts:
+        kept = _others(search, held)
+        own = _of(units, kept.nonzero()[:, 0])
+        order = _by_relevance(search.scaled[kept], search.targets[kept], own, search.family)
+        for share in SHARES:
+            columns = _kept(order, search.num_classes, share)
+            weight, bias = replace(search, scaled=search.scaled[:, columns]).solve(kept, strength)
+            logits[share][held] = search.scaled[held][:, columns] @ weight.T + bias
+    for share in SHARES if parts else ():
+        loss = search.loss(logits[share], parts)
+        if loss < least:
+            chosen, least, best = share, loss, logits[share]
+    return chosen, best
 
 
-def _held_out(targets: Tensor, seed: int, units: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield each fold as indices, and a mask of the images outside it."""
-    for held in unit_folds(targets, units, seed=seed):
-        if 0 < len(held) < len(targets):
-            kept = torch.ones(len(targets), dtype=torch.bool)
-            kept[held] = False
-            yield held, kept
-
-
-def _choose(
-    scaled: Tensor,
-    targets: Tensor,
-    num_classes: int,
-    seed: int,
-    units: Sequence[int],
-    weights: Tensor,
-    family: Family,
-) -> tuple[float, float, float]:
-    """Return the strength with the least cross-validated loss, its top-1, and the loss."""
-    hits = torch.zeros(len(STRENGTHS))
-    losses = torch.zeros(len(STRENGTHS))
-    for held, kept in _held_out(family.strata(targets), seed, units):
-        start: tuple[Tensor, Tensor] | None = None
-        for index in reversed(range(len(STRENGTHS))):  # strong first: each solution starts the next
-            start = _solve(
-                scaled[kept],
-                targets[kept],
-                num_classes,
-                STRENGTHS[index],
-                start=start,
-                weights=weights[kept],
-                family=family,
-            )
-            logits = scaled[held] @ start[0].T + start[1]
-            hits[index] += family.hits(logits, targets[held])
-            losses[index] += len(held) * family.mean_loss(logits, targets[held], weights[held])
-    best = int(losses.argmin())
-    return STRENGTHS[best], float(hits[best]) / len(targets), float(losses[best]) / len(targets)
+def _others(search: _Search, held: Tensor) -> Tensor:
+    """Return a mask (N,) of the images that are not held out."""
+    kept = torch.ones(len(search.targets), dtype=torch.bool)
+    kept[held] = False
+    return kept
 
 
 def _of(units: Sequence[int], chosen: Tensor) -> list[int]:
@@ -256,24 +259,23 @@ def _solve(
     num_classes: int,
     strength: float,
     *,
-    start: Sequence[Tensor] | None = None,
+    start: Solution | None = None,
     weights: Tensor | None = None,
     family: Family = CLASSES,
-) -> tuple[Tensor, Tensor]:
+) -> Solution:
     weight = torch.zeros(num_classes, scaled.shape[1]) if start is None else start[0].clone()
     bias = torch.zeros(num_classes) if start is None else start[1].clone()
-    weight.requires_grad_()
-    bias.requires_grad_()
     optimiser = torch.optim.LBFGS(
         [weight, bias], max_iter=200, tolerance_grad=1e-5, history_size=20, line_search_fn="strong_wolfe"
     )
+    decay = strength / scaled.shape[1]
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss = family.mean_loss(scaled @ weight.T + bias, targets, weights)
-        loss = loss + strength / (2 * scaled.shape[1]) * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+    def closure() -> Tensor:  # the gradient by hand: of problems as small as these autograd takes most of the time
+        logits = scaled @ weight.T + bias
+        slopes = family.mean_slopes(logits, targets, weights)  # (N, K)
+        weight.grad, bias.grad = slopes.T @ scaled + decay * weight, slopes.sum(dim=0)
+        return family.mean_loss(logits, targets, weights) + decay / 2 * weight.square().sum()
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return weight.detach(), bias.detach()
+    with torch.no_grad():
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
+    return weight, bias

@@ -11,28 +11,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finetune.features.scaling import blocks, standardised
+from finetune.features.scaling import blocks, rescaled
 
 RIDGES = tuple(10.0**power for power in (-5, -4, -3, -2, -1, 0))  # of an image
 ROWS_AT_ONCE = 1024  # images whose labels (N, K) are computed together
 
 
-def loo_ridge(features: Tensor, targets: Tensor, *, units: Sequence[int] | None = None) -> float:
+def loo_ridge(
+    features: Tensor, targets: Tensor, *, units: Sequence[int] | None = None, widths: Sequence[int] | None = None
+) -> float:
     """Return the leave-one-out top-1 of a ridge classifier on (N, D) features, at its best strength.
 
     Raises:
         TrainingError: a feature is not finite.
     """
-    guesses = loo_guesses(features, targets, units=units)
+    guesses = loo_guesses(features, targets, units=units, widths=widths)
     return float((guesses == targets).double().mean())
 
 
-def loo_guesses(features: Tensor, targets: Tensor, *, units: Sequence[int] | None = None) -> Tensor:
+def loo_guesses(
+    features: Tensor, targets: Tensor, *, units: Sequence[int] | None = None, widths: Sequence[int] | None = None
+) -> Tensor:
     """Return the class (N,) that a ridge classifier fitted to the other units gives each image; by default each image
     is a unit of its own.
 
-    Its strength is the one with the best top-1. With G = K + s I for the linear kernel K of the N
-    standardised features, image i's prediction without itself is
+    Features are brought to one scale by `scaling.rescaled`, each layer group of so many features (`widths`) by itself.
+    The strength is the one with the best top-1. With G = K + s I for the linear kernel K of the N images, image i's
+    prediction without itself is
     y_i - (G^-1 y)_i / ((G^-1)_ii - 1 / (N s)): one eigendecomposition serves all, of a matrix that is N x N or
     D x D, whichever is smaller. The 1 / (N s) is image i's part in the means: without it, centred labels give
     themselves away. Of a unit of several images the same holds with the block of G^-1 in place of its diagonal
@@ -42,13 +47,13 @@ def loo_guesses(features: Tensor, targets: Tensor, *, units: Sequence[int] | Non
     Raises:
         TrainingError: a feature is not finite.
     """
-    scaled, _, _ = standardised(features.double())
+    scaled, _, _ = rescaled(features.double(), widths)
     return best_ridge(scaled, targets, units)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Ridge:
-    """Ridge regressions of every strength s on the labels of standardised features (N, D), from one decomposition.
+    """Ridge regressions of every strength s on the labels of features (N, D) of mean 0, from one decomposition.
 
     With the linear kernel K, (K + s I)^-1 = a I + B diag(g) B': of K itself (a = 0, g = 1 / (values + s)), or, where
     there are fewer features than images, of the covariance of the features (a = 1 / s, g = -a / (values + s)). M is

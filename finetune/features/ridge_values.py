@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finetune.features.scaling import standardised
+from finetune.features.scaling import rescaled
 
 RIDGES = tuple(10.0**power for power in (-5, -4, -3, -2, -1, 0, 1))  # of an image
 
 
 @dataclass(frozen=True, slots=True)
 class ValueRidge:
-    """Ridge regressions on standardised features (N, D), of every strength s, from one decomposition.
+    """Ridge regressions on features (N, D) brought to one scale, of every strength s, from one decomposition.
 
     With the linear kernel K, (K + s I)^-1 = a I + B diag(g) B': of K itself (a = 0, g = 1 / (values + s)), or, where
     there are fewer features than images, of the covariance of the features (a = 1 / s, g = -a / (values + s)).
@@ -31,13 +31,13 @@ class ValueRidge:
     mean: Tensor  # (K,)
 
     @staticmethod
-    def of(features: Tensor, targets: Tensor) -> ValueRidge:
-        """Return the regressions of targets (N, K) on features (N, D).
+    def of(features: Tensor, targets: Tensor, widths: Sequence[int] | None = None) -> ValueRidge:
+        """Return the regressions of targets (N, K) on features (N, D), of layer groups of so many features (`widths`).
 
         Raises:
             TrainingError: a feature is not finite.
         """
-        scaled, _, _ = standardised(features.double())
+        scaled, _, _ = rescaled(features.double(), widths)
         count, width = scaled.shape
         if width < count:
             values, vectors = torch.linalg.eigh(scaled.T @ scaled / width)
@@ -78,7 +78,7 @@ class ValueRidge:
         return self.centred - errors + self.mean
 
     def weights(self, strength: float) -> Tensor:
-        """Return the weights of the standardised features (D, K), but for a factor."""
+        """Return the weights of the rescaled features (D, K), but for a factor."""
         return self.scaled.T @ self.solved(strength)
 
 

@@ -155,7 +155,10 @@ class CachedBatches:
         return len(self.order)
 
     def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Boundary, Tensor]]:
-        """Yield (boundary tensors, class indices) from batch `start` of an epoch on."""
+        """Yield (boundary tensors, class indices) from batch `start` of an epoch on.
+
+        Without a seed an epoch is one view of every image, in order.
+        """
         self.order.phase, self.order.epoch, self.order.start = phase, epoch, start
         drawn = self._draw(phase, epoch)
         for keys in self.order:
@@ -175,6 +178,6 @@ class CachedBatches:
     def _draw(self, phase: int, epoch: int) -> np.ndarray:
         """Return which view each image shows in an epoch."""
         if len(self.views) == 1 or self.seed is None:
-            return np.zeros(self.num_images, dtype=np.int64)
+            return np.full(self.num_images, epoch % len(self.views))
         generator = np.random.default_rng(derive(self.seed, "view", phase, epoch))
         return generator.integers(len(self.views), size=self.num_images)

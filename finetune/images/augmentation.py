@@ -1,6 +1,6 @@
 """How far an image may vary in training, in one table of levels; a piece that the recipe names goes before its level.
 
-To add a level: a row in `LEVELS`, its name in `settings.AugmentLevel`, a line in docs/training.md. Free of torch.
+To add a level: a row in `LEVELS`, its name in `values.AugmentLevel`, a line in docs/training.md. Free of torch.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from finetune.settings import AUTO_LEVEL, AugmentSection
+from finetune.sections import AugmentSection
+from finetune.values import AUTO_LEVEL
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from torchvision.transforms import Compose, v2
 
 from finetune.images.augmentation import Pieces, pieces_of
 from finetune.images.decode import smaller
-from finetune.settings import AugmentSection
+from finetune.sections import AugmentSection
 from finetune.types import BRIGHTNESS, Preprocessing
 
 

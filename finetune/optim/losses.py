@@ -3,7 +3,7 @@
 Of an image with several classes the shares are 0 and 1, each by itself. Numbers (B, 1) have losses of their own, in
 deviations from the mean of train.
 
-To add one: a row in `LOSSES`, its name in `settings.Loss`, a line in docs/training.md.
+To add one: a row in `LOSSES`, its name in `values.Loss`, a line in docs/training.md.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from torch.nn.functional import (
     one_hot,
 )
 
-from finetune.settings import TASK_LOSSES, LossSection
+from finetune.settings import LossSection
 from finetune.tasks import Task
+from finetune.values import TASK_LOSSES
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Optimisers over layer groups: every trained parameter in one group, with its own learning rate.
 
-To add one: a row in `OPTIMISERS`, its name in `settings.OptimiserName`, a line in docs/training.md.
+To add one: a row in `OPTIMISERS`, its name in `values.OptimiserName`, a line in docs/training.md.
 """
 
 from __future__ import annotations

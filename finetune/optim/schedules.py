@@ -1,6 +1,6 @@
 """Learning rate and momentum as pure functions of the step, so that a resumed run needs no state of them.
 
-To add one: a row in `SCHEDULES`, its name in `settings.Schedule`, a line in docs/training.md.
+To add one: a row in `SCHEDULES`, its name in `values.Schedule`, a line in docs/training.md.
 """
 
 from __future__ import annotations

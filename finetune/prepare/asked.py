@@ -14,7 +14,7 @@ from finetune.belongings import BELONGS, HAVE_MOMENTUM
 from finetune.data.sources import check_there
 from finetune.errors import RecipeError
 from finetune.images.augmentation import pieces_of
-from finetune.settings import Recipe
+from finetune.settings import RANGE_TEST, Recipe
 from finetune.strategy.strategies import STRATEGIES, taking
 
 
@@ -114,6 +114,12 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
         problems.append("data.value_range has no meaning with data.channels = 4, which have 8 bits")
     if recipe.strategy.initialiser == "zero" and (recipe.strategy.reinit or name == "scratch"):
         problems.append("strategy.initialiser = 'zero' is for the head alone: units that are equal stay equal")
+    if name == "race" and recipe.optim.lr == RANGE_TEST:
+        problems.append("optim.lr = 'range-test' has no meaning with strategy.name = 'race', whose strategies differ")
+    if recipe.split.fold > (1 if recipe.split.folds == "none" else recipe.split.folds):
+        problems.append(f"split.fold = {recipe.split.fold} is none of split.folds = {recipe.split.folds}")
+    if recipe.split.folds != "none" and "split.val" in changes:
+        problems.append("split.val has no meaning with split.folds: one of the folds is val")
     if problems:
         raise RecipeError(problems)
 

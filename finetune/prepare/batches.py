@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,13 +59,17 @@ class Feeder:
             engine = self.prepared.recipe.cache.engine
             unused = "" if engine in ("auto", "torch") else f"; cache.engine = {engine!r} has nothing to run"
             self._say(f"phase {phase.name}: no feature cache, {why}{unused}")
-            return Work(self.prepared.backbone.model, self._train_images(phase), self._val())
+            if phase.solver == "lbfgs":
+                return self._solved(phase, self.prepared.backbone.model, lambda images: images)
+            return Work(self.prepared.backbone.model, self._drawn(), self._val())
         self.divided, self.room = divided, None
         views = num_views(self.prepared.recipe, phase)
         if views and (room := self._room(divided, phase, views)):
             self.room = room
             return self._cached(divided, phase, room, views, engine)
-        self._say(f"phase {phase.name}: frozen layers run every epoch, on freshly drawn views{engine}")
+        is_solved = phase.solver == "lbfgs"
+        how = "once for each view" if is_solved else "every epoch, on freshly drawn views"
+        self._say(f"phase {phase.name}: frozen layers run {how}{engine}")
         return self._uncached(divided, phase)
 
     def judged(self, split: Split) -> tuple[nn.Module, Batches]:
@@ -73,17 +78,26 @@ class Feeder:
         The trunk of the last phase is frozen in all of them. A run that was resumed behind its last step has not asked
         for the work of that phase yet: it is asked for here, so that both measure alike.
         """
+        self._begin()
+        if self.divided is not None and self.room is not None and split == "val":
+            size = int(self.prepared.recipe.train.batch_size)
+            kept = self.cache.batches(self.room, self._of(split), views=1, batch_size=size, seed=None)
+            return self.divided.tail, kept
+        return self.judged_on(self._of(split))
+
+    def judged_on(self, samples: Sequence[Sample]) -> tuple[nn.Module, Batches]:
+        """Return the same for some images, as evaluation sees them, in order."""
+        self._begin()
+        images = plain_batches(self.prepared, samples)
+        if self.divided is None:
+            return self.prepared.backbone.model, images
+        return self.divided.tail, self._through_trunk(images)
+
+    def _begin(self) -> None:
         if not self.has_begun:
             prepared, last = self.prepared, self.prepared.phases[-1]
             with freezing(prepared.backbone.model, last.plan, prepared.backbone.groups):
                 self.work_of(last)
-        if self.divided is None:
-            return self.prepared.backbone.model, self._plain(split)
-        if self.room is not None and split == "val":
-            size = int(self.prepared.recipe.train.batch_size)
-            kept = self.cache.batches(self.room, self._of(split), views=1, batch_size=size, seed=None)
-            return self.divided.tail, kept
-        return self.divided.tail, self._through_trunk(self._plain(split))
 
     def _room(self, divided: Divided, phase: Phase, views: int) -> Room | None:
         """Return where a phase keeps what its trunk yields; None where it does not fit, or the phase began without.
@@ -140,7 +154,7 @@ class Feeder:
             divided.trunk,
             images,
             asked=prepared.recipe.cache.engine,
-            num_images=len(self._of("train")) * _drawn_views(prepared.recipe, phase) + len(self._of("val")),
+            num_images=len(self._of("train")) * drawn_views(prepared.recipe, phase) + len(self._of("val")),
             precision=prepared.compute.precision,
             about={"network": self.cache.network, "shapes": divided.shapes},
             kept=self.began.engine(place) if self.began else None,
@@ -161,11 +175,19 @@ class Feeder:
         shown = "1 view" if views == 1 else f"{views} views"
         text = f"frozen layers run once for each image ({shown}){engine}; {values:,} values are kept of it"
         self._say(f"phase {phase.name}: {text}")
-        return Work(divided.tail, batches, judged)
+        return Work(divided.tail, batches, judged, views=views if phase.solver == "lbfgs" else 1)
 
     def _uncached(self, divided: Divided, phase: Phase) -> Work:
+        if phase.solver == "lbfgs":
+            return self._solved(phase, divided.tail, self._through_trunk)
         val = self._val()
-        return Work(divided.tail, self._through_trunk(self._train_images(phase)), val and self._through_trunk(val))
+        return Work(divided.tail, self._through_trunk(self._drawn()), val and self._through_trunk(val))
+
+    def _solved(self, phase: Phase, run: nn.Module, through: Callable[[ImageBatches], Batches]) -> Work:
+        """Return what a head is solved on without a cache: the bits that a cache would hold."""
+        val, views = self._val(), drawn_views(self.prepared.recipe, phase)
+        seen = [through(self.cache.images(self._of("train"), view)) for view in range(views)]
+        return Work(run, ViewBatches(seen), val and through(val), views=views)
 
     def _through_trunk(self, images: ImageBatches) -> TrunkBatches:
         assert self.divided is not None  # of the phase that asks
@@ -177,8 +199,8 @@ class Feeder:
     def _val(self) -> ImageBatches | None:
         return self._plain("val") if self._of("val") else None
 
-    def _train_images(self, phase: Phase) -> ImageBatches:
-        return self._plain("train") if phase.solver == "lbfgs" else augmented_batches(self.prepared, self._of("train"))
+    def _drawn(self) -> ImageBatches:
+        return augmented_batches(self.prepared, self._of("train"))
 
     def _plain(self, split: Split) -> ImageBatches:
         return plain_batches(self.prepared, self._of(split))
@@ -188,29 +210,43 @@ class Feeder:
         self.on_event(Event(kind, {"text": text}))
 
 
+class ViewBatches:
+    """Batches of some views of the same images, none kept: every epoch is one view."""
+
+    def __init__(self, views: Sequence[Batches]) -> None:
+        self.views, self.num_images = views, views[0].num_images
+
+    def __len__(self) -> int:
+        return len(self.views[0])
+
+    def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Any, Tensor]]:
+        """Yield (boundary tensors or images, class indices) of one view from batch `start` on."""
+        yield from self.views[epoch % len(self.views)].epoch(start=start)
+
+
 def num_views(recipe: Recipe, phase: Phase) -> int:
     """Return how many views of each train image a phase keeps; 0 where nothing would be read twice."""
     if recipe.cache.features == "none":
         return 0
-    if _is_plain(recipe, phase):
-        return 1
-    if recipe.cache.views != "auto":
-        return recipe.cache.views
-    return AUTO_VIEWS if phase.epochs > AUTO_VIEWS else 0
+    is_used_again = phase.solver == "lbfgs" or recipe.augment.level == "none" or phase.epochs > AUTO_VIEWS
+    return _views(recipe) if is_used_again or recipe.cache.views != "auto" else 0
 
 
-def _drawn_views(recipe: Recipe, phase: Phase) -> int:
-    """Return how many views of each train image a phase sees at most, as if the cache had room for them."""
-    if _is_plain(recipe, phase):
+def drawn_views(recipe: Recipe, phase: Phase) -> int:
+    """Return how many views of each train image a phase sees at most, as if the cache had room for them.
+
+    A head is solved on all of them, the plain one first; each epoch of steps draws one for each image.
+    """
+    return _views(recipe) if phase.solver == "lbfgs" else min(phase.epochs, _views(recipe))
+
+
+def _views(recipe: Recipe) -> int:
+    if recipe.augment.level == "none":
         return 1
-    return min(phase.epochs, AUTO_VIEWS if recipe.cache.views == "auto" else recipe.cache.views)
+    return AUTO_VIEWS if recipe.cache.views == "auto" else recipe.cache.views
 
 
 def _is_exact(recipe: Recipe, phase: Phase) -> bool:
     """Tell whether a phase trains on the same bits with the cache and without it."""
-    return _is_plain(recipe, phase) and recipe.cache.precision == "float32"
-
-
-def _is_plain(recipe: Recipe, phase: Phase) -> bool:
-    """Tell whether a phase sees the plain view of each image alone."""
-    return phase.solver == "lbfgs" or recipe.augment.level == "none"
+    is_alike = phase.solver == "lbfgs" or recipe.augment.level == "none"
+    return is_alike and recipe.cache.precision == "float32"

@@ -26,7 +26,7 @@ from finetune.features.divide import Divided, divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.store import Layout
 from finetune.prepare.batch_size import phase_memory
-from finetune.prepare.batches import num_views
+from finetune.prepare.batches import drawn_views, num_views
 from finetune.prepare.inputs import architecture_of
 from finetune.prepare.prepared import Prepared
 from finetune.prepare.resolve import wanted_batch
@@ -113,10 +113,11 @@ def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, spe
     trunk = cut.trunk_share * speed.forward if cut else 0.0
     tail = speed.forward - trunk
     learn = speed.step * (counts.step - (cut.trunk_share if cut else 0.0) * counts.forward) / counts.everything
-    passes = (num_train * cut.views + num_val) if cut and cut.views else epochs * num_images
-    seconds = passes * trunk + epochs * (num_train * (learn if phase.solver == "gradient" else 0) + num_val * tail)
-    is_once = phase.solver == "lbfgs"
-    once = seconds if is_once else passes * trunk if cut and cut.views else 0.0
+    is_solved = phase.solver == "lbfgs"
+    seen = drawn_views(recipe, phase) if is_solved else cut.views if cut else 0  # of each train image, once for all
+    passes = num_train * seen + num_val if seen else epochs * num_images
+    seconds = passes * trunk + epochs * (num_train * (0 if is_solved else learn) + num_val * tail)
+    once = seconds if is_solved else passes * trunk if seen else 0.0
     return Cost(batch, memory, seconds, cut, once)
 
 
@@ -161,9 +162,10 @@ def cut_of(
     layout = Layout(divided.shapes, recipe.cache.precision)
     epochs = phase.epochs if phase.solver == "gradient" else 1
     forward, trunk = counts.forward, counts.trunk
-    learn = forward if phase.solver == "lbfgs" else max(counts.step, forward)
-    whole = epochs * (num_train * learn + num_val * forward)
-    saved = trunk * (epochs * (num_train + num_val) - (num_train * views + num_val)) if views else 0
+    is_solved = phase.solver == "lbfgs"
+    learn, shown = (forward, drawn_views(recipe, phase)) if is_solved else (max(counts.step, forward), epochs)
+    whole = shown * num_train * learn + epochs * num_val * forward
+    saved = trunk * (shown * num_train + epochs * num_val - (num_train * views + num_val)) if views else 0
     rows = layout.row_bytes * (num_train * views + num_val)
     share = trunk / max(forward, 1)
     return Cut(divided.shapes, layout.row_bytes, share, views, rows if views else 0, max(0.0, saved / max(whole, 1)))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune import recipe as recipes
 from finetune.backbone.freeze import freezing
 from finetune.backbone.groups import head_modules
 from finetune.backbone.weights import refuse_random
@@ -32,7 +33,8 @@ def features_of(inputs: Inputs, samples: Sequence[Sample], *, on_event: OnEvent 
     backbone = inputs.backbone
     refuse_random(backbone.weights, backbone.groups)
     judged = tuple(replace(sample, split="val") for sample in samples[: trunk_batch(torch.device("cpu"))])
-    small = replace(inputs, manifest=replace(inputs.manifest, samples=(*samples, *judged)))
+    plain = recipes.update(inputs.recipe, {"augment.level": "none"})
+    small = replace(inputs, recipe=plain, manifest=replace(inputs.manifest, samples=(*samples, *judged)))
     planned = planned_run(small, resolve(small))
     phase = replace(planned.phases[0], solver="lbfgs")  # plain images in order, whatever the head
     prepared = replace(planned, phases=(phase,), pixels=_pixels(small, on_event))

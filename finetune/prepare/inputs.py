@@ -26,10 +26,11 @@ from finetune.features.engines import check_engine
 from finetune.images.pixels import PixelCache, opened_or_none
 from finetune.images.transforms import plain_view
 from finetune.prepare.asked import check_data
-from finetune.settings import EMBEDDED, TASK_LOSSES, Recipe
+from finetune.settings import EMBEDDED, Recipe
 from finetune.strategy.strategies import is_pretrained
 from finetune.tasks import TASKS, Quantity
 from finetune.types import Event, Manifest, OnEvent, ignore
+from finetune.values import TASK_LOSSES
 from finetune.wording import counted
 
 OF_ONE_CLASS: dict[str, tuple[Any, ...]] = {  # keys that mean something where an image has one class alone, and off
@@ -293,7 +294,7 @@ def read_data(
     scanned = checks.scan(
         listed or list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event
     )
-    manifest = split.assign(scanned, val=recipe.split.val, test=recipe.split.test, seed=recipe.split.seed)
+    manifest = split.assign_as(scanned, recipe.split)
     on_event(Event.message(describe_data(manifest)))
     for note in data_notes(manifest):
         on_event(Event.warning(note))

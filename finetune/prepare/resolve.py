@@ -16,7 +16,7 @@ from finetune.images.augmentation import pieces_of
 from finetune.optim.class_weights import class_weights, is_uneven
 from finetune.optim.optimisers import OPTIMISERS
 from finetune.prepare.inputs import Inputs, with_task
-from finetune.settings import AUTO_LEVEL, TASK_LOSSES, Recipe
+from finetune.settings import RANGE_TEST, Recipe
 from finetune.strategy.strategies import (
     Choice,
     epochs_for,
@@ -28,6 +28,7 @@ from finetune.strategy.strategies import (
 )
 from finetune.train.phases import linear_head
 from finetune.types import Manifest, Phase, Verdict
+from finetune.values import AUTO_LEVEL, TASK_LOSSES
 from finetune.wording import listed
 
 WHAT = {"norm": "norms with weights", "bias": "biases", "lora": "linear or convolution layers"}
@@ -81,7 +82,7 @@ def resolve_numbers(
         "strategy.probe_at": check_stage(probe_at, backbone.groups) if "probe_at" in numbers.takes else "auto",
         "train.batch_size": batch_size,
         "train.epochs": epochs,
-        "optim.lr": _or(recipe.optim.lr, lr),
+        "optim.lr": lr if recipe.optim.lr in ("auto", RANGE_TEST) else recipe.optim.lr,
         "optim.weight_decay": _or(recipe.optim.weight_decay, numbers.weight_decay),
         "optim.layer_decay": _or(recipe.optim.layer_decay, numbers.layer_decay),
     }
@@ -167,7 +168,7 @@ def balancing(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
 def flipping(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
     """Say why images should perhaps not be flipped, where they are."""
     pieces = pieces_of(recipe.augment)
-    if pieces is not None and pieces.horizontal_flip and recipe.strategy.name != "linear-probe":
+    if pieces is not None and pieces.horizontal_flip:
         for hint in flip_hints(manifest):
             yield f"{hint}: train without, --set augment.horizontal_flip=0"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetune.backbone.load import Backbone
 from finetune.prepare.batch_size import skeleton_or_none
+from finetune.prepare.batches import drawn_views
 from finetune.prepare.costs import cut_of, divided_or_none, operations_of
 from finetune.prepare.prepared import Prepared
 from finetune.settings import Recipe
@@ -37,7 +38,8 @@ def _phase(recipe: Recipe, skeleton: Backbone, phase: Phase, num_train: int, num
     cut = cut_of(recipe, phase, num_train, num_val, divided=divided, counts=counts)
     trunk = cut.trunk_share if cut and cut.views else 0.0
     views = cut.views if cut else 0
-    epoch = num_train * max(step - trunk, 0.0) + num_val * (1 - trunk)
+    shown = num_train * (drawn_views(recipe, phase) if is_solved else 1)
+    epoch = shown * max(step - trunk, 0.0) + num_val * (1 - trunk)
     filling = trunk * (num_train * views + num_val)
     count = 1 if is_solved else phase.epochs
     return [filling + epoch, *[epoch] * (count - 1)]

@@ -14,7 +14,7 @@ from typing import Any
 from finetune.report.page import render
 from finetune.report.standings import Curve
 from finetune.strategy.strategies import is_pretrained
-from finetune.tasks import Task
+from finetune.tasks import guess_loss
 
 COLOURS = ("#2f6fc4", "#d9730d", "#2e8b57", "#b0307a", "#7a5cc2", "#8a6d3b", "#0f9a9a", "#c0392b")
 WIDTH, HEIGHT = 380, 220  # what is inside the axes, in units of the image
@@ -55,11 +55,6 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     )
     page = {**content, "colours": colours, "panels": shown}
     render(path, "compare.html.j2", {**page, "width": WIDTH, "height": HEIGHT})
-
-
-def guess_loss(task: Task, num_classes: int) -> float:
-    """Return the val loss of guessing: of one class, of each of several classes, of numbers in deviations."""
-    return {"classify": math.log(max(num_classes, 2)), "multilabel": math.log(2), "regress": 1.0}[task]
 
 
 def panels(standings: Sequence[Any], colours: Mapping[str, str], *, guess_loss: float) -> tuple[Panel, ...]:

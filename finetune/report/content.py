@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,15 @@ from finetune.checkpoint.race_file import open_race
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.saved import pinned_task
 from finetune.evaluation.by_class import ClassFigures
-from finetune.report import page
+from finetune.report import charts
+from finetune.report.answered import Answered
 from finetune.report.depth import depth
+from finetune.report.diagnosis import advice
 from finetune.settings import Recipe
+from finetune.strategy.matrix import CELLS
 from finetune.tasks import TASKS
 from finetune.types import EpochLine, to_json
+from finetune.wording import counted
 
 
 def told(folder: RunFolder) -> dict[str, Any]:
@@ -34,6 +38,7 @@ def told(folder: RunFolder) -> dict[str, Any]:
         "evidence": measured and measured.evidence,
         "verdict": measured and measured.verdict,
         "depth": depth(to_json(measured.evidence)) if measured else None,
+        "matrix": CELLS,
         "race": open_race(folder).model_dump() if folder.race.is_file() else None,
         "problems": read_problems(folder.problems)[:200],
         "versions": read_as(Environment, folder.environment).packages,
@@ -48,36 +53,81 @@ def report_content(
     *,
     delivered_epoch: int,
     by_class: Sequence[ClassFigures] = (),
+    answers: Answered | None = None,
+    covered: Sequence[tuple[float, float]] = (),
+    seconds: Mapping[str, float] | None = None,
+    waited: float = 0.0,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Return what report.html shows, gathered from a run folder; `by_class` is of val.
+
+    `answers` are to the split that was measured last; `covered` are shares of val with the accuracy there.
 
     Raises:
         CheckpointError: a file of it is missing or damaged.
     """
+    score = TASKS[pinned_task(recipe)].score
+    stood = told(folder)
     return {
-        **told(folder),
+        **stood,
         "title": f"{Path(recipe.data.path).name}: {recipe.strategy.name} on {recipe.backbone.name}",
         "metrics": metrics,
         "metric_names": list(dict.fromkeys(name for values in metrics.values() for name in values)),
         "strategy": recipe.strategy.name,
         "history": history,
         "delivered_epoch": delivered_epoch,
-        "curves": _curves(history),
+        "curves": charts.over_epochs(history, score=score, delivered=delivered_epoch),
+        "headline": _headline(recipe, metrics, history, sum((seconds or {}).values())),
+        "figures": _figures(metrics),
+        "answers": answers,
+        "reliability": charts.reliability(answers.confidence, answers.hits) if answers else [],
+        "coverage": charts.of_shares("share of right answers", covered, x_name="share of val that is answered")
+        if len(covered) > 1
+        else None,
+        "advice": advice(
+            answers,
+            history,
+            next(reversed(metrics.values()), {}),
+            data=recipe.data.path,
+            is_head_alone=stood["phases"][-1].plan.trained == ("head",),
+            level=str(recipe.augment.level),
+            image_size=recipe.backbone.image_size if isinstance(recipe.backbone.image_size, int) else 224,
+        ),
+        "seconds": seconds or {},
+        "waited": waited,
+        "device": device,
         "folder": str(folder.path),
         "seed": recipe.train.seed,
         "precision": recipe.train.precision,
-        "score": TASKS[pinned_task(recipe)].score,
+        "score": score,
         "by_class": by_class,
     }
 
 
-def _curves(history: Sequence[EpochLine]) -> dict[str, Any] | None:
-    if len(history) < 2:
-        return None
-    names = {"train": "train_top1", "val": "score"}
-    values = {name: [getattr(row, key) for row in history] for name, key in names.items()}
-    there = [value for column in values.values() for value in column if value is not None]
-    if not there:
-        return None
-    low, high = min(there), max(there)
-    return {"low": low, "high": high, **{name: page.curve(v, low=low, high=high) for name, v in values.items()}}
+def _headline(recipe: Recipe, metrics: Mapping[str, Any], history: Sequence[EpochLine], seconds: float) -> str:
+    """Return the result in one sentence."""
+    what = f"{recipe.strategy.name} on {recipe.backbone.name}"
+    trained = f"trained in {seconds:,.0f} s" if seconds else "trained"
+    took = counted(len(history), "epoch")
+    if not metrics:
+        return f"{what}, {trained} ({took}); nothing was there to measure it."
+    split, measured = list(metrics.items())[-1]
+    name, value = next(iter(measured.items()))
+    is_share = name == "top1"
+    said = f"names {value['value']:.1%} of {split} right" if is_share else f"has {name} {value['value']:.3f} on {split}"
+    return f"{what}, {trained} ({took}), {said}."
+
+
+def _figures(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[dict[str, str]]:
+    """Return three figures of the split that was measured last, with their intervals."""
+    if not metrics:
+        return []
+    split, measured = list(metrics.items())[-1]
+    return [
+        {
+            "name": f"{split} {name}",
+            "value": f"{value['value']:.3f}",
+            "between": f"{value['low']:.3f} to {value['high']:.3f}",
+        }
+        for name, value in list(measured.items())[:3]
+    ]

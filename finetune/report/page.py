@@ -30,15 +30,3 @@ def _environment() -> Environment:
     return Environment(
         loader=PackageLoader("finetune.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-
-
-def curve(values: list[float | None], *, low: float, high: float, width: int = 560, height: int = 140) -> str:
-    """Return the points of an SVG polyline for values over epochs; gaps are left out."""
-    span = max(high - low, 1e-9)
-    step = width / max(len(values) - 1, 1)
-    pairs = (
-        (index * step, height - (value - low) / span * height)
-        for index, value in enumerate(values)
-        if value is not None
-    )
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)

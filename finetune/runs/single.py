@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from finetune.backbone.groups import head_modules
 from finetune.checkpoint import best, state
@@ -24,17 +25,22 @@ from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.labels import best_thresholds
 from finetune.evaluation.metrics import measure_task
 from finetune.evaluation.temperature import divide_logits
+from finetune.features.knowledge import Knowledge
 from finetune.prepare.batch_size import with_micro_batch
 from finetune.prepare.batches import Feeder
 from finetune.prepare.inputs import computing_as
 from finetune.prepare.prepared import Prepared, prepare
 from finetune.prepare.time_limit import within_time
 from finetune.report import page
+from finetune.report.answered import Answered, answered
 from finetune.report.content import report_content
 from finetune.runs.calibrate import calibrate, sentence
 from finetune.runs.export_at_end import export_at_end
+from finetune.runs.knowledge import knowledge_of
 from finetune.runs.known_classes import before_and_after
+from finetune.runs.known_file import write_known
 from finetune.runs.layout import Terms, lay_folder, reopen
+from finetune.runs.measured_lr import with_measured_lr
 from finetune.runs.refit import FIRST, Refit, refit
 from finetune.runs.signals import Stop
 from finetune.runs.training import Trained, computing, telling_how_to_go_on, train
@@ -67,16 +73,14 @@ class RunResult:
 
 @dataclass(slots=True)
 class Assessed:
-    """What was measured of a model: metrics, and what it says of every image.
-
-    Of several classes their probabilities (N, K) too, and from which on each is said.
-    """
+    """What was measured of a model: metrics, what it says of every image, and of several classes their thresholds."""
 
     metrics: Metrics = field(default_factory=dict)
     guesses: Guesses = field(default_factory=dict)
-    probabilities: dict[Split, NDArray[np.float64]] = field(default_factory=dict)
     thresholds: tuple[float, ...] = ()
     by_class: tuple[ClassFigures, ...] = ()  # on val
+    known: Knowledge | None = None
+    outputs: dict[Split, tuple[Tensor, Tensor]] = field(default_factory=dict)  # (N, K), with what is right
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,8 @@ def prepare_run(recipe: Recipe, *, manifest: Manifest | None = None, on_event: O
         is_open = recipe.strategy.name == "auto"
         num_images = len(prepared.manifest.samples)
         prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
-        return PreparedRun(with_micro_batch(prepared, on_event=on_event), {"prepare": time.monotonic() - began})
+        prepared = with_measured_lr(with_micro_batch(prepared, on_event=on_event), recipe, on_event=on_event)
+        return PreparedRun(prepared, {"prepare": time.monotonic() - began})
 
 
 def resume_alone(
@@ -173,6 +178,7 @@ def _train(
             assessed.metrics = {f"{name}, {FIRST}": values for name, values in assessed.metrics.items()}
             _evaluate(assessed, refitted.feeder, ("test",))
             seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
+        assessed.known = None if refitted else knowledge_of(trained.feeder)
         never = _never_predicted(prepared, assessed.guesses)
         computed = [*allowed, *trained.feeder.said, *([sentence(temperature)] if temperature else [])]
         if told := _known_classes(prepared, assessed.guesses):
@@ -216,7 +222,9 @@ def _deliver(
     deviation = prepared.scale.deviation if prepared.scale else None
     of_task: Any = {"task": manifest.task, "thresholds": assessed.thresholds, "deviation": deviation}
     write_model(folder.model, delivered, manifest.classes, **of_task)
-    write_predictions(folder.predictions, manifest, assessed.guesses, assessed.probabilities)
+    write_predictions(folder.predictions, manifest, assessed.guesses, _of_several(assessed, manifest))
+    if assessed.known is not None:
+        write_known(folder.known, assessed.known)
     timing = {
         "seconds": seconds,
         "num_train": len(manifest.split("train")),
@@ -226,13 +234,48 @@ def _deliver(
     write_json(folder.timing, timing)
     delivered_epoch = end.best.epoch if end.best else 0
     content = report_content(
-        folder, recipe, assessed.metrics, end.history, delivered_epoch=delivered_epoch, by_class=assessed.by_class
+        folder,
+        recipe,
+        assessed.metrics,
+        end.history,
+        delivered_epoch=delivered_epoch,
+        by_class=assessed.by_class,
+        answers=_answered(prepared, assessed),
+        covered=assessed.known.accuracies() if assessed.known else (),
+        seconds=seconds,
+        waited=sum(row["waited"] for row in trained.timing),
+        device=str(prepared.compute.device),
     )
     page.write(folder.report, {**content, "computed": computed, "refit": refitted})
     best.settle(folder, end.best)
     write_json(folder.metrics, assessed.metrics)
     return RunResult(
         folder.path, recipe.strategy.name, assessed.metrics, len(end.history), delivered_epoch, len(manifest.problems)
+    )
+
+
+def _of_several(assessed: Assessed, manifest: Manifest) -> dict[Split, NDArray[np.float64]]:
+    """Return the probabilities (N, K) by split where an image has several classes, else nothing."""
+    if manifest.task != "multilabel":
+        return {}
+    return {name: outputs.double().sigmoid().numpy() for name, (outputs, _) in assessed.outputs.items()}
+
+
+def _answered(prepared: Prepared, assessed: Assessed) -> Answered | None:
+    """Return the answers that a report shows: to test where there is one, else to val."""
+    manifest = prepared.manifest
+    if manifest.task != "classify" or not assessed.outputs:
+        return None
+    split, (outputs, targets) = list(assessed.outputs.items())[-1]
+    return answered(
+        split,
+        outputs,
+        targets,
+        classes=manifest.classes,
+        files=[sample.file for sample in manifest.samples if sample.split == split],
+        root=Path(manifest.root),
+        num_train=list(manifest.counts("train").values()),
+        value_range=prepared.backbone.preprocessing.value_range,
     )
 
 
@@ -248,10 +291,9 @@ def _evaluate(assessed: Assessed, feeder: Feeder, splits: Sequence[Split]) -> No
         if manifest.task == "multilabel" and name == "val":
             assessed.thresholds = best_thresholds(outputs, targets)
             assessed.by_class = figures_by_class(manifest.classes, outputs, targets, assessed.thresholds)
-        if manifest.task == "multilabel":
-            assessed.probabilities[name] = outputs.double().sigmoid().numpy()
         measured = measure_task(
             manifest.task, outputs, targets, units=units_of(samples), thresholds=assessed.thresholds
         )
         assessed.metrics[str(name)] = {key: to_json(value) for key, value in measured.items()}
         assessed.guesses[name] = answers(manifest.task, outputs, assessed.thresholds)
+        assessed.outputs[name] = outputs, targets

@@ -26,7 +26,7 @@ from finetune.prepare.prepared import Prepared
 from finetune.prepare.resolve import train_counts
 from finetune.runs.signals import Stop
 from finetune.strategy.strategies import retrained
-from finetune.train.fit import Fit
+from finetune.train.fit import Fit, Keeper
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.train.memory import is_out_of_memory
 from finetune.train.objectives import objective_of
@@ -129,9 +129,9 @@ def train(
     _write_epochs(folder, history)
 
     feeder = Feeder(prepared, on_event=watch, stop=stop, began=BeganCached(folder))
-    fit = _fit(folder, prepared, feeder, stop if until is None else _Pause(stop, watch, until))
+    fit = fit_of(prepared, feeder, _Keeper(folder), stop if until is None else _Pause(stop, watch, until))
     fit.led_by = led_by
-    fresh = _fresh(prepared)
+    fresh = fresh_of(prepared)
     with stop.training():
         try:
             end = fit_phases(fit, prepared.phases, fresh=fresh, resumed=checkpoint)
@@ -170,14 +170,15 @@ def _write_epochs(folder: RunFolder, history: Sequence[EpochLine]) -> None:
     write_text(folder.epochs, "".join(f"{line(row)}\n" for row in history))
 
 
-def _fit(folder: RunFolder, prepared: Prepared, feeder: Feeder, stop: StopSign) -> Fit:
+def fit_of(prepared: Prepared, feeder: Feeder, keeper: Keeper, stop: StopSign) -> Fit:
+    """Return the model of a run with all that the loop needs around it."""
     return Fit(
         model=prepared.backbone.model,
         groups=prepared.backbone.groups,
         work_of=feeder.work_of,
         settings=FitSettings.of(prepared.recipe, class_weights=_class_weights(prepared)),
         accelerator=prepared.compute.accelerator(),
-        keeper=_Keeper(folder),
+        keeper=keeper,
         on_event=feeder.on_event,
         stop=stop,
         units=units_of(prepared.manifest.split("train")),
@@ -192,7 +193,7 @@ def _class_weights(prepared: Prepared) -> Tensor | None:
     return torch.from_numpy(class_weights(train_counts(prepared))).float().to(prepared.compute.device)
 
 
-def _fresh(prepared: Prepared) -> nn.Module:
+def fresh_of(prepared: Prepared) -> nn.Module:
     """Return the network as it is when new, for what is re-initialised; the head is new already."""
     if not set(retrained(prepared.phases)) - {"head"}:
         return prepared.backbone.model

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import RecipeError, did_you_mean
-from finetune.settings import STRATEGY_NAMES
 from finetune.strategy.strategies import taking
+from finetune.values import STRATEGY_NAMES
 
 USUAL = ("head-only", "linear-probe", "top-k", "full", "scratch")
 

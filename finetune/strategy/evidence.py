@@ -88,7 +88,8 @@ def evidence_of(
         on_event(Event.progress("probe layer groups", done, len(features)))
         judged[group] = probing.judged(pooled, targets, units)
     on_event(Event.progress("probe layer groups", len(features), len(features)))
-    joint = probing.judged(torch.cat(list(features.values()), dim=1), targets, units)
+    widths = [pooled.shape[1] for pooled in features.values()]
+    joint = probing.judged(torch.cat(list(features.values()), dim=1), targets, units, widths)
     last = list(features)[-1]
     best = max(judged, key=lambda group: (probing.value(judged[group], targets), list(judged).index(group)))
     first = list(range(len(targets))) if units is None else first_of_units(units)

@@ -1,10 +1,11 @@
 """The strategy matrix of the notes: few or many images, similar or dissimilar to the pretraining data.
 
               similar                  dissimilar
-    few       head-only                linear-probe on all stages together
+    few       linear-probe: the head   linear-probe on all stages together
     many      top-k: the later half    the same, of plenty of images everything
 
-Where the last stage already tells similar images apart, the head alone is trained, however many they are.
+A linear-probe is a head that is solved to convergence. Where the last stage already tells similar images apart, the
+head alone is trained, however many they are: by steps (head-only), which are cheaper where there are many.
 
 Pure: evidence in, verdict out.
 """
@@ -12,7 +13,9 @@ Pure: evidence in, verdict out.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal
 
 from finetune.settings import ALL_STAGES
@@ -22,9 +25,16 @@ from finetune.wording import apart
 
 # Fewer images than these are few: per class in the median, and in all. Where images are dissimilar, training inner
 # layers pays much sooner: benchmarks/strategy, docs/strategies.md.
+CELLS = {  # what is trained, by size and similarity
+    ("few", "similar"): "the head, solved to convergence",
+    ("few", "dissimilar"): "a linear classifier on all stages",
+    ("many", "similar"): "the head and the later half; little left to gain: the head",
+    ("many", "dissimilar"): "the head and the later half; of plenty everything",
+}
 FEW = {"similar": (30.0, 100.0), "dissimilar": (3.0, 8.0)}
 PLENTY = 300.0  # images per class: enough to train everything where images are dissimilar
 SOLVED = 0.98  # top1 of the last stage's probe: on similar images at most 2 points are left to gain
+MOST_SOLVED = 20_000  # images times classes: what solving a head takes grows with it, to half a minute about here
 FAR_SHIFT = 0.19  # shift of the inputs of batch norm, in stored deviations
 FAR_ENTROPY = 0.58  # entropy of the pretrained classifier, as a share of that of a guess
 NEAR_GAIN = 0.5  # share of the way from chance to perfect that a probe closes, less twice what it is behind
@@ -34,9 +44,33 @@ def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
     """Return the cell of the matrix and what to do there; `assume` overrides what was measured.
 
     Similar: `similarity_score` is not below 0. Few: fewer than 30 images per class (median) or 100 in all
-    where they are similar, than 3 or 8 where they are not.
+    where they are similar, than 3 or 8 where they are not. Where the interval of the score holds 0 and the two columns
+    have other strategies, the verdict names both and takes the cheaper.
     """
     assumed = set(assume) - {"none"}
+    verdict, similarity = _decided(evidence, assumed), similarity_score(evidence)
+    if assumed & {"similar", "dissimilar"} or not similarity.low < 0 < similarity.high:
+        return verdict
+    other = _decided(evidence, assumed | {"dissimilar" if verdict.similarity == "similar" else "similar"})
+    if _strategy_of(other) == _strategy_of(verdict):
+        return verdict
+    cheaper, dearer = sorted((verdict, other), key=_work)
+    doubt = (
+        f"; but that they are {verdict.similarity} is not certain, and were they {other.similarity} it would be"
+        f" {_named(other)}: of both the cheaper is taken, {_named(cheaper)}; --strategy race lets both start"
+    )
+    strategy, top_k, probe_at = _strategy_of(cheaper)
+    return replace(
+        verdict,
+        strategy=strategy,
+        top_k=top_k,
+        probe_at=probe_at,
+        reason=verdict.reason + doubt,
+        rival=_named(dearer),
+    )
+
+
+def _decided(evidence: Evidence, assumed: set[str]) -> Verdict:
     similarity = similarity_score(evidence)
     is_similar = "similar" in assumed or ("dissimilar" not in assumed and similarity.value >= 0)
     size = size_score(evidence, is_similar=is_similar)
@@ -47,6 +81,23 @@ def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
     said = ["assumed " * (word in assumed) + word for word in (column, row)]
     reason = f"{_counted(evidence)}; {_compared(evidence)}{_seen(evidence)}: {said[0]}; {said[1]} → {what}"
     return Verdict(row, column, strategy, reason, size, similarity, top_k=top_k, probe_at=probe_at)
+
+
+def _strategy_of(verdict: Verdict) -> tuple[str, int | None, str | None]:
+    return verdict.strategy, verdict.top_k, verdict.probe_at
+
+
+def _work(verdict: Verdict) -> int:
+    """Return a number that grows with what a choice of the matrix costs: the layer groups that are trained."""
+    if verdict.strategy == "full":
+        return sys.maxsize
+    return verdict.top_k or 0
+
+
+def _named(verdict: Verdict) -> str:
+    """Return a choice in the words of a flag: "top-k 4"."""
+    number = verdict.top_k or verdict.probe_at
+    return f"{verdict.strategy} {number}" if number else verdict.strategy
 
 
 def size_score(evidence: Evidence, *, is_similar: bool) -> Interval:
@@ -89,8 +140,10 @@ def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str
     if is_many:
         k = max(1, round(len(evidence.probe) / 2))
         return "top-k", f"train the head and the top {k}", k, None
+    if is_similar and evidence.size.num_images * evidence.size.num_classes > MOST_SOLVED:
+        return "head-only", "train the head only, by steps, as solving it would take longer", None, None
     if is_similar:
-        return "head-only", "train the head only", None, None
+        return "linear-probe", "train the head only, solved to convergence", None, None
     if len(evidence.probe) == 1:  # of a network whose inner groups cannot be reached
         return "linear-probe", "linear probe on the last stage", None, None
     return "linear-probe", "linear probe on all stages together", None, ALL_STAGES

@@ -27,12 +27,13 @@ from finetune.tasks import Task
 from finetune.types import FEWEST_PROBED, Interval
 
 Units = Sequence[int] | None
+Widths = Sequence[int] | None  # of features of several layer groups: how many each has
 
 
 class Probing(Protocol):
     """What judges features: by what each image (N, ...) is given without itself."""
 
-    def judged(self, features: Tensor, targets: Tensor, units: Units) -> NDArray[Any]: ...
+    def judged(self, features: Tensor, targets: Tensor, units: Units, widths: Widths = None) -> NDArray[Any]: ...
 
     def value(self, judged: NDArray[Any], targets: Tensor) -> float: ...
 
@@ -46,10 +47,10 @@ class Probing(Protocol):
 class _OneClass:
     """Judges by whether a ridge classifier fitted to the other units gets each image right (N,)."""
 
-    def judged(self, features: Tensor, targets: Tensor, units: Units) -> NDArray[Any]:
+    def judged(self, features: Tensor, targets: Tensor, units: Units, widths: Widths = None) -> NDArray[Any]:
         if _num_units(targets, units) < FEWEST_PROBED:
             return np.zeros(len(targets), dtype=bool)
-        return (loo_guesses(features, targets, units=units) == targets).numpy()
+        return (loo_guesses(features, targets, units=units, widths=widths) == targets).numpy()
 
     def value(self, judged: NDArray[Any], targets: Tensor) -> float:
         return float(judged.mean())
@@ -77,10 +78,10 @@ class _Values:
     measure: Callable[[NDArray[Any], NDArray[Any]], Weighed]
     of_a_guess: Callable[[Tensor], float]
 
-    def judged(self, features: Tensor, targets: Tensor, units: Units) -> NDArray[Any]:
+    def judged(self, features: Tensor, targets: Tensor, units: Units, widths: Widths = None) -> NDArray[Any]:
         if _num_units(targets, units) < FEWEST_PROBED:
             return targets.double().mean(dim=0).expand(targets.shape).numpy()
-        return best_left_out(ValueRidge.of(features, targets), blocks(units))[0].numpy()
+        return best_left_out(ValueRidge.of(features, targets, widths), blocks(units))[0].numpy()
 
     def value(self, judged: NDArray[Any], targets: Tensor) -> float:
         return self.measure(judged, targets.numpy())(None)

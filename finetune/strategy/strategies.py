@@ -1,6 +1,6 @@
 """The strategies, in one table: what each trains, in which phases, and what "auto" means under it.
 
-Pure, and free of torch. To add one: a row here, its name in `settings.StrategyName`, a recipe.
+Pure, and free of torch. To add one: a row here, its name in `values.StrategyName`, a recipe.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ STRATEGIES: dict[str, Strategy] = {
         layer_decay=1.0,
         takes=frozenset({"probe_at"}),
         unused={
-            "augment.features": "sees each image once, as it is",
+            "augment.features": "solves the head on pooled features, which are no maps",
             "regularise": "solves the head and takes no steps",
             "strategy.initialiser": "solves the head, whatever it begins with",
         },

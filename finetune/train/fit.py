@@ -38,13 +38,14 @@ class Work:
     """What a phase runs: the model on images, or its tail on what the trunk yielded.
 
     `run` shares its parameters with the model. `train` is drawn anew each epoch; for a phase that is
-    solved it holds the images in order, as evaluation sees them. Without `val` nothing is measured, and
-    no epoch is better than another.
+    solved it holds the images in order, and each epoch is one of `views` views, the first as evaluation sees them.
+    Without `val` nothing is measured, and no epoch is better than another.
     """
 
     run: nn.Module
     train: Batches
     val: Batches | None
+    views: int = 1
 
 
 @dataclass(slots=True)

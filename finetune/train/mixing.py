@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import CutMix
 
 from finetune.optim.losses import shares_of
-from finetune.settings import RegulariseSection
+from finetune.sections import RegulariseSection
 
 
 def mixed(inputs: Any, targets: Tensor, *, regularise: RegulariseSection, num_classes: int) -> tuple[Any, Tensor]:

@@ -29,7 +29,7 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
     state, optimiser_state = (resumed.state, resumed.optimiser) if resumed else (TrainState(), {})
     is_adapted = any(item.trains == "lora" for phase in phases for item in phase.plan.groups)
     if fit.settings.regularise.l2_sp or is_adapted:
-        fit.anchors = _pretrained(fit, phases)
+        fit.anchors = pretrained_weights(fit, phases)
     if resumed:
         restore_model(fit.model, resumed.model)
     for index in range(state.phase, len(phases)):
@@ -51,7 +51,7 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
     return state
 
 
-def _pretrained(fit: Fit, phases: Sequence[Phase]) -> dict[str, Tensor]:
+def pretrained_weights(fit: Fit, phases: Sequence[Phase]) -> dict[str, Tensor]:
     """Return the weights of what no phase re-initialises, as they are before any step."""
     new = {name for phase in phases for name in renewed_parameters(fit, phase)}
     return {name: weight.detach().clone() for name, weight in fit.model.named_parameters() if name not in new}
@@ -66,20 +66,23 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         work = fit.work_of(phase)
         hold(work.run)
         tap = before_head(work.run, head)
-        batches = stoppable(fit, work.train.epoch())
-        (features,), shown = extract(tap, batches, autocast=fit.accelerator.autocast)
+        views = (batch for view in range(work.views) for batch in work.train.epoch(view))
+        (features,), shown = extract(tap, stoppable(fit, views), autocast=fit.accelerator.autocast)
     targets = fit.objective.seen(shown)
+    units = range(work.train.num_images) if fit.units is None else fit.units
     class_weights = fit.settings.class_weights
-    is_selective = isinstance(fit.model, StagedClassifier) and len(fit.model.widths) > 1
+    widths = fit.model.widths if isinstance(fit.model, StagedClassifier) else None
+    is_selective = widths is not None and len(widths) > 1
     probe = fit_probe(
         features,
         targets,
         num_classes=head.out_features,
         seed=fit.settings.seed,
         is_selective=is_selective,
-        units=fit.units,
+        units=[*units] * work.views,
         weights=None if class_weights is None else class_weights.cpu()[targets],
         family=fit.objective.family,
+        widths=widths,
         whiten=fit.settings.whiten,
         epsilon=fit.settings.whiten_epsilon,
     )
@@ -88,7 +91,8 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         head.bias.copy_(probe.bias)
     has_one_class = fit.objective.family.has_one_class
     judged = f"cross-validated {f'top1 {probe.top1:.3f}' if has_one_class else f'loss {probe.loss:.4f}'}"
-    text = f"head solved on {len(targets)} images, L2 strength {probe.strength:g}, {judged}"
+    shown_as = f" in {work.views} views" if work.views > 1 else ""
+    text = f"head solved on {work.train.num_images} images{shown_as}, L2 strength {probe.strength:g}, {judged}"
     if probe.judged < 1:
         text += f" (both on {probe.judged:.0%} of the classes)"
     if is_selective:

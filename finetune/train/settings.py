@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from finetune.optim.losses import Criterion
-from finetune.settings import OptimSection, Recipe, RegulariseSection
+from finetune.sections import RegulariseSection
+from finetune.settings import OptimSection, Recipe
 from finetune.tasks import Task
 
 

@@ -231,7 +231,7 @@ def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]
     """
     chosen = recipe.split
     try:
-        divided = split.assign(_trainable(scanned), val=chosen.val, test=chosen.test, seed=chosen.seed)
+        divided = split.assign_as(_trainable(scanned), chosen)
         splits = {sample.file: sample.split for sample in divided.samples}
         samples = (replace(sample, split=splits.get(sample.file, sample.split)) for sample in scanned.samples)
         return replace(scanned, samples=tuple(samples)), []

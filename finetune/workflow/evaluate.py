@@ -6,20 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetune import recipe as recipes
 from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.data import checks, sources
 from finetune.data.balance import never_among
 from finetune.data.split import units_of
 from finetune.data.targets import target_of
-from finetune.device import Compute
 from finetune.errors import DataError, check_count, did_you_mean
 from finetune.evaluation.answers import answers
 from finetune.evaluation.by_class import ClassFigures, figures_by_class
 from finetune.evaluation.metrics import confusions, measure_task
-from finetune.images.pixels import filled_pixels
-from finetune.prepare.inputs import Inputs, problem_notes
-from finetune.prepare.passes import logits_of
+from finetune.prepare.inputs import problem_notes
+from finetune.prepare.members import logits_on
 from finetune.tasks import Task
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore, to_json
@@ -79,15 +76,9 @@ def evaluate(
     if split is not None and split not in SPLITS:
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
     saved = load_run(run, device=device)
-    recipe = saved.recipe if workers is None else recipes.update(saved.recipe, {"train.workers": workers})
     manifest = saved.manifest() if data is None else _other_data(saved, data, on_event)
     name, samples = _chosen(manifest, split, is_own=data is None, is_refit=saved.recipe.train.refit)
-    preprocessing = saved.backbone.preprocessing
-    pixels = filled_pixels(manifest.root, preprocessing=preprocessing, settings=recipe.cache)
-    inputs = Inputs(recipe, manifest, saved.backbone, pixels, Compute.of(recipe.train))
-    with inputs.compute.in_force():
-        kept = checks.unchanged(replace(manifest, samples=samples)).samples  # others are read from their files
-        logits, targets = logits_of(inputs, kept, batch_size=batch_size)
+    logits, targets = logits_on(saved, manifest, samples, batch_size=batch_size, workers=workers)
     task, limits = saved.task, saved.thresholds
     metrics = measure_task(task, logits, targets, units=units_of(samples), thresholds=limits)
     said = answers(task, logits, limits)

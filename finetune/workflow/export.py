@@ -8,7 +8,7 @@ from finetune.checkpoint.saved import load_run
 from finetune.errors import ExportError, did_you_mean
 from finetune.exports.formats import FORMATS, Export
 from finetune.prepare.proof import proof_of
-from finetune.settings import ExportFormat
+from finetune.values import ExportFormat
 
 
 def export(run: str | Path, *, format: ExportFormat = "onnx", out: str | Path | None = None) -> Export:

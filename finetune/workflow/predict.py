@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -14,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.checkpoint.run_folder import RunFolder, open_finished
+from finetune.checkpoint.run_folder import RunFolder, open_answering
 from finetune.data.sources import image_files
 from finetune.errors import ExportError, RecipeError, check_count, did_you_mean
+from finetune.evaluation.predictions import Answers, Scorer, check_top, predictions, probabilities_of
 from finetune.evaluation.predictions import Prediction as Prediction
-from finetune.evaluation.predictions import Scorer, check_top, predictions, probabilities_of
 from finetune.exports.client import Client, export_file, of_image, proven_export
 from finetune.tasks import TASKS
 from finetune.types import Event, OnEvent, ignore
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from finetune.checkpoint.saved import SavedRun
+    from finetune.features.knowledge import Knowledge
 
 MANY = 1000  # images that are worth starting a GPU
+COVERAGE = 0.95  # share of val that is answered where images that the model is unsure of are asked to be told
 By = Literal["auto", "torch", "onnxruntime"]
 Paths = str | Path | Iterable[str | Path]
 
@@ -46,44 +49,85 @@ class Classifier:
         self.preprocessing = saved.backbone.preprocessing
         self.batch_size = batch_size
         self._compute = saved.compute
+        self._folder = saved.folder
 
     def predict(
-        self, paths: str | Path | Iterable[str | Path], *, top: int = 1, on_event: OnEvent = ignore
+        self,
+        paths: str | Path | Iterable[str | Path],
+        *,
+        top: int = 1,
+        coverage: float | None = None,
+        on_event: OnEvent = ignore,
     ) -> list[Prediction]:
         """Return a prediction for every image among files and in folders, in order.
 
+        With a `coverage`, the share of val that may be named, images that had better not be say why in `unsure`.
+
         Raises:
             DataError: a path does not exist, or there are no images.
+            CheckpointError: of a coverage: the run cannot tell.
         """
         check_count("top", top)
         check_top(self.task, top)
-        return list(self._named(_files(paths, on_event), top, on_event))
+        known = self._known(coverage)
+        return list(self._named(_files(paths, on_event), top, on_event, known=known, coverage=coverage))
 
-    def _named(self, files: Sequence[Path], top: int, on_event: OnEvent) -> Iterator[Prediction]:
+    def _known(self, coverage: float | None) -> Knowledge | None:
+        if coverage is None:
+            return None
+        from finetune.runs.known_file import read_known
+
+        check_coverage(coverage)
+        return read_known(self._folder)
+
+    def _named(
+        self,
+        files: Sequence[Path],
+        top: int,
+        on_event: OnEvent,
+        *,
+        known: Knowledge | None = None,
+        coverage: float | None = None,
+    ) -> Iterator[Prediction]:
         from finetune.train.guard import OF_A_MODEL, guarded
 
+        scorer = self._scorer(known, coverage or COVERAGE)
         with guarded(OF_A_MODEL, is_shared=True):
-            yield from predictions(self._scorer(), files, top=top, batch_size=self.batch_size, on_event=on_event)
+            yield from predictions(scorer, files, top=top, batch_size=self.batch_size, on_event=on_event)
 
-    def _scorer(self) -> Scorer[Tensor]:
+    def _scorer(self, known: Knowledge | None, coverage: float) -> Scorer[Tensor]:
         from finetune.images.transforms import plain_view
 
         view = plain_view(self.preprocessing)
         own = self.preprocessing
-        return Scorer(self.classes, own.value_range, view, self._probabilities, self.task, self.thresholds, own.bands)
+        answers = partial(self._answers, known=known, coverage=coverage)
+        return Scorer(self.classes, own.value_range, view, answers, self.task, self.thresholds, own.bands)
 
-    def _probabilities(self, images: Sequence[Tensor]) -> NDArray[np.float32]:
+    def _answers(self, images: Sequence[Tensor], *, known: Knowledge | None, coverage: float) -> Answers:
         import torch
 
         from finetune.images.transforms import normalise
 
         batch = torch.stack(list(images)).to(self._compute.device)
         with self._compute.in_force(), torch.no_grad(), self._compute.autocast():
-            logits = self.model(normalise(batch, self.preprocessing))  # (B, K)
+            inputs = normalise(batch, self.preprocessing)
+            if known is None:
+                logits = self.model(inputs).float().cpu()  # (B, K)
+            else:
+                from finetune.backbone.groups import head_modules
+                from finetune.features.extract import with_output
+
+                features, logits = (
+                    tensor.float().cpu() for tensor in with_output(self.model, head_modules(self.model)[0])(inputs)
+                )
         if self.task == "classify":
-            probabilities: NDArray[np.float32] = logits.float().softmax(dim=1).cpu().numpy()
-            return probabilities
-        return probabilities_of(TASKS[self.task].activation, logits.float().cpu().numpy())
+            probabilities: NDArray[np.float32] = logits.softmax(dim=1).numpy()
+        else:
+            probabilities = probabilities_of(TASKS[self.task].activation, logits.numpy())
+        if known is None:
+            return Answers(probabilities)
+        confidence = logits.double().softmax(dim=1).amax(dim=1).numpy()
+        return Answers(probabilities, known.reasons(known.near(features), confidence, coverage=coverage))
 
 
 def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Classifier:
@@ -107,12 +151,14 @@ def predict_with(
     device: str = "auto",
     batch_size: int = 32,
     engine: By = "auto",
+    coverage: float | None = None,
     on_event: OnEvent = ignore,
 ) -> Iterator[Prediction]:
     """Yield a prediction for every image among files and in folders, in order, by what is quickest at hand.
 
-    That is the run's ONNX export, if it was proven equal to the model that stands there; else, or on a GPU that many
-    images are worth, the model itself. `engine` names one of the two: "onnxruntime" or "torch".
+    That is the file of an ensemble; of a run its ONNX export, if it was proven equal to the model that stands there;
+    else, or on a GPU that many images are worth, the model itself. `engine` names one of the two: "onnxruntime" or
+    "torch". With a `coverage` (see `Classifier.predict`) the model answers, as no export has what it needs.
 
     Raises:
         CheckpointError: no finished run. DataError: a path does not exist, or there are no images.
@@ -120,21 +166,61 @@ def predict_with(
     """
     check_count("top", top)
     check_count("batch_size", batch_size)
-    folder = open_finished(run)
+    folder = open_answering(run)
+    if coverage is not None:
+        check_coverage(coverage)
+        if folder.ensemble.is_file():
+            raise RecipeError(
+                f"{folder.path} is an ensemble, which does not know what it is unsure of",
+                hint="Leave --unsure and --coverage away, or ask its members one by one.",
+            )
+        if engine == "onnxruntime":
+            raise RecipeError("--unsure asks for features, which an export does not give", hint="Use --engine torch.")
+        engine = "torch"
     files = _files(paths, on_event)
-    export = _export_of(folder, engine, is_for_processor=_is_for_processor(device, len(files)), on_event=on_event)
+    if folder.ensemble.is_file():
+        export: Path | None = _ensemble_of(folder, engine, device)
+    else:
+        export = _export_of(folder, engine, is_for_processor=_is_for_processor(device, len(files)), on_event=on_event)
     if export is None:
         classifier = load(run, device=device, batch_size=batch_size)
         check_top(classifier.task, top)
-        yield from classifier._named(files, top, on_event)
+        known = classifier._known(coverage)
+        yield from classifier._named(files, top, on_event, known=known, coverage=coverage)
     else:
         scorer = _exported(export)
         check_top(scorer.task, top)
         yield from predictions(scorer, files, top=top, batch_size=batch_size, on_event=on_event)
 
 
+def check_coverage(coverage: float) -> None:
+    """See that a share of val that is to be answered is one.
+
+    Raises:
+        RecipeError: it is not above 0 and at most 1.
+    """
+    if not 0 < coverage <= 1:
+        raise RecipeError(f"coverage = {coverage:g} is no share of the images", hint="Name one above 0, up to 1.")
+
+
 def _files(paths: Paths, on_event: OnEvent) -> list[Path]:
     return image_files([paths] if isinstance(paths, (str, Path)) else list(paths), on_event=on_event)
+
+
+def _ensemble_of(folder: RunFolder, engine: By, device: str) -> Path:
+    """Return the file of an ensemble, which alone can answer."""
+    export = proven_export(folder)
+    if export is None:
+        raise ExportError(
+            f"{export_file(folder)} is not the file that was proven equal to its members",
+            hint="Make the ensemble again: its members stand in ensemble.json.",
+        )
+    if engine == "torch" or device not in ("auto", "cpu"):
+        raise RecipeError(
+            f"{folder.path} is an ensemble: one ONNX file, which a CPU computes",
+            hint="Leave --engine and --device away, or ask its members one by one.",
+        )
+    return export
 
 
 def _export_of(folder: RunFolder, engine: By, *, is_for_processor: bool, on_event: OnEvent) -> Path | None:
@@ -169,8 +255,8 @@ def _exported(file: Path) -> Scorer[NDArray[np.float32]]:
     def prepare(image: Image.Image) -> NDArray[np.float32]:
         return of_image(image, client.preprocessing)
 
-    def probabilities(images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        return probabilities_of(client.activation, client.run(np.stack(images)))
+    def answers(images: Sequence[NDArray[np.float32]]) -> Answers:
+        return Answers(probabilities_of(client.activation, client.run(np.stack(images))))
 
     span = tuple(value_range) if value_range else None
-    return Scorer(tuple(client.classes), span, prepare, probabilities, client.task, client.thresholds, client.bands)
+    return Scorer(tuple(client.classes), span, prepare, answers, client.task, client.thresholds, client.bands)

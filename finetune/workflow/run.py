@@ -61,7 +61,10 @@ def resume(
     """
     terms = Terms(check_kinds(allow), settings, overrides or {})
     folder = run_folder.open_unfinished(path)
-    if folder.comparison.is_file():
-        raise CheckpointError(f"{folder.path} is a comparison, no run", hint=f"Go on with: {folder.resuming}")
+    if folder.holds_runs:
+        way = (
+            "In Python: finetune.resume_several(...)" if folder.several.is_file() else f"Go on with: {folder.resuming}"
+        )
+        raise CheckpointError(f"{folder.path} is a {folder.what}, no run", hint=way)
     with stop_on_signals() as stop:
         return go_on(folder, terms, stop=stop, on_event=on_event)

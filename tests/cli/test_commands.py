@@ -47,7 +47,19 @@ def test_recipes_are_listed_shown_copied_and_checked(finetune_cli, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("run",), ("compare",), ("plan",), ("eval",), ("predict",), ("export",), ("recipes",)]
+    "command",
+    [
+        (),
+        ("run",),
+        ("compare",),
+        ("ensemble",),
+        ("soup",),
+        ("plan",),
+        ("eval",),
+        ("predict",),
+        ("export",),
+        ("recipes",),
+    ],
 )
 def test_help_answers(finetune_cli, command: tuple[str, ...]) -> None:
     done = finetune_cli(*command, "--help")
@@ -156,3 +168,72 @@ def test_predict_has_as_many_columns_as_there_are_classes(finetune_cli, place: P
     num_classes = len(read_classes(RunFolder(place / "runs/one")))
     assert len(head) == len(bad) == len(good) == 2 + 2 * num_classes
     assert head[-2] == f"probability{num_classes}" and all(good[:-1]) and not any(bad[1:-1])
+
+
+def test_ensemble_and_soup_print_tables_of_80_columns_and_json(
+    finetune_cli, place: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    runs = [place / "runs" / "one", tmp_path / "two"]
+    more = ("--data", place / "imgs", "--strategy", "head-only", *QUICK, "--lr", "0.02", "--out", runs[1])
+    assert finetune_cli("run", *more).code == 0
+    for verb in ("ensemble", "soup"):
+        shown = finetune_cli(verb, *runs)
+        assert shown.code == 0, shown.err
+        assert "the best of them" in shown.out and "val also chose the epochs" in shown.out
+        assert max(map(len, shown.out.splitlines()[:6])) <= 80
+        given = json.loads(finetune_cli(verb, *runs, "--json").out)
+        assert [member["run"] for member in given["members"]] == list(map(str, runs)) and given["folder"] is None
+    left = finetune_cli("ensemble", *runs, "--greedy", "--out", tmp_path / "e")
+    assert left.code == 0 and "next: finetune predict" in left.out
+    assert finetune_cli("predict", tmp_path / "e", place / "imgs").code == 0
+    assert finetune_cli("ensemble", runs[0]).code == 2
+    assert finetune_cli("soup", *runs, "--out", tmp_path / "e").code == 5
+
+
+def test_folds_print_a_table_of_80_columns_and_json_and_are_gone_on_with(
+    finetune_cli, place: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ("run", place / "imgs", "--strategy", "head-only", *QUICK, "--set", "export.onnx_at_end=false")
+    shown = finetune_cli(*asked, "--folds", "2", "--out", tmp_path / "f")
+    assert shown.code == 0, shown.err
+    assert all(words in shown.out for words in ("fold-1", "fold-2", "mean", "out of fold: top1", "out_of_fold.csv"))
+    assert (
+        finetune_cli("run", "--resume", tmp_path / "f").code,
+        finetune_cli("predict", tmp_path / "f", place).code,
+    ) == (6, 6)
+    given = json.loads(finetune_cli(*asked, "--seeds", "2", "--out", tmp_path / "s", "--json").out)
+    assert given["kind"] == "seeds" and list(given["runs"]) == ["seed-0", "seed-1"]
+    assert finetune_cli(*asked, "--seeds", "2", "--folds", "2").code == 2
+    refused = finetune_cli("run", "--resume", tmp_path / "f", "--epochs", "3")
+    assert (refused.code, "takes no other flag but --allow" in refused.err) == (2, True)
+
+
+def test_find_lr_draws_a_curve_of_80_columns_and_prints_json(finetune_cli, place: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ("find-lr", place / "imgs", "--strategy", "head-only", *FLAGS)
+    shown = finetune_cli(*asked)
+    assert shown.code == 0, shown.err
+    assert "•" in shown.out and "▲ valley" in shown.out and "next: finetune run ... --lr" in shown.out
+    assert max(map(len, shown.out.split("next:")[0].splitlines())) <= 80
+    given = json.loads(finetune_cli(*asked, "--steps", "20", "--json").out)
+    assert given["suggested"] == given["curve"]["valley"] and len(given["curve"]["rates"]) <= 20
+    refused = finetune_cli("find-lr", place / "imgs", "--strategy", "linear-probe", *FLAGS)
+    assert (refused.code, "without a learning rate" in refused.err) == (2, True)
+
+
+def test_tune_tells_its_steps_and_trials_and_prints_a_table_and_json(
+    finetune_cli, place: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ("tune", place / "imgs", "--strategy", "head-only", *FLAGS, "--epochs", "3", "--trials", "3")
+    shown = finetune_cli(*asked, "--out", tmp_path / "s")
+    assert shown.code == 0, shown.err
+    assert all(f"\n{number}. " in shown.err for number in (1, 2, 3, 4, 5, 6)) and "coarse 1/2" in shown.err
+    assert "next: finetune run --recipe" in shown.out and "usual" in shown.out
+    refused = finetune_cli("tune", "--resume", tmp_path / "s")
+    assert (refused.code, "is finished" in refused.err) == (6, True)
+    given = json.loads(finetune_cli(*asked, "--json", "--search", "optim.name=adamw,lion", "--out", tmp_path / "j").out)
+    assert {one["params"]["optim.name"] for one in given["trials"]} <= {"adamw", "lion"} and given["score"] == "top1"
+    assert finetune_cli("tune", "--resume", tmp_path / "s", "--trials", "9").code == 2

@@ -65,7 +65,7 @@ def test_all_commands_work_on_a_folder_with_the_whole_corpus(finetune_cli, odd_d
     assert {row["class"] for row in measured} == set(CLASSES)
     assert {Path(row["file"]).name for row in measured} < kept
     page = text_of(run / "report.html")
-    assert "<script" not in page and "<b>imgs" not in page and "&lt;script&gt;" in page
+    assert page.count("<script") == 1 and "<b>imgs" not in page and "&lt;script&gt;" in page  # that of ours
     assert {file.suffix for file in run.rglob("*") if file.is_file() and file.suffix} <= KINDS  # no other to escape in
 
     done = finetune_cli("plan", "--data", root, *FLAGS)

@@ -16,7 +16,7 @@ from finetune.data import sources
 from finetune.data.loaders import ImageBatches, ImageDataset, Texts, auto_workers
 from finetune.errors import DataError
 from finetune.images.transforms import augmented_view, normalise, plain_view
-from finetune.settings import AugmentSection
+from finetune.sections import AugmentSection
 from finetune.types import Preprocessing
 from tests.support import random_states
 

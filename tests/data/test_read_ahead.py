@@ -13,7 +13,7 @@ from finetune.data import loaders, sources
 from finetune.data.loaders import ImageBatches, ImageDataset
 from finetune.errors import DataError
 from finetune.images.transforms import augmented_view, plain_view
-from finetune.settings import AugmentSection
+from finetune.sections import AugmentSection
 from finetune.types import Preprocessing
 from tests.support import random_states
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.split import assign, leaks, read, units_of, write
+from finetune.data.split import assign, in_folds, leaks, read, units_of, write
 from finetune.errors import CheckpointError, DataError
 from finetune.randomness import derive
 from finetune.tasks import Target
@@ -482,3 +482,52 @@ def test_a_split_cut_anywhere_is_an_error_or_holds_no_other_images(tmp_path: Pat
         else:
             assert set(splits_of(found).items()) <= set(splits_of(before).items())
     assert num_refused > len(content) / 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_hold_every_image_once_divide_no_unit_and_spread_each_class(seed: int) -> None:
+    data = assign(singles(23, 41, 10), val=0.2, test=0.2, seed=seed)
+    parts = in_folds(data, folds=5, seed=seed)
+    held = Counter(s.file for part in parts for s in part.split("val"))
+    assert set(held.values()) == {1}
+    assert set(held) == {s.file for s in data.samples if s.split != "test"}
+    for part in parts:
+        assert {s.file for s in part.split("test")} == {s.file for s in data.split("test")}
+    for label in range(3):
+        counts = [sum(s.target.index == label for s in part.split("val")) for part in parts]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_folds_keep_copies_and_groups_together_and_every_class_in_train() -> None:
+    for seed in SEEDS:
+        data = grouped(random.Random(seed), is_pure=True)
+        try:
+            parts = in_folds(assign(data, val=0.2, test=0.0, seed=seed), folds=3, seed=seed)
+        except DataError as error:
+            assert "divided into 3 folds" in error.message or "Each class needs" in error.hint
+            continue
+        for part in parts:
+            assert list(leaks(part)) == []
+            assert all(part.counts("train").values())
+
+
+def test_assigning_a_fold_is_the_same_whatever_fold_was_assigned_before() -> None:
+    data = singles(20, 30)
+    first = assign(data, val=0.2, test=0.1, seed=4, folds=4, fold=1)
+    for fold in (1, 2, 3, 4):
+        own = assign(data, val=0.2, test=0.1, seed=4, folds=4, fold=fold)
+        assert splits_of(own) == splits_of(in_folds(first, folds=4, seed=4)[fold - 1])
+
+
+def test_a_class_with_fewer_images_than_folds_still_stands_in_train_and_one_image_is_refused() -> None:
+    parts = in_folds(assign(singles(30, 2), val=0.2, test=0.0, seed=0), folds=5, seed=0)
+    assert all(part.counts("train")["class 1"] for part in parts)
+    with pytest.raises(DataError, match="'class 1' would have no image in train, divided into 5 folds"):
+        in_folds(assign(singles(30, 1), val=0.2, test=0.0, seed=0), folds=5, seed=0)
+
+
+def test_a_val_of_the_user_is_divided_with_train_and_that_is_said() -> None:
+    own = [replace(s, split="val") if number < 4 else s for number, s in enumerate(singles(20, 20).samples)]
+    found = assign(manifest_of(*own), val=0.2, test=0.0, seed=0, folds=5, fold=2)
+    assert any("the data's own val is divided" in note for note in found.notes)
+    assert len(found.split("val")) == 8

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from finetune.evaluation.intervals import bootstrap, over_seeds, paired, paired_over_seeds, t95, wilson
+from finetune.evaluation.intervals import (
+    bootstrap,
+    over_fold_values,
+    over_seed_values,
+    over_seeds,
+    paired,
+    paired_over_seeds,
+    t95,
+    wilson,
+)
+from finetune.types import Interval
 
 
 @pytest.mark.parametrize(
@@ -159,3 +169,21 @@ def test_a_bootstrap_by_unit_of_altered_copies_is_as_wide_as_that_of_the_photos(
     taken_for_160 = bootstrap(lambda chosen: float(copies[chosen].mean()), 160)
     assert (four.low, four.high) == (pytest.approx(one.low), pytest.approx(one.high))
     assert taken_for_160.high - taken_for_160.low < 0.7 * (four.high - four.low)
+
+
+def test_the_interval_over_folds_counts_that_they_share_train_images() -> None:
+    values = [0.8, 0.9, 0.85, 0.75]
+    found = over_fold_values(values)
+    half = t95(3) * float(np.std(values, ddof=1)) * (1 / 4 + 1 / 3) ** 0.5
+    assert (found.value, found.high - found.value) == (pytest.approx(0.825), pytest.approx(half))
+    assert found.value - found.low == pytest.approx(half)
+
+
+def test_the_interval_over_seeds_is_no_narrower_than_that_of_the_images_or_that_of_the_seeds() -> None:
+    alike = [Interval(0.8, 0.7, 0.88)] * 3
+    found = over_seed_values(alike)
+    assert (found.value, found.low, found.high) == pytest.approx((0.8, 0.7, 0.88))
+    spread = [Interval(value, value - 0.1, value + 0.08) for value in (0.7, 0.8, 0.9)]
+    wide = over_seed_values(spread)
+    assert wide.high - wide.value > t95(2) * 0.1 / 3**0.5
+    assert over_seed_values(spread[:1]) == spread[0]

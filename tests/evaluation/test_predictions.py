@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from finetune.evaluation import predictions as of_files
-from finetune.evaluation.predictions import Scorer, predictions
+from finetune.evaluation.predictions import Answers, Scorer, predictions
 from finetune.types import Event, ignore
 
 
@@ -27,11 +27,12 @@ def files(tmp_path: Path) -> list[Path]:
 def scorer(sizes: list[int]) -> Scorer[int]:
     """Name an image by its grey: class 0 at most 9, class 1 above; note the size of every batch."""
 
-    def probabilities(images: Sequence[int]) -> np.ndarray:
+    def answers_of(images: Sequence[int]) -> Answers:
         sizes.append(len(images))
-        return np.array([[0.9, 0.1] if grey < 10 else [0.2, 0.8] for grey in images], dtype=np.float32)
+        rows = [[0.9, 0.1] if grey < 10 else [0.2, 0.8] for grey in images]
+        return Answers(np.array(rows, dtype=np.float32))
 
-    return Scorer(("low", "high"), None, lambda image: image.getpixel((0, 0))[0], probabilities)
+    return Scorer(("low", "high"), None, lambda image: image.getpixel((0, 0))[0], answers_of)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 20, 64])
@@ -47,7 +48,8 @@ def test_every_file_is_named_in_order(files: list[Path], batch_size: int) -> Non
 
 
 def test_more_classes_than_there_are_and_equal_ones_keep_their_order(files: list[Path]) -> None:
-    even = Scorer(("a", "b"), None, lambda image: 0, lambda images: np.full((len(images), 2), 0.5, dtype=np.float32))
+    halves = np.full((1, 2), 0.5, dtype=np.float32)
+    even = Scorer(("a", "b"), None, lambda image: 0, lambda images: Answers(halves))
     (found,) = predictions(even, files[:1], top=9, batch_size=4, on_event=ignore)
     assert found.classes == ("a", "b")
 

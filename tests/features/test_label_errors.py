@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from finetune.features.label_errors import Suspect, held_out_probabilities, is_judged, suspects, unit_folds
-from finetune.features.probe import HELD_OUT_STRENGTHS, held_out_logits
+from finetune.features.probe import held_out_logits
 
 
 def blobs(count: int, *, classes: int = 4, width: int = 32, apart: float = 4.0, seed: int = 0):
@@ -90,7 +90,7 @@ def test_held_out_logits_are_those_of_a_refit_without_the_part() -> None:
     changed = targets.clone()
     changed[:30] = (changed[:30] + 1) % 4  # their own labels must not matter to them, at one strength
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("finetune.features.probe.HELD_OUT_STRENGTHS", HELD_OUT_STRENGTHS[2:3])
+        patched.setattr("finetune.features.probe.STRENGTHS", (100.0,))
         first = held_out_logits(features, targets, num_classes=4, parts=parts)
         second = held_out_logits(features, changed, num_classes=4, parts=parts)
     assert torch.allclose(first[:30], second[:30], atol=1e-4)

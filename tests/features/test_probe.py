@@ -25,13 +25,15 @@ def clouds(
     targets = torch.arange(count) % num_classes
     centres = torch.randn(num_classes, width, generator=generator) * distance
     features = centres[targets] + torch.randn(count, width, generator=generator)
-    return (features + torch.linspace(-5, 5, width)) * torch.logspace(-2, 2, width), targets
+    return (features + torch.linspace(-5, 5, width)) * torch.logspace(-0.3, 0.3, width), targets
 
 
-def standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def brought_to_scale(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The scaling by its formula, of one layer group without constant features."""
     features = features.double()
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
-    return (features - mean) / std, mean, std
+    divisors = torch.maximum(std, std.square().mean().sqrt())
+    return (features - mean) / divisors, mean, divisors
 
 
 def objective(scaled: Tensor, targets: Tensor, weight: Tensor, bias: Tensor, strength: float) -> Tensor:
@@ -55,7 +57,7 @@ def test_the_gradient_vanishes_at_the_solution(
     monkeypatch.setattr(probes, "STRENGTHS", (strength,))
     features, targets = clouds(count=count, width=width)
     probe = fit_probe(features, targets, num_classes=3)
-    scaled, mean, std = standardised(features)
+    scaled, mean, std = brought_to_scale(features)
     weight, bias = (tensor.requires_grad_() for tensor in unfolded(probe, mean, std))
     objective(scaled, targets, weight, bias, strength).backward()
     assert probe.strength == strength
@@ -66,7 +68,7 @@ def test_the_solution_is_that_of_gradient_descent_in_double_precision(monkeypatc
     monkeypatch.setattr(probes, "STRENGTHS", (1.0,))
     features, targets = clouds()
     probe = fit_probe(features, targets, num_classes=3)
-    scaled, mean, std = standardised(features)
+    scaled, mean, std = brought_to_scale(features)
     weight, bias = torch.zeros(3, 5, dtype=torch.double), torch.zeros(3, dtype=torch.double)
     for _ in range(2000):
         error = (scaled @ weight.T + bias).softmax(dim=1) - one_hot(targets, 3)  # the gradient by hand
@@ -77,10 +79,10 @@ def test_the_solution_is_that_of_gradient_descent_in_double_precision(monkeypatc
     assert torch.allclose(offset - offset.mean(), bias - bias.mean(), atol=1e-3)
 
 
-def test_standardisation_is_folded_exactly() -> None:
+def test_the_scaling_is_folded_exactly() -> None:
     features, targets = clouds()
     probe = fit_probe(features, targets, num_classes=3)
-    scaled, mean, std = standardised(features)
+    scaled, mean, std = brought_to_scale(features)
     weight, bias = unfolded(probe, mean, std)
     raw = features @ probe.weight.T + probe.bias
     assert torch.allclose(raw.double(), scaled @ weight.T + bias, atol=1e-3)
@@ -191,7 +193,7 @@ def test_features_that_are_not_finite_are_an_error(value: float) -> None:
 
 def explicit_loo(features: Tensor, targets: Tensor, ridge: float, num_classes: int) -> float:
     """Fit the ridge classifier and its means anew without each image, in the primal, and ask it about that image."""
-    scaled, _, _ = standardised(features)
+    scaled, _, _ = brought_to_scale(features)
     count, width = scaled.shape
     labels = one_hot(targets, num_classes).double() * 2 - 1
     num_right = 0
@@ -227,7 +229,7 @@ def test_leave_one_out_is_not_fooled_by_noise(count: int, width: int) -> None:
 
 def test_leave_one_out_takes_the_best_strength() -> None:
     features, targets = clouds(count=40, width=30, distance=0.5)
-    each = [explicit_loo(features, targets, strength, 3) for strength in STRENGTHS]
+    each = [explicit_loo(features, targets, ridge, 3) for ridge in RIDGES]
     assert len(set(each)) > 1
     assert loo_ridge(features, targets) == pytest.approx(max(each))
 
@@ -280,7 +282,7 @@ def test_where_every_feature_tells_all_are_kept() -> None:
 
 def kernel_loo(features: Tensor, targets: Tensor, units: list[int], num_classes: int) -> Tensor:
     """The guesses without each unit by the formula on the N x N kernel, a column for every class, unit by unit."""
-    scaled, _, _ = standardised(features)
+    scaled, _, _ = brought_to_scale(features)
     count = len(scaled)
     labels = one_hot(targets, num_classes).double() * 2 - 1
     values, vectors = torch.linalg.eigh(scaled @ scaled.T / scaled.shape[1])

@@ -8,7 +8,7 @@ import torch
 from finetune.features.families import FAMILIES
 from finetune.features.probe import fit_probe
 from finetune.features.ridge_values import ValueRidge, best_left_out
-from finetune.features.scaling import blocks, standardised
+from finetune.features.scaling import blocks, rescaled
 
 
 def drawn(count: int, width: int, columns: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,7 +35,7 @@ def test_what_is_said_of_an_image_is_what_a_fit_without_its_unit_says(count: int
     features, targets = drawn(count, width)
     units = [0, 0, 0, *range(1, count - 2)]
     found = ValueRidge.of(features, targets).left_out(3.0, blocks(units))
-    scaled, _, _ = standardised(features)
+    scaled, _, _ = rescaled(features)
     for unit in set(units):
         held = [place for place, own in enumerate(units) if own == unit]
         assert torch.allclose(found[held], without(scaled, targets, held, 3.0), atol=1e-8)
@@ -59,7 +59,7 @@ def test_noise_is_not_explained_and_a_line_is() -> None:
 def test_a_solved_head_of_numbers_is_the_ridge_regression() -> None:
     features, targets = (tensor.float() for tensor in drawn(60, 4, columns=1))
     probe = fit_probe(features, targets, num_classes=1, family=FAMILIES["regress"])
-    scaled, mean, std = standardised(features.double())
+    scaled, mean, std = rescaled(features.double())
     y = targets.double()
     kernel = scaled.T @ scaled / 60 + probe.strength / (2 * 4) * torch.eye(4, dtype=torch.double)
     weight = torch.linalg.solve(kernel, scaled.T @ (y - y.mean()) / 60)[:, 0] / std

@@ -17,9 +17,10 @@ from finetune.errors import DataError, RecipeError, ResourceError
 from finetune.images.augmentation import LEVELS, Pieces, pieces_of
 from finetune.images.transforms import augmented_view, plain_view
 from finetune.randomness import forked
-from finetune.settings import AUTO_LEVEL, AugmentLevel, AugmentSection
+from finetune.sections import AugmentSection
 from finetune.train.mixing import brightened
 from finetune.types import Manifest, Preprocessing, Sample, Target
+from finetune.values import AUTO_LEVEL, AugmentLevel
 from finetune.workflow.augment import augment
 from tests.support import TINY
 

@@ -16,7 +16,8 @@ from finetune.errors import ResourceError
 from finetune.images.decode import read, read_rgb
 from finetune.images.pixels import PixelCache, open_pixels
 from finetune.images.transforms import augmented_view, plain_view
-from finetune.settings import AugmentSection, CacheSection
+from finetune.sections import AugmentSection
+from finetune.settings import CacheSection
 from finetune.types import Event, Manifest, Preprocessing
 
 SETTINGS = Preprocessing((16, 16), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))

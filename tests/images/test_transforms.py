@@ -13,7 +13,7 @@ from torch import Tensor
 from finetune.images.decode import decode
 from finetune.images.transforms import View, augmented_view, normalise, picture_side, plain_view
 from finetune.randomness import forked
-from finetune.settings import AugmentSection
+from finetune.sections import AugmentSection
 from finetune.types import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

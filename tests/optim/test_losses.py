@@ -12,8 +12,9 @@ from finetune import recipe as recipes
 from finetune.errors import RecipeError
 from finetune.optim.losses import LOSSES, NUMBER_LOSSES, Criterion, shares_of
 from finetune.prepare.asked import recipe_of
-from finetune.settings import TASK_LOSSES, LossSection
+from finetune.settings import LossSection
 from finetune.tasks import TASKS
+from finetune.values import TASK_LOSSES
 
 LOGITS = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
 TARGETS = torch.tensor([0, 1, 2, 3, 0, 1, 2])

@@ -18,7 +18,7 @@ from finetune.data.statistics import least_and_span, mean_and_deviation
 from finetune.data.summary import shown_shares
 from finetune.errors import RecipeError
 from finetune.features.probe import fit_probe
-from finetune.features.scaling import standardised, whitening
+from finetune.features.scaling import rescaled, whitening
 from tests.support import TINY
 
 QUICK: dict[str, Any] = {**TINY, "strategy": "head-only", "epochs": 2}
@@ -94,7 +94,7 @@ def correlated(count: int = 200) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["pca", "zca"])
 def test_white_features_have_no_part_in_each_other(kind: str) -> None:
-    scaled, _, _ = standardised(correlated())
+    scaled, _, _ = rescaled(correlated())
     white = scaled @ whitening(scaled, kind, epsilon=1e-9)
     assert torch.allclose(white.T @ white / len(white), torch.eye(8), atol=1e-3)
     zca = whitening(scaled, "zca", epsilon=1e-9)
@@ -103,7 +103,7 @@ def test_white_features_have_no_part_in_each_other(kind: str) -> None:
 
 def test_a_direction_without_variance_is_not_blown_up() -> None:
     features = torch.cat([correlated(), correlated()[:, :1]], dim=1)
-    scaled, _, _ = standardised(features)
+    scaled, _, _ = rescaled(features)
     assert float((scaled @ whitening(scaled, "pca", epsilon=0.01)).abs().max()) < 40
 
 

@@ -12,7 +12,7 @@ from finetune.cli.evidence import show_evidence
 from finetune.cli.terminal import Console
 from finetune.report.depth import depth
 from finetune.report.page import render
-from finetune.strategy.matrix import decide
+from finetune.strategy.matrix import CELLS, decide
 from finetune.types import Evidence, Interval, Size, to_json
 
 ALL = Interval(0.5, 0.4, 0.6)
@@ -25,7 +25,7 @@ def test_it_is_said_of_how_many_classes_where_not_of_all(tmp_path: Path, probed:
     evidence = replace(evidence, size=replace(size, num_classes_probed=probed))
     verdict, stream = decide(evidence), io.StringIO()
     show_evidence(Console(file=stream), evidence, verdict)
-    content = {"evidence": evidence, "verdict": verdict, "depth": depth(to_json(evidence))}
+    content = {"evidence": evidence, "verdict": verdict, "depth": depth(to_json(evidence)), "matrix": CELLS}
     render(tmp_path / "page.html", "evidence.html.j2", content)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert ("classes probed" in stream.getvalue()) == is_said

@@ -22,6 +22,28 @@ def test_a_class_name_with_markup_is_shown_and_not_run(tmp_path: Path) -> None:
         epochs=2, workers=0, device="cpu", out=tmp_path / "run",
     )  # fmt: skip
     page = (result.folder / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in page
+    assert page.count("<script") == 1 and "<script>alert" not in page  # that of ours, which sorts a table
+    assert "&lt;script&gt;alert(1)" in page
     assert "&lt;b&gt;bad.jpg" in page
     assert not re.search(r"(src|href)=.?http", page)
+
+
+def test_the_report_shows_what_people_open_it_for(quick_run) -> None:
+    result = quick_run("head-only", test=0.2, epochs=3)
+    page = (result.folder / "report.html").read_text(encoding="utf-8")
+    top1 = result.metrics["test"]["top1"]["value"]
+    for wanted in (
+        f"names {top1:.1%} of test right", "What to do next", "How it learned", "delivered: epoch",
+        "What is taken for what", "mostly taken for", "The surest mistakes", "The least sure", "data:image/jpeg",
+        "How far its confidence can be trusted", "Where the time went", "prefers-color-scheme: dark",
+    ):  # fmt: skip
+        assert wanted in page, wanted
+    assert len(page) < 3_000_000
+    assert not re.search(r"(src|href)=.?http", page)
+
+
+def test_a_solved_head_has_no_curves_and_shows_its_cell(quick_run) -> None:
+    result = quick_run("auto", overrides={"strategy.assume": "few,similar"})
+    page = (result.folder / "report.html").read_text(encoding="utf-8")
+    assert "How it learned" not in page
+    assert re.search(r'class="chosen">the head, solved', page)

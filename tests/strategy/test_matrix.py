@@ -61,7 +61,7 @@ def test_four_cells_have_the_strategies_of_the_documentation() -> None:
 
 
 CELLS = {
-    "few,similar": ("head-only", None, None),
+    "few,similar": ("linear-probe", None, None),
     "few,dissimilar": ("linear-probe", None, "all"),
     "many,similar": ("top-k", 2, None),
     "many,dissimilar": ("top-k", 2, None),
@@ -171,3 +171,35 @@ def test_two_numbers_are_shown_with_the_digits_that_decide(
     value: float, border: float, digits: int, shown: tuple[str, str]
 ) -> None:
     assert told_apart(value, border, digits=digits) == shown
+
+
+BORDER = Interval(FAR_SHIFT * 0.99, FAR_SHIFT * 0.9, FAR_SHIFT * 1.1)
+
+
+def test_where_the_column_is_not_certain_both_are_named_and_the_cheaper_is_taken() -> None:
+    few = evidence(num_images=90, per_class=9, shift=BORDER)  # few of similar images, many of others
+    found = decide(few)
+    assert (found.similarity, found.size) == ("similar", "few")
+    assert (found.strategy, found.top_k, found.rival) == ("linear-probe", None, "top-k 2")
+    assert "is not certain, and were they dissimilar it would be top-k 2" in found.reason
+    other = decide(evidence(num_images=90, per_class=9, shift=replace(BORDER, value=FAR_SHIFT * 1.01)))
+    assert (other.similarity, other.strategy, other.top_k) == ("dissimilar", "linear-probe", None)
+    assert "were they similar it would be linear-probe: of both the cheaper is taken, linear-probe" in other.reason
+    plenty = decide(evidence(num_images=9000, per_class=PLENTY, shift=BORDER))
+    assert (plenty.strategy, plenty.top_k, plenty.rival) == ("top-k", 2, "full")
+
+
+def test_doubt_is_not_told_where_it_changes_nothing_or_the_column_is_assumed() -> None:
+    many = decide(evidence(shift=BORDER))
+    assert many.rival is None and "not certain" not in many.reason
+    few = evidence(num_images=90, per_class=9, shift=BORDER)
+    assert decide(few, assume=["similar"]).rival is None
+    assert decide(few, assume=["dissimilar"]).strategy == "top-k"
+    assert decide(evidence(num_images=90, per_class=9, shift=NEAR)).rival is None
+
+
+@pytest.mark.parametrize(("num_images", "strategy"), [(2000, "linear-probe"), (2001, "head-only")])
+def test_a_head_of_many_images_and_classes_is_trained_by_steps(num_images: int, strategy: str) -> None:
+    found = decide(evidence(num_images=num_images, per_class=9, shift=NEAR))  # of ten classes
+    assert (found.size, found.strategy) == ("few", strategy)
+    assert ("solving it would take longer" in found.reason) is (strategy == "head-only")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from finetune.errors import RecipeError
-from finetune.settings import STRATEGY_NAMES
 from finetune.strategy.strategies import STRATEGIES, Choice, is_full, is_pretrained, phases, retrained, up_to_epoch
 from finetune.types import LayerGroup, Phase
+from finetune.values import STRATEGY_NAMES
 
 NAMES = ["stem", "one", "two", "three", "four", "head"]
 

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from finetune import recipe as recipes
-from finetune import settings
+from finetune import settings, values
 from finetune.errors import BackboneError
 from finetune.optim.optimisers import OPTIMISERS
 from tests.train.fitting import assert_resumes_to_the_same_bits, network
@@ -18,9 +18,9 @@ from tests.train.fitting import assert_resumes_to_the_same_bits, network
 PLATEAU = {"optim.schedule": "plateau", "optim.drop_patience": 1, "optim.drop": 0.5, "optim.warmup": 0.0}
 CLIMBING = {"optim.name": "momentum", "optim.momentum": 0.99, "optim.momentum_from": 0.5}
 EVERY: list[dict[str, Any]] = [
-    *({"optim.name": name} for name in get_args(settings.OptimiserName)),
-    *({"optim.schedule": name} for name in get_args(settings.Schedule)),
-    *({"loss.name": name} for name in ("auto", *settings.TASK_LOSSES["classify"])),
+    *({"optim.name": name} for name in get_args(values.OptimiserName)),
+    *({"optim.schedule": name} for name in get_args(values.Schedule)),
+    *({"loss.name": name} for name in ("auto", *values.TASK_LOSSES["classify"])),
     PLATEAU,
     CLIMBING,
     {"optim.momentum_from": 0.5},
@@ -34,7 +34,7 @@ EVERY: list[dict[str, Any]] = [
     {"optim.schedule": "polynomial", "optim.power": 2.0},
     {"loss.label_smoothing": 0.1},
     {"loss.name": "focal", "loss.focal_gamma": 1.0},
-    *({"strategy.initialiser": name} for name in get_args(settings.Initialiser)),
+    *({"strategy.initialiser": name} for name in get_args(values.Initialiser)),
     {"augment.features": 0.5},
     {"regularise.mixup": 0.2},
     {"regularise.cutmix": 1.0},

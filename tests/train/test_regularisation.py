@@ -19,7 +19,7 @@ from finetune.device import Accelerator
 from finetune.errors import BackboneError, RecipeError
 from finetune.features.divide import divide
 from finetune.randomness import forked
-from finetune.settings import RegulariseSection
+from finetune.sections import RegulariseSection
 from finetune.train.averages import Averages
 from finetune.train.dropconnect import dropped
 from finetune.train.mixing import mixed

@@ -184,7 +184,7 @@ def test_a_client_cuts_the_same_four_channels(tmp_path: Path, kind: str, crop_mo
 
 @pytest.mark.parametrize(
     ("mode", "suffix", "reason"),
-    [("RGB", ".png", "3 channels"), ("L", ".png", "1 channels"), ("LA", ".png", "2 channels")],
+    [("RGB", ".png", "3 channels"), ("L", ".png", "1 channel ("), ("LA", ".png", "2 channels")],
 )
 def test_images_of_other_channels_are_left_out_by_name_and_are_there_again_for_three(
     fours: Path, tmp_path: Path, mode: str, suffix: str, reason: str

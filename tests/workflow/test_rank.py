@@ -103,7 +103,8 @@ def test_a_run_of_the_head_finds_the_features_of_the_ranking(
     rank(drawn, [weights / "test_resnet"], **QUICK)
     assert sum(seen) == 48
     seen.clear()
-    finetune.run(drawn, strategy="linear-probe", weights=weights / "test_resnet", out=tmp_path / "run", **QUICK)
+    plain, out = {"augment.level": "none"}, tmp_path / "run"
+    finetune.run(drawn, strategy="linear-probe", weights=weights / "test_resnet", out=out, overrides=plain, **QUICK)
     assert sum(seen) == 12  # val
 
 

@@ -1,0 +1,128 @@
+"""`finetune tune`: hyperparameters by the seven steps of the notes, trial by trial."""
+
+from __future__ import annotations
+
+import shlex
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finetune.cli import tables
+from finetune.cli.options import FLAGS, TRAINING, JsonOption, RecipeOption, base_recipe, recipe_options, set_once
+from finetune.cli.screen import shown_value, sparkline, watching
+from finetune.cli.terminal import escape
+from finetune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from finetune.search.study import TrialFacts
+    from finetune.workflow.tune import Tuned
+
+EXAMPLES = (
+    "Examples:\n  finetune tune imgs --strategy head-only --trials 30\n"
+    "  finetune tune imgs --time 20m --search optim.lr=log:1e-4:1e-1 --search optim.name=adamw,nesterov\n"
+    "  finetune tune --resume runs/SEARCH"
+)
+SHARED = tuple(flag for flag in FLAGS if flag not in ("time", "refit"))
+SHOWN = 10  # trials of the table at the end
+
+
+@partial(recipe_options, flags=SHARED)
+def tune(
+    *,
+    settings: dict[str, Any],
+    overrides: dict[str, Any],
+    images: Annotated[str | None, typer.Argument(metavar="DATA", help="Short for --data DATA.")] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--search",
+            metavar="KEY=VALUES",
+            help="A key of the recipe with log:LOW:HIGH, lin:LOW:HIGH, int:LOW:HIGH, or a,b,c; repeatable. Default:"
+            " learning rate and weight decay.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", metavar="N", min=3, help="How many at most. Default: 30.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option("--time", metavar="TIME", help="End the search after so long: 90s, 20m, 2h.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", metavar="random|grid|tpe", help="How values are drawn. Default: random.")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage", metavar="URL", help="A database for several machines. Default: a file in the folder."
+        ),
+    ] = None,
+    recipe: RecipeOption = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new or empty folder for it.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="DIR", help="Go on with a stopped one, or help a running one.")
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="data|version", help="With --resume, let this have changed."),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Search hyperparameters on val, and leave the recipe of the best."""
+    if images is not None:
+        set_once(settings, "data", images)
+    if time is not None:
+        settings["time"] = time
+    if resume is not None and (settings or overrides or search or trials or sampler or storage or recipe or out):
+        raise RecipeError("--resume goes on with a search as it is, and takes no other flag but --allow")
+    if allow and resume is None:
+        raise RecipeError("--allow goes with --resume: a new search has nothing to compare with")
+    base = base_recipe(recipe, settings, overrides) if resume is None else None
+    with watching(is_quiet=json_) as on_event:
+        from finetune.workflow.tune import resume_tuning
+        from finetune.workflow.tune import tune as search_all
+
+        if resume is not None:
+            found = resume_tuning(resume, allow=allow or (), on_event=on_event)
+        else:
+            found = search_all(
+                search=search or (), sampler=sampler or "random", trials=trials or 30, storage=storage, recipe=base,
+                out=out, overrides=overrides, on_event=on_event, **settings,
+            )  # fmt: skip
+    if json_:
+        tables.print_json(found.to_json())
+    else:
+        show(found)
+
+
+def show(found: Tuned) -> None:
+    """Print the best trials, how they stand beside the recipe as it was, and what to do next."""
+    console = tables.out()
+    ranked = sorted((facts for facts in found.trials if facts.state == "done"), key=lambda facts: facts.rank)[::-1]
+    keys = list(dict.fromkeys(key for facts in ranked for key in facts.params))
+    rows = [_row(facts, keys) for facts in ranked[:SHOWN]]
+    rows.append(_row(found.usual, keys))
+    headers = ["trial", f"val {found.score}", "loss", *(key.partition(".")[2] for key in keys), "epochs", "curve"]
+    console.print()
+    console.print(tables.table(headers, rows, words=["curve"], drop=["curve", "loss", "epochs"]))
+    ends = {state: sum(facts.state == state for facts in found.trials) for state in ("done", "pruned", "failed")}
+    told = ", ".join(f"{count} {state}" for state, count in ends.items() if count)
+    console.print(f"\n{len(found.trials)} trials: {told}; usual: the recipe as it is, whole")
+    if found.best == found.usual:
+        console.print("no trial did better on val than the recipe as it is")
+    elif found.usual.score is not None and found.best.score is not None:
+        gap = found.best.score - found.usual.score
+        console.print(f"the best is {gap:+.3f} beside the recipe as it is; val chose it, so this flatters")
+    for text in found.curves:
+        console.print(escape(f"curves: {text}"))
+    console.print(f"next: finetune run --recipe {escape(shlex.quote(str(found.recipe)))}")
+
+
+def _row(facts: TrialFacts, keys: list[str]) -> tuple[str, ...]:
+    place = facts.study if facts.study == "usual" else f"{facts.study} {facts.number + 1}"
+    score = "" if facts.score is None else f"{facts.score:.3f}"
+    loss = "" if facts.loss is None else f"{facts.loss:.3f}"
+    values = (shown_value(facts.params[key]) if key in facts.params else "" for key in keys)
+    return (place, score, loss, *values, str(len(facts.curve)), sparkline(facts.curve))

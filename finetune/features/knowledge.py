@@ -1,0 +1,93 @@
+"""What a classifier knows: how near an image is to those it was trained on, how sure it is, when it had better pass.
+
+A classifier names any picture, with confidence, also what none of its classes show. Two things are looked at: how
+near the features of an image are to those of train images, which tells pictures of another kind, and the largest
+probability, which tells those between two classes. What is usual for each is seen on val, which no step was taken on.
+
+Letters: N images, M train images, V val images, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+NEIGHBOURS = 5
+FEWEST_VAL = 20  # independent images: of fewer, a share of 95 % is no more than a guess
+MOST_KEPT = 1000  # train images whose features are kept
+MOST_VALUES = 4_000_000  # numbers that are kept of them, in 2 bytes each
+
+Reason = Literal["", "unlike what was trained on", "between classes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """The features of some train images as unit vectors, and how near and how sure val is; see `usual`."""
+
+    features: Tensor  # (M, D) float16, each of length 1
+    nearness: NDArray[np.float64]  # (V,)
+    confidence: NDArray[np.float64]  # (V,): the largest probability; empty where an image has no single class
+    hits: NDArray[np.bool_]  # (V,): whether it was named right; empty likewise
+
+    def near(self, features: Tensor) -> NDArray[np.float64]:
+        """Return how near images are by their features (N, D): the mean cosine to the five nearest train images, (N,).
+
+        Source: Sun et al. 2022, Out-of-distribution detection with deep nearest neighbors, arXiv:2204.06507.
+        """
+        count = min(NEIGHBOURS, len(self.features))
+        cosines = normalize(features.double(), dim=1) @ self.features.double().T  # (N, M)
+        near: NDArray[np.float64] = cosines.topk(count, dim=1).values.mean(dim=1).numpy()
+        return near
+
+    def usual(self, nearness: NDArray[np.float64], confidence: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the share of val that is no nearer, or no surer if that is less, (N,): small is unusual."""
+        near = _share_below(self.nearness, nearness)
+        return np.minimum(near, _share_below(self.confidence, confidence)) if len(self.confidence) else near
+
+    def border(self, coverage: float) -> float:
+        """Return what is just usual enough where so great a share of val is to be answered."""
+        ordered = np.sort(self.usual(self.nearness, self.confidence))[::-1]
+        return float(ordered[max(0, math.ceil(coverage * len(ordered)) - 1)])
+
+    def reasons(
+        self, nearness: NDArray[np.float64], confidence: NDArray[np.float64], *, coverage: float
+    ) -> list[Reason]:
+        """Return of each image why it had better not be named; "" where it may be. So it is for `coverage` of val."""
+        border = self.border(coverage)
+        is_far = _share_below(self.nearness, nearness) < border
+        is_torn = self.usual(nearness, confidence) < border
+        return [
+            "unlike what was trained on" if far else "between classes" if torn else ""
+            for far, torn in zip(is_far.tolist(), is_torn.tolist(), strict=True)
+        ]
+
+    def accuracies(self) -> list[tuple[float, float]]:
+        """Return what share of val is answered, and what share of these answers is right, from few answers to all.
+
+        One pair for each border that parts val; none where an image has no single class.
+        """
+        if not len(self.hits):
+            return []
+        usual = self.usual(self.nearness, self.confidence)
+        order = np.argsort(-usual, kind="stable")
+        counts = np.arange(1, len(order) + 1)
+        is_last = np.append(np.diff(usual[order]) != 0, True)  # of those as usual as one another
+        shares = np.stack([counts / len(order), np.cumsum(self.hits[order]) / counts], axis=1)[is_last]
+        return [(covered, right) for covered, right in shares.tolist()]
+
+
+def _share_below(of_val: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the share of val whose value is not above each of some values."""
+    return np.searchsorted(np.sort(of_val), values, side="right") / len(of_val)
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Return features (M, D) as unit vectors in float16."""
+    return normalize(features.float(), dim=1).to(torch.float16)

@@ -1,0 +1,156 @@
+"""One recipe on every fold of its data, or on several seeds: run folders in one folder, gone on with like a run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetune import recipe as recipes
+from finetune.checkpoint import changes
+from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
+from finetune.checkpoint.run_folder import RunFolder
+from finetune.checkpoint.several import Kind, SeveralRecord, open_several
+from finetune.data import split
+from finetune.errors import CheckpointError, FinetuneError, Interrupted
+from finetune.prepare.inputs import architecture_of, read_inputs, with_backbone, with_task
+from finetune.runs.layout import Terms, reopen_inputs, with_whole_paths
+from finetune.runs.signals import Stop
+from finetune.runs.start import go_on, start
+from finetune.settings import Recipe
+from finetune.types import Event, Manifest, OnEvent
+from finetune.whole import write_text
+
+HEADER = "What these runs share; several.json says on which folds or seeds."
+SHOWN = ("progress", "step", "warning")  # what a single run says is for its own folder
+
+
+@dataclass(slots=True)
+class Batch:
+    """Several runs of one recipe, in a folder that is held, and those of them that failed."""
+
+    folder: RunFolder
+    recipe: Recipe
+    record: SeveralRecord
+    manifest: Manifest
+    terms: Terms
+    stop: Stop
+    errors: list[FinetuneError] = field(default_factory=list)
+
+    @property
+    def finished(self) -> list[int]:
+        """The folds or seeds whose run came to its end."""
+        return [number for number in self.record.numbers if self.record.run(self.folder, number).is_finished]
+
+    def run_all(self, on_event: OnEvent) -> None:
+        """Run what is not finished, one after the other.
+
+        Raises:
+            FinetuneError: every run failed, or what stopped one would stop the others.
+        """
+        self.stop.begun(self.folder)
+        self.record.failed = {}
+        for place, number in enumerate(self.record.numbers, 1):
+            folder = self.record.run(self.folder, number)
+            if folder.is_finished:
+                continue
+            on_event(Event.message(f"{self.record.name(number)}, {place} of {len(self.record.numbers)}"))
+            self._run_one(folder, number, on_event)
+            self.record.write(self.folder)
+        if not self.finished:
+            raise self.errors[0]
+
+    def _run_one(self, folder: RunFolder, number: int, on_event: OnEvent) -> None:
+        def watch(event: Event) -> None:
+            if event.kind in SHOWN:
+                on_event(event)
+
+        try:
+            if folder.is_laid:
+                result = go_on(folder, self.terms, stop=self.stop, on_event=watch)
+            else:
+                shutil.rmtree(folder.path, ignore_errors=True)  # of a run that was stopped before its first step
+                recipe, manifest = self._own(number)
+                result = start(recipe, out=folder.path, manifest=manifest, stop=self.stop, on_event=watch)
+        except Interrupted:
+            raise
+        except FinetuneError as error:
+            self.errors.append(error)
+            name = self.record.name(number)
+            self.record.failed[name] = {"reason": error.message, "hint": error.hint}
+            on_event(Event.warning(f"{name} failed: {error.message}"))
+            return
+        on_event(Event.message(f"  {_scores(result.metrics)}, epoch {result.delivered_epoch}"))
+
+    def _own(self, number: int) -> tuple[Recipe, Manifest]:
+        """Return the recipe and the data of one run."""
+        own = self.recipe
+        if own.export.onnx_at_end == "auto":
+            own = recipes.update(own, {"export.onnx_at_end": False})  # of folds one file holds all of them
+        if self.record.kind == "seeds":
+            return recipes.update(own, {"train.seed": number}), self.manifest
+        folds = len(self.record.numbers)
+        parts = split.in_folds(self.manifest, folds=folds, seed=self.recipe.split.seed)
+        return recipes.update(own, {"split.fold": number}), parts[number - 1]
+
+
+@contextmanager
+def new_batch(
+    recipe: Recipe, kind: Kind, count: int, *, out: Path | None, stop: Stop, on_event: OnEvent
+) -> Iterator[Batch]:
+    """Yield several runs before the first of them, in a new folder that is held.
+
+    Raises:
+        FinetuneError: one of its kinds, with the way out in `.hint`.
+    """
+    recipe = with_backbone(with_whole_paths(recipe), on_event=on_event)
+    if kind == "folds":
+        recipe = recipes.update(recipe, {"split.folds": count, "split.fold": 1})
+    words = (Path(recipe.data.path).stem, architecture_of(recipe).label, kind)
+    with new_folder(out, words=words) as folder:
+        inputs = read_inputs(recipe, on_event=on_event)
+        value_range = inputs.backbone.preprocessing.value_range or "auto"
+        recipe = recipes.update(with_task(recipe, inputs.manifest), {"data.value_range": value_range})
+        first = recipe.train.seed if kind == "seeds" else 1
+        record = SeveralRecord(
+            kind=kind, numbers=list(range(first, first + count)), classes=list(inputs.manifest.classes)
+        )
+        split.write(inputs.manifest, folder.split)
+        changes.note_beginning(folder, recipe, inputs.backbone, inputs.compute)
+        record.write(folder)
+        write_text(folder.recipe, recipes.dump(recipe, header=HEADER))
+        on_event(Event.message(f"folder of {count} runs: {folder.path}"))
+        yield Batch(folder, recipe, record, inputs.manifest, Terms(), stop)
+
+
+@contextmanager
+def reopened_batch(path: Path, *, allow: Iterable[str], stop: Stop, on_event: OnEvent) -> Iterator[Batch]:
+    """Yield several runs that were stopped, in their folder, which is held: finished ones are kept.
+
+    Raises:
+        CheckpointError: no such folder, nothing in it is left to do, or something changed that may not.
+    """
+    terms = Terms(changes.check_kinds(allow))
+    _unfinished(path)
+    place = RunFolder(path)
+    with claimed(place, seconds=LINGER, on_event=on_event):
+        folder, record = _unfinished(path)
+        clear_leftovers(place)
+        recipe, classes = recipes.load(folder.recipe), tuple(record.classes)
+        again, _ = reopen_inputs(place, recipe, classes, terms, header=HEADER, on_event=on_event)
+        yield Batch(folder, recipe, record, again.manifest, terms, stop)
+
+
+def _unfinished(path: Path) -> tuple[RunFolder, SeveralRecord]:
+    folder, record = open_several(path)
+    if record.is_finished:
+        raise CheckpointError(f"{folder.path} is finished: there is nothing to resume", hint="See its several.json.")
+    return folder, record
+
+
+def _scores(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Return what each split shows by its first metric."""
+    firsts = [(name, next(iter(values.items()))) for name, values in metrics.items()]
+    return ", ".join(f"{name} {metric} {value['value']:.3f}" for name, (metric, value) in firsts)
