@@ -49,7 +49,8 @@ class Traced:
     """A network's graph in eval mode, the rank of every node, and the output node of every group.
 
     Of every output: its dimensions that are positions (of feature maps or tokens), and how many
-    features are left when they are averaged away.
+    features are left when they are averaged away. `maps` has every tensor with positions, in the order of the network,
+    with its shape for a batch of `PROBE_BATCH` and these dimensions.
     """
 
     module: fx.GraphModule
@@ -57,6 +58,7 @@ class Traced:
     ends: dict[str, str]
     positions: dict[str, tuple[int, ...]]
     widths: dict[str, int]
+    maps: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 class Tracer(fx.Tracer):
@@ -147,15 +149,17 @@ def trace(model: nn.Module, groups: Sequence[LayerGroup], *, image_size: tuple[i
     ends = _ends(module, model, groups, ranks, shapes.features)
     usual = getattr(model, "output_fmt", "NCHW") == "NHWC"
     end_shapes = {group: shapes.features[node] for group, node in ends.items()}
-    positions = {
-        group: position_dims(len(shape), is_channels_last=_is_channels_last(shape, usual))
-        for group, shape in end_shapes.items()
+    dims = {
+        name: position_dims(len(shape), is_channels_last=_is_channels_last(shape, usual))
+        for name, shape in shapes.features.items()
     }
+    positions = {group: dims[ends[group]] for group in end_shapes}
+    maps = {name: (shape, dims[name]) for name, shape in shapes.features.items() if dims[name]}
     widths = {
         group: next(size for at, size in enumerate(shape) if at and at not in positions[group])
         for group, shape in end_shapes.items()
     }
-    return Traced(module, ranks, ends, positions, widths)
+    return Traced(module, ranks, ends, positions, widths, maps)
 
 
 def prefix(traced: Traced, ends: Sequence[str], *, is_pooled: bool = False) -> fx.GraphModule:

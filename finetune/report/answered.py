@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -131,6 +132,11 @@ def _picture(file: Path, value_range: Range | None) -> str:
     except UndecodableError:
         return ""
     image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return data_uri(image, "JPEG")
+
+
+def data_uri(image: Image.Image, kind: Literal["JPEG", "PNG"]) -> str:
+    """Return an image as a data URI."""
     content = io.BytesIO()
-    image.save(content, format="JPEG", quality=QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    image.save(content, format=kind, quality=QUALITY)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -34,6 +34,7 @@ from finetune.prepare.time_limit import within_time
 from finetune.report import page
 from finetune.report.answered import Answered, answered
 from finetune.report.content import report_content
+from finetune.report.looked import first_filters, looked_at
 from finetune.runs.calibrate import calibrate, sentence
 from finetune.runs.export_at_end import export_at_end
 from finetune.runs.knowledge import knowledge_of
@@ -233,6 +234,7 @@ def _deliver(
     }
     write_json(folder.timing, timing)
     delivered_epoch = end.best.epoch if end.best else 0
+    shown = _answered(prepared, assessed)
     content = report_content(
         folder,
         recipe,
@@ -240,7 +242,11 @@ def _deliver(
         end.history,
         delivered_epoch=delivered_epoch,
         by_class=assessed.by_class,
-        answers=_answered(prepared, assessed),
+        answers=shown,
+        looked=looked_at(delivered, shown, classes=manifest.classes, root=Path(manifest.root))
+        if shown and not refitted
+        else (),
+        filters=first_filters(delivered.model),
         covered=assessed.known.accuracies() if assessed.known else (),
         seconds=seconds,
         waited=sum(row["waited"] for row in trained.timing),

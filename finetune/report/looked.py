@@ -1,0 +1,97 @@
+"""What a report shows of a network's eyes: what of a picture its answer rests on, and the filters of its first layer.
+
+Letters: C channels, H W pixels, F filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor, nn
+
+from finetune.backbone.load import Backbone
+from finetune.backbone.saliency import Saliency
+from finetune.errors import BackboneError
+from finetune.images.decode import UndecodableError, read
+from finetune.images.transforms import normalise, plain_view
+from finetune.report.answered import SIDE, Answered, AnsweredImage, data_uri
+from finetune.types import Preprocessing
+
+MOST_LOOKED = 4  # pictures
+DIMMED = 0.35  # of its light is left to a place that does not speak for the class
+MOST_FILTERS, COLUMNS, FILTER_SIDE = 64, 16, 32
+
+
+@dataclass(frozen=True, slots=True)
+class LitImage:
+    """An image as the network sees it, lit where it speaks for the class that is named, and for its own; data URIs."""
+
+    case: AnsweredImage
+    for_guess: str
+    for_truth: str  # empty where both are one, or nothing speaks for it
+
+
+def looked_at(backbone: Backbone, answers: Answered, *, classes: Sequence[str], root: Path) -> tuple[LitImage, ...]:
+    """Return where the network looked in its surest mistakes, or where there is none in what it is least sure of.
+
+    There is nothing of a network that torch.fx cannot follow, and of pictures that are not in colours.
+    """
+    own = backbone.preprocessing
+    cases = (answers.mistakes or answers.least_sure)[:MOST_LOOKED]
+    if own.bands != 3 or not cases:
+        return ()
+    try:
+        eyes = Saliency(backbone.model, backbone.groups, image_size=own.image_size)
+    except BackboneError:
+        return ()
+    index = {name: place for place, name in enumerate(classes)}
+    lit = [_lit(eyes, case, own, index, root) for case in cases]
+    return tuple(one for one in lit if one is not None)
+
+
+def first_filters(model: nn.Module) -> str:
+    """Return the filters of a network's first convolution over colours as one picture; empty where it has none.
+
+    Each is stretched between its own least and greatest weight.
+    """
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or first.in_channels not in (1, 3) or min(first.kernel_size) < 3:
+        return ""
+    filters = first.weight.detach().float().cpu().numpy()[:MOST_FILTERS].transpose(0, 2, 3, 1)  # (F, H, W, C)
+    low, high = (edge(filters, axis=(1, 2, 3), keepdims=True) for edge in (np.min, np.max))
+    pixels = np.round(255 * (filters - low) / np.maximum(high - low, 1e-12)).astype(np.uint8)
+    step = FILTER_SIDE + 2
+    rows = ceil(len(pixels) / COLUMNS)
+    sheet = Image.new("RGB", (step * min(len(pixels), COLUMNS), step * rows), "white")
+    for place, one in enumerate(pixels):
+        tile = Image.fromarray(one.repeat(3, axis=2) if one.shape[2] == 1 else one).resize(
+            (FILTER_SIDE, FILTER_SIDE), Image.Resampling.NEAREST
+        )
+        sheet.paste(tile, (step * (place % COLUMNS), step * (place // COLUMNS)))
+    return data_uri(sheet, "PNG")
+
+
+def _lit(eyes: Saliency, case: AnsweredImage, own: Preprocessing, index: dict[str, int], root: Path) -> LitImage | None:
+    try:
+        view = plain_view(own)(read(root / case.file, value_range=own.value_range).content)  # (3, H, W) uint8
+    except UndecodableError:
+        return None
+    weight = next(eyes.model.parameters())
+    image = normalise(view.to(weight.device).unsqueeze(0), own)[0].to(weight.dtype)
+    shown = [_dimmed(view, eyes(image, index[name])) for name in dict.fromkeys((case.guess, case.truth))]
+    return LitImage(case, shown[0], shown[1] if len(shown) > 1 else "") if shown[0] else None
+
+
+def _dimmed(view: Tensor, speaks: Tensor | None) -> str:  # (3, H, W) uint8, (H, W)
+    if speaks is None:
+        return ""
+    light = DIMMED + (1 - DIMMED) * speaks
+    pixels = (view.float() * light).round().byte().permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels)
+    image.thumbnail((2 * SIDE, 2 * SIDE), Image.Resampling.BICUBIC)
+    return data_uri(image, "JPEG")
