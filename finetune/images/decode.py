@@ -16,7 +16,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -42,7 +42,6 @@ from finetune.images.levels import (
     unfit,
 )
 from finetune.types import LONGEST
-from finetune.wording import counted
 
 DECODE_VERSION = 4  # goes up when the same file begins to give another image
 
@@ -265,6 +264,24 @@ def _too_many_bands(num_bands: int) -> str:
     return f"{num_bands} bands: one is read as grey, three as colour, four as colour with transparency (or CMYK)"
 
 
+def examine_open(
+    image: Image.Image, make: Callable[[Image.Image], T], *, value_range: Range | None = None
+) -> Decoded[T]:
+    """Return what `make` makes of an image that is in memory, as `examine` does of the bytes of a file.
+
+    Raises:
+        UndecodableError: it cannot be brought into the range of values, or there is no memory.
+    """
+    try:
+        with alone(image.width * image.height > LARGE):
+            upright = _middle(image)
+            span = span_of(upright) if is_deep(upright) else None
+            levelled = upright if span is None else grey_levels(upright, _fitting(span, value_range))
+            return Decoded(make(_rgb(levelled).convert("RGB")), span)
+    except DECODE_ERRORS as error:
+        raise UndecodableError(_reason(error, b"")) from error
+
+
 def _levelled(image: Image.Image, content: bytes, value_range: Range | None) -> tuple[Image.Image, Span | None]:
     """Return an image upright, with 8 bits a channel, and what its numbers spanned where they were deeper."""
     raw = deep_colour(image)
@@ -364,16 +381,11 @@ def _bands_of_tiff(content: bytes) -> int | None:
     return None
 
 
+def begins_as_image(content: bytes) -> bool:
+    """Return whether some bytes begin as a file of an image that can be read."""
+    return any(_begins_as(content, form) for form in FORMATS)
+
+
 def _begins_as(content: bytes, form: str) -> bool:
     accepts = Image.OPEN[form][1]
     return accepts is not None and accepts(content[:16]) is True
-
-
-def remarks_of(files: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield sentences on what is not seen of some files, from their names and remarks, each with an example."""
-    kinds: dict[str, list[str]] = {}
-    for file, remark in files:
-        if remark:
-            kinds.setdefault(remark, []).append(file)
-    for remark, named in kinds.items():
-        yield f"{counted(len(named), 'image has', 'images have')} {remark}, e.g. {named[0]}"
