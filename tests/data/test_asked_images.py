@@ -186,9 +186,12 @@ class Server(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    httpd.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that has enough hangs up
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{httpd.server_port}"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("no_proxy", "127.0.0.1")
+        yield f"http://127.0.0.1:{httpd.server_port}"
     httpd.shutdown()
     httpd.server_close()
     thread.join()

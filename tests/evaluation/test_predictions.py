@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from finetune.data.asked_images import ImageSource, asked_images
+from finetune.data.given_images import given_images
+from finetune.data.read_ahead import AHEAD
 from finetune.evaluation import predictions as of_files
 from finetune.evaluation.named import Prediction
 from finetune.evaluation.prediction_rows import AnswerLayout
@@ -98,3 +103,37 @@ def test_no_more_than_three_batches_are_held(files: list[Path], monkeypatch: pyt
     for number in range(1, 21):
         next(found)
         assert read[0] <= number + 3 * 2 + 1
+
+
+class Held:
+    """What is made of an image: one that is alive is counted."""
+
+    alive: ClassVar[weakref.WeakSet[Held]] = weakref.WeakSet()
+
+    def __init__(self, image: Image.Image) -> None:
+        self.grey = image.getpixel((0, 0))[0]
+        Held.alive.add(self)
+
+
+@pytest.mark.parametrize("is_slow", [False, True], ids=["network is quick", "network is slow"])
+def test_of_a_stream_of_thousands_a_few_batches_are_alive_and_all_are_in_order(is_slow: bool) -> None:
+    pulled, most = 0, 0
+
+    def stream() -> Iterator[np.ndarray]:
+        nonlocal pulled
+        for number in range(4000):
+            pulled += 1
+            yield np.full((2, 2), number % 256, dtype=np.uint8)
+
+    def answers_of(images: Sequence[Held]) -> Answers:
+        nonlocal most
+        if is_slow and pulled < 1000:
+            time.sleep(0.005)
+        most = max(most, len(Held.alive))
+        return Answers(np.array([[1, 0] if one.grey % 2 else [0, 1] for one in images], dtype=np.float32))
+
+    found = named(Scorer(("odd", "even"), None, Held, answers_of), given_images(stream()), batch_size=8)
+    for number, prediction in enumerate(found):
+        assert pulled <= number + 8 * (AHEAD + 1)
+        assert prediction.file == f"image {number}" and prediction.label == ("odd" if number % 2 else "even")
+    assert (pulled, most <= 8 * (AHEAD + 1), len(Held.alive)) == (4000, True, 0)
