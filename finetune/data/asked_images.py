@@ -25,7 +25,7 @@ from finetune.data.image_column import AUTO, check_column, count_rows, image_cel
 from finetune.data.listing import TABLES, Listing, count_unread, holds, unread_note
 from finetune.data.tree import walk
 from finetune.errors import DataError, RecipeError, did_you_mean
-from finetune.images.decode import UndecodableError, begins_as_image, read_content
+from finetune.images.decode import FORMATS, UndecodableError, begins_as, read_content
 from finetune.types import Event, OnEvent, ignore
 
 STDIN = "-"
@@ -202,7 +202,7 @@ def _of_stdin(stdin: BinaryIO) -> Iterator[ImageSource]:
     head = b""
     while len(head) < HEAD and (line := stdin.readline()):
         head += line
-    if begins_as_image(head[:HEAD]) and not TEXT.issuperset(head[:HEAD]):
+    if any(begins_as(head, form) for form in FORMATS) and not TEXT.issuperset(head[:HEAD]):
         yield ImageSource(STDIN_NAME, partial(bytes, head + stdin.read()))
         return
     for line in chain(io.BytesIO(head), stdin):

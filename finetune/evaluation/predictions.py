@@ -54,6 +54,7 @@ class Scorer(Generic[T]):
     answers: Callable[[Sequence[T]], Answers]
     task: Task = "classify"
     thresholds: tuple[float, ...] = ()
+    bands: int = 3  # channels of the images that `prepare` takes
 
 
 def check_top(task: Task, top: int) -> None:
@@ -135,9 +136,10 @@ def _batches(images: Iterable[ImageSource], batch_size: int) -> Iterator[list[Im
 def _read(scorer: Scorer[T], source: ImageSource) -> tuple[ImageSource, Decoded[T] | str]:
     try:
         found = source.read()
+        between, bands = scorer.value_range, scorer.bands
         if isinstance(found, bytes):
-            return source, examine(found, scorer.prepare, value_range=scorer.value_range)
-        return source, examine_open(found, scorer.prepare, value_range=scorer.value_range)
+            return source, examine(found, scorer.prepare, value_range=between, num_bands=bands)
+        return source, examine_open(found, scorer.prepare, value_range=between, num_bands=bands)
     except UndecodableError as error:
         return source, error.message
     except OSError as error:

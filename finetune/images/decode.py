@@ -27,6 +27,7 @@ from typing import Any, Generic, TypeVar
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from finetune.errors import DataError
+from finetune.images.four import of_four, why_not_four
 from finetune.images.levels import (
     Range,
     Span,
@@ -114,8 +115,10 @@ def read_rgb(path: Path, *, side: int | None = None, value_range: Range | None =
     return read(path, side=side, value_range=value_range).content
 
 
-def read(path: Path, *, side: int | None = None, value_range: Range | None = None) -> Decoded[Image.Image]:
-    """Return the image of a file, and what is to be said of the file; see `read_rgb`.
+def read(
+    path: Path, *, side: int | None = None, value_range: Range | None = None, bands: int = 3
+) -> Decoded[Image.Image]:
+    """Return the image of a file, and what is to be said of the file; see `read_rgb` and `examine`.
 
     Raises:
         UndecodableError: the file is missing, empty, truncated, damaged, too large or no image.
@@ -125,7 +128,7 @@ def read(path: Path, *, side: int | None = None, value_range: Range | None = Non
     except OSError as error:
         raise UndecodableError(f"{path}: cannot be read: {error.strerror or error}") from error
     with quiet():
-        return examine(content, lambda image: image, side=side, value_range=value_range)
+        return examine(content, lambda image: image, side=side, value_range=value_range, num_bands=bands)
 
 
 def read_content(path: Path) -> bytes:
@@ -213,13 +216,18 @@ def decode(content: bytes, *, side: int | None = None, value_range: Range | None
 
 
 def examine(
-    content: bytes, make: Callable[[Image.Image], T], *, side: int | None = None, value_range: Range | None = None
+    content: bytes,
+    make: Callable[[Image.Image], T],
+    *,
+    side: int | None = None,
+    value_range: Range | None = None,
+    num_bands: int = 3,
 ) -> Decoded[T]:
     """Return what `make` makes of the image in the bytes of an image file, and what is to be said of the file.
 
-    No other thread holds a large image meanwhile. A strip more than `LONGEST` times as long as wide is cut to its
-    middle, which is what views show. Without a `value_range`, black and white of a deep image are what
-    `levels.range_of` makes of it alone.
+    Of 3 bands it is an RGB image, of 4 as `four.of_four` has it. No other thread holds a large image meanwhile. A
+    strip more than `LONGEST` times as long as wide is cut to its middle, which is what views show. Without a
+    `value_range`, black and white of a deep image are what `levels.range_of` makes of it alone.
 
     Raises:
         UndecodableError: there is none.
@@ -228,13 +236,16 @@ def examine(
         raise UndecodableError("the file is empty")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if num_bands == 4 and (reason := why_not_four(image, _num_bands(image))):
+                raise UndecodableError(reason)
             remark = _remark(image)
             if side is not None:
                 at_least = math.ceil(DRAFT * side)
                 image.draft("RGB" if image.mode in ("RGB", "YCbCr") else None, (at_least, at_least))
             with alone(image.width * image.height > LARGE):
                 levelled, span = _levelled(image, content, value_range)
-                return Decoded(make(smaller(_rgb(levelled), side).convert("RGB")), span, remark)
+                shown = _rgb(levelled) if num_bands == 3 else of_four(levelled)
+                return Decoded(make(smaller(shown, side).convert(shown.mode)), span, remark)
     except DECODE_ERRORS as error:
         raise UndecodableError(_reason(error, content)) from error
 
@@ -265,19 +276,19 @@ def _too_many_bands(num_bands: int) -> str:
 
 
 def examine_open(
-    image: Image.Image, make: Callable[[Image.Image], T], *, value_range: Range | None = None
+    image: Image.Image, make: Callable[[Image.Image], T], *, value_range: Range | None = None, num_bands: int = 3
 ) -> Decoded[T]:
     """Return what `make` makes of an image that is in memory, as `examine` does of the bytes of a file.
 
     Raises:
-        UndecodableError: it cannot be brought into the range of values, or there is no memory.
+        UndecodableError: it cannot be brought into the range of values, or has other channels.
     """
     try:
+        if num_bands == 4 and (reason := why_not_four(image, 0)):
+            raise UndecodableError(reason)
         with alone(image.width * image.height > LARGE):
-            upright = _middle(image)
-            span = span_of(upright) if is_deep(upright) else None
-            levelled = upright if span is None else grey_levels(upright, _fitting(span, value_range))
-            return Decoded(make(_rgb(levelled).convert("RGB")), span)
+            levelled, span = _levelled(image, b"", value_range)
+            return Decoded(make(_rgb(levelled) if num_bands == 3 else of_four(levelled)), span)
     except DECODE_ERRORS as error:
         raise UndecodableError(_reason(error, b"")) from error
 
@@ -357,7 +368,7 @@ def _flat(image: Image.Image) -> Image.Image:
 
 def _reason(error: BaseException, content: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
-        begins_as = next((form for form in FORMATS if _begins_as(content, form)), None)
+        begins_as = next((form for form in FORMATS if begins_as(content, form)), None)
         if begins_as is None:
             return "no image in a format that can be read"
         if begins_as == "TIFF" and (num_bands := _bands_of_tiff(content)) not in (None, 1, 2, 3, 4):
@@ -381,11 +392,7 @@ def _bands_of_tiff(content: bytes) -> int | None:
     return None
 
 
-def begins_as_image(content: bytes) -> bool:
-    """Return whether some bytes begin as a file of an image that can be read."""
-    return any(_begins_as(content, form) for form in FORMATS)
-
-
-def _begins_as(content: bytes, form: str) -> bool:
+def begins_as(content: bytes, form: str) -> bool:
+    """Return whether bytes begin as an image file in one of the `FORMATS`."""
     accepts = Image.OPEN[form][1]
     return accepts is not None and accepts(content[:16]) is True

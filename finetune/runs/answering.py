@@ -111,7 +111,7 @@ def exported(file: Path) -> Scorer[NDArray[np.float32]]:
         return Answers(probabilities_of(client.activation, client.run(np.stack(images))))
 
     span = tuple(value_range) if value_range else None
-    return Scorer(tuple(client.classes), span, prepare, answers, client.task, client.thresholds)
+    return Scorer(tuple(client.classes), span, prepare, answers, client.task, client.thresholds, client.bands)
 
 
 def _of_exports(folder: Path) -> Path:

@@ -161,7 +161,8 @@ class Classifier:
         known = None if wanted.coverage is None else read_known(self._folder)
         view = plain_view(self.preprocessing)
         answers = partial(self._answers, known=known, wanted=wanted)
-        return Scorer(self.classes, self.preprocessing.value_range, view, answers, self.task, self.thresholds)
+        own = self.preprocessing
+        return Scorer(self.classes, own.value_range, view, answers, self.task, self.thresholds, own.bands)
 
     def _answers(self, images: Sequence[Tensor], *, known: Knowledge | None, wanted: Wanted) -> Answers:
         import torch
