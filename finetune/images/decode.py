@@ -368,12 +368,12 @@ def _flat(image: Image.Image) -> Image.Image:
 
 def _reason(error: BaseException, content: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
-        begins_as = next((form for form in FORMATS if begins_as(content, form)), None)
-        if begins_as is None:
+        found = next((form for form in FORMATS if begins_as(content, form)), None)
+        if found is None:
             return "no image in a format that can be read"
-        if begins_as == "TIFF" and (num_bands := _bands_of_tiff(content)) not in (None, 1, 2, 3, 4):
+        if found == "TIFF" and (num_bands := _bands_of_tiff(content)) not in (None, 1, 2, 3, 4):
             return _too_many_bands(num_bands)
-        return f"damaged image: it begins as {begins_as} and breaks off, or is no such thing"
+        return f"damaged image: it begins as {found} and breaks off, or is no such thing"
     if isinstance(error, MemoryError):
         return "no memory for its pixels"
     if isinstance(error, Image.DecompressionBombError):
