@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from finetune.cli.named import Shape, Tally, print_json_document, print_tables, shape_of
-from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
+from finetune.cli.options import BatchOption, DeviceOption, JsonOption, TtaName, TtaOption, with_interrupt
 from finetune.cli.screen import watching
 from finetune.errors import RecipeError
 from finetune.wording import counted
@@ -140,6 +140,7 @@ def predict(
             "--column", metavar="NAME", help="The column of a table that names images, where that is unclear."
         ),
     ] = "auto",
+    tta: TtaOption = TtaName.none,
     device: DeviceOption = "auto",
     batch_size: BatchOption = 32,
     engine: Annotated[
@@ -167,7 +168,7 @@ def predict(
         stream = predict_with(
             run,
             paths,
-            wanted=Wanted(top, scores, features, share, threshold),
+            wanted=Wanted(top, scores, features, share, threshold, tta.value),
             device=device,
             batch_size=batch_size,
             engine=engine.value,

@@ -19,6 +19,7 @@ from PIL import Image
 from finetune.checkpoint.run_folder import RunFolder, open_answering
 from finetune.errors import CheckpointError, ExportError, RecipeError, did_you_mean
 from finetune.evaluation.predictions import Answers, Scorer, probabilities_of
+from finetune.evaluation.views import Tta
 from finetune.exports.client import Client, digest_of, export_file, of_image, proven_export
 from finetune.types import Event, OnEvent
 
@@ -88,8 +89,8 @@ def chosen_export(model: Model, engine: By, device: str, *, num_images: int | No
     return None if model.run is None else _of_run(model.run, engine, is_for_processor, on_event)
 
 
-def exported(file: Path) -> Scorer[NDArray[np.float32]]:
-    """Return what names images by an ONNX file of ours.
+def exported(file: Path, *, tta: Tta = "none") -> Scorer[NDArray[np.float32]]:
+    """Return what names images by an ONNX file of ours; with the `tta` "flip" by the mean over mirror images, too.
 
     Raises:
         ExportError: the file is none.
@@ -108,7 +109,12 @@ def exported(file: Path) -> Scorer[NDArray[np.float32]]:
         return of_image(image, client.preprocessing)
 
     def answers(images: Sequence[NDArray[np.float32]]) -> Answers:
-        return Answers(probabilities_of(client.activation, client.run(np.stack(images))))
+        batch = np.stack(images)  # (B, C, H, W)
+        logits = client.run(batch)
+        if tta == "flip":
+            logits += client.run(np.ascontiguousarray(batch[..., ::-1]))
+            logits /= 2
+        return Answers(probabilities_of(client.activation, logits))
 
     span = tuple(value_range) if value_range else None
     return Scorer(tuple(client.classes), span, prepare, answers, client.task, client.thresholds, client.bands)

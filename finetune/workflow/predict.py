@@ -20,6 +20,7 @@ from finetune.evaluation.named import Named, Predictions
 from finetune.evaluation.named import Prediction as Prediction
 from finetune.evaluation.prediction_rows import AnswerLayout
 from finetune.evaluation.predictions import Answers, Scorer, check_asked, predictions, probabilities_of
+from finetune.evaluation.views import Tta, check_tta
 from finetune.runs.answering import By, Model, chosen_export, exported, open_model
 from finetune.tasks import TASKS, Task
 from finetune.types import OnEvent, ignore
@@ -46,11 +47,18 @@ class Wanted:
     features: bool = False  # what reaches the head
     coverage: float | None = None  # the share of val that is to be answered: others are unsure
     threshold: float | None = None  # the probability below which the model is unsure
+    tta: Tta = "none"  # over which views the answer is the mean
 
     def __post_init__(self) -> None:
         check_count("top", self.top)
         if self.coverage is not None:
             check_coverage(self.coverage)
+        check_tta(self.tta)
+        if self.tta != "none" and self.needs_model:
+            raise RecipeError(
+                f"{self.needs_model} looks at the features of an image as it is, and --tta at a mean over views",
+                hint="Leave one of them away.",
+            )
 
     @property
     def needs_model(self) -> str:
@@ -100,13 +108,15 @@ class Classifier:
     @overload
     def predict(  # type: ignore[overload-overlap]
         self, images: Iterator[OneImage], *, top: int = ..., scores: bool = ..., features: bool = ...,
-        coverage: float | None = ..., threshold: float | None = ..., column: str = ..., on_event: OnEvent = ...,
+        coverage: float | None = ..., threshold: float | None = ..., tta: Tta = ..., column: str = ...,
+        on_event: OnEvent = ...,
     ) -> Stream: ...  # fmt: skip
 
     @overload
     def predict(
         self, images: GivenImages, *, top: int = ..., scores: bool = ..., features: bool = ...,
-        coverage: float | None = ..., threshold: float | None = ..., column: str = ..., on_event: OnEvent = ...,
+        coverage: float | None = ..., threshold: float | None = ..., tta: Tta = ..., column: str = ...,
+        on_event: OnEvent = ...,
     ) -> Predictions: ...  # fmt: skip
 
     def predict(
@@ -118,6 +128,7 @@ class Classifier:
         features: bool = False,
         coverage: float | None = None,
         threshold: float | None = None,
+        tta: Tta = "none",
         column: str = AUTO,
         on_event: OnEvent = ignore,
     ) -> Predictions | Stream:
@@ -127,14 +138,15 @@ class Classifier:
         (H, W, 3) or (H, W) of uint8, tensors (3, H, W) of uint8 or of floats from 0 to 1, bytes of image files, open
         files, or a list or a generator of these. With `scores` each has the probability of every class, with
         `features` what reaches the head. With a `coverage`, the share of val that may be named, or a `threshold` of
-        the probability, images that had better not be named say why in `unsure`.
+        the probability, images that had better not be named say why in `unsure`. With the `tta` "flip" an answer is the
+        mean over an image and its mirror image.
 
         Raises:
             DataError: a path does not exist, there are no images, or it cannot be told how one is to be read.
             RecipeError: what is asked for does not go with the task.
             CheckpointError: of a coverage: the run cannot tell.
         """
-        wanted = Wanted(top, scores, features, coverage, threshold)
+        wanted = Wanted(top, scores, features, coverage, threshold, tta)
         stream = self._stream(given_images(images, column=column, on_event=on_event), wanted, on_event)
         return stream if is_stream(images) else stream.collected()
 
@@ -167,13 +179,15 @@ class Classifier:
     def _answers(self, images: Sequence[Tensor], *, known: Knowledge | None, wanted: Wanted) -> Answers:
         import torch
 
+        from finetune.evaluation.forward import Mirrored
         from finetune.images.transforms import normalise
 
         batch = torch.stack(list(images)).to(self._compute.device)
         with self._compute.in_force(), torch.no_grad(), self._compute.autocast():
             inputs = normalise(batch, self.preprocessing)
             if not wanted.needs_model:
-                return Answers(self._probabilities(self.model(inputs).float().cpu()))
+                model = Mirrored(self.model) if wanted.tta == "flip" else self.model
+                return Answers(self._probabilities(model(inputs).float().cpu()))
             from finetune.backbone.groups import head_modules
             from finetune.features.extract import with_output
 
@@ -246,7 +260,7 @@ def predict_with(
     export = chosen_export(model, engine, device, num_images=images.total, on_event=on_event)
     if export is None:
         return load(run, device=device, batch_size=batch_size)._stream(images, wanted, on_event)
-    scorer = exported(export)
+    scorer = exported(export, tta=wanted.tta)
     layout = wanted.layout(scorer.task, scorer.classes)
     check_asked(scorer, layout, wanted.threshold)
     named = predictions(scorer, images, layout, batch_size=batch_size, threshold=wanted.threshold, on_event=on_event)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import builtins
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import finetune
+from finetune.images.transforms import normalise, plain_view
+from finetune.workflow.predict import Wanted, predict_with
 
 
 def test_probabilities_fall_and_sum_to_one_over_all_classes(finished: Path, drawn: Path) -> None:
@@ -90,14 +94,8 @@ def test_all_that_is_asked_for_stands_in_arrays_and_the_unread_is_nan(finished: 
     assert np.array_equal(found[:2].features, found.features[:2], equal_nan=True)
     with pytest.raises(finetune.RecipeError, match="features were not asked for"):
         _ = classifier.predict(file).features
-    shares = classifier.model.get_classifier()(_tensor(found.features[:1])).softmax(dim=1)
+    shares = classifier.model.get_classifier()(torch.from_numpy(found.features[:1])).softmax(dim=1)
     assert shares.detach().numpy() == pytest.approx(found.probabilities[:1], abs=1e-5)
-
-
-def _tensor(rows: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(rows)
 
 
 def test_predictions_and_classifiers_show_what_they_are(finished: Path, drawn: Path) -> None:
@@ -137,3 +135,36 @@ def test_a_data_frame_has_the_columns_of_the_command(
 def test_what_is_no_image_costs_an_error_of_ours(finished: Path, image: Any) -> None:
     with pytest.raises(finetune.DataError):
         list(finetune.load(finished).predict(image))
+
+
+def test_the_mean_over_mirror_images_is_that_of_the_logits_by_every_engine(
+    finished: Path, drawn: Path, tmp_path: Path
+) -> None:
+    place, file = tmp_path / "run", next(drawn.rglob("*.jpg"))
+    shutil.copytree(finished, place)
+    finetune.export(place)
+    classifier, image = finetune.load(place), Image.open(file).convert("RGB")
+    plain = plain_view(classifier.preprocessing)(image)[None]  # (1, 3, H, W)
+    with torch.no_grad():
+        logits = [classifier.model(normalise(view, classifier.preprocessing)) for view in (plain, plain.flip(-1))]
+    mean = classifier.predict(image, tta="flip").probabilities
+    assert mean == pytest.approx(((logits[0] + logits[1]) / 2).softmax(dim=1).numpy(), abs=1e-6)
+    assert np.abs(mean - classifier.predict(image).probabilities).max() > 1e-4
+    image.save(tmp_path / "a.png")
+    wanted = Wanted(scores=True, tta="flip")
+    for engine in ("torch", "onnxruntime"):
+        (found,) = predict_with(place, tmp_path / "a.png", wanted=wanted, engine=engine)
+        assert list(found.scores.values()) == pytest.approx(mean[0], abs=1e-5)
+    with pytest.raises(finetune.RecipeError, match=r"'flop' is none of none, flip\. Did you mean 'flip'"):
+        classifier.predict(image, tta="flop")
+    with pytest.raises(finetune.RecipeError, match="--features looks at the features"):
+        classifier.predict(image, tta="flip", features=True)
+
+
+def test_evaluation_over_mirror_images_counts_what_prediction_says(finished: Path, drawn: Path) -> None:
+    names = finetune.load(finished).predict(drawn, tta="flip").labels
+    truth = [path.parent.name for path in sorted(drawn.rglob("*.jpg"))]
+    hits = sum(name == true for name, true in zip(names, truth, strict=True)) / len(truth)
+    found = finetune.evaluate(finished, data=drawn, tta="flip")
+    assert found.metrics["top1"].value == pytest.approx(hits)
+    assert found.metrics["ece"].value != finetune.evaluate(finished, data=drawn).metrics["ece"].value
