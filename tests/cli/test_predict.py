@@ -13,6 +13,8 @@ from pyarrow import parquet
 
 import finetune
 from finetune.checkpoint.run_folder import RunFolder
+from finetune.cli import screen
+from finetune.types import Event
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +172,22 @@ def test_a_long_table_in_a_file_is_printed_as_it_comes_with_one_head(
     whole = finetune_cli("predict", run, "imgs").out
     monkeypatch.setattr(named, "ROWS_AT_ONCE", 1)
     assert finetune_cli("predict", run, "imgs").out.split() == whole.split()
+
+
+def test_of_images_without_a_known_end_a_line_is_printed_after_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with screen.watching() as on_event:
+        on_event(Event.progress("predict", 32, None))
+        monkeypatch.setattr(screen, "SILENCE", -1.0)
+        on_event(Event.progress("predict", 64, None))
+    assert capsys.readouterr().err == "predict: 64\n"
+
+
+def test_answers_over_mirror_images_are_asked_for_by_a_flag(finetune_cli, run: Path, images: Path) -> None:
+    plain, mean = (
+        json.loads(finetune_cli("predict", run, "imgs/0.jpg", "--json", *more).out) for more in ((), ("--tta", "flip"))
+    )
+    assert plain[0]["probabilities"] != mean[0]["probabilities"]
+    assert "images, tta flip" in finetune_cli("eval", run, "--tta", "flip").out
+    assert finetune_cli("eval", run, "--tta", "flop").code == 2
