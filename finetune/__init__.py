@@ -28,7 +28,7 @@ from finetune.errors import (
 
 if TYPE_CHECKING:
     from finetune.data.sample import write_sample
-    from finetune.evaluation.predictions import LabelsPrediction, NumberPrediction
+    from finetune.evaluation.named import LabelsPrediction, NumberPrediction, Predictions
     from finetune.exports.formats import Export
     from finetune.report.side_by_side import SideBySide
     from finetune.runs.single import RunResult
@@ -71,6 +71,7 @@ __all__ = [
     "NumberPrediction",
     "Plan",
     "Prediction",
+    "Predictions",
     "Ranked",
     "RateSearch",
     "Recipe",
@@ -113,10 +114,11 @@ _LATER = {
     "Evaluation": "finetune.workflow.evaluate",
     "Event": "finetune.types",
     "Export": "finetune.exports.formats",
-    "LabelsPrediction": "finetune.evaluation.predictions",
-    "NumberPrediction": "finetune.evaluation.predictions",
+    "LabelsPrediction": "finetune.evaluation.named",
+    "NumberPrediction": "finetune.evaluation.named",
     "Plan": "finetune.workflow.plan",
     "Prediction": "finetune.workflow.predict",
+    "Predictions": "finetune.evaluation.named",
     "Ranked": "finetune.workflow.rank",
     "RateSearch": "finetune.workflow.find_lr",
     "Recipe": "finetune.settings",

@@ -334,8 +334,8 @@ class Event:
         return cls("warning", {"text": text})
 
     @classmethod
-    def progress(cls, task: str, done: int, total: int) -> Event:
-        """Return how far a task is."""
+    def progress(cls, task: str, done: int, total: int | None) -> Event:
+        """Return how far a task is; without a total, nobody knows how far it goes."""
         return cls("progress", {"task": task, "done": done, "total": total})
 
 

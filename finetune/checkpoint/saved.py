@@ -68,23 +68,57 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
     """
     folder = run_folder.open_finished(path)
     recipe = _on(resolve_device(device), recipes.update(recipes.load(folder.recipe), {"train.device": device}), folder)
+    return _loaded(folder, folder.model, recipe)
+
+
+def load_timm(path: str | Path, *, device: str = "auto") -> SavedRun:
+    """Return the model of a timm folder that names its classes, as if a run had left it; no data is known of it.
+
+    Raises:
+        BackboneError: it cannot be loaded. CheckpointError: it does not say what its classes are called.
+    """
+    recipe = recipes.update(Recipe(), {"train.device": device})
+    return _loaded(RunFolder(Path(path)), Path(path), recipe)
+
+
+def _loaded(folder: RunFolder, model: Path, recipe: Recipe) -> SavedRun:
+    """Return the model in a timm folder, loaded.
+
+    Raises:
+        CheckpointError: it cannot be used, or has no names of classes.
+    """
     compute = Compute.of(recipe.train)
-    config = timm_folder.read_config(folder.model)
-    of = replace(backbones.architecture("auto", weights=folder.model), pretrained=False)
-    backbone = with_range(backbones.load(of, num_classes=len(config.classes)), config.value_range)
+    config = timm_folder.read_config(model)
+    classes = config.classes or _labels_beside(model)
+    if not classes:
+        raise CheckpointError(
+            f"{model / timm_folder.CONFIG} does not say what its classes are called",
+            hint=f'Name them in it: "label_names": [...], or one a line in {model / timm_folder.LABELS}.',
+        )
+    of = replace(backbones.architecture("auto", weights=model), pretrained=False)
+    backbone = with_range(backbones.load(of, num_classes=len(classes)), config.value_range)
     try:
         backbone = cut_at(backbone, config.probe_at) if config.probe_at else backbone
     except RecipeError as error:
         raise CheckpointError(
-            f"{folder.model / timm_folder.CONFIG} names a layer group that is none: {config.probe_at}"
+            f"{model / timm_folder.CONFIG} names a layer group that is none: {config.probe_at}"
         ) from error
+    weights = model / timm_folder.WEIGHTS
     try:
-        backbone.model.load_state_dict(load_file(folder.weights))
+        backbone.model.load_state_dict(load_file(weights))
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder.weights} cannot be used: {first_line(error)}") from error
+        raise CheckpointError(f"{weights} cannot be used: {first_line(error)}") from error
     in_fast_layout(backbone.model, compute.device).eval()
     of_task = (config.task, config.thresholds, config.deviation)
-    return SavedRun(folder, recipe, backbone, config.classes, compute, *of_task)
+    return SavedRun(folder, recipe, backbone, classes, compute, *of_task)
+
+
+def _labels_beside(model: Path) -> tuple[str, ...]:
+    """Return the names of classes in the labels.txt of a timm folder; none where there is no such file."""
+    try:
+        return tuple((model / timm_folder.LABELS).read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError):
+        return ()
 
 
 def _on(device: torch.device, recipe: Recipe, folder: RunFolder) -> Recipe:

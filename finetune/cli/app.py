@@ -47,7 +47,7 @@ app.command(rich_help_panel=TRAIN, epilog=ensemble.ENSEMBLE_EXAMPLES)(ensemble.e
 app.command(rich_help_panel=TRAIN, epilog=ensemble.SOUP_EXAMPLES)(ensemble.soup)
 app.add_typer(backbones.app, name="backbones", rich_help_panel=TRAIN)
 app.command("eval", rich_help_panel=USE, epilog="Example:\n  finetune eval runs/RUN --split test")(evaluate.evaluate)
-app.command(rich_help_panel=USE, epilog="Example:\n  finetune predict runs/RUN photos/ --top 3 --csv")(predict.predict)
+app.command(rich_help_panel=USE, epilog=predict.EXAMPLES)(predict.predict)
 app.command(rich_help_panel=USE, epilog="Example:\n  finetune export runs/RUN --format onnx")(export.export)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=MORE)
 app.add_typer(cache.app, name="cache", rich_help_panel=MORE)

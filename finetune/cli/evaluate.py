@@ -10,7 +10,7 @@ import typer
 
 from finetune.checkpoint.run_folder import open_finished
 from finetune.cli import tables
-from finetune.cli.options import BatchOption, DeviceOption, JsonOption, RunArgument, with_interrupt
+from finetune.cli.options import BatchOption, DeviceOption, JsonOption, RunArgument, TtaName, TtaOption, with_interrupt
 from finetune.cli.screen import watching
 
 
@@ -35,6 +35,7 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=0, help="Processes that decode. Default: the run's.")
     ] = None,
+    tta: TtaOption = TtaName.none,
     json_: JsonOption = False,
 ) -> None:
     """Measure a run's model on a split, or on other data."""
@@ -44,7 +45,7 @@ def evaluate(
 
         evaluation = measure(
             run, data=data, split=split.value if split else None, device=device, batch_size=batch_size,
-            workers=workers, on_event=on_event,
+            workers=workers, tta=tta.value, on_event=on_event,
         )  # fmt: skip
     if json_:
         tables.print_json(evaluation.to_json())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -177,6 +178,16 @@ def _set() -> inspect.Parameter:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 BatchOption = Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Images at once.")]
+
+
+class TtaName(StrEnum):
+    none = "none"
+    flip = "flip"
+
+
+TtaOption = Annotated[
+    TtaName, typer.Option("--tta", metavar="NAME", help="flip: the mean over each image and its mirror image.")
+]
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", metavar="NAME|FILE", help="Start from a recipe.", rich_help_panel=TRAINING)
 ]

@@ -1,30 +1,32 @@
-"""`finetune predict`: the likeliest classes of images, as a table, CSV or JSON."""
+"""`finetune predict`: what images show, as a table, CSV, JSON or Parquet, and sorted into folders."""
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from enum import StrEnum
-from io import TextIOWrapper
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from finetune.checkpoint.run_folder import open_answering
-from finetune.cli import tables
-from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
+from finetune.cli.named import Shape, Tally, print_json_document, print_tables, shape_of
+from finetune.cli.options import BatchOption, DeviceOption, JsonOption, TtaName, TtaOption, with_interrupt
 from finetune.cli.screen import watching
-from finetune.csv_cells import guarded_cell
-from finetune.errors import DataError, RecipeError
-from finetune.types import to_json
+from finetune.errors import RecipeError
 from finetune.wording import counted
 
 if TYPE_CHECKING:
-    from finetune.workflow.predict import Prediction
-from finetune.cli.options import RunArgument
+    from finetune.workflow.predict import Prediction, Stream
+
+SAID, WRITTEN = "What is said", "Where it goes"
+EXAMPLES = """Examples:
+  finetune predict runs/RUN photos/ --top 3 --csv
+  finetune predict runs/RUN 'photos/*.jpg' https://example.org/a.jpg
+  finetune predict runs/RUN table.csv --column image --out answers.parquet
+  find . -name '*.png' | finetune predict model.onnx - --format jsonl
+  finetune predict runs/RUN photos/ --threshold 0.8 --copy-to sorted"""
 
 
 class EngineName(StrEnum):
@@ -33,41 +35,112 @@ class EngineName(StrEnum):
     onnxruntime = "onnxruntime"
 
 
-class _Seen:
-    """How many images were named, and the first that was not."""
-
-    def __init__(self) -> None:
-        self.num_named = self.num_unread = 0
-        self.first: Prediction | None = None
-
-    def __call__(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-        for prediction in predictions:
-            self.num_named += not prediction.problem
-            self.num_unread += bool(prediction.problem)
-            self.first = self.first or (prediction if prediction.problem else None)
-            yield prediction
-
-    def check(self) -> None:
-        """See that at least one image was named.
-
-        Raises:
-            DataError: none could be read.
-        """
-        if self.first is not None and not self.num_named:
-            what = counted(self.num_unread, "image")
-            text = f"none of {what} can be read" if self.num_unread > 1 else f"{self.first.file} cannot be read"
-            first = f"{self.first.file}: " if self.num_unread > 1 else ""
-            raise DataError(text, hint=f"{first}{self.first.problem}")
+class FormName(StrEnum):
+    csv = "csv"
+    tsv = "tsv"
+    jsonl = "jsonl"
+    parquet = "parquet"
 
 
 @with_interrupt
 def predict(
-    run: RunArgument,
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH", help="Images and folders of images.", show_default=False)
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A run folder, an ensemble, an ONNX file of this tool or a folder with one, or a timm folder.",
+            show_default=False,
+        ),
     ],
-    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many classes of each image.")] = 1,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES",
+            help="Images, folders, patterns, a CSV, TSV or Parquet file that names images, http addresses; - reads one"
+            " image, or names line by line, from standard input.",
+            show_default=False,
+        ),
+    ],
+    top: Annotated[
+        int, typer.Option("--top", metavar="N", min=1, help="How many classes of each image.", rich_help_panel=SAID)
+    ] = 1,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="The probability of every class, too.", rich_help_panel=SAID)
+    ] = False,
+    features: Annotated[
+        bool,
+        typer.Option("--features", help="What reaches the head, too; computed by the model.", rich_help_panel=SAID),
+    ] = False,
+    unsure: Annotated[
+        bool,
+        typer.Option(
+            "--unsure",
+            help="Say of which images the model had better not be asked: those unlike what it was trained on, and those"
+            " between two classes. Needs a run with 20 val images or more.",
+            rich_help_panel=SAID,
+        ),
+    ] = False,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            "--coverage",
+            metavar="SHARE",
+            help="Be unsure so seldom that this share of val is answered; implies --unsure.  [default: 0.95]",
+            show_default=False,
+            rich_help_panel=SAID,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            metavar="PROBABILITY",
+            help="Be unsure below this probability, whatever val says; an export can say that, too.",
+            show_default=False,
+            rich_help_panel=SAID,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Write a new file: .csv, .tsv, .jsonl or .parquet.",
+            show_default=False,
+            rich_help_panel=WRITTEN,
+        ),
+    ] = None,
+    form: Annotated[
+        FormName | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="csv, tsv, jsonl or parquet, for --out of another name or to print.",
+            show_default=False,
+            rich_help_panel=WRITTEN,
+        ),
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.", rich_help_panel=WRITTEN)] = False,
+    copy_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--copy-to",
+            metavar="DIR",
+            help="Sort the files into a new folder, in a folder of each class; unsure ones in `unsure`.",
+            show_default=False,
+            rich_help_panel=WRITTEN,
+        ),
+    ] = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="Let --copy-to link and not copy.", rich_help_panel=WRITTEN)
+    ] = False,
+    column: Annotated[
+        str,
+        typer.Option(
+            "--column", metavar="NAME", help="The column of a table that names images, where that is unclear."
+        ),
+    ] = "auto",
+    tta: TtaOption = TtaName.none,
     device: DeviceOption = "auto",
     batch_size: BatchOption = 32,
     engine: Annotated[
@@ -79,117 +152,88 @@ def predict(
             " model on a GPU from 1,000 images on; torch: the model; onnxruntime: the export.",
         ),
     ] = EngineName.auto,
-    unsure: Annotated[
-        bool,
-        typer.Option(
-            "--unsure",
-            help="Say of which images the model had better not be asked: those unlike what it was trained on, and those"
-            " between two classes. Needs a run with 20 val images or more.",
-        ),
-    ] = False,
-    coverage: Annotated[
-        float | None,
-        typer.Option(
-            "--coverage",
-            metavar="SHARE",
-            help="Be unsure so seldom that this share of val is answered; implies --unsure.  [default: 0.95]",
-            show_default=False,
-        ),
-    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Name what images show."""
-    if json_ and as_csv:
-        raise RecipeError("--csv and --json are two forms of one output", hint="Name one of them.")
-    open_answering(run)
-    seen = _Seen()
-    with watching(is_quiet=json_ or as_csv) as on_event:
-        from finetune.workflow.predict import COVERAGE, predict_with
+    if link and copy_to is None:
+        raise RecipeError("--link is a way of --copy-to", hint="Name the folder with --copy-to DIR.")
+    shape = shape_of(out, form.value if form else None, is_csv=as_csv, is_json=json_)
+    if features and shape.form == "table":
+        raise RecipeError("--features are too many for a table", hint="Use --json, --format, or --out FILE.")
+    _check_model(run)
+    with watching(is_quiet=shape.is_quiet) as on_event:
+        from finetune.workflow.predict import COVERAGE, Wanted, predict_with
 
         share = COVERAGE if unsure and coverage is None else coverage
-        stream = seen(
-            predict_with(
-                run,
-                paths,
-                top=top,
-                device=device,
-                batch_size=batch_size,
-                engine=engine.value,
-                coverage=share,
-                on_event=on_event,
-            )
+        stream = predict_with(
+            run,
+            paths,
+            wanted=Wanted(top, scores, features, share, threshold, tta.value),
+            device=device,
+            batch_size=batch_size,
+            engine=engine.value,
+            column=column,
+            stdin=sys.stdin.buffer if sys.stdin else None,
+            on_event=on_event,
         )
-        if as_csv:
-            _print_csv(stream, top, has_unsure=share is not None)  # a row as soon as it is known
-            predictions = []
-        else:
-            predictions = list(stream)
-    if json_:
-        tables.print_json([to_json(prediction) for prediction in predictions])
-    elif not as_csv:
-        what = _columns(predictions[0], 1)[1].rstrip("1")
-        rows = [(p.file, p.problem or _said(p)) for p in predictions]
-        tables.out().print(tables.table(["file", what], rows, words=[what]))
-    seen.check()
+        tally = Tally()
+        with ExitStack() as stack:
+            predictions = tally(_sorted(stream, copy_to, link, stack) if copy_to else stream)
+            _write(predictions, stream, shape, stack)
+    if shape.file is not None:
+        typer.echo(f"{shape.file}: {tally.said()}")
+    tally.check()
 
 
-def _said(prediction: Prediction) -> str:
-    likely = "  ".join(_likely(prediction))
-    return f"unsure, {prediction.unsure}: {likely}" if prediction.unsure else likely
+def _check_model(run: Path) -> None:
+    """Refuse without torch what is nothing that can name images."""
+    from finetune.runs.answering import open_model
+
+    open_model(run)
 
 
-def _likely(prediction: Prediction) -> list[str]:
-    from finetune.evaluation.predictions import NumberPrediction
+def _sorted(stream: Stream, place: Path, is_linked: bool, stack: ExitStack) -> Iterator[Prediction]:
+    """Return the predictions; each image is sorted into the folder of its class on the way.
 
-    if isinstance(prediction, NumberPrediction):
-        return [f"{prediction.value:.6g}"]
-    pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-    return [f"{name} {probability:.3f}" for name, probability in pairs] or ["none of them"]
-
-
-def _print_csv(predictions: Iterable[Prediction], top: int, *, has_unsure: bool) -> None:
-    """Print CSV, with a column of why an image had better not be named where that was asked for.
-
-    Names that are no UTF-8 keep their bytes, as in the run folder's files.
+    Raises:
+        RecipeError: what is said of images is not one class. ResourceError: the folder holds something.
     """
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
-    writer = csv.writer(sys.stdout)
-    stream, first = iter(predictions), []
-    for prediction in stream:
-        first.append(prediction)
-        if not prediction.problem:
-            top = min(top, max(1, len(prediction.classes)))  # there may be fewer classes than are asked for
-            break
-    for place, prediction in enumerate(chain(first, stream)):
-        if place == 0:
-            first_row = _columns(prediction, top)
-            writer.writerow([*first_row[:-1], *["unsure"] * has_unsure, first_row[-1]])
-        cells = [*_cells(prediction, top), *[prediction.unsure] * has_unsure]
-        writer.writerow([guarded_cell(prediction.file), *cells, guarded_cell(prediction.problem)])
+    from finetune.data.sorted_copies import UNSURE, check_sortable, sorted_copies
+
+    layout = stream.layout
+    if layout.task != "classify":
+        raise RecipeError("--copy-to is of models that give an image one class", hint="Leave it away.")
+    check_sortable(place, layout.classes, has_unsure=layout.has_unsure)
+    copies = stack.enter_context(sorted_copies(place, is_linked=is_linked))
+
+    def sorting() -> Iterator[Prediction]:
+        for prediction in stream:
+            if not prediction.problem:
+                copies.add(prediction.file, UNSURE if prediction.unsure else prediction.label)
+            yield prediction
+        left = f"; {counted(copies.num_left, 'image is', 'images are')} no file here" * bool(copies.num_left)
+        what = "linked" if is_linked else "copied"
+        typer.echo(f"{counted(copies.num_sorted, 'file')} {what} to {place}{left}", err=True)
+
+    return sorting()
 
 
-def _columns(prediction: Prediction, top: int) -> list[str]:
-    """Return the columns of one kind of predictions: the likeliest classes; those said, and all of them; a number."""
-    from finetune.evaluation.predictions import LabelsPrediction, NumberPrediction
-
-    if isinstance(prediction, LabelsPrediction):
-        answers = ["classes", *(guarded_cell(f"probability of {name}") for name in prediction.scores)]
-    elif isinstance(prediction, NumberPrediction):
-        answers = ["number"]
+def _write(predictions: Iterable[Prediction], stream: Stream, shape: Shape, stack: ExitStack) -> None:
+    """Write predictions in a shape: to a file, which appears when it is whole, or to stdout."""
+    if shape.form == "json":
+        print_json_document(predictions)
+    elif shape.form == "table":
+        print_tables(predictions, stream.layout, shape.stdout)
     else:
-        answers = [f"{what}{place}" for place in range(1, top + 1) for what in ("class", "probability")]
-    return ["file", *answers, "problem"]
+        from finetune.evaluation.prediction_files import WRITERS
+
+        WRITERS[shape.form](predictions, stream.layout, _place(shape, stack))
 
 
-def _cells(prediction: Prediction, top: int) -> list[str]:
-    from finetune.evaluation.predictions import LabelsPrediction, NumberPrediction
+def _place(shape: Shape, stack: ExitStack) -> BinaryIO:
+    from finetune.whole import whole_file
 
-    if isinstance(prediction, LabelsPrediction):
-        shares = ["" if share is None else f"{share:.6f}" for share in prediction.scores.values()]
-        return [guarded_cell(prediction.label), *shares]
-    if isinstance(prediction, NumberPrediction):
-        return [prediction.label]
-    pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-    cells = [cell for name, share in pairs for cell in (guarded_cell(name), f"{share:.6f}")]
-    return cells + [""] * (2 * top - len(cells))
+    if shape.file is None:
+        return shape.stdout.buffer
+    beside = stack.enter_context(whole_file(shape.file))
+    return stack.enter_context(beside.open("wb"))

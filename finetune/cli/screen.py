@@ -83,6 +83,9 @@ class Screen:
 
     def _progress(self, facts: dict[str, Any]) -> None:
         task, done, total = facts["task"], facts["done"], facts["total"]
+        if total is None:
+            self._endless(task, done)
+            return
         if not self.console.is_terminal:
             share = done / max(total, 1)
             is_long = total > 1000 and share - self.said.get(task, 0.0) >= PLAIN_STEP
@@ -93,6 +96,13 @@ class Screen:
         self._bar(task, done, total, "")
         if done >= total:
             self._drop(task)
+
+    def _endless(self, task: str, done: int) -> None:
+        """Draw how far a task is of which nobody knows how far it goes."""
+        if self.console.is_terminal:
+            self._bar(task, done, None, f"{done:,}")
+        elif time.monotonic() - self.last > SILENCE:
+            self._line(f"{escape(task)}: {done}")
 
     def _phase(self, facts: dict[str, Any]) -> None:
         how = "solved" if facts["solver"] == "lbfgs" else counted(facts["epochs"], "epoch")
@@ -133,7 +143,7 @@ class Screen:
     def _trial(self, facts: dict[str, Any]) -> None:
         self._line(escape(trial_line(facts)))
 
-    def _bar(self, task: str, done: int, total: int, facts: str, description: str | None = None) -> None:
+    def _bar(self, task: str, done: int, total: int | None, facts: str, description: str | None = None) -> None:
         if task not in self.tasks:
             self.tasks[task] = self.progress.add_task(description or task, total=total, facts=facts)
         self.progress.update(

@@ -116,7 +116,9 @@ def show_evaluation(evaluation: Evaluation) -> None:
     """Print the metrics, and the classes that are confused most."""
     console = out()
     rows = [(name, f"{v.value:.4f}", f"[{v.low:.3f}, {v.high:.3f}]") for name, v in evaluation.metrics.items()]
-    console.print(table([f"{evaluation.split}, {counted(evaluation.num_images, 'image')}", "value", "95 %"], rows))
+    views = "" if evaluation.tta == "none" else f", tta {evaluation.tta}"
+    head = f"{evaluation.split}, {counted(evaluation.num_images, 'image')}{views}"
+    console.print(table([head, "value", "95 %"], rows))
     console.print(f"\n{_meaning(evaluation.metrics)}", style="dim")
     if evaluation.never_predicted:
         never = never_predicted_text(evaluation.never_predicted, evaluation.split, task=evaluation.task)

@@ -22,10 +22,11 @@ from pathlib import Path
 from finetune.cache_dir import cache_folder
 from finetune.data.targets import TORN, with_copies_joined
 from finetune.errors import DataError, ResourceError
-from finetune.images.decode import UndecodableError, alone, examine, quiet, read_content, remarks_of
+from finetune.images.decode import UndecodableError, alone, examine, quiet, read_content
 from finetune.images.depths import before_model, in_data
 from finetune.images.levels import Range, Span, range_of, unfit
 from finetune.images.pixels import PixelCache, PixelRow
+from finetune.images.remarks import remarks_of
 from finetune.process import num_cores
 from finetune.tasks import AnyTarget
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore

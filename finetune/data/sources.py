@@ -8,20 +8,21 @@ Reads names only; images are opened by `checks`, splits are made by `split`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from finetune.data.asked_images import missing_path
 from finetune.data.folders import read_folder
 from finetune.data.labels import alike_names, doubtful, masks
-from finetune.data.listing import LAYOUTS, TABLES, Listing, Row, count_unread, holds, normal, unread_note
+from finetune.data.listing import LAYOUTS, TABLES, Listing, Row, holds, normal, unread_note
 from finetune.data.tables import read_table
 from finetune.data.targets import target_of
 from finetune.data.tasking import settle_task
-from finetune.data.tree import table_beside, walk
+from finetune.data.tree import table_beside
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.tasks import BETWEEN_LABELS, Task
-from finetune.types import Event, Manifest, OnEvent, Sample, ignore
+from finetune.types import Manifest, Sample
 from finetune.values import TaskName
 from finetune.wording import counted, listed
 
@@ -80,49 +81,8 @@ def check_there(path: str | Path) -> Path:
     """
     whole = Path(path).expanduser()
     if not holds(whole.exists):
-        raise _missing(str(path), whole, expected=LAYOUTS)
+        raise missing_path(str(path), whole, expected=LAYOUTS)
     return whole
-
-
-def image_files(paths: Iterable[str | Path], *, on_event: OnEvent = ignore) -> list[Path]:
-    """Return the images among files and in folders, sorted within each folder; say what in folders is not read.
-
-    Raises:
-        DataError: a path does not exist, or there are no images at all.
-    """
-    files: list[Path] = []
-    paths, others = list(paths), Listing()
-    for given in map(str, paths):
-        path = Path(given)
-        if holds(path.is_dir):
-            unread: list[OSError] = []
-            files += [path / name for name in walk(path, unread.append, lambda names: count_unread(others, names))]
-            files += [Path(error.filename) for error in unread]  # so that they are reported in place of what they hold
-        elif holds(path.exists):
-            files.append(path)
-        else:
-            raise _missing(given, path, expected="Give image files, or folders of images.")
-    if not files:
-        kinds = f" that can be read: {unread_note(others.unread)}" if others.unread else ""
-        raise DataError(f"no images there{kinds}", hint=f"Looked in {', '.join(map(str, paths))}.")
-    if others.unread:
-        on_event(Event.warning(unread_note(others.unread)))
-    return files
-
-
-def _missing(given: str, path: Path, *, expected: str) -> DataError:
-    """Return the error of a path that is not there: an address, a pattern that nothing matched, or a misspelt name."""
-    if address := re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", given, re.IGNORECASE):  # a Path folds // to /
-        where = f"{address[1]}://{address[2]}"
-        return DataError(f"{where} is an address: images are read from this machine", hint="Download it first.")
-    if set("*?[") & set(path.name):
-        return DataError(f"nothing matches {given}", hint=f"See what is in {path.parent}. {expected}")
-    try:
-        siblings = [entry.name for entry in path.parent.iterdir()]
-    except (OSError, ValueError):
-        return DataError(f"no such file or folder: {given}", hint=expected)
-    near = did_you_mean(path.name, siblings).strip()
-    return DataError(f"no such file or folder: {given}", hint=f"{near} {expected}".strip())
 
 
 def _group_by_pattern(listing: Listing, pattern: str, *, is_needed: bool) -> None:

@@ -25,3 +25,16 @@ def collect_logits(
             logits.append(out.float().cpu())
             targets.append(labels.cpu())
     return torch.cat(logits), torch.cat(targets)
+
+
+class Mirrored(nn.Module):
+    """A model that answers with the mean of its logits (B, K) on images (B, C, H, W) and on their mirror images."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the mean of both answers."""
+        mean: Tensor = (self.model(images) + self.model(images.flip(-1))) / 2
+        return mean

@@ -1,85 +1,44 @@
-"""Naming what image files show: read by threads, a batch at a time, whatever computes the probabilities.
+"""Naming what images show: read by threads, a batch at a time, whatever computes the probabilities.
 
-Memory holds a few batches, however many files there are. Letters: B batch, K classes.
+Memory holds a few batches, however many images there are. Letters: B batch, K classes, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from finetune.data.asked_images import Images, ImageSource
 from finetune.data.read_ahead import MOST_THREADS, read_ahead
 from finetune.errors import RecipeError
-from finetune.images.decode import Decoded, UndecodableError, examine, read_content, remarks_of
-from finetune.images.depths import before_model
-from finetune.images.levels import Range, Span
+from finetune.evaluation.named import LabelsPrediction, Named, NumberPrediction, Prediction, Row
+from finetune.evaluation.prediction_rows import AnswerLayout
+from finetune.images.decode import Decoded, UndecodableError, examine, examine_open
+from finetune.images.depths import DepthsSeen
+from finetune.images.levels import Range
+from finetune.images.remarks import Remarks
 from finetune.process import num_cores
-from finetune.tasks import BETWEEN_LABELS, TASKS, Activation, Task
+from finetune.tasks import TASKS, Activation, Task
 from finetune.types import Event, OnEvent
 
 T = TypeVar("T")
-Row = NDArray[np.float32]  # (K,)
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The likeliest classes of one image with their probabilities, or why it could not be read.
-
-    `unsure` says, where that was asked for, why the image had better not be named; "" where it may be.
-    """
-
-    file: str
-    classes: tuple[str, ...] = ()
-    probabilities: tuple[float, ...] = ()
-    problem: str = ""
-    unsure: str = ""
-
-    @property
-    def label(self) -> str:
-        """The likeliest class; empty for an image that could not be read."""
-        return self.classes[0] if self.classes else ""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelsPrediction(Prediction):
-    """The classes that one image is said to have, any number of them, the likeliest first.
-
-    `scores` has the probability of every class; None of an image that could not be read.
-    """
-
-    scores: dict[str, float | None] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """The classes, joined by |; empty where the image has none of them, or could not be read."""
-        return BETWEEN_LABELS.join(self.classes)
-
-
-@dataclass(frozen=True, slots=True)
-class NumberPrediction(Prediction):
-    """The number that one image is said to have."""
-
-    value: float | None = None
-
-    @property
-    def label(self) -> str:
-        """The number as text; empty for an image that could not be read."""
-        return "" if self.value is None else repr(self.value)
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a batch of images is said to show: probabilities (B, K), and why an image had better not be named (B,)."""
+    """What a batch of images is said to show: probabilities (B, K), and where they were asked for, why an image had
+    better not be named (B,) and what reaches the head (B, D)."""
 
     probabilities: NDArray[np.float32]
-    unsure: Sequence[str] | None = None  # not asked for
+    unsure: Sequence[str] | None = None
+    features: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,88 +70,133 @@ def check_top(task: Task, top: int) -> None:
         )
 
 
-@dataclass(slots=True)
+def check_asked(scorer: Scorer[Any], layout: AnswerLayout, threshold: float | None) -> None:
+    """Refuse what cannot be said of images by what names them.
+
+    Raises:
+        RecipeError: the likeliest of what is not one class; a threshold of it; probabilities of numbers.
+    """
+    check_top(scorer.task, layout.top)
+    if threshold is not None and scorer.task != "classify":
+        raise RecipeError(
+            f"--threshold is of models that give an image one class; this one gives {TASKS[scorer.task].what}",
+            hint="Leave it away." + " Each class has a threshold of its own." * (scorer.task == "multilabel"),
+        )
+    if threshold is not None and not 0 < threshold <= 1:
+        raise RecipeError(f"threshold = {threshold:g} is no probability", hint="Name one above 0, up to 1.")
+    if layout.has_scores and scorer.task == "regress":
+        raise RecipeError("this model gives a number, and no class has a probability", hint="Leave --scores away.")
+
+
 class _Seen:
-    """What is to be said at the end: of each image that was read its span, and the files with a remark."""
+    """What is to be said at the end: how deep the images were, and what of their files was not seen."""
 
-    spans: list[Span | None] = field(default_factory=list)
-    remarks: list[tuple[str, str]] = field(default_factory=list)
+    def __init__(self, value_range: Range | None) -> None:
+        self.depths, self.remarks = DepthsSeen(value_range), Remarks()
 
-    def add(self, file: Path, image: Decoded[T]) -> T:
-        self.spans.append(image.span)
-        if image.remark:
-            self.remarks.append((str(file), image.remark))
+    def add(self, source: ImageSource, image: Decoded[T]) -> T:
+        self.depths.add(image.span)
+        self.remarks.add(source.name, image.remark)
         return image.content
 
-    def notes(self, value_range: Range | None) -> Iterator[str]:
-        yield from remarks_of(self.remarks)
-        yield from before_model(self.spans, value_range)
+    def notes(self) -> Iterator[str]:
+        yield from self.remarks.notes()
+        yield from self.depths.notes()
 
 
 def predictions(
-    scorer: Scorer[T], files: Sequence[Path], *, top: int, batch_size: int, on_event: OnEvent
-) -> Iterator[Prediction]:
-    """Yield a prediction for every file, in order; what a user should know of them is said at the end."""
-    seen, done = _Seen(), 0
-    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+    scorer: Scorer[T],
+    images: Images,
+    layout: AnswerLayout,
+    *,
+    batch_size: int,
+    threshold: float | None = None,
+    on_event: OnEvent,
+) -> Iterator[Named]:
+    """Yield a prediction for every image, in order; what a user should know of them is said at the end.
+
+    One that cannot be read has its problem in its place. Below a `threshold` an image is said to be unsure.
+    """
+    seen, done = _Seen(scorer.value_range), 0
     num_threads = num_cores(most=MOST_THREADS)
-    for batch, images in zip(
-        batches, read_ahead(partial(_read, scorer), batches, num_threads=num_threads), strict=True
-    ):
-        yield from _named(scorer, list(zip(batch, images, strict=True)), min(top, len(scorer.classes)), seen)
+    for batch in read_ahead(partial(_read, scorer), _batches(images, batch_size), num_threads=num_threads):
+        yield from _named(scorer, batch, layout, threshold, seen)
         done += len(batch)
-        on_event(Event.progress("predict", done, len(files)))
-    for text in seen.notes(scorer.value_range):
+        on_event(Event.progress("predict", done, images.total))
+    for text in seen.notes():
         on_event(Event.warning(text))
 
 
-def _read(scorer: Scorer[T], file: Path) -> Decoded[T] | str:
+def _batches(images: Iterable[ImageSource], batch_size: int) -> Iterator[list[ImageSource]]:
+    order = iter(images)
+    while batch := list(islice(order, batch_size)):
+        yield batch
+
+
+def _read(scorer: Scorer[T], source: ImageSource) -> tuple[ImageSource, Decoded[T] | str]:
     try:
-        return examine(read_content(file), scorer.prepare, value_range=scorer.value_range, num_bands=scorer.bands)
+        found = source.read()
+        between, bands = scorer.value_range, scorer.bands
+        if isinstance(found, bytes):
+            return source, examine(found, scorer.prepare, value_range=between, num_bands=bands)
+        return source, examine_open(found, scorer.prepare, value_range=between, num_bands=bands)
     except UndecodableError as error:
-        return error.message
+        return source, error.message
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        return source, f"cannot be read: {error.strerror or error}"
 
 
 def _named(
-    scorer: Scorer[T], batch: Sequence[tuple[Path, Decoded[T] | str]], top: int, seen: _Seen
-) -> Iterator[Prediction]:
-    inputs = [seen.add(file, image) for file, image in batch if not isinstance(image, str)]
+    scorer: Scorer[T],
+    batch: Sequence[tuple[ImageSource, Decoded[T] | str]],
+    layout: AnswerLayout,
+    threshold: float | None,
+    seen: _Seen,
+) -> Iterator[Named]:
+    inputs = [seen.add(source, image) for source, image in batch if not isinstance(image, str)]
     answers = scorer.answers(inputs) if inputs else Answers(np.empty((0, len(scorer.classes)), dtype=np.float32))
-    rows = zip(answers.probabilities, answers.unsure or [""] * len(inputs), strict=True)
-    for file, image in batch:
+    nothing = [None] * len(inputs)
+    reasons, features = answers.unsure or [""] * len(inputs), nothing if answers.features is None else answers.features
+    rows = zip(answers.probabilities, reasons, features, strict=True)
+    for source, image in batch:
         if isinstance(image, str):
-            yield _unread(scorer, str(file), image)
+            yield Named(_unread(scorer, source.name, image, layout), None)
             continue
-        row, unsure = next(rows)
-        yield replace(PREDICTIONS[scorer.task](scorer, str(file), row, top), unsure=unsure)
+        row, unsure, reaching = next(rows)
+        if not unsure and threshold is not None and row.max() < threshold:
+            unsure = f"less likely than {threshold:g}"
+        prediction = PREDICTIONS[scorer.task](scorer, source.name, row, layout)
+        yield Named(replace(prediction, unsure=unsure, features=reaching), row)
 
 
-def _unread(scorer: Scorer[Any], file: str, problem: str) -> Prediction:
-    if scorer.task == "multilabel":
-        return LabelsPrediction(file, problem=problem, scores=dict.fromkeys(scorer.classes))
-    return (NumberPrediction if scorer.task == "regress" else Prediction)(file, problem=problem)
+def _unread(scorer: Scorer[Any], name: str, problem: str, layout: AnswerLayout) -> Prediction:
+    scores: dict[str, float | None] = dict.fromkeys(scorer.classes) if layout.has_scores else {}
+    kind = {"classify": Prediction, "multilabel": LabelsPrediction, "regress": NumberPrediction}[scorer.task]
+    return kind(name, problem=problem, scores=scores)
 
 
-def _class(scorer: Scorer[Any], file: str, row: Row, top: int) -> Prediction:
-    places = np.argsort(-row, kind="stable")[:top].tolist()
-    return Prediction(file, tuple(scorer.classes[place] for place in places), tuple(row[places].tolist()))
+def _scores(scorer: Scorer[Any], row: Row, layout: AnswerLayout) -> dict[str, float | None]:
+    return dict(zip(scorer.classes, row.tolist(), strict=True)) if layout.has_scores else {}
 
 
-def _labels(scorer: Scorer[Any], file: str, row: Row, top: int) -> Prediction:
+def _class(scorer: Scorer[Any], name: str, row: Row, layout: AnswerLayout) -> Prediction:
+    places = np.argsort(-row, kind="stable")[: layout.top].tolist()
+    classes = tuple(scorer.classes[place] for place in places)
+    return Prediction(name, classes, tuple(row[places].tolist()), scores=_scores(scorer, row, layout))
+
+
+def _labels(scorer: Scorer[Any], name: str, row: Row, layout: AnswerLayout) -> Prediction:
     order = np.argsort(-row, kind="stable")
     places = order[row[order] >= np.array(scorer.thresholds)[order]].tolist()
-    scores: dict[str, float | None] = dict(zip(scorer.classes, row.tolist(), strict=True))
-    names = tuple(scorer.classes[place] for place in places)
-    return LabelsPrediction(file, names, tuple(row[places].tolist()), scores=scores)
+    classes = tuple(scorer.classes[place] for place in places)
+    return LabelsPrediction(name, classes, tuple(row[places].tolist()), scores=_scores(scorer, row, layout))
 
 
-def _number(scorer: Scorer[Any], file: str, row: Row, top: int) -> Prediction:
-    return NumberPrediction(file, value=float(row[0]))
+def _number(scorer: Scorer[Any], name: str, row: Row, layout: AnswerLayout) -> Prediction:
+    return NumberPrediction(name, value=float(row[0]))
 
 
-PREDICTIONS: dict[Task, Callable[[Scorer[Any], str, Row, int], Prediction]] = {
+PREDICTIONS: dict[Task, Callable[[Scorer[Any], str, Row, AnswerLayout], Prediction]] = {
     "classify": _class,
     "multilabel": _labels,
     "regress": _number,

@@ -16,7 +16,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -43,7 +43,6 @@ from finetune.images.levels import (
     unfit,
 )
 from finetune.types import LONGEST
-from finetune.wording import counted
 
 DECODE_VERSION = 4  # goes up when the same file begins to give another image
 
@@ -276,6 +275,24 @@ def _too_many_bands(num_bands: int) -> str:
     return f"{num_bands} bands: one is read as grey, three as colour, four as colour with transparency (or CMYK)"
 
 
+def examine_open(
+    image: Image.Image, make: Callable[[Image.Image], T], *, value_range: Range | None = None, num_bands: int = 3
+) -> Decoded[T]:
+    """Return what `make` makes of an image that is in memory, as `examine` does of the bytes of a file.
+
+    Raises:
+        UndecodableError: it cannot be brought into the range of values, or has other channels.
+    """
+    try:
+        if num_bands == 4 and (reason := why_not_four(image, 0)):
+            raise UndecodableError(reason)
+        with alone(image.width * image.height > LARGE):
+            levelled, span = _levelled(image, b"", value_range)
+            return Decoded(make(_rgb(levelled) if num_bands == 3 else of_four(levelled)), span)
+    except DECODE_ERRORS as error:
+        raise UndecodableError(_reason(error, b"")) from error
+
+
 def _levelled(image: Image.Image, content: bytes, value_range: Range | None) -> tuple[Image.Image, Span | None]:
     """Return an image upright, with 8 bits a channel, and what its numbers spanned where they were deeper."""
     raw = deep_colour(image)
@@ -351,12 +368,12 @@ def _flat(image: Image.Image) -> Image.Image:
 
 def _reason(error: BaseException, content: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
-        begins_as = next((form for form in FORMATS if _begins_as(content, form)), None)
-        if begins_as is None:
+        found = next((form for form in FORMATS if begins_as(content, form)), None)
+        if found is None:
             return "no image in a format that can be read"
-        if begins_as == "TIFF" and (num_bands := _bands_of_tiff(content)) not in (None, 1, 2, 3, 4):
+        if found == "TIFF" and (num_bands := _bands_of_tiff(content)) not in (None, 1, 2, 3, 4):
             return _too_many_bands(num_bands)
-        return f"damaged image: it begins as {begins_as} and breaks off, or is no such thing"
+        return f"damaged image: it begins as {found} and breaks off, or is no such thing"
     if isinstance(error, MemoryError):
         return "no memory for its pixels"
     if isinstance(error, Image.DecompressionBombError):
@@ -375,16 +392,7 @@ def _bands_of_tiff(content: bytes) -> int | None:
     return None
 
 
-def _begins_as(content: bytes, form: str) -> bool:
+def begins_as(content: bytes, form: str) -> bool:
+    """Return whether bytes begin as an image file in one of the `FORMATS`."""
     accepts = Image.OPEN[form][1]
     return accepts is not None and accepts(content[:16]) is True
-
-
-def remarks_of(files: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield sentences on what is not seen of some files, from their names and remarks, each with an example."""
-    kinds: dict[str, list[str]] = {}
-    for file, remark in files:
-        if remark:
-            kinds.setdefault(remark, []).append(file)
-    for remark, named in kinds.items():
-        yield f"{counted(len(named), 'image has', 'images have')} {remark}, e.g. {named[0]}"

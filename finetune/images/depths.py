@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 from finetune.images.levels import Range, Span
 from finetune.wording import counted
@@ -21,48 +22,87 @@ def in_data(spans: Sequence[Span | None], value_range: Range | None) -> Iterator
         f"{_deep(num_deep)}: {value_range[0]:g} is taken for black and {value_range[1]:g} for white"
         f" (data.value_range){others}"
     )
-    yield from _outside([span for span in spans if span], value_range)
+    deep = _Deep(value_range)
+    for span in filter(None, spans):
+        deep.add(span)
+    yield from deep.outside()
 
 
-def before_model(spans: Sequence[Span | None], value_range: Range | None) -> Iterator[str]:
+def before_model(spans: Iterable[Span | None], value_range: Range | None) -> Iterator[str]:
     """Yield how a model that was trained with a range of values (None: on 8 bits) sees images of these spans."""
-    deep = [span for span in spans if span]
-    if deep and value_range is None:
-        yield (
-            f"{_deep(len(deep))}, and the model was trained on images of 8 bits: each is scaled by its own numbers,"
-            " white is the greatest of as many bits as it fills"
-        )
-    if value_range is None:
-        return
-    black, white = value_range
-    if deep:
-        yield f"{_deep(len(deep))}: {black:g} is black and {white:g} white, as the model was trained"
-        yield from _outside(deep, value_range)
-    if rest := len(spans) - len(deep):
-        has = "image has" if rest == 1 else "images have"
-        yield (
-            f"{rest:,} {has} 8 bits, and the model was trained with {white:g} for white: taken as"
-            f" {'it is' if rest == 1 else 'they are'}, 255 is white"
-        )
+    seen = DepthsSeen(value_range)
+    for span in spans:
+        seen.add(span)
+    yield from seen.notes()
+
+
+class DepthsSeen:
+    """What is to be said of the depths of any number of images before a model; see `before_model`."""
+
+    def __init__(self, value_range: Range | None) -> None:
+        self.value_range = value_range
+        self.num_images = 0
+        self.deep = _Deep(value_range)
+
+    def add(self, span: Span | None) -> None:
+        """Take note of what an image spans; None: it has 8 bits."""
+        self.num_images += 1
+        if span is not None:
+            self.deep.add(span)
+
+    def notes(self) -> Iterator[str]:
+        """Yield what is to be said of the images so far."""
+        if self.deep.count and self.value_range is None:
+            yield (
+                f"{_deep(self.deep.count)}, and the model was trained on images of 8 bits: each is scaled by its own"
+                " numbers, white is the greatest of as many bits as it fills"
+            )
+        if self.value_range is None:
+            return
+        black, white = self.value_range
+        if self.deep.count:
+            yield f"{_deep(self.deep.count)}: {black:g} is black and {white:g} white, as the model was trained"
+            yield from self.deep.outside()
+        if rest := self.num_images - self.deep.count:
+            has = "image has" if rest == 1 else "images have"
+            yield (
+                f"{rest:,} {has} 8 bits, and the model was trained with {white:g} for white: taken as"
+                f" {'it is' if rest == 1 else 'they are'}, 255 is white"
+            )
+
+
+class _Deep:
+    """How many deep images there are, and how far they go beyond a range of values."""
+
+    def __init__(self, value_range: Range | None) -> None:
+        self.value_range = value_range
+        self.count = self.num_beyond = 0
+        self.low, self.high, self.highest = math.inf, -math.inf, -math.inf  # of those beyond; of all
+
+    def add(self, span: Span) -> None:
+        self.count += 1
+        self.highest = max(self.highest, span.high)
+        if self.value_range is not None and (span.low < self.value_range[0] or span.high > self.value_range[1]):
+            self.num_beyond += 1
+            self.low, self.high = min(self.low, span.low), max(self.high, span.high)
+
+    def outside(self) -> Iterator[str]:
+        """Yield how many deep images the range clips, or that it makes all of them nearly black."""
+        if self.value_range is None or not self.count:
+            return
+        black, white = self.value_range
+        if self.num_beyond:
+            yield (
+                f"{counted(self.num_beyond, 'image goes', 'images go')} beyond {black:g} to {white:g} (as far as"
+                f" {self.low:g} to {self.high:g}), where all is black or white: were they scaled otherwise than the"
+                " data of the range?"
+            )
+        if black < self.highest and (self.highest - black) * DARK < white - black:
+            yield (
+                f"no number of these images is above {self.highest:g}, and {white:g} is white: they are nearly black;"
+                " were they scaled otherwise than the data of the range?"
+            )
 
 
 def _deep(count: int) -> str:
     return f"{count:,} {'image has' if count == 1 else 'images have'} numbers of more than 8 bits"
-
-
-def _outside(deep: Sequence[Span], value_range: Range) -> Iterator[str]:
-    """Yield how many deep images a range clips, or that it makes all of them nearly black."""
-    black, white = value_range
-    beyond = [span for span in deep if span.low < black or span.high > white]
-    if beyond:
-        low, high = min(span.low for span in beyond), max(span.high for span in beyond)
-        yield (
-            f"{counted(len(beyond), 'image goes', 'images go')} beyond {black:g} to {white:g} (as far as {low:g} to"
-            f" {high:g}), where all is black or white: were they scaled otherwise than the data of the range?"
-        )
-    highest = max(span.high for span in deep)
-    if black < highest and (highest - black) * DARK < white - black:
-        yield (
-            f"no number of these images is above {highest:g}, and {white:g} is white: they are nearly black;"
-            " were they scaled otherwise than the data of the range?"
-        )

@@ -21,6 +21,7 @@ from finetune.errors import CheckpointError, RecipeError
 from finetune.evaluation.ensembles import Judge, score_gain
 from finetune.evaluation.labels import best_thresholds
 from finetune.evaluation.metrics import measure_task
+from finetune.evaluation.views import Tta
 from finetune.images.pixels import filled_pixels
 from finetune.prepare.inputs import Inputs
 from finetune.prepare.passes import logits_of
@@ -143,10 +144,11 @@ def logits_on(
     *,
     batch_size: int,
     workers: int | None = None,
+    tta: Tta = "none",
 ) -> tuple[Tensor, Tensor]:
     """Return the logits (N, K) of a finished run on images, as evaluation sees them, and their targets.
 
-    `workers` are those of the run, unless they are given.
+    `workers` are those of the run, unless they are given. With a `tta` the logits are the mean over its views.
     """
     recipe = saved.recipe if workers is None else recipes.update(saved.recipe, {"train.workers": workers})
     preprocessing = saved.backbone.preprocessing
@@ -154,7 +156,7 @@ def logits_on(
     inputs = Inputs(recipe, manifest, saved.backbone, pixels, Compute.of(recipe.train))
     with inputs.compute.in_force():
         kept = checks.unchanged(replace(manifest, samples=tuple(samples))).samples  # others are read from their files
-        return logits_of(inputs, kept, batch_size=batch_size)
+        return logits_of(inputs, kept, batch_size=batch_size, tta=tta)
 
 
 def load_members(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
 from finetune.data.targets import strata_of
-from finetune.evaluation.forward import collect_logits
+from finetune.evaluation.forward import Mirrored, collect_logits
+from finetune.evaluation.views import Tta
 from finetune.features.cache import FeatureCache
 from finetune.features.divide import Trunk
 from finetune.features.engines import FEWEST, equip, network_trunk
@@ -67,13 +68,18 @@ def shares_drawn(inputs: Inputs, samples: Sequence[Sample]) -> NDArray[np.float6
     return drawing_shares(strata_of(samples), len(inputs.manifest.classes))
 
 
-def logits_of(inputs: Inputs, samples: Sequence[Sample], *, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
+def logits_of(
+    inputs: Inputs, samples: Sequence[Sample], *, batch_size: int | None = None, tta: Tta = "none"
+) -> tuple[Tensor, Tensor]:
     """Return the logits (N, K) of a frozen network on samples, as evaluation sees them, and the class indices (N,).
 
-    Of many images the network is run by the fastest engine (see `features.engines`).
+    Of many images the network is run by the fastest engine (see `features.engines`), over more views than the plain
+    one (`tta`) by torch.
     """
     model, compute = inputs.backbone.model, inputs.compute
     batches = plain_batches(inputs, samples, batch_size=batch_size)
+    if tta == "flip":
+        return collect_logits(Mirrored(model), batches.epoch(), autocast=compute.autocast)
     trunk = _engine_of(inputs, samples)
     if trunk is None:
         return collect_logits(model, batches.epoch(), autocast=compute.autocast)

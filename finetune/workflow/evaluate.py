@@ -15,6 +15,7 @@ from finetune.errors import DataError, check_count, did_you_mean
 from finetune.evaluation.answers import answers
 from finetune.evaluation.by_class import ClassFigures, figures_by_class
 from finetune.evaluation.metrics import confusions, measure_task
+from finetune.evaluation.views import Tta, check_tta
 from finetune.prepare.inputs import problem_notes
 from finetune.prepare.members import logits_on
 from finetune.tasks import Task
@@ -38,6 +39,7 @@ class Evaluation:
     never_predicted: dict[str, int]  # classes that have images here, and how many
     task: Task = "classify"
     by_class: tuple[ClassFigures, ...] = ()
+    tta: Tta = "none"  # the views that the answers are the mean over
 
     @property
     def confusion(self) -> list[list[int]]:
@@ -62,23 +64,26 @@ def evaluate(
     device: str = "auto",
     batch_size: int = 32,
     workers: int | None = None,
+    tta: Tta = "none",
     on_event: OnEvent = ignore,
 ) -> Evaluation:
     """Measure a run's model on one split of its own data (test where it has one, else val), or of `data`.
 
     Of `data` the split is optional: without one, all its images are measured. `workers` are those of the run,
-    unless they are given.
+    unless they are given. With the `tta` "flip" what is measured is the mean of the logits of each image and of its
+    mirror image.
 
     Raises:
         CheckpointError: no finished run. DataError: no such split, or a class that the model lacks.
     """
     check_count("batch_size", batch_size)
+    check_tta(tta)
     if split is not None and split not in SPLITS:
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
     saved = load_run(run, device=device)
     manifest = saved.manifest() if data is None else _other_data(saved, data, on_event)
     name, samples = _chosen(manifest, split, is_own=data is None, is_refit=saved.recipe.train.refit)
-    logits, targets = logits_on(saved, manifest, samples, batch_size=batch_size, workers=workers)
+    logits, targets = logits_on(saved, manifest, samples, batch_size=batch_size, workers=workers, tta=tta)
     task, limits = saved.task, saved.thresholds
     metrics = measure_task(task, logits, targets, units=units_of(samples), thresholds=limits)
     said = answers(task, logits, limits)
@@ -91,6 +96,7 @@ def evaluate(
         never_predicted=never_among(saved.classes, [sample.target for sample in samples], said),
         task=task,
         by_class=figures_by_class(saved.classes, logits, targets, limits) if task == "multilabel" else (),
+        tta=tta,
     )
 
 

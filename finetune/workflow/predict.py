@@ -1,39 +1,89 @@
-"""Classes for images without labels, from a finished run.
+"""Classes for images without labels, from a finished run, an ONNX file or a timm folder.
 
-Where the run has a proven ONNX export, a command computes with that: nothing of torch is imported then.
+Where a run has a proven ONNX export, a command computes with that: nothing of torch is imported then.
+Letters: B batch, K classes, D features.
 """
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, overload
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from finetune.checkpoint.run_folder import RunFolder, open_answering
-from finetune.data.sources import image_files
-from finetune.errors import ExportError, RecipeError, check_count, did_you_mean
-from finetune.evaluation.predictions import Answers, Scorer, check_top, predictions, probabilities_of
-from finetune.evaluation.predictions import Prediction as Prediction
-from finetune.exports.client import Client, export_file, of_image, proven_export
-from finetune.tasks import TASKS
-from finetune.types import Event, OnEvent, ignore
+from finetune.data.asked_images import Images, asked_images
+from finetune.data.given_images import given_images, is_stream
+from finetune.data.image_column import AUTO
+from finetune.errors import RecipeError, check_count
+from finetune.evaluation.named import Named, Predictions
+from finetune.evaluation.named import Prediction as Prediction
+from finetune.evaluation.prediction_rows import AnswerLayout
+from finetune.evaluation.predictions import Answers, Scorer, check_asked, predictions, probabilities_of
+from finetune.evaluation.views import Tta, check_tta
+from finetune.runs.answering import By, Model, chosen_export, exported, open_model
+from finetune.tasks import TASKS, Task
+from finetune.types import OnEvent, ignore
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from finetune.checkpoint.saved import SavedRun
+    from finetune.data.given_images import GivenImages, OneImage
     from finetune.features.knowledge import Knowledge
 
-MANY = 1000  # images that are worth starting a GPU
 COVERAGE = 0.95  # share of val that is answered where images that the model is unsure of are asked to be told
-By = Literal["auto", "torch", "onnxruntime"]
 Paths = str | Path | Iterable[str | Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be said of every image, beside what is likeliest."""
+
+    top: int = 1
+    scores: bool = False  # the probability of every class
+    features: bool = False  # what reaches the head
+    coverage: float | None = None  # the share of val that is to be answered: others are unsure
+    threshold: float | None = None  # the probability below which the model is unsure
+    tta: Tta = "none"  # over which views the answer is the mean
+
+    def __post_init__(self) -> None:
+        check_count("top", self.top)
+        if self.coverage is not None:
+            check_coverage(self.coverage)
+        check_tta(self.tta)
+        if self.tta != "none" and self.needs_model:
+            raise RecipeError(
+                f"{self.needs_model} looks at the features of an image as it is, and --tta at a mean over views",
+                hint="Leave one of them away.",
+            )
+
+    @property
+    def needs_model(self) -> str:
+        """The flag that asks for what no export gives; "" where none does."""
+        return "--unsure" if self.coverage is not None else "--features" if self.features else ""
+
+    def layout(self, task: Task, classes: tuple[str, ...]) -> AnswerLayout:
+        """Return what is said of every image by a model of a task."""
+        has_unsure = self.coverage is not None or self.threshold is not None
+        return AnswerLayout(task, classes, self.top, self.scores or task == "multilabel", self.features, has_unsure)
+
+
+class Stream(Iterator[Prediction]):
+    """Predictions as they come, in the order of the images; `total` is None where nobody knows how many come."""
+
+    def __init__(self, layout: AnswerLayout, total: int | None, named: Iterator[Named]) -> None:
+        self.layout, self.total = layout, total
+        self._named = named
+
+    def __next__(self) -> Prediction:
+        return next(self._named).prediction
+
+    def collected(self) -> Predictions:
+        """Return all that are still to come."""
+        return Predictions(self.layout, self._named)
 
 
 class Classifier:
@@ -51,146 +101,189 @@ class Classifier:
         self._compute = saved.compute
         self._folder = saved.folder
 
+    def __repr__(self) -> str:
+        kind = f"of {len(self.classes)} classes" if self.task != "regress" else "of a number"
+        return f"<Classifier {kind} from {self.run} on {self._compute.device}>"
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self, images: Iterator[OneImage], *, top: int = ..., scores: bool = ..., features: bool = ...,
+        coverage: float | None = ..., threshold: float | None = ..., tta: Tta = ..., column: str = ...,
+        on_event: OnEvent = ...,
+    ) -> Stream: ...  # fmt: skip
+
+    @overload
+    def predict(
+        self, images: GivenImages, *, top: int = ..., scores: bool = ..., features: bool = ...,
+        coverage: float | None = ..., threshold: float | None = ..., tta: Tta = ..., column: str = ...,
+        on_event: OnEvent = ...,
+    ) -> Predictions: ...  # fmt: skip
+
     def predict(
         self,
-        paths: str | Path | Iterable[str | Path],
+        images: Any,
         *,
         top: int = 1,
+        scores: bool = False,
+        features: bool = False,
         coverage: float | None = None,
+        threshold: float | None = None,
+        tta: Tta = "none",
+        column: str = AUTO,
         on_event: OnEvent = ignore,
-    ) -> list[Prediction]:
-        """Return a prediction for every image among files and in folders, in order.
+    ) -> Predictions | Stream:
+        """Return a prediction for every image, in order; of a generator, an iterator that holds a few batches.
 
-        With a `coverage`, the share of val that may be named, images that had better not be say why in `unsure`.
+        Images are paths (files, folders, patterns, tables with a `column` of them, addresses), Pillow images, arrays
+        (H, W, 3) or (H, W) of uint8, tensors (3, H, W) of uint8 or of floats from 0 to 1, bytes of image files, open
+        files, or a list or a generator of these. With `scores` each has the probability of every class, with
+        `features` what reaches the head. With a `coverage`, the share of val that may be named, or a `threshold` of
+        the probability, images that had better not be named say why in `unsure`. With the `tta` "flip" an answer is the
+        mean over an image and its mirror image.
 
         Raises:
-            DataError: a path does not exist, or there are no images.
+            DataError: a path does not exist, there are no images, or it cannot be told how one is to be read.
+            RecipeError: what is asked for does not go with the task.
             CheckpointError: of a coverage: the run cannot tell.
         """
-        check_count("top", top)
-        check_top(self.task, top)
-        known = self._known(coverage)
-        return list(self._named(_files(paths, on_event), top, on_event, known=known, coverage=coverage))
+        wanted = Wanted(top, scores, features, coverage, threshold, tta)
+        stream = self._stream(given_images(images, column=column, on_event=on_event), wanted, on_event)
+        return stream if is_stream(images) else stream.collected()
 
-    def _known(self, coverage: float | None) -> Knowledge | None:
-        if coverage is None:
-            return None
-        from finetune.runs.known_file import read_known
-
-        check_coverage(coverage)
-        return read_known(self._folder)
+    def _stream(self, images: Images, wanted: Wanted, on_event: OnEvent) -> Stream:
+        layout = wanted.layout(self.task, self.classes)
+        scorer = self._scorer(wanted)
+        check_asked(scorer, layout, wanted.threshold)
+        return Stream(layout, images.total, self._named(scorer, images, layout, wanted, on_event))
 
     def _named(
-        self,
-        files: Sequence[Path],
-        top: int,
-        on_event: OnEvent,
-        *,
-        known: Knowledge | None = None,
-        coverage: float | None = None,
-    ) -> Iterator[Prediction]:
+        self, scorer: Scorer[Tensor], images: Images, layout: AnswerLayout, wanted: Wanted, on_event: OnEvent
+    ) -> Iterator[Named]:
         from finetune.train.guard import OF_A_MODEL, guarded
 
-        scorer = self._scorer(known, coverage or COVERAGE)
         with guarded(OF_A_MODEL, is_shared=True):
-            yield from predictions(scorer, files, top=top, batch_size=self.batch_size, on_event=on_event)
+            yield from predictions(
+                scorer, images, layout, batch_size=self.batch_size, threshold=wanted.threshold, on_event=on_event
+            )
 
-    def _scorer(self, known: Knowledge | None, coverage: float) -> Scorer[Tensor]:
+    def _scorer(self, wanted: Wanted) -> Scorer[Tensor]:
         from finetune.images.transforms import plain_view
+        from finetune.runs.known_file import read_known
 
+        known = None if wanted.coverage is None else read_known(self._folder)
         view = plain_view(self.preprocessing)
+        answers = partial(self._answers, known=known, wanted=wanted)
         own = self.preprocessing
-        answers = partial(self._answers, known=known, coverage=coverage)
         return Scorer(self.classes, own.value_range, view, answers, self.task, self.thresholds, own.bands)
 
-    def _answers(self, images: Sequence[Tensor], *, known: Knowledge | None, coverage: float) -> Answers:
+    def _answers(self, images: Sequence[Tensor], *, known: Knowledge | None, wanted: Wanted) -> Answers:
         import torch
 
+        from finetune.evaluation.forward import Mirrored
         from finetune.images.transforms import normalise
 
         batch = torch.stack(list(images)).to(self._compute.device)
         with self._compute.in_force(), torch.no_grad(), self._compute.autocast():
             inputs = normalise(batch, self.preprocessing)
-            if known is None:
-                logits = self.model(inputs).float().cpu()  # (B, K)
-            else:
-                from finetune.backbone.groups import head_modules
-                from finetune.features.extract import with_output
+            if not wanted.needs_model:
+                model = Mirrored(self.model) if wanted.tta == "flip" else self.model
+                return Answers(self._probabilities(model(inputs).float().cpu()))
+            from finetune.backbone.groups import head_modules
+            from finetune.features.extract import with_output
 
-                features, logits = (
-                    tensor.float().cpu() for tensor in with_output(self.model, head_modules(self.model)[0])(inputs)
-                )
-        if self.task == "classify":
-            probabilities: NDArray[np.float32] = logits.softmax(dim=1).numpy()
-        else:
-            probabilities = probabilities_of(TASKS[self.task].activation, logits.numpy())
-        if known is None:
-            return Answers(probabilities)
+            look = with_output(self.model, head_modules(self.model)[0])
+            reaching, logits = (tensor.float().cpu() for tensor in look(inputs))  # (B, D), (B, K)
+        found = Answers(self._probabilities(logits), features=reaching.numpy() if wanted.features else None)
+        if known is None or wanted.coverage is None:
+            return found
         confidence = logits.double().softmax(dim=1).amax(dim=1).numpy()
-        return Answers(probabilities, known.reasons(known.near(features), confidence, coverage=coverage))
+        return replace(found, unsure=known.reasons(known.near(reaching), confidence, coverage=wanted.coverage))
+
+    def _probabilities(self, logits: Tensor) -> NDArray[np.float32]:  # (B, K)
+        if self.task == "classify":
+            shares: NDArray[np.float32] = logits.softmax(dim=1).numpy()
+            return shares
+        return probabilities_of(TASKS[self.task].activation, logits.numpy())
 
 
 def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Classifier:
-    """Load the best model of a finished run for prediction.
+    """Load the best model of a finished run, or the model of a timm folder, for prediction.
 
     Raises:
         CheckpointError: no run folder, or a run that did not come to its end.
     """
-    from finetune.checkpoint.saved import load_run
+    from finetune.checkpoint.saved import load_run, load_timm
     from finetune.train.guard import OF_A_MODEL, guarded
 
+    found = open_model(run)
+    if found.file is not None and found.run is None:
+        raise RecipeError(
+            f"{run} is an ONNX file, which has no model in torch",
+            hint="Load the run that it was made of, or name it to `finetune predict`.",
+        )
     with guarded(OF_A_MODEL, is_shared=True):
-        return Classifier(load_run(run, device=device), batch_size=batch_size)
+        saved = load_timm(run, device=device) if found.is_timm else load_run(run, device=device)
+        return Classifier(saved, batch_size=batch_size)
 
 
 def predict_with(
     run: str | Path,
     paths: Paths,
     *,
-    top: int = 1,
+    wanted: Wanted | None = None,
     device: str = "auto",
     batch_size: int = 32,
     engine: By = "auto",
-    coverage: float | None = None,
+    column: str = AUTO,
+    stdin: BinaryIO | None = None,
     on_event: OnEvent = ignore,
-) -> Iterator[Prediction]:
-    """Yield a prediction for every image among files and in folders, in order, by what is quickest at hand.
+) -> Stream:
+    """Return a stream of predictions for images by name (see `asked_images`), by what is quickest at hand.
 
-    That is the file of an ensemble; of a run its ONNX export, if it was proven equal to the model that stands there;
-    else, or on a GPU that many images are worth, the model itself. `engine` names one of the two: "onnxruntime" or
-    "torch". With a `coverage` (see `Classifier.predict`) the model answers, as no export has what it needs.
+    That is an ONNX file or that of an ensemble; of a run its ONNX export, if it was proven equal to the model that
+    stands there; else, or on a GPU that many images are worth, the model itself. `engine` names one of the two:
+    "onnxruntime" or "torch". What no export gives (see `Wanted.needs_model`) the model does.
 
     Raises:
-        CheckpointError: no finished run. DataError: a path does not exist, or there are no images.
+        CheckpointError: nothing that can name images. DataError: a path does not exist, or there are no images.
         ExportError: the export is asked for by its engine, and there is none that is proven.
+        RecipeError: what is asked for does not go with what answers.
     """
-    check_count("top", top)
+    wanted = wanted or Wanted()
     check_count("batch_size", batch_size)
-    folder = open_answering(run)
-    if coverage is not None:
-        check_coverage(coverage)
-        if folder.ensemble.is_file():
-            raise RecipeError(
-                f"{folder.path} is an ensemble, which does not know what it is unsure of",
-                hint="Leave --unsure and --coverage away, or ask its members one by one.",
-            )
-        if engine == "onnxruntime":
-            raise RecipeError("--unsure asks for features, which an export does not give", hint="Use --engine torch.")
-        engine = "torch"
-    files = _files(paths, on_event)
-    if folder.ensemble.is_file():
-        export: Path | None = _ensemble_of(folder, engine, device)
-    else:
-        export = _export_of(folder, engine, is_for_processor=_is_for_processor(device, len(files)), on_event=on_event)
+    model = open_model(run)
+    if wanted.needs_model:
+        engine = _of_model(model, wanted, engine)
+    images = asked_images(
+        [paths] if isinstance(paths, (str, Path)) else paths, column=column, stdin=stdin, on_event=on_event
+    )
+    export = chosen_export(model, engine, device, num_images=images.total, on_event=on_event)
     if export is None:
-        classifier = load(run, device=device, batch_size=batch_size)
-        check_top(classifier.task, top)
-        known = classifier._known(coverage)
-        yield from classifier._named(files, top, on_event, known=known, coverage=coverage)
-    else:
-        scorer = _exported(export)
-        check_top(scorer.task, top)
-        yield from predictions(scorer, files, top=top, batch_size=batch_size, on_event=on_event)
+        return load(run, device=device, batch_size=batch_size)._stream(images, wanted, on_event)
+    scorer = exported(export, tta=wanted.tta)
+    layout = wanted.layout(scorer.task, scorer.classes)
+    check_asked(scorer, layout, wanted.threshold)
+    named = predictions(scorer, images, layout, batch_size=batch_size, threshold=wanted.threshold, on_event=on_event)
+    return Stream(layout, images.total, named)
+
+
+def _of_model(model: Model, wanted: Wanted, engine: By) -> By:
+    """Return the engine for what needs the model itself.
+
+    Raises:
+        RecipeError: there is none here, or the other engine is asked for.
+    """
+    if model.file is not None and model.run is not None:
+        what = "does not know what it is unsure of" if wanted.coverage is not None else "gives no features"
+        raise RecipeError(
+            f"{model.path} is an ensemble, which {what}",
+            hint=f"Leave {wanted.needs_model}{' and --coverage' * (wanted.coverage is not None)} away,"
+            " or ask its members one by one.",
+        )
+    if engine == "onnxruntime" or model.file is not None:
+        hint = "Use --engine torch." if model.file is None else "Name the run that it was made of."
+        raise RecipeError(f"{wanted.needs_model} asks for features, which an export does not give", hint=hint)
+    return "torch"
 
 
 def check_coverage(coverage: float) -> None:
@@ -201,62 +294,3 @@ def check_coverage(coverage: float) -> None:
     """
     if not 0 < coverage <= 1:
         raise RecipeError(f"coverage = {coverage:g} is no share of the images", hint="Name one above 0, up to 1.")
-
-
-def _files(paths: Paths, on_event: OnEvent) -> list[Path]:
-    return image_files([paths] if isinstance(paths, (str, Path)) else list(paths), on_event=on_event)
-
-
-def _ensemble_of(folder: RunFolder, engine: By, device: str) -> Path:
-    """Return the file of an ensemble, which alone can answer."""
-    export = proven_export(folder)
-    if export is None:
-        raise ExportError(
-            f"{export_file(folder)} is not the file that was proven equal to its members",
-            hint="Make the ensemble again: its members stand in ensemble.json.",
-        )
-    if engine == "torch" or device not in ("auto", "cpu"):
-        raise RecipeError(
-            f"{folder.path} is an ensemble: one ONNX file, which a CPU computes",
-            hint="Leave --engine and --device away, or ask its members one by one.",
-        )
-    return export
-
-
-def _export_of(folder: RunFolder, engine: By, *, is_for_processor: bool, on_event: OnEvent) -> Path | None:
-    """Return the export that answers; None where the model does. One that is there and not used is named."""
-    if engine not in get_args(By):
-        raise RecipeError(
-            f"engine = {engine!r} is none of {', '.join(get_args(By))}.{did_you_mean(engine, get_args(By))}"
-        )
-    if engine == "torch":
-        return None
-    export = proven_export(folder)
-    anew = f"Prove it anew: finetune export {shlex.quote(str(folder.path))} --format onnx"
-    if engine == "onnxruntime" and not is_for_processor:
-        raise RecipeError("engine = 'onnxruntime' computes on a CPU", hint="Use --device cpu, or --engine torch.")
-    if engine == "onnxruntime" and export is None:
-        raise ExportError(f"{folder.path} has no ONNX export that is proven equal to its model", hint=f"{anew}.")
-    if export is None and is_for_processor and export_file(folder).is_file():
-        why = "is not proven equal to the model that stands there"
-        on_event(Event.warning(f"{export_file(folder)} {why}: the model itself answers. {anew}"))
-    return export if is_for_processor else None
-
-
-def _is_for_processor(device: str, num_images: int) -> bool:
-    """Tell without torch whether the processor may compute: a GPU is asked for nowhere, or not worth starting."""
-    return device == "cpu" or (device == "auto" and (num_images < MANY or not Path("/dev/nvidiactl").exists()))
-
-
-def _exported(file: Path) -> Scorer[NDArray[np.float32]]:
-    client = Client(file)
-    value_range = client.preprocessing["value_range"]
-
-    def prepare(image: Image.Image) -> NDArray[np.float32]:
-        return of_image(image, client.preprocessing)
-
-    def answers(images: Sequence[NDArray[np.float32]]) -> Answers:
-        return Answers(probabilities_of(client.activation, client.run(np.stack(images))))
-
-    span = tuple(value_range) if value_range else None
-    return Scorer(tuple(client.classes), span, prepare, answers, client.task, client.thresholds, client.bands)

@@ -27,9 +27,9 @@ def run(place: Path) -> Path:
 @pytest.mark.parametrize(
     ("path", "message", "hint"),
     [
-        ("nowhere.jpg", "no such file or folder: nowhere.jpg", "Give image files, or folders of images."),
+        ("nowhere.jpg", "no such file or folder: nowhere.jpg", "Give images, folders, patterns"),
         ("imgs/*.jpg", "nothing matches imgs/*.jpg", "See what is in imgs."),
-        ("https://example.org/a.jpg", "https://example.org/a.jpg is an address", "Download it first."),
+        ("s3://bucket/a.jpg", "s3://bucket/a.jpg is an address", "Download it first."),
         ("img", "no such file or folder: img", "Did you mean 'imgs'?"),
     ],
 )

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from finetune.data.asked_images import asked_images
 from finetune.data.listing import split_of
-from finetune.data.sources import image_files, read
+from finetune.data.sources import read
 from finetune.errors import DataError
 from finetune.types import Manifest
 from tests import support
@@ -263,7 +264,7 @@ def test_a_class_of_which_nothing_can_be_read_is_said_to_be_none(lay: Lay) -> No
 
 def test_data_of_which_nothing_can_be_read_says_what_is_there(lay: Lay) -> None:
     root = lay(["a/1.heic", "b/1.heic"])
-    for fault in (lambda: read(root), lambda: image_files([root])):
+    for fault in (lambda: read(root), lambda: asked_images([root])):
         with pytest.raises(DataError, match=r"2 \.heic"):
             fault()
 

@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from finetune.data.listing import SPLIT_NAMES
-from finetune.data.sources import image_files, read
+from finetune.data.sources import read
 from finetune.errors import DataError, RecipeError
 from finetune.types import Manifest
 from tests import support
@@ -183,9 +183,6 @@ def test_a_path_that_is_no_data_is_an_error(lay: Lay, path: str) -> None:
     os.mkfifo(root / "pipe.csv")
     with pytest.raises(DataError):
         read(root / path)
-    if path != "notes.txt":
-        with pytest.raises(DataError):
-            image_files([root / path / "x"])
 
 
 @pytest.mark.parametrize(
@@ -344,14 +341,3 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_shows_a_path(lay: Lay) 
 def test_a_pattern_that_is_none_is_an_error_that_names_the_key(lay: Lay, pattern: str) -> None:
     with pytest.raises(RecipeError, match=r"data\.group_by = .*no regular expression"):
         read(lay("a/1.jpg", "b/1.jpg"), group_by=pattern)
-
-
-def test_image_files_takes_files_and_folders_in_order(lay: Lay) -> None:
-    root = lay("z.jpg", "d/2.jpg", "d/1.png", "d/e/3.gif", "d/notes.txt", "odd")
-    found = image_files([root / "z.jpg", root / "d", root / "odd"])
-    assert [str(file.relative_to(root)) for file in found] == ["z.jpg", "d/1.png", "d/2.jpg", "d/e/3.gif", "odd"]
-
-
-def test_image_files_of_an_empty_folder_is_an_error(lay: Lay) -> None:
-    with pytest.raises(DataError, match="no images"):
-        image_files([lay("notes.txt")])

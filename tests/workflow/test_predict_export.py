@@ -18,10 +18,10 @@ from finetune.checkpoint.run_folder import RunFolder
 from finetune.errors import ExportError
 from finetune.exports.client import proven_export
 from finetune.exports.formats import FORMATS, Format
-from finetune.runs import export_at_end
+from finetune.runs import answering, export_at_end
 from finetune.types import Event, ignore
 from finetune.workflow import predict
-from finetune.workflow.predict import predict_with
+from finetune.workflow.predict import Wanted, predict_with
 from tests.support import TINY
 
 
@@ -43,7 +43,7 @@ def test_answers_and_warnings_are_those_of_the_model(exported: Path, drawn: Path
     Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(deep)
     paths, said = [drawn, bad, deep, tmp_path / "bad.jpg"], ([], [])
     ours = finetune.load(exported).predict(paths, top=2, on_event=said[0].append)
-    theirs = list(predict_with(exported, paths, top=2, batch_size=7, on_event=said[1].append))
+    theirs = list(predict_with(exported, paths, wanted=Wanted(top=2), batch_size=7, on_event=said[1].append))
     assert [(p.file, p.classes, p.problem) for p in ours] == [(p.file, p.classes, p.problem) for p in theirs]
     for one, other in zip(ours, theirs, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
@@ -119,9 +119,9 @@ def test_an_export_that_is_not_used_is_named(own: Path, drawn: Path) -> None:
 
 def test_the_engine_that_is_named_answers(exported: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     by: list[str] = []
-    load, client = predict.load, predict.Client
+    load, client = predict.load, answering.Client
     monkeypatch.setattr(predict, "load", lambda *args, **more: by.append("torch") or load(*args, **more))
-    monkeypatch.setattr(predict, "Client", lambda file: by.append("onnxruntime") or client(file))
+    monkeypatch.setattr(answering, "Client", lambda file: by.append("onnxruntime") or client(file))
     image = next(drawn.rglob("*.jpg"))
     for engine in ("torch", "onnxruntime", "auto"):
         list(predict_with(exported, image, engine=engine))
@@ -138,7 +138,7 @@ def test_an_interrupted_run_and_a_missing_image_are_named_without_torch(tmp_path
     with pytest.raises(finetune.DataError, match=r"nowhere\.jpg"):
         list(predict_with(exported, "nowhere.jpg"))
     with pytest.raises(finetune.RecipeError, match="top = 0"):
-        list(predict_with(exported, "nowhere.jpg", top=0))
+        list(predict_with(exported, "nowhere.jpg", wanted=Wanted(top=0)))
 
 
 @pytest.mark.parametrize(

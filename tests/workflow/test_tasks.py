@@ -20,7 +20,7 @@ import finetune
 from finetune import recipe as recipes
 from finetune.exports.client import Client
 from finetune.types import to_json
-from finetune.workflow.predict import predict_with
+from finetune.workflow.predict import Wanted, predict_with
 from tests.support import QUICK, assert_same, draw_numbers, draw_sets, last_weights, stop_after
 
 SMALL: dict[str, Any] = {**QUICK, "image_size": 48, "batch_size": 16, "backbone": "test_resnet"}
@@ -149,7 +149,7 @@ def test_predict_prints_sets_and_numbers_as_csv_and_json(
 def test_more_than_one_answer_is_refused_where_it_means_nothing(of_sets: Path, of_numbers: Path, sets: Path) -> None:
     for run in (of_sets, of_numbers):
         for ask in (
-            lambda run=run: list(predict_with(run, sets.parent, top=2, device="cpu")),
+            lambda run=run: list(predict_with(run, sets.parent, wanted=Wanted(top=2), device="cpu")),
             lambda run=run: finetune.load(run, device="cpu").predict(sets.parent, top=2),
         ):
             with pytest.raises(finetune.RecipeError, match="--top 2 is of models that give an image one class"):
@@ -159,7 +159,7 @@ def test_more_than_one_answer_is_refused_where_it_means_nothing(of_sets: Path, o
 def test_sets_and_numbers_are_predicted_without_torch(of_sets: Path, of_numbers: Path, sets: Path) -> None:
     for run in (of_sets, of_numbers):
         code = (
-            "import sys; from finetune.workflow.predict import predict_with;"
+            "import sys; from finetune.workflow.predict import Wanted, predict_with;"
             f"print([one.label for one in predict_with({str(run)!r}, {str(sets.parent / '000.png')!r}, device='cpu')],"
             "[name for name in ('torch', 'timm', 'torchvision') if name in sys.modules])"
         )

@@ -1,0 +1,85 @@
+"""Images sorted into a folder of each class, as copies or as links; all of them, or none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from finetune.errors import RecipeError, ResourceError
+from finetune.whole import beside_of, is_vacant, put, unwritable
+
+UNSURE = "unsure"  # the folder of images that had better not be named
+
+
+class SortedCopies:
+    """A folder that images are sorted into; those that are no files of this machine are counted."""
+
+    def __init__(self, folder: Path, *, is_linked: bool) -> None:
+        self.folder, self.is_linked = folder, is_linked
+        self.num_sorted = self.num_left = 0
+        self._numbers: dict[Path, int] = {}  # of names that are there twice, the last number
+
+    def add(self, file: str, label: str) -> None:
+        """Put a file into the folder of a class; of two files of one name, the second is called `name-2`.
+
+        Raises:
+            OSError: it cannot be written, or the file cannot be read.
+        """
+        path = Path(file)
+        if not path.is_file():
+            self.num_left += 1
+            return
+        place = self._vacant(self.folder / label / path.name)
+        place.parent.mkdir(exist_ok=True)
+        if self.is_linked:
+            place.symlink_to(path.absolute())
+        else:
+            shutil.copyfile(path, place)
+        self.num_sorted += 1
+
+    def _vacant(self, place: Path) -> Path:
+        found = place
+        while os.path.lexists(found):
+            self._numbers[place] = self._numbers.get(place, 1) + 1
+            found = place.with_name(f"{place.stem}-{self._numbers[place]}{place.suffix}")
+        return found
+
+
+def check_sortable(place: Path, classes: Collection[str], *, has_unsure: bool) -> None:
+    """See before anything is computed that images of these classes can be sorted into a folder.
+
+    Raises:
+        ResourceError: it holds something already. RecipeError: a class whose name cannot be that of a folder.
+    """
+    if not is_vacant(place):
+        raise ResourceError(f"{place} is not empty", hint="Name a new folder with --copy-to.")
+    for name in classes:
+        if name in ("", ".", "..") or set(name) & set("/\\\0") or name.startswith("."):
+            raise RecipeError(f"the class {name!r} cannot be the name of a folder", hint="Leave --copy-to away.")
+    if has_unsure and UNSURE in classes:
+        raise RecipeError(
+            f"a class is called {UNSURE!r}, as the folder of images that had better not be named",
+            hint="Leave --copy-to away, or --unsure, --coverage and --threshold.",
+        )
+
+
+@contextmanager
+def sorted_copies(place: Path, *, is_linked: bool = False) -> Iterator[SortedCopies]:
+    """Yield what sorts images into a new folder beside its place, which takes the place when the block ends.
+
+    Raises:
+        ResourceError: the disk is full, or the folder cannot be written.
+    """
+    beside = beside_of(place)
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        yield SortedCopies(beside, is_linked=is_linked)
+        put(beside, place)
+    except OSError as error:
+        raise unwritable(place, error) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

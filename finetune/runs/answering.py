@@ -1,0 +1,171 @@
+"""What a path names that can name images: a run, an ensemble, an ONNX file, a folder of exports, a timm folder.
+
+And an ONNX file as what names them, without torch. Letters: B batch.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from finetune.checkpoint.run_folder import RunFolder, open_answering
+from finetune.errors import CheckpointError, ExportError, RecipeError, did_you_mean
+from finetune.evaluation.predictions import Answers, Scorer, probabilities_of
+from finetune.evaluation.views import Tta
+from finetune.exports.client import Client, digest_of, export_file, of_image, proven_export
+from finetune.types import Event, OnEvent
+
+MANY = 1000  # images that are worth starting a GPU
+ONNX = ".onnx"
+TIMM_FILES = ("config.json", "model.safetensors")
+By = Literal["auto", "torch", "onnxruntime"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What names images: the folder of a run, of an ensemble or of timm, or an ONNX file that stands alone."""
+
+    path: Path
+    run: RunFolder | None = None  # of a run or an ensemble
+    file: Path | None = None  # the one that stands alone, or that of an ensemble
+
+    @property
+    def is_timm(self) -> bool:
+        return self.run is None and self.file is None
+
+
+def open_model(path: str | Path) -> Model:
+    """Return what a path names, without torch.
+
+    Raises:
+        CheckpointError: nothing that can name images. ExportError: a file that is not the one that was proven.
+    """
+    place = Path(path)
+    if place.suffix.lower() == ONNX and not place.is_dir():
+        if not place.is_file():
+            raise CheckpointError(f"no such file: {place}", hint="Name a run folder, or an ONNX file that is there.")
+        return Model(place, file=place)
+    if not RunFolder(place).recipe.is_file() and not RunFolder(place).ensemble.is_file():
+        if (place / "model.onnx").is_file():
+            return Model(place, file=_of_exports(place))
+        if all((place / name).is_file() for name in TIMM_FILES):
+            return Model(place)
+    folder = open_answering(place)
+    return Model(place, run=folder, file=_of_ensemble(folder) if folder.ensemble.is_file() else None)
+
+
+def chosen_export(model: Model, engine: By, device: str, *, num_images: int | None, on_event: OnEvent) -> Path | None:
+    """Return the ONNX file that answers; None where the model itself does. One that is there and not used is named.
+
+    Raises:
+        RecipeError: an engine or a device that does not go with what is there.
+        ExportError: the export is asked for by its engine, and there is none that is proven.
+    """
+    if engine not in get_args(By):
+        raise RecipeError(
+            f"engine = {engine!r} is none of {', '.join(get_args(By))}.{did_you_mean(engine, get_args(By))}"
+        )
+    if model.file is not None:
+        if engine == "torch" or device not in ("auto", "cpu"):
+            is_ensemble = model.run is not None
+            what = "an ensemble: one ONNX file" if is_ensemble else "an ONNX file"
+            way = "ask its members one by one" if is_ensemble else "name the run that it was made of"
+            raise RecipeError(
+                f"{model.path} is {what}, which a CPU computes",
+                hint=f"Leave --engine and --device away, or {way}.",
+            )
+        return model.file
+    if model.run is None and engine == "onnxruntime":
+        raise RecipeError(f"{model.path} is a timm folder, which torch computes", hint="Leave --engine away.")
+    is_for_processor = _is_for_processor(device, num_images)
+    return None if model.run is None else _of_run(model.run, engine, is_for_processor, on_event)
+
+
+def exported(file: Path, *, tta: Tta = "none") -> Scorer[NDArray[np.float32]]:
+    """Return what names images by an ONNX file of ours; with the `tta` "flip" by the mean over mirror images, too.
+
+    Raises:
+        ExportError: the file is none.
+    """
+    try:
+        client = Client(file)
+        value_range = client.preprocessing["value_range"]
+    except Exception as error:  # onnxruntime's own errors have no tree; a strange file lacks what ours say
+        why = f"its metadata has no {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
+        raise ExportError(
+            f"{file} is no ONNX file of this tool: {why}",
+            hint="finetune export RUN --format onnx writes one, with its classes and how images are prepared.",
+        ) from error
+
+    def prepare(image: Image.Image) -> NDArray[np.float32]:
+        return of_image(image, client.preprocessing)
+
+    def answers(images: Sequence[NDArray[np.float32]]) -> Answers:
+        batch = np.stack(images)  # (B, C, H, W)
+        logits = client.run(batch)
+        if tta == "flip":
+            logits += client.run(np.ascontiguousarray(batch[..., ::-1]))
+            logits /= 2
+        return Answers(probabilities_of(client.activation, logits))
+
+    span = tuple(value_range) if value_range else None
+    return Scorer(tuple(client.classes), span, prepare, answers, client.task, client.thresholds, client.bands)
+
+
+def _of_exports(folder: Path) -> Path:
+    """Return the ONNX file in a folder of exports, which must be the one that was proven where that is said there."""
+    file, proof = folder / "model.onnx", folder / "parity.json"
+    if proof.is_file():
+        try:
+            is_proven = json.loads(proof.read_text(encoding="utf-8"))["digest"] == digest_of(file)
+        except (OSError, ValueError, TypeError, KeyError):
+            is_proven = False
+        if not is_proven:
+            raise ExportError(
+                f"{file} is not the file that {proof.name} says was proven",
+                hint=f"Export it again, or name the file itself to take it as it is: {file}",
+            )
+    return file
+
+
+def _of_ensemble(folder: RunFolder) -> Path:
+    """Return the file of an ensemble, which alone can answer."""
+    export = proven_export(folder)
+    if export is None:
+        raise ExportError(
+            f"{export_file(folder)} is not the file that was proven equal to its members",
+            hint="Make the ensemble again: its members stand in ensemble.json.",
+        )
+    return export
+
+
+def _of_run(folder: RunFolder, engine: By, is_for_processor: bool, on_event: OnEvent) -> Path | None:
+    if engine == "torch":
+        return None
+    export = proven_export(folder)
+    anew = f"Prove it anew: finetune export {shlex.quote(str(folder.path))} --format onnx"
+    if engine == "onnxruntime" and not is_for_processor:
+        raise RecipeError("engine = 'onnxruntime' computes on a CPU", hint="Use --device cpu, or --engine torch.")
+    if engine == "onnxruntime" and export is None:
+        raise ExportError(f"{folder.path} has no ONNX export that is proven equal to its model", hint=f"{anew}.")
+    if export is None and is_for_processor and export_file(folder).is_file():
+        why = "is not proven equal to the model that stands there"
+        on_event(Event.warning(f"{export_file(folder)} {why}: the model itself answers. {anew}"))
+    return export if is_for_processor else None
+
+
+def _is_for_processor(device: str, num_images: int | None) -> bool:
+    """Tell without torch whether the processor may compute: a GPU is asked for nowhere, or not worth starting.
+
+    Of images whose number is not known, few are expected.
+    """
+    is_few = num_images is None or num_images < MANY
+    return device == "cpu" or (device == "auto" and (is_few or not Path("/dev/nvidiactl").exists()))
