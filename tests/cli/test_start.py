@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,8 +95,9 @@ def test_ctrl_c_while_libraries_are_read_is_one_word_and_130(tmp_path: Path, slo
     (tmp_path / f"{slow}.py").write_text("import time\nprint('reading', flush=True)\ntime.sleep(600)\n")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
     command = [sys.executable, "-m", "finetune", "run", str(tmp_path)]
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a suite in the background has not
     with subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heard
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "reading\n"
         process.send_signal(signal.SIGINT)
