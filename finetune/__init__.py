@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from finetune.data.sample import write_sample
     from finetune.evaluation.predictions import LabelsPrediction, NumberPrediction
     from finetune.exports.formats import Export
+    from finetune.report.side_by_side import SideBySide
     from finetune.runs.single import RunResult
     from finetune.settings import Recipe
     from finetune.types import Event
     from finetune.workflow.check import Check, check
     from finetune.workflow.compare import Comparison, compare, resume_comparison
+    from finetune.workflow.compare_runs import compare_runs
     from finetune.workflow.doctor import doctor
     from finetune.workflow.ensemble import Ensemble, ensemble
     from finetune.workflow.evaluate import Evaluation, evaluate
@@ -76,12 +78,14 @@ __all__ = [
     "ResourceError",
     "RunResult",
     "Several",
+    "SideBySide",
     "Soup",
     "TrainingError",
     "Tuned",
     "__version__",
     "check",
     "compare",
+    "compare_runs",
     "doctor",
     "ensemble",
     "evaluate",
@@ -118,10 +122,12 @@ _LATER = {
     "Recipe": "finetune.settings",
     "RunResult": "finetune.runs.single",
     "Several": "finetune.workflow.several",
+    "SideBySide": "finetune.report.side_by_side",
     "Soup": "finetune.workflow.soup",
     "Tuned": "finetune.workflow.tune",
     "check": "finetune.workflow.check",
     "compare": "finetune.workflow.compare",
+    "compare_runs": "finetune.workflow.compare_runs",
     "doctor": "finetune.workflow.doctor",
     "ensemble": "finetune.workflow.ensemble",
     "evaluate": "finetune.workflow.evaluate",

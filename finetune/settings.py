@@ -82,9 +82,9 @@ class DataSection(Section):
         description="How an image becomes a square in the plain view, which predict and exports share: crop shows its"
         " middle, pad all of it on a border, squash all of it out of shape. auto: as the backbone was trained.",
     )
-    channels: Literal[1, 3] = Field(
+    channels: Literal[1, 3, 4] = Field(
         3,
-        description="What the network sees of an image. 3: red, green, blue; 1: its brightness, by an adapted stem.",
+        description="What the network sees of an image. 3: red, green, blue; 1: its brightness; 4: its four channels.",
     )
     statistics: Literal["pretrained", "data", "min-max"] | Statistics = Field(
         "pretrained",

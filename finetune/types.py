@@ -53,6 +53,7 @@ class Manifest:
     value_range: tuple[float, float] | None = None
     task: Task = "classify"
     is_tree: bool = False
+    bands: int = 3  # channels in which images are decoded
 
     def split(self, name: Split) -> tuple[Sample, ...]:
         """Return the samples of one split, in the order of the manifest."""
@@ -97,10 +98,14 @@ class Preprocessing:
     channels: int = 3
 
     @property
-    def border(self) -> tuple[float, float, float]:
+    def bands(self) -> int:
+        """In how many channels images are decoded and varied: brightness is taken from colours."""
+        return max(3, self.channels)
+
+    @property
+    def border(self) -> tuple[float, ...]:
         """The colour of what lies outside of an image, between 0 and 1: the mean."""
-        red, green, blue = self.mean if self.channels == 3 else self.mean * 3
-        return red, green, blue
+        return self.mean * 3 if self.channels == 1 else self.mean
 
 
 @dataclass(frozen=True, slots=True)

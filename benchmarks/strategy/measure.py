@@ -69,7 +69,7 @@ def _case(
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of one data set at one size that are missing."""
     folder = chosen.place / f"{data.name}-{size}-{seed}"
-    num_train, num_test = _lay(data, folder, size=size, seed=seed, most_test=chosen.most_test)
+    num_train, num_test = lay(data, folder, size=size, seed=seed, most_test=chosen.most_test)
     if size and num_train == chosen.cases.get((data.name, seed)):
         return  # no more images than at the size before
     chosen.cases[data.name, seed] = num_train
@@ -106,7 +106,7 @@ def _num_groups(weights: str) -> int:
     return sum(not group.is_head for group in finetune.plan(strategy="head-only", **named).groups)
 
 
-def _lay(data: Path, folder: Path, *, size: int, seed: int, most_test: int) -> tuple[int, int]:
+def lay(data: Path, folder: Path, *, size: int, seed: int, most_test: int) -> tuple[int, int]:
     """Lay links to a sample of a set as train/CLASS and test/CLASS; yield how many there are of each."""
     manifest = sources.read(data)
     kept, left = _sets(manifest)

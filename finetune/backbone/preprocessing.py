@@ -42,7 +42,8 @@ def check_image_size(model: nn.Module, size: tuple[int, int], label: str) -> Non
 def preprocessing_of(model: nn.Module, name: str, image_size: int | None) -> Preprocessing:
     """Return the preprocessing of a network's data config, at another size where one is asked for.
 
-    A network of one channel that was trained on three has the means of their means and deviations.
+    Of a network that was trained on three channels, one has the means of their means and deviations, and a fourth those
+    of red again, as timm has its weights.
 
     Raises:
         BackboneError: the data config cannot be used.
@@ -73,6 +74,8 @@ def _of_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     numbers = tuple(map(float, values))
     if channels == 1 and len(numbers) == USUAL:
         return (sum(numbers) / USUAL,)
+    if channels > USUAL == len(numbers):
+        return tuple(numbers[place % USUAL] for place in range(channels))
     if len(numbers) != channels:
         raise ValueError(f"{len(numbers)} means or deviations of {channels} channels")
     return numbers

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import model_entrypoint
+from timm.models import adapt_input_conv, model_entrypoint
 from torch import Tensor, nn
 
 from finetune.backbone.blank import USUAL
@@ -171,9 +171,10 @@ def _of_shape(tensor: Tensor, own: Tensor) -> Tensor:
 
 
 def _spread_stem(model: nn.Module, tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Spread a first convolution of one channel over the network's three, or add up one of three for one.
+    """Spread a first convolution of one channel over the network's three, add one of three up for one channel, or
+    repeat its red in a fourth, all scaled down to the same sum, as timm does.
 
-    Returns what was done, in words. Grey images then give the same.
+    Returns what was done, in words. Of one channel or three, grey images then give the same.
     """
     first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv") or ()
     said = []
@@ -188,6 +189,9 @@ def _spread_stem(model: nn.Module, tensors: dict[str, Tensor], own: Mapping[str,
         elif channels == 1 and tensor.shape[1] == USUAL and tensor.shape[2:] == wanted.shape[2:]:
             tensors[key] = tensor.sum(dim=1, keepdim=True)
             said.append(f"its stem of {USUAL} channels is added up for one")
+        elif channels > USUAL == tensor.shape[1] and tensor.shape[2:] == wanted.shape[2:]:
+            tensors[key] = adapt_input_conv(channels, tensor)
+            said.append(f"its stem of {USUAL} channels is repeated for {channels}")
     return said
 
 

@@ -57,6 +57,7 @@ class SavedRun:
         """Return the data that the run was trained on, as split.csv pins it; what a refit took from val is in train."""
         root, task = data_root(self.recipe), pinned_task(self.recipe)
         pinned = split.read(self.folder.split, root=root, classes=self.classes, task=task)
+        pinned = replace(pinned, bands=self.backbone.preprocessing.bands)
         return split.val_in_train(pinned) if self.recipe.train.refit else pinned
 
 

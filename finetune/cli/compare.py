@@ -1,4 +1,4 @@
-"""`compare`: several strategies on the same images, and which are better beyond chance."""
+"""`compare`: several strategies on the same images, or finished runs, and which are better beyond chance."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from finetune.cli import tables
 from finetune.cli.options import FLAGS, TRAINING, JsonOption, base_recipe, recipe_options
 from finetune.cli.screen import HEIGHTS, watching
+from finetune.cli.show_side_by_side import show_side_by_side
 from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
 from finetune.strategy.entrants import USUAL
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "Examples:\n  finetune compare --data imgs\n"
     "  finetune compare --data imgs --strategies head-only,top-k:3 --seeds 3 --test 0.2\n"
-    "  finetune compare --resume runs/COMPARISON"
+    "  finetune compare --resume runs/COMPARISON\n"
+    "  finetune compare runs/A runs/B --md"
 )
 CURVE = 30  # characters of a curve in the terminal
 SHARED = tuple(flag for flag in FLAGS if flag not in ("strategy", "top_k", "probe_at"))
@@ -34,6 +36,12 @@ def compare(
     *,
     settings: dict[str, Any],
     overrides: dict[str, Any],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN RUN...]", help="Finished runs to compare, in place of new ones.", show_default=False
+        ),
+    ] = None,
     strategies: Annotated[
         str | None,
         typer.Option(
@@ -54,9 +62,17 @@ def compare(
         list[str] | None,
         typer.Option("--allow", metavar="data|version", help="With --resume, let this have changed."),
     ] = None,
+    as_markdown: Annotated[bool, typer.Option("--md", help="Print Markdown: of finished runs.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Run several strategies on your data, and say which are better beyond chance."""
+    """Run several strategies on your data, or take finished runs, and say which are better beyond chance."""
+    if runs:
+        if settings or overrides or recipe or out or strategies or seeds or resume or allow:
+            raise RecipeError("finished runs are compared as they are: RUN RUN... takes no other flag but --md, --json")
+        _of_runs(runs, as_markdown=as_markdown, as_json=json_)
+        return
+    if as_markdown:
+        raise RecipeError("--md goes with finished runs: finetune compare runs/A runs/B --md")
     if resume is not None and (settings or overrides or recipe or out or strategies or seeds):
         raise RecipeError("--resume goes on with a comparison as it is, and takes no other flag but --allow")
     if allow and resume is None:
@@ -78,6 +94,18 @@ def compare(
         tables.print_json(comparison.to_json())
     else:
         show(comparison)
+
+
+def _of_runs(runs: list[Path], *, as_markdown: bool, as_json: bool) -> None:
+    if as_markdown and as_json:
+        raise RecipeError("--md and --json are two ways to print the same: give one")
+    from finetune.workflow.compare_runs import compare_runs
+
+    found = compare_runs(runs)
+    if as_json:
+        tables.print_json(found.to_json())
+    else:
+        show_side_by_side(found, as_markdown=as_markdown)
 
 
 def show(comparison: Comparison) -> None:

@@ -73,7 +73,7 @@ def scan(
     """
     files = [Path(manifest.root, sample.file) for sample in manifest.samples]
     with quiet():
-        scans = list(scan_files(files, workers=workers, pixels=pixels, on_event=on_event))
+        scans = list(scan_files(files, workers=workers, pixels=pixels, bands=manifest.bands, on_event=on_event))
     pairs = list(zip(manifest.samples, scans, strict=True))
     if not is_for_model:
         pairs = _of_one_kind(pairs)
@@ -95,18 +95,19 @@ def scan_files(
     *,
     workers: int | None = None,
     pixels: PixelCache | None = None,
+    bands: int = 3,
     on_event: OnEvent = ignore,
 ) -> Iterator[Scan]:
     """Yield what each file is, in order; another process that fills the same pixel cache is waited for."""
     filling = _Filling(pixels, on_event)
     on_event(Event.progress("scan images", 0, len(files)))
-    with closing(_Memory()) as memory, ThreadPoolExecutor(workers or num_cores()) as pool, filling:
+    with closing(_Memory(bands)) as memory, ThreadPoolExecutor(workers or num_cores()) as pool, filling:
         for start in range(0, len(files), CHUNK):
             chunk = files[start : start + CHUNK]
             stats = [_stamp(file) for file in chunk]
             known = memory.recall(stats)
             fresh = {stamp: file for file, stamp in zip(chunk, stats, strict=True) if filling.lacks(known.get(stamp))}
-            scanned = pool.map(partial(_scan_one, pixels=filling.pixels), fresh.values())
+            scanned = pool.map(partial(_scan_one, pixels=filling.pixels, bands=bands), fresh.values())
             for stamp, (scan, row) in zip(fresh, scanned, strict=True):
                 known[stamp] = scan
                 filling.add(scan, row)
@@ -122,7 +123,7 @@ def unchanged(manifest: Manifest) -> Manifest:
     By size and time of change; no file is opened.
     """
     stamps = [_stamp(Path(manifest.root, sample.file)) for sample in manifest.samples]
-    with closing(_Memory()) as memory:
+    with closing(_Memory(manifest.bands)) as memory:
         known = memory.recall(stamps)
     samples = tuple(
         sample if (scan := known.get(stamp)) and scan.digest == sample.digest else replace(sample, digest="")
@@ -136,15 +137,15 @@ def fill(manifest: Manifest, pixels: PixelCache | None, *, on_event: OnEvent = i
     if pixels is not None:
         with quiet():
             files = [Path(manifest.root, sample.file) for sample in manifest.samples]
-            deque(scan_files(files, pixels=pixels, on_event=on_event), maxlen=0)
+            deque(scan_files(files, pixels=pixels, bands=pixels.preprocessing.bands, on_event=on_event), maxlen=0)
 
 
-def _scan_one(file: Path, *, pixels: PixelCache | None) -> tuple[Scan, PixelRow | None]:
+def _scan_one(file: Path, *, pixels: PixelCache | None, bands: int) -> tuple[Scan, PixelRow | None]:
     with alone(_stamp(file)[1] > LARGE_FILE):
-        return _scanned(file, pixels)
+        return _scanned(file, pixels, bands)
 
 
-def _scanned(file: Path, pixels: PixelCache | None) -> tuple[Scan, PixelRow | None]:
+def _scanned(file: Path, pixels: PixelCache | None, bands: int) -> tuple[Scan, PixelRow | None]:
     try:
         content = read_content(file)
     except OSError as error:
@@ -152,10 +153,11 @@ def _scanned(file: Path, pixels: PixelCache | None) -> tuple[Scan, PixelRow | No
     digest = blake2b(content, digest_size=16).hexdigest()
     value_range = pixels.value_range if pixels else None
     try:
-        decoded = examine(content, pixels.row if pixels else lambda _: None, value_range=value_range)
+        make = pixels.row if pixels else lambda _: None
+        decoded = examine(content, make, value_range=value_range, num_bands=bands)
     except UndecodableError as error:
         if value_range is not None:  # what does not fit one range may fit another: that is no property of the file
-            return _scanned(file, None)
+            return _scanned(file, None, bands)
         return Scan(digest, error.message, is_passing=error.is_passing), None
     return Scan(digest, span=decoded.span, remark=decoded.remark), decoded.content
 
@@ -227,7 +229,9 @@ def _stamp(file: Path) -> Stamp:
 class _Memory:
     """Earlier scans in a small database in the cache folder; without one that can be written, none."""
 
-    def __init__(self) -> None:
+    def __init__(self, bands: int) -> None:
+        """Open it for what is known of files that are decoded in so many channels: others may be usable."""
+        self.version = SCAN_VERSION if bands == 3 else 100 * bands + SCAN_VERSION
         place = cache_folder() / "scans.sqlite"
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -247,7 +251,7 @@ class _Memory:
         scans = {}
         try:
             for stamp in stamps:
-                row = self.database.execute(RECALL, (*_row(stamp), SCAN_VERSION)).fetchone()
+                row = self.database.execute(RECALL, (*_row(stamp), self.version)).fetchone()
                 if row and stamp[1] >= 0:
                     digest, problem, span, remark = json.loads(row[0])
                     scans[stamp] = Scan(digest, problem, span=span and Span(*span), remark=remark)
@@ -256,7 +260,7 @@ class _Memory:
         return scans
 
     def remember(self, scans: dict[Stamp, Scan]) -> None:
-        rows = [(*_row(stamp), SCAN_VERSION, _text(scan)) for stamp, scan in scans.items()]
+        rows = [(*_row(stamp), self.version, _text(scan)) for stamp, scan in scans.items()]
         try:
             with self.database:
                 self.database.executemany("insert or replace into images values (?, ?, ?, ?, ?)", rows)

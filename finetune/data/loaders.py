@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from finetune.data.read_ahead import MOST_THREADS, read_ahead
 from finetune.data.targets import target_array
 from finetune.errors import DataError, ResourceError
-from finetune.images.decode import UndecodableError, read_rgb
+from finetune.images.decode import UndecodableError, read
 from finetune.images.pixels import PixelCache
 from finetune.images.transforms import View, normalise
 from finetune.process import num_cores
@@ -68,7 +68,7 @@ class ImageDataset(Dataset[tuple[Tensor, Any] | DataError]):
         pixels: PixelCache | None = None,
     ) -> None:
         self.root, self.view, self.seed = Path(root), view, seed
-        self.value_range = preprocessing.value_range
+        self.value_range, self.bands = preprocessing.value_range, preprocessing.bands
         self.files = Texts(sample.file for sample in samples)
         self.digests = Texts(sample.digest for sample in samples)
         self.targets = target_array(samples)
@@ -93,7 +93,7 @@ class ImageDataset(Dataset[tuple[Tensor, Any] | DataError]):
         kept = self.pixels.tensor(index, self.view) if self.pixels else None
         if kept is not None:
             return kept
-        return self.view(read_rgb(self.root / self.files[index], value_range=self.value_range))
+        return self.view(read(self.root / self.files[index], value_range=self.value_range, bands=self.bands).content)
 
 
 def _collate(items: list[tuple[Tensor, Any] | DataError]) -> Any:

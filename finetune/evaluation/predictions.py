@@ -95,6 +95,7 @@ class Scorer(Generic[T]):
     answers: Callable[[Sequence[T]], Answers]
     task: Task = "classify"
     thresholds: tuple[float, ...] = ()
+    bands: int = 3  # channels of the images that `prepare` takes
 
 
 def check_top(task: Task, top: int) -> None:
@@ -147,7 +148,7 @@ def predictions(
 
 def _read(scorer: Scorer[T], file: Path) -> Decoded[T] | str:
     try:
-        return examine(read_content(file), scorer.prepare, value_range=scorer.value_range)
+        return examine(read_content(file), scorer.prepare, value_range=scorer.value_range, num_bands=scorer.bands)
     except UndecodableError as error:
         return error.message
     except OSError as error:

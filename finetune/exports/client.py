@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from finetune.checkpoint.run_folder import RunFolder
-from finetune.images.decode import read_rgb
+from finetune.images.decode import read, read_rgb
 from finetune.images.levels import deep_colour, is_deep
 from finetune.tasks import Activation, Task
 from finetune.types import BRIGHTNESS
@@ -42,6 +42,11 @@ class Client:
         self.activation: Activation = json.loads(facts.get("activation", '"softmax"'))
         self.thresholds: tuple[float, ...] = tuple(json.loads(facts.get("thresholds", "[]")))
 
+    @property
+    def bands(self) -> int:
+        """In how many channels images are to be decoded."""
+        return 4 if self.preprocessing.get("channels") == 4 else 3
+
     def logits(self, files: Iterable[Path]) -> NDArray[np.float32]:
         """Return the logits (B, K) of a batch of image files."""
         return self.run(np.stack([input_of(file, self.preprocessing) for file in files]))
@@ -54,11 +59,12 @@ class Client:
 
 def input_of(file: Path, facts: dict[str, Any]) -> NDArray[np.float32]:
     """Return the input (C, H, W) that a network wants of an image file, by the preprocessing in its metadata."""
-    return of_image(_open(file, facts["value_range"]), facts)
+    is_of_four = facts.get("channels", 3) == 4
+    return of_image(_open_four(file) if is_of_four else _open(file, facts["value_range"]), facts)
 
 
 def of_image(image: Image.Image, facts: dict[str, Any]) -> NDArray[np.float32]:
-    """Return the input (C, H, W) that a network wants of an RGB image."""
+    """Return the input (C, H, W) that a network wants of an image, RGB or of four channels."""
     image = _crop(_resize(_middle(image, facts["longest"]), facts), facts)
     pixels = np.array(image, dtype=np.float32)  # (H, W, 3)
     pixels /= 255
@@ -82,6 +88,15 @@ def _open(file: Path, value_range: Sequence[float] | None) -> Image.Image:
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _open_four(file: Path) -> Image.Image:
+    """Return the four channels of a file, upright, in Pillow's mode CMYK, in which none of them is transparency."""
+    with Image.open(file) as opened:
+        if opened.mode == "RGB":  # a TIFF whose fourth channel Pillow alone leaves out
+            return read(file, bands=4).content
+        image: Image.Image = ImageOps.exif_transpose(opened)
+    return Image.merge("CMYK", image.split())
 
 
 def _middle(image: Image.Image, longest: int) -> Image.Image:
@@ -112,9 +127,9 @@ def _crop(image: Image.Image, facts: dict[str, Any]) -> Image.Image:
     """Return the middle of `image_size` pixels, on a border where the image has fewer."""
     height, width = facts["image_size"]
     mean = facts["mean"] * (3 if len(facts["mean"]) == 1 else 1)
-    fill = tuple(round(255 * value) for value in mean) if facts["crop_mode"] == "border" else (0, 0, 0)
+    fill = tuple(round(255 * value) for value in mean) if facts["crop_mode"] == "border" else (0,) * len(mean)
     left, top = _start(image.width, width), _start(image.height, height)
-    whole = Image.new("RGB", (width, height), fill)
+    whole = Image.new(image.mode, (width, height), fill)
     whole.paste(image, (-left, -top))
     return whole
 

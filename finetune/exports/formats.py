@@ -28,6 +28,7 @@ from finetune.images.decode import read_rgb
 from finetune.tasks import Task
 from finetune.types import Preprocessing, to_json
 from finetune.whole import is_vacant, whole_folder
+from finetune.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,8 @@ def _timm_folder(saved: SavedRun, place: Path, proof: Proof) -> Export:
         )
     if saved.backbone.preprocessing.channels != 3:
         raise ExportError(
-            "this model takes the brightness of an image, and timm's transform gives it three colours",
+            f"this model takes {counted(saved.backbone.preprocessing.channels, 'channel')} of an image, and timm's"
+            " transform gives it red, green and blue",
             hint="Use --format onnx, whose metadata says what to do.",
         )
     pool = saved.backbone.architecture.pool

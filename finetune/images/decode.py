@@ -27,6 +27,7 @@ from typing import Any, Generic, TypeVar
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from finetune.errors import DataError
+from finetune.images.four import of_four, why_not_four
 from finetune.images.levels import (
     Range,
     Span,
@@ -115,8 +116,10 @@ def read_rgb(path: Path, *, side: int | None = None, value_range: Range | None =
     return read(path, side=side, value_range=value_range).content
 
 
-def read(path: Path, *, side: int | None = None, value_range: Range | None = None) -> Decoded[Image.Image]:
-    """Return the image of a file, and what is to be said of the file; see `read_rgb`.
+def read(
+    path: Path, *, side: int | None = None, value_range: Range | None = None, bands: int = 3
+) -> Decoded[Image.Image]:
+    """Return the image of a file, and what is to be said of the file; see `read_rgb` and `examine`.
 
     Raises:
         UndecodableError: the file is missing, empty, truncated, damaged, too large or no image.
@@ -126,7 +129,7 @@ def read(path: Path, *, side: int | None = None, value_range: Range | None = Non
     except OSError as error:
         raise UndecodableError(f"{path}: cannot be read: {error.strerror or error}") from error
     with quiet():
-        return examine(content, lambda image: image, side=side, value_range=value_range)
+        return examine(content, lambda image: image, side=side, value_range=value_range, num_bands=bands)
 
 
 def read_content(path: Path) -> bytes:
@@ -214,13 +217,18 @@ def decode(content: bytes, *, side: int | None = None, value_range: Range | None
 
 
 def examine(
-    content: bytes, make: Callable[[Image.Image], T], *, side: int | None = None, value_range: Range | None = None
+    content: bytes,
+    make: Callable[[Image.Image], T],
+    *,
+    side: int | None = None,
+    value_range: Range | None = None,
+    num_bands: int = 3,
 ) -> Decoded[T]:
     """Return what `make` makes of the image in the bytes of an image file, and what is to be said of the file.
 
-    No other thread holds a large image meanwhile. A strip more than `LONGEST` times as long as wide is cut to its
-    middle, which is what views show. Without a `value_range`, black and white of a deep image are what
-    `levels.range_of` makes of it alone.
+    Of 3 bands it is an RGB image, of 4 as `four.of_four` has it. No other thread holds a large image meanwhile. A
+    strip more than `LONGEST` times as long as wide is cut to its middle, which is what views show. Without a
+    `value_range`, black and white of a deep image are what `levels.range_of` makes of it alone.
 
     Raises:
         UndecodableError: there is none.
@@ -229,13 +237,16 @@ def examine(
         raise UndecodableError("the file is empty")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if num_bands == 4 and (reason := why_not_four(image, _num_bands(image))):
+                raise UndecodableError(reason)
             remark = _remark(image)
             if side is not None:
                 at_least = math.ceil(DRAFT * side)
                 image.draft("RGB" if image.mode in ("RGB", "YCbCr") else None, (at_least, at_least))
             with alone(image.width * image.height > LARGE):
                 levelled, span = _levelled(image, content, value_range)
-                return Decoded(make(smaller(_rgb(levelled), side).convert("RGB")), span, remark)
+                shown = _rgb(levelled) if num_bands == 3 else of_four(levelled)
+                return Decoded(make(smaller(shown, side).convert(shown.mode)), span, remark)
     except DECODE_ERRORS as error:
         raise UndecodableError(_reason(error, content)) from error
 

@@ -15,10 +15,11 @@ def decoding_steps(preprocessing: Preprocessing) -> tuple[str, ...]:
             "The images trained on had 8 bits. Numbers deeper than that become round(255 * x / w), w being the"
             " least of 255, 511, 1023, ..., 65535 that the image does not exceed."
         )
+    of_colours = (deep, "Put what is transparent on white, and convert to RGB with 8 bits a channel.")
+    of_four = ("Take the four channels as they are, 8 bits each: none is transparency, each is resized by itself.",)
     steps = [
         "Turn the image as the orientation in its EXIF says.",
-        deep,
-        "Put what is transparent on white, and convert to RGB with 8 bits a channel.",
+        *(of_four if preprocessing.channels == 4 else of_colours),
         f"Of an image more than {LONGEST} times as long as wide, keep the middle {LONGEST} widths.",
     ]
     if preprocessing.channels == 1:

@@ -82,7 +82,8 @@ class PixelCache:
     def find(self, digests: Sequence[str]) -> FoundPixels:
         """Return the rows of images, to be read by their place among `digests`."""
         records = [ABSENT if record is None else record for record in map(self.entry.find, digests)]
-        return FoundPixels(self.entry.rows_file, np.array(records, RECORD), self.preprocessing.image_size)
+        own = self.preprocessing
+        return FoundPixels(self.entry.rows_file, np.array(records, RECORD), own.image_size, own.bands)
 
     def serves(self, preprocessing: Preprocessing) -> bool:
         """Return whether the views of some preprocessing can be cut from here."""
@@ -92,8 +93,8 @@ class PixelCache:
 class FoundPixels:
     """Rows of a pixel cache by the index of a sample; small enough to hand to worker processes."""
 
-    def __init__(self, file: Path, records: np.ndarray, image_size: tuple[int, int]) -> None:
-        self.file, self.records, self.image_size = file, records, image_size
+    def __init__(self, file: Path, records: np.ndarray, image_size: tuple[int, int], bands: int = 3) -> None:
+        self.file, self.records, self.image_size, self.bands = file, records, image_size, bands
         self.is_checked = np.zeros(len(records), dtype=bool)
         self._rows: np.ndarray | None = None
 
@@ -102,11 +103,14 @@ class FoundPixels:
         row = self._row(index)
         if row is None:
             return None
-        end = 3 * prod(self.image_size)
+        end = self.bands * prod(self.image_size)
         if view.is_plain:
-            return torch.from_numpy(row[:end].copy()).view(3, *self.image_size)
+            return torch.from_numpy(row[:end].copy()).view(self.bands, *self.image_size)
         height = int(self.records[index]["height"])
-        return view.transform(Image.fromarray(row[end:].reshape(height, -1, 3)))
+        if self.bands == 3:
+            return view.transform(Image.fromarray(row[end:].reshape(height, -1, 3)))
+        width = (len(row) - end) // (self.bands * height)
+        return view.transform(Image.frombytes("CMYK", (width, height), row[end:].tobytes()))
 
     def _row(self, index: int) -> np.ndarray | None:
         record = self.records[index]
@@ -151,7 +155,7 @@ def open_pixels(
 def pixel_bytes(preprocessing: Preprocessing, num_images: int) -> int:
     """Return about how many bytes the pixel cache of so many photographs takes."""
     small = picture_side(preprocessing) ** 2 * USUAL_ASPECT
-    return int(num_images * 3 * (small + prod(preprocessing.image_size)))
+    return int(num_images * preprocessing.bands * (small + prod(preprocessing.image_size)))
 
 
 def opened_or_none(
@@ -189,4 +193,7 @@ def _key(root: str | Path, preprocessing: Preprocessing) -> dict[str, Any]:
 def _facts(preprocessing: Preprocessing) -> dict[str, Any]:
     """Return what the pixels of a view depend on; the mean is the colour of its border."""
     names = ("image_size", "interpolation", "crop_pct", "crop_mode", "value_range")
-    return {name: getattr(preprocessing, name) for name in names} | {"mean": preprocessing.border}
+    return {name: getattr(preprocessing, name) for name in names} | {
+        "mean": preprocessing.border,
+        **({"bands": preprocessing.bands} if preprocessing.bands != 3 else {}),
+    }

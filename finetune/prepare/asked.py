@@ -13,6 +13,7 @@ from finetune import recipe as recipes
 from finetune.belongings import BELONGS, HAVE_MOMENTUM
 from finetune.data.sources import check_there
 from finetune.errors import RecipeError
+from finetune.images.augmentation import pieces_of
 from finetune.settings import RANGE_TEST, Recipe
 from finetune.strategy.strategies import STRATEGIES, taking
 
@@ -104,6 +105,13 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
     problems += [_without_use(key, recipe) for key in BELONGS if _is_unused(key, recipe, is_named=key in changes)]
     if recipe.optim.momentum_from != "none" and recipe.optim.name not in HAVE_MOMENTUM:
         problems.append(f"optim.momentum_from has no meaning with optim.name = {recipe.optim.name!r}, without momentum")
+    varied = pieces_of(recipe.augment) if recipe.data.channels == 4 else None
+    if varied and (varied.color_jitter or varied.hue or varied.policy != "none"):
+        problems.append(
+            "augment: color_jitter, hue and policies (heavy has them) are of red, green and blue; data.channels is 4"
+        )
+    if recipe.data.channels == 4 and recipe.data.value_range != "auto":
+        problems.append("data.value_range has no meaning with data.channels = 4, which have 8 bits")
     if recipe.strategy.initialiser == "zero" and (recipe.strategy.reinit or name == "scratch"):
         problems.append("strategy.initialiser = 'zero' is for the head alone: units that are equal stay equal")
     if name == "race" and recipe.optim.lr == RANGE_TEST:

@@ -113,7 +113,7 @@ def _of_channels(of: Architecture, channels: int) -> Architecture:
     if named != channels:
         raise BackboneError(
             f"{of.name} with in_chans = {named}: images have {counted(channels, 'channel')} here (data.channels)",
-            hint="Leave in_chans out of backbone.model_args; data.channels says it, 1 or 3. To have a stem of one"
+            hint="Leave in_chans out of backbone.model_args; data.channels says it: 1, 3 or 4. To have a stem of one"
             " channel spread over three, name its file and the network: --weights FILE --backbone NAME.",
         )
     return of if channels == 3 else replace(of, model_args={**of.model_args, "in_chans": channels})
@@ -262,7 +262,7 @@ def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
     place = Path(data.path).expanduser().resolve()
     if not run_folder.is_utf8(str(place)):
         raise DataError(f"the name of {place} is not UTF-8: the recipe of a run cannot hold it", hint="Rename it.")
-    return sources.read(
+    listed = sources.read(
         data.path,
         image_column=data.image_column,
         label_column=data.label_column,
@@ -274,6 +274,7 @@ def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
         needs_two_classes=is_to_train,
         needs_train=is_to_train,
     )
+    return replace(listed, bands=max(3, data.channels))
 
 
 def pixels_of(recipe: Recipe, manifest: Manifest, backbone: Backbone) -> PixelCache | None:

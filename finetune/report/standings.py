@@ -64,6 +64,7 @@ class Finished:
     curve: Curve
     task: Task = "classify"
     units: tuple[int, ...] | None = None  # copies and groups share a number
+    digests: tuple[str, ...] = ()  # what the files hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
         curve=curve,
         task=task,
         units=tuple(unit.get(row["file"], -place) for place, row in enumerate(judged, 1)),
+        digests=tuple(kept[row["file"]].digest for row in judged),
     )
 
 

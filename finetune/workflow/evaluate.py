@@ -133,8 +133,9 @@ def _other_data(saved: SavedRun, data: str | Path, on_event: OnEvent) -> Manifes
             f"the model does not know the class {strange[0]!r}.{did_you_mean(strange[0], saved.classes)}",
             hint=f"It knows {', '.join(saved.classes)}.",
         )
-    value_range = saved.backbone.preprocessing.value_range
-    scanned = checks.scan(read, value_range=value_range, is_for_model=True, on_event=on_event)
+    own = saved.backbone.preprocessing
+    read = replace(read, bands=own.bands)
+    scanned = checks.scan(read, value_range=own.value_range, is_for_model=True, on_event=on_event)
     for note in (*scanned.notes, *problem_notes(scanned)):
         on_event(Event.warning(note))
     index = {name: place for place, name in enumerate(saved.classes)}

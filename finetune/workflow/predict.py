@@ -99,8 +99,9 @@ class Classifier:
         from finetune.images.transforms import plain_view
 
         view = plain_view(self.preprocessing)
+        own = self.preprocessing
         answers = partial(self._answers, known=known, coverage=coverage)
-        return Scorer(self.classes, self.preprocessing.value_range, view, answers, self.task, self.thresholds)
+        return Scorer(self.classes, own.value_range, view, answers, self.task, self.thresholds, own.bands)
 
     def _answers(self, images: Sequence[Tensor], *, known: Knowledge | None, coverage: float) -> Answers:
         import torch
@@ -258,4 +259,4 @@ def _exported(file: Path) -> Scorer[NDArray[np.float32]]:
         return Answers(probabilities_of(client.activation, client.run(np.stack(images))))
 
     span = tuple(value_range) if value_range else None
-    return Scorer(tuple(client.classes), span, prepare, answers, client.task, client.thresholds)
+    return Scorer(tuple(client.classes), span, prepare, answers, client.task, client.thresholds, client.bands)

@@ -357,9 +357,12 @@ def test_a_network_of_other_channels_than_the_recipe_is_an_error_with_the_way_ou
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "lenet5"])
 @pytest.mark.parametrize("build", [load, skeleton])
-def test_a_network_of_one_channel_is_built_and_its_images_are_too(name: str, build: Callable[..., Backbone]) -> None:
-    of = architecture(name, pretrained=False, model_args={"in_chans": 1})
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_network_of_other_channels_is_built_and_its_images_are_too(
+    name: str, build: Callable[..., Backbone], channels: int
+) -> None:
+    of = architecture(name, pretrained=False, model_args={"in_chans": channels})
     backbone = build(of, num_classes=3)
     own = backbone.preprocessing
-    assert own.channels == channels_of(backbone.model) == 1 and len(own.mean) == len(own.std) == 1
+    assert own.channels == channels_of(backbone.model) == channels == len(own.mean) == len(own.std)
     assert tuple(backbone.model.eval()(blank_images(backbone.model, own.image_size)).shape) == (1, 3)

@@ -231,6 +231,14 @@ def test_a_stem_of_three_channels_is_added_up_for_one_as_timm_does() -> None:
     assert "its stem of 3 channels is added up for one" in report.sentence() and report.random == ()
 
 
+def test_a_stem_of_three_channels_is_repeated_for_four_as_timm_does() -> None:
+    colours = timm.create_model("test_resnet", num_classes=4)
+    four = timm.create_model("test_resnet", num_classes=4, in_chans=4)
+    report = load_into(four, colours.state_dict(), architecture="test_resnet", source="given")
+    assert torch.equal(four.conv1[0].weight, adapt_input_conv(4, colours.conv1[0].weight))
+    assert "its stem of 3 channels is repeated for 4" in report.sentence() and report.random == ()
+
+
 def test_a_stem_of_four_channels_stays_random_and_is_refused_where_frozen() -> None:
     model, report = loaded(timm.create_model("test_resnet", num_classes=4, in_chans=4).state_dict())
     assert not report.sentence().startswith("100%")

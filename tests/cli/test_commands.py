@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,21 @@ def test_compare_prints_a_table_of_80_columns_and_json(finetune_cli, place: Path
     again = finetune_cli("compare", *asked[:-1], tmp_path / "again", "--json")
     assert {one["label"] for one in json.loads(again.out)["standings"]} == {"head-only", "linear-probe"}
     assert finetune_cli("compare", "--resume", tmp_path / "c", "--epochs", "3").code == 2
+
+
+def test_finished_runs_are_compared_as_a_table_as_markdown_and_as_json(
+    finetune_cli, place: Path, tmp_path: Path
+) -> None:
+    one = place / "runs" / "one"
+    two = shutil.copytree(one, tmp_path / "two")
+    recipe = (two / "recipe.toml").read_text()
+    (two / "recipe.toml").write_text(recipe.replace("epochs = 1\n", "epochs = 9\n"))
+    shown, marked = finetune_cli("compare", one, two), finetune_cli("compare", one, two, "--md")
+    assert "train.epochs" in shown.out and "| train.epochs | 1 | 9 |" in marked.out
+    assert json.loads(finetune_cli("compare", one, two, "--json").out)["differences"] == {"train.epochs": [1, 9]}
+    for more in (["--seeds", "2"], ["--epochs", "3"], ["--md", "--json"], ["--strategies", "full"], ["--resume", two]):
+        assert finetune_cli("compare", one, two, *more).code == 2
+    assert finetune_cli("compare", "--data", place / "imgs", "--md").code == 2
 
 
 def test_predict_guards_against_formulas(finetune_cli, place: Path, tmp_path: Path, monkeypatch) -> None:

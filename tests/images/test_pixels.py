@@ -13,7 +13,7 @@ from finetune import cache_entries
 from finetune.data import checks, loaders, sources
 from finetune.data.loaders import ImageDataset
 from finetune.errors import ResourceError
-from finetune.images.decode import read_rgb
+from finetune.images.decode import read, read_rgb
 from finetune.images.pixels import PixelCache, open_pixels
 from finetune.images.transforms import augmented_view, plain_view
 from finetune.sections import AugmentSection
@@ -41,7 +41,7 @@ def filled(manifest: Manifest) -> tuple[Manifest, PixelCache]:
 
 def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
-    monkeypatch.setattr(loaders, "read_rgb", lambda path, **more: seen.append(path) or read_rgb(path, **more))
+    monkeypatch.setattr(loaders, "read", lambda path, **more: seen.append(path) or read(path, **more))
     return seen
 
 

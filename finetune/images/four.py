@@ -1,0 +1,32 @@
+"""Images of four channels of which none is transparency: each is scaled by itself.
+
+Of Pillow's modes of four channels, CMYK is the one in which they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image
+
+from finetune.images.levels import deep_colour
+from finetune.wording import counted
+
+MODES = ("RGBA", "CMYK", "RGBX")  # Pillow's, of four channels that mean what the file says
+
+
+def why_not_four(image: Any, num_bands: int) -> str:
+    """Return why an image that is not loaded yet has no four channels of 8 bits; empty where it has.
+
+    `num_bands` is what a TIFF says: whatever its fourth is declared to be, it is a channel here.
+    """
+    if image.mode == "RGB" and num_bands == 4:
+        image._mode = "RGBX"  # else Pillow would leave the fourth out
+    if image.mode not in MODES:
+        return f"{counted(len(image.getbands()), 'channel')} ({image.mode}), and data.channels is 4"
+    return "four channels of 16 bits: save 8 bits of each" if deep_colour(image) else ""
+
+
+def of_four(image: Image.Image) -> Image.Image:
+    """Return an image of four channels in mode CMYK, whatever they are."""
+    return Image.merge("CMYK", image.split())

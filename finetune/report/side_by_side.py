@@ -1,0 +1,162 @@
+"""Finished runs side by side: where their recipes differ, and who is better on the images that all answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune import recipe as recipes
+from finetune.checkpoint.run_folder import RunFolder, read_json
+from finetune.errors import CheckpointError
+from finetune.report.standings import Finished, Standing, finished, sentences, standings
+from finetune.types import to_json
+from finetune.wording import counted
+
+FEWEST = 10  # images that all were judged on, below which nothing follows from them
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Runs by name: where their recipes differ, what each says of itself, and how they stand on the same images.
+
+    `differences` has every key that is not the same in all recipes, with its value in each, and `metrics` the figures
+    of metrics.json on the images that `splits` names, both in the order of `labels`; of seeds they are the first one's.
+    `standings` is on the `num_images` that all were judged on, the best first.
+    """
+
+    labels: tuple[str, ...]
+    folders: tuple[tuple[str, ...], ...]
+    splits: tuple[str, ...]
+    num_judged: tuple[int, ...]
+    differences: dict[str, tuple[Any, ...]]
+    metrics: dict[str, tuple[dict[str, float] | None, ...]]
+    standings: tuple[Standing, ...]
+    num_images: int
+    said: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as one JSON document."""
+        rows = [{**to_json(standing), "is_told_apart": standing.is_told_apart} for standing in self.standings]
+        return {**to_json(self), "standings": rows}
+
+
+def side_by_side(runs: Mapping[str, Sequence[RunFolder]]) -> SideBySide:
+    """Return finished runs side by side, each under its name; several run folders of a name are its seeds.
+
+    Raises:
+        CheckpointError: a folder is damaged, two runs have other tasks or labels of the same image, or there are fewer
+            than `FEWEST` images that all were judged on.
+    """
+    read = {label: [_finished(folder, place) for place, folder in enumerate(own)] for label, own in runs.items()}
+    common = _on_common_images(read)
+    ranked = standings(common)
+    firsts = {label: own[0] for label, own in runs.items()}
+    judged = {label: own[0] for label, own in read.items()}
+    num_images = len(common[next(iter(common))][0].files)
+    return SideBySide(
+        labels=tuple(runs),
+        folders=tuple(tuple(str(folder.path) for folder in own) for own in runs.values()),
+        splits=tuple(run.split for run in judged.values()),
+        num_judged=tuple(len(run.files) for run in judged.values()),
+        differences=_differences([*firsts.values()]),
+        metrics=_metrics(firsts, judged),
+        standings=ranked,
+        num_images=num_images,
+        said=(*_on_which(judged, num_images), *sentences(ranked, is_pretrained=False)),
+    )
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of paths that tell folders apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise CheckpointError(f"{folders[0]} is named twice", hint="Name each run once.")
+
+
+def _finished(folder: RunFolder, seed: int) -> Finished:
+    """Return a finished run; which took the time of its own timing.json, where it has one."""
+    run = finished(folder, folder.path / "clock", seed=seed)
+    if not run.files:
+        raise CheckpointError(
+            f"{folder.path} was judged on no image: val is in train, and there is no test",
+            hint="finetune run --test 0.2 sets a test split aside.",
+        )
+    timing = read_json(folder.timing) if folder.timing.is_file() else {}
+    seconds = timing.get("seconds", {}) if isinstance(timing, dict) else {}
+    total = sum(value for value in seconds.values() if isinstance(value, (int, float)))
+    return replace(run, curve=(*run.curve[:-1], replace(run.curve[-1], seconds=total)))
+
+
+def _on_common_images(runs: Mapping[str, Sequence[Finished]]) -> dict[str, list[Finished]]:
+    """Return runs with the images that all were judged on alone, in one order, told by what the files hold."""
+    every = [run for own in runs.values() for run in own]
+    if len({run.task for run in every}) > 1:
+        named = ", ".join(f"{label}: {own[0].task}" for label, own in runs.items())
+        raise CheckpointError(f"runs of unlike tasks cannot be compared: {named}")
+    places = [{digest: place for place, digest in enumerate(run.digests)} for run in every]
+    common = [digest for digest in places[0] if all(digest in of for of in places[1:])]
+    if len(common) < FEWEST:
+        raise CheckpointError(
+            f"there {'is' if len(common) == 1 else 'are'} {counted(len(common), 'image')} that all these runs were"
+            f" judged on, and {FEWEST} are needed to say who is better",
+            hint="Runs on the same data with the same --set split.seed and --test are judged on the same images.",
+        )
+    own = {id(run): _only(run, [of[digest] for digest in common]) for run, of in zip(every, places, strict=True)}
+    _check_labels(runs, own)
+    return {label: [own[id(run)] for run in of_label] for label, of_label in runs.items()}
+
+
+def _only(run: Finished, places: Sequence[int]) -> Finished:
+    digests = tuple(run.digests[place] for place in places)
+    units = run.units and tuple(run.units[place] for place in places)
+    return replace(
+        run, files=digests, digests=digests, said=run.said[list(places)], right=run.right[list(places)], units=units
+    )
+
+
+def _check_labels(runs: Mapping[str, Sequence[Finished]], own: Mapping[int, Finished]) -> None:
+    (first, *_), *_ = (own_runs for own_runs in runs.values())
+    expected = own[id(first)].right
+    for label, of_label in runs.items():
+        for run in of_label:
+            right = own[id(run)].right
+            is_other = np.full(len(right), right.shape != expected.shape)
+            if right.shape == expected.shape:
+                is_other = (right != expected).reshape(len(right), -1).any(axis=1)
+            if is_other.any():
+                digest = own[id(run)].digests[int(is_other.argmax())]
+                raise CheckpointError(
+                    f"{label} has other labels than {next(iter(runs))}: of {counted(int(is_other.sum()), 'image')},"
+                    f" the first of which is {run.files[run.digests.index(digest)]}",
+                    hint="They were trained on unlike tables or folders, and answer different questions.",
+                )
+
+
+def _differences(folders: Sequence[RunFolder]) -> dict[str, tuple[Any, ...]]:
+    read = [recipes.load(folder.recipe) for folder in folders]
+    values = {key: tuple(recipes.value(recipe, key) for recipe in read) for key in recipes.fields()}
+    return {key: those for key, those in values.items() if any(value != those[0] for value in those[1:])}
+
+
+def _metrics(
+    folders: Mapping[str, RunFolder], judged: Mapping[str, Finished]
+) -> dict[str, tuple[dict[str, float] | None, ...]]:
+    read = [read_json(folder.metrics)[judged[label].split] for label, folder in folders.items()]
+    names = list(dict.fromkeys(name for figures in read for name in figures))
+    return {name: tuple(figures.get(name) for figures in read) for name in names}
+
+
+def _on_which(judged: Mapping[str, Finished], num_images: int) -> list[str]:
+    """Return which images of each run the standing leaves out, in words."""
+    more = {label: len(run.files) for label, run in judged.items() if len(run.files) > num_images}
+    if not more:
+        return []
+    named = ", ".join(f"{label} on {count:,}" for label, count in more.items())
+    return [f"compared on the {num_images:,} images that all were judged on; {named}"]
