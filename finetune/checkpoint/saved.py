@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
@@ -37,6 +37,7 @@ from finetune.types import EpochLine, Manifest, Split, to_json
 from finetune.whole import write_text
 
 GUESS_COLUMNS = ("file", "split", "class", "predicted")  # of predictions.csv; those of probabilities follow
+SURE_COLUMNS = ("confidence", "second", "confidence of second")  # of one class
 
 
 @dataclass(slots=True)
@@ -185,17 +186,30 @@ def write_predictions(
 ) -> None:
     """Write predictions.csv: for every measured image its split, its class, and the class that was named.
 
-    Of several classes and of numbers likewise; of several classes the probability of each (N, K) too.
+    Of several classes and of numbers likewise. Of `probabilities` (N, K), where there are any, several classes have
+    all, one class has its own and the second likeliest with its own.
     """
+    is_single = manifest.task == "classify"
+    more = {
+        name: _two_likeliest(shares, manifest.classes) if is_single else (map(repr, row) for row in shares.tolist())
+        for name, shares in probabilities.items()
+    }
     rows = (
-        (sample.file, name, manifest.label(sample.target), manifest.label(guess), *map(repr, shares))
+        (sample.file, name, manifest.label(sample.target), manifest.label(guess), *shares)
         for name, guessed in guesses.items()
         for sample, guess, shares in zip(
-            manifest.split(name), guessed, probabilities[name].tolist() if probabilities else repeat(()), strict=False
+            manifest.split(name), guessed, more[name] if probabilities else repeat(()), strict=False
         )
     )
-    columns = [f"probability of {name}" for name in manifest.classes] if probabilities else []
-    _write_table(path, (*GUESS_COLUMNS, *columns), rows)
+    columns = SURE_COLUMNS if is_single else tuple(f"probability of {name}" for name in manifest.classes)
+    _write_table(path, (*GUESS_COLUMNS, *(columns if probabilities else ())), rows)
+
+
+def _two_likeliest(shares: NDArray[np.float64], classes: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield for each image the largest of its probabilities (N, K), and the second class with its own."""
+    for row in shares:
+        best, second = np.argsort(-row, kind="stable")[:2]
+        yield f"{row[best]:.6f}", classes[second], f"{row[second]:.6f}"
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

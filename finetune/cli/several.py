@@ -12,6 +12,7 @@ from finetune.cli.options import base_recipe
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
+from finetune.tasks import NUM_FIRST
 
 if TYPE_CHECKING:
     from finetune.types import Interval
@@ -52,7 +53,9 @@ def run_them(
 def show(found: Several) -> None:
     """Print what each run shows, their mean, and of folds all of them together."""
     console = tables.out()
-    columns = [(split, name) for split, values in next(iter(found.runs.values())).items() for name in values]
+    columns = [
+        (split, name) for split, values in next(iter(found.runs.values())).items() for name in list(values)[:NUM_FIRST]
+    ]
     headers = ["", *(f"{split} {name}" for split, name in columns)]
     rows = [(run, *(f"{metrics[split][name].value:.3f}" for split, name in columns))
             for run, metrics in found.runs.items()]  # fmt: skip
@@ -62,7 +65,9 @@ def show(found: Several) -> None:
     console.print(tables.table(headers, rows, drop=headers[:1:-1]))
     for what, values in (("out of fold", found.out_of_fold), ("ensemble, test", found.ensemble)):
         if values:
-            console.print(f"{what}: " + ", ".join(f"{name} {_shown(value)}" for name, value in values.items()))
+            console.print(
+                f"{what}: " + ", ".join(f"{name} {_shown(value)}" for name, value in list(values.items())[:NUM_FIRST])
+            )
     console.print(f"\n{_meaning(found)}", style="dim")
     for name, reason in found.failed.items():
         console.print(f"[red]failed[/red] {escape(f'{name}: {reason}')}")

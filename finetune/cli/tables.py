@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.cli.grid import Column, Grid
 from finetune.cli.terminal import Console, escape, printable
 from finetune.data.balance import never_predicted_text
+from finetune.tasks import NUM_FIRST
 from finetune.train.delivery import TOLD_APART
 from finetune.wording import counted
 
@@ -69,7 +70,7 @@ def table(
 def show_result(result: RunResult) -> None:
     """Print what a run leaves and how good it is."""
     console = out()
-    names = list(dict.fromkeys(name for values in result.metrics.values() for name in values))
+    names = list(dict.fromkeys(name for values in result.metrics.values() for name in values))[:NUM_FIRST]
     rows = [
         [split, *(f"{v[name]['value']:.3f} [{v[name]['low']:.2f}, {v[name]['high']:.2f}]" for name in names)]
         for split, v in result.metrics.items()
@@ -86,6 +87,7 @@ def show_result(result: RunResult) -> None:
         console.print(f"\nepoch {result.delivered_epoch} is delivered: {why}")
     console.print(f"\neverything is in [bold]{escape(str(result.folder))}[/bold]")
     left = [("model/", "timm's folder of its weights"), ("report.html", "why, and how well")]
+    left.append(("metrics.json", "these and other measures"))
     is_exported = (result.folder / "exports" / "model.onnx").is_file()
     if is_exported:
         left.append(("exports/", "model.onnx, proven equal"))

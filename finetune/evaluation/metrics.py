@@ -1,11 +1,14 @@
-"""The metrics of each task, each with its interval, in one table: of one class top1, top5, macro_f1 and ece.
+"""The metrics of each task, each with its interval, in one table.
+
+The first ones of a task are those that a short table has room for (`tasks.NUM_FIRST`).
 
 Letters: N images, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,11 +21,13 @@ from torch import Tensor
 from finetune.evaluation.intervals import percentiles, share
 from finetune.evaluation.labels import JudgedLabels, macro_f1_of_labels, map_interval, micro_f1, resamples_of
 from finetune.evaluation.numbers import JudgedNumbers, mae, r2, rmse
+from finetune.evaluation.shares import auroc, balanced_accuracy, squared_errors, surprises
 from finetune.randomness import Resamples
 from finetune.tasks import Task
 from finetune.types import Interval
 
 BINS, DRAWS = 15, 300
+ANY_SIZE = (0.0, math.inf)
 FEWEST_FOR_TOP5 = 10  # classes: with fewer, half of them or more are among five guesses
 
 
@@ -55,16 +60,17 @@ class Predicted:
 class Metric:
     """A metric with its interval, what its name means to a reader, and the fewest classes it says anything of."""
 
-    of: Callable[[Any], Interval]
+    of: Callable[[Any], Interval | None]  # None: these images say nothing of it
     meaning: str
     fewest_classes: int = 1
+    bounds: tuple[float, float] = (0.0, 1.0)  # what it can be
 
 
 def measure(logits: Tensor, targets: Tensor, *, units: Sequence[int] | None = None) -> dict[str, Interval]:
-    """Return the metrics of (N, K) logits that say something of so many classes; intervals are 95 %."""
+    """Return the metrics that (N, K) logits of such images and so many classes say something of; intervals are 95 %."""
     guesses, right = logits.argmax(dim=1).numpy(), targets.numpy()
     judged = Predicted(logits, guesses, right, units, Resamples(len(right), units, draws=DRAWS, seed=0))
-    return {name: metric.of(judged) for name, metric in METRICS.items() if judged.num_classes >= metric.fewest_classes}
+    return _known(METRICS, judged)
 
 
 def measure_task(
@@ -84,7 +90,13 @@ def measure_task(
         judged = JudgedLabels.of(outputs, targets, thresholds, weights)
     else:
         judged = JudgedNumbers.of(outputs, targets, weights)
-    return {name: metric.of(judged) for name, metric in TASK_METRICS[task].items()}
+    return _known(TASK_METRICS[task], judged)
+
+
+def _known(rows: Mapping[str, Metric], judged: Any) -> dict[str, Interval]:
+    fewest = getattr(judged, "num_classes", 1)
+    found = {name: metric.of(judged) for name, metric in rows.items() if fewest >= metric.fewest_classes}
+    return {name: interval for name, interval in found.items() if interval is not None}
 
 
 def _top1(judged: Predicted) -> Interval:
@@ -106,6 +118,20 @@ def _macro_f1(judged: Predicted) -> Interval:
 def _ece(judged: Predicted) -> Interval:
     """Return the expected calibration error in 15 bins of equal width. Source: Guo et al. 2017, arXiv:1706.04599."""
     return calibration(judged.logits.softmax(dim=1).amax(dim=1), judged.hits, judged.weights)
+
+
+def _balanced(judged: Predicted) -> Interval:
+    return balanced_accuracy(judged.hits, judged.right, judged.units)
+
+
+def _auroc(judged: Predicted) -> Interval | None:
+    return auroc(judged.logits, torch.from_numpy(judged.right), judged.units)
+
+
+def _mean_of(judged: Predicted, *, each: Callable[[Tensor, Tensor], NDArray[np.float64]]) -> Interval:
+    """Return the mean of a number that each image has, with percentiles."""
+    values = each(judged.logits, torch.from_numpy(judged.right))
+    return percentiles(float(values.mean()), [float(weight @ values / weight.sum()) for weight in judged.weights])
 
 
 def macro_f1(guesses: NDArray[Any], right: NDArray[Any], num_classes: int, weight: NDArray[Any]) -> float:
@@ -150,9 +176,13 @@ def confusions(logits: Tensor, targets: Tensor) -> tuple[tuple[int, int, int], .
 
 METRICS = {
     "top1": Metric(_top1, "share of images whose likeliest class is right"),
-    "top5": Metric(_top5, "share of images whose class is among the five likeliest", FEWEST_FOR_TOP5),
     "macro_f1": Metric(_macro_f1, "mean F1 of the classes"),
     "ece": Metric(_ece, "how far confidence is from accuracy"),
+    "top5": Metric(_top5, "share of images whose class is among the five likeliest", FEWEST_FOR_TOP5),
+    "balanced_accuracy": Metric(_balanced, "mean over the classes of the share of their images that are right"),
+    "auroc": Metric(_auroc, "how often an image of a class ranks above one of another, of two classes the second"),
+    "brier": Metric(partial(_mean_of, each=squared_errors), "squared error of the probabilities", bounds=(0.0, 2.0)),
+    "nll": Metric(partial(_mean_of, each=surprises), "mean of -ln of the right class's probability", bounds=ANY_SIZE),
 }
 TASK_METRICS: dict[Task, dict[str, Metric]] = {
     "classify": METRICS,
@@ -162,8 +192,19 @@ TASK_METRICS: dict[Task, dict[str, Metric]] = {
         "micro_f1": Metric(micro_f1, "F1 over all pairs of image and class"),
     },
     "regress": {
-        "r2": Metric(partial(JudgedNumbers.interval, measure=r2), "share of the variance that is explained"),
-        "mae": Metric(partial(JudgedNumbers.interval, measure=mae), "mean absolute error"),
-        "rmse": Metric(partial(JudgedNumbers.interval, measure=rmse), "root of the mean squared error"),
+        "r2": Metric(
+            partial(JudgedNumbers.interval, measure=r2),
+            "share of the variance that is explained",
+            bounds=(-math.inf, 1.0),
+        ),
+        "mae": Metric(partial(JudgedNumbers.interval, measure=mae), "mean absolute error", bounds=ANY_SIZE),
+        "rmse": Metric(
+            partial(JudgedNumbers.interval, measure=rmse), "root of the mean squared error", bounds=ANY_SIZE
+        ),
     },
 }
+
+
+def bounds_of(name: str) -> tuple[float, float]:
+    """Return the least and the most that a metric can be."""
+    return next(rows[name].bounds for rows in TASK_METRICS.values() if name in rows)

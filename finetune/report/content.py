@@ -18,7 +18,7 @@ from finetune.report.diagnosis import advice
 from finetune.report.looked import LitImage
 from finetune.settings import Recipe
 from finetune.strategy.matrix import CELLS
-from finetune.tasks import TASKS
+from finetune.tasks import NUM_FIRST, TASKS
 from finetune.types import EpochLine, to_json
 from finetune.wording import counted
 
@@ -125,7 +125,7 @@ def _headline(recipe: Recipe, metrics: Mapping[str, Any], history: Sequence[Epoc
 
 
 def _figures(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[dict[str, str]]:
-    """Return three figures of the split that was measured last, with their intervals."""
+    """Return the first figures of the split that was measured last, with their intervals."""
     if not metrics:
         return []
     split, measured = list(metrics.items())[-1]
@@ -135,5 +135,5 @@ def _figures(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[d
             "value": f"{value['value']:.3f}",
             "between": f"{value['low']:.3f} to {value['high']:.3f}",
         }
-        for name, value in list(measured.items())[:3]
+        for name, value in list(measured.items())[:NUM_FIRST]
     ]

@@ -223,7 +223,7 @@ def _deliver(
     deviation = prepared.scale.deviation if prepared.scale else None
     of_task: Any = {"task": manifest.task, "thresholds": assessed.thresholds, "deviation": deviation}
     write_model(folder.model, delivered, manifest.classes, **of_task)
-    write_predictions(folder.predictions, manifest, assessed.guesses, _of_several(assessed, manifest))
+    write_predictions(folder.predictions, manifest, assessed.guesses, _probabilities(assessed, manifest))
     if assessed.known is not None:
         write_known(folder.known, assessed.known)
     timing = {
@@ -260,11 +260,14 @@ def _deliver(
     )
 
 
-def _of_several(assessed: Assessed, manifest: Manifest) -> dict[Split, NDArray[np.float64]]:
-    """Return the probabilities (N, K) by split where an image has several classes, else nothing."""
-    if manifest.task != "multilabel":
+def _probabilities(assessed: Assessed, manifest: Manifest) -> dict[Split, NDArray[np.float64]]:
+    """Return the probabilities (N, K) of the classes by split; nothing of numbers."""
+    if manifest.task == "regress":
         return {}
-    return {name: outputs.double().sigmoid().numpy() for name, (outputs, _) in assessed.outputs.items()}
+    return {
+        name: (outputs.double().sigmoid() if manifest.task == "multilabel" else outputs.double().softmax(dim=1)).numpy()
+        for name, (outputs, _) in assessed.outputs.items()
+    }
 
 
 def _answered(prepared: Prepared, assessed: Assessed) -> Answered | None:

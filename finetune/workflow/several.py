@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from finetune.evaluation.answers import answers
 from finetune.evaluation.ensembles import averaged
 from finetune.evaluation.intervals import over_fold_values, over_seed_values
 from finetune.evaluation.labels import best_thresholds
-from finetune.evaluation.metrics import measure_task
+from finetune.evaluation.metrics import bounds_of, measure_task
 from finetune.evaluation.predictions import probabilities_of
 from finetune.exports.ensemble import write_ensemble
 from finetune.prepare.asked import recipe_of
@@ -42,7 +41,6 @@ from finetune.types import Event, Interval, Manifest, OnEvent, Sample, ignore, t
 from finetune.whole import write_text
 
 BATCH = 32
-BOUNDS = {"r2": (-math.inf, 1.0), "mae": (0.0, math.inf), "rmse": (0.0, math.inf)}  # of other metrics: 0 and 1
 Metrics = dict[str, dict[str, Interval]]  # by split and name
 
 
@@ -178,6 +176,7 @@ def _mean(runs: Sequence[Metrics], kind: Kind) -> Metrics:
                 else over_seed_values([run[name][key] for run in runs]),
             )
             for key in values
+            if all(key in run[name] for run in runs)  # a fold may show too little of one
         }
         for name, values in runs[0].items()
     }
@@ -185,7 +184,7 @@ def _mean(runs: Sequence[Metrics], kind: Kind) -> Metrics:
 
 def _within(name: str, interval: Interval) -> Interval:
     """Return an interval cut at what a metric can be."""
-    least, most = BOUNDS.get(name, (0.0, 1.0))
+    least, most = bounds_of(name)
     return Interval(interval.value, max(least, interval.low), min(most, interval.high))
 
 

@@ -168,4 +168,4 @@ def test_features_are_cached_view_by_view_of_how_many(run: Path, tmp_path: Path)
     )
     tasks = [task for task in dict.fromkeys(told) if task.startswith("cache features")]
     assert tasks == [f"cache features, view {view} of 4" for view in range(1, 5)] + ["cache features"]  # val has one
-    assert json.loads((run / "metrics.json").read_text())["val"].keys() == {"top1", "macro_f1", "ece"}
+    assert json.loads((run / "metrics.json").read_text())["val"].keys() >= {"top1", "macro_f1", "ece", "auroc"}

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_f1_score
+from torchmetrics.functional.classification import (
+    multiclass_auroc,
+    multiclass_calibration_error,
+    multiclass_f1_score,
+)
 
 from finetune.evaluation.metrics import confusions, measure, top1
 from finetune.types import Interval
@@ -33,8 +37,8 @@ def test_top5_is_left_out_where_five_guesses_are_most_classes() -> None:
     guesses = [0, 1, 2, 3]
     few = measure(logits_of(guesses, num_classes=9), torch.tensor(guesses))
     many = measure(logits_of(guesses, num_classes=10), torch.tensor(guesses))
-    assert list(few) == ["top1", "macro_f1", "ece"]
-    assert list(many) == ["top1", "top5", "macro_f1", "ece"]
+    assert list(few) == ["top1", "macro_f1", "ece", "balanced_accuracy", "auroc", "brier", "nll"]
+    assert list(many) == [*[*few][:3], "top5", *[*few][3:]]
 
 
 def test_top5_counts_the_right_class_among_the_five_largest() -> None:
@@ -79,7 +83,8 @@ def test_intervals_hold_their_values_and_shrink_with_more_images() -> None:
         generator = torch.Generator().manual_seed(0)
         logits, targets = torch.randn(count, 7, generator=generator), torch.arange(count) % 7
         found = measure(logits + 2 * torch.nn.functional.one_hot(targets, 7), targets)
-        assert all(0 <= item.low <= item.value <= item.high <= 1 for item in found.values())
+        most = {"nll": math.inf, "brier": 2}
+        assert all(0 <= v.low <= v.value <= v.high <= most.get(name, 1) for name, v in found.items())
         return {name: item.high - item.low for name, item in found.items()}
 
     few, many = width(30), width(480)
@@ -175,3 +180,68 @@ def test_metrics_are_those_of_every_resample_measured_by_itself(
     ):
         got = found[name]
         assert (got.value, got.low, got.high) == pytest.approx((wanted.value, wanted.low, wanted.high), abs=2e-6)
+
+
+def pairs_in_order(shares: Tensor, is_of: Tensor) -> float:
+    """The share of all pairs of an image of a class and another in which the first is surer; equal ones half."""
+    gaps = shares[is_of][:, None] - shares[~is_of][None]
+    return float(((gaps > 1e-9).double() + 0.5 * (gaps.abs() <= 1e-9)).mean())
+
+
+@pytest.mark.filterwarnings("ignore:No positive samples")
+@pytest.mark.parametrize(("count", "num_classes"), [(60, 2), (61, 3), (90, 12)])
+@pytest.mark.parametrize("rounded", [False, True], ids=["apart", "many equal"])
+def test_measures_of_probabilities_are_those_of_the_libraries(count: int, num_classes: int, rounded: bool) -> None:
+    generator = torch.Generator().manual_seed(count)
+    logits, targets = torch.randn(count, num_classes, generator=generator), torch.arange(count) ** 2 % num_classes
+    logits[torch.arange(count), targets] += 1
+    logits = logits.round() if rounded else logits
+    shares, found = logits.double().softmax(dim=1), measure(logits, targets)
+    present = targets.unique()
+    aurocs = [pairs_in_order(shares[:, label], targets == label) for label in present.tolist()]
+    wanted = aurocs[-1] if num_classes == 2 else np.mean(aurocs)
+    if not rounded:  # the library tells apart what only rounding does
+        library = multiclass_auroc(shares, targets, num_classes=num_classes, average=None)[present]
+        assert library.tolist() == pytest.approx(aurocs, abs=1e-6)
+    brier = (shares - torch.nn.functional.one_hot(targets, num_classes)).square().sum(dim=1).mean()
+    hits = logits.argmax(dim=1) == targets
+    recall = torch.stack([hits[targets == label].double().mean() for label in present]).mean()
+    assert found["auroc"].value == pytest.approx(float(wanted), abs=1e-6)
+    assert found["brier"].value == pytest.approx(float(brier) / (2 if num_classes == 2 else 1))
+    assert found["nll"].value == pytest.approx(float(torch.nn.functional.cross_entropy(logits, targets)), rel=1e-5)
+    assert found["balanced_accuracy"].value == pytest.approx(float(recall))
+
+
+def test_auroc_is_left_out_where_all_images_have_one_class() -> None:
+    found = measure(logits_of([0, 0, 1], num_classes=3), torch.tensor([0, 0, 0]))
+    assert "auroc" not in found and found["balanced_accuracy"].value == pytest.approx(2 / 3)
+
+
+def test_few_images_of_a_class_leave_wide_what_is_averaged_over_the_classes() -> None:
+    def widths(of_second: int) -> tuple[float, float]:
+        guesses = [0] * 200 + [1] * of_second
+        found = measure(logits_of(guesses, num_classes=2), torch.tensor(guesses))
+        assert found["auroc"].value == found["balanced_accuracy"].value == 1.0
+        return tuple(found[name].high - found[name].low for name in ("auroc", "balanced_accuracy"))
+
+    assert all(few > 0.2 > 0.05 > many > 0 for few, many in zip(widths(3), widths(200), strict=True))
+
+
+def test_copies_say_no_more_than_what_they_copy() -> None:
+    logits, targets = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 4
+    logits[torch.arange(60), targets] += 1
+    once = measure(logits, targets)
+    twice = measure(logits.repeat(2, 1), targets.repeat(2), units=[*range(60)] * 2)
+    for name in ("auroc", "balanced_accuracy"):
+        ends = [(one.value, one.low, one.high) for one in (once[name], twice[name])]
+        assert ends[1] == pytest.approx(ends[0], abs=0.01)
+
+
+def test_the_interval_of_auroc_holds_the_truth_about_as_often_as_it_says() -> None:
+    generator, held = torch.Generator().manual_seed(0), 0
+    targets = torch.arange(120) % 3 // 2  # a third of the second class
+    for _ in range(200):
+        gap = torch.randn(120, generator=generator) + 1.5 * targets
+        found = measure(torch.stack([torch.zeros(120), gap], dim=1), targets)["auroc"]
+        held += found.low <= 0.85558 <= found.high  # the normal distribution function at 1.5 / sqrt(2)
+    assert 0.91 * 200 <= held <= 0.99 * 200

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -76,3 +78,20 @@ def test_what_the_run_has_decoded_is_not_decoded_again_unless_the_file_has_chang
     assert len(read) == changed.num_images
     assert sum(any(row) for row in zip(*changed.confusion, strict=True)) == 1  # all black: one class is named
     assert first.num_images == changed.num_images
+
+
+def test_predictions_keep_the_confidence_and_the_second_guess(finished: Path) -> None:
+    with (finished / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [*rows[0]] == ["file", "split", "class", "predicted", "confidence", "second", "confidence of second"]
+    assert all(row["predicted"] != row["second"] for row in rows)
+    assert all(1 >= float(row["confidence"]) >= float(row["confidence of second"]) >= 0 for row in rows)
+    right = [row["class"] for row in rows if row["split"] == "test"]
+    logs = [
+        -math.log(float(row["confidence"]))
+        for row in rows
+        if row["split"] == "test" and row["class"] == row["predicted"]
+    ]
+    measured = finetune.evaluate(finished, split="test").metrics
+    assert len(logs) / len(right) == pytest.approx(measured["top1"].value)
+    assert sum(logs) / len(right) <= measured["nll"].value + 1e-5
