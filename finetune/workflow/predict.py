@@ -157,7 +157,7 @@ class Classifier:
         return Stream(layout, images.total, self._named(scorer, images, layout, wanted, on_event))
 
     def _named(
-        self, scorer: Scorer[Tensor], images: Images, layout: AnswerLayout, wanted: Wanted, on_event: OnEvent
+        self, scorer: Scorer[Any], images: Images, layout: AnswerLayout, wanted: Wanted, on_event: OnEvent
     ) -> Iterator[Named]:
         from finetune.train.guard import OF_A_MODEL, guarded
 
@@ -166,7 +166,7 @@ class Classifier:
                 scorer, images, layout, batch_size=self.batch_size, threshold=wanted.threshold, on_event=on_event
             )
 
-    def _scorer(self, wanted: Wanted) -> Scorer[Tensor]:
+    def _scorer(self, wanted: Wanted) -> Scorer[Any]:
         from finetune.images.transforms import plain_view
         from finetune.runs.known_file import read_known
 
@@ -206,21 +206,46 @@ class Classifier:
         return probabilities_of(TASKS[self.task].activation, logits.numpy())
 
 
+class OnnxClassifier(Classifier):
+    """An ONNX file of ours, that of an ensemble or of a folder of exports, ready to name what images show on a CPU.
+
+    It has no `model` in torch, and no `preprocessing` but in the file's metadata.
+    """
+
+    def __init__(self, found: Model, *, batch_size: int = 32) -> None:
+        check_count("batch_size", batch_size)
+        file = found.file or found.path
+        scorer = exported(file)
+        self.run, self.file, self.batch_size, self._found = found.path, file, batch_size, found
+        self.classes, self.task, self.thresholds = scorer.classes, scorer.task, tuple(scorer.thresholds)
+
+    def __repr__(self) -> str:
+        kind = f"of {len(self.classes)} classes" if self.task != "regress" else "of a number"
+        return f"<Classifier {kind} from {self.file} by onnxruntime>"
+
+    def _scorer(self, wanted: Wanted) -> Scorer[Any]:
+        if wanted.needs_model:
+            _of_model(self._found, wanted, "onnxruntime")
+        return exported(self.file, tta=wanted.tta)
+
+
 def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Classifier:
-    """Load the best model of a finished run, or the model of a timm folder, for prediction.
+    """Load what names images: the best model of a finished run, an ensemble, an ONNX file or a folder of exports.
+
+    The model of a timm folder that names its classes is one, too. What is an ONNX file is computed by a CPU.
 
     Raises:
-        CheckpointError: no run folder, or a run that did not come to its end.
+        CheckpointError: nothing that can name images, or a run that did not come to its end.
+        ExportError: an ONNX file that is none of ours, or not the one that was proven.
+        RecipeError: an ONNX file on another device than a CPU.
     """
+    found = open_model(run)
+    if found.file is not None:
+        chosen_export(found, "auto", device, num_images=None, on_event=ignore)
+        return OnnxClassifier(found, batch_size=batch_size)
     from finetune.checkpoint.saved import load_run, load_timm
     from finetune.train.guard import OF_A_MODEL, guarded
 
-    found = open_model(run)
-    if found.file is not None and found.run is None:
-        raise RecipeError(
-            f"{run} is an ONNX file, which has no model in torch",
-            hint="Load the run that it was made of, or name it to `finetune predict`.",
-        )
     with guarded(OF_A_MODEL, is_shared=True):
         saved = load_timm(run, device=device) if found.is_timm else load_run(run, device=device)
         return Classifier(saved, batch_size=batch_size)

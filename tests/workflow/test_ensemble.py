@@ -83,6 +83,8 @@ def test_one_onnx_file_holds_all_members_and_predict_takes_it(three: list[Path],
 
     named = list(predict_with(tmp_path / "e", [str(Path(root, row["file"])) for row in rows_said]))
     assert [one.label for one in named] == [row["predicted"] for row in rows_said]
+    loaded = finetune.load(tmp_path / "e").predict([Path(root, row["file"]) for row in rows_said])
+    assert loaded.labels == [row["predicted"] for row in rows_said]
     with pytest.raises(finetune.CheckpointError, match="is an ensemble of several runs"):
         finetune.evaluate(tmp_path / "e")
     (tmp_path / "e" / "exports" / "model.onnx").write_bytes(b"another")

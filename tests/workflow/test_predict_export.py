@@ -52,6 +52,20 @@ def test_answers_and_warnings_are_those_of_the_model(exported: Path, drawn: Path
     assert said[1][-2].facts == {"task": "predict", "done": 63, "total": 63}
 
 
+def test_an_export_is_loaded_and_answers_like_its_run(exported: Path, drawn: Path) -> None:
+    image = Image.open(next(drawn.rglob("*.jpg")))
+    expected = finetune.load(exported).predict([image]).probabilities
+    for place in (exported / "exports" / "model.onnx", exported / "exports"):
+        classifier = finetune.load(place)
+        assert classifier.classes == finetune.load(exported).classes and "onnxruntime" in repr(classifier)
+        assert classifier.predict([image, np.asarray(image)]).probabilities[0] == pytest.approx(expected[0], abs=1e-4)
+        assert next(classifier.predict(one for one in [image])).label
+        with pytest.raises(finetune.RecipeError, match="--features asks for features, which an export does not give"):
+            classifier.predict(image, features=True)
+        with pytest.raises(finetune.RecipeError, match="is an ONNX file, which a CPU computes"):
+            finetune.load(place, device="cuda")
+
+
 def test_no_torch_is_imported(exported: Path, drawn: Path) -> None:
     image = next(drawn.rglob("*.jpg"))
     code = (
