@@ -22,6 +22,7 @@ from finetune.checkpoint.run_folder import write_json
 from finetune.checkpoint.saved import SavedRun
 from finetune.device import in_fast_layout
 from finetune.errors import ExportError, ResourceError
+from finetune.exports.beside import names_beside, write_beside
 from finetune.exports.client import digest_of, model_files
 from finetune.exports.onnx import Parity, prove, write_onnx
 from finetune.images.decode import read_rgb
@@ -66,7 +67,7 @@ def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
     proof_file = path.with_name("parity.json")
     if path.absolute().parent != saved.folder.exports.absolute():  # where others keep their files
         proof_file = path.with_name(f"{path.stem}.parity.json")
-        for place in (path, proof_file):
+        for place in (path, proof_file, *names_beside(path).values()):
             if place.exists():
                 raise ResourceError(f"{place} exists already", hint="Give another name with --out, or remove it.")
     facts = write_proven(
@@ -81,6 +82,7 @@ def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
         hint="Please report this network; the checkpoint and model/ are untouched.",
     )
     facts["model"] = digest_of(*model_files(saved.folder))
+    write_beside(path, classes=saved.classes, preprocessing=saved.backbone.preprocessing, task=saved.task, proof=facts)
     write_json(proof_file, facts)
     return Export(path, "onnx", facts)
 
