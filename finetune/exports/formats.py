@@ -82,7 +82,6 @@ def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
         hint="Please report this network; the checkpoint and model/ are untouched.",
     )
     facts["model"] = digest_of(*model_files(saved.folder))
-    write_beside(path, classes=saved.classes, preprocessing=saved.backbone.preprocessing, task=saved.task, proof=facts)
     write_json(proof_file, facts)
     return Export(path, "onnx", facts)
 
@@ -100,6 +99,8 @@ def write_proven(
     hint: str = "",
 ) -> dict[str, Any]:
     """Write a model as an ONNX file that is proven to reproduce it, and return the proof with the file's hash.
+
+    What helps others to use it stands beside it (see `beside`).
 
     Raises:
         ExportError: it cannot be exported, or differs; no file stays then. ResourceError: it cannot be written.
@@ -119,7 +120,9 @@ def write_proven(
     finally:
         for left in path.parent.glob(f"{beside.name}*"):
             left.unlink()
-    return {**to_json(parity), "is_proven": True, "file": path.name, "digest": digest_of(path)}
+    facts = {**to_json(parity), "is_proven": True, "file": path.name, "digest": digest_of(path)}
+    write_beside(path, classes=classes, preprocessing=preprocessing, task=task, proof=facts)
+    return facts
 
 
 def _timm_folder(saved: SavedRun, place: Path, proof: Proof) -> Export:
