@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.tasks import AnyTarget, Labels, Quantity, Target, Task
+from finetune.types import Split
 
 
 def answers(task: Task, outputs: Tensor, thresholds: Sequence[float] = ()) -> list[AnyTarget]:
     """Return what outputs (N, K) say of each image; of several classes those at or above their thresholds."""
     return ANSWERS[task](outputs, thresholds)
+
+
+def class_shares(task: Task, outputs: Mapping[Split, Tensor]) -> dict[Split, NDArray[np.float64]]:
+    """Return the probabilities (N, K) of the classes by outputs (N, K), split by split; nothing of numbers."""
+    if task == "regress":
+        return {}
+    doubles = {name: rows.double() for name, rows in outputs.items()}
+    return {
+        name: (rows.sigmoid() if task == "multilabel" else rows.softmax(dim=1)).numpy()
+        for name, rows in doubles.items()
+    }
 
 
 def _classes(outputs: Tensor, thresholds: Sequence[float]) -> list[AnyTarget]:

@@ -22,6 +22,7 @@ from finetune.checkpoint.run_folder import write_json
 from finetune.checkpoint.saved import SavedRun
 from finetune.device import in_fast_layout
 from finetune.errors import ExportError, ResourceError
+from finetune.exports.beside import names_beside, write_beside
 from finetune.exports.client import digest_of, model_files
 from finetune.exports.onnx import Parity, prove, write_onnx
 from finetune.images.decode import read_rgb
@@ -66,7 +67,7 @@ def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
     proof_file = path.with_name("parity.json")
     if path.absolute().parent != saved.folder.exports.absolute():  # where others keep their files
         proof_file = path.with_name(f"{path.stem}.parity.json")
-        for place in (path, proof_file):
+        for place in (path, proof_file, *names_beside(path).values()):
             if place.exists():
                 raise ResourceError(f"{place} exists already", hint="Give another name with --out, or remove it.")
     facts = write_proven(
@@ -99,6 +100,8 @@ def write_proven(
 ) -> dict[str, Any]:
     """Write a model as an ONNX file that is proven to reproduce it, and return the proof with the file's hash.
 
+    What helps others to use it stands beside it (see `beside`).
+
     Raises:
         ExportError: it cannot be exported, or differs; no file stays then. ResourceError: it cannot be written.
     """
@@ -117,7 +120,9 @@ def write_proven(
     finally:
         for left in path.parent.glob(f"{beside.name}*"):
             left.unlink()
-    return {**to_json(parity), "is_proven": True, "file": path.name, "digest": digest_of(path)}
+    facts = {**to_json(parity), "is_proven": True, "file": path.name, "digest": digest_of(path)}
+    write_beside(path, classes=classes, preprocessing=preprocessing, task=task, proof=facts)
+    return facts
 
 
 def _timm_folder(saved: SavedRun, place: Path, proof: Proof) -> Export:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.backbone.groups import head_modules
@@ -19,7 +17,7 @@ from finetune.checkpoint.saved import write_model, write_predictions
 from finetune.checkpoint.state import Checkpoint
 from finetune.data.balance import never_among, never_predicted_text
 from finetune.data.split import units_of
-from finetune.evaluation.answers import answers
+from finetune.evaluation.answers import answers, class_shares
 from finetune.evaluation.by_class import ClassFigures, figures_by_class
 from finetune.evaluation.forward import collect_logits
 from finetune.evaluation.labels import best_thresholds
@@ -223,7 +221,8 @@ def _deliver(
     deviation = prepared.scale.deviation if prepared.scale else None
     of_task: Any = {"task": manifest.task, "thresholds": assessed.thresholds, "deviation": deviation}
     write_model(folder.model, delivered, manifest.classes, **of_task)
-    write_predictions(folder.predictions, manifest, assessed.guesses, _probabilities(assessed, manifest))
+    shares = class_shares(manifest.task, {name: outputs for name, (outputs, _) in assessed.outputs.items()})
+    write_predictions(folder.predictions, manifest, assessed.guesses, shares)
     if assessed.known is not None:
         write_known(folder.known, assessed.known)
     timing = {
@@ -258,16 +257,6 @@ def _deliver(
     return RunResult(
         folder.path, recipe.strategy.name, assessed.metrics, len(end.history), delivered_epoch, len(manifest.problems)
     )
-
-
-def _probabilities(assessed: Assessed, manifest: Manifest) -> dict[Split, NDArray[np.float64]]:
-    """Return the probabilities (N, K) of the classes by split; nothing of numbers."""
-    if manifest.task == "regress":
-        return {}
-    return {
-        name: (outputs.double().sigmoid() if manifest.task == "multilabel" else outputs.double().softmax(dim=1)).numpy()
-        for name, (outputs, _) in assessed.outputs.items()
-    }
 
 
 def _answered(prepared: Prepared, assessed: Assessed) -> Answered | None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from torch import Tensor
+
 from finetune.checkpoint.run_folder import RunFolder, check_new
 from finetune.checkpoint.saved import write_predictions
 from finetune.errors import CheckpointError, RecipeError, did_you_mean
-from finetune.evaluation.answers import answers
+from finetune.evaluation.answers import answers, class_shares
 from finetune.evaluation.ensembles import Average, averaged, chosen_greedily
 from finetune.exports.ensemble import write_ensemble
 from finetune.prepare.members import Joined, Members, join_members, joined_facts, judge_of, load_members
@@ -82,7 +84,7 @@ def ensemble(
     if out is None:
         return Ensemble(average, found, None, None)
     on_event(Event.message(f"writing one ONNX file of {counted(len(places), 'network')}"))
-    return _left(Path(out), members, found, places, average, {n: _said(members, found, outputs, n) for n in outputs})
+    return _left(Path(out), members, found, places, average, outputs)
 
 
 def _counts(members: Members, average: Average, once: bool) -> tuple[int, ...]:
@@ -95,12 +97,8 @@ def _counts(members: Members, average: Average, once: bool) -> tuple[int, ...]:
     return chosen_greedily(outputs, judge, task=members.task, average=average, is_once=once).counts
 
 
-def _said(members: Members, found: Joined, outputs: dict[Split, Any], name: Split) -> list[Any]:
-    return answers(members.task, outputs[name], found.thresholds)
-
-
 def _left(
-    out: Path, members: Members, found: Joined, places: Sequence[int], average: Average, said: dict[Split, list[Any]]
+    out: Path, members: Members, found: Joined, places: Sequence[int], average: Average, outputs: dict[Split, Tensor]
 ) -> Ensemble:
     """Write the folder of an ensemble, whole or not at all."""
     runs = [members.runs[place] for place in places]
@@ -111,7 +109,8 @@ def _left(
         parity = write_ensemble(
             folder, runs, counts, proof, average=average, thresholds=found.thresholds, facts=joined_facts(found)
         )
-        write_predictions(folder.predictions, members.manifest, said, {})
+        said = {name: answers(members.task, rows, found.thresholds) for name, rows in outputs.items()}
+        write_predictions(folder.predictions, members.manifest, said, class_shares(members.task, outputs))
     return Ensemble(average, found, out, parity)
 
 

@@ -16,7 +16,7 @@ from finetune.checkpoint.run_folder import RunFolder, check_new, write_json
 from finetune.checkpoint.saved import write_model, write_predictions
 from finetune.checkpoint.soups import check_one_start, heads_begin_alike, mean_state
 from finetune.errors import CheckpointError
-from finetune.evaluation.answers import answers
+from finetune.evaluation.answers import answers, class_shares
 from finetune.prepare.members import Joined, Members, join_members, joined_facts, judge_of, load_members, logits_on
 from finetune.settings import FORMAT_VERSION
 from finetune.train.guard import OF_A_MODEL, guarded
@@ -135,7 +135,7 @@ def _leave(out: Path, members: Members, found: Joined, outputs: dict[Split, Tens
             if file.is_file():
                 shutil.copyfile(file, beside / file.name)
         write_model(folder.model, first.backbone, first.classes, **of_task)
-        write_predictions(folder.predictions, members.manifest, said, {})
+        write_predictions(folder.predictions, members.manifest, said, class_shares(members.task, outputs))
         write_json(folder.environment, environment.describe())
         write_json(beside / "soup.json", {"format_version": FORMAT_VERSION, **joined_facts(found)})
         write_text(folder.recipe, recipes.dump(first.recipe, header=HEADER))

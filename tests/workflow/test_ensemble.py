@@ -85,6 +85,12 @@ def test_one_onnx_file_holds_all_members_and_predict_takes_it(three: list[Path],
     assert [one.label for one in named] == [row["predicted"] for row in rows_said]
     loaded = finetune.load(tmp_path / "e").predict([Path(root, row["file"]) for row in rows_said])
     assert loaded.labels == [row["predicted"] for row in rows_said]
+    assert [float(row["confidence"]) for row in rows_said] == pytest.approx(
+        loaded.probabilities.max(axis=1).tolist(), abs=1e-4
+    )
+    assert {place.name for place in (tmp_path / "e" / "exports").iterdir()} == {
+        "model.onnx", "parity.json", "labels.txt", "README.md", "predict.py"
+    }  # fmt: skip
     with pytest.raises(finetune.CheckpointError, match="is an ensemble of several runs"):
         finetune.evaluate(tmp_path / "e")
     (tmp_path / "e" / "exports" / "model.onnx").write_bytes(b"another")
