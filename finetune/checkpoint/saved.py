@@ -90,7 +90,8 @@ def _loaded(folder: RunFolder, model: Path, recipe: Recipe) -> SavedRun:
     """
     compute = Compute.of(recipe.train)
     config = timm_folder.read_config(model)
-    classes = config.classes or _labels_beside(model)
+    is_of_others = model == folder.path  # config.json of a run names its classes, or was changed
+    classes = config.classes or (_labels_beside(model) if is_of_others else ())
     if not classes:
         raise CheckpointError(
             f"{model / timm_folder.CONFIG} does not say what its classes are called",
