@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -36,6 +37,16 @@ def counted(count: int, what: str, more: str = "") -> str:
 def apart(num_images: int, num_independent: int) -> str:
     """Return how many images are independent, to be put behind their count; empty where all are."""
     return f" ({num_independent:,} independent)" if num_independent < num_images else ""
+
+
+def as_json(content: Any, *, indent: int | None = None) -> str:
+    """Return JSON text; escaped where it holds names that are no UTF-8."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(content, indent=indent)
+    return text
 
 
 def meaning(problem: Mapping[str, Any]) -> str:

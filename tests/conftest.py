@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,4 +104,12 @@ def finished(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished head-only run on the drawn set."""
     place = tmp_path_factory.mktemp("finished") / "run"
     finetune.run(drawn, strategy="head-only", backbone="test_resnet", test=0.2, epochs=2, out=place, **QUICK)
+    return place
+
+
+@pytest.fixture(scope="session")
+def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run with its ONNX export; tests leave it as it is."""
+    place = Path(shutil.copytree(finished, tmp_path_factory.mktemp("exported") / "run"))
+    finetune.export(place)
     return place

@@ -79,19 +79,18 @@ def load_timm(path: str | Path, *, device: str = "auto") -> SavedRun:
         BackboneError: it cannot be loaded. CheckpointError: it does not say what its classes are called.
     """
     recipe = recipes.update(Recipe(), {"train.device": device})
-    return _loaded(RunFolder(Path(path)), Path(path), recipe)
+    return _loaded(RunFolder(Path(path)), Path(path), recipe, labels=_labels_beside(Path(path)))
 
 
-def _loaded(folder: RunFolder, model: Path, recipe: Recipe) -> SavedRun:
-    """Return the model in a timm folder, loaded.
+def _loaded(folder: RunFolder, model: Path, recipe: Recipe, *, labels: tuple[str, ...] = ()) -> SavedRun:
+    """Return the model in a timm folder, loaded; `labels` are its classes where its config.json names none.
 
     Raises:
         CheckpointError: it cannot be used, or has no names of classes.
     """
     compute = Compute.of(recipe.train)
     config = timm_folder.read_config(model)
-    is_of_others = model == folder.path  # config.json of a run names its classes, or was changed
-    classes = config.classes or (_labels_beside(model) if is_of_others else ())
+    classes = config.classes or labels
     if not classes:
         raise CheckpointError(
             f"{model / timm_folder.CONFIG} does not say what its classes are called",

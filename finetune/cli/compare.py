@@ -145,7 +145,7 @@ def _row(standing: Standing) -> tuple[str, ...]:
     name = standing.label if is_named else f"{standing.label} ({standing.strategy})"
     return (
         name,
-        f"{score.value:.3f} [{score.low:.2f}, {score.high:.2f}]",
+        tables.bracketed(score),
         f"{gap.value:.2f} [{gap.low:.2f}, {gap.high:.2f}]" if gap else "",
         tables.duration(standing.seconds),
         _count(standing.num_trained),

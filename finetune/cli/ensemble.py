@@ -127,10 +127,10 @@ def show_joined(found: Joined, what: str) -> None:
     splits = list(found.metrics)
     score = next(iter(found.metrics[splits[0]]))
     names = _short([member.run for member in found.members])
-    rows = [(what, "", *(_shown(found.metrics[split][score]) for split in splits))]
+    rows = [(what, "", *(tables.bracketed(found.metrics[split][score]) for split in splits))]
     for name, member in zip(names, found.members, strict=True):
         of = "-" if not member.count else f"{member.count}x" if _is_weighted(found) else "yes"
-        rows.append((name, of, *(_shown(member.metrics[split][score]) for split in splits)))
+        rows.append((name, of, *(tables.bracketed(member.metrics[split][score]) for split in splits)))
     console.print()
     console.print(tables.table(["", "takes part", *(f"{split} {score}" for split in splits)], rows,
                                drop=["takes part"]))  # fmt: skip
@@ -172,7 +172,3 @@ def _short(paths: Sequence[Path]) -> list[str]:
     """Return names of folders: their last part, where that tells them apart."""
     names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
-
-
-def _shown(value: Interval) -> str:
-    return f"{value.value:.3f} [{value.low:.2f}, {value.high:.2f}]"

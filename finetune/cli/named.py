@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
     from finetune.evaluation.prediction_rows import AnswerLayout
 
 ROWS_AT_ONCE = 1000  # of a table: it is as wide as its widest cell, which is known when all are there
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+class FormName(StrEnum):
+    csv = "csv"
+    tsv = "tsv"
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+SUFFIXES = tuple(f".{form}" for form in FormName)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from finetune.cli.named import Shape, Tally, print_json_document, print_tables, shape_of
+from finetune.cli.named import FormName, Shape, Tally, print_json_document, print_tables, shape_of
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, TtaName, TtaOption, with_interrupt
 from finetune.cli.screen import watching
 from finetune.errors import RecipeError
@@ -33,13 +33,6 @@ class EngineName(StrEnum):
     auto = "auto"
     torch = "torch"
     onnxruntime = "onnxruntime"
-
-
-class FormName(StrEnum):
-    csv = "csv"
-    tsv = "tsv"
-    jsonl = "jsonl"
-    parquet = "parquet"
 
 
 @with_interrupt

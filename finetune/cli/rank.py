@@ -72,7 +72,7 @@ def show(ranked: Ranked) -> None:
             candidate.image_size[0],
             f"{candidate.gmacs:.3f}",
             f"{candidate.num_parameters / 1e6:.1f}",
-            f"{candidate.predicted.value:.3f} [{candidate.predicted.low:.2f}, {candidate.predicted.high:.2f}]",
+            tables.bracketed(candidate.predicted),
             *([f"{candidate.knn_top1:.3f}"] if has_one_class else []),
             f"{candidate.logme:.2f}",
             *([f"{candidate.h_score:.2f}"] if has_one_class else []),

@@ -15,7 +15,6 @@ from finetune.errors import RecipeError
 from finetune.tasks import NUM_FIRST
 
 if TYPE_CHECKING:
-    from finetune.types import Interval
     from finetune.workflow.several import Several
 
 
@@ -60,14 +59,13 @@ def show(found: Several) -> None:
     rows = [(run, *(f"{metrics[split][name].value:.3f}" for split, name in columns))
             for run, metrics in found.runs.items()]  # fmt: skip
     if found.mean:
-        rows.append(("mean", *(_shown(found.mean[split][name]) for split, name in columns)))
+        rows.append(("mean", *(tables.bracketed(found.mean[split][name]) for split, name in columns)))
     console.print()
     console.print(tables.table(headers, rows, drop=headers[:1:-1]))
     for what, values in (("out of fold", found.out_of_fold), ("ensemble, test", found.ensemble)):
         if values:
-            console.print(
-                f"{what}: " + ", ".join(f"{name} {_shown(value)}" for name, value in list(values.items())[:NUM_FIRST])
-            )
+            first = list(values.items())[:NUM_FIRST]
+            console.print(f"{what}: " + ", ".join(f"{name} {tables.bracketed(value)}" for name, value in first))
     console.print(f"\n{_meaning(found)}", style="dim")
     for name, reason in found.failed.items():
         console.print(f"[red]failed[/red] {escape(f'{name}: {reason}')}")
@@ -87,7 +85,3 @@ def _meaning(found: Several) -> str:
         "mean: over the folds, in brackets 95 % intervals (val: folds share train images, which is counted);"
         " out of fold: all images together, each by the run that has not seen it"
     )
-
-
-def _shown(value: Interval) -> str:
-    return f"{value.value:.3f} [{value.low:.2f}, {value.high:.2f}]"

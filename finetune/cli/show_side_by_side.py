@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.cli import tables
 from finetune.cli.terminal import escape
+from finetune.types import Interval
 from finetune.wording import counted
 
 if TYPE_CHECKING:
     from finetune.report.side_by_side import SideBySide
     from finetune.report.standings import Standing
-    from finetune.types import Interval
 
 Rows = Sequence[Sequence[str]]
 
@@ -58,20 +58,16 @@ def _standing(one: Standing) -> list[str]:
     epochs = sorted(set(one.delivered_epochs))
     return [
         one.label,
-        _interval(one.score),
-        _interval(one.difference, digits=3) if one.difference else "",
+        tables.bracketed(one.score),
+        tables.bracketed(one.difference, digits=3) if one.difference else "",
         f"{one.num_trained:,}",
         str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]}-{epochs[-1]}",
         tables.duration(one.seconds),
     ]
 
 
-def _interval(measured: Interval, *, digits: int = 2) -> str:
-    return f"{measured.value:.3f} [{measured.low:.{digits}f}, {measured.high:.{digits}f}]"
-
-
 def _figure(figure: dict[str, float] | None) -> str:
-    return f"{figure['value']:.3f} [{figure['low']:.2f}, {figure['high']:.2f}]" if figure else ""
+    return tables.bracketed(Interval(**figure)) if figure else ""
 
 
 def _value(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ from finetune.cli.terminal import Console, escape, printable
 from finetune.data.balance import never_predicted_text
 from finetune.tasks import NUM_FIRST
 from finetune.train.delivery import TOLD_APART
-from finetune.wording import counted
+from finetune.types import Interval
+from finetune.wording import as_json, counted
 
 if TYPE_CHECKING:
     from finetune.evaluation.by_class import ClassFigures
@@ -29,16 +29,7 @@ def out() -> Console:
 
 def print_json(content: Any) -> None:
     """Print one JSON document; escaped where it holds names that are no UTF-8."""
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    print(text if _is_text(text) else json.dumps(content, indent=1))
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    print(as_json(content, indent=1))
 
 
 def table(
@@ -67,13 +58,17 @@ def table(
     return Grid(columns, title=title, drop=drop, has_header=has_header)
 
 
+def bracketed(measured: Interval, *, digits: int = 2) -> str:
+    """Return a value with its interval in brackets, whose ends have so many digits."""
+    return f"{measured.value:.3f} [{measured.low:.{digits}f}, {measured.high:.{digits}f}]"
+
+
 def show_result(result: RunResult) -> None:
     """Print what a run leaves and how good it is."""
     console = out()
     names = list(dict.fromkeys(name for values in result.metrics.values() for name in values))[:NUM_FIRST]
     rows = [
-        [split, *(f"{v[name]['value']:.3f} [{v[name]['low']:.2f}, {v[name]['high']:.2f}]" for name in names)]
-        for split, v in result.metrics.items()
+        [split, *(bracketed(Interval(**values[name])) for name in names)] for split, values in result.metrics.items()
     ]
     console.print()
     console.print(table(["", *names], rows))

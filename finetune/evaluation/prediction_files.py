@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, BinaryIO
@@ -13,6 +12,7 @@ from finetune.csv_cells import guarded_cell
 from finetune.errors import RecipeError
 from finetune.evaluation.named import Prediction
 from finetune.evaluation.prediction_rows import AnswerLayout, Cell
+from finetune.wording import as_json
 
 ROWS_AT_ONCE = 1024  # of a group of Parquet
 
@@ -32,7 +32,7 @@ def write_tsv(predictions: Iterable[Prediction], layout: AnswerLayout, stream: B
 def write_jsonl(predictions: Iterable[Prediction], layout: AnswerLayout, stream: BinaryIO) -> None:
     """Write one JSON object a line; escaped where it holds names that are no UTF-8."""
     for prediction in predictions:
-        stream.write(f"{_json(prediction.to_json())}\n".encode())
+        stream.write(f"{as_json(prediction.to_json())}\n".encode())
         stream.flush()
 
 
@@ -107,15 +107,6 @@ def _delimited_cell(cell: Cell, form: str) -> str:
     if cell is None:
         return ""
     return guarded_cell(cell) if isinstance(cell, str) else f"{cell:{form}}"
-
-
-def _json(content: Any) -> str:
-    text = json.dumps(content, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(content)
-    return text
 
 
 def _spelt(cell: Cell) -> Cell:

@@ -15,7 +15,6 @@ from finetune.report import charts
 from finetune.report.answered import Answered
 from finetune.report.depth import depth
 from finetune.report.diagnosis import advice
-from finetune.report.looked import LitImage
 from finetune.settings import Recipe
 from finetune.strategy.matrix import CELLS
 from finetune.tasks import NUM_FIRST, TASKS
@@ -55,8 +54,6 @@ def report_content(
     delivered_epoch: int,
     by_class: Sequence[ClassFigures] = (),
     answers: Answered | None = None,
-    looked: Sequence[LitImage] = (),
-    filters: str = "",
     covered: Sequence[tuple[float, float]] = (),
     seconds: Mapping[str, float] | None = None,
     waited: float = 0.0,
@@ -64,8 +61,7 @@ def report_content(
 ) -> dict[str, Any]:
     """Return what report.html shows, gathered from a run folder; `by_class` is of val.
 
-    `answers` are to the split that was measured last, `filters` a picture as a data URI; `covered` are shares of val
-    with the accuracy there.
+    `answers` are to the split that was measured last; `covered` are shares of val with the accuracy there.
 
     Raises:
         CheckpointError: a file of it is missing or damaged.
@@ -84,8 +80,6 @@ def report_content(
         "headline": _headline(recipe, metrics, history, sum((seconds or {}).values())),
         "figures": _figures(metrics),
         "answers": answers,
-        "looked": looked,
-        "filters": filters,
         "reliability": charts.reliability(answers.confidence, answers.hits) if answers else [],
         "coverage": charts.of_shares("share of right answers", covered, x_name="share of val that is answered")
         if len(covered) > 1

@@ -56,7 +56,7 @@ def side_by_side(runs: Mapping[str, Sequence[RunFolder]]) -> SideBySide:
     ranked = standings(common)
     firsts = {label: own[0] for label, own in runs.items()}
     judged = {label: own[0] for label, own in read.items()}
-    num_images = len(common[next(iter(common))][0].files)
+    num_images = len(next(iter(common.values()))[0].files)
     return SideBySide(
         labels=tuple(runs),
         folders=tuple(tuple(str(folder.path) for folder in own) for own in runs.values()),
@@ -82,7 +82,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 def _finished(folder: RunFolder, seed: int) -> Finished:
     """Return a finished run; which took the time of its own timing.json, where it has one."""
-    run = finished(folder, folder.path / "clock", seed=seed)
+    run = finished(folder, seed=seed)
     if not run.files:
         raise CheckpointError(
             f"{folder.path} was judged on no image: val is in train, and there is no test",
@@ -100,41 +100,40 @@ def _on_common_images(runs: Mapping[str, Sequence[Finished]]) -> dict[str, list[
     if len({run.task for run in every}) > 1:
         named = ", ".join(f"{label}: {own[0].task}" for label, own in runs.items())
         raise CheckpointError(f"runs of unlike tasks cannot be compared: {named}")
-    places = [{digest: place for place, digest in enumerate(run.digests)} for run in every]
-    common = [digest for digest in places[0] if all(digest in of for of in places[1:])]
+    shared = set(every[0].digests).intersection(*(run.digests for run in every[1:]))
+    common = [digest for digest in dict.fromkeys(every[0].digests) if digest in shared]
     if len(common) < FEWEST:
         raise CheckpointError(
             f"there {'is' if len(common) == 1 else 'are'} {counted(len(common), 'image')} that all these runs were"
             f" judged on, and {FEWEST} are needed to say who is better",
             hint="Runs on the same data with the same --set split.seed and --test are judged on the same images.",
         )
-    own = {id(run): _only(run, [of[digest] for digest in common]) for run, of in zip(every, places, strict=True)}
-    _check_labels(runs, own)
-    return {label: [own[id(run)] for run in of_label] for label, of_label in runs.items()}
+    found = {label: [_only(run, common) for run in own] for label, own in runs.items()}
+    _check_labels(runs, found)
+    return found
 
 
-def _only(run: Finished, places: Sequence[int]) -> Finished:
-    digests = tuple(run.digests[place] for place in places)
-    units = run.units and tuple(run.units[place] for place in places)
-    return replace(
-        run, files=digests, digests=digests, said=run.said[list(places)], right=run.right[list(places)], units=units
-    )
+def _only(run: Finished, digests: Sequence[str]) -> Finished:
+    place = {digest: number for number, digest in enumerate(run.digests)}
+    places = [place[digest] for digest in digests]
+    units = run.units and tuple(run.units[number] for number in places)
+    same = tuple(digests)
+    return replace(run, files=same, digests=same, said=run.said[places], right=run.right[places], units=units)
 
 
-def _check_labels(runs: Mapping[str, Sequence[Finished]], own: Mapping[int, Finished]) -> None:
-    (first, *_), *_ = (own_runs for own_runs in runs.values())
-    expected = own[id(first)].right
-    for label, of_label in runs.items():
-        for run in of_label:
-            right = own[id(run)].right
-            is_other = np.full(len(right), right.shape != expected.shape)
-            if right.shape == expected.shape:
-                is_other = (right != expected).reshape(len(right), -1).any(axis=1)
+def _check_labels(runs: Mapping[str, Sequence[Finished]], found: Mapping[str, Sequence[Finished]]) -> None:
+    (first, of_first), *_ = found.items()
+    expected = of_first[0].right
+    for label, own in found.items():
+        for whole, run in zip(runs[label], own, strict=True):
+            is_other = np.full(len(run.right), run.right.shape != expected.shape)
+            if run.right.shape == expected.shape:
+                is_other = (run.right != expected).reshape(len(run.right), -1).any(axis=1)
             if is_other.any():
-                digest = own[id(run)].digests[int(is_other.argmax())]
+                file = whole.files[whole.digests.index(run.digests[int(is_other.argmax())])]
                 raise CheckpointError(
-                    f"{label} has other labels than {next(iter(runs))}: of {counted(int(is_other.sum()), 'image')},"
-                    f" the first of which is {run.files[run.digests.index(digest)]}",
+                    f"{label} has other labels than {first}: of {counted(int(is_other.sum()), 'image')},"
+                    f" the first of which is {file}",
                     hint="They were trained on unlike tables or folders, and answer different questions.",
                 )
 

@@ -88,7 +88,7 @@ class Standing:
         return self.difference is not None and self.difference.low > 0
 
 
-def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
+def finished(folder: RunFolder, clock: Path | None = None, *, seed: int) -> Finished:
     """Return a finished run as it was judged: on test, or on val where there is no test.
 
     An epoch that was done by the run on its own, outside of the comparison, has taken no time in it.
@@ -98,7 +98,7 @@ def finished(folder: RunFolder, clock: Path, *, seed: int) -> Finished:
     """
     plan, recipe = read_as(PlanFile, folder.plan), recipes.load(folder.recipe)
     trained = {name for phase in plan.phases for name in phase.plan.trained}
-    at = seconds_by_epoch(clock)
+    at = seconds_by_epoch(clock) if clock else {}
     try:
         with folder.predictions.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
             rows = [{key: unguarded_cell(cell or "") for key, cell in row.items()} for row in csv.DictReader(stream)]

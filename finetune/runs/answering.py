@@ -89,21 +89,26 @@ def chosen_export(model: Model, engine: By, device: str, *, num_images: int | No
     return None if model.run is None else _of_run(model.run, engine, is_for_processor, on_event)
 
 
-def exported(file: Path, *, tta: Tta = "none") -> Scorer[NDArray[np.float32]]:
-    """Return what names images by an ONNX file of ours; with the `tta` "flip" by the mean over mirror images, too.
+def opened_export(file: Path) -> Client:
+    """Return an ONNX file of ours under onnxruntime.
 
     Raises:
         ExportError: the file is none.
     """
     try:
         client = Client(file)
-        value_range = client.preprocessing["value_range"]
+        client.preprocessing["value_range"]
     except Exception as error:  # onnxruntime's own errors have no tree; a strange file lacks what ours say
         why = f"its metadata has no {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
         raise ExportError(
             f"{file} is no ONNX file of this tool: {why}",
             hint="finetune export RUN --format onnx writes one, with its classes and how images are prepared.",
         ) from error
+    return client
+
+
+def scorer_of(client: Client, *, tta: Tta = "none") -> Scorer[NDArray[np.float32]]:
+    """Return what names images by an ONNX file; with the `tta` "flip" by the mean over mirror images, too."""
 
     def prepare(image: Image.Image) -> NDArray[np.float32]:
         return of_image(image, client.preprocessing)
@@ -116,6 +121,7 @@ def exported(file: Path, *, tta: Tta = "none") -> Scorer[NDArray[np.float32]]:
             logits /= 2
         return Answers(probabilities_of(client.activation, logits))
 
+    value_range = client.preprocessing["value_range"]
     span = tuple(value_range) if value_range else None
     return Scorer(tuple(client.classes), span, prepare, answers, client.task, client.thresholds, client.bands)
 

@@ -242,16 +242,18 @@ def _deliver(
         delivered_epoch=delivered_epoch,
         by_class=assessed.by_class,
         answers=shown,
-        looked=looked_at(delivered, shown, classes=manifest.classes, root=Path(manifest.root))
-        if shown and not refitted
-        else (),
-        filters=first_filters(delivered.model),
         covered=assessed.known.accuracies() if assessed.known else (),
         seconds=seconds,
         waited=sum(row["waited"] for row in trained.timing),
         device=str(prepared.compute.device),
     )
-    page.write(folder.report, {**content, "computed": computed, "refit": refitted})
+    eyes = {
+        "looked": looked_at(delivered, shown, classes=manifest.classes, root=Path(manifest.root))
+        if shown and not refitted
+        else (),
+        "filters": first_filters(delivered.model),
+    }
+    page.write(folder.report, {**content, **eyes, "computed": computed, "refit": refitted})
     best.settle(folder, end.best)
     write_json(folder.metrics, assessed.metrics)
     return RunResult(

@@ -7,6 +7,7 @@ Letters: B batch, K classes, D features.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from finetune.evaluation.named import Prediction as Prediction
 from finetune.evaluation.prediction_rows import AnswerLayout
 from finetune.evaluation.predictions import Answers, Scorer, check_asked, predictions, probabilities_of
 from finetune.evaluation.views import Tta, check_tta
-from finetune.runs.answering import By, Model, chosen_export, exported, open_model
+from finetune.runs.answering import By, Model, chosen_export, open_model, opened_export, scorer_of
 from finetune.tasks import TASKS, Task
 from finetune.types import OnEvent, ignore
 
@@ -159,12 +160,16 @@ class Classifier:
     def _named(
         self, scorer: Scorer[Any], images: Images, layout: AnswerLayout, wanted: Wanted, on_event: OnEvent
     ) -> Iterator[Named]:
-        from finetune.train.guard import OF_A_MODEL, guarded
-
-        with guarded(OF_A_MODEL, is_shared=True):
+        with self._guarded():
             yield from predictions(
                 scorer, images, layout, batch_size=self.batch_size, threshold=wanted.threshold, on_event=on_event
             )
+
+    def _guarded(self) -> AbstractContextManager[None]:
+        """Return what turns errors of the library that computes into ours."""
+        from finetune.train.guard import OF_A_MODEL, guarded
+
+        return guarded(OF_A_MODEL, is_shared=True)
 
     def _scorer(self, wanted: Wanted) -> Scorer[Any]:
         from finetune.images.transforms import plain_view
@@ -212,21 +217,24 @@ class OnnxClassifier(Classifier):
     It has no `model` in torch, and no `preprocessing` but in the file's metadata.
     """
 
-    def __init__(self, found: Model, *, batch_size: int = 32) -> None:
+    def __init__(self, found: Model, file: Path, *, batch_size: int = 32) -> None:
         check_count("batch_size", batch_size)
-        file = found.file or found.path
-        scorer = exported(file)
-        self.run, self.file, self.batch_size, self._found = found.path, file, batch_size, found
-        self.classes, self.task, self.thresholds = scorer.classes, scorer.task, tuple(scorer.thresholds)
+        self.run, self.file, self.batch_size = found.path, file, batch_size
+        self._found, self._client = found, opened_export(file)
+        self.classes, self.task = tuple(self._client.classes), self._client.task
+        self.thresholds = self._client.thresholds
 
     def __repr__(self) -> str:
         kind = f"of {len(self.classes)} classes" if self.task != "regress" else "of a number"
         return f"<Classifier {kind} from {self.file} by onnxruntime>"
 
+    def _guarded(self) -> AbstractContextManager[None]:
+        return nullcontext()  # of torch there is nothing here
+
     def _scorer(self, wanted: Wanted) -> Scorer[Any]:
         if wanted.needs_model:
             _of_model(self._found, wanted, "onnxruntime")
-        return exported(self.file, tta=wanted.tta)
+        return scorer_of(self._client, tta=wanted.tta)
 
 
 def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Classifier:
@@ -242,7 +250,7 @@ def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Clas
     found = open_model(run)
     if found.file is not None:
         chosen_export(found, "auto", device, num_images=None, on_event=ignore)
-        return OnnxClassifier(found, batch_size=batch_size)
+        return OnnxClassifier(found, found.file, batch_size=batch_size)
     from finetune.checkpoint.saved import load_run, load_timm
     from finetune.train.guard import OF_A_MODEL, guarded
 
@@ -285,11 +293,7 @@ def predict_with(
     export = chosen_export(model, engine, device, num_images=images.total, on_event=on_event)
     if export is None:
         return load(run, device=device, batch_size=batch_size)._stream(images, wanted, on_event)
-    scorer = exported(export, tta=wanted.tta)
-    layout = wanted.layout(scorer.task, scorer.classes)
-    check_asked(scorer, layout, wanted.threshold)
-    named = predictions(scorer, images, layout, batch_size=batch_size, threshold=wanted.threshold, on_event=on_event)
-    return Stream(layout, images.total, named)
+    return OnnxClassifier(model, export, batch_size=batch_size)._stream(images, wanted, on_event)
 
 
 def _of_model(model: Model, wanted: Wanted, engine: By) -> By:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +17,6 @@ from finetune.errors import ResourceError
 from finetune.exports.beside import program
 
 ALONE = "import runpy, sys; sys.modules.update(finetune=None, torch=None); sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"  # noqa: E501
-
-
-@pytest.fixture(scope="module")
-def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = Path(shutil.copytree(finished, tmp_path_factory.mktemp("beside") / "run"))
-    finetune.export(place)
-    return place
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,6 @@ from finetune.workflow.predict import Wanted, predict_with
 from tests.support import TINY
 
 
-@pytest.fixture(scope="module")
-def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = Path(shutil.copytree(finished, tmp_path_factory.mktemp("exported") / "run"))
-    finetune.export(place)
-    return place
-
-
 @pytest.fixture
 def own(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "own"))
