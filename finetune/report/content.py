@@ -15,6 +15,7 @@ from finetune.report import charts
 from finetune.report.answered import Answered
 from finetune.report.depth import depth
 from finetune.report.diagnosis import advice
+from finetune.report.looked import Eyes
 from finetune.settings import Recipe
 from finetune.strategy.matrix import CELLS
 from finetune.tasks import NUM_FIRST, TASKS
@@ -54,6 +55,7 @@ def report_content(
     delivered_epoch: int,
     by_class: Sequence[ClassFigures] = (),
     answers: Answered | None = None,
+    eyes: Eyes | None = None,
     covered: Sequence[tuple[float, float]] = (),
     seconds: Mapping[str, float] | None = None,
     waited: float = 0.0,
@@ -80,6 +82,7 @@ def report_content(
         "headline": _headline(recipe, metrics, history, sum((seconds or {}).values())),
         "figures": _figures(metrics),
         "answers": answers,
+        "eyes": eyes or Eyes(),
         "reliability": charts.reliability(answers.confidence, answers.hits) if answers else [],
         "coverage": charts.of_shares("share of right answers", covered, x_name="share of val that is answered")
         if len(covered) > 1

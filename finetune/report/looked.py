@@ -36,6 +36,14 @@ class LitImage:
     for_truth: str  # empty where both are one, or nothing speaks for it
 
 
+@dataclass(frozen=True, slots=True)
+class Eyes:
+    """Where a network looked, and the filters of its first layer as a data URI; empty where there is nothing of it."""
+
+    looked: tuple[LitImage, ...] = ()
+    filters: str = ""
+
+
 def looked_at(backbone: Backbone, answers: Answered, *, classes: Sequence[str], root: Path) -> tuple[LitImage, ...]:
     """Return where the network looked in its surest mistakes, or where there is none in what it is least sure of.
 

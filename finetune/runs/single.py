@@ -32,7 +32,7 @@ from finetune.prepare.time_limit import within_time
 from finetune.report import page
 from finetune.report.answered import Answered, answered
 from finetune.report.content import report_content
-from finetune.report.looked import first_filters, looked_at
+from finetune.report.looked import Eyes, LitImage, first_filters, looked_at
 from finetune.runs.calibrate import calibrate, sentence
 from finetune.runs.export_at_end import export_at_end
 from finetune.runs.knowledge import knowledge_of
@@ -234,6 +234,9 @@ def _deliver(
     write_json(folder.timing, timing)
     delivered_epoch = end.best.epoch if end.best else 0
     shown = _answered(prepared, assessed)
+    looked: tuple[LitImage, ...] = ()
+    if shown and not refitted:
+        looked = looked_at(delivered, shown, classes=manifest.classes, root=Path(manifest.root))
     content = report_content(
         folder,
         recipe,
@@ -242,18 +245,13 @@ def _deliver(
         delivered_epoch=delivered_epoch,
         by_class=assessed.by_class,
         answers=shown,
+        eyes=Eyes(looked, first_filters(delivered.model)),
         covered=assessed.known.accuracies() if assessed.known else (),
         seconds=seconds,
         waited=sum(row["waited"] for row in trained.timing),
         device=str(prepared.compute.device),
     )
-    eyes = {
-        "looked": looked_at(delivered, shown, classes=manifest.classes, root=Path(manifest.root))
-        if shown and not refitted
-        else (),
-        "filters": first_filters(delivered.model),
-    }
-    page.write(folder.report, {**content, **eyes, "computed": computed, "refit": refitted})
+    page.write(folder.report, {**content, "computed": computed, "refit": refitted})
     best.settle(folder, end.best)
     write_json(folder.metrics, assessed.metrics)
     return RunResult(
