@@ -29,7 +29,7 @@ from finetune.errors import (
 if TYPE_CHECKING:
     from finetune.data.sample import write_sample
     from finetune.evaluation.named import LabelsPrediction, NumberPrediction, Predictions
-    from finetune.exports.formats import Export
+    from finetune.exports.exporting import Export
     from finetune.report.side_by_side import SideBySide
     from finetune.runs.single import RunResult
     from finetune.settings import Recipe
@@ -113,7 +113,7 @@ _LATER = {
     "Ensemble": "finetune.workflow.ensemble",
     "Evaluation": "finetune.workflow.evaluate",
     "Event": "finetune.types",
-    "Export": "finetune.exports.formats",
+    "Export": "finetune.exports.exporting",
     "LabelsPrediction": "finetune.evaluation.named",
     "NumberPrediction": "finetune.evaluation.named",
     "Plan": "finetune.workflow.plan",

@@ -18,20 +18,28 @@ EXPORT_ERRORS = (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, 
 
 
 def write_graph(
-    model: nn.Module, example: Tensor, file: Path, *, input_name: str, output: str, metadata: Mapping[str, str]
+    model: nn.Module,
+    example: Tensor,
+    file: Path,
+    *,
+    input_name: str,
+    outputs: Sequence[str],
+    metadata: Mapping[str, str],
+    sides: Sequence[int] = (),
 ) -> None:
-    """Write a network in eval mode for batches of any size of images like `example` (B, 3, H, W), with metadata.
+    """Write a network in eval mode for batches of any size of images like `example`, with metadata.
 
-    By torch's exporter; where its versions and onnxscript's do not fit (torch 2.6 and the newest), by the older one.
+    `sides` are the dimensions of height and width where those are free, too. By torch's exporter; where its versions and onnxscript's do not fit (torch 2.6 and the newest), by the older one.
 
     Raises:
         One of EXPORT_ERRORS: neither can.
     """
+    free = {0: "batch", **dict(zip(sides, ("height", "width"), strict=False))}
     try:
-        program = _program(model, example, [output], input_name, is_batch_free=True)
+        program = _program(model, example, outputs, input_name, free)
     except EXPORT_ERRORS as error:
         try:
-            _write_older(model, example, file, [output], input_name, is_batch_free=True)
+            _write_older(model, example, file, outputs, input_name, free)
         except EXPORT_ERRORS:
             raise error from None
         graph = onnx.load(file)
@@ -51,13 +59,15 @@ def write_quickly(model: nn.Module, example: Tensor, file: Path, *, outputs: Seq
         One of EXPORT_ERRORS: the network cannot be exported.
     """
     try:
-        _write_older(model, example, file, outputs, "images", is_batch_free=False)
+        _write_older(model, example, file, outputs, "images", {})
     except EXPORT_ERRORS:
-        _program(model, example, outputs, "images", is_batch_free=False).save(str(file))
+        _program(model, example, outputs, "images", {}).save(str(file))
 
 
-def _program(model: nn.Module, example: Tensor, outputs: Sequence[str], input_name: str, *, is_batch_free: bool) -> Any:
-    shapes = ({0: torch.export.Dim("batch", min=1)},) if is_batch_free else None
+def _program(
+    model: nn.Module, example: Tensor, outputs: Sequence[str], input_name: str, free: Mapping[int, str]
+) -> Any:
+    shapes = ({dim: _dimension(name) for dim, name in free.items()},) if free else None
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             model, (example,), input_names=[input_name], output_names=list(outputs), dynamic_shapes=shapes, dynamo=True
@@ -67,14 +77,19 @@ def _program(model: nn.Module, example: Tensor, outputs: Sequence[str], input_na
 
 
 def _write_older(
-    model: nn.Module, example: Tensor, file: Path, outputs: Sequence[str], input_name: str, *, is_batch_free: bool
+    model: nn.Module, example: Tensor, file: Path, outputs: Sequence[str], input_name: str, free: Mapping[int, str]
 ) -> None:
     names = [input_name, *outputs]
-    axes = {name: {0: "batch"} for name in names} if is_batch_free else None
+    axes = {name: dict(free) if name == input_name else {0: "batch"} for name in names} if free else None
     with _quiet(), torch.no_grad():
         torch.onnx.export(
             model, (example,), str(file), input_names=names[:1], output_names=names[1:], dynamic_axes=axes, dynamo=False
         )
+
+
+def _dimension(name: str) -> Any:
+    """Return a free dimension; of sides torch finds out by itself what multiples a network takes."""
+    return torch.export.Dim("batch", min=1) if name == "batch" else torch.export.Dim.DYNAMIC
 
 
 @contextlib.contextmanager

@@ -78,10 +78,10 @@ def ensemble(
         return
     show_joined(found.joined, "ensemble")
     console = tables.out()
-    if found.folder is None or found.parity is None:
+    if found.folder is None or found.proof is None:
         console.print("--out DIR leaves it as one ONNX file, which `finetune predict` takes")
         return
-    proven = f"proven on {counted(found.parity['num_images'], 'image')}"
+    proven = f"proven on {counted(found.proof['num_images'], 'image')}"
     console.print(f"one ONNX file of {counted(_num_networks(found.joined), 'network')}, {proven}:"
                   f" [bold]{escape(str(found.folder / 'exports' / 'model.onnx'))}[/bold]")  # fmt: skip
     console.print(f"next: finetune predict {escape(shlex.quote(str(found.folder)))} PHOTOS")

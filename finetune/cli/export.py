@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -13,35 +13,89 @@ from finetune.cli import tables
 from finetune.cli.options import JsonOption, RunArgument, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
-from finetune.values import ExportFormat
+from finetune.values import ExportFormat, ExportLayout, ExportPrecision, InsideGraph
 from finetune.wording import counted
 
 FormatName = StrEnum("FormatName", {name: name for name in get_args(ExportFormat)})  # type: ignore[misc]
-
-DEFAULT = FormatName("onnx")
+PrecisionName = StrEnum("PrecisionName", {name: name for name in get_args(ExportPrecision)})  # type: ignore[misc]
+LayoutName = StrEnum("LayoutName", {name: name for name in get_args(ExportLayout)})  # type: ignore[misc]
+InsideName = StrEnum("InsideName", {name: name for name in get_args(InsideGraph)})  # type: ignore[misc]
 
 
 @with_interrupt
 def export(
     run: RunArgument,
     format: Annotated[
-        FormatName, typer.Option("--format", metavar="|".join(FormatName), help="A file, or timm's folder.")
-    ] = DEFAULT,
+        FormatName,
+        typer.Option("--format", metavar="|".join(FormatName), help="An ONNX file, or a folder for another library."),
+    ] = FormatName("onnx"),  # noqa: B008
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Default: RUN/exports/.")] = None,
+    preprocessing: Annotated[
+        InsideName,
+        typer.Option(
+            "--with-preprocessing",
+            metavar="|".join(InsideName),
+            help="What the ONNX file does to images itself: with uint8 it standardises the numbers of resized ones, with"
+            " full it takes images of any size.",
+        ),
+    ] = InsideName("none"),  # noqa: B008
+    softmax: Annotated[bool, typer.Option("--softmax", help="Put out probabilities, too.")] = False,
+    features: Annotated[bool, typer.Option("--features", help="Put out what reaches the head, too.")] = False,
+    saliency: Annotated[
+        bool, typer.Option("--saliency", help="Put out how much each place speaks for each class, too.")
+    ] = False,
+    precision: Annotated[
+        PrecisionName,
+        typer.Option("--precision", metavar="|".join(PrecisionName), help="int8 is calibrated on train images."),
+    ] = PrecisionName("fp32"),  # noqa: B008
+    max_loss: Annotated[
+        float, typer.Option("--max-loss", metavar="POINTS", help="What fp16 and int8 may cost on val.")
+    ] = 1.0,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Leave height and width of the input free.")
+    ] = False,
+    layout: Annotated[
+        LayoutName,
+        typer.Option("--layout", metavar="|".join(LayoutName), help="triton: a model repository of NVIDIA's server."),
+    ] = LayoutName("file"),  # noqa: B008
+    data_licence: Annotated[
+        str, typer.Option("--data-licence", metavar="TEXT", help="What the model card says of the images' licence.")
+    ] = "",
+    push_to_hub: Annotated[
+        str | None, typer.Option("--push-to-hub", metavar="USER/NAME", help="Put timm's folder on the Hub, too.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Export a run's model, and prove the export equal to it."""
     open_finished(run)
-    with watching(is_quiet=json_):
+    with watching(is_quiet=json_) as on_event:
         from finetune.workflow.export import export as write
 
-        done = write(run, format=cast(ExportFormat, format.value), out=out)
+        done = write(
+            run, format=format.value, out=out, preprocessing=preprocessing.value, softmax=softmax, features=features,
+            saliency=saliency, precision=precision.value, max_loss=max_loss, dynamic_size=dynamic_size,
+            layout=layout.value, data_licence=data_licence, push_to_hub=push_to_hub, on_event=on_event,
+        )  # fmt: skip
     if json_:
-        tables.print_json({"path": str(done.path), "format": done.format, "parity": done.parity})
+        facts = {"path": str(done.path), "format": done.format, "proof": done.proof}
+        tables.print_json(facts | ({"address": done.address} if done.address else {}))
         return
     console = tables.out()
     console.print(f"[bold]{escape(str(done.path))}[/bold]")
-    console.print(
-        f"proven on {counted(done.parity['num_images'], 'image')} of the data:"
-        f" logits differ by at most {done.parity['largest_difference']:.1e}"
-    )
+    for line in _proof_lines(done.proof):
+        console.print(line)
+    if done.address:
+        console.print(escape(done.address))
+
+
+def _proof_lines(proof: dict[str, Any]) -> list[str]:
+    """Return what was proven, in words."""
+    whole, took = proof["whole"], proof["milliseconds"]
+    alike = "" if whole["num_same"] is None else f", {whole['num_same']} answers are the model's"
+    return [
+        f"proven on {counted(proof['num_images'], 'image file')} of the data: logits differ by at most"
+        f" {proof['largest_difference']:.1e}, the largest is {proof['largest_logit']:.3g}",
+        f"{whole['split']}, {counted(whole['num_images'], 'image')}: {whole['measure']} {whole['export']:.3f},"
+        f" and of the model {whole['model']:.3f}{alike}",
+        f"{proof['bytes'] / 1e6:.2f} MB; an image takes {took['export']:.1f} ms here, and torch {took['model']:.1f} ms",
+    ]

@@ -1,28 +1,37 @@
-"""What stands beside an ONNX file, for who has nothing else: its classes, a page to read, and a program that asks it.
+"""What stands beside an export, for who has nothing else: its classes, a page to read, and a program that asks it.
 
 The program is made of the functions that the proof of the export goes through (`client`), so that both see the same.
+Letters: B batch, K classes.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from finetune.exports import client
-from finetune.images.decoding import decoding_steps
-from finetune.tasks import Task
-from finetune.types import BRIGHTNESS, Preprocessing
+from finetune.exports.card import card
+from finetune.exports.exporting import Exporting
+from finetune.types import BRIGHTNESS
 from finetune.whole import write_text
-from finetune.wording import counted
 
-SHARED: tuple[Any, ...] = (client.of_image, client._middle, client._resize, client._crop, client._start)
+SHARED: tuple[Any, ...] = (
+    client.prepared,
+    client._standardised,
+    client._middle,
+    client._resize,
+    client._crop,
+    client._start,
+)
+PROOF = "proof.json"
 
 HEAD = '''"""Say what images show; give the names of their files as arguments.
 
-Needs numpy, pillow and onnxruntime. The ONNX file beside this one says itself what its classes are and how an image is
-prepared. Prints a line for each image: the file, the answer, its probability. Ends with 3 where one cannot be read.
+Needs numpy, pillow and {needs}. {where} says what the classes are and how an image is prepared.
+Prints a line for each image: the file, the answer, its probability. Ends with 3 where one cannot be read.
 """
 
 from __future__ import annotations
@@ -33,27 +42,32 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
+{imports}
 from PIL import Image, ImageOps
 
-MODEL = {model!r}
+MODEL = Path(__file__).with_name({model!r})
 BRIGHTNESS = {brightness!r}  # of red, green and blue
 
 
 def main(files):
-    session = onnxruntime.InferenceSession(str(Path(__file__).with_name(MODEL)), providers=["CPUExecutionProvider"])
-    facts = {{key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}}
+    network, facts = loaded()
     rows, is_bad = csv.writer(sys.stdout, delimiter="\\t", lineterminator="\\n"), False
     for file in files:
         try:
             image = opened(file, facts["preprocessing"])
-            logits = session.run(["logits"], {{"images": of_image(image, facts["preprocessing"])[None]}})[0][0]
+            taken = prepared(image, facts["preprocessing"], facts.get("inside", "none"))
+            logits = network(taken[None])[0]
         except Exception as error:  # whatever Pillow finds in a file
             rows.writerow([file, "", "", f"cannot be read: {{error}}"])
             is_bad = True
             continue
         rows.writerow([file, *answer(logits, facts)])
     return 3 if is_bad else 0
+
+
+def loaded():
+    """Return what makes logits (B, K) of a batch, and what is said of the network."""
+{loading}
 
 
 def answer(logits, facts):
@@ -99,6 +113,77 @@ def eight_bits(image, value_range):
 
 
 '''
+FACTS_FILE = 'facts = json.loads(Path(__file__).with_name("facts.json").read_text(encoding="utf-8"))'
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How a program gets a network of one format: what it imports, and the lines that return it with its facts."""
+
+    needs: str
+    imports: str
+    lines: tuple[str, ...]
+    where: str = "The file facts.json beside this one"
+
+
+LOADINGS = {
+    "onnx": Loading(
+        "onnxruntime",
+        "import onnxruntime",
+        (
+            'session = onnxruntime.InferenceSession(str(MODEL), providers=["CPUExecutionProvider"])',
+            "facts = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}",
+            'return (lambda batch: session.run(["logits"], {"images": batch})[0]), facts',
+        ),
+        "The metadata of the ONNX file beside this one",
+    ),
+    "timm": Loading(
+        "timm",
+        "import timm\nimport torch",
+        (
+            FACTS_FILE,
+            'model = timm.create_model(f"local-dir:{MODEL.parent}", pretrained=True).eval().requires_grad_(False)',
+            "return (lambda batch: model(torch.from_numpy(batch)).numpy()), facts",
+        ),
+    ),
+    "safetensors": Loading(
+        "timm",
+        "import timm\nimport torch\nfrom safetensors.torch import load_file",
+        (
+            FACTS_FILE,
+            'shape = {"num_classes": len(facts["classes"]), "in_chans": facts["preprocessing"]["channels"]}',
+            'model = timm.create_model(facts["architecture"], **{**shape, **facts["model_args"]})',
+            "model.load_state_dict(load_file(MODEL))",
+            "model.eval().requires_grad_(False)",
+            "return (lambda batch: model(torch.from_numpy(batch)).numpy()), facts",
+        ),
+    ),
+    "torch": Loading(
+        "torch",
+        "import torch",
+        (
+            FACTS_FILE,
+            "model = torch.export.load(MODEL).module().requires_grad_(False)",
+            "return (lambda batch: model(torch.from_numpy(batch)).numpy()), facts",
+        ),
+    ),
+    "openvino": Loading(
+        "openvino",
+        "import openvino",
+        (
+            FACTS_FILE,
+            'model = openvino.Core().compile_model(MODEL, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})',
+            'return (lambda batch: model({"images": batch})["logits"]), facts',
+        ),
+    ),
+}
+FILES = {"timm": "model.safetensors", "safetensors": "model.safetensors", "torch": "model.pt2", "openvino": "model.xml"}
+DOCKERFILE = """FROM python:3.12-slim
+RUN pip install --no-cache-dir numpy=={numpy} pillow=={pillow} onnxruntime=={onnxruntime}
+WORKDIR /model
+COPY {model} {script} ./
+ENTRYPOINT ["python", "{script}"]
+"""
 TAIL = """
 
 if __name__ == "__main__":
@@ -111,72 +196,39 @@ if __name__ == "__main__":
 def names_beside(path: Path) -> dict[str, Path]:
     """Return where each of them lies beside the ONNX file of a run (model.onnx), or one with a name of its own."""
     before = "" if path.name == "model.onnx" else f"{path.stem}."
-    return {name: path.with_name(f"{before}{name}") for name in ("labels.txt", "README.md", "predict.py")}
+    names = ("labels.txt", "README.md", "predict.py", "Dockerfile", PROOF)
+    return {name: path.with_name(f"{before}{name}") for name in names}
 
 
-def write_beside(
-    path: Path, *, classes: Sequence[str], preprocessing: Preprocessing, task: Task, proof: dict[str, Any]
-) -> None:
-    """Write labels.txt, README.md and predict.py beside an ONNX file that was proven.
+def write_beside(what: Exporting, path: Path, *, format: str, proof: dict[str, Any]) -> None:
+    """Write labels.txt, README.md and predict.py into a folder that was proven, or beside an ONNX file, a Dockerfile too.
+
+    For a server there is no predict.py.
 
     Raises:
         ResourceError: one cannot be written.
     """
-    places = names_beside(path)
-    write_text(places["labels.txt"], "".join(f"{name}\n" for name in classes))
-    write_text(places["predict.py"], program(path.name))
-    write_text(places["README.md"], _page(path.name, places, classes, preprocessing, task, proof))
+    names = ("labels.txt", "README.md", "predict.py")
+    places = names_beside(path) if format == "onnx" else {name: path / name for name in names}
+    labels, script = places["labels.txt"], places["predict.py"]
+    write_text(labels, "".join(f"{name}\n" for name in what.described.classes))
+    if format in LOADINGS:
+        write_text(script, program(FILES.get(format, path.name), format))
+    write_text(places["README.md"], card(what, format, path.name, script.name, labels.name, proof))
+    if format == "onnx":
+        pinned = {name: version(name) for name in ("numpy", "pillow", "onnxruntime")}
+        write_text(places["Dockerfile"], DOCKERFILE.format(model=path.name, script=script.name, **pinned))
 
 
-def program(model: str) -> str:
-    """Return the source of a program that asks an ONNX file beside it what images show."""
-    sources = [inspect.getsource(function) for function in SHARED]
-    return HEAD.format(model=model, brightness=BRIGHTNESS) + "\n\n".join(sources) + TAIL
-
-
-OUTPUTS: dict[Task, str] = {
-    "classify": "`logits` (B, {num}), float32: softmax makes probabilities of them, in the order of {labels}.",
-    "multilabel": "`logits` (B, {num}), float32: sigmoid makes the probability of each class, in the order of {labels}."
-    " A class is said from its own threshold on, which the metadata has under `thresholds`.",
-    "regress": "`logits` (B, 1), float32: the number.",
-}
-
-
-def _page(
-    model: str,
-    places: dict[str, Path],
-    classes: Sequence[str],
-    preprocessing: Preprocessing,
-    task: Task,
-    proof: dict[str, Any],
-) -> str:
-    own = preprocessing
-    height, width = own.image_size
-    steps = [
-        *decoding_steps(own),
-        f"Resize and cut to {height} x {width} pixels: `resize`, `crop_mode` ({own.crop_mode}) and `interpolation`"
-        f" ({own.interpolation}, with Pillow's antialiasing) of the metadata's `preprocessing`.",
-        f"Divide by 255, take off the mean {own.mean}, divide by the deviation {own.std}.",
-    ]
-    output = OUTPUTS[task].format(num=len(classes), labels=places["labels.txt"].name)
-    within, largest = f"{proof['largest_difference']:.1e}", f"{proof['largest_logit']:.3g}"
-    script, numbered = places["predict.py"].name, (f"{number}. {step}\n" for number, step in enumerate(steps, 1))
-    return f"""# {model}
-
-An image model as ONNX, written by finetune. {output}
-
-    pip install numpy pillow onnxruntime
-    python {script} IMAGE [IMAGE ...]
-
-## Input
-
-`images` (B, {own.channels}, {height}, {width}), float32, of any number B of images. What `{script}` does to a file:
-
-{"".join(numbered)}
-All of it stands in the file's metadata, too (`preprocessing`, `classes`, `task`, `activation`).
-
-## Proof
-
-On {counted(proof["num_images"], "image file")}, by onnxruntime and Pillow alone, the output lies within
-{within} of the trained model's, the largest of which is {largest}; the answers are the same.
-"""
+def program(model: str, format: str = "onnx") -> str:
+    """Return the source of a program that asks a model file beside it what images show."""
+    loading = LOADINGS[format]
+    head = HEAD.format(
+        model=model,
+        brightness=BRIGHTNESS,
+        needs=loading.needs,
+        where=loading.where,
+        imports=loading.imports,
+        loading="\n".join(f"    {line}" for line in loading.lines),
+    )
+    return head + "\n\n".join(inspect.getsource(function) for function in SHARED) + TAIL

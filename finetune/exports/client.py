@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from finetune.checkpoint.run_folder import RunFolder
+from finetune.exports.form import OUTPUT
 from finetune.images.decode import read, read_rgb
 from finetune.images.levels import deep_colour, is_deep
 from finetune.tasks import Activation, Task
 from finetune.types import BRIGHTNESS
+from finetune.values import InsideGraph
 
-INPUT, OUTPUT = "images", "logits"
+INPUT = "images"
 
 
 class Client:
@@ -41,32 +43,60 @@ class Client:
         self.task: Task = json.loads(facts.get("task", '"classify"'))
         self.activation: Activation = json.loads(facts.get("activation", '"softmax"'))
         self.thresholds: tuple[float, ...] = tuple(json.loads(facts.get("thresholds", "[]")))
+        self.inside: InsideGraph = json.loads(facts.get("inside", '"none"'))
+        self.outputs = tuple(output.name for output in self.session.get_outputs())
 
     @property
     def bands(self) -> int:
         """In how many channels images are to be decoded."""
         return 4 if self.preprocessing.get("channels") == 4 else 3
 
-    def logits(self, files: Iterable[Path]) -> NDArray[np.float32]:
-        """Return the logits (B, K) of a batch of image files."""
-        return self.run(np.stack([input_of(file, self.preprocessing) for file in files]))
+    def prepare(self, image: Image.Image) -> NDArray[Any]:
+        """Return what the file takes of an image, RGB or of four channels."""
+        return prepared(image, self.preprocessing, self.inside)
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits (B, K) of a batch of prepared images (B, C, H, W)."""
-        logits: NDArray[np.float32] = self.session.run([OUTPUT], {INPUT: batch})[0]
+    def read(self, file: Path) -> NDArray[Any]:
+        """Return what the file takes of an image file."""
+        return input_of(file, self.preprocessing, self.inside)
+
+    def answer(self, images: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """Return the logits (B, K) of prepared images."""
+        logits: NDArray[np.float32] = self.run(images, [OUTPUT])[0]
         return logits
 
+    def run(self, images: Sequence[NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Return some outputs (B, ...) of prepared images, which are of several sizes where all is done inside."""
+        if len({image.shape for image in images}) > 1:
+            each = [self.run([image], outputs) for image in images]
+            return [np.concatenate(rows) for rows in zip(*each, strict=True)]
+        found: list[NDArray[np.float32]] = self.session.run(list(outputs), {INPUT: np.stack(images)})
+        return found
 
-def input_of(file: Path, facts: dict[str, Any]) -> NDArray[np.float32]:
-    """Return the input (C, H, W) that a network wants of an image file, by the preprocessing in its metadata."""
+    def mirrored(self, image: NDArray[Any]) -> NDArray[Any]:
+        """Return a prepared image from left to right."""
+        return image[..., ::-1] if self.inside == "none" else image[:, ::-1]
+
+
+def input_of(file: Path, facts: dict[str, Any], inside: InsideGraph = "none") -> NDArray[Any]:
+    """Return what a network takes of an image file, by the preprocessing in its metadata (see `prepared`)."""
     is_of_four = facts.get("channels", 3) == 4
-    return of_image(_open_four(file) if is_of_four else _open(file, facts["value_range"]), facts)
+    return prepared(_open_four(file) if is_of_four else _open(file, facts["value_range"]), facts, inside)
 
 
-def of_image(image: Image.Image, facts: dict[str, Any]) -> NDArray[np.float32]:
-    """Return the input (C, H, W) that a network wants of an image, RGB or of four channels."""
-    image = _crop(_resize(_middle(image, facts["longest"]), facts), facts)
-    pixels = np.array(image, dtype=np.float32)  # (H, W, 3)
+def prepared(image: Image.Image, facts: dict[str, Any], inside: InsideGraph = "none") -> NDArray[Any]:
+    """Return what a network takes of an image, RGB or of four channels, by what is done inside.
+
+    Its input (C, H, W) in float32; its middle in 8 bits (H, W, 3 or 4) where it standardises inside; all of it, of any
+    size, where it does everything inside.
+    """
+    if inside == "full":
+        return np.array(image)
+    middle = np.array(_crop(_resize(_middle(image, facts["longest"]), facts), facts))
+    return middle if inside == "uint8" else _standardised(middle, facts)
+
+
+def _standardised(middle: NDArray[Any], facts: dict[str, Any]) -> NDArray[np.float32]:
+    pixels = middle.astype(np.float32)  # (H, W, 3)
     pixels /= 255
     if facts.get("channels", 3) == 1:
         pixels = pixels @ np.array(BRIGHTNESS, dtype=np.float32)[:, None]  # (H, W, 1)
@@ -153,7 +183,7 @@ def proven_export(folder: RunFolder) -> Path | None:
 
     That of an ensemble is what it consists of: it must be the file that was proven.
     """
-    file, proof = export_file(folder), folder.exports / "parity.json"
+    file, proof = export_file(folder), folder.exports / "proof.json"
     try:
         facts = json.loads(proof.read_text(encoding="utf-8"))
         is_of_model = folder.ensemble.is_file() or facts["model"] == digest_of(*model_files(folder))

@@ -6,7 +6,7 @@ Letters: B batch, M members, H W pixels, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,9 @@ from finetune.checkpoint.saved import SavedRun
 from finetune.errors import ExportError
 from finetune.evaluation.ensembles import Average, averaged
 from finetune.exports.client import export_file
-from finetune.exports.formats import Proof, write_proven
+from finetune.exports.exporting import Exporting
+from finetune.exports.formats import described, write_proven
+from finetune.exports.proof import ProofImages
 from finetune.settings import FORMAT_VERSION
 from finetune.tasks import Task
 from finetune.types import Preprocessing
@@ -85,8 +87,9 @@ def write_ensemble(
     folder: RunFolder,
     runs: Sequence[SavedRun],
     counts: Sequence[int],
-    proof: Proof,
+    proof: ProofImages,
     *,
+    name: str,
     average: Average,
     thresholds: Sequence[float],
     facts: Mapping[str, Any],
@@ -100,18 +103,9 @@ def write_ensemble(
     """
     first = runs[0]
     backbones, names = [run.backbone for run in runs], [str(run.folder.path) for run in runs]
-    parity = write_proven(
-        ensemble_network(backbones, counts, names=names, task=first.task, average=average),
-        export_file(folder),
-        proof,
-        classes=first.classes,
-        preprocessing=first.backbone.preprocessing,
-        task=first.task,
-        thresholds=thresholds,
-        deviation=first.deviation,
-        hint="Please report these networks; the runs are untouched.",
-    )
-    write_json(folder.exports / "parity.json", parity)
+    network = ensemble_network(backbones, counts, names=names, task=first.task, average=average)
+    own = replace(described(first), thresholds=tuple(thresholds), run=name, architecture="", licence="")
+    found = write_proven(Exporting(network, own, proof), export_file(folder)).proof
     about = {"format_version": FORMAT_VERSION, "average": average, "classes": list(first.classes)}
     write_json(folder.ensemble, {**about, **facts})
-    return parity
+    return found

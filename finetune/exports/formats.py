@@ -1,179 +1,189 @@
 """The formats of export, in one table: each writes what it is and proves it equal to the model.
 
-To add one: a row here, its name in `values.ExportFormat`, a line in docs/export.md. Letters: N images.
+To add one: a row here, its name in `values.ExportFormat`, a line in docs/export.md.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
-from torch import Tensor, nn
-
-from finetune.backbone.classics import CLASSICS
-from finetune.backbone.pools import OURS
-from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.run_folder import write_json
 from finetune.checkpoint.saved import SavedRun
-from finetune.device import in_fast_layout
-from finetune.errors import ExportError, ResourceError
-from finetune.exports.beside import names_beside, write_beside
+from finetune.checkpoint.state import written_beside
+from finetune.errors import ExportError, RecipeError, ResourceError
+from finetune.exports.beside import PROOF, names_beside, write_beside
 from finetune.exports.client import digest_of, model_files
-from finetune.exports.onnx import Parity, prove, write_onnx
-from finetune.images.decode import read_rgb
-from finetune.tasks import Task
-from finetune.types import Preprocessing, to_json
-from finetune.whole import is_vacant, whole_folder
-from finetune.wording import counted
+from finetune.exports.described import Described
+from finetune.exports.exporting import Export, Exporting
+from finetune.exports.form import OnnxForm
+from finetune.exports.onnx import write_in_form
+from finetune.exports.openvino import write_openvino
+from finetune.exports.proof import Parity, ProofImages
+from finetune.exports.torch_formats import write_safetensors, write_timm, write_torch
+from finetune.exports.triton import triton_place, write_config
+from finetune.types import OnEvent, ignore, to_json
+from finetune.values import ExportLayout
+from finetune.whole import is_vacant, unwritable
+
+FLAGS = {"preprocessing": "--with-preprocessing"}  # others are named like their fields
 
 
-@dataclass(frozen=True, slots=True)
-class Export:
-    """Where an export lies, and the proof that it equals the model."""
-
-    path: Path
-    format: str
-    parity: dict[str, Any]
+def _onnx(what: Exporting, path: Path, on_event: OnEvent) -> Parity:
+    return write_in_form(what.model, path, what.proof, what.described, what.form, on_event=on_event)
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """Real images (N, 3, H, W) as evaluation sees them, and their files."""
+Write = Callable[[Exporting, Path, OnEvent], Parity]
+FORMATS: dict[str, Write] = {  # a file, or what fills a folder
+    "onnx": _onnx,
+    "timm": write_timm,
+    "torch": write_torch,
+    "safetensors": write_safetensors,
+    "openvino": write_openvino,
+}
+TAKES: dict[str, tuple[str, ...]] = {  # fields of the form that a format has a meaning for
+    "onnx": tuple(field.name for field in fields(OnnxForm)),
+    "openvino": ("precision", "max_loss"),
+}
 
-    images: Tensor
-    files: Sequence[Path]
 
+def export_model(
+    saved: SavedRun,
+    format: str,
+    proof: ProofImages,
+    *,
+    form: OnnxForm,
+    out: Path | None,
+    layout: ExportLayout = "file",
+    data_licence: str = "",
+    on_event: OnEvent = ignore,
+) -> Export:
+    """Write a run's model in a format, prove it, and put what helps to use it beside it.
 
-@dataclass(frozen=True, slots=True)
-class Format:
-    """One format: what its file or folder is called in RUN/exports, and what writes and proves it there.
+    In the run's own exports/ it replaces the one before; elsewhere nothing is replaced.
 
-    `write` raises ExportError where the model cannot be exported or the export differs, and leaves nothing then;
-    ResourceError where the place is taken or cannot be written.
+    Raises:
+        ExportError: it cannot be exported, or the export differs; no file stays then.
+        ResourceError: the place is taken or cannot be written.
     """
-
-    name: str
-    write: Callable[[SavedRun, Path, Proof], Export]
-
-
-def _onnx(saved: SavedRun, path: Path, proof: Proof) -> Export:
-    if path.is_dir():
+    check_form(format, form)
+    what = Exporting(saved.backbone.model, described(saved), proof, form, saved, data_licence)
+    own, of_model = saved.folder.exports, {"model": digest_of(*model_files(saved.folder))}
+    is_file = format == "onnx" and layout == "file"
+    path = out or (own / form.folder / "model.onnx" if is_file else own / (layout if format == "onnx" else format))
+    if is_file and path.is_dir():
         raise ResourceError(f"{path} is a folder", hint="Give a file name with --out, e.g. model.onnx.")
-    proof_file = path.with_name("parity.json")
-    if path.absolute().parent != saved.folder.exports.absolute():  # where others keep their files
-        proof_file = path.with_name(f"{path.stem}.parity.json")
-        for place in (path, proof_file, *names_beside(path).values()):
-            if place.exists():
-                raise ResourceError(f"{place} exists already", hint="Give another name with --out, or remove it.")
-    facts = write_proven(
-        saved.backbone.model,
-        path,
-        proof,
-        classes=saved.classes,
-        preprocessing=saved.backbone.preprocessing,
-        task=saved.task,
-        thresholds=saved.thresholds,
-        deviation=saved.deviation,
-        hint="Please report this network; the checkpoint and model/ are untouched.",
-    )
-    facts["model"] = digest_of(*model_files(saved.folder))
-    write_json(proof_file, facts)
-    return Export(path, "onnx", facts)
+    if own.absolute() not in path.absolute().parents:  # where others keep their files
+        _check_free(path, is_file=is_file)
+    if is_file:
+        return write_proven(what, path, of_model=of_model, on_event=on_event)
+    with written_beside(path, keeps_before=False) as beside:
+        if format == "onnx":
+            facts = _fill_repository(what, beside, of_model, on_event)
+        else:
+            parity = FORMATS[format](what, beside, on_event)
+            _check(parity, what)
+            facts = {"format": format, **_facts(parity), "bytes": _size(beside), **of_model}
+            write_json(beside / PROOF, facts)
+            write_beside(what, beside, format=format, proof=facts)
+    return Export(path, format, facts)
 
 
 def write_proven(
-    model: nn.Module,
-    path: Path,
-    proof: Proof,
-    *,
-    classes: Sequence[str],
-    preprocessing: Preprocessing,
-    task: Task,
-    thresholds: Sequence[float] = (),
-    deviation: float | None = None,
-    hint: str = "",
-) -> dict[str, Any]:
-    """Write a model as an ONNX file that is proven to reproduce it, and return the proof with the file's hash.
-
-    What helps others to use it stands beside it (see `beside`).
+    what: Exporting, path: Path, *, of_model: dict[str, str] | None = None, on_event: OnEvent = ignore
+) -> Export:
+    """Write an ONNX file that is proven to reproduce its model, with what helps to use it beside it.
 
     Raises:
         ExportError: it cannot be exported, or differs; no file stays then. ResourceError: it cannot be written.
     """
+    facts = {**_write_file(what, path, on_event), **(of_model or {})}
+    write_json(names_beside(path)[PROOF], facts)
+    write_beside(what, path, format="onnx", proof=facts)
+    return Export(path, "onnx", facts)
+
+
+def _write_file(what: Exporting, path: Path, on_event: OnEvent) -> dict[str, Any]:
+    """Write an ONNX file, proven or not at all, and return the proof with the file's hash."""
     beside = path.with_name(f".{path.name}.new.onnx")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_onnx(model, beside, classes=classes, preprocessing=preprocessing, task=task, thresholds=thresholds)
-        if list(path.parent.glob(f"{beside.name}.*")):  # weights of 2 GB and more lie in a file of their own
-            raise ExportError("this network is too large for one ONNX file", hint="Use --format timm.")
-        parity = prove(model, beside, proof.images, proof.files, deviation=deviation)
-        if not parity.is_proven:
-            raise ExportError(_failure(parity), hint=hint)
+        parity = _onnx(what, beside, on_event)
+        _check(parity, what)
         beside.replace(path)
     except OSError as error:
-        raise ResourceError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
     finally:
         for left in path.parent.glob(f"{beside.name}*"):
             left.unlink()
-    facts = {**to_json(parity), "is_proven": True, "file": path.name, "digest": digest_of(path)}
-    write_beside(path, classes=classes, preprocessing=preprocessing, task=task, proof=facts)
+    of_file = {"file": path.name, "bytes": path.stat().st_size, "digest": digest_of(path)}
+    return {"format": "onnx", **_facts(parity), "form": to_json(what.form), **of_file}
+
+
+def _fill_repository(what: Exporting, root: Path, of_model: dict[str, str], on_event: OnEvent) -> dict[str, Any]:
+    """Fill a model repository with an ONNX file, its configuration, and what helps to use it; return the proof."""
+    file = triton_place(root, what)
+    facts = {**_write_file(what, file, on_event), **of_model}
+    write_config(file, "labels.txt")
+    write_json(file.parents[1] / PROOF, facts)
+    write_beside(what, file.parents[1], format="triton", proof=facts)
     return facts
 
 
-def _timm_folder(saved: SavedRun, place: Path, proof: Proof) -> Export:
-    if isinstance(saved.backbone.model, StagedClassifier):
-        raise ExportError(
-            f"this model classifies at the inner layer group {saved.backbone.model.at}, which timm has no network for",
-            hint="Use --format onnx.",
-        )
-    if saved.backbone.preprocessing.channels != 3:
-        raise ExportError(
-            f"this model takes {counted(saved.backbone.preprocessing.channels, 'channel')} of an image, and timm's"
-            " transform gives it red, green and blue",
-            hint="Use --format onnx, whose metadata says what to do.",
-        )
-    pool = saved.backbone.architecture.pool
-    if pool in OURS:
-        raise ExportError(f"this model pools with {pool!r}, which timm's networks have not", hint="Use --format onnx.")
-    name = saved.backbone.architecture.registered
-    if name in CLASSICS:
-        raise ExportError(
-            f"timm itself has no network {name}: its folder would load nowhere",
-            hint=f"Use --format onnx. In Python, timm loads {saved.folder.model} once this tool's networks are known:"
-            " import finetune.backbone.classics.",
-        )
-    if not is_vacant(place):
-        raise ResourceError(f"{place} exists already", hint="Give another place with --out, or remove it.")
-    with whole_folder(place) as beside:
-        shutil.copytree(saved.folder.model, beside, dirs_exist_ok=True)
-        difference = _difference_of_timm(saved, beside, proof)
-        if difference != 0:
-            raise ExportError(f"timm's model differs from ours by up to {difference:g}")
-    return Export(place, "timm", {"num_images": len(proof.files), "largest_difference": difference, "is_proven": True})
-
-
-def _difference_of_timm(saved: SavedRun, folder: Path, proof: Proof) -> float:
-    """Return how far the logits of timm's own model and transform lie from ours on real images."""
-    again = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True).eval()
-    in_fast_layout(again, proof.images.device)  # as ours is: else other kernels run, with other last bits
-    view = timm.data.create_transform(**timm.data.resolve_model_data_config(again, use_test_size=True))
-    value_range = saved.backbone.preprocessing.value_range
-    theirs = torch.stack([view(read_rgb(file, value_range=value_range)) for file in proof.files])  # (N, 3, H, W)
-    with torch.no_grad():
-        return float((again(theirs) - saved.backbone.model(proof.images)).abs().max())
-
-
-def _failure(parity: Parity) -> str:
-    return (
-        "the ONNX file does not reproduce the model: logits differ by up to"
-        f" {parity.largest_difference:.2e} at a largest logit of {parity.largest_logit:.2e}"
-        + ("" if parity.same_top1 else ", and the answer differs")
+def described(saved: SavedRun) -> Described:
+    """Return what a run's model takes and says."""
+    config = getattr(saved.backbone.model, "pretrained_cfg", None) or {}
+    return Described(
+        saved.classes,
+        saved.backbone.preprocessing,
+        saved.task,
+        tuple(saved.thresholds),
+        saved.deviation,
+        run=saved.folder.path.absolute().name,
+        architecture=saved.backbone.architecture.registered,
+        licence=str(config.get("license") or ""),
     )
 
 
-FORMATS = {"onnx": Format("model.onnx", _onnx), "timm": Format("timm", _timm_folder)}
+def check_form(format: str, form: OnnxForm) -> None:
+    """See that a format has a meaning for what is asked of the form.
+
+    Raises:
+        RecipeError: it has none.
+    """
+    usual = OnnxForm()
+    for field in fields(form):
+        if field.name not in TAKES.get(format, ()) and getattr(form, field.name) != getattr(usual, field.name):
+            flag = FLAGS.get(field.name, f"--{field.name.replace('_', '-')}")
+            raise RecipeError(f"{flag} has no meaning for --format {format}", hint="It is of --format onnx.")
+
+
+def _check_free(path: Path, *, is_file: bool) -> None:
+    places = (path, *names_beside(path).values()) if is_file else () if is_vacant(path) else (path,)
+    for place in places:
+        if place.exists():
+            raise ResourceError(f"{place} exists already", hint="Give another place with --out, or remove it.")
+
+
+def _check(parity: Parity, what: Exporting) -> None:
+    if parity.is_proven:
+        return
+    if parity.max_loss is not None:
+        raise ExportError(
+            f"this network loses too much in {what.form.precision}: {parity.failure}",
+            hint="Allow more with --max-loss, or export it with --precision fp16 or fp32.",
+        )
+    raise ExportError(
+        f"the export does not reproduce the model: {parity.failure}",
+        hint="Please report this network; the checkpoint and model/ are untouched.",
+    )
+
+
+def _facts(parity: Parity) -> dict[str, Any]:
+    return {**to_json(parity), "is_proven": True}
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

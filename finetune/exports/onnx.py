@@ -1,4 +1,4 @@
-"""A model as an ONNX file, and the proof that a program which knows nothing else gets the same from image files.
+"""A model as an ONNX file in the form that is asked for, proven: what a program which knows nothing else makes of files.
 
 Letters: B batch, C channels, H W pixels, K classes.
 """
@@ -6,141 +6,148 @@ Letters: B batch, C channels, H W pixels, K classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from finetune.backbone.onnx_graph import EXPORT_ERRORS, write_graph
 from finetune.backbone.weights import first_line
 from finetune.errors import ExportError
-from finetune.exports.client import INPUT, OUTPUT, Client, scale_size
-from finetune.images.decoding import decoding_steps
-from finetune.tasks import TASKS, Task
-from finetune.types import LONGEST, Preprocessing
+from finetune.exports.any_size import with_whole_preprocessing
+from finetune.exports.client import INPUT, Client
+from finetune.exports.described import Described
+from finetune.exports.form import OnnxForm
+from finetune.exports.outputs import ExportedNetwork
+from finetune.exports.precision import WAYS, in_8_bits, in_float16
+from finetune.exports.proof import TOLERANCE, TOLERANCE_OF_PIXELS, Parity, ProofImages, prove
+from finetune.types import OnEvent, ignore
 
-BATCHES = (1, 2, 7)
-Logits = NDArray[np.float32]  # (B, K)
-TOLERANCE = 1e-3  # of the largest logit, in float32
-ROUNDING = 1e-6  # of the largest number, in float32
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How far a client's logits lie from the model's, on real image files at several batch sizes."""
-
-    num_images: int
-    batch_sizes: tuple[int, ...]
-    largest_logit: float
-    largest_difference: float
-    same_top1: bool  # of several classes: the same ones; of numbers there is nothing to be the same
-    deviation: float | None = None  # of the numbers of train, where a number is estimated
-
-    @property
-    def is_proven(self) -> bool:
-        """Largest difference at most 1e-3 of the largest logit, same answer wherever the margin exceeds it.
-
-        A number may differ by 1e-3 of the deviation of the numbers of train, and by what float32 rounds.
-        """
-        most = TOLERANCE * self.largest_logit
-        if self.deviation is not None:
-            most = max(TOLERANCE * self.deviation, ROUNDING * self.largest_logit)
-        return self.same_top1 and self.largest_difference <= most
+PLAIN = OnnxForm()
 
 
-def write_onnx(
-    model: nn.Module,
-    path: Path,
-    *,
-    classes: Sequence[str],
-    preprocessing: Preprocessing,
-    task: Task = "classify",
-    thresholds: Sequence[float] = (),
-) -> None:
-    """Write an ONNX file: `images` (B, C, H, W) float32, normalised, to `logits` (B, K); B is free.
+def write_onnx(model: nn.Module, path: Path, described: Described, form: OnnxForm = PLAIN) -> ExportedNetwork:
+    """Write an ONNX file in float32, and return what is in it as torch has it.
 
-    Class names, preprocessing, the task, what makes answers of logits, and thresholds stand in the file's metadata,
-    as JSON.
+    It takes `images` (B, C, H, W) float32, normalised, if the form does not say otherwise, and gives `logits` (B, K)
+    and what else the form names; B is free. What they mean stands in the file's metadata, as JSON.
 
     Raises:
-        ExportError: the network cannot be exported.
+        ExportError: the network cannot be exported in this form.
     """
-    model = model.cpu().float().eval()
-    example = torch.zeros(2, preprocessing.channels, *preprocessing.image_size)
-    facts = {
-        "classes": list(classes),
-        "preprocessing": _facts(preprocessing),
-        "task": task,
-        "activation": TASKS[task].activation,
-        **({"thresholds": list(thresholds)} if thresholds else {}),
-    }
+    form.check_for(described.task)
+    if form.dynamic_size and any(type(module).__name__.endswith("Same") for module in model.modules()):
+        raise ExportError(
+            "this network pads by the size of what it sees (pad_type same), which no exporter leaves free",
+            hint="Leave --dynamic-size away: --with-preprocessing full takes images of any size, too.",
+        )
+    model, own = model.cpu().float().eval(), described.preprocessing
+    network = ExportedNetwork(model, form, preprocessing=own, task=described.task).eval()
+    if network.takes_bytes:
+        example = torch.zeros(2, *own.image_size, own.bands, dtype=torch.uint8)
+    else:
+        example = torch.zeros(2, own.channels, *own.image_size)
+    facts = described.facts() | ({"inside": "uint8"} if network.takes_bytes else {})
     metadata = {name: json.dumps(fact) for name, fact in facts.items()}
+    sides = ((1, 2) if network.takes_bytes else (2, 3)) if form.dynamic_size else ()
     try:
-        write_graph(model, example, path, input_name=INPUT, output=OUTPUT, metadata=metadata)
+        write_graph(network, example, path, input_name=INPUT, outputs=form.outputs, metadata=metadata, sides=sides)
     except EXPORT_ERRORS as error:
-        raise ExportError(f"this network cannot be exported to ONNX: {first_line(error)}") from error
+        free = ", with a free height and width" if form.dynamic_size else ""
+        raise ExportError(f"this network cannot be exported to ONNX{free}: {first_line(error)}") from error
+    return network
 
 
-def _facts(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return what a program has to know to prepare images; `exports/client.py` is one that does."""
-    return {
-        **asdict(preprocessing),
-        "resize": scale_size(preprocessing.image_size, preprocessing.crop_pct),
-        "longest": LONGEST,
-        "decoding": decoding_steps(preprocessing),
-    }
-
-
-def prove(
-    model: nn.Module, path: Path, images: Tensor, files: Sequence[Path], *, deviation: float | None = None
+def write_in_form(
+    model: nn.Module,
+    path: Path,
+    proof: ProofImages,
+    described: Described,
+    form: OnnxForm,
+    *,
+    on_event: OnEvent = ignore,
 ) -> Parity:
-    """Compare what a client gets from files and an ONNX file with the model on the same images (N, C, H, W).
+    """Write an ONNX file in a form, at the precision that it names, and return its proof, whatever that says.
 
-    At batch 1, 2 and 7.
+    Of the ways to put a network into 8 bits the one that loses least on the whole split is taken.
+
+    Raises:
+        ExportError: the network cannot be exported in this form.
     """
-    client = Client(path)
-    differences, logits = [], []
-    same = True
-    with torch.no_grad():
-        for size in BATCHES:
-            for start in range(0, len(images), size):
-                batch = images[start : start + size]
-                if len(batch) < size and len(images) >= size:
-                    continue
-                ours = model(batch).numpy()  # (B, K)
-                theirs = client.logits(files[start : start + size])
-                difference = float(np.abs(ours - theirs).max())
-                same = same and SAME[client.task](ours, theirs, difference, client.thresholds)
-                differences.append(difference)
-                logits.append(float(np.abs(ours).max()))
-    return Parity(len(images), BATCHES, max(logits), max(differences), same, deviation)
+    network = write_onnx(model, path, described, form)
+    if list(path.parent.glob(f"{path.name}.*")):  # weights of 2 GB and more lie in a file of their own
+        raise ExportError("this network is too large for one ONNX file", hint="Use --format timm.")
+    if form.outputs != PLAIN.outputs or form.dynamic_size:
+        _check_outputs(network, path, proof)
+
+    def proven(file: Path) -> Parity:
+        tolerance = TOLERANCE
+        if form.preprocessing == "full":
+            onnx.save(with_whole_preprocessing(onnx.load(file), described.preprocessing), file)
+            tolerance = TOLERANCE_OF_PIXELS
+        max_loss = None if form.precision == "fp32" else form.max_loss
+        return prove(model, Client(file), proof, described, max_loss=max_loss, tolerance=tolerance, on_event=on_event)
+
+    if form.precision == "fp16":
+        in_float16(path, path)
+    elif form.precision == "int8":
+        return _best_of_8_bits(path, proof, proven)
+    return proven(path)
 
 
-def _same_top1(ours: Logits, theirs: Logits, difference: float, thresholds: Sequence[float]) -> bool:
-    ranked = np.sort(ours, axis=1)
-    clear = ranked[:, -1] - ranked[:, -2] > difference
-    return bool((ours.argmax(axis=1) == theirs.argmax(axis=1))[clear].all())
+def _best_of_8_bits(path: Path, proof: ProofImages, proven: Callable[[Path], Parity]) -> Parity:
+    """Put an ONNX file into 8 bits by the way that loses least, and return its proof."""
+    client = Client(path)  # before what is asked of files of any size is put in front of it
+    images = [client.read(file) for file in proof.calibration]
+    tried, best = (path.with_name(f"{path.name}.{name}") for name in ("tried", "best"))
+    parity: Parity | None = None
+    for way in WAYS:
+        in_8_bits(path, tried, way, images)
+        found = proven(tried)
+        if parity is None or _loss(found) < _loss(parity):
+            parity = found
+            tried.replace(best)
+        if _loss(parity) <= 0:
+            break
+    best.replace(path)
+    assert parity is not None
+    return parity
 
 
-def _same_sets(ours: Logits, theirs: Logits, difference: float, thresholds: Sequence[float]) -> bool:
-    """Tell whether the same classes are said, wherever a logit is further from its threshold than both differ."""
-    shares = np.clip(np.array(thresholds), 1e-12, 1 - 1e-12)
-    limits = np.log(shares / (1 - shares))  # (K,)
-    clear = np.abs(ours - limits) > difference
-    return bool(((ours >= limits) == (theirs >= limits))[clear].all())
+def _loss(parity: Parity) -> float:
+    assert parity.whole is not None
+    return parity.whole.loss
 
 
-def _same_numbers(ours: Logits, theirs: Logits, difference: float, thresholds: Sequence[float]) -> bool:
-    return True  # numbers that differ by so little are the same answer
+def _check_outputs(network: ExportedNetwork, path: Path, proof: ProofImages) -> None:
+    """See that all outputs of a file are those of its network, where their size is free on larger images, too.
+
+    Raises:
+        ExportError: they are not.
+    """
+    client, form = Client(path), network.form
+    images = torch.from_numpy(np.stack([client.read(file) for file in proof.files[:4]]))
+    sizes = {"": images}
+    if form.dynamic_size:
+        larger = _larger(images, is_bytes=network.takes_bytes)
+        sizes[f" of images {tuple(larger.shape)}"] = larger
+    for where, batch in sizes.items():
+        with torch.no_grad():
+            ours = [output.numpy() for output in network(batch)]
+        for name, own, theirs in zip(form.outputs, ours, client.run(list(batch.numpy()), form.outputs), strict=True):
+            most = TOLERANCE * max(float(np.abs(own).max()), TOLERANCE)
+            if own.shape != theirs.shape or (difference := float(np.abs(own - theirs).max())) > most:
+                differ = f"by up to {difference:.2e}" if own.shape == theirs.shape else "in their shape"
+                raise ExportError(f"the ONNX file's {name}{where} differ from the model's {differ}")
 
 
-SAME: dict[Task, Callable[[Logits, Logits, float, Sequence[float]], bool]] = {
-    "classify": _same_top1,
-    "multilabel": _same_sets,
-    "regress": _same_numbers,
-}
+def _larger(images: Tensor, *, is_bytes: bool) -> Tensor:
+    """Return a batch a half higher and a quarter wider, in whole steps of 32 pixels."""
+    planes = images.permute(0, 3, 1, 2).float() if is_bytes else images
+    size = (planes.shape[2] * 3 // 64 * 32 or 32, planes.shape[3] * 5 // 128 * 32 or 32)
+    other = interpolate(planes, size, mode="bilinear")
+    return other.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous() if is_bytes else other

@@ -10,17 +10,15 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from finetune.checkpoint.run_folder import RunFolder, open_answering
 from finetune.errors import CheckpointError, ExportError, RecipeError, did_you_mean
 from finetune.evaluation.predictions import Answers, Scorer, probabilities_of
 from finetune.evaluation.views import Tta
-from finetune.exports.client import Client, digest_of, export_file, of_image, proven_export
+from finetune.exports.client import Client, digest_of, export_file, proven_export
 from finetune.types import Event, OnEvent
 
 MANY = 1000  # images that are worth starting a GPU
@@ -107,28 +105,24 @@ def opened_export(file: Path) -> Client:
     return client
 
 
-def scorer_of(client: Client, *, tta: Tta = "none") -> Scorer[NDArray[np.float32]]:
+def scorer_of(client: Client, *, tta: Tta = "none") -> Scorer[NDArray[Any]]:
     """Return what names images by an ONNX file; with the `tta` "flip" by the mean over mirror images, too."""
 
-    def prepare(image: Image.Image) -> NDArray[np.float32]:
-        return of_image(image, client.preprocessing)
-
-    def answers(images: Sequence[NDArray[np.float32]]) -> Answers:
-        batch = np.stack(images)  # (B, C, H, W)
-        logits = client.run(batch)
+    def answers(images: Sequence[NDArray[Any]]) -> Answers:
+        logits = client.answer(images)  # (B, K)
         if tta == "flip":
-            logits += client.run(np.ascontiguousarray(batch[..., ::-1]))
+            logits += client.answer([client.mirrored(image) for image in images])
             logits /= 2
         return Answers(probabilities_of(client.activation, logits))
 
     value_range = client.preprocessing["value_range"]
     span = tuple(value_range) if value_range else None
-    return Scorer(tuple(client.classes), span, prepare, answers, client.task, client.thresholds, client.bands)
+    return Scorer(tuple(client.classes), span, client.prepare, answers, client.task, client.thresholds, client.bands)
 
 
 def _of_exports(folder: Path) -> Path:
     """Return the ONNX file in a folder of exports, which must be the one that was proven where that is said there."""
-    file, proof = folder / "model.onnx", folder / "parity.json"
+    file, proof = folder / "model.onnx", folder / "proof.json"
     if proof.is_file():
         try:
             is_proven = json.loads(proof.read_text(encoding="utf-8"))["digest"] == digest_of(file)

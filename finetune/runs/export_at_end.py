@@ -5,7 +5,8 @@ from __future__ import annotations
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.saved import load_run
 from finetune.errors import ExportError, ResourceError
-from finetune.exports.formats import FORMATS
+from finetune.exports.form import OnnxForm
+from finetune.exports.formats import export_model
 from finetune.prepare.proof import proof_of
 from finetune.settings import Recipe
 from finetune.types import Event, OnEvent
@@ -21,13 +22,12 @@ def export_at_end(folder: RunFolder, recipe: Recipe, *, seconds: float, on_event
     wanted = recipe.export.onnx_at_end
     if not wanted or (wanted == "auto" and seconds < WORTH):
         return
-    kind = FORMATS["onnx"]
     try:
         saved = load_run(folder.path, device="cpu")
-        export = kind.write(saved, folder.exports / kind.name, proof_of(saved))
+        export = export_model(saved, "onnx", proof_of(saved), form=OnnxForm(), out=None)
     except (ExportError, ResourceError) as error:
         on_event(Event.warning(f"no ONNX export: {error.message}"))
     except KeyboardInterrupt:
         on_event(Event.warning("the ONNX export was stopped; the run is finished"))
     else:
-        on_event(Event.message(f"exported: {export.path}, proven on {export.parity['num_images']} images"))
+        on_event(Event.message(f"exported: {export.path}, proven on {export.proof['num_images']} images"))

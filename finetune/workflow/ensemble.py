@@ -30,12 +30,12 @@ class Ensemble:
     average: Average
     joined: Joined
     folder: Path | None
-    parity: dict[str, Any] | None
+    proof: dict[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
         """Return the ensemble as one JSON document."""
         return {"average": self.average, **joined_facts(self.joined), "folder": _named(self.folder),
-                "parity": self.parity}  # fmt: skip
+                "proof": self.proof}  # fmt: skip
 
 
 @guarded(OF_A_MODEL, is_shared=True)
@@ -106,12 +106,13 @@ def _left(
     proof = proof_of(runs[0])
     with whole_folder(out) as beside:
         folder = RunFolder(beside)
-        parity = write_ensemble(
-            folder, runs, counts, proof, average=average, thresholds=found.thresholds, facts=joined_facts(found)
-        )
+        proven = write_ensemble(
+            folder, runs, counts, proof, name=out.name, average=average, thresholds=found.thresholds,
+            facts=joined_facts(found),
+        )  # fmt: skip
         said = {name: answers(members.task, rows, found.thresholds) for name, rows in outputs.items()}
         write_predictions(folder.predictions, members.manifest, said, class_shares(members.task, outputs))
-    return Ensemble(average, found, out, parity)
+    return Ensemble(average, found, out, proven)
 
 
 def _named(folder: Path | None) -> str | None:

@@ -2,23 +2,74 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from finetune.checkpoint.saved import load_run
-from finetune.errors import ExportError, did_you_mean
-from finetune.exports.formats import FORMATS, Export
+from finetune.errors import ExportError, RecipeError, did_you_mean
+from finetune.exports.exporting import Export
+from finetune.exports.form import OnnxForm
+from finetune.exports.formats import FORMATS, check_form, export_model
+from finetune.exports.hub import check_repository, push
 from finetune.prepare.proof import proof_of
-from finetune.values import ExportFormat
+from finetune.train.guard import OF_A_MODEL, guarded
+from finetune.types import Event, OnEvent, ignore
+from finetune.values import ExportFormat, ExportLayout, ExportPrecision, InsideGraph
 
 
-def export(run: str | Path, *, format: ExportFormat = "onnx", out: str | Path | None = None) -> Export:
-    """Export the best model of a finished run, and prove on real val images that it computes the same.
+@guarded(OF_A_MODEL, is_shared=True)
+def export(
+    run: str | Path,
+    *,
+    format: ExportFormat = "onnx",
+    out: str | Path | None = None,
+    preprocessing: InsideGraph = "none",
+    softmax: bool = False,
+    features: bool = False,
+    saliency: bool = False,
+    precision: ExportPrecision = "fp32",
+    max_loss: float = 1.0,
+    dynamic_size: bool = False,
+    layout: ExportLayout = "file",
+    data_licence: str = "",
+    push_to_hub: str | None = None,
+    on_event: OnEvent = ignore,
+) -> Export:
+    """Export the best model of a finished run, and prove from image files that it computes the same.
+
+    An ONNX file takes images (B, C, H, W) of float32 that are prepared; with the `preprocessing` "uint8" (B, H, W, C) of
+    uint8 that are resized and cut out, with "full" of any size. Beside `logits` (B, K) it gives `probabilities` (with
+    `softmax`), `features` (B, D), which reach the head, and `saliency` (B, K, h, w), how much each place speaks for each
+    class. A `precision` below fp32 may cost `max_loss` points of the task's first metric on val. With a `dynamic_size`
+    height and width are free. The `layout` "triton" is a model repository of NVIDIA's server. `data_licence` is what the
+    model card says of the images; `push_to_hub` names the repository that timm's folder is put into.
 
     Raises:
-        ExportError: it cannot be exported, or the export differs; no file stays then.
+        ExportError: it cannot be exported, or the export differs or loses too much; no file stays then.
         CheckpointError: no finished run. ResourceError: the place is taken or cannot be written.
+        RecipeError: what is asked for does not go together.
     """
     if format not in FORMATS:
         raise ExportError(f"format {format!r} is none of {', '.join(FORMATS)}.{did_you_mean(str(format), FORMATS)}")
-    saved, kind = load_run(run, device="cpu"), FORMATS[format]
-    return kind.write(saved, Path(out) if out else saved.folder.exports / kind.name, proof_of(saved))
+    form = OnnxForm(preprocessing, softmax, features, saliency, precision, dynamic_size, max_loss)
+    check_form(format, form)
+    if layout not in get_args(ExportLayout) or (layout != "file" and format != "onnx"):
+        raise RecipeError(
+            f"layout = {layout!r} has no meaning for format {format}", hint="Use onnx with file or triton."
+        )
+    if push_to_hub is not None:
+        if format != "timm":
+            raise RecipeError(f"--push-to-hub has no meaning for --format {format}", hint="Use --format timm.")
+        check_repository(push_to_hub)
+    saved = load_run(run, device="cpu")
+    with saved.compute.in_force():
+        proof = proof_of(saved, is_whole=True, on_event=on_event)
+        done = export_model(
+            saved, format, proof, form=form, out=Path(out) if out else None, layout=layout, data_licence=data_licence,
+            on_event=on_event,
+        )  # fmt: skip
+    if push_to_hub is None:
+        return done
+    on_event(Event.message(f"uploading {done.path} to {push_to_hub}"))
+    return replace(done, address=push(done.path, push_to_hub))

@@ -1,0 +1,167 @@
+"""The page beside an export, a model card: how it is used, how equal it is to the model, what that was trained on."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from finetune.exports.card_facts import RunFacts, run_facts
+from finetune.exports.described import Described
+from finetune.exports.exporting import Exporting
+from finetune.exports.form import FEATURES, OUTPUT, PROBABILITIES, SALIENCY, OnnxForm
+from finetune.images.decoding import decoding_steps
+from finetune.tasks import Task
+
+LIBRARIES = {
+    "onnx": "onnx",
+    "triton": "onnx",
+    "timm": "timm",
+    "torch": "pytorch",
+    "safetensors": "timm",
+    "openvino": "openvino",
+}
+METRICS = {"top1": "accuracy", "macro_f1": "f1", "mAP": "mAP", "r2": "r_squared", "mae": "mae"}  # as the Hub calls them
+MEANINGS: dict[Task, str] = {
+    "classify": "softmax makes probabilities of them, in the order of {labels}.",
+    "multilabel": "sigmoid makes the probability of each class, in the order of {labels}. A class is said from its own"
+    " threshold on, which stands under `thresholds`.",
+    "regress": "the number.",
+}
+MORE = {
+    PROBABILITIES: "`probabilities` (B, {num}), float32: those, made already.",
+    FEATURES: "`features` (B, D), float32: what reaches the classifier; images that lie near each other look alike to it.",
+    SALIENCY: "`saliency` (B, {num}, h, w), float32: how much each place speaks for each class. A logit is the mean of its"
+    " map, plus the bias of its class.",
+}
+TIMM = """
+```python
+import timm
+
+model = timm.create_model("local-dir:{name}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model, use_test_size=True))
+```
+"""
+
+
+TRITON = """    tritonserver --model-repository=FOLDER
+
+FOLDER is the one that holds `{name}`; or, in NVIDIA's container,
+
+    docker run --rm -p 8000:8000 -v "$PWD:/models:ro" nvcr.io/nvidia/tritonserver:VERSION-py3 \\
+        tritonserver --model-repository=/models"""
+
+
+def card(what: Exporting, format: str, name: str, script: str, labels: str, proof: dict[str, Any]) -> str:
+    """Return the page beside an export called `name`, whose program is `script`, as Markdown with the Hub's front matter."""
+    own, described = what.described.preprocessing, what.described
+    run = None if what.saved is None else run_facts(what.saved)
+    num, meaning = len(described.classes), MEANINGS[described.task]
+    outputs = [f"`{OUTPUT}` (B, {num}), float32: " + meaning.format(labels=labels)]
+    outputs += [MORE[output].format(num=num) for output in what.form.outputs[1:]]
+    shape, number = _input(described, what.form)
+    return (
+        _template()
+        .render(
+            front=_front(what, format, run),
+            title=described.run or name,
+            summary=_summary(what, format, run),
+            usage=_usage(format, name, script),
+            shape=shape,
+            number=number,
+            steps=_steps(described, what.form),
+            outputs=outputs,
+            proof=proof,
+            licence=described.licence,
+            data_licence=what.data_licence,
+            run=run,
+        )
+        .replace("\n\n\n", "\n\n")
+    )
+
+
+def _usage(format: str, name: str, script: str) -> str:
+    if format == "triton":
+        return TRITON.format(name=name)
+    needs = {"onnx": "onnxruntime", "timm": "timm", "safetensors": "timm", "torch": "torch", "openvino": "openvino"}
+    said = f"    pip install numpy pillow {needs[format]}\n    python {script} IMAGE [IMAGE ...]"
+    if format == "onnx":
+        said += (
+            "\n\nOr in a container:\n\n    docker build -t classifier .\n"
+            '    docker run --rm -v "$PWD/photos:/photos:ro" classifier /photos/a.jpg'
+        )
+    return said + (f"\n\nIn Python:\n{TIMM.format(name=name)}" if format == "timm" else "")
+
+
+def _input(described: Described, form: OnnxForm) -> tuple[str, str]:
+    own = described.preprocessing
+    height, width = ("H", "W") if form.dynamic_size else own.image_size
+    if form.preprocessing == "none":
+        return f"B, {own.channels}, {height}, {width}", "float32, of any number B of images"
+    if form.preprocessing == "uint8":
+        return f"B, {height}, {width}, {own.bands}", "uint8, of any number B of images"
+    return f"B, H, W, {own.bands}", "uint8, of any number B of images of one size, which may be any"
+
+
+def _steps(described: Described, form: OnnxForm) -> list[str]:
+    own = described.preprocessing
+    height, width = own.image_size
+    decoding = decoding_steps(own)
+    resize = (
+        f"Resize and cut to {height} x {width} pixels: `resize`, `crop_mode` ({own.crop_mode}) and `interpolation`"
+        f" ({own.interpolation}, with Pillow's antialiasing) of `preprocessing`."
+    )
+    standardise = f"Divide by 255, take off the mean {list(own.mean)}, divide by the deviation {list(own.std)}."
+    if form.preprocessing == "full":
+        return [*decoding[: 2 if own.channels == 4 else 3], "The rest is done inside."]
+    if form.preprocessing == "uint8":
+        return [*decoding, resize, "The rest is done inside."]
+    return [*decoding, resize, standardise]
+
+
+def _summary(what: Exporting, format: str, run: RunFacts | None) -> str:
+    described = what.described
+    kind = {"classify": "one of", "multilabel": "any of", "regress": "the number"}[described.task]
+    names = ", ".join(described.classes[:10]) + (", ..." if len(described.classes) > 10 else "")
+    count = f"{len(described.classes)} classes" if described.task != "regress" else described.classes[0]
+    says = f"Says of an image {kind} {count}" + (f": {names}." if described.task != "regress" else ".")
+    headline = f" {run.headline}" if run else ""
+    return f"{says}{headline} Trained and exported as {format} by finetune."
+
+
+def _front(what: Exporting, format: str, run: RunFacts | None) -> str:
+    """Return the front matter that the Hub reads."""
+    described = what.described
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=run.data_name,
+            dataset_name=run.data_name,
+            dataset_split=split,
+            metric_type=METRICS[name],
+            metric_name=name,
+            metric_value=round(value["value"], 4),
+        )
+        for split, metrics in (run.measured.items() if run else ())
+        for name, value in metrics.items()
+        if name in METRICS
+    ]
+    facts = ModelCardData(
+        license=described.licence or None,
+        library_name=LIBRARIES[format],
+        tags=["image-classification", "finetune", *(["timm"] if format != "timm" else [])],
+        pipeline_tag="image-classification",
+        model_name=described.run or None,
+        eval_results=results or None,
+        ignore_metadata_errors=True,
+    )
+    return f"---\n{facts.to_yaml()}\n---\n"
+
+
+@cache
+def _template() -> Any:
+    loader = PackageLoader("finetune.exports")
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, autoescape=False)
+    return environment.get_template("card.md.j2")

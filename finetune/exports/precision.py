@@ -1,0 +1,107 @@
+"""ONNX files in less precise numbers: float16, or 8 bits calibrated on images. Letters: B batch."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from finetune.backbone.weights import first_line
+from finetune.errors import ExportError
+from finetune.exports.client import INPUT
+
+PRODUCTS = ("Conv", "Gemm", "MatMul")  # where the time goes
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to put a network into 8 bits: a scale for each channel of the weights or one for all, of which operators."""
+
+    name: str
+    per_channel: bool
+    operators: tuple[str, ...] | None  # None: all that onnxruntime has in 8 bits
+
+
+WAYS = (
+    Way("per channel", True, None),
+    Way("per tensor", False, None),
+    Way("per channel, convolutions and matrix products only", True, PRODUCTS),
+)
+
+
+def in_float16(file: Path, to: Path) -> None:
+    """Write an ONNX file with weights and arithmetic in float16; what goes in and comes out stays as it is.
+
+    Raises:
+        ExportError: it cannot be converted.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    try:
+        with quiet():
+            onnx.save(convert_float_to_float16(onnx.load(file), keep_io_types=True), to)
+    except Exception as error:  # the converter's errors have no tree
+        raise ExportError(f"this network cannot be written in float16: {first_line(error)}") from error
+
+
+def in_8_bits(file: Path, to: Path, way: Way, images: Sequence[NDArray[Any]]) -> None:
+    """Write an ONNX file in 8 bits, by the ranges that activations have on images, each as the file takes it.
+
+    Source: onnxruntime's static quantisation, QDQ format.
+
+    Raises:
+        ExportError: it cannot be quantised.
+    """
+    from onnxruntime.quantization import QuantFormat, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    plain = to.with_name(f"{to.name}.plain.onnx")
+    try:
+        with quiet():
+            quant_pre_process(file, plain, skip_symbolic_shape=True)
+            quantize_static(
+                plain,
+                to,
+                _Reader(images),
+                quant_format=QuantFormat.QDQ,
+                per_channel=way.per_channel,
+                op_types_to_quantize=None if way.operators is None else list(way.operators),
+            )
+    except Exception as error:  # the quantiser's errors have no tree
+        raise ExportError(f"this network cannot be quantised: {first_line(error)}") from error
+    finally:
+        plain.unlink(missing_ok=True)
+    model = onnx.load(to)
+    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(file).metadata_props})
+    onnx.save(model, to)
+
+
+class _Reader:
+    """Hands images out one by one, as onnxruntime's calibration asks for them."""
+
+    def __init__(self, images: Sequence[NDArray[Any]]) -> None:
+        self._left = iter(images)
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        image = next(self._left, None)
+        return None if image is None else {INPUT: image[None]}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the remarks of onnxruntime's tools off the user's screen."""
+    was_disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(was_disabled)
