@@ -32,17 +32,18 @@ from finetune.types import ignore
 
 CLASSES = ("a", "b", "c", "d", "e", "f")
 NETWORKS = {  # the smallest of a family that there is, at a size that it takes
-    "resnet18": 64, "resnext50_32x4d": 64, "seresnet50": 64, "regnetx_002": 64, "regnety_002": 64, "densenet121": 64,
-    "vgg11_bn": 64, "mobilenetv1_100": 64, "mobilenetv2_035": 64, "mobilenetv3_small_050": 64, "mobilenetv4_conv_small": 64,
-    "efficientnet_b0": 64, "tf_efficientnet_lite0": 64, "efficientnetv2_rw_t": 64, "mnasnet_050": 64, "ghostnet_050": 64,
-    "rexnet_100": 64, "hardcorenas_a": 64, "repvgg_a0": 64, "mobileone_s0": 64, "convnext_atto": 64, "convnextv2_atto": 64,
-    "convmixer_768_32": 64, "poolformer_s12": 64, "edgenext_xx_small": 64, "fastvit_t8": 64, "nfnet_l0": 64,
-    "inception_v3": 96, "xception41": 64, "hrnet_w18_small": 64, "dla34": 64, "res2net50_26w_4s": 64, "levit_128s": 224,
-    "vit_tiny_patch16_224": 224, "deit_tiny_patch16_224": 224, "swin_tiny_patch4_window7_224": 224,
-    "mixer_s32_224": 224, "maxvit_rmlp_pico_rw_256": 256, "efficientformer_l1": 224, "mobilevit_xxs": 64,
-    "visformer_tiny": 224, "pit_ti_224": 224, "cait_xxs24_224": 224, "coat_lite_tiny": 224, "crossvit_tiny_240": 240,
-    "tiny_vit_5m_224": 224, "volo_d1_224": 224, "beit_base_patch16_224": 224, "eva02_tiny_patch14_224": 224,
-    "hiera_tiny_224": 224, "repvit_m0_9": 64, "starnet_s1": 64, "inception_next_atto": 64,
+    "resnet18": 64, "resnext50_32x4d": 64, "seresnet50": 64, "regnetx_002": 64, "regnety_002": 64, "densenet121":
+    64, "vgg11_bn": 64, "mobilenetv1_100": 64, "mobilenetv2_035": 64, "mobilenetv3_small_050": 64,
+    "mobilenetv4_conv_small": 64, "efficientnet_b0": 64, "tf_efficientnet_lite0": 64, "efficientnetv2_rw_t": 64,
+    "mnasnet_050": 64, "ghostnet_050": 64, "rexnet_100": 64, "hardcorenas_a": 64, "repvgg_a0": 64, "mobileone_s0":
+    64, "convnext_atto": 64, "convnextv2_atto": 64, "convmixer_768_32": 64, "poolformer_s12": 64,
+    "edgenext_xx_small": 64, "fastvit_t8": 64, "nfnet_l0": 64, "inception_v3": 96, "xception41": 64,
+    "hrnet_w18_small": 64, "dla34": 64, "res2net50_26w_4s": 64, "levit_128s": 224, "vit_tiny_patch16_224": 224,
+    "deit_tiny_patch16_224": 224, "swin_tiny_patch4_window7_224": 224, "mixer_s32_224": 224,
+    "maxvit_rmlp_pico_rw_256": 256, "efficientformer_l1": 224, "mobilevit_xxs": 64, "visformer_tiny": 224,
+    "pit_ti_224": 224, "cait_xxs24_224": 224, "coat_lite_tiny": 224, "crossvit_tiny_240": 240, "tiny_vit_5m_224":
+    224, "volo_d1_224": 224, "beit_base_patch16_224": 224, "eva02_tiny_patch14_224": 224, "hiera_tiny_224": 224,
+    "repvit_m0_9": 64, "starnet_s1": 64, "inception_next_atto": 64,
 }  # fmt: skip
 FORMS = {
     "onnx": OnnxForm(),

@@ -29,7 +29,8 @@ def write_graph(
 ) -> None:
     """Write a network in eval mode for batches of any size of images like `example`, with metadata.
 
-    `sides` are the dimensions of height and width where those are free, too. By torch's exporter; where its versions and onnxscript's do not fit (torch 2.6 and the newest), by the older one.
+    `sides` are the dimensions of height and width where those are free, too. By torch's exporter; where its versions
+    and onnxscript's do not fit (torch 2.6 and the newest), by the older one.
 
     Raises:
         One of EXPORT_ERRORS: neither can.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -35,8 +35,8 @@ def export(
         typer.Option(
             "--with-preprocessing",
             metavar="|".join(InsideName),
-            help="What the ONNX file does to images itself: with uint8 it standardises the numbers of resized ones, with"
-            " full it takes images of any size.",
+            help="What the ONNX file does to images itself: with uint8 it standardises numbers, with full it takes"
+            " images of any size.",
         ),
     ] = InsideName("none"),  # noqa: B008
     softmax: Annotated[bool, typer.Option("--softmax", help="Put out probabilities, too.")] = False,
@@ -71,10 +71,13 @@ def export(
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.export import export as write
 
+        form: dict[str, Any] = {
+            "preprocessing": preprocessing.value, "softmax": softmax, "features": features, "saliency": saliency,
+            "precision": precision.value, "max_loss": max_loss, "dynamic_size": dynamic_size, "layout": layout.value,
+        }  # fmt: skip
         done = write(
-            run, format=format.value, out=out, preprocessing=preprocessing.value, softmax=softmax, features=features,
-            saliency=saliency, precision=precision.value, max_loss=max_loss, dynamic_size=dynamic_size,
-            layout=layout.value, data_licence=data_licence, push_to_hub=push_to_hub, on_event=on_event,
+            run, format=cast(ExportFormat, format.value), out=out, data_licence=data_licence, push_to_hub=push_to_hub,
+            on_event=on_event, **form,
         )  # fmt: skip
     if json_:
         facts = {"path": str(done.path), "format": done.format, "proof": done.proof}

@@ -201,9 +201,9 @@ def names_beside(path: Path) -> dict[str, Path]:
 
 
 def write_beside(what: Exporting, path: Path, *, format: str, proof: dict[str, Any]) -> None:
-    """Write labels.txt, README.md and predict.py into a folder that was proven, or beside an ONNX file, a Dockerfile too.
+    """Write labels.txt, README.md and predict.py into a folder that was proven, or beside an ONNX file.
 
-    For a server there is no predict.py.
+    For a server there is no predict.py; an ONNX file has a Dockerfile, too.
 
     Raises:
         ResourceError: one cannot be written.

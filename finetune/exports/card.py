@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from finetune.exports.card_facts import RunFacts, run_facts
 from finetune.exports.described import Described
@@ -32,9 +32,9 @@ MEANINGS: dict[Task, str] = {
 }
 MORE = {
     PROBABILITIES: "`probabilities` (B, {num}), float32: those, made already.",
-    FEATURES: "`features` (B, D), float32: what reaches the classifier; images that lie near each other look alike to it.",
-    SALIENCY: "`saliency` (B, {num}, h, w), float32: how much each place speaks for each class. A logit is the mean of its"
-    " map, plus the bias of its class.",
+    FEATURES: "`features` (B, D), float32: what reaches the classifier. Those of images that look alike to it are near.",
+    SALIENCY: "`saliency` (B, {num}, h, w), float32: how much each place speaks for each class. A logit is the mean"
+    " of its map, plus the bias of its class.",
 }
 TIMM = """
 ```python
@@ -55,8 +55,8 @@ FOLDER is the one that holds `{name}`; or, in NVIDIA's container,
 
 
 def card(what: Exporting, format: str, name: str, script: str, labels: str, proof: dict[str, Any]) -> str:
-    """Return the page beside an export called `name`, whose program is `script`, as Markdown with the Hub's front matter."""
-    own, described = what.described.preprocessing, what.described
+    """Return the page beside an export called `name`, whose program is `script`, as Markdown with the Hub's front."""
+    described = what.described
     run = None if what.saved is None else run_facts(what.saved)
     num, meaning = len(described.classes), MEANINGS[described.task]
     outputs = [f"`{OUTPUT}` (B, {num}), float32: " + meaning.format(labels=labels)]
@@ -134,20 +134,7 @@ def _summary(what: Exporting, format: str, run: RunFacts | None) -> str:
 def _front(what: Exporting, format: str, run: RunFacts | None) -> str:
     """Return the front matter that the Hub reads."""
     described = what.described
-    results = [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type=run.data_name,
-            dataset_name=run.data_name,
-            dataset_split=split,
-            metric_type=METRICS[name],
-            metric_name=name,
-            metric_value=round(value["value"], 4),
-        )
-        for split, metrics in (run.measured.items() if run else ())
-        for name, value in metrics.items()
-        if name in METRICS
-    ]
+    results = _results(run) if run else []
     facts = ModelCardData(
         license=described.licence or None,
         library_name=LIBRARIES[format],
@@ -160,8 +147,25 @@ def _front(what: Exporting, format: str, run: RunFacts | None) -> str:
     return f"---\n{facts.to_yaml()}\n---\n"
 
 
+def _results(run: RunFacts) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=run.data_name,
+            dataset_name=run.data_name,
+            dataset_split=split,
+            metric_type=METRICS[name],
+            metric_name=name,
+            metric_value=round(value["value"], 4),
+        )
+        for split, metrics in run.measured.items()
+        for name, value in metrics.items()
+        if name in METRICS
+    ]
+
+
 @cache
-def _template() -> Any:
+def _template() -> Template:
     loader = PackageLoader("finetune.exports")
     environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, autoescape=False)
     return environment.get_template("card.md.j2")

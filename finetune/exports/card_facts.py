@@ -68,8 +68,7 @@ def run_facts(saved: SavedRun) -> RunFacts:
         data=f"{Path(recipe.data.path).name}: {plan.data}",
         data_name=Path(recipe.data.path).name,
         counts=tuple((_cell(name), *(str(counts[split][name]) for split in SPLITS)) for name in saved.classes),
-        network=f"{saved.backbone.architecture.registered} at {' x '.join(map(str, saved.backbone.preprocessing.image_size))}"
-        " pixels",
+        network=_network(saved),
         strategy=recipe.strategy.name,
         verdict=evidence.verdict.reason if evidence else "",
         total=f"{sum(sizes.values()):,}",
@@ -92,6 +91,11 @@ def run_facts(saved: SavedRun) -> RunFacts:
         recipe=_without_paths(recipe),
         versions=_versions(folder),
     )
+
+
+def _network(saved: SavedRun) -> str:
+    height, width = saved.backbone.preprocessing.image_size
+    return f"{saved.backbone.architecture.registered} at {height} x {width} pixels"
 
 
 def _headline(saved: SavedRun, measured: Mapping[str, Any]) -> str:
@@ -122,7 +126,7 @@ def _by_class(folder: RunFolder, judged: str) -> list[Row]:
         for row in csv.DictReader(stream):
             if row["split"] == judged:
                 taken[row["class"]][row["predicted"]] += 1
-    rows = []
+    rows: list[Row] = []
     for name, guesses in sorted(taken.items()):
         total, right = guesses.total(), guesses[name]
         others = [(guess, count) for guess, count in guesses.most_common() if guess != name]
@@ -135,19 +139,19 @@ def _calibration(values: Mapping[str, Mapping[str, float]]) -> str:
     if "ece" not in values:
         return ""
     return (
-        f"The expected calibration error is {_interval(values['ece'])}: so far, on the mean, the probability of an answer"
-        " lies from the share of such answers that are right."
+        f"The expected calibration error is {_interval(values['ece'])}: so far, on the mean, the probability of an"
+        " answer lies from the share of such answers that are right."
     )
 
 
 def _limits(saved: SavedRun, measured: Mapping[str, Any], judged: str, rows: Sequence[Row]) -> tuple[str, ...]:
     limits = []
+    knows = f"It knows {counted(len(saved.classes), 'class', 'classes')}"
     if saved.task != "regress":
         limits.append(
-            f"It knows {counted(len(saved.classes), 'class', 'classes')} and names one of them whatever an image shows:"
-            " of other things its answers mean nothing."
+            f"{knows} and names one of them whatever an image shows: of other things its answers mean nothing."
             if saved.task == "classify"
-            else f"It knows {counted(len(saved.classes), 'class', 'classes')}; of other things it says nothing."
+            else f"{knows}; of other things it says nothing."
         )
     few = [row[0] for row in rows if int(row[1]) < FEW]
     if few:

@@ -16,8 +16,8 @@ OUTPUT, PROBABILITIES, FEATURES, SALIENCY = "logits", "probabilities", "features
 class OnnxForm:
     """The form of an ONNX file.
 
-    `preprocessing` is what is done inside: nothing, of images (B, H, W, C) of uint8 that are resized and cut out already
-    their standardisation ("uint8"), or of images of any size all of it ("full"). `max_loss` is how many points of the
+    `preprocessing` is what is done inside: nothing; the standardisation of images (B, H, W, C) of uint8 that are
+    resized and cut out ("uint8"); or all of it, of images of any size ("full"). `max_loss` is how many points of the
     task's first metric on val less precise numbers may cost.
     """
 
@@ -41,7 +41,7 @@ class OnnxForm:
             raise RecipeError(f"max_loss = {self.max_loss:g} is no number of points from 0 to 100")
         if self.dynamic_size and self.preprocessing == "full":
             raise RecipeError(
-                "--dynamic-size leaves the size to who prepares images, and --with-preprocessing full prepares them inside",
+                "--dynamic-size leaves the size to who prepares images, --with-preprocessing full prepares them itself",
                 hint="Leave one of them away.",
             )
 

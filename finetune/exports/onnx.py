@@ -1,4 +1,4 @@
-"""A model as an ONNX file in the form that is asked for, proven: what a program which knows nothing else makes of files.
+"""A model as an ONNX file in the form that is asked for, proven by a program that knows nothing else.
 
 Letters: B batch, C channels, H W pixels, K classes.
 """

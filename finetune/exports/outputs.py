@@ -40,9 +40,8 @@ class ExportedNetwork(nn.Module):
         self.model, self.form, self.activation = model, form, TASKS[task].activation
         self.takes_bytes = form.preprocessing != "none"
         self.is_grey = preprocessing.channels == 1
-        self.register_buffer("brightness", torch.tensor(BRIGHTNESS).view(3, 1, 1))
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(-1, 1, 1))
+        for name, values in (("brightness", BRIGHTNESS), ("mean", preprocessing.mean), ("std", preprocessing.std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
         self.pool = _last_pool(model, preprocessing) if form.saliency else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -64,9 +63,8 @@ class ExportedNetwork(nn.Module):
     def _standardised(self, images: Tensor) -> Tensor:  # (B, H, W, C)
         pixels = images.permute(0, 3, 1, 2).float() / 255
         if self.is_grey:
-            pixels = (pixels * self.brightness).sum(dim=1, keepdim=True)
-        standardised: Tensor = (pixels - self.mean) / self.std
-        return standardised
+            pixels = (pixels * self.get_buffer("brightness")).sum(dim=1, keepdim=True)
+        return (pixels - self.get_buffer("mean")) / self.get_buffer("std")
 
 
 @contextlib.contextmanager
@@ -84,7 +82,7 @@ def _inputs_of(module: nn.Module | None) -> Iterator[list[Tensor]]:
 
 
 def _last_pool(model: nn.Module, preprocessing: Preprocessing) -> nn.Module:
-    """Return the layer that averages the places of the last feature map, whose result the linear head is given as it is.
+    """Return the layer that averages the places of the last feature map, for the linear head alone.
 
     Raises:
         ExportError: there is none.
@@ -92,8 +90,10 @@ def _last_pool(model: nn.Module, preprocessing: Preprocessing) -> nn.Module:
     images = torch.linspace(-1, 1, 2 * preprocessing.channels * prod(preprocessing.image_size))
     images = images.sin().view(2, preprocessing.channels, *preprocessing.image_size)
     head = linear_classifier(model)
-    pools = [module for name, module in model.named_modules() if name.endswith("global_pool") and head is not None]
+    pools: list[nn.Module] = [module for name, module in model.named_modules() if name.endswith("global_pool")]
     for pool in reversed(pools):
+        if head is None:
+            break
         with torch.no_grad(), _inputs_of(pool) as seen:
             logits = model(images)
             if not seen or seen[-1].dim() != 4 or seen[-1].shape[3 if _is_last(pool) else 1] != head.in_features:
@@ -102,7 +102,7 @@ def _last_pool(model: nn.Module, preprocessing: Preprocessing) -> nn.Module:
             if float((means - logits).abs().max()) <= CLOSE * float(logits.abs().max()):
                 return pool
     raise ExportError(
-        "this network does not end in an average over places and a linear classifier: no map says what a class rests on",
+        "this network does not end in an average over places and a linear classifier: a class has no map",
         hint="Leave --saliency away. The report of a run shows Grad-CAM, which needs gradients.",
     )
 

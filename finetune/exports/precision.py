@@ -22,11 +22,14 @@ PRODUCTS = ("Conv", "Gemm", "MatMul")  # where the time goes
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to put a network into 8 bits: a scale for each channel of the weights or one for all, of which operators."""
+    """One way to put a network into 8 bits: a scale for each channel of the weights or one for all, of what operators.
+
+    None: of all that onnxruntime has in 8 bits.
+    """
 
     name: str
     per_channel: bool
-    operators: tuple[str, ...] | None  # None: all that onnxruntime has in 8 bits
+    operators: tuple[str, ...] | None
 
 
 WAYS = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -146,7 +145,7 @@ def prove(
     """
     images, files = proof.images, proof.files
     differences, logits, same = [0.0], [0.0], True
-    alike = partial(SAME[described.task], thresholds=described.thresholds)
+    alike = SAME[described.task]
     with torch.no_grad():
         for size in BATCHES:
             for start in range(0, len(images), size):
@@ -156,7 +155,7 @@ def prove(
                 ours = model(batch).numpy()  # (B, K)
                 theirs = stranger.answer([stranger.read(file) for file in files[start : start + size]])
                 differences.append(float(np.abs(ours - theirs).max()))
-                same = same and alike(ours, theirs, differences[-1])
+                same = same and alike(ours, theirs, differences[-1], described.thresholds)
                 logits.append(float(np.abs(ours).max()))
         read = stranger.read(files[0])
         took = _milliseconds({"model": lambda: model(images[:1]), "export": lambda: stranger.answer([read])})

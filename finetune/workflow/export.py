@@ -38,12 +38,13 @@ def export(
 ) -> Export:
     """Export the best model of a finished run, and prove from image files that it computes the same.
 
-    An ONNX file takes images (B, C, H, W) of float32 that are prepared; with the `preprocessing` "uint8" (B, H, W, C) of
-    uint8 that are resized and cut out, with "full" of any size. Beside `logits` (B, K) it gives `probabilities` (with
-    `softmax`), `features` (B, D), which reach the head, and `saliency` (B, K, h, w), how much each place speaks for each
-    class. A `precision` below fp32 may cost `max_loss` points of the task's first metric on val. With a `dynamic_size`
-    height and width are free. The `layout` "triton" is a model repository of NVIDIA's server. `data_licence` is what the
-    model card says of the images; `push_to_hub` names the repository that timm's folder is put into.
+    An ONNX file takes images (B, C, H, W) of float32 that are prepared; with the `preprocessing` "uint8" (B, H, W, C)
+    of uint8 that are resized and cut out, with "full" of any size. Beside `logits` (B, K) it gives `probabilities`
+    (with `softmax`), `features` (B, D), which reach the head, and `saliency` (B, K, h, w), how much each place speaks
+    for each class. A `precision` below fp32 may cost `max_loss` points of the task's first metric on val. With a
+    `dynamic_size` height and width are free. The `layout` "triton" is a model repository of NVIDIA's server.
+    `data_licence` is what the model card says of the images; `push_to_hub` names the repository that timm's folder is
+    put into.
 
     Raises:
         ExportError: it cannot be exported, or the export differs or loses too much; no file stays then.

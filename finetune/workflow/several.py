@@ -228,8 +228,9 @@ def _exported(
     }
     try:
         write_ensemble(
-            folder, saved, [1] * len(saved), proof, average="probabilities", thresholds=thresholds, facts=facts
-        )
+            folder, saved, [1] * len(saved), proof, name=folder.path.name, average="probabilities",
+            thresholds=thresholds, facts=facts,
+        )  # fmt: skip
     except ExportError as error:
         on_event(Event.warning(f"no ONNX file of all folds: {error.message}"))
         return False
