@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from finetune.checkpoint.run_folder import open_finished
 from finetune.cli import tables
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, RunArgument, TtaName, TtaOption, with_interrupt
 from finetune.cli.screen import watching
+from finetune.runs.answering import open_model
 
 
 class SplitName(StrEnum):
@@ -38,8 +38,8 @@ def evaluate(
     tta: TtaOption = TtaName.none,
     json_: JsonOption = False,
 ) -> None:
-    """Measure a run's model on a split, or on other data."""
-    open_finished(run)
+    """Measure the model of a run or an export on a split, or on other data."""
+    open_model(run)
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.evaluate import evaluate as measure
 

@@ -32,7 +32,7 @@ MEANINGS: dict[Task, str] = {
 }
 MORE = {
     PROBABILITIES: "`probabilities` (B, {num}), float32: those, made already.",
-    FEATURES: "`features` (B, D), float32: what reaches the classifier. Those of images that look alike to it are near.",
+    FEATURES: "`features` (B, D), float32: what reaches the classifier. Images that look alike to it have near ones.",
     SALIENCY: "`saliency` (B, {num}, h, w), float32: how much each place speaks for each class. A logit is the mean"
     " of its map, plus the bias of its class.",
 }

@@ -109,9 +109,14 @@ def _headline(saved: SavedRun, measured: Mapping[str, Any]) -> str:
 
 def _metrics(saved: SavedRun, measured: Mapping[str, Any]) -> tuple[Row, ...]:
     names = dict.fromkeys(name for values in measured.values() for name in values)
-    meanings = {name: metric.meaning for rows in TASK_METRICS.values() for name, metric in rows.items()}
+    known = TASK_METRICS[saved.task]
     return tuple(
-        (name, meanings.get(name, ""), *(_interval(values.get(name)) for values in measured.values())) for name in names
+        (
+            name,
+            known[name].meaning if name in known else "",
+            *(_interval(values.get(name)) for values in measured.values()),
+        )
+        for name in names
     )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from finetune.checkpoint.run_folder import RunFolder
+from finetune.evaluation.views import Tta
 from finetune.exports.form import OUTPUT
 from finetune.images.decode import read, read_rgb
 from finetune.images.levels import deep_colour, is_deep
@@ -71,6 +72,14 @@ class Client:
             return [np.concatenate(rows) for rows in zip(*each, strict=True)]
         found: list[NDArray[np.float32]] = self.session.run(list(outputs), {INPUT: np.stack(images)})
         return found
+
+    def answer_over(self, images: Sequence[NDArray[Any]], tta: Tta) -> NDArray[np.float32]:
+        """Return the mean of the logits (B, K) over the views that a name stands for."""
+        logits = self.answer(images)
+        if tta == "flip":
+            logits += self.answer([self.mirrored(image) for image in images])
+            logits /= 2
+        return logits
 
     def mirrored(self, image: NDArray[Any]) -> NDArray[Any]:
         """Return a prepared image from left to right."""

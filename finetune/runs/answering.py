@@ -109,11 +109,7 @@ def scorer_of(client: Client, *, tta: Tta = "none") -> Scorer[NDArray[Any]]:
     """Return what names images by an ONNX file; with the `tta` "flip" by the mean over mirror images, too."""
 
     def answers(images: Sequence[NDArray[Any]]) -> Answers:
-        logits = client.answer(images)  # (B, K)
-        if tta == "flip":
-            logits += client.answer([client.mirrored(image) for image in images])
-            logits /= 2
-        return Answers(probabilities_of(client.activation, logits))
+        return Answers(probabilities_of(client.activation, client.answer_over(images, tta)))
 
     value_range = client.preprocessing["value_range"]
     span = tuple(value_range) if value_range else None

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.data import checks, sources
 from finetune.data.balance import never_among
 from finetune.data.split import units_of
@@ -17,7 +16,8 @@ from finetune.evaluation.by_class import ClassFigures, figures_by_class
 from finetune.evaluation.metrics import confusions, measure_task
 from finetune.evaluation.views import Tta, check_tta
 from finetune.prepare.inputs import problem_notes
-from finetune.prepare.members import logits_on
+from finetune.runs.answering import chosen_export, open_model
+from finetune.runs.judging import Judged, judged
 from finetune.tasks import Task
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore, to_json
@@ -67,35 +67,40 @@ def evaluate(
     tta: Tta = "none",
     on_event: OnEvent = ignore,
 ) -> Evaluation:
-    """Measure a run's model on one split of its own data (test where it has one, else val), or of `data`.
+    """Measure a model on one split of the data that it was trained on (test where it has one, else val), or of `data`.
 
-    Of `data` the split is optional: without one, all its images are measured. `workers` are those of the run,
-    unless they are given. With the `tta` "flip" what is measured is the mean of the logits of each image and of its
-    mirror image.
+    It is that of a finished run; or an ONNX file, an ensemble, a folder of exports or of timm, which may know no data
+    of their own. Of `data` the split is optional: without one, all its images are measured. `workers` are those of the
+    run, unless they are given. With the `tta` "flip" what is measured is the mean of the logits of each image and of
+    its mirror image.
 
     Raises:
-        CheckpointError: no finished run. DataError: no such split, or a class that the model lacks.
+        CheckpointError: no finished run. ExportError: no ONNX file of ours, or not the one that was proven.
+        DataError: no such split, or a class that the model lacks. RecipeError: an ONNX file on another device.
     """
     check_count("batch_size", batch_size)
     check_tta(tta)
     if split is not None and split not in SPLITS:
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
-    saved = load_run(run, device=device)
-    manifest = saved.manifest() if data is None else _other_data(saved, data, on_event)
-    name, samples = _chosen(manifest, split, is_own=data is None, is_refit=saved.recipe.train.refit)
-    logits, targets = logits_on(saved, manifest, samples, batch_size=batch_size, workers=workers, tta=tta)
-    task, limits = saved.task, saved.thresholds
+    model = open_model(run)
+    if model.file is not None:
+        chosen_export(model, "auto", device, num_images=None, on_event=on_event)  # which refuses another device
+    of = judged(model, device=device, on_event=on_event)
+    manifest = of.manifest() if data is None else _other_data(of, data, on_event)
+    name, samples = _chosen(manifest, split, is_own=data is None, is_refit=of.is_refit)
+    logits, targets = of.logits(manifest, samples, batch_size=batch_size, workers=workers, tta=tta)
+    task, limits = of.task, of.thresholds
     metrics = measure_task(task, logits, targets, units=units_of(samples), thresholds=limits)
     said = answers(task, logits, limits)
     return Evaluation(
         split=name,
         num_images=len(samples),
-        classes=saved.classes,
+        classes=of.classes,
         metrics=metrics,
         confusions=confusions(logits, targets) if task == "classify" else (),
-        never_predicted=never_among(saved.classes, [sample.target for sample in samples], said),
+        never_predicted=never_among(of.classes, [sample.target for sample in samples], said),
         task=task,
-        by_class=figures_by_class(saved.classes, logits, targets, limits) if task == "multilabel" else (),
+        by_class=figures_by_class(of.classes, logits, targets, limits) if task == "multilabel" else (),
         tta=tta,
     )
 
@@ -118,34 +123,33 @@ def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool, is_refit: 
     return name, manifest.split(name)
 
 
-def _other_data(saved: SavedRun, data: str | Path, on_event: OnEvent) -> Manifest:
+def _other_data(of: Judged, data: str | Path, on_event: OnEvent) -> Manifest:
     """Read other data and give its labels the indices that the model knows them by."""
     read = sources.read(
         data,
-        image_column=saved.recipe.data.image_column,
-        label_column=saved.recipe.data.label_column,
-        split_column=saved.recipe.data.split_column,
-        group_by=saved.recipe.data.group_by,
-        layout=saved.recipe.data.layout,
-        task=saved.task,
-        separator=saved.recipe.data.label_separator,
+        image_column=of.data.image_column,
+        label_column=of.data.label_column,
+        split_column=of.data.split_column,
+        group_by=of.data.group_by,
+        layout=of.data.layout,
+        task=of.task,
+        separator=of.data.label_separator,
         needs_two_classes=False,
         needs_splits=False,
         needs_groups=False,
     )
-    strange = [name for name in read.classes if name not in saved.classes]
-    if strange and saved.task != "regress":
+    strange = [name for name in read.classes if name not in of.classes]
+    if strange and of.task != "regress":
         raise DataError(
-            f"the model does not know the class {strange[0]!r}.{did_you_mean(strange[0], saved.classes)}",
-            hint=f"It knows {', '.join(saved.classes)}.",
+            f"the model does not know the class {strange[0]!r}.{did_you_mean(strange[0], of.classes)}",
+            hint=f"It knows {', '.join(of.classes)}.",
         )
-    own = saved.backbone.preprocessing
-    read = replace(read, bands=own.bands)
-    scanned = checks.scan(read, value_range=own.value_range, is_for_model=True, on_event=on_event)
+    read = replace(read, bands=of.bands)
+    scanned = checks.scan(read, value_range=of.value_range, is_for_model=True, on_event=on_event)
     for note in (*scanned.notes, *problem_notes(scanned)):
         on_event(Event.warning(note))
-    index = {name: place for place, name in enumerate(saved.classes)}
+    index = {name: place for place, name in enumerate(of.classes)}
     samples = tuple(
-        replace(sample, target=target_of(saved.task, scanned.label(sample.target), index)) for sample in scanned.samples
+        replace(sample, target=target_of(of.task, scanned.label(sample.target), index)) for sample in scanned.samples
     )
-    return Manifest(scanned.root, saved.classes, samples, scanned.problems, scanned.notes, task=saved.task)
+    return Manifest(scanned.root, of.classes, samples, scanned.problems, scanned.notes, task=of.task)

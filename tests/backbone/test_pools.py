@@ -98,7 +98,7 @@ def test_a_run_is_exported_evaluated_and_gone_on_with(
 ) -> None:
     more = {"image_size": 160, "overrides": {"backbone.pool": pool, "optim.lr": 0.05}}
     run = quick_run(backbone=backbone, **more)
-    assert finetune.export(run.folder).parity["is_proven"] is True
+    assert finetune.export(run.folder).proof["is_proven"] is True
     with pytest.raises(ExportError, match=pool):
         finetune.export(run.folder, format="timm")
     judged = finetune.evaluate(run.folder, split="val").metrics["top1"].value
@@ -122,8 +122,8 @@ def test_a_pool_of_timm_is_a_plain_network_of_timm(
     quick_run: Callable[..., finetune.RunResult], tmp_path: Path
 ) -> None:
     run = quick_run(overrides={"backbone.pool": "catavgmax"}, image_size=96)
-    assert finetune.export(run.folder, format="timm", out=tmp_path / "timm").parity["largest_difference"] == 0
-    assert finetune.export(run.folder).parity["is_proven"] is True
+    assert finetune.export(run.folder, format="timm", out=tmp_path / "timm").proof["largest_difference"] == 0
+    assert finetune.export(run.folder).proof["is_proven"] is True
 
 
 @pytest.mark.parametrize(
@@ -154,4 +154,4 @@ def test_a_probe_at_an_inner_layer_group_says_that_it_has_no_pool(drawn: Path, t
                             image_size=96, overrides=overrides)  # fmt: skip
     assert any("whatever backbone.pool says" in note for note in planned.notes)
     run = finetune.run(drawn, strategy="linear-probe", probe_at="all", out=tmp_path / "run", **settings)
-    assert finetune.export(run.folder).parity["is_proven"] is True
+    assert finetune.export(run.folder).proof["is_proven"] is True

@@ -82,7 +82,7 @@ def test_what_holds_no_model_that_can_be_used_says_so(finetune_cli, exported: Pa
     (own / "model" / "config.json").write_text(json.dumps({k: v for k, v in labels.items() if k != "label_names"}))
     (own / "model" / "labels.txt").unlink()
     said = {
-        (own / "exports",): (7, "is not the file that parity.json says was proven"),
+        (own / "exports",): (7, "is not the file that proof.json says was proven"),
         (images / "other.onnx",): (7, "no ONNX file of this tool"),
         (images / "gone.onnx",): (6, "no such file"),
         (own / "model",): (6, "does not say what its classes are called"),

@@ -91,6 +91,6 @@ def test_elsewhere_they_carry_the_name_of_the_file_and_replace_nothing(exported:
     ],
 )
 def test_answers_of_each_task(logits: list[float], facts: dict[str, Any], said: tuple[str, str]) -> None:
-    own: dict[str, Any] = {"__name__": "own"}
+    own: dict[str, Any] = {"__name__": "own", "__file__": "predict.py"}
     exec(program("model.onnx"), own)
     assert own["answer"](np.array(logits, dtype=np.float32), {"classes": ["a", "b", "c"], **facts}) == said

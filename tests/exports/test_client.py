@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from finetune.exports.client import input_of
-from finetune.exports.onnx import _facts
+from finetune.exports.described import preprocessing_facts
 from finetune.images.decode import read_rgb
 from finetune.images.decoding import decoding_steps
 from finetune.images.transforms import normalise, plain_view
@@ -28,7 +28,7 @@ def preprocessing(**changes: object) -> Preprocessing:
 def differences(file: Path, settings: Preprocessing) -> float:
     """Return how far, in levels, a client's input lies from ours."""
     ours = normalise(plain_view(settings)(read_rgb(file, value_range=settings.value_range))[None], settings)[0].numpy()
-    theirs = input_of(file, json.loads(json.dumps(_facts(settings))))
+    theirs = input_of(file, json.loads(json.dumps(preprocessing_facts(settings))))
     return float((np.abs(ours - theirs) * np.array(STD).reshape(3, 1, 1)).max() * 255)
 
 

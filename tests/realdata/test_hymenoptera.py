@@ -44,7 +44,7 @@ def test_the_plan_agrees_with_what_changed_and_onnx_with_the_model(strategy: str
     }
     phases = [phase["plan"]["groups"] for phase in plan["phases"]]
     assert changed == {item["group"] for items in phases for item in items if item["trains"] != "none"}
-    assert finetune.export(result.folder).parity["is_proven"] is True
+    assert finetune.export(result.folder).proof["is_proven"] is True
 
 
 def test_the_embedded_backbone_beats_random_features_by_far(tmp_path: Path) -> None:

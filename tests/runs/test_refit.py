@@ -113,7 +113,7 @@ def test_without_a_test_split_the_figures_are_the_first_fits_and_the_export_is_p
     assert list(result.metrics) == ["val, first fit"]
     with pytest.raises(finetune.DataError, match="refitted"):
         finetune.evaluate(result.folder)
-    assert finetune.export(result.folder, format="timm").parity["is_proven"]
+    assert finetune.export(result.folder, format="timm").proof["is_proven"]
     assert "nothing measures the refit" in (result.folder / "report.html").read_text()
 
 

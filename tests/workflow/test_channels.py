@@ -18,7 +18,7 @@ import finetune
 from finetune import recipe as recipes
 from finetune.errors import BackboneError, ExportError, RecipeError
 from finetune.exports.client import input_of
-from finetune.exports.onnx import _facts
+from finetune.exports.described import preprocessing_facts
 from finetune.images.decode import UndecodableError, read, read_rgb
 from finetune.images.transforms import augmented_view, normalise, plain_view
 from finetune.prepare.inputs import read_data
@@ -87,7 +87,7 @@ def test_a_run_is_judged_asked_and_exported_alike(
     assert next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d)).in_channels == channels
     judged = finetune.evaluate(run.folder, split="val")
     assert judged.metrics["top1"].value == run.metrics["val"]["top1"]["value"]
-    assert finetune.export(run.folder).parity["is_proven"] is True
+    assert finetune.export(run.folder).proof["is_proven"] is True
     elsewhere = finetune.evaluate(run.folder, data=data)
     assert elsewhere.num_images == 28
     files = sorted(file for file in data.rglob("*.*") if file.is_file())
@@ -178,7 +178,7 @@ def test_a_client_cuts_the_same_four_channels(tmp_path: Path, kind: str, crop_mo
     file = written(pixels, kind, tmp_path / "a")
     own = Preprocessing((32, 32), (0.1, 0.2, 0.3, 0.4), (0.2, 0.3, 0.4, 0.5), crop_mode=crop_mode, channels=4)
     ours = normalise(plain_view(own)(read(file, bands=4).content)[None], own)[0].numpy()
-    theirs = input_of(file, json.loads(json.dumps(_facts(own))))
+    theirs = input_of(file, json.loads(json.dumps(preprocessing_facts(own))))
     assert ours.shape == theirs.shape == (4, 32, 32) and np.abs(ours - theirs).max() < 1e-4
 
 

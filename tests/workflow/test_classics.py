@@ -54,6 +54,6 @@ def test_a_run_that_reaches_the_auxiliary_classifiers_trains_them(quick_run, mon
 def test_every_network_goes_through_a_run_and_to_onnx(quick_run, backbone: str, size: int) -> None:
     result = quick_run("scratch", backbone=backbone, image_size=size, epochs=1)
     done = finetune.export(result.folder)
-    assert done.parity["is_proven"]
+    assert done.proof["is_proven"]
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == ["logits"]  # no auxiliary ones

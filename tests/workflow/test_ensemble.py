@@ -69,7 +69,7 @@ def test_an_ensemble_is_measured_by_the_mean_of_the_probabilities(three: list[Pa
 
 def test_one_onnx_file_holds_all_members_and_predict_takes_it(three: list[Path], tmp_path: Path) -> None:
     found = finetune.ensemble(three, out=tmp_path / "e", device="cpu")
-    assert found.parity is not None and found.parity["is_proven"] is True
+    assert found.proof is not None and found.proof["is_proven"] is True
     session = onnxruntime.InferenceSession(str(tmp_path / "e" / "exports" / "model.onnx"))
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_one_onnx_file_holds_all_members_and_predict_takes_it(three: list[Path],
         loaded.probabilities.max(axis=1).tolist(), abs=1e-4
     )
     assert {place.name for place in (tmp_path / "e" / "exports").iterdir()} == {
-        "model.onnx", "parity.json", "labels.txt", "README.md", "predict.py"
+        "model.onnx", "proof.json", "labels.txt", "README.md", "predict.py", "Dockerfile"
     }  # fmt: skip
     with pytest.raises(finetune.CheckpointError, match="is an ensemble of several runs"):
         finetune.evaluate(tmp_path / "e")
@@ -149,7 +149,7 @@ def test_sets_of_classes_and_numbers_are_averaged_too(draw, column: str, tmp_pat
     more = {**TINY, **TEST, "strategy": "full", "epochs": 2, "overrides": {"data.label_column": column}}
     runs = [finetune.run(table, out=tmp_path / f"{seed}", seed=seed, **more).folder for seed in (0, 1)]
     found = finetune.ensemble(runs, out=tmp_path / "e", device="cpu")
-    assert found.parity is not None and found.parity["is_proven"]
+    assert found.proof is not None and found.proof["is_proven"]
     score = next(iter(found.joined.metrics["test"]))
     assert score in ("mAP", "r2")
     own = {member.run: member.metrics["test"][score].value for member in found.joined.members}

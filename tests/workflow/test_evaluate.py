@@ -95,3 +95,24 @@ def test_predictions_keep_the_confidence_and_the_second_guess(finished: Path) ->
     measured = finetune.evaluate(finished, split="test").metrics
     assert len(logs) / len(right) == pytest.approx(measured["top1"].value)
     assert sum(logs) / len(right) <= measured["nll"].value + 1e-5
+
+
+def test_an_export_is_measured_as_its_run_is(exported: Path, tmp_path: Path, drawn: Path) -> None:
+    ours = finetune.evaluate(exported, split="val", device="cpu")
+    for model in (exported / "exports", exported / "exports" / "model.onnx"):
+        theirs = finetune.evaluate(model, split="val")
+        assert theirs.confusions == ours.confusions and theirs.classes == ours.classes
+        assert theirs.metrics["nll"].value == pytest.approx(ours.metrics["nll"].value, abs=1e-4)
+    flipped = finetune.evaluate(exported / "exports", split="val", tta="flip").metrics["nll"].value
+    assert flipped == pytest.approx(
+        finetune.evaluate(exported, split="val", tta="flip", device="cpu").metrics["nll"].value, abs=1e-4
+    )
+    assert finetune.evaluate(exported / "exports").split == "test"
+    alone = Path(shutil.copy(exported / "exports" / "model.onnx", tmp_path / "alone.onnx"))
+    with pytest.raises(finetune.DataError, match=r"alone\.onnx does not say what data it was trained on"):
+        finetune.evaluate(alone)
+    assert finetune.evaluate(alone, data=drawn).num_images == 60
+    with pytest.raises(finetune.RecipeError, match="which a CPU computes"):
+        finetune.evaluate(alone, data=drawn, device="cuda")
+    with pytest.raises(finetune.DataError, match="does not say what data it was trained on"):
+        finetune.evaluate(exported / "model", device="cpu")

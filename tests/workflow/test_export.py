@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,8 +22,9 @@ import timm
 import torch
 
 import finetune
-from finetune.exports import formats
 from finetune.exports import onnx as onnx_export
+from finetune.exports.described import Described
+from finetune.exports.form import OnnxForm
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_convnext"])
@@ -39,26 +44,51 @@ def test_the_file_carries_classes_and_preprocessing(finished: Path, tmp_path: Pa
     facts = {item.key: json.loads(item.value) for item in onnx.load(done.path).metadata_props if item.key != "pkg"}
     assert facts["classes"] == list(finetune.load(finished).classes)
     assert facts["preprocessing"]["image_size"] == [64, 64]
-    assert json.loads((tmp_path / "model.parity.json").read_text())["is_proven"] is True
+    assert json.loads((tmp_path / "model.proof.json").read_text())["is_proven"] is True
     with pytest.raises(finetune.ResourceError, match=r"model\.onnx exists already"):
         finetune.export(finished, out=tmp_path / "model.onnx")
 
 
-def test_an_export_that_differs_is_an_error_and_leaves_no_file(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def disturbed(network: torch.nn.Module, described: Described) -> tuple[torch.nn.Module, Described]:
+    again = copy.deepcopy(network)
+    again.get_classifier().weight.data += 0.1
+    return again, described
+
+
+def another_mean(network: torch.nn.Module, described: Described) -> tuple[torch.nn.Module, Described]:
+    own = described.preprocessing
+    return network, replace(described, preprocessing=replace(own, mean=tuple(value / 2 for value in own.mean)))
+
+
+def blue_first(network: torch.nn.Module, described: Described) -> tuple[torch.nn.Module, Described]:
+    class Turned(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.inner(images.flip(1))
+
+    return Turned().eval(), described
+
+
+@pytest.mark.parametrize("wrong", [disturbed, another_mean, blue_first])
+def test_an_export_that_is_wrong_is_an_error_and_leaves_no_file(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., Any]
 ) -> None:
     write = onnx_export.write_onnx
 
-    def write_another(model: torch.nn.Module, *args: object, **more: object) -> None:
-        head = model.get_classifier()
-        head.weight.data += 0.1
-        write(model, *args, **more)
-        head.weight.data -= 0.1
+    def write_another(model: torch.nn.Module, path: Path, described: Described, *form: OnnxForm) -> torch.nn.Module:
+        return write(*_placed(wrong(model, described), path), *form)
 
-    monkeypatch.setattr("finetune.exports.formats.write_onnx", write_another)
+    monkeypatch.setattr(onnx_export, "write_onnx", write_another)
     with pytest.raises(finetune.ExportError, match="does not reproduce"):
         finetune.export(finished, out=tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def _placed(changed: tuple[torch.nn.Module, Described], path: Path) -> tuple[torch.nn.Module, Path, Described]:
+    return changed[0], path, changed[1]
 
 
 def test_an_inner_probe_goes_to_onnx_and_is_refused_as_timm(quick_run) -> None:
@@ -98,11 +128,11 @@ def test_the_client_in_the_docs_gets_the_runs_answers(finished: Path, tmp_path: 
 
 
 def test_weights_beside_the_file_are_refused_rather_than_lost(finished: Path, tmp_path: Path, monkeypatch) -> None:
-    def written(_: object, path: Path, **__: object) -> None:
+    def written(_: object, path: Path, *__: object) -> None:
         path.write_bytes(b"graph")
         path.with_name(f"{path.name}.data").write_bytes(b"weights")
 
-    monkeypatch.setattr(formats, "write_onnx", written)
+    monkeypatch.setattr(onnx_export, "write_onnx", written)
     with pytest.raises(finetune.ExportError, match="too large for one ONNX file"):
         finetune.export(finished, out=tmp_path / "own" / "model.onnx")
     assert not list((tmp_path / "own").iterdir())

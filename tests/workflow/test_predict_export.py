@@ -17,7 +17,6 @@ import finetune
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.errors import ExportError
 from finetune.exports.client import proven_export
-from finetune.exports.formats import FORMATS, Format
 from finetune.runs import answering, export_at_end
 from finetune.types import Event, ignore
 from finetune.workflow import predict
@@ -78,12 +77,12 @@ def changed(path: Path, **facts: Any) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda run: (run / "exports/parity.json").unlink(),
-        lambda run: (run / "exports/parity.json").write_text("[]"),
+        lambda run: (run / "exports/proof.json").unlink(),
+        lambda run: (run / "exports/proof.json").write_text("[]"),
         lambda run: (run / "exports/model.onnx").write_bytes(b"other"),
         lambda run: (run / "exports/model.onnx").unlink(),
         lambda run: (run / "model/model.safetensors").write_bytes(b"other"),
-        lambda run: changed(run / "exports/parity.json", is_proven=False),
+        lambda run: changed(run / "exports/proof.json", is_proven=False),
         lambda run: changed(run / "model/config.json", num_classes=7),
     ],
 )
@@ -111,7 +110,7 @@ def test_the_model_itself_answers_without_an_export_or_on_another_device(
 def test_an_export_that_is_not_used_is_named(own: Path, drawn: Path) -> None:
     image, said = next(drawn.rglob("*.jpg")), []
     list(predict_with(own, image, on_event=said.append))
-    (own / "exports/parity.json").unlink()
+    (own / "exports/proof.json").unlink()
     assert not [event for event in said if event.kind == "warning"]
     list(predict_with(own, image, on_event=said.append))
     (warning,) = [event.facts["text"] for event in said if event.kind == "warning"]
@@ -166,7 +165,7 @@ def test_an_export_that_fails_or_is_stopped_leaves_a_finished_run(
     def write(*_: Any) -> None:
         raise error
 
-    monkeypatch.setitem(FORMATS, "onnx", Format("model.onnx", write))
+    monkeypatch.setattr("finetune.exports.formats.write_in_form", write)
     said: list[Event] = []
     result = tiny_run("head-only", overrides={"export.onnx_at_end": True}, on_event=said.append)
     assert result.metrics and (result.folder / "metrics.json").is_file()

@@ -38,7 +38,7 @@ def test_a_soup_is_the_mean_of_the_weights_and_a_run_folder(rates: list[Path], t
     assert again.metrics == found.joined.metrics["test"]
     said = json.loads((tmp_path / "soup" / "metrics.json").read_text())
     assert said["test"]["top1"]["value"] == again.metrics["top1"].value
-    assert finetune.export(tmp_path / "soup").parity["is_proven"] is True
+    assert finetune.export(tmp_path / "soup").proof["is_proven"] is True
     assert len(finetune.load(tmp_path / "soup", device="cpu").classes) == 6
     with pytest.raises(finetune.CheckpointError, match="is finished"):
         finetune.resume(tmp_path / "soup")

@@ -43,7 +43,7 @@ def of_sets(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run: the head solved, then every layer trained."""
     place = tmp_path_factory.mktemp("of_sets") / "run"
     finetune.run(sets, strategy="lp-ft", epochs=3, test=0.2, out=place, **SMALL)
-    assert finetune.export(place).parity["is_proven"]
+    assert finetune.export(place).proof["is_proven"]
     return place
 
 
@@ -51,7 +51,7 @@ def of_sets(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def of_numbers(numbers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("of_numbers") / "run"
     finetune.run(numbers, strategy="linear-probe", test=0.2, out=place, overrides=LENGTH, **SMALL)
-    assert finetune.export(place).parity["is_proven"]
+    assert finetune.export(place).proof["is_proven"]
     return place
 
 
@@ -177,7 +177,7 @@ def test_the_export_says_task_activation_and_thresholds(of_sets: Path, of_number
     assert list(client.thresholds) == config["thresholds"]
     number = Client(of_numbers / "exports" / "model.onnx")
     assert (number.task, number.activation, number.classes) == ("regress", "none", ["length"])
-    deviation = json.loads((of_numbers / "exports" / "parity.json").read_text())["deviation"]
+    deviation = json.loads((of_numbers / "exports" / "proof.json").read_text())["deviation"]
     plan = json.loads((of_numbers / "plan.json").read_text())
     assert deviation == plan["scale"]["deviation"] == pytest.approx(33, abs=8)
 

@@ -1,0 +1,150 @@
+"""What is measured on labelled images: a finished run by torch, or a model file by onnxruntime.
+
+Letters: N images, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune import recipe as recipes
+from finetune.checkpoint.run_folder import RunFolder, read_json
+from finetune.checkpoint.saved import SavedRun, data_root, load_run, load_timm
+from finetune.data import checks, split
+from finetune.data.read_ahead import MOST_THREADS, read_ahead
+from finetune.data.targets import target_array
+from finetune.errors import DataError
+from finetune.evaluation.views import Tta
+from finetune.exports.client import Client
+from finetune.prepare.members import logits_on
+from finetune.process import num_cores
+from finetune.runs.answering import Model, opened_export
+from finetune.settings import DataSection
+from finetune.tasks import Task
+from finetune.types import Event, Manifest, OnEvent, Sample, ignore
+
+
+class Judged(Protocol):
+    """A model that is measured, and how its images are to be read."""
+
+    classes: tuple[str, ...]
+    task: Task
+    thresholds: tuple[float, ...]
+    value_range: tuple[float, float] | None
+    bands: int
+    data: DataSection
+    is_refit: bool
+
+    def manifest(self) -> Manifest:
+        """Return the data that it was trained on. Raises DataError: none is known."""
+
+    def logits(
+        self, manifest: Manifest, samples: Sequence[Sample], *, batch_size: int, workers: int | None, tta: Tta
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits (N, K) of images and their targets."""
+
+
+class JudgedRun:
+    """A finished run, or the model of a timm folder, by torch."""
+
+    def __init__(self, saved: SavedRun, *, is_timm: bool) -> None:
+        self.saved, self.is_timm = saved, is_timm
+        own = saved.backbone.preprocessing
+        self.classes, self.task, self.thresholds = saved.classes, saved.task, saved.thresholds
+        self.value_range, self.bands = own.value_range, own.bands
+        self.data, self.is_refit = saved.recipe.data, saved.recipe.train.refit
+
+    def manifest(self) -> Manifest:
+        if self.is_timm:
+            raise _unknown(self.saved.folder.path)
+        return self.saved.manifest()
+
+    def logits(
+        self, manifest: Manifest, samples: Sequence[Sample], *, batch_size: int, workers: int | None, tta: Tta
+    ) -> tuple[Tensor, Tensor]:
+        return logits_on(self.saved, manifest, samples, batch_size=batch_size, workers=workers, tta=tta)
+
+
+@dataclass(slots=True)
+class JudgedFile:
+    """An ONNX file of ours, by onnxruntime."""
+
+    file: Path
+    client: Client
+    on_event: OnEvent = ignore
+    run: RunFolder | None = None
+    data: DataSection = field(default_factory=DataSection)
+    is_refit: bool = False
+    classes: tuple[str, ...] = ()
+    task: Task = "classify"
+    thresholds: tuple[float, ...] = ()
+    value_range: tuple[float, float] | None = None
+    bands: int = 3
+
+    def __post_init__(self) -> None:
+        client = self.client
+        span = client.preprocessing["value_range"]
+        self.classes, self.task, self.thresholds = tuple(client.classes), client.task, client.thresholds
+        self.value_range, self.bands = tuple(span) if span else None, client.bands
+        self.run = _run_of(self.file)
+        if self.run is not None:
+            recipe = recipes.load(self.run.recipe)
+            self.data, self.is_refit = recipe.data, recipe.train.refit
+
+    def manifest(self) -> Manifest:
+        if self.run is None:
+            raise _unknown(self.file)
+        root = data_root(recipes.load(self.run.recipe))
+        pinned = replace(split.read(self.run.split, root=root, classes=self.classes, task=self.task), bands=self.bands)
+        return split.val_in_train(pinned) if self.is_refit else pinned
+
+    def logits(
+        self, manifest: Manifest, samples: Sequence[Sample], *, batch_size: int, workers: int | None, tta: Tta
+    ) -> tuple[Tensor, Tensor]:
+        found, client = [], self.client
+        samples = checks.unchanged(replace(manifest, samples=tuple(samples))).samples
+        starts = range(0, len(samples), batch_size)
+        files = [Path(manifest.root, sample.file) for sample in samples]
+        batches = (files[start : start + batch_size] for start in starts)
+        for images in read_ahead(client.read, batches, num_threads=num_cores(most=MOST_THREADS)):
+            found.append(client.answer_over(images, tta))
+            self.on_event(Event.progress("evaluate", sum(map(len, found)), len(samples)))
+        return torch.from_numpy(np.concatenate(found)), torch.from_numpy(target_array(samples))
+
+
+def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> Judged:
+    """Return what a path names, ready to be measured.
+
+    Raises:
+        CheckpointError: no finished run. ExportError: an ONNX file that is none of ours.
+    """
+    if model.file is not None:
+        return JudgedFile(model.file, opened_export(model.file), on_event)
+    saved = load_timm(model.path, device=device) if model.is_timm else load_run(model.path, device=device)
+    return JudgedRun(saved, is_timm=model.is_timm)
+
+
+def _run_of(file: Path) -> RunFolder | None:
+    """Return the run in whose exports a file lies, of an ensemble its first member."""
+    for parent in list(file.absolute().parents)[:3]:
+        folder = RunFolder(parent)
+        if folder.ensemble.is_file():
+            members = read_json(folder.ensemble).get("members") or [{}]
+            first = Path(str(members[0].get("run", "")))
+            folder = RunFolder(first if first.is_absolute() or first.is_dir() else parent / first)
+        if folder.recipe.is_file() and folder.split.is_file():
+            return folder
+    return None
+
+
+def _unknown(path: Path) -> DataError:
+    return DataError(
+        f"{path} does not say what data it was trained on", hint="Name labelled images to measure it on: --data DIR."
+    )

@@ -1,0 +1,132 @@
+"""Every format is used as its readers use it, gives the run's answers, and says on its page what it is."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard
+from safetensors import safe_open
+
+import finetune
+from finetune.errors import ExportError, ResourceError
+from finetune.exports.card_facts import _cell
+
+FORMATS = ["timm", "torch", "safetensors", "openvino"]
+ALONE = "import runpy, sys; sys.modules.update(finetune=None); sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"  # noqa: E501
+HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_program_in_a_folder_says_what_predict_says(
+    finished: Path, drawn: Path, tmp_path: Path, format: Any
+) -> None:
+    if format == "openvino" and not HAS_OPENVINO:
+        pytest.skip("openvino is not installed")
+    done = finetune.export(finished, format=format, out=tmp_path / "own")
+    files = [str(file) for file in sorted(drawn.rglob("*.jpg"))[:6]]
+    command = [sys.executable, "-I", "-c", ALONE, str(done.path / "predict.py"), *files]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    rows = list(csv.reader(said.stdout.splitlines(), delimiter="\t"))
+    assert [row[1] for row in rows] == finetune.load(finished, device="cpu").predict(files).labels
+    assert done.proof["is_proven"] and done.proof["whole"]["num_same"] == done.proof["whole"]["num_images"]
+    assert done.proof["format"] == format and done.proof["bytes"] > 1000 and done.proof["milliseconds"]["export"] > 0
+    if format == "safetensors":
+        with safe_open(done.path / "model.safetensors", "pt") as opened:
+            assert json.loads(opened.metadata()["classes"]) == list(finetune.load(finished).classes)
+    if format == "timm":
+        assert done.proof["largest_difference"] == 0
+
+
+@pytest.mark.skipif(HAS_OPENVINO, reason="openvino is installed")
+def test_a_library_that_is_missing_is_named(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="openvino is not installed") as caught:
+        finetune.export(finished, format="openvino", out=tmp_path / "own")
+    assert "pip install openvino" in caught.value.hint and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_exports_is_replaced_and_elsewhere_nothing_is(exported: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        finetune.export(exported, format="torch")
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ResourceError, match="exists already"):
+        finetune.export(exported, format="torch", out=tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_an_inner_probe_is_a_program_of_torch_but_no_network_of_timm(tiny_run, tmp_path: Path) -> None:
+    folder = tiny_run("linear-probe", probe_at="conv2").folder
+    for format in ("safetensors", "timm"):
+        with pytest.raises(ExportError, match="inner layer group"):
+            finetune.export(folder, format=format, out=tmp_path / format)
+    done = finetune.export(folder, format="torch", out=tmp_path / "torch")
+    images = torch.rand(5, 3, *finetune.load(folder).preprocessing.image_size)
+    with torch.no_grad():
+        ours = finetune.load(folder, device="cpu").model(images)
+        theirs = torch.export.load(done.path / "model.pt2").module()(images)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_repository_for_triton(finished: Path, tmp_path: Path) -> None:
+    done = finetune.export(finished, layout="triton", preprocessing="full", softmax=True, out=tmp_path / "models")
+    (model,) = done.path.iterdir()
+    assert {place.relative_to(model).as_posix() for place in model.rglob("*") if place.is_file()} == {
+        "config.pbtxt", "labels.txt", "README.md", "proof.json", "1/model.onnx"
+    }  # fmt: skip
+    config = (model / "config.pbtxt").read_text()
+    assert f'name: "{model.name}"' in config and "data_type: TYPE_UINT8\n    dims: [ -1, -1, 3 ]" in config
+    assert config.count('label_filename: "labels.txt"') == 2 and "dims: [ 6 ]" in config
+    assert "tritonserver" in (model / "README.md").read_text()
+
+
+def test_the_page_is_a_model_card(finished: Path, tmp_path: Path) -> None:
+    done = finetune.export(finished, format="timm", out=tmp_path / "own", data_licence="CC0-1.0")
+    card = ModelCard.load(done.path / "README.md")
+    assert card.data.library_name == "timm" and card.data.pipeline_tag == "image-classification"
+    assert {result.metric_name for result in card.data.eval_results} >= {"top1", "macro_f1"}
+    for heading in ("Use", "Data", "Training", "Metrics", "By class", "Calibration", "Limits", "Recipe", "Versions"):
+        assert re.search(rf"^##+ {heading}$", card.text, re.MULTILINE), heading
+    assert "Licence: CC0-1.0." in card.text and "| dotted-ring |" in card.text
+    root = str(finetune.recipe.load(finished / "recipe.toml").data.path)
+    assert str(Path(root).parent) not in card.text  # no path of this machine
+    values = json.loads((finished / "metrics.json").read_text())["test"]["top1"]
+    assert f"{values['value']:.3f} [{values['low']:.3f}, {values['high']:.3f}]" in card.text
+
+
+def test_names_of_classes_break_no_table() -> None:
+    assert _cell("a|b\n<script>*") == r"a\|b \<script\>\*"
+
+
+def test_a_folder_goes_to_the_hub_with_its_card(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    class Hub:
+        def create_repo(self, repo_id: str, *, exist_ok: bool) -> None:
+            asked.append(("create", (repo_id, exist_ok)))
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> str:
+            asked.append(("upload", {file.name for file in Path(folder_path).iterdir()}))
+            return f"https://example.org/{repo_id}"
+
+    monkeypatch.setattr("finetune.exports.hub.HfApi", Hub)
+    done = finetune.export(finished, format="timm", out=tmp_path / "own", push_to_hub="me/it")
+    assert done.address == "https://example.org/me/it" and asked[0] == ("create", ("me/it", True))
+    assert {"README.md", "config.json", "model.safetensors"} <= asked[1][1]
+
+
+def test_a_hub_that_cannot_be_reached_leaves_the_folder(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"the Hub cannot be reached|the Hub refuses") as caught:
+        finetune.export(finished, format="timm", out=tmp_path / "own", push_to_hub="me/it")
+    assert "tries again" in caught.value.hint
+    assert timm.create_model(f"local-dir:{tmp_path / 'own'}", pretrained=True).num_classes == 6
