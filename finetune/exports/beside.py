@@ -17,7 +17,18 @@ from finetune.types import BRIGHTNESS, Preprocessing
 from finetune.whole import write_text
 from finetune.wording import counted
 
-SHARED: tuple[Any, ...] = (client.of_image, client._middle, client._resize, client._crop, client._start)
+SHARED: tuple[Any, ...] = (
+    client.of_image,
+    client.of_stack,
+    client.of_channels,
+    client._white,
+    client._cut,
+    client._normalised,
+    client._middle,
+    client._resize,
+    client._crop,
+    client._start,
+)
 
 HEAD = '''"""Say what images show; give the names of their files as arguments.
 
@@ -46,8 +57,7 @@ def main(files):
     rows, is_bad = csv.writer(sys.stdout, delimiter="\\t", lineterminator="\\n"), False
     for file in files:
         try:
-            image = opened(file, facts["preprocessing"])
-            logits = session.run(["logits"], {{"images": of_image(image, facts["preprocessing"])[None]}})[0][0]
+            logits = session.run(["logits"], {{"images": input_of(file, facts["preprocessing"])[None]}})[0][0]
         except Exception as error:  # whatever Pillow finds in a file
             rows.writerow([file, "", "", f"cannot be read: {{error}}"])
             is_bad = True
@@ -68,6 +78,29 @@ def answer(logits, facts):
     shares = np.exp(logits - logits.max(), dtype=np.float64)
     best = int(logits.argmax())
     return facts["classes"][best], f"{{shares[best] / shares.sum():.3f}}"
+
+
+def input_of(file, facts):
+    """Return the input (C, H, W) of the network: of the numbers (H, W, C) of a .npy file, or of a picture."""
+    if facts.get("depth", 8) != "full":
+        return of_image(opened(file, facts), facts)
+    if str(file).lower().endswith(".npy"):
+        numbers = np.load(file, allow_pickle=False)
+        if numbers.dtype.kind not in "uif" or numbers.ndim not in (2, 3) or not np.isfinite(numbers).all():
+            kind = f"{{numbers.dtype}} of the shape {{numbers.shape}}"
+            raise ValueError(f"{{kind}}: an image is (H, W) or (H, W, C), of finite numbers")
+    else:
+        numbers = all_channels(file, facts)
+    return of_stack(numbers[:, :, None] if numbers.ndim == 2 else numbers, facts)
+
+
+def all_channels(file, facts):
+    """Return what Pillow reads without a loss: 8 bits of each channel, or one deeper channel."""
+    with Image.open(file) as found:
+        bits = any(";16" in str(tile[3]) for tile in getattr(found, "tile", ())) and len(found.getbands()) > 1
+        if bits or len(found.getbands()) != facts["channels"]:
+            raise ValueError(f"Pillow alone reads no {{facts['channels']}} channels of it: save it as .npy (H, W, C)")
+        return np.asarray(ImageOps.exif_transpose(found))
 
 
 def opened(file, facts):

@@ -31,6 +31,8 @@ from finetune.types import Preprocessing, to_json
 from finetune.whole import is_vacant, whole_folder
 from finetune.wording import counted
 
+FULL = " with all bits"
+
 
 @dataclass(frozen=True, slots=True)
 class Export:
@@ -131,10 +133,11 @@ def _timm_folder(saved: SavedRun, place: Path, proof: Proof) -> Export:
             f"this model classifies at the inner layer group {saved.backbone.model.at}, which timm has no network for",
             hint="Use --format onnx.",
         )
-    if saved.backbone.preprocessing.channels != 3:
+    own = saved.backbone.preprocessing
+    if own.channels != 3 or own.bands.is_full:
         raise ExportError(
-            f"this model takes {counted(saved.backbone.preprocessing.channels, 'channel')} of an image, and timm's"
-            " transform gives it red, green and blue",
+            f"this model takes {counted(own.channels, 'channel')} of an image{FULL if own.bands.is_full else ''}, and"
+            " timm's transform gives it red, green and blue of 8 bits",
             hint="Use --format onnx, whose metadata says what to do.",
         )
     pool = saved.backbone.architecture.pool

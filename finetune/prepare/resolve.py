@@ -43,6 +43,8 @@ def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
     changes = {
         "data.path": str(Path(recipe.data.path).expanduser().resolve()),
         "data.value_range": backbone.preprocessing.value_range or "auto",
+        "data.depth": recipe.data.bands.depth,
+        "data.statistics": _or(recipe.data.statistics, "pretrained"),
         "backbone.name": backbone.architecture.name,
         "backbone.weights": str(weights.resolve()) if weights else "none",
         "backbone.pool": backbone.architecture.pool,

@@ -20,7 +20,8 @@ from finetune.checkpoint.run_folder import RunFolder, open_answering
 from finetune.errors import CheckpointError, ExportError, RecipeError, did_you_mean
 from finetune.evaluation.predictions import Answers, Scorer, probabilities_of
 from finetune.evaluation.views import Tta
-from finetune.exports.client import Client, digest_of, export_file, of_image, proven_export
+from finetune.exports.client import Client, digest_of, export_file, of_channels, of_image, proven_export
+from finetune.images.stacks import Stack
 from finetune.types import Event, OnEvent
 
 MANY = 1000  # images that are worth starting a GPU
@@ -110,8 +111,9 @@ def opened_export(file: Path) -> Client:
 def scorer_of(client: Client, *, tta: Tta = "none") -> Scorer[NDArray[np.float32]]:
     """Return what names images by an ONNX file; with the `tta` "flip" by the mean over mirror images, too."""
 
-    def prepare(image: Image.Image) -> NDArray[np.float32]:
-        return of_image(image, client.preprocessing)
+    def prepare(image: Image.Image | Stack) -> NDArray[np.float32]:
+        facts = client.preprocessing
+        return of_channels(image.channels, facts) if isinstance(image, Stack) else of_image(image, facts)
 
     def answers(images: Sequence[NDArray[np.float32]]) -> Answers:
         batch = np.stack(images)  # (B, C, H, W)
