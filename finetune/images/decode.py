@@ -142,7 +142,8 @@ def examine(
     try:
         array = array_in(content, bands)
         if array is not None:
-            return _of_array(array, make, side=side, value_range=value_range, bands=bands)
+            with alone(array.size > LARGE):
+                return _of_array(array, make, side=side, value_range=value_range, bands=bands)
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if bands is not None and bands.is_full:
                 remark = _pages(image)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from finetune.bands import Bands
@@ -83,6 +85,18 @@ def test_a_header_that_promises_more_than_there_is_costs_no_memory() -> None:
     header = npy(np.zeros((1, 1), np.uint8)).replace(b"(1, 1), }        ", b"(999999, 9999), }", 1)
     with pytest.raises(UndecodableError, match="of 9,998,990,001 bytes"):
         examine(header, lambda image: image, bands=Bands(1, "full"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_altered_arrays_are_images_or_cost_one_error(data: st.DataObject) -> None:
+    content = bytearray(npy(SIX[:3, :4]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        stack(bytes(content[: data.draw(st.integers(0, len(content)))]), bands=Bands(6, "full"))
+    except UndecodableError as error:
+        assert error.message
 
 
 def test_arrays_of_one_and_three_channels_are_pictures_too() -> None:
