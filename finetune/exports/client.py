@@ -63,6 +63,9 @@ def input_of(file: Path, facts: dict[str, Any]) -> NDArray[np.float32]:
     if facts.get("depth", 8) == "full":
         return of_stack(_open_stack(file, facts), facts)
     is_of_four = facts.get("channels", 3) == 4
+    if file.suffix.lower() == ".npy":
+        between, bands = facts["value_range"], Bands(4) if is_of_four else Bands()
+        return of_image(read(file, value_range=tuple(between) if between else None, bands=bands).content, facts)
     return of_image(_open_four(file) if is_of_four else _open(file, facts["value_range"]), facts)
 
 
@@ -139,7 +142,7 @@ def _open_four(file: Path) -> Image.Image:
 def _open_stack(file: Path, facts: dict[str, Any]) -> NDArray[Any]:
     """Return all channels (H, W, C) of a file: of .npy by NumPy alone, of pictures and TIFF as they were trained on."""
     if file.suffix.lower() == ".npy":
-        numbers: NDArray[Any] = np.load(file, allow_pickle=False)
+        numbers: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
         return numbers[:, :, None] if numbers.ndim == 2 else numbers
     return read_array(file, bands_of(facts["channels"], "full"))
 

@@ -164,3 +164,21 @@ def test_pretrained_stems_are_repeated_as_timm_does(tmp_path: Path, stacks: Path
     found = finetune.load(planned.folder, device="cpu").model.conv1[0].weight
     expected = network.conv1[0].weight.repeat(1, 2, 1, 1) / 2
     assert torch.allclose(found, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_arrays_are_pictures_where_a_channel_is_of_8_bits(tmp_path: Path, channels: int) -> None:
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("bright", 160)):
+        (tmp_path / "imgs" / name).mkdir(parents=True)
+        for number in range(8):
+            array = (level + rng.integers(0, 90, (40, 44, channels))).astype(np.uint8)
+            deep = array.astype(np.uint16) * 16 if channels != 4 and number % 2 else array
+            np.save(tmp_path / "imgs" / name / f"{number}.npy", deep[..., 0] if channels == 1 else deep)
+    keys = {"data.channels": channels, "export.onnx_at_end": True}
+    run = finetune.run(tmp_path / "imgs", strategy="head-only", epochs=2, out=tmp_path / "run", overrides=keys, **SMALL)
+    files = sorted((tmp_path / "imgs").rglob("*.npy"))
+    answers = [list(predict_with(run.folder, files, device="cpu", engine=by)) for by in ("torch", "onnxruntime")]
+    labels = [one.label for one in answers[0]]
+    assert [one.label for one in answers[1]] == labels
+    assert [row[1] for row in asked(run.folder / "exports" / "model.onnx", files)] == labels
