@@ -251,3 +251,12 @@ def test_images_that_are_cut_need_a_phase_that_trains_on_images() -> None:
     with pytest.raises(RecipeError, match=r"regularise\.cutmix"):
         finetune.plan(strategy="head-only", **settings)
     assert any("phase probe" in note for note in finetune.plan(strategy="lp-ft", **settings).notes)
+
+
+def test_a_phase_that_trains_no_residual_block_says_that_none_is_left_out() -> None:
+    settings: dict[str, Any] = {"pretrained": False, "overrides": {"regularise.drop_path": 0.1}}
+    said = "regularise.drop_path is not used"
+    of_blocks = finetune.plan(backbone="test_resnet", strategy="full", **settings)
+    assert not any(said in note for note in of_blocks.notes)
+    of_last_convolution = finetune.plan(backbone="mobilenetv2_050", strategy="top-k", top_k=1, **settings)
+    assert any(f"phase top-1 trains no residual blocks: {said}" in note for note in of_last_convolution.notes)
