@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from finetune.bands import MOST_CHANNELS, Bands, Depth, bands_of
 from finetune.sections import AugmentSection, RegulariseSection
 from finetune.values import (
     STRATEGY_NAMES,
@@ -82,20 +83,32 @@ class DataSection(Section):
         description="How an image becomes a square in the plain view, which predict and exports share: crop shows its"
         " middle, pad all of it on a border, squash all of it out of shape. auto: as the backbone was trained.",
     )
-    channels: Literal[1, 3, 4] = Field(
+    channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] = Field(
         3,
-        description="What the network sees of an image. 3: red, green, blue; 1: its brightness; 4: its four channels.",
+        description="What the network sees of an image. 3: red, green, blue; 1: its brightness; 4: its four channels;"
+        " another number: the channels of a .npy file (H, W, C) or a TIFF.",
     )
-    statistics: Literal["pretrained", "data", "min-max"] | Statistics = Field(
-        "pretrained",
+    depth: Auto | Depth = Field(
+        "auto",
+        description="8: a channel becomes 8 bits; full: it keeps all that the file has, as float32. auto: 8 of 1, 3 or"
+        " 4 channels, else full.",
+    )
+    statistics: Auto | Literal["pretrained", "data", "min-max"] | Statistics = Field(
+        "auto",
         description="By what pixels are standardised: mean and deviation as the backbone was trained, those of the"
-        " train images, or their least and greatest value; or [[taken off], [divided by]] of each channel.",
+        " train images, or their least and greatest value; or [[taken off], [divided by]] of each channel. auto:"
+        " pretrained, with data.depth = full data.",
     )
     value_range: ValueRange | Auto = Field(
         "auto",
         description="What is black and what is white in images deeper than 8 bits, e.g. [0, 4095]. auto: 0 and the"
         " greatest number of as many bits as the data fills.",
     )
+
+    @property
+    def bands(self) -> Bands:
+        """In what images are decoded."""
+        return bands_of(self.channels, self.depth)
 
 
 class SplitSection(Section):

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any, Literal, Protocol
 
+from finetune.bands import COLOURS, Bands, Depth, bands_of
 from finetune.tasks import BETWEEN_LABELS, AnyTarget, Quantity, Task
 from finetune.tasks import Target as Target
 
@@ -53,7 +54,7 @@ class Manifest:
     value_range: tuple[float, float] | None = None
     task: Task = "classify"
     is_tree: bool = False
-    bands: int = 3  # channels in which images are decoded
+    bands: Bands = COLOURS
 
     def split(self, name: Split) -> tuple[Sample, ...]:
         """Return the samples of one split, in the order of the manifest."""
@@ -85,7 +86,7 @@ class Preprocessing:
 
     `image_size` is (height, width) in pixels, `mean` and `std` are for values between 0 and 1, a number for each
     channel, `crop_pct` is the share of the resized image that the central crop shows. `value_range` is what is
-    black and what is white in images deeper than 8 bits.
+    black and what is white in images deeper than 8 bits, of which all is kept where the `depth` is "full".
     """
 
     image_size: tuple[int, int]
@@ -96,16 +97,17 @@ class Preprocessing:
     crop_mode: str = "center"
     value_range: tuple[float, float] | None = None
     channels: int = 3
+    depth: Depth = 8
 
     @property
-    def bands(self) -> int:
-        """In how many channels images are decoded and varied: brightness is taken from colours."""
-        return max(3, self.channels)
+    def bands(self) -> Bands:
+        """In what images are decoded and varied."""
+        return bands_of(self.channels, self.depth)
 
     @property
     def border(self) -> tuple[float, ...]:
         """The colour of what lies outside of an image, between 0 and 1: the mean."""
-        return self.mean * 3 if self.channels == 1 else self.mean
+        return self.mean * 3 if self.bands.count > len(self.mean) else self.mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ OptimiserName = Literal[
     "adamw", "adam", "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "nadamw", "lion", "lamb", "muon"
 ]
 AugmentLevel = Literal["auto", "none", "light", "medium", "heavy", "basic"]
-AUTO_LEVEL = "medium"
+AUTO_LEVEL: AugmentLevel = "medium"
 Schedule = Literal["cosine", "constant", "step", "polynomial", "one-cycle", "plateau"]
 Loss = Literal["auto", "cross-entropy", "nll", "bce", "mse", "focal", "asymmetric", "huber"]
 TaskName = Literal["auto", "classify", "multilabel", "regress"]

@@ -334,3 +334,40 @@ def write_corpus(folder: Path) -> dict[str, Odd]:
     for odd in made.values():
         odd.write(folder / odd.name)
     return made
+
+
+def deep_png(values: np.ndarray) -> bytes:
+    """Return a PNG of 16 bits a channel, which Pillow itself writes in grey only: (H, W, C) of uint16."""
+    kinds = {1: 0, 2: 4, 3: 2, 4: 6}
+    height, width, channels = values.shape
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, kinds[channels], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in ((b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    )
+
+
+def tiff_of_bands(num_bands: int, *, extra: int = 0) -> bytes:
+    """Return a TIFF of 4x4 pixels whose bands beyond three are of an unknown kind (0) or transparency (2)."""
+    pixels = bytes(range(16)) * num_bands
+    extras = max(0, num_bands - 3)
+    entries = [(256, 3, 1, 4), (257, 3, 1, 4), (262, 3, 1, 2 if num_bands >= 3 else 1), (277, 3, 1, num_bands)]
+    entries += [(273, 4, 1, 0), (278, 3, 1, 4), (279, 4, 1, len(pixels))]
+    arrays = {258: [8] * num_bands} | ({338: [extra] * extras} if extras else {})
+    start = 8 + 2 + 12 * (len(entries) + len(arrays)) + 4
+    blob, table = b"", []
+    for tag, values in arrays.items():
+        data = struct.pack(f"<{len(values)}H", *values)
+        inline = len(data) <= 4
+        table.append((tag, struct.pack("<HHI", tag, 3, len(values)) + (data.ljust(4, b"\0") if inline else b"")))
+        if not inline:
+            table[-1] = (tag, table[-1][1] + struct.pack("<I", start + len(blob)))
+            blob += data
+    for tag, kind, count, value in entries:
+        value = start + len(blob) if tag == 273 else value
+        table.append((tag, struct.pack("<HHII", tag, kind, count, value)))
+    # The strip lies behind the arrays, whose length is known by now.
+    table = [(tag, struct.pack("<HHII", 273, 4, 1, start + len(blob)) if tag == 273 else row) for tag, row in table]
+    rows = b"".join(row for _, row in sorted(table))
+    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(table)) + rows + b"\0\0\0\0" + blob + pixels

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "finetune"
 LAYERS = [
     {"tasks"},
-    {"values"},
+    {"values", "bands"},
     {"sections"},
     {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
     {"whole", "process", "threads", "arguments", "belongings"},

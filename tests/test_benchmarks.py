@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune.prepare.asked import recipe_of
+
 ROOT = Path(__file__).parents[1]
 rank = runpy.run_path(str(ROOT / "benchmarks" / "rank.py"))
 growth = runpy.run_path(str(ROOT / "benchmarks" / "growth.py"))
@@ -82,3 +84,27 @@ def test_the_other_cases_of_growth_are_what_they_say() -> None:
     assert counts == {"train": 12_000, "val": 4_000, "test": 4_000}  # of the five groups of a class one each
     sides = {(sample.group, sample.split) for sample in divided.samples}
     assert len(sides) == len({group for group, _ in sides}) == 5_000
+
+
+def test_a_piece_is_compared_with_its_strategy_on_the_same_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "strategy")
+    bench = runpy.run_path(str(ROOT / "benchmarks" / "strategy" / "regularisers.py"))
+    rows = [
+        {"data": data, "size": 10, "seed": seed, "case": case, "top1": top1}
+        for data, seed, case, top1 in (
+            ("a", 0, "full", 0.5),
+            ("a", 1, "full", 0.7),
+            ("b", 0, "full", 0.1),
+            ("a", 0, "full: mixup 0.2", 0.52),
+            ("a", 1, "full: mixup 0.2", 0.74),
+            ("b", 1, "full: mixup 0.2", 0.9),  # without its baseline
+        )
+    ]
+    lines = list(bench["table"](rows))
+    assert lines[0].startswith("| | a, 10 a class | b, 10 a class |")
+    assert lines[2] == "| full | 0.600 ± 0.141 | 0.100 |  |"
+    assert lines[3] == "| full: mixup 0.2 | 0.630 ± 0.156 | 0.900 | +3.0 ± 2.0 (2) |"
+    assert {case.partition(":")[0] for case in bench["CASES"]} == {"full", "top-k", "head-only", "linear-probe"}
+    for settings in bench["CASES"].values():  # every one is a recipe
+        flags = {key: value for key, value in settings.items() if "." not in key}
+        recipe_of(settings=flags, overrides={key: value for key, value in settings.items() if "." in key})

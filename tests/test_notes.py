@@ -24,6 +24,20 @@ def test_every_key_and_strategy_is_there() -> None:
     assert strategies and set(strategies) <= set(STRATEGY_NAMES)
 
 
+def test_the_test_of_a_line_speaks_of_each_of_its_keys_and_commands() -> None:
+    """A key by its own name, a strategy by its value, a command by its last word."""
+    silent = []
+    for line, named, test in ROWS:
+        text = (ROOT / test.strip("`")).read_text(encoding="utf-8") if test else ""
+        keys = re.findall(r"`([a-z]+\.[a-z_0-9]+)`", named.replace("report.html", ""))
+        words = [key.partition(".")[2] for key in keys]
+        words += re.findall(r'strategy\.name = "([a-z-]+)"', named)
+        words += [command.split()[-1].strip("-") for command in re.findall(r"`finetune ([a-z- ]+)", named)]
+        said = {word.strip("-") for word in re.findall(r"[\w-]+", text)}
+        silent += [(line, word) for word in words if not {word, word.replace("-", "_")} & said]
+    assert silent == []
+
+
 def test_every_test_is_there_and_every_built_line_has_one() -> None:
     assert [row[2] for row in ROWS if row[2] and not (ROOT / row[2].strip("`")).is_file()] == []
     assert all(bool(row[2]) != (row[1] == "not built yet") for row in ROWS)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
+from finetune.bands import Depth
 
 FITS = {"crop": "center", "pad": "border", "squash": "squash"}  # and what timm calls them
 
@@ -13,6 +14,11 @@ FITS = {"crop": "center", "pad": "border", "squash": "squash"}  # and what timm 
 def with_range(backbone: Backbone, value_range: tuple[float, float] | None) -> Backbone:
     """Return the backbone with what is black and white in the images that it is shown."""
     return replace(backbone, preprocessing=replace(backbone.preprocessing, value_range=value_range))
+
+
+def with_depth(backbone: Backbone, depth: Depth) -> Backbone:
+    """Return the backbone with how much is kept of each channel of its images."""
+    return replace(backbone, preprocessing=replace(backbone.preprocessing, depth=depth))
 
 
 def with_fit(backbone: Backbone, fit: str) -> Backbone:

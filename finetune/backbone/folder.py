@@ -9,13 +9,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.torch import save_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from finetune.backbone.pools import AUTO, OURS
+from finetune.bands import Depth
 from finetune.errors import BackboneError
 from finetune.images.decoding import decoding_steps
 from finetune.tasks import TASKS, Task
@@ -38,6 +39,7 @@ class FolderConfig:
     classes: tuple[str, ...] = ()
     probe_at: str | None = None
     value_range: tuple[float, float] | None = None
+    depth: Depth = 8
     task: Task = "classify"
     thresholds: tuple[float, ...] = ()
     deviation: float | None = None
@@ -71,6 +73,7 @@ def read_config(folder: Path) -> FolderConfig:
             classes=tuple(map(str, classes)) if isinstance(classes, list) else (),
             probe_at=None if raw.get("probe_at") is None else str(raw["probe_at"]),
             value_range=_range(raw.get("value_range")),
+            depth=_depth(raw.get("depth", 8)),
             task=task,
             thresholds=thresholds,
             deviation=None if raw.get("deviation") is None else float(raw["deviation"]),
@@ -90,6 +93,13 @@ def _range(pair: Any) -> tuple[float, float] | None:
         return None
     low, high = map(float, pair)
     return low, high
+
+
+def _depth(name: Any) -> Depth:
+    if name not in get_args(Depth):
+        raise ValueError(f"no depth {name!r}")
+    depth: Depth = name
+    return depth
 
 
 def _task(name: Any) -> Task:
@@ -175,6 +185,8 @@ def write(
     config["decoding"] = list(decoding_steps(preprocessing))
     if preprocessing.value_range is not None:
         config["value_range"] = list(preprocessing.value_range)
+    if preprocessing.bands.is_full:
+        config["depth"] = preprocessing.depth
     if task != "classify":
         config["task"] = task
         config["activation"] = TASKS[task].activation

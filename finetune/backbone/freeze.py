@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
+from timm.layers import DropPath
 from torch import nn
 
+from finetune.backbone.blank import blank_images
 from finetune.backbone.pools import MapPool
 from finetune.errors import RecipeError
 from finetune.types import FreezePlan, LayerGroup
@@ -128,6 +131,27 @@ def still_modules(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGrou
         if plan[place].is_frozen or (holds_statistics and keeps_statistics):
             still.append(module)
     return still
+
+
+def drops_blocks(
+    model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], *, image_size: tuple[int, int]
+) -> bool:
+    """Tell whether any residual block is left out in training (stochastic depth) under a freeze plan.
+
+    Seen in a pass of an empty image: some blocks have what would leave them out, and nothing around them to be left.
+    """
+    still, called, modes = set(still_modules(model, plan, groups)), [], [(m, m.training) for m in model.modules()]
+    drops = [module for module in model.modules() if isinstance(module, DropPath) and module.drop_prob]
+    handles = [module.register_forward_pre_hook(lambda module, _: called.append(module)) for module in drops]
+    try:
+        with torch.no_grad():
+            model.eval()(blank_images(model, image_size))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    return any(module not in still for module in called)
 
 
 def _join(path: str, name: str) -> str:

@@ -43,7 +43,7 @@ def preprocessing_of(model: nn.Module, name: str, image_size: int | None) -> Pre
     """Return the preprocessing of a network's data config, at another size where one is asked for.
 
     Of a network that was trained on three channels, one has the means of their means and deviations, and a fourth those
-    of red again, as timm has its weights.
+    of red again and so on, as timm has its weights.
 
     Raises:
         BackboneError: the data config cannot be used.
@@ -74,7 +74,7 @@ def _of_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     numbers = tuple(map(float, values))
     if channels == 1 and len(numbers) == USUAL:
         return (sum(numbers) / USUAL,)
-    if channels > USUAL == len(numbers):
+    if channels != USUAL == len(numbers):
         return tuple(numbers[place % USUAL] for place in range(channels))
     if len(numbers) != channels:
         raise ValueError(f"{len(numbers)} means or deviations of {channels} channels")

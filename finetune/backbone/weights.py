@@ -172,7 +172,7 @@ def _of_shape(tensor: Tensor, own: Tensor) -> Tensor:
 
 def _spread_stem(model: nn.Module, tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
     """Spread a first convolution of one channel over the network's three, add one of three up for one channel, or
-    repeat its red in a fourth, all scaled down to the same sum, as timm does.
+    repeat its red in a fourth and so on, all scaled to the same sum, as timm does.
 
     Returns what was done, in words. Of one channel or three, grey images then give the same.
     """
@@ -189,7 +189,7 @@ def _spread_stem(model: nn.Module, tensors: dict[str, Tensor], own: Mapping[str,
         elif channels == 1 and tensor.shape[1] == USUAL and tensor.shape[2:] == wanted.shape[2:]:
             tensors[key] = tensor.sum(dim=1, keepdim=True)
             said.append(f"its stem of {USUAL} channels is added up for one")
-        elif channels > USUAL == tensor.shape[1] and tensor.shape[2:] == wanted.shape[2:]:
+        elif channels != USUAL == tensor.shape[1] and tensor.shape[2:] == wanted.shape[2:]:
             tensors[key] = adapt_input_conv(channels, tensor)
             said.append(f"its stem of {USUAL} channels is repeated for {channels}")
     return said

@@ -161,7 +161,7 @@ def settle_data(
 
 
 def _recipe_changes(began: Mapping[str, Any], recipe: Recipe) -> Iterator[tuple[str, str]]:
-    now = recipe.model_dump()
+    now = recipe.model_dump(mode="json")  # as it was written: arrays are lists
     for key in recipes.fields():
         section, name = key.split(".")
         if key in HARMLESS or name not in began.get(section, {}):

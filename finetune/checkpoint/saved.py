@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from finetune import recipe as recipes
 from finetune.backbone import folder as timm_folder
 from finetune.backbone import load as backbones
-from finetune.backbone.adapted import cut_at, with_range
+from finetune.backbone.adapted import cut_at, with_depth, with_range
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
 from finetune.backbone.weights import first_line
@@ -98,6 +98,7 @@ def _loaded(folder: RunFolder, model: Path, recipe: Recipe, *, labels: tuple[str
         )
     of = replace(backbones.architecture("auto", weights=model), pretrained=False)
     backbone = with_range(backbones.load(of, num_classes=len(classes)), config.value_range)
+    backbone = with_depth(backbone, config.depth)
     try:
         backbone = cut_at(backbone, config.probe_at) if config.probe_at else backbone
     except RecipeError as error:

@@ -15,8 +15,9 @@ from functools import partial
 from glob import glob
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
+from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.csv_cells import unguarded_cell
@@ -25,7 +26,8 @@ from finetune.data.image_column import AUTO, check_column, count_rows, image_cel
 from finetune.data.listing import TABLES, Listing, count_unread, holds, unread_note
 from finetune.data.tree import walk
 from finetune.errors import DataError, RecipeError, did_you_mean
-from finetune.images.decode import FORMATS, UndecodableError, begins_as, read_content
+from finetune.images.decode import UndecodableError
+from finetune.images.files import FORMS, begins_as, read_content
 from finetune.types import Event, OnEvent, ignore
 
 STDIN = "-"
@@ -43,7 +45,7 @@ class ImageSource:
     """
 
     name: str
-    read: Callable[[], bytes | Image.Image]
+    read: Callable[[], bytes | Image.Image | NDArray[Any]]
 
 
 class Images(Protocol):
@@ -202,7 +204,7 @@ def _of_stdin(stdin: BinaryIO) -> Iterator[ImageSource]:
     head = b""
     while len(head) < HEAD and (line := stdin.readline()):
         head += line
-    if any(begins_as(head, form) for form in FORMATS) and not TEXT.issuperset(head[:HEAD]):
+    if any(begins_as(head, form) for form in FORMS) and not TEXT.issuperset(head[:HEAD]):
         yield ImageSource(STDIN_NAME, partial(bytes, head + stdin.read()))
         return
     for line in chain(io.BytesIO(head), stdin):

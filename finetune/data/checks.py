@@ -19,20 +19,23 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
+from finetune.bands import COLOURS, Bands
 from finetune.cache_dir import cache_folder
 from finetune.data.targets import TORN, with_copies_joined
 from finetune.errors import DataError, ResourceError
-from finetune.images.decode import UndecodableError, alone, examine, quiet, read_content
+from finetune.images.decode import UndecodableError, alone, examine
 from finetune.images.depths import before_model, in_data
+from finetune.images.files import read_content
 from finetune.images.levels import Range, Span, range_of, unfit
 from finetune.images.pixels import PixelCache, PixelRow
+from finetune.images.quiet import quiet
 from finetune.images.remarks import remarks_of
 from finetune.process import num_cores
 from finetune.tasks import AnyTarget
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 from finetune.wording import counted
 
-SCAN_VERSION = 7  # goes up when `decode` begins to accept or refuse other files
+SCAN_VERSION = 8  # goes up when `decode` begins to accept or refuse other files
 CHUNK = 256
 AT_ONCE = 32  # images are written together
 LARGE_FILE = 2**26  # bytes; of larger ones a single one is in memory at a time
@@ -86,7 +89,7 @@ def scan(
     scanned = with_copies_joined(replace(manifest, samples=samples, problems=manifest.problems + bad))
     _check_left(scanned, needs_all_classes)
     spans = [scan.span for _, scan in pairs if not scan.problem]
-    told = before_model(spans, value_range) if is_for_model else in_data(spans, value_range)
+    told = before_model(spans, value_range) if is_for_model else in_data(spans, value_range, manifest.bands)
     remarks = remarks_of((sample.file, scan.remark) for sample, scan in pairs)
     return replace(scanned, notes=(*scanned.notes, *remarks, *told), value_range=value_range)
 
@@ -96,7 +99,7 @@ def scan_files(
     *,
     workers: int | None = None,
     pixels: PixelCache | None = None,
-    bands: int = 3,
+    bands: Bands = COLOURS,
     on_event: OnEvent = ignore,
 ) -> Iterator[Scan]:
     """Yield what each file is, in order; another process that fills the same pixel cache is waited for."""
@@ -141,12 +144,12 @@ def fill(manifest: Manifest, pixels: PixelCache | None, *, on_event: OnEvent = i
             deque(scan_files(files, pixels=pixels, bands=pixels.preprocessing.bands, on_event=on_event), maxlen=0)
 
 
-def _scan_one(file: Path, *, pixels: PixelCache | None, bands: int) -> tuple[Scan, PixelRow | None]:
+def _scan_one(file: Path, *, pixels: PixelCache | None, bands: Bands) -> tuple[Scan, PixelRow | None]:
     with alone(_stamp(file)[1] > LARGE_FILE):
         return _scanned(file, pixels, bands)
 
 
-def _scanned(file: Path, pixels: PixelCache | None, bands: int) -> tuple[Scan, PixelRow | None]:
+def _scanned(file: Path, pixels: PixelCache | None, bands: Bands) -> tuple[Scan, PixelRow | None]:
     try:
         content = read_content(file)
     except OSError as error:
@@ -155,7 +158,7 @@ def _scanned(file: Path, pixels: PixelCache | None, bands: int) -> tuple[Scan, P
     value_range = pixels.value_range if pixels else None
     try:
         make = pixels.row if pixels else lambda _: None
-        decoded = examine(content, make, value_range=value_range, num_bands=bands)
+        decoded = examine(content, make, value_range=value_range, bands=bands)
     except UndecodableError as error:
         if value_range is not None:  # what does not fit one range may fit another: that is no property of the file
             return _scanned(file, None, bands)
@@ -230,9 +233,9 @@ def _stamp(file: Path) -> Stamp:
 class _Memory:
     """Earlier scans in a small database in the cache folder; without one that can be written, none."""
 
-    def __init__(self, bands: int) -> None:
+    def __init__(self, bands: Bands) -> None:
         """Open it for what is known of files that are decoded in so many channels: others may be usable."""
-        self.version = SCAN_VERSION if bands == 3 else 100 * bands + SCAN_VERSION
+        self.version = SCAN_VERSION + (0 if bands.are_colours else 100 * bands.count) + 10_000 * bands.is_full
         place = cache_folder() / "scans.sqlite"
         try:
             place.parent.mkdir(parents=True, exist_ok=True)

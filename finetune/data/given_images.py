@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ from PIL import Image, ImageOps
 from finetune.data.asked_images import Images, ImageSource, asked_images
 from finetune.data.image_column import AUTO
 from finetune.errors import DataError
-from finetune.images.decode import DECODE_ERRORS, UndecodableError
+from finetune.images.arrays import PICTURED
+from finetune.images.decode import UndecodableError
+from finetune.images.files import DECODE_ERRORS
 from finetune.images.levels import deep_colour
 from finetune.types import OnEvent, ignore
 
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
     OneImage = str | Path | Image.Image | NDArray[Any] | bytes | bytearray | memoryview | IO[bytes] | Tensor
     GivenImages = OneImage | Iterable[OneImage]
 
+T = TypeVar("T")
 EXPECTED = (
-    "Give paths, Pillow images, NumPy arrays (H, W, 3) or (H, W) of uint8, tensors (3, H, W) of uint8 or of floats from"
+    "Give paths, Pillow images, NumPy arrays (H, W, 3) or (H, W) of uint8, (H, W, C) where the model has more than four"
+    " channels, tensors (3, H, W) of uint8 or of floats from"
     " 0 to 1, the bytes of image files, open files; or a list or a generator of them."
 )
 
@@ -152,7 +156,12 @@ def _of_file(file: Any, name: str) -> ImageSource:
 
 
 def _of_pixels(pixels: NDArray[Any], name: str) -> ImageSource:
-    return ImageSource(name, partial(_same, Image.fromarray(pixels)))
+    return ImageSource(name, partial(_same, pixels if _is_stack(pixels) else Image.fromarray(pixels)))
+
+
+def _is_stack(array: NDArray[Any]) -> bool:
+    """Tell whether an array (H, W, C) has more channels than a picture, of numbers that a file may have too."""
+    return array.ndim == 3 and array.shape[2] > PICTURED and array.dtype.kind in "uif"
 
 
 def _checked(array: NDArray[Any], name: str) -> NDArray[Any]:
@@ -162,6 +171,8 @@ def _checked(array: NDArray[Any], name: str) -> NDArray[Any]:
         DataError: it has another shape, or numbers of another kind.
     """
     shape = tuple(array.shape)
+    if _is_stack(array) and 0 not in shape and shape[0] not in (1, 3):
+        return np.array(array, order="C")
     if array.ndim == 3 and shape[2] == 1:
         array = array[:, :, 0]
     is_deep = array.ndim == 2 and array.dtype == np.uint16
@@ -220,7 +231,7 @@ def _fail(reason: str) -> bytes:
     raise UndecodableError(reason)
 
 
-def _same(image: Image.Image) -> Image.Image:
+def _same(image: T) -> T:
     return image
 
 

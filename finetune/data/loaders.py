@@ -2,7 +2,7 @@
 
 The order is drawn from (seed, phase, epoch), an image's augmentation from (seed, phase, epoch,
 content): the number of workers and what was drawn before do not matter, and an epoch can be entered
-at any batch. Letters: B batch, H W pixels.
+at any batch. Letters: B batch, C channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Texts:
 
 
 class ImageDataset(Dataset[tuple[Tensor, Any] | DataError]):
-    """Samples as (uint8 image (3, H, W), class index or row of a task's targets), fetched by (phase, epoch, index).
+    """Samples as (image (C, H, W), class index or row of a task's targets), fetched by (phase, epoch, index).
 
     What the pixel cache holds is not decoded. What cannot be read is handed over as an error, not
     raised: torch would wrap it in the traceback of its worker.
@@ -167,7 +167,7 @@ class ImageBatches:
         return len(self.order)
 
     def epoch(self, epoch: int = 0, *, phase: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images (B, 3, H, W), targets (B, ...)) from batch `start` of an epoch on.
+        """Yield (images (B, C, H, W), targets (B, ...)) from batch `start` of an epoch on.
 
         Raises:
             DataError: an image that was scanned can no longer be read.

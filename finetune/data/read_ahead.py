@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from finetune.images.decode import quiet
+from finetune.images.quiet import quiet
 
 MOST_THREADS = 8
 AHEAD = 3  # batches that are in the making while one is computed, itself included

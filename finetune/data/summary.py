@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.images.decode import FORMATS
+from finetune.images.files import FORMS
 from finetune.images.thumbnails import Looks
 
 GIVES_AWAY = 0.2  # share of what there is to know about the class that a trait must tell to be named
@@ -44,7 +44,7 @@ def pictures_of(looks: Looks) -> Pictures:
     order = np.argsort(looks["width"].astype(np.int64) * looks["height"], kind="stable")
     ends = (looks[order[place]] for place in (0, len(order) // 2, -1))
     sizes: list[tuple[int, int]] = [(int(row["width"]), int(row["height"])) for row in ends]
-    formats = Counter(FORMATS[index] for index in looks["format"].tolist())
+    formats = Counter(FORMS[index] for index in looks["format"].tolist())
     return Pictures(sizes[0], sizes[1], sizes[2], dict(formats.most_common()), int(looks["is_grey"].sum()))
 
 
@@ -85,7 +85,7 @@ def _traits(looks: Looks) -> dict[str, NDArray[np.str_]]:
     low = (2 ** np.floor(np.log2(shorter))).astype(np.int64)
     ratio = looks["width"] / looks["height"]
     return {
-        "the file format": np.array(FORMATS)[looks["format"]],
+        "the file format": np.array(FORMS)[looks["format"]],
         "being grey": np.where(looks["is_grey"] == 1, "grey", "in colour"),
         "the size": np.array([f"{side} to {2 * side - 1} pixels" for side in low.tolist()]),
         "the shape": np.select([ratio > 1.02, ratio < 0.98], ["wide", "tall"], "square"),

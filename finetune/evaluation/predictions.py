@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from finetune.bands import COLOURS, Bands
 from finetune.data.asked_images import Images, ImageSource
 from finetune.data.read_ahead import MOST_THREADS, read_ahead
 from finetune.errors import RecipeError
@@ -43,18 +43,18 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Scorer(Generic[T]):
-    """What names images: `prepare` makes of an RGB image what `answers` are computed from.
+    """What names images: `prepare` makes of an image what `answers` are computed from.
 
     Of several classes those are said that reach their `thresholds`; what is computed of numbers are the numbers.
     """
 
     classes: tuple[str, ...]
     value_range: Range | None  # what is black and white in images deeper than 8 bits
-    prepare: Callable[[Image.Image], T]
+    prepare: Callable[[Any], T]
     answers: Callable[[Sequence[T]], Answers]
     task: Task = "classify"
     thresholds: tuple[float, ...] = ()
-    bands: int = 3  # channels of the images that `prepare` takes
+    bands: Bands = COLOURS  # of the images that `prepare` takes
 
 
 def check_top(task: Task, top: int) -> None:
@@ -138,8 +138,8 @@ def _read(scorer: Scorer[T], source: ImageSource) -> tuple[ImageSource, Decoded[
         found = source.read()
         between, bands = scorer.value_range, scorer.bands
         if isinstance(found, bytes):
-            return source, examine(found, scorer.prepare, value_range=between, num_bands=bands)
-        return source, examine_open(found, scorer.prepare, value_range=between, num_bands=bands)
+            return source, examine(found, scorer.prepare, value_range=between, bands=bands)
+        return source, examine_open(found, scorer.prepare, value_range=between, bands=bands)
     except UndecodableError as error:
         return source, error.message
     except OSError as error:

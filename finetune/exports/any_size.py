@@ -123,7 +123,7 @@ def _graph(own: Preprocessing, *, opset: int, ir_version: int) -> str:
     return GRAPH.format(
         ir_version=ir_version,
         opset=opset,
-        bands=own.bands,
+        bands=own.bands.count,
         images=INPUT,
         height=height,
         width=width,

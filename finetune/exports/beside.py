@@ -20,7 +20,11 @@ from finetune.whole import write_text
 
 SHARED: tuple[Any, ...] = (
     client.prepared,
-    client._standardised,
+    client.of_stack,
+    client.of_channels,
+    client._white,
+    client._cut,
+    client._normalised,
     client._middle,
     client._resize,
     client._crop,
@@ -54,8 +58,7 @@ def main(files):
     rows, is_bad = csv.writer(sys.stdout, delimiter="\\t", lineterminator="\\n"), False
     for file in files:
         try:
-            image = opened(file, facts["preprocessing"])
-            taken = prepared(image, facts["preprocessing"], facts.get("inside", "none"))
+            taken = input_of(file, facts["preprocessing"], facts.get("inside", "none"))
             logits = network(taken[None])[0]
         except Exception as error:  # whatever Pillow finds in a file
             rows.writerow([file, "", "", f"cannot be read: {{error}}"])
@@ -84,8 +87,41 @@ def answer(logits, facts):
     return facts["classes"][best], f"{{shares[best] / shares.sum():.3f}}"
 
 
+def input_of(file, facts, inside):
+    """Return what the network takes: of the numbers (H, W, C) of a .npy file, or of a picture."""
+    if facts.get("depth", 8) != "full":
+        return prepared(opened(file, facts), facts, inside)
+    numbers = array_in(file) if is_array(file) else all_channels(file, facts)
+    return of_stack(numbers, facts)
+
+
+def is_array(file):
+    return str(file).lower().endswith(".npy")
+
+
+def array_in(file):
+    """Return the numbers (H, W, C) of a .npy file."""
+    numbers = np.load(file, mmap_mode="r", allow_pickle=False)
+    if numbers.dtype.kind not in "uif" or numbers.ndim not in (2, 3) or not np.isfinite(numbers).all():
+        kind = f"{{numbers.dtype}} of the shape {{numbers.shape}}"
+        raise ValueError(f"{{kind}}: an image is (H, W) or (H, W, C), of finite numbers")
+    return numbers[:, :, None] if numbers.ndim == 2 else numbers
+
+
+def all_channels(file, facts):
+    """Return what Pillow reads without a loss: 8 bits of each channel, or one deeper channel."""
+    with Image.open(file) as found:
+        bits = any(";16" in str(tile[3]) for tile in getattr(found, "tile", ())) and len(found.getbands()) > 1
+        if bits or found.mode in ("P", "PA", "1") or len(found.getbands()) != facts["channels"]:
+            raise ValueError(f"Pillow alone reads no {{facts['channels']}} channels of it: save it as .npy (H, W, C)")
+        numbers = np.asarray(ImageOps.exif_transpose(found))
+        return numbers[:, :, None] if numbers.ndim == 2 else numbers
+
+
 def opened(file, facts):
     """Return the image of a file, upright: RGB on white with 8 bits a channel, or its four channels as CMYK."""
+    if is_array(file):
+        return pictured(array_in(file), facts)
     with Image.open(file) as found:
         if any(";16" in str(tile[3]) for tile in getattr(found, "tile", ())) and len(found.getbands()) > 1:
             raise ValueError("colours of 16 bits, of which Pillow keeps 8: save it with 8 bits a channel")
@@ -95,21 +131,27 @@ def opened(file, facts):
             raise ValueError(f"it has not four channels, but is {{image.mode}}")
         return Image.merge("CMYK", image.split())
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = eight_bits(image, facts["value_range"])
+        image = Image.fromarray(eight_bits(np.asarray(image), facts["value_range"]))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
 
-def eight_bits(image, value_range):
-    """Return an image of deeper numbers from black to white; without a range by as many bits as it fills."""
-    values = np.asarray(image).astype(np.float64)
-    if value_range is None:
-        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError("floats, negative or very large numbers, which the images trained on had not")
-        value_range = 0, 2 ** max(8, int(values.max()).bit_length()) - 1
-    low, high = value_range
-    return Image.fromarray(np.nan_to_num(255 * (values - low) / (high - low)).clip(0, 255).round().astype(np.uint8))
+def pictured(numbers, facts):
+    """Return numbers (H, W, C) as a picture: of one or three channels in RGB, of four as CMYK."""
+    if numbers.shape[2] not in ((4,) if facts.get("channels", 3) == 4 else (1, 3)):
+        raise ValueError(f"it has {{numbers.shape[2]}} channels, which the model does not take")
+    levels = numbers if numbers.dtype == np.uint8 else eight_bits(numbers, facts["value_range"])
+    if levels.shape[2] == 4:
+        return Image.frombytes("CMYK", levels.shape[1::-1], levels.tobytes())
+    return Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels).convert("RGB")
+
+
+def eight_bits(numbers, value_range):
+    """Return deeper numbers as levels from black to white; without a range by as many bits as they fill."""
+    low, high = value_range or (0, _white(numbers))
+    values = numbers.astype(np.float64)
+    return np.nan_to_num(255 * (values - low) / (high - low)).clip(0, 255).round().astype(np.uint8)
 
 
 '''

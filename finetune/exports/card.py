@@ -101,8 +101,8 @@ def _input(described: Described, form: OnnxForm) -> tuple[str, str]:
     if form.preprocessing == "none":
         return f"B, {own.channels}, {height}, {width}", "float32, of any number B of images"
     if form.preprocessing == "uint8":
-        return f"B, {height}, {width}, {own.bands}", "uint8, of any number B of images"
-    return f"B, H, W, {own.bands}", "uint8, of any number B of images of one size, which may be any"
+        return f"B, {height}, {width}, {own.bands.count}", "uint8, of any number B of images"
+    return f"B, H, W, {own.bands.count}", "uint8, of any number B of images of one size, which may be any"
 
 
 def _steps(described: Described, form: OnnxForm) -> list[str]:

@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from finetune.bands import Bands, bands_of
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.evaluation.views import Tta
 from finetune.exports.form import OUTPUT
-from finetune.images.decode import read, read_rgb
+from finetune.images.decode import read, read_array, read_rgb
 from finetune.images.levels import deep_colour, is_deep
+from finetune.images.stacks import Stack
 from finetune.tasks import Activation, Task
 from finetune.types import BRIGHTNESS
 from finetune.values import InsideGraph
@@ -48,12 +50,14 @@ class Client:
         self.outputs = tuple(output.name for output in self.session.get_outputs())
 
     @property
-    def bands(self) -> int:
-        """In how many channels images are to be decoded."""
-        return 4 if self.preprocessing.get("channels") == 4 else 3
+    def bands(self) -> Bands:
+        """In what images are to be decoded."""
+        return bands_of(self.preprocessing.get("channels", 3), self.preprocessing.get("depth", 8))
 
-    def prepare(self, image: Image.Image) -> NDArray[Any]:
-        """Return what the file takes of an image, RGB or of four channels."""
+    def prepare(self, image: Image.Image | Stack) -> NDArray[Any]:
+        """Return what the file takes of an image, RGB or of four channels, or of a stack."""
+        if isinstance(image, Stack):
+            return of_channels(image.channels, self.preprocessing)
         return prepared(image, self.preprocessing, self.inside)
 
     def read(self, file: Path) -> NDArray[Any]:
@@ -88,7 +92,13 @@ class Client:
 
 def input_of(file: Path, facts: dict[str, Any], inside: InsideGraph = "none") -> NDArray[Any]:
     """Return what a network takes of an image file, by the preprocessing in its metadata (see `prepared`)."""
+    if facts.get("depth", 8) == "full":
+        return of_stack(_open_stack(file, facts), facts)
     is_of_four = facts.get("channels", 3) == 4
+    if file.suffix.lower() == ".npy":
+        between, bands = facts["value_range"], Bands(4) if is_of_four else Bands()
+        whole = read(file, value_range=tuple(between) if between else None, bands=bands).content
+        return prepared(whole, facts, inside)
     return prepared(_open_four(file) if is_of_four else _open(file, facts["value_range"]), facts, inside)
 
 
@@ -100,14 +110,44 @@ def prepared(image: Image.Image, facts: dict[str, Any], inside: InsideGraph = "n
     """
     if inside == "full":
         return np.array(image)
-    middle = np.array(_crop(_resize(_middle(image, facts["longest"]), facts), facts))
-    return middle if inside == "uint8" else _standardised(middle, facts)
+    mean = facts["mean"] * (3 if len(facts["mean"]) == 1 else 1)
+    middle = np.array(_cut(image, mean, facts))
+    return middle if inside == "uint8" else _normalised(middle.astype(np.float32), facts)
 
 
-def _standardised(middle: NDArray[Any], facts: dict[str, Any]) -> NDArray[np.float32]:
-    pixels = middle.astype(np.float32)  # (H, W, 3)
+def of_stack(numbers: NDArray[Any], facts: dict[str, Any]) -> NDArray[np.float32]:
+    """Return the input (C, H, W) that a network wants of all numbers (H, W, C) of an image, upright."""
+    if numbers.shape[2] != facts["channels"]:
+        raise ValueError(f"it has {numbers.shape[2]} channels, and the model takes {facts['channels']}")
+    low, high = (0, 255) if numbers.dtype == np.uint8 else facts["value_range"] or (0, _white(numbers))
+    each = (numbers[:, :, place].astype(np.float64) for place in range(numbers.shape[2]))
+    levels = ((255 * (channel - low) / (high - low)).clip(0, 255).astype(np.float32) for channel in each)
+    return of_channels([Image.fromarray(channel) for channel in levels], facts)
+
+
+def of_channels(channels: Sequence[Image.Image], facts: dict[str, Any]) -> NDArray[np.float32]:
+    """Return the input (C, H, W) that a network wants of channels of floats from 0 to 255."""
+    cut = [_cut(channel, [mean], facts) for channel, mean in zip(channels, facts["mean"], strict=True)]
+    return _normalised(np.stack([np.array(channel) for channel in cut], axis=-1), facts)
+
+
+def _white(numbers: NDArray[Any]) -> int:
+    """Return the greatest whole number of as many bits as an image fills, where no data said what is white."""
+    if numbers.dtype.kind == "f" or numbers.min() < 0 or numbers.max() > 65535:
+        raise ValueError("floats, negative or very large numbers, which the images trained on had not")
+    white: int = 2 ** max(8, int(numbers.max()).bit_length()) - 1
+    return white
+
+
+def _cut(image: Image.Image, mean: Sequence[float], facts: dict[str, Any]) -> Image.Image:
+    """Return the view of evaluation of an image; its border has the mean colour."""
+    return _crop(_resize(_middle(image, facts["longest"]), facts), mean, facts)
+
+
+def _normalised(pixels: NDArray[np.float32], facts: dict[str, Any]) -> NDArray[np.float32]:
+    """Return pixels (H, W, C), of numbers from 0 to 255, as input (C, H, W)."""
     pixels /= 255
-    if facts.get("channels", 3) == 1:
+    if pixels.shape[2] > len(facts["mean"]):
         pixels = pixels @ np.array(BRIGHTNESS, dtype=np.float32)[:, None]  # (H, W, 1)
     pixels -= np.array(facts["mean"], dtype=np.float32)
     pixels /= np.array(facts["std"], dtype=np.float32)
@@ -133,9 +173,18 @@ def _open_four(file: Path) -> Image.Image:
     """Return the four channels of a file, upright, in Pillow's mode CMYK, in which none of them is transparency."""
     with Image.open(file) as opened:
         if opened.mode == "RGB":  # a TIFF whose fourth channel Pillow alone leaves out
-            return read(file, bands=4).content
+            four: Image.Image = read(file, bands=Bands(4)).content
+            return four
         image: Image.Image = ImageOps.exif_transpose(opened)
     return Image.merge("CMYK", image.split())
+
+
+def _open_stack(file: Path, facts: dict[str, Any]) -> NDArray[Any]:
+    """Return all channels (H, W, C) of a file: of .npy by NumPy alone, of pictures and TIFF as they were trained on."""
+    if file.suffix.lower() == ".npy":
+        numbers: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+        return numbers[:, :, None] if numbers.ndim == 2 else numbers
+    return read_array(file, bands_of(facts["channels"], "full"))
 
 
 def _middle(image: Image.Image, longest: int) -> Image.Image:
@@ -162,10 +211,9 @@ def _resize(image: Image.Image, facts: dict[str, Any]) -> Image.Image:
     return image if size == image.size else image.resize(size, Image.Resampling[facts["interpolation"].upper()])
 
 
-def _crop(image: Image.Image, facts: dict[str, Any]) -> Image.Image:
+def _crop(image: Image.Image, mean: Sequence[float], facts: dict[str, Any]) -> Image.Image:
     """Return the middle of `image_size` pixels, on a border where the image has fewer."""
     height, width = facts["image_size"]
-    mean = facts["mean"] * (3 if len(facts["mean"]) == 1 else 1)
     fill = tuple(round(255 * value) for value in mean) if facts["crop_mode"] == "border" else (0,) * len(mean)
     left, top = _start(image.width, width), _start(image.height, height)
     whole = Image.new(image.mode, (width, height), fill)

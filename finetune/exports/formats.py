@@ -30,6 +30,8 @@ from finetune.whole import is_vacant, unwritable
 
 FLAGS = {"preprocessing": "--with-preprocessing"}  # others are named like their fields
 
+FULL = " with all bits"
+
 
 def _onnx(what: Exporting, path: Path, on_event: OnEvent) -> Parity:
     return write_in_form(what.model, path, what.proof, what.described, what.form, on_event=on_event)

@@ -40,6 +40,11 @@ def write_onnx(model: nn.Module, path: Path, described: Described, form: OnnxFor
         ExportError: the network cannot be exported in this form.
     """
     form.check_for(described.task)
+    if form.preprocessing != "none" and described.preprocessing.bands.is_full:
+        raise ExportError(
+            "this model takes images with all of their bits, and 8 of them go into a file that prepares images itself",
+            hint="Leave --with-preprocessing away.",
+        )
     if form.dynamic_size and any(type(module).__name__.endswith("Same") for module in model.modules()):
         raise ExportError(
             "this network pads by the size of what it sees (pad_type same), which no exporter leaves free",
@@ -48,7 +53,7 @@ def write_onnx(model: nn.Module, path: Path, described: Described, form: OnnxFor
     model, own = model.cpu().float().eval(), described.preprocessing
     network = ExportedNetwork(model, form, preprocessing=own, task=described.task).eval()
     if network.takes_bytes:
-        example = torch.zeros(2, *own.image_size, own.bands, dtype=torch.uint8)
+        example = torch.zeros(2, *own.image_size, own.bands.count, dtype=torch.uint8)
     else:
         example = torch.zeros(2, own.channels, *own.image_size)
     facts = described.facts() | ({"inside": "uint8"} if network.takes_bytes else {})

@@ -39,7 +39,7 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.model, self.form, self.activation = model, form, TASKS[task].activation
         self.takes_bytes = form.preprocessing != "none"
-        self.is_grey = preprocessing.channels == 1
+        self.is_grey = preprocessing.bands.count > preprocessing.channels
         for name, values in (("brightness", BRIGHTNESS), ("mean", preprocessing.mean), ("std", preprocessing.std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
         self.pool = _last_pool(model, preprocessing) if form.saliency else None

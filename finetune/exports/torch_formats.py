@@ -38,6 +38,7 @@ from finetune.types import OnEvent
 from finetune.wording import counted
 
 FACTS = "facts.json"
+FULL = " with all bits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,11 @@ def write_timm(what: Exporting, folder: Path, on_event: OnEvent) -> Parity:
         ExportError: timm has no such network.
     """
     saved = _known_to_timm(what)
-    if saved.backbone.preprocessing.channels != 3:
+    own = saved.backbone.preprocessing
+    if own.channels != 3 or own.bands.is_full:
         raise ExportError(
-            f"this model takes {counted(saved.backbone.preprocessing.channels, 'channel')} of an image, and timm's"
-            " transform gives it red, green and blue",
+            f"this model takes {counted(own.channels, 'channel')} of an image{FULL if own.bands.is_full else ''}, and"
+            " timm's transform gives it red, green and blue of 8 bits",
             hint="Use --format onnx, whose metadata says what to do.",
         )
     shutil.copytree(saved.folder.model, folder, dirs_exist_ok=True)
@@ -73,7 +75,7 @@ def write_timm(what: Exporting, folder: Path, on_event: OnEvent) -> Parity:
     model = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True).eval()
     in_fast_layout(model, what.proof.images.device)  # as ours is: else other kernels run, with other last bits
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model, use_test_size=True))
-    value_range = saved.backbone.preprocessing.value_range
+    value_range = own.value_range
     stranger = TorchStranger(model, lambda file: transform(read_rgb(file, value_range=value_range)))
     return prove(what.model, stranger, what.proof, what.described, on_event=on_event)
 

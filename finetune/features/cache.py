@@ -328,4 +328,5 @@ def _pieces(augment: AugmentSection) -> dict[str, Any] | None:
 
 def _facts(preprocessing: Preprocessing) -> tuple[object, ...]:
     own = (name for name in preprocessing.__slots__ if name != "channels")  # which the network's arguments have
-    return tuple(getattr(preprocessing, name) for name in own)
+    later = () if preprocessing.bands.is_full else ("depth",)  # caches are older than that
+    return tuple(getattr(preprocessing, name) for name in own if name not in later)

@@ -7,6 +7,9 @@ from finetune.types import BRIGHTNESS, LONGEST, Preprocessing
 
 def decoding_steps(preprocessing: Preprocessing) -> tuple[str, ...]:
     """Return what another program has to do before it resizes an image, in order, and what of colours it keeps."""
+    own = preprocessing
+    if own.bands.is_full:
+        return _of_stacks(own)
     if preprocessing.value_range is not None:
         low, high = preprocessing.value_range
         deep = f"Numbers deeper than 8 bits become round(255 * (x - {low:g}) / ({high:g} - {low:g})), clipped."
@@ -26,3 +29,17 @@ def decoding_steps(preprocessing: Preprocessing) -> tuple[str, ...]:
         red, green, blue = BRIGHTNESS
         steps.append(f"Resized and cut out, it becomes its brightness, {red} R + {green} G + {blue} B: one channel.")
     return tuple(steps)
+
+
+def _of_stacks(own: Preprocessing) -> tuple[str, ...]:
+    if own.value_range is not None:
+        low, high = own.value_range
+        deep = f"255 * (x - {low:g}) / ({high:g} - {low:g}), clipped to 0 to 255"
+    else:
+        deep = "255 * x / w, w being the least of 255, 511, 1023, ..., 65535 that the image does not exceed"
+    return (
+        f"Take the {own.channels} channels (H, W, C) of the file with all of their bits; none is transparency.",
+        f"Numbers x of 8 bits stay as they are, others become {deep}; they are not rounded.",
+        f"Of an image more than {LONGEST} times as long as wide, keep the middle {LONGEST} widths.",
+        "Resize and cut each channel by itself, as float32, without rounding.",
+    )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from finetune.bands import COLOURS, Bands
 from finetune.images.levels import Range, Span
 from finetune.wording import counted
 
+SHALLOW = ", with 8 bits between; data.depth = 'full' keeps all"
 DARK = 8  # a white this many times the highest number of all deep images makes them nearly black
 
 
-def in_data(spans: Sequence[Span | None], value_range: Range | None) -> Iterator[str]:
+def in_data(spans: Sequence[Span | None], value_range: Range | None, bands: Bands = COLOURS) -> Iterator[str]:
     """Yield what is black and white in the deep images of data, from the spans of all its images (None: 8 bits)."""
     num_deep = sum(span is not None for span in spans)
     if value_range is None or not num_deep:
@@ -20,7 +22,7 @@ def in_data(spans: Sequence[Span | None], value_range: Range | None) -> Iterator
     others = f"; the other {rest:,} {'has' if rest == 1 else 'have'} 8 bits, white is 255" if rest else ""
     yield (
         f"{_deep(num_deep)}: {value_range[0]:g} is taken for black and {value_range[1]:g} for white"
-        f" (data.value_range){others}"
+        f" (data.value_range){'' if bands.is_full else SHALLOW}{others}"
     )
     deep = _Deep(value_range)
     for span in filter(None, spans):

@@ -12,6 +12,7 @@ from PIL import Image
 from finetune.images.levels import deep_colour
 from finetune.wording import counted
 
+DEEP = "four channels of 16 bits: save 8 bits of each, or keep all by data.depth = 'full'"
 MODES = ("RGBA", "CMYK", "RGBX")  # Pillow's, of four channels that mean what the file says
 
 
@@ -24,7 +25,7 @@ def why_not_four(image: Any, num_bands: int) -> str:
         image._mode = "RGBX"  # else Pillow would leave the fourth out
     if image.mode not in MODES:
         return f"{counted(len(image.getbands()), 'channel')} ({image.mode}), and data.channels is 4"
-    return "four channels of 16 bits: save 8 bits of each" if deep_colour(image) else ""
+    return DEEP if deep_colour(image) else ""
 
 
 def of_four(image: Image.Image) -> Image.Image:

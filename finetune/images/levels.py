@@ -71,7 +71,7 @@ def is_deep(image: Image.Image) -> bool:
 
 def span_of(image: Image.Image) -> Span:
     """Return what the finite numbers of a deep image span."""
-    ends = [(part.min(), part.max()) for box in bands(image) if (part := _finite(image.crop(box))).size]
+    ends = [(part.min(), part.max()) for box in strips(image) if (part := _finite(image.crop(box))).size]
     low, high = (float(min(e[0] for e in ends)), float(max(e[1] for e in ends))) if ends else (0.0, 0.0)
     return Span(low, high, image.mode == "F")
 
@@ -80,10 +80,10 @@ def grey_levels(image: Image.Image, between: Range) -> Image.Image:
     """Return a deep image in RGB, in L where a number is transparent: from 0 (black) to 255 (white), clipped."""
     clear = image.info.get("transparency")  # the number that stands for nothing
     levels = Image.new("RGB" if clear is None else "L", image.size)
-    for box in bands(image):
-        levels.paste(Image.fromarray(_levels(_values(image.crop(box)), between)), box)
+    for box in strips(image):
+        levels.paste(Image.fromarray(levels_of(_values(image.crop(box)), between)), box)
     if isinstance(clear, (int, float)):
-        levels.info["transparency"] = int(_levels(np.array([float(clear)]), between)[0])
+        levels.info["transparency"] = int(levels_of(np.array([float(clear)]), between)[0])
     return levels
 
 
@@ -122,13 +122,13 @@ def colour_levels(upper: Image.Image, lower: Image.Image | None, between: Range)
     """Return an image with 8 bits a colour, its channels being two images; transparency keeps its upper byte."""
     levels = np.array(upper)  # (H, W, C)
     for rows, values in _colours(upper, lower):
-        levels[rows, :, : values.shape[2]] = _levels(values, between)
+        levels[rows, :, : values.shape[2]] = levels_of(values, between)
     image = Image.frombytes(upper.mode, upper.size, levels.tobytes())
     image.info.update({key: value for key, value in upper.info.items() if key == "transparency"})
     return image
 
 
-def bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+def strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
     """Yield boxes of about `BAND` pixels, from top to bottom: a large image is not converted at once."""
     rows = max(1, BAND // image.width)
     for top in range(0, image.height, rows):
@@ -137,17 +137,30 @@ def bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
 
 def _colours(upper: Image.Image, lower: Image.Image | None) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Yield the rows of a band and its colours (H, W, C) as whole numbers of 16 bits."""
-    for box in bands(upper):
+    for box in strips(upper):
         high = np.asarray(upper.crop(box))[..., :3]
         low = 255 if lower is None else np.asarray(lower.crop(box))[..., :3]
         yield slice(box[1], box[3]), high.astype(np.float64) * 256 + low
 
 
-def _levels(values: NDArray[np.float64], between: Range) -> NDArray[np.uint8]:
+def scaled(values: NDArray[np.float64], between: Range) -> NDArray[np.float64]:
+    """Return numbers from 0 (black) to 255 (white), clipped and not rounded; what is no number is black."""
     low, high = between
     with np.errstate(invalid="ignore", over="ignore"):
-        scaled = 255 * (values - low) / (high - low)
-    return np.nan_to_num(scaled, posinf=255, neginf=0).clip(0, 255).round().astype(np.uint8)
+        levels = 255 * (values - low) / (high - low)
+    return np.nan_to_num(levels, posinf=255, neginf=0).clip(0, 255)
+
+
+def levels_of(values: NDArray[Any], between: Range) -> NDArray[np.uint8]:
+    """Return numbers as levels of 8 bits; see `scaled`."""
+    return scaled(values.astype(np.float64), between).round().astype(np.uint8)
+
+
+def span_of_array(array: NDArray[Any]) -> Span | None:
+    """Return what the numbers of an array span; None where they are of 8 bits."""
+    if array.dtype == np.uint8:
+        return None
+    return Span(float(array.min()), float(array.max()), array.dtype.kind == "f")
 
 
 def _values(image: Image.Image) -> NDArray[np.float64]:

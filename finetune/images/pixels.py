@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from finetune.bands import COLOURS, Bands
 from finetune.cache_entries import (
     RECORD,
     CacheEntry,
@@ -29,8 +30,10 @@ from finetune.cache_entries import (
     open_entry,
 )
 from finetune.errors import ResourceError
-from finetune.images.decode import DECODE_VERSION, smaller
+from finetune.images.decode import DECODE_VERSION
 from finetune.images.levels import Range
+from finetune.images.shapes import smaller
+from finetune.images.stacks import Stack, stack_from
 from finetune.images.transforms import View, picture_side, plain_view
 from finetune.settings import CacheSection
 from finetune.types import Preprocessing
@@ -41,7 +44,7 @@ ABSENT = np.zeros((), RECORD)
 
 
 class PixelRow(NamedTuple):
-    """What is kept of an image: the bytes of its plain view (3, H, W), then of the smaller one, and its height."""
+    """What is kept of an image: the bytes of its plain view (C, H, W), then of the smaller one, and its height."""
 
     content: np.ndarray
     height: int
@@ -62,12 +65,12 @@ class PixelCache:
         """What is black and white in images deeper than 8 bits; they are not kept before it is known."""
         return self.preprocessing.value_range
 
-    def row(self, image: Image.Image) -> PixelRow:
-        """Return what is kept of an RGB image."""
+    def row(self, image: Image.Image | Stack) -> PixelRow:
+        """Return what is kept of an image."""
         small = smaller(image, self.side)
-        return PixelRow(
-            np.concatenate([self.view(image).numpy().reshape(-1), np.asarray(small).reshape(-1)]), small.height
-        )
+        numbers = small.numbers() if isinstance(small, Stack) else np.asarray(small)
+        content = np.concatenate([self.view(image).numpy().reshape(-1), numbers.reshape(-1)])
+        return PixelRow(content.view(np.uint8), small.size[1])
 
     def add(self, digests: Sequence[str], rows: Sequence[PixelRow]) -> None:
         """Keep images.
@@ -93,24 +96,28 @@ class PixelCache:
 class FoundPixels:
     """Rows of a pixel cache by the index of a sample; small enough to hand to worker processes."""
 
-    def __init__(self, file: Path, records: np.ndarray, image_size: tuple[int, int], bands: int = 3) -> None:
+    def __init__(self, file: Path, records: np.ndarray, image_size: tuple[int, int], bands: Bands = COLOURS) -> None:
         self.file, self.records, self.image_size, self.bands = file, records, image_size, bands
         self.is_checked = np.zeros(len(records), dtype=bool)
         self._rows: np.ndarray | None = None
 
     def tensor(self, index: int, view: View) -> Tensor | None:
-        """Return a view of a sample, uint8 (3, H, W); None where the sample is absent or damaged."""
+        """Return a view (C, H, W) of a sample; None where the sample is absent or damaged."""
         row = self._row(index)
         if row is None:
             return None
-        end = self.bands * prod(self.image_size)
+        count = self.bands.count
+        end = _itemsize(self.bands) * count * prod(self.image_size)
+        part = row[:end] if view.is_plain else row[end:]
+        numbers = part.copy().view(np.float32) if self.bands.is_full else part
         if view.is_plain:
-            return torch.from_numpy(row[:end].copy()).view(self.bands, *self.image_size)
-        height = int(self.records[index]["height"])
-        if self.bands == 3:
-            return view.transform(Image.fromarray(row[end:].reshape(height, -1, 3)))
-        width = (len(row) - end) // (self.bands * height)
-        return view.transform(Image.frombytes("CMYK", (width, height), row[end:].tobytes()))
+            return torch.from_numpy(numbers.copy()).view(count, *self.image_size)
+        small = numbers.reshape(int(self.records[index]["height"]), -1, count)
+        if self.bands.is_full:
+            return view.transform(stack_from(small))
+        if count == 3:
+            return view.transform(Image.fromarray(small))
+        return view.transform(Image.frombytes("CMYK", small.shape[1::-1], small.tobytes()))
 
     def _row(self, index: int) -> np.ndarray | None:
         record = self.records[index]
@@ -155,7 +162,12 @@ def open_pixels(
 def pixel_bytes(preprocessing: Preprocessing, num_images: int) -> int:
     """Return about how many bytes the pixel cache of so many photographs takes."""
     small = picture_side(preprocessing) ** 2 * USUAL_ASPECT
-    return int(num_images * preprocessing.bands * (small + prod(preprocessing.image_size)))
+    each = _itemsize(preprocessing.bands) * preprocessing.bands.count
+    return int(num_images * each * (small + prod(preprocessing.image_size)))
+
+
+def _itemsize(bands: Bands) -> int:
+    return 4 if bands.is_full else 1
 
 
 def opened_or_none(
@@ -195,5 +207,6 @@ def _facts(preprocessing: Preprocessing) -> dict[str, Any]:
     names = ("image_size", "interpolation", "crop_pct", "crop_mode", "value_range")
     return {name: getattr(preprocessing, name) for name in names} | {
         "mean": preprocessing.border,
-        **({"bands": preprocessing.bands} if preprocessing.bands != 3 else {}),
+        **({"bands": preprocessing.bands.count} if not preprocessing.bands.are_colours else {}),
+        **({"depth": preprocessing.depth} if preprocessing.bands.is_full else {}),
     }

@@ -6,7 +6,6 @@ content in the cache, about a kilobyte an image.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,10 +17,14 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from finetune.bands import COLOURS, Bands
 from finetune.cache_entries import CacheEntry, entries_folder, entry_name, make_room, open_entry
 from finetune.errors import DataError, ResourceError
-from finetune.images.decode import DECODE_VERSION, FORMATS, UndecodableError, decode, quiet, read_content
+from finetune.images.decode import DECODE_VERSION, UndecodableError, decode, examine
+from finetune.images.files import FORMS, form_of, read_content
 from finetune.images.levels import Range
+from finetune.images.quiet import quiet
+from finetune.images.stacks import Stack
 from finetune.process import num_cores
 from finetune.settings import CacheSection
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore
@@ -34,7 +37,7 @@ LOOK = np.dtype(
     [
         ("height", "<u4"),
         ("width", "<u4"),
-        ("format", "u1"),  # index in FORMATS
+        ("format", "u1"),  # index in FORMS
         ("is_grey", "u1"),
         ("contrast", "<f4"),  # deviation of the grey values of the whole image, in levels
         ("pixels", "V16"),  # hash of size and RGB values
@@ -61,24 +64,31 @@ def looks_of(manifest: Manifest, *, settings: CacheSection, on_event: OnEvent = 
     return np.concatenate([known[sample.digest] for sample in manifest.samples])  # (N,)
 
 
-def look(content: bytes, *, value_range: Range | None = None) -> Looks:
+def look(content: bytes, *, value_range: Range | None = None, bands: Bands = COLOURS) -> Looks:
     """Return what the image in the bytes of an image file looks like, as an array of one row.
+
+    A stack is grey by the mean of its channels; all of its numbers are in the hash, its first three in the colours.
 
     Raises:
         UndecodableError: there is none.
     """
-    picture = decode(content, value_range=value_range)
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        name = "JPEG" if image.format == "MPO" else str(image.format)
+    if bands.is_full:
+        stack: Stack = examine(content, lambda stack: stack, value_range=value_range, bands=bands).content
+        picture, grey, numbers = stack.picture(), stack.mean(), stack.numbers().tobytes()
+    else:
+        picture = decode(content, value_range=value_range)
+        grey, numbers = picture.convert("L"), picture.tobytes()
     small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     channels = np.asarray(small).astype(np.int16)
     row = np.zeros(1, LOOK)
     row["height"], row["width"] = picture.height, picture.width
-    row["format"] = FORMATS.index(name)
+    row["format"] = FORMS.index(form_of(content))
     row["is_grey"] = int((channels.max(axis=2) - channels.min(axis=2)).max()) <= SAME_GREY
-    row["contrast"] = np.asarray(picture.convert("L")).std()
-    row["pixels"] = np.void(blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).digest())
-    row["grey"] = np.asarray(small.convert("L"))
+    row["contrast"] = np.asarray(grey).std()
+    row["pixels"] = np.void(blake2b(repr(picture.size).encode() + numbers, digest_size=16).digest())
+    row["grey"] = np.asarray(
+        grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR) if bands.is_full else small.convert("L")
+    )
     row["colour"] = np.asarray(small.resize((COARSE, COARSE), Image.Resampling.BOX))
     return row
 
@@ -96,7 +106,9 @@ def _decoded(
 
 def _look_at(manifest: Manifest, sample: Sample) -> Looks:
     try:
-        return look(read_content(Path(manifest.root, sample.file)), value_range=manifest.value_range)
+        return look(
+            read_content(Path(manifest.root, sample.file)), value_range=manifest.value_range, bands=manifest.bands
+        )
     except (OSError, UndecodableError) as error:
         raise DataError(f"{sample.file} could be read when the data was scanned and cannot now: {error}") from error
 
@@ -110,6 +122,7 @@ def _entry(manifest: Manifest, settings: CacheSection) -> CacheEntry | None:
         "bytes": LOOK.itemsize,
         "decode": DECODE_VERSION,
         "value_range": manifest.value_range,
+        **({"bands": manifest.bands.count} if manifest.bands.is_full else {}),
         "versions": {"pillow": PIL.__version__},
     }
     folder, limit = entries_folder(settings.folder), int(settings.limit * 2**30)

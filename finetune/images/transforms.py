@@ -1,4 +1,4 @@
-"""Images into tensors: the plain view and the augmented one, as uint8 (3, H, W).
+"""Images into tensors: the plain view and the augmented one, as uint8 (3, H, W), of stacks as float32 (C, H, W).
 
 The plain view is timm's evaluation transform of the image as it was decoded, so that any other program that
 does what the data config says sees the same. Augmented views are cut from a smaller image.
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,16 +21,18 @@ from torch import Tensor
 from torchvision.transforms import Compose, v2
 
 from finetune.images.augmentation import Pieces, pieces_of
-from finetune.images.decode import smaller
+from finetune.images.shapes import smaller
+from finetune.images.stacks import Stack
+from finetune.randomness import forked
 from finetune.sections import AugmentSection
 from finetune.types import BRIGHTNESS, Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How an RGB image becomes a tensor; where it has a `side`, from the image made smaller to that."""
+    """How an image becomes a tensor; where it has a `side`, from the image made smaller to that."""
 
-    transform: Callable[[Image.Image], Tensor]
+    transform: Callable[[Any], Tensor]
     side: int | None = None
 
     @property
@@ -37,14 +40,20 @@ class View:
         """Return whether this is the view of evaluation."""
         return self.side is None
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Return the uint8 tensor (3, H, W) of an image."""
+    def __call__(self, image: Image.Image | Stack) -> Tensor:
+        """Return the tensor (3, H, W) of an image, or (C, H, W) of a stack, of numbers from 0 to 255."""
         return self.transform(smaller(image, self.side))
 
 
 def plain_view(preprocessing: Preprocessing) -> View:
     """Return the transform of evaluation: resize, then the central crop."""
-    transform = create_transform(
+    if preprocessing.bands.is_full:
+        return View(_EachChannel(tuple(_plain(one) for one in _channels_of(preprocessing))))
+    return View(_plain(preprocessing))
+
+
+def _plain(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
+    transform: Callable[[Image.Image], Tensor] = create_transform(
         input_size=(3, *preprocessing.image_size),
         is_training=False,
         interpolation=preprocessing.interpolation,
@@ -53,7 +62,7 @@ def plain_view(preprocessing: Preprocessing) -> View:
         mean=preprocessing.border,
         normalize=False,
     )
-    return View(transform)
+    return transform
 
 
 def augmented_view(preprocessing: Preprocessing, augment: AugmentSection) -> View:
@@ -61,6 +70,15 @@ def augmented_view(preprocessing: Preprocessing, augment: AugmentSection) -> Vie
     pieces = pieces_of(augment)
     if pieces is None:
         return plain_view(preprocessing)
+    side, erased = picture_side(preprocessing), tuple(_erased(pieces, preprocessing))
+    if not preprocessing.bands.is_full:
+        return View(Compose([*_drawn(pieces, preprocessing), *erased]), side)
+    each = tuple(Compose(_drawn(pieces, one)) for one in _channels_of(preprocessing))
+    return View(Compose([_EachChannel(each), *erased]), side)
+
+
+def _drawn(pieces: Pieces, preprocessing: Preprocessing) -> list[Callable[[Any], Any]]:
+    """Return what is drawn for an image, in order, but for what is blotted out of its tensor."""
     cut, _, as_tensor = create_transform(
         input_size=(3, *preprocessing.image_size),
         is_training=True,
@@ -74,8 +92,26 @@ def augmented_view(preprocessing: Preprocessing, augment: AugmentSection) -> Vie
         normalize=False,
         separate=True,
     )
-    steps = [cut, *_varied(pieces, preprocessing), as_tensor, *_erased(pieces, preprocessing)]
-    return View(Compose(steps), picture_side(preprocessing))
+    return [cut, *_varied(pieces, preprocessing), as_tensor]
+
+
+def _channels_of(preprocessing: Preprocessing) -> list[Preprocessing]:
+    """Return the preprocessing of each channel by itself, which differs by the number that its border has."""
+    return [replace(preprocessing, channels=1, mean=(mean,), std=(1.0,)) for mean in preprocessing.mean]
+
+
+@dataclass(frozen=True, slots=True)
+class _EachChannel:
+    """What is done to each channel of a stack by itself; what is drawn is the same for all."""
+
+    transforms: tuple[Callable[[Image.Image], Tensor], ...]
+
+    def __call__(self, stack: Stack) -> Tensor:
+        seed, parts = int(torch.randint(2**62, ())), []
+        for transform, channel in zip(self.transforms, stack.channels, strict=True):
+            with forked(seed):
+                parts.append(transform(channel))
+        return torch.cat(parts)  # (C, H, W)
 
 
 def _varied(pieces: Pieces, preprocessing: Preprocessing) -> Iterator[Callable[[Image.Image], Image.Image]]:
@@ -114,12 +150,12 @@ def picture_side(preprocessing: Preprocessing) -> int:
     return math.ceil(1.25 * max(preprocessing.image_size) / min(preprocessing.crop_pct, 1.0))
 
 
-def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:  # (B, 3, H, W) uint8
+def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:  # (B, 3, H, W), of numbers from 0 to 255
     """Return float images of the backbone's channels, with its mean and deviation taken out."""
     mean = torch.tensor(preprocessing.mean, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(preprocessing.std, device=images.device).view(1, -1, 1, 1)
-    pixels = images.float().div_(255)
-    if preprocessing.channels == 1:
+    pixels = images.to(torch.float32, copy=True).div_(255)
+    if preprocessing.bands.count != preprocessing.channels:
         colours = torch.tensor(BRIGHTNESS, device=images.device).view(1, 3, 1, 1)
         pixels = (pixels * colours).sum(dim=1, keepdim=True)
     return pixels.sub_(mean).div_(std)  # (B, C, H, W)

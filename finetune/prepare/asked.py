@@ -5,11 +5,12 @@ What is wrong here is told at once: to import torch takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from finetune import recipe as recipes
+from finetune.bands import PICTURE_CHANNELS, Bands
 from finetune.belongings import BELONGS, HAVE_MOMENTUM
 from finetune.data.sources import check_there
 from finetune.errors import RecipeError
@@ -52,7 +53,7 @@ def recipe_of(
 def options(recipe: Recipe) -> str:
     """Return what a recipe changes of how it trains, in one line; empty where that is nothing."""
     sections = ("optim.", "loss.", "regularise.", "augment.")
-    data = ("data.channels", "data.fit", "data.statistics")
+    data = ("data.channels", "data.depth", "data.fit", "data.statistics")
     more = (*data, "backbone.pool", "strategy.initialiser", "strategy.whiten", "train.balance")
     keys = [key for key in recipes.fields() if key.startswith(sections) or key in more]
     changed = [key for key in keys if recipes.value(recipe, key) != recipes.fields()[key].default]
@@ -105,13 +106,7 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
     problems += [_without_use(key, recipe) for key in BELONGS if _is_unused(key, recipe, is_named=key in changes)]
     if recipe.optim.momentum_from != "none" and recipe.optim.name not in HAVE_MOMENTUM:
         problems.append(f"optim.momentum_from has no meaning with optim.name = {recipe.optim.name!r}, without momentum")
-    varied = pieces_of(recipe.augment) if recipe.data.channels == 4 else None
-    if varied and (varied.color_jitter or varied.hue or varied.policy != "none"):
-        problems.append(
-            "augment: color_jitter, hue and policies (heavy has them) are of red, green and blue; data.channels is 4"
-        )
-    if recipe.data.channels == 4 and recipe.data.value_range != "auto":
-        problems.append("data.value_range has no meaning with data.channels = 4, which have 8 bits")
+    problems += _of_bands(recipe)
     if recipe.strategy.initialiser == "zero" and (recipe.strategy.reinit or name == "scratch"):
         problems.append("strategy.initialiser = 'zero' is for the head alone: units that are equal stay equal")
     if name == "race" and recipe.optim.lr == RANGE_TEST:
@@ -122,6 +117,21 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
         problems.append("split.val has no meaning with split.folds: one of the folds is val")
     if problems:
         raise RecipeError(problems)
+
+
+def _of_bands(recipe: Recipe) -> Iterator[str]:
+    """Yield what has no meaning for the channels that images are decoded in."""
+    data = recipe.data
+    bands, images = data.bands, f"data.channels is {data.channels}, data.depth {data.depth}"
+    varied = None if bands.are_colours else pieces_of(recipe.augment)
+    if varied and (varied.color_jitter or varied.hue or varied.policy != "none"):
+        yield (
+            f"augment: color_jitter, hue and policies (heavy has them) are of red, green and blue of 8 bits; {images}"
+        )
+    if bands == Bands(4) and data.value_range != "auto":
+        yield "data.value_range has no meaning with data.channels = 4, which have 8 bits but for data.depth = 'full'"
+    if data.depth == 8 and data.channels not in PICTURE_CHANNELS:
+        yield f"data.depth = 8 is of pictures, which have 1, 3 or 4 channels; data.channels is {data.channels}"
 
 
 def _is_unused(key: str, recipe: Recipe, *, is_named: bool) -> bool:

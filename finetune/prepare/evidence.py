@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from finetune.backbone.groups import head_modules
@@ -26,7 +25,7 @@ from finetune.features.cache import Known
 from finetune.features.extract import before_head, extract, taps
 from finetune.features.shift import norm_shift
 from finetune.features.sources import TrunkBatches
-from finetune.images.decode import UndecodableError, read_rgb
+from finetune.images.decode import UndecodableError, read_rgb, size_of
 from finetune.images.transforms import picture_side
 from finetune.prepare.inputs import Inputs
 from finetune.prepare.passes import equipped, feature_cache, plain_batches
@@ -127,8 +126,7 @@ def _look(inputs: Inputs, sample: Sample) -> tuple[int, bool] | None:
     """Return the shorter side of an image and whether it is grey; None where it can no longer be read."""
     file, preprocessing = Path(inputs.manifest.root, sample.file), inputs.backbone.preprocessing
     try:
-        with Image.open(file) as picture:
-            side = min(picture.size)
+        side = min(size_of(file))
         shown = read_rgb(file, side=picture_side(preprocessing), value_range=preprocessing.value_range)
     except (UndecodableError, OSError):
         return None

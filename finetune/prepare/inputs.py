@@ -13,13 +13,13 @@ import torch
 from finetune import recipe as recipes
 from finetune.backbone import automatic
 from finetune.backbone import load as backbones
-from finetune.backbone.adapted import with_fit, with_range, with_statistics
+from finetune.backbone.adapted import with_depth, with_fit, with_range, with_statistics
 from finetune.backbone.load import Architecture, Backbone
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.saved import pinned_task
 from finetune.data import balance, checks, sources, split
 from finetune.data.loaders import ImageBatches, ImageDataset
-from finetune.data.statistics import STATISTICS
+from finetune.data.statistics import FULL_LEVEL, LEVEL, STATISTICS
 from finetune.device import Compute, in_fast_layout
 from finetune.errors import BackboneError, DataError, RecipeError
 from finetune.features.engines import check_engine
@@ -113,7 +113,7 @@ def _of_channels(of: Architecture, channels: int) -> Architecture:
     if named != channels:
         raise BackboneError(
             f"{of.name} with in_chans = {named}: images have {counted(channels, 'channel')} here (data.channels)",
-            hint="Leave in_chans out of backbone.model_args; data.channels says it: 1, 3 or 4. To have a stem of one"
+            hint="Leave in_chans out of backbone.model_args; data.channels says it. To have a stem of one"
             " channel spread over three, name its file and the network: --weights FILE --backbone NAME.",
         )
     return of if channels == 3 else replace(of, model_args={**of.model_args, "in_chans": channels})
@@ -140,7 +140,8 @@ def load_backbone(
     if not any(group.is_head for group in backbone.groups):
         raise BackboneError(f"{of.name} has no classifier that could be trained")
     in_fast_layout(backbone.model, compute.device)
-    backbone = with_fit(with_range(backbone, range_named(recipe)), recipe.data.fit)
+    backbone = with_depth(with_range(backbone, range_named(recipe)), recipe.data.bands.depth)
+    backbone = with_fit(backbone, recipe.data.fit)
     named = recipe.data.statistics
     if isinstance(named, str):
         return backbone
@@ -154,6 +155,8 @@ def load_backbone(
 def measured_statistics(inputs: Inputs, *, on_event: OnEvent = ignore) -> Inputs:
     """Return inputs whose pixels are standardised by those of their train images, where the recipe asks for it."""
     kind = inputs.recipe.data.statistics
+    if kind == "auto":
+        kind = "data" if inputs.recipe.data.bands.is_full else "pretrained"
     if not isinstance(kind, str) or kind == "pretrained":
         return inputs
     own = inputs.backbone.preprocessing
@@ -161,8 +164,9 @@ def measured_statistics(inputs: Inputs, *, on_event: OnEvent = ignore) -> Inputs
     dataset = ImageDataset(inputs.manifest.root, samples, plain_view(own), own, seed=None, pixels=inputs.pixels)
     batches = ImageBatches(dataset, preprocessing=own, batch_size=32, device=torch.device("cpu"))
     mean, std = (torch.tensor(part).view(1, -1, 1, 1) for part in (own.mean, own.std))
-    measured = STATISTICS[kind](images * std + mean for images, _ in batches.epoch())
-    taken, divided = (", ".join(f"{number:.3f}" for number in numbers) for numbers in measured)
+    least = FULL_LEVEL if own.bands.is_full else LEVEL
+    measured = STATISTICS[kind]((images * std + mean for images, _ in batches.epoch()), least)
+    taken, divided = (", ".join(f"{number:.3g}" for number in numbers) for numbers in measured)
     images_of = counted(len(samples), "train image")
     on_event(Event.message(f"pixels, by {images_of}: {taken} is taken off, and the rest divided by {divided}"))
     backbone = with_statistics(inputs.backbone, *measured)
@@ -247,8 +251,10 @@ def reloaded(inputs: Inputs, *, of: Architecture | None = None) -> Backbone:
 def skeleton_of(recipe: Recipe, *, num_classes: int | None) -> Backbone:
     """Build the network of a recipe without memory for its weights (None keeps its own number of classes)."""
     size = recipe.backbone.image_size
-    of = architecture_of(recipe)
-    return backbones.skeleton(of, num_classes=num_classes, image_size=None if size == "auto" else size)
+    built = backbones.skeleton(
+        architecture_of(recipe), num_classes=num_classes, image_size=None if size == "auto" else size
+    )
+    return with_depth(built, recipe.data.bands.depth)
 
 
 def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
@@ -274,7 +280,7 @@ def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
         needs_two_classes=is_to_train,
         needs_train=is_to_train,
     )
-    return replace(listed, bands=max(3, data.channels))
+    return replace(listed, bands=data.bands)
 
 
 def pixels_of(recipe: Recipe, manifest: Manifest, backbone: Backbone) -> PixelCache | None:

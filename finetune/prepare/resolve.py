@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune import recipe as recipes
 from finetune.backbone.adapted import cut_at
+from finetune.backbone.freeze import drops_blocks
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier, check_stage, stages
 from finetune.data.directions import flip_hints
@@ -43,6 +44,8 @@ def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
     changes = {
         "data.path": str(Path(recipe.data.path).expanduser().resolve()),
         "data.value_range": backbone.preprocessing.value_range or "auto",
+        "data.depth": recipe.data.bands.depth,
+        "data.statistics": _or(recipe.data.statistics, "pretrained"),
         "backbone.name": backbone.architecture.name,
         "backbone.weights": str(weights.resolve()) if weights else "none",
         "backbone.pool": backbone.architecture.pool,
@@ -142,6 +145,11 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
         for phase in plan_phases(recipe, backbone):
             if phase.plan.frozen:
                 yield f"phase {phase.name} trains on features, in which nothing is cut: regularise.cutmix is not used"
+    if recipe.regularise.drop_path not in ("none", 0.0):
+        model, groups, size = backbone.model, backbone.groups, backbone.preprocessing.image_size
+        for phase in plan_phases(recipe, backbone):
+            if phase.solver != "lbfgs" and not drops_blocks(model, phase.plan, groups, image_size=size):
+                yield f"phase {phase.name} trains no residual blocks: regularise.drop_path is not used"
     if all(phase.solver == "lbfgs" for phase in plan_phases(recipe, backbone)) and (unused := _of_steps(recipe)):
         yield f"the head is solved, as {_solved_as(recipe)}, not trained by steps: not used is {listed(unused)}"
 

@@ -51,7 +51,7 @@ def looked_at(backbone: Backbone, answers: Answered, *, classes: Sequence[str], 
     """
     own = backbone.preprocessing
     cases = (answers.mistakes or answers.least_sure)[:MOST_LOOKED]
-    if own.bands != 3 or not cases:
+    if not own.bands.are_colours or not cases:
         return ()
     try:
         eyes = Saliency(backbone.model, backbone.groups, image_size=own.image_size)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from finetune import recipe as recipes
+from finetune.bands import COLOURS, Bands
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.saved import SavedRun, data_root, load_run, load_timm
 from finetune.data import checks, split
@@ -38,7 +39,7 @@ class Judged(Protocol):
     task: Task
     thresholds: tuple[float, ...]
     value_range: tuple[float, float] | None
-    bands: int
+    bands: Bands
     data: DataSection
     is_refit: bool
 
@@ -86,7 +87,7 @@ class JudgedFile:
     task: Task = "classify"
     thresholds: tuple[float, ...] = ()
     value_range: tuple[float, float] | None = None
-    bands: int = 3
+    bands: Bands = COLOURS
 
     def __post_init__(self) -> None:
         client = self.client

@@ -63,7 +63,8 @@ def _views(recipe: Recipe) -> list[tuple[str, View]]:
         named = {key: recipes.value(recipe, key) for key in keys if recipes.value(recipe, key) != _default(key)}
         title = ", ".join(f"{key} = {value}" for key, value in named.items())
         return [(title, augmented_view(preprocessing, recipe.augment))]
-    settings = {level: recipes.update(recipe, {"augment.level": level}).augment for level in SHOWN if level in LEVELS}
+    levels = [level for level in SHOWN if recipe.data.bands.are_colours or LEVELS[level].policy == "none"]
+    settings = {level: recipes.update(recipe, {"augment.level": level}).augment for level in levels}
     return [(level, augmented_view(preprocessing, section)) for level, section in settings.items()]
 
 

@@ -20,7 +20,7 @@ from finetune.backbone.groups import layer_groups
 from finetune.backbone.saliency import Saliency
 from finetune.errors import ExportError, RecipeError
 from finetune.exports import onnx as onnx_export
-from finetune.exports.client import Client, _standardised
+from finetune.exports.client import Client, _normalised
 from finetune.exports.described import Described, preprocessing_facts
 from finetune.exports.form import OnnxForm
 from finetune.exports.outputs import ExportedNetwork
@@ -79,10 +79,10 @@ def test_networks_without_maps_of_classes_are_refused(network: str) -> None:
 def test_standardised_inside_is_standardised_outside(channels: int) -> None:
     model = torch.nn.Flatten()
     own = Preprocessing((5, 7), (0.5, 0.4, 0.3, 0.2)[:channels], (0.2, 0.3, 0.1, 0.4)[:channels], channels=channels)
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 7, own.bands), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 7, own.bands.count), dtype=np.uint8)
     (found,) = ExportedNetwork(model, OnnxForm("uint8"), preprocessing=own, task="regress")(torch.from_numpy(pixels))
     for row, one in zip(found, pixels, strict=True):
-        assert row.numpy() == pytest.approx(_standardised(one, preprocessing_facts(own)).ravel(), abs=1e-5)
+        assert row.numpy() == pytest.approx(_normalised(one.astype(np.float32), preprocessing_facts(own)).ravel(), abs=1e-5)
 
 
 def test_height_and_width_are_free_where_that_is_asked(finished: Path, tmp_path: Path) -> None:

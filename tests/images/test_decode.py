@@ -19,17 +19,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.images.decode import (
-    EXTENSIONS,
-    FORMATS,
-    UndecodableError,
-    decode,
-    examine,
-    is_image_name,
-    quiet,
-    read_rgb,
-)
-from tests.corpus import encoded, noise
+from finetune.images.decode import UndecodableError, decode, examine, read_rgb
+from finetune.images.files import EXTENSIONS, FORMATS, is_image_name
+from finetune.images.quiet import quiet
+from tests.corpus import deep_png, encoded, noise, tiff_of_bands
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
@@ -325,18 +318,6 @@ def test_an_ending_is_what_paths_take_for_one(name: str) -> None:
     assert is_image_name(name) == (Path(name).suffix.lower() in EXTENSIONS)
 
 
-def deep_png(values: np.ndarray) -> bytes:
-    """Return a PNG of 16 bits a channel, which Pillow itself writes in grey only: (H, W, C) of uint16."""
-    kinds = {1: 0, 2: 4, 3: 2, 4: 6}
-    height, width, channels = values.shape
-    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", width, height, 16, kinds[channels], 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in ((b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
-    )
-
-
 @pytest.mark.parametrize("bits", [8, 10, 12, 16])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_numbers_of_16_bits_are_shown_over_the_bits_that_they_fill(bits: int, channels: int) -> None:
@@ -363,35 +344,12 @@ def test_a_value_range_that_is_given_holds_for_every_image() -> None:
     assert np.asarray(decode(dark, value_range=(0.0, 200.0)))[..., 0].tolist() == [[0, 128], [255, 255]]
 
 
-def tiff_of_bands(num_bands: int, *, extra: int = 0) -> bytes:
-    """Return a TIFF of 4x4 pixels whose bands beyond three are of an unknown kind (0) or transparency (2)."""
-    pixels = bytes(range(16)) * num_bands
-    extras = max(0, num_bands - 3)
-    entries = [(256, 3, 1, 4), (257, 3, 1, 4), (262, 3, 1, 2 if num_bands >= 3 else 1), (277, 3, 1, num_bands)]
-    entries += [(273, 4, 1, 0), (278, 3, 1, 4), (279, 4, 1, len(pixels))]
-    arrays = {258: [8] * num_bands} | ({338: [extra] * extras} if extras else {})
-    start = 8 + 2 + 12 * (len(entries) + len(arrays)) + 4
-    blob, table = b"", []
-    for tag, values in arrays.items():
-        data = struct.pack(f"<{len(values)}H", *values)
-        inline = len(data) <= 4
-        table.append((tag, struct.pack("<HHI", tag, 3, len(values)) + (data.ljust(4, b"\0") if inline else b"")))
-        if not inline:
-            table[-1] = (tag, table[-1][1] + struct.pack("<I", start + len(blob)))
-            blob += data
-    for tag, kind, count, value in entries:
-        value = start + len(blob) if tag == 273 else value
-        table.append((tag, struct.pack("<HHII", tag, kind, count, value)))
-    # The strip lies behind the arrays, whose length is known by now.
-    table = [(tag, struct.pack("<HHII", 273, 4, 1, start + len(blob)) if tag == 273 else row) for tag, row in table]
-    rows = b"".join(row for _, row in sorted(table))
-    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(table)) + rows + b"\0\0\0\0" + blob + pixels
-
-
 @pytest.mark.parametrize("num_bands", [5, 6, 7, 13])
-def test_a_tiff_of_more_bands_than_have_a_meaning_is_refused_with_their_number(num_bands: int) -> None:
-    with pytest.raises(UndecodableError, match=f"^{num_bands} bands: "):
-        decode(tiff_of_bands(num_bands))
+def test_a_tiff_of_more_bands_than_are_read_is_refused_with_their_number(num_bands: int) -> None:
+    with pytest.raises(
+        UndecodableError, match=f"^{num_bands} channels, where 3 are read: data.channels = {num_bands} "
+    ):
+        examine(tiff_of_bands(num_bands), lambda image: image)
 
 
 @pytest.mark.parametrize(("num_bands", "extra", "remark"), [(1, 0, ""), (3, 0, ""), (4, 2, ""), (4, 0, "four bands")])

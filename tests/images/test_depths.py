@@ -51,7 +51,8 @@ def test_numbers_beyond_the_range_of_the_model_or_far_below_it_are_told() -> Non
 def test_data_says_how_many_of_its_images_have_8_bits_beside_deeper_ones() -> None:
     (text,) = in_data([Span(0, 4000), None, None], BITS12)
     assert text.endswith(
-        "0 is taken for black and 4095 for white (data.value_range); the other 2 have 8 bits, white is 255"
+        "0 is taken for black and 4095 for white (data.value_range), with 8 bits between; data.depth = 'full' keeps"
+        " all; the other 2 have 8 bits, white is 255"
     )
     assert list(in_data([None], None)) == []
     assert any("goes beyond 0 to 255" in text for text in in_data([Span(0, 4000)], (0.0, 255.0)))

@@ -14,7 +14,7 @@ from finetune.data.sample import CLASSES, draw
 from finetune.data.summary import give_aways, pictures_of
 from finetune.errors import DataError
 from finetune.images import thumbnails
-from finetune.images.decode import FORMATS
+from finetune.images.files import FORMATS
 from finetune.images.thumbnails import look, looks_of
 from finetune.settings import CacheSection
 from tests.corpus import encoded

@@ -58,6 +58,25 @@ def test_weights_become_smaller_by_l1_and_norms_do_not() -> None:
     assert sizes[0] < 0.8 * sizes[1]
 
 
+@pytest.mark.parametrize(
+    ("lr", "more", "num_epochs"),
+    [
+        (1e-12, {"train.patience": "none"}, 7),
+        (1e-12, {"train.patience": 2}, 3),  # the first epoch is as good as any
+        (1e-12, {"train.patience": 4}, 5),
+        (1e-2, {"train.patience": 2, "train.least_gain": 1.0}, 3),  # it learns, and by less than that
+    ],
+)
+def test_a_phase_ends_after_so_many_epochs_without_a_better_val(
+    lr: float, more: dict[str, Any], num_epochs: int
+) -> None:
+    model = network("test_resnet")
+    (phase,) = planned("full", model, lr=lr)
+    fit = fit_of(model, overrides=more)
+    state = fit_phases(fit, [replace(phase, epochs=7)], fresh=network("test_resnet"))
+    assert len(state.history) == num_epochs
+
+
 def test_sam_takes_the_gradient_from_up_the_hill_and_leaves_the_weights_where_they_were() -> None:
     """On the parabola w^2 / 2 from 1, by plain descent at rate 0.1: the gradient is 1 + rho."""
     weight = nn.Parameter(torch.ones(1, 1))
@@ -232,3 +251,12 @@ def test_images_that_are_cut_need_a_phase_that_trains_on_images() -> None:
     with pytest.raises(RecipeError, match=r"regularise\.cutmix"):
         finetune.plan(strategy="head-only", **settings)
     assert any("phase probe" in note for note in finetune.plan(strategy="lp-ft", **settings).notes)
+
+
+def test_a_phase_that_trains_no_residual_block_says_that_none_is_left_out() -> None:
+    settings: dict[str, Any] = {"pretrained": False, "overrides": {"regularise.drop_path": 0.1}}
+    said = "regularise.drop_path is not used"
+    of_blocks = finetune.plan(backbone="test_resnet", strategy="full", **settings)
+    assert not any(said in note for note in of_blocks.notes)
+    of_last_convolution = finetune.plan(backbone="mobilenetv2_050", strategy="top-k", top_k=1, **settings)
+    assert any(f"phase top-1 trains no residual blocks: {said}" in note for note in of_last_convolution.notes)

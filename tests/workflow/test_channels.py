@@ -16,6 +16,7 @@ from PIL import Image
 
 import finetune
 from finetune import recipe as recipes
+from finetune.bands import Bands
 from finetune.errors import BackboneError, ExportError, RecipeError
 from finetune.exports.client import input_of
 from finetune.exports.described import preprocessing_facts
@@ -164,7 +165,7 @@ def test_four_channels_are_read_as_they_are_whatever_the_file_calls_them(tmp_pat
     pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 4), np.uint8)
     pixels[:, :20, 3] = 0  # transparent, where colours would be lost
     for number, kind in enumerate(KINDS):
-        image = read(written(pixels, kind, tmp_path / str(number)), bands=4).content
+        image = read(written(pixels, kind, tmp_path / str(number)), bands=Bands(4)).content
         assert np.array_equal(np.asarray(image), pixels), kind
         small = np.asarray(image.resize((25, 15), Image.Resampling.BICUBIC)).astype(int)
         alone = [np.asarray(band.resize((25, 15), Image.Resampling.BICUBIC)).astype(int) for band in image.split()]
@@ -177,7 +178,7 @@ def test_a_client_cuts_the_same_four_channels(tmp_path: Path, kind: str, crop_mo
     pixels = np.random.default_rng(1).integers(0, 256, (70, 50, 4), np.uint8)
     file = written(pixels, kind, tmp_path / "a")
     own = Preprocessing((32, 32), (0.1, 0.2, 0.3, 0.4), (0.2, 0.3, 0.4, 0.5), crop_mode=crop_mode, channels=4)
-    ours = normalise(plain_view(own)(read(file, bands=4).content)[None], own)[0].numpy()
+    ours = normalise(plain_view(own)(read(file, bands=Bands(4)).content)[None], own)[0].numpy()
     theirs = input_of(file, json.loads(json.dumps(preprocessing_facts(own))))
     assert ours.shape == theirs.shape == (4, 32, 32) and np.abs(ours - theirs).max() < 1e-4
 
@@ -205,7 +206,7 @@ def test_four_channels_of_sixteen_bits_are_left_out_with_the_way_out(tmp_path: P
     (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     assert read(tmp_path / "deep.png").content.size == (8, 8)
     with pytest.raises(UndecodableError, match="save 8 bits of each"):
-        read(tmp_path / "deep.png", bands=4)
+        read(tmp_path / "deep.png", bands=Bands(4))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,8 @@ def test_four_channels_of_sixteen_bits_are_left_out_with_the_way_out(tmp_path: P
         ({"augment.level": "heavy"}, "of red, green and blue"),
         ({"augment.policy": "augmix"}, "of red, green and blue"),
         ({"data.value_range": [0, 4095]}, "8 bits"),
-        ({"data.channels": 5}, "must be 1, 3 or 4"),
+        ({"data.channels": 65}, "less than or equal to 64"),
+        ({"data.channels": 5, "data.depth": 8}, "is of pictures"),
     ],
 )
 def test_what_four_channels_have_no_use_for_is_refused(more: dict[str, Any], message: str) -> None:
