@@ -82,7 +82,9 @@ def test_standardised_inside_is_standardised_outside(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 7, own.bands.count), dtype=np.uint8)
     (found,) = ExportedNetwork(model, OnnxForm("uint8"), preprocessing=own, task="regress")(torch.from_numpy(pixels))
     for row, one in zip(found, pixels, strict=True):
-        assert row.numpy() == pytest.approx(_normalised(one.astype(np.float32), preprocessing_facts(own)).ravel(), abs=1e-5)
+        assert row.numpy() == pytest.approx(
+            _normalised(one.astype(np.float32), preprocessing_facts(own)).ravel(), abs=1e-5
+        )
 
 
 def test_height_and_width_are_free_where_that_is_asked(finished: Path, tmp_path: Path) -> None:

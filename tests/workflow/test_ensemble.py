@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,6 +16,7 @@ import torch
 import finetune
 from finetune.checkpoint.saved import load_run
 from finetune.errors import ExportError
+from finetune.exports import onnx as onnx_export
 from finetune.exports.ensemble import ensemble_network
 from finetune.images.transforms import normalise
 from finetune.prepare.inputs import Inputs
@@ -128,16 +130,15 @@ def test_members_that_are_standardised_otherwise_are_so_inside_the_file(three: l
 def test_an_ensemble_whose_file_differs_leaves_nothing(
     three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetune.exports import formats
+    write = onnx_export.write_onnx
 
-    write = formats.write_onnx
-
-    def write_another(network: torch.nn.Module, *args: object, **more: object) -> None:
+    def write_another(network: torch.nn.Module, *args: Any) -> Any:
         network.counts = (5, 1, 1)  # type: ignore[assignment]
-        write(network, *args, **more)  # type: ignore[arg-type]
+        written = write(network, *args)
         network.counts = (1, 1, 1)  # type: ignore[assignment]
+        return written
 
-    monkeypatch.setattr(formats, "write_onnx", write_another)
+    monkeypatch.setattr(onnx_export, "write_onnx", write_another)
     with pytest.raises(finetune.ExportError, match="does not reproduce"):
         finetune.ensemble(three, out=tmp_path / "e", device="cpu")
     assert not (tmp_path / "e").exists() and unfinished_files(tmp_path) == []

@@ -44,7 +44,7 @@ def test_the_file_carries_classes_and_preprocessing(finished: Path, tmp_path: Pa
     facts = {item.key: json.loads(item.value) for item in onnx.load(done.path).metadata_props if item.key != "pkg"}
     assert facts["classes"] == list(finetune.load(finished).classes)
     assert facts["preprocessing"]["image_size"] == [64, 64]
-    assert json.loads((tmp_path / "model.proof.json").read_text())["is_proven"] is True
+    assert json.loads((tmp_path / "proof.json").read_text())["is_proven"] is True
     with pytest.raises(finetune.ResourceError, match=r"model\.onnx exists already"):
         finetune.export(finished, out=tmp_path / "model.onnx")
 

@@ -162,7 +162,7 @@ def test_a_run_leaves_an_export_where_it_is_wanted(
 def test_an_export_that_fails_or_is_stopped_leaves_a_finished_run(
     tiny_run, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def write(*_: Any) -> None:
+    def write(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr("finetune.exports.formats.write_in_form", write)
