@@ -90,10 +90,11 @@ def write_in_form(
         _check_outputs(network, path, proof)
 
     def proven(file: Path) -> Parity:
-        tolerance = TOLERANCE
+        graph, tolerance = onnx.load(file), TOLERANCE
         if form.preprocessing == "full":
-            onnx.save(with_whole_preprocessing(onnx.load(file), described.preprocessing), file)
-            tolerance = TOLERANCE_OF_PIXELS
+            graph, tolerance = with_whole_preprocessing(graph, described.preprocessing), TOLERANCE_OF_PIXELS
+        _strip(graph)
+        onnx.save(graph, file)
         max_loss = None if form.precision == "fp32" else form.max_loss
         return prove(model, Client(file), proof, described, max_loss=max_loss, tolerance=tolerance, on_event=on_event)
 
@@ -102,6 +103,15 @@ def write_in_form(
     elif form.precision == "int8":
         return _best_of_8_bits(path, proof, proven)
     return proven(path)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Take out of a graph what no program needs: how the exporter came to it, with paths of this machine."""
+    graph = model.graph
+    del graph.value_info[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
 
 
 def _best_of_8_bits(path: Path, proof: ProofImages, proven: Callable[[Path], Parity]) -> Parity:

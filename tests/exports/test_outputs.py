@@ -214,3 +214,9 @@ def test_the_way_into_8_bits_that_loses_least_is_taken(
     done = finetune.export(finished, out=tmp_path / "int8.onnx", precision="int8", max_loss=2)
     assert onnx.load(done.path).producer_name == onnx_export.WAYS[1].name and len(sizes) == 3
     assert done.proof["whole"]["export"] == pytest.approx(0.89)
+
+
+def test_no_path_of_this_machine_goes_into_a_file(richest: Path) -> None:
+    text = richest.read_bytes()
+    assert str(Path(finetune.__file__).parent).encode() not in text and str(Path.home()).encode() not in text
+    assert all(not node.metadata_props and not node.doc_string for node in onnx.load(richest).graph.node)
