@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,25 @@ def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """What a whole session shares is made before any test's own cache is named."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_power_fails() -> Iterator[None]:
+    """Nothing waits for the disk: what is killed here is a process, never the machine."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _operators_are_read_once() -> Iterator[None]:
+    """The exporter reads its table of operators for every graph anew: a third of what a tiny network takes."""
+    from torch.onnx._internal.exporter import _registration
+
+    read = cache(_registration.ONNXRegistry.from_torchlib)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(read))
         yield
 
 
