@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ import torch
 from PIL import Image
 
 import finetune
+from finetune.backbone import onnx_graph
+from finetune.cli import main
+from finetune.data import sample
 from finetune.data.sample import write_sample
 from tests.support import QUICK, TINY
 
@@ -50,6 +54,14 @@ def _operators_are_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _drawn_once() -> Iterator[None]:
+    """An image of the sample is drawn once for all that write it; `test_sample.py` draws each time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sample, "draw", cache(sample.draw))
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _libraries_are_no_garbage() -> None:
     """Every phase of a run ends with a collection, which would look through all that is imported each time."""
@@ -81,6 +93,30 @@ def image_folder(tmp_path: Path) -> MakeImages:
         return root
 
     return write
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def finetune_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run `finetune ARGS...` and yield (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -126,6 +162,16 @@ def finished(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("finished") / "run"
     finetune.run(drawn, strategy="head-only", backbone="test_resnet", test=0.2, epochs=2, out=place, **QUICK)
     return place
+
+
+@pytest.fixture
+def older_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports are by torch's older exporter, as where the newer one fails: at a tenth of the cost, proven alike."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("the newer exporter is not asked")
+
+    monkeypatch.setattr(onnx_graph, "_program", refused)
 
 
 @pytest.fixture(scope="session")

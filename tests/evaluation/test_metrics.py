@@ -237,6 +237,7 @@ def test_copies_say_no_more_than_what_they_copy() -> None:
         assert ends[1] == pytest.approx(ends[0], abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_interval_of_auroc_holds_the_truth_about_as_often_as_it_says() -> None:
     generator, held = torch.Generator().manual_seed(0), 0
     targets = torch.arange(120) % 3 // 2  # a third of the second class

@@ -114,6 +114,7 @@ def test_nothing_in_the_storage_is_a_pickle(tmp_path: Path) -> None:
     assert b"\x80\x04\x95" not in content and b"cbuiltins" not in content and b"optuna.samplers" not in content
 
 
+@pytest.mark.slow
 def test_random_finds_more_than_a_grid_where_one_of_two_hardly_matters(tmp_path: Path) -> None:
     """Source: Bergstra & Bengio 2012, Random search for hyper-parameter optimization: the picture of the notes."""
     space: Space = {"x": Range("lin", 0.0, 1.0), "y": Range("lin", 0.0, 1.0)}

@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(quick_run) -> None:
 
 
 def test_the_embedded_backbone_brings_more_than_random_weights(tmp_path: Path) -> None:
-    write_sample(tmp_path / "imgs", per_class=30)
+    write_sample(tmp_path / "imgs", per_class=14)
     top1 = [
         finetune.run(
             tmp_path / "imgs", strategy="linear-probe", backbone="embedded", pretrained=flag, image_size=96, val=0.5,
