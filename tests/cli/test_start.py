@@ -20,6 +20,7 @@ from finetune.workflow.plan import plan
 # Each command in a fork of one process, which has read what any command reads.
 FORKS = """
 import os, sys
+import finetune.cli.app, finetune.recipe
 from finetune.cli import main
 for number, words in enumerate(sys.argv[1:]):
     child = os.fork()
