@@ -31,7 +31,8 @@ QUICK = (("lp-ft", "test_resnet", 7), ("gradual", "test_vit", 7), ("top-k", "tes
 
 @pytest.mark.parametrize(("strategy", "backbone", "batch_size"), mostly_slow(CASES, *QUICK))
 def test_cached_and_uncached_training_are_bit_identical(quick_run, strategy, backbone, batch_size) -> None:
-    more = {"backbone": backbone, "batch_size": batch_size, "epochs": 4}
+    epochs = 4 if strategy == "gradual" else 2
+    more = {"backbone": backbone, "batch_size": batch_size, "epochs": epochs, "image_size": 32}
     cached = quick_run(strategy, out="cached", overrides=EXACT, **more)
     uncached = quick_run(strategy, out="uncached", overrides={**EXACT, "cache.features": "none"}, **more)
     memory = quick_run(strategy, out="memory", overrides={**EXACT, "cache.features": "memory"}, **more)

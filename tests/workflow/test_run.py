@@ -39,7 +39,7 @@ def changed_groups(folder: Path) -> dict[str, bool]:
 @pytest.mark.parametrize(("strategy", "backbone"), CASES)
 def test_exactly_the_planned_groups_change(quick_run, strategy: str, backbone: str) -> None:
     epochs = 4 if strategy == "gradual" else 2
-    result = quick_run(strategy, backbone=backbone, epochs=epochs)
+    result = quick_run(strategy, backbone=backbone, epochs=epochs, image_size=32)
     plan = json.loads((result.folder / "plan.json").read_text())
     trained = {
         item["group"] for phase in plan["phases"] for item in phase["plan"]["groups"] if item["trains"] != "none"
