@@ -117,6 +117,7 @@ def test_without_a_test_split_the_figures_are_the_first_fits_and_the_export_is_p
     assert "nothing measures the refit" in (result.folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_race_can_be_refitted(quick_run) -> None:
     result = quick_run("race", **MORE)
     assert "test" in result.metrics and "val, first fit" in result.metrics

@@ -26,7 +26,7 @@ LAYOUTS = (
 
 
 CASES = [(*layout, size) for size in (7, 20) for layout in LAYOUTS]
-QUICK = (("lp-ft", "test_resnet", 7), ("gradual", "test_vit", 7), ("top-k", "test_convnext", 20))
+QUICK = (("lp-ft", "test_resnet", 7), ("top-k", "test_vit", 20))
 
 
 @pytest.mark.parametrize(("strategy", "backbone", "batch_size"), mostly_slow(CASES, *QUICK))
