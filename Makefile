@@ -1,13 +1,14 @@
-# make demo: the main job, offline.   make test: the tests.   Both install first where that is needed.
+# make demo: the main job, offline.   make test: the tests.   make test-slow: the long ones.   All install first.
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCK := requirements/locked.txt
 PIP := -m pip install --quiet --disable-pip-version-check
-PYTEST := -m pytest -q --numprocesses auto --maxprocesses 4
+PYTEST := -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
+SLOW := -m 'slow and not network and not gpu and not realdata'
 COMPILE := uv pip compile pyproject.toml --extra dev --extra parquet --python-version 3.11 --no-header --quiet
 
-.PHONY: install demo test test-latest test-oldest realdata lint audit lock lock-check bench docs clean
+.PHONY: install demo test test-slow test-latest test-oldest realdata lint audit lock lock-check bench docs clean
 
 install: $(STAMP)
 
@@ -23,6 +24,10 @@ demo: install
 
 test: install
 	$(BIN)/python $(PYTEST)
+
+# What make test leaves out: whole tables of settings, kills at every point, long statistics.
+test-slow: install
+	$(BIN)/python $(PYTEST) $(SLOW)
 
 # The newest and the oldest versions that pyproject.toml allows, each in an environment of its own.
 test-latest:

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,16 @@ def describe() -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": packages(),
+        "packages": dict(packages()),
         "devices": devices(),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
     }
 
 
+@cache
 def packages() -> dict[str, str]:
-    """Return the versions of what the tool stands on; "-" for what is not installed."""
+    """Return the versions of what the tool stands on; "-" for what is not installed. Read once in a process."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -56,6 +58,7 @@ def devices() -> dict[str, str]:
     return devices_by_name
 
 
+@cache
 def _commit() -> str | None:
     """Return the commit of the tool's own checkout, where it runs from one."""
     home = Path(__file__).resolve().parents[1]

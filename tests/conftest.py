@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +17,9 @@ import torch
 from PIL import Image
 
 import finetune
+from finetune.backbone import onnx_graph
+from finetune.cli import main
+from finetune.data import sample
 from finetune.data.sample import write_sample
 from tests.support import QUICK, TINY
 
@@ -26,6 +32,33 @@ def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """What a whole session shares is made before any test's own cache is named."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_power_fails() -> Iterator[None]:
+    """Nothing waits for the disk: what is killed here is a process, never the machine."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _operators_are_read_once() -> Iterator[None]:
+    """The exporter reads its table of operators for every graph anew: a third of what a tiny network takes."""
+    from torch.onnx._internal.exporter import _registration
+
+    read = cache(_registration.ONNXRegistry.from_torchlib)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(read))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _drawn_once() -> Iterator[None]:
+    """An image of the sample is drawn once for all that write it; `test_sample.py` draws each time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sample, "draw", cache(sample.draw))
         yield
 
 
@@ -60,6 +93,30 @@ def image_folder(tmp_path: Path) -> MakeImages:
         return root
 
     return write
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def finetune_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run `finetune ARGS...` and yield (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +162,16 @@ def finished(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("finished") / "run"
     finetune.run(drawn, strategy="head-only", backbone="test_resnet", test=0.2, epochs=2, out=place, **QUICK)
     return place
+
+
+@pytest.fixture
+def older_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports are by torch's older exporter, as where the newer one fails: at a tenth of the cost, proven alike."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("the newer exporter is not asked")
+
+    monkeypatch.setattr(onnx_graph, "_program", refused)
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,13 @@ SAME = ("model/model.safetensors", "checkpoints/best/model.safetensors", "metric
 ODD_BYTES = st.sampled_from([b"\0", b"\xff", b'"', b"\n", b",", b"[", b"{", b"=", b"-1", b"1e999", b"null", b"../"])
 
 
+def mostly_slow(cases: Iterable[tuple[Any, ...]], *quick: tuple[Any, ...]) -> list[Any]:
+    """Return the cases of a table, all but the quick ones marked slow; each of these has to be among them."""
+    whole = list(cases)
+    assert quick and all(case in whole for case in quick), quick
+    return [pytest.param(*case, marks=() if case in quick else pytest.mark.slow) for case in whole]
+
+
 def commands() -> list[tuple[str, ...]]:
     """Return the words of every command of the tool, groups of commands included."""
 

@@ -7,6 +7,7 @@ import importlib
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,17 @@ def layer(name: str) -> int:
     return next(index for index, names in enumerate(LAYERS) if name in names)
 
 
+@cache
+def imports_of(module: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Every import of a module, those inside functions too."""
+    nodes = ast.walk(ast.parse((PACKAGE / module).read_text()))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported_rooms(module: Path) -> set[str]:
     """Every room that a module imports, those inside functions too."""
     found = set()
-    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+    for node in imports_of(module):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "finetune":
             parts = (node.module or "").split(".")
             found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
@@ -103,7 +111,7 @@ def test_no_room_holds_more_than_its_share() -> None:
 def test_a_library_is_imported_in_its_own_room_only(library: str, rooms: set[str]) -> None:
     users = set()
     for module in MODULES:
-        for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+        for node in imports_of(module):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(name == library or name.startswith(f"{library}.") for name in names):

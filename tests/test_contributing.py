@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,13 +33,19 @@ def files_for(what: str) -> set[str]:
     return set(re.findall(r"`((?:finetune|recipes|docs)/[^`]+)`", row))
 
 
-def naming(names: set[str]) -> set[str]:
-    """Return the modules that have one of the names as a whole text."""
-    found = set()
+@cache
+def texts_by_module() -> dict[str, set[str]]:
+    """Return every text that stands in a module of the package."""
+    found = {}
     for path in (ROOT / "finetune").rglob("*.py"):
         texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
-        found |= {str(path.relative_to(ROOT))} if names & {text for text in texts if isinstance(text, str)} else set()
+        found[str(path.relative_to(ROOT))] = {text for text in texts if isinstance(text, str)}
     return found
+
+
+def naming(names: set[str]) -> set[str]:
+    """Return the modules that have one of the names as a whole text."""
+    return {module for module, texts in texts_by_module().items() if names & texts}
 
 
 def test_every_file_of_the_lists_is_there() -> None:

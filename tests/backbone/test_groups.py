@@ -12,6 +12,7 @@ from torch import nn
 
 from finetune.backbone.groups import head_modules, head_parameters, layer_groups
 from finetune.types import LayerGroup
+from tests.support import mostly_slow
 
 # One small network a family; the number is that of its layer groups, head included.
 FAMILIES = {
@@ -143,7 +144,7 @@ def first_uses(model: nn.Module, groups: tuple[LayerGroup, ...]) -> list[int]:
     return list(used.values())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", mostly_slow([(name,) for name in FAMILIES], *[(n,) for n in [*FAMILIES][::6]]))
 def test_groups_hold_every_parameter_once_in_the_order_of_use_and_the_head_what_follows_the_classes(name: str) -> None:
     model = on_meta(name)
     groups = layer_groups(model)

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from finetune.backbone.layers import LayerRow, LayerTable, layer_table
 from finetune.errors import BackboneError
-from tests.support import on_meta
+from tests.support import mostly_slow, on_meta
 
 SIZES = {
     **dict.fromkeys(["test_resnet", "test_vit", "test_convnext"], 160),
@@ -131,7 +131,7 @@ def test_vgg16_holds_most_memory_early_and_most_parameters_in_the_first_connecte
     assert max(rows, key=lambda row: row.num_parameters).name == "pre_logits.fc1"
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", mostly_slow([(name,) for name in SIZES], *[(n,) for n in [*SIZES][::3]]))
 def test_rows_hold_every_parameter_once(name: str) -> None:
     model = on_meta(name)
     table = layer_table(model, image_size=(SIZES[name], SIZES[name]))

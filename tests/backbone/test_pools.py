@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from finetune.errors import BackboneError, ExportError, RecipeError
 from finetune.features.divide import agrees, divide
 from finetune.randomness import derive, forked
 from finetune.strategy.strategies import Choice, phases
-from tests.support import QUICK
+from tests.support import QUICK, mostly_slow
 
 PLAIN = {"is_channels_last": False, "keeps_dims": False}
 
@@ -91,8 +91,10 @@ def test_a_network_is_cut_before_a_pool_that_is_trained_or_drawn(name: str, pool
         assert torch.isfinite(first).all() and torch.isfinite(second).all()
 
 
-@pytest.mark.parametrize("pool", OURS)
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext"])
+PAIRS = list(product(["test_resnet", "test_convnext"], OURS))
+
+
+@pytest.mark.parametrize(("backbone", "pool"), mostly_slow(PAIRS, ("test_resnet", "gem")))
 def test_a_run_is_exported_evaluated_and_gone_on_with(
     quick_run: Callable[..., finetune.RunResult], drawn: Path, tmp_path: Path, backbone: str, pool: str
 ) -> None:
@@ -119,7 +121,7 @@ def test_another_seed_draws_other_regions() -> None:
 
 
 def test_a_pool_of_timm_is_a_plain_network_of_timm(
-    quick_run: Callable[..., finetune.RunResult], tmp_path: Path
+    quick_run: Callable[..., finetune.RunResult], older_exporter: None, tmp_path: Path
 ) -> None:
     run = quick_run(overrides={"backbone.pool": "catavgmax"}, image_size=96)
     assert finetune.export(run.folder, format="timm", out=tmp_path / "timm").proof["largest_difference"] == 0
@@ -147,7 +149,9 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, Any], error: type[Ex
         finetune.plan(**{"backbone": "test_resnet", "strategy": "head-only", "pretrained": False, **settings})
 
 
-def test_a_probe_at_an_inner_layer_group_says_that_it_has_no_pool(drawn: Path, tmp_path: Path) -> None:
+def test_a_probe_at_an_inner_layer_group_says_that_it_has_no_pool(
+    drawn: Path, older_exporter: None, tmp_path: Path
+) -> None:
     overrides = {"backbone.pool": "gem"}
     settings: dict[str, Any] = {**QUICK, "image_size": 96, "backbone": "test_resnet", "overrides": overrides}
     planned = finetune.plan(strategy="linear-probe", probe_at="layer2", backbone="test_resnet", pretrained=False,

@@ -187,7 +187,7 @@ def test_predict_has_as_many_columns_as_there_are_classes(finetune_cli, place: P
 
 
 def test_ensemble_and_soup_print_tables_of_80_columns_and_json(
-    finetune_cli, place: Path, tmp_path: Path, monkeypatch
+    finetune_cli, place: Path, older_exporter: None, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     runs = [place / "runs" / "one", tmp_path / "two"]
@@ -243,7 +243,8 @@ def test_tune_tells_its_steps_and_trials_and_prints_a_table_and_json(
     finetune_cli, place: Path, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    asked = ("tune", place / "imgs", "--strategy", "head-only", *FLAGS, "--epochs", "3", "--trials", "3")
+    lenet = ("--backbone", "lenet5", *FLAGS[2:])
+    asked = ("tune", place / "imgs", "--strategy", "head-only", *lenet, "--epochs", "3", "--trials", "3")
     shown = finetune_cli(*asked, "--out", tmp_path / "s")
     assert shown.code == 0, shown.err
     assert all(f"\n{number}. " in shown.err for number in (1, 2, 3, 4, 5, 6)) and "coarse 1/2" in shown.err

@@ -17,12 +17,31 @@ import pytest
 from finetune.prepare import costs
 from finetune.workflow.plan import plan
 
-ASKS = "print([name for name in ('torch', 'timm') if name in sys.modules])"
+# Each command in a fork of one process, which has read what any command reads.
+FORKS = """
+import os, sys
+import finetune.cli.app, finetune.recipe
+from finetune.cli import main
+for number, words in enumerate(sys.argv[1:]):
+    child = os.fork()
+    if child == 0:
+        for stream, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_CREAT), stream)
+        sys.argv = ["finetune", *words.split()]
+        try:
+            main()
+        except SystemExit as end:
+            print(end.code)
+            print([name for name in ("torch", "timm") if name in sys.modules], flush=True)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+"""
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+def test_what_needs_no_torch_is_refused_without_it(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    commands = [
         "run --data NOWHERE",
         "run IMAGES --set loss.focal_gamma=2",
         "run IMAGES --set train.epoch=2",
@@ -37,18 +56,14 @@ ASKS = "print([name for name in ('torch', 'timm') if name in sys.modules])"
         "eval NOWHERE",
         "export NOWHERE",
         "predict NOWHERE x.jpg",
-    ],
-)
-def test_what_needs_no_torch_is_refused_without_it(words: str, tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    arguments = words.replace("NOWHERE", str(tmp_path / "nowhere")).replace("IMAGES", str(tmp_path / "images")).split()
-    code = f"import sys; from finetune.cli import main\ntry: main()\nexcept SystemExit as end: print(end.code)\n{ASKS}"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    exit_code, libraries = done.stdout.splitlines()[-2:]
-    assert int(exit_code) > 0 and libraries == "[]", done.stdout + done.stderr
-    assert done.stderr.startswith("error: ")
+    ]
+    asked = [one.replace("NOWHERE", f"{tmp_path}/nowhere").replace("IMAGES", f"{tmp_path}/images") for one in commands]
+    subprocess.run([sys.executable, "-c", FORKS, *asked], check=True, cwd=tmp_path)
+    for number, words in enumerate(commands):
+        out, err = ((tmp_path / f"{number}.{name}").read_text() for name in ("out", "err"))
+        exit_code, libraries = out.splitlines()[-2:]
+        assert int(exit_code) > 0 and libraries == "[]", (words, out, err)
+        assert err.startswith("error: "), (words, err)
 
 
 def test_a_terminal_is_not_left_blank_while_libraries_are_read(tmp_path: Path) -> None:

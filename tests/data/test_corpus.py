@@ -18,7 +18,7 @@ from finetune.data import checks, sources
 from finetune.data.asked_images import asked_images
 from finetune.images import decode, levels
 from tests.corpus import EITHER, FLIPS, IGNORED, LISTED, USED, Odd, corpus, noise, write_corpus
-from tests.support import scanned
+from tests.support import mostly_slow, scanned
 
 SECONDS = 300  # after which a child counts as hanging
 PEAK = """
@@ -127,7 +127,10 @@ def test_views_of_strips_take_little_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "mode", "most"),
-    [("x.png", "RGB", 1), ("x.png", "RGBA", 2), ("x.png", "LA", 2), ("x.tif", "I;16", 2), ("x.tif", "F", 3)],
+    mostly_slow(
+        [("x.png", "RGB", 1), ("x.png", "RGBA", 2), ("x.png", "LA", 2), ("x.tif", "I;16", 2), ("x.tif", "F", 3)],
+        *[("x.png", "RGBA", 2), ("x.tif", "F", 3)],
+    ),
 )
 def test_a_large_picture_lies_in_memory_little_more_than_twice(tmp_path: Path, name: str, mode: str, most: int) -> None:
     """Once as it is decoded, once in RGB where it is not already, a band on the way; a TIFF's file is as large."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,13 @@ from PIL import Image
 from finetune.data import sample
 from finetune.data.sample import CLASSES, LONGEST_SIDE, SHORTEST_SIDE, draw, write_sample
 from finetune.errors import DataError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drawn_each_time() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sample, "draw", draw)
+        yield
 
 
 @pytest.fixture(scope="module")

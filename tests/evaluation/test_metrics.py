@@ -18,6 +18,7 @@ from torchmetrics.functional.classification import (
 from finetune.evaluation.metrics import confusions, measure, top1
 from finetune.types import Interval
 from finetune.workflow.evaluate import Evaluation
+from tests.support import mostly_slow
 
 
 def logits_of(guesses: list[int], *, num_classes: int, share: float = 0.9) -> Tensor:
@@ -152,10 +153,13 @@ def plain_ece(logits: Tensor, targets: Tensor, samples: list[np.ndarray]) -> Int
     return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
 
 
-@pytest.mark.parametrize("grouped", ["singly", "in groups", "in groups of any size", "in one group"])
+UNITS = ["singly", "in groups", "in groups of any size", "in one group"]
+SIZES = [(1, 3, 3, False), (37, 4, 4, False), (60, 5, 5, True), (200, 30, 8, False), (120, 400, 400, False)]
+RESAMPLED = [(*size, units) for size in SIZES for units in UNITS]
+
+
 @pytest.mark.parametrize(
-    ("count", "num_classes", "occurring", "rounded"),
-    [(1, 3, 3, False), (37, 4, 4, False), (60, 5, 5, True), (200, 30, 8, False), (120, 400, 400, False)],
+    ("count", "num_classes", "occurring", "rounded", "grouped"), mostly_slow(RESAMPLED, *RESAMPLED[:16], RESAMPLED[18])
 )
 def test_metrics_are_those_of_every_resample_measured_by_itself(
     count: int, num_classes: int, occurring: int, rounded: bool, grouped: str
@@ -237,6 +241,7 @@ def test_copies_say_no_more_than_what_they_copy() -> None:
         assert ends[1] == pytest.approx(ends[0], abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_interval_of_auroc_holds_the_truth_about_as_often_as_it_says() -> None:
     generator, held = torch.Generator().manual_seed(0), 0
     targets = torch.arange(120) % 3 // 2  # a third of the second class

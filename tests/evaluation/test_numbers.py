@@ -26,6 +26,7 @@ def test_the_metrics_of_numbers_are_those_of_another_library() -> None:
     assert found["rmse"].value == pytest.approx(float(mean_squared_error(guesses, right, squared=False)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     truth = 1 - 16 / 100  # squared errors over the variance of the numbers
     held = 0

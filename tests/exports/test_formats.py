@@ -76,7 +76,7 @@ def test_an_inner_probe_is_a_program_of_torch_but_no_network_of_timm(tiny_run, t
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_a_repository_for_triton(finished: Path, tmp_path: Path) -> None:
+def test_a_repository_for_triton(older_exporter: None, finished: Path, tmp_path: Path) -> None:
     done = finetune.export(finished, layout="triton", preprocessing="full", softmax=True, out=tmp_path / "models")
     (model,) = done.path.iterdir()
     assert {place.relative_to(model).as_posix() for place in model.rglob("*") if place.is_file()} == {

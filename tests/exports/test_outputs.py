@@ -96,7 +96,9 @@ def test_height_and_width_are_free_where_that_is_asked(finished: Path, tmp_path:
     assert np.allclose(Client(done.path).run(list(images.numpy()), ["logits"])[0], ours, atol=1e-4)
 
 
-def test_a_form_has_a_folder_of_its_own_and_predict_computes_by_the_plain_one(exported: Path, drawn: Path) -> None:
+def test_a_form_has_a_folder_of_its_own_and_predict_computes_by_the_plain_one(
+    older_exporter: None, exported: Path, drawn: Path
+) -> None:
     before = (exported / "exports" / "model.onnx").read_bytes()
     done = finetune.export(exported, preprocessing="uint8")
     assert done.path == exported / "exports" / "uint8" / "model.onnx"
@@ -108,7 +110,7 @@ def test_a_form_has_a_folder_of_its_own_and_predict_computes_by_the_plain_one(ex
     assert found.labels == finetune.load(exported, device="cpu").predict(images, tta="flip").labels
 
 
-def test_8_bits_are_a_quarter_of_the_size_and_lose_little(finished: Path, tmp_path: Path) -> None:
+def test_8_bits_are_a_quarter_of_the_size_and_lose_little(older_exporter: None, finished: Path, tmp_path: Path) -> None:
     plain = finetune.export(finished, out=tmp_path / "plain.onnx")
     done = finetune.export(finished, out=tmp_path / "int8.onnx", precision="int8", max_loss=20)
     kinds = {node.op_type for node in onnx.load(done.path).graph.node}
@@ -121,7 +123,7 @@ def test_8_bits_are_a_quarter_of_the_size_and_lose_little(finished: Path, tmp_pa
 
 
 def test_8_bits_that_lose_too_much_are_refused_with_the_figures(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    older_exporter: None, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prove = onnx_export.prove
 
@@ -139,7 +141,7 @@ def test_8_bits_that_lose_too_much_are_refused_with_the_figures(
 
 
 def test_an_output_that_is_not_what_it_says_is_refused(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    older_exporter: None, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = onnx_export.write_onnx
 
@@ -194,7 +196,7 @@ def test_what_is_proven_is_what_the_numbers_say() -> None:
 
 
 def test_the_way_into_8_bits_that_loses_least_is_taken(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    older_exporter: None, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prove, losses = onnx_export.prove, iter([0.05, 0.01, 0.03])
     sizes: list[int] = []

@@ -171,7 +171,7 @@ def test_the_search_takes_a_sample_and_the_fit_takes_all(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("labels", [[0], [0, 1], [0, 1, 2], [0, 0, 1], [0, 1, 2, 3, 4], [0, 0, 0, 0, 0, 0, 3]])
 def test_few_images_and_classes_of_one_give_finite_weights(labels: list[int]) -> None:
-    for seed in range(8):
+    for seed in range(3):
         features = torch.randn(len(labels), 7, generator=torch.Generator().manual_seed(seed))
         probe = fit_probe(features, torch.tensor(labels), num_classes=5, seed=seed)
         assert torch.isfinite(probe.weight).all(), seed

@@ -19,7 +19,7 @@ from finetune.data.summary import shown_shares
 from finetune.errors import RecipeError
 from finetune.features.probe import fit_probe
 from finetune.features.scaling import rescaled, whitening
-from tests.support import TINY
+from tests.support import TINY, mostly_slow
 
 QUICK: dict[str, Any] = {**TINY, "strategy": "head-only", "epochs": 2}
 
@@ -37,7 +37,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("fit", mostly_slow([(fit,) for fit in FITS], ("crop",), ("pad",)))
 def test_what_stands_at_the_ends_of_wide_images_is_seen_or_not(wide: Path, tmp_path: Path, fit: str) -> None:
     run = finetune.run(wide, out=tmp_path / "run", overrides={"data.fit": fit, "augment.level": "none"},
                        **{**QUICK, "strategy": "scratch", "epochs": 15, "lr": 3e-3})  # fmt: skip

@@ -73,9 +73,11 @@ def test_a_named_strategy_without_time_refuses_with_what_would_fit(quick_run, tm
 @pytest.mark.parametrize(
     ("time", "strategy", "epochs", "words"),
     [
-        ("1h", "full", 6, "full fits into 1h"),
+        pytest.param("1h", "full", 6, "full fits into 1h", marks=pytest.mark.slow),
         ("5m", "full", 4, "full has time for 4 of its 6 epochs"),
-        ("2m", "top-k", 3, "full has no time for a third of its epochs → top-k, 3 epochs"),
+        pytest.param(
+            *("2m", "top-k", 3, "full has no time for a third of its epochs → top-k, 3 epochs"), marks=pytest.mark.slow
+        ),
         ("30s", "linear-probe", 6, "→ linear-probe, about 20s"),
     ],
 )

@@ -78,7 +78,7 @@ def test_a_race_that_goes_through_layers_is_won_by_val(whole: Path) -> None:
     assert history[would_be - 1].val_top1 == first["val_score"]
 
 
-@pytest.mark.parametrize("steps", [2, 13])
+@pytest.mark.parametrize("steps", [pytest.param(2, marks=pytest.mark.slow), 13])
 def test_a_race_that_was_stopped_goes_on_to_the_same_end(whole: Path, quick_run, tmp_path: Path, steps: int) -> None:
     with pytest.raises(finetune.Interrupted) as stopped:
         quick_run("race", out="stopped", on_event=stop_after(steps), **MORE)
@@ -140,6 +140,7 @@ def test_a_race_killed_while_it_is_laid_out_begins_anew(many, tiny_run, tmp_path
     assert files(finetune.resume(out).folder) == files(whole)
 
 
+@pytest.mark.slow
 def test_a_race_killed_at_every_kind_of_point_ends_as_if_never_killed(many, tiny_run, tmp_path: Path) -> None:
     whole = tiny_run("race", out="whole", **TINY).folder
     killed = tmp_path / "killed"

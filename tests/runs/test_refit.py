@@ -83,7 +83,7 @@ def test_a_refit_takes_train_and_val_leaves_test_and_keeps_what_is_frozen(refitt
     assert frozen and all(torch.equal(delivered[key], best[key]) for key in frozen)
 
 
-@pytest.mark.parametrize(("strategy", "steps"), [("top-k", 2), ("full", -2)])
+@pytest.mark.parametrize(("strategy", "steps"), [pytest.param("top-k", 2, marks=pytest.mark.slow), ("full", -2)])
 def test_a_stopped_refit_goes_on_to_the_same_bits(quick_run, tmp_path: Path, strategy: str, steps: int) -> None:
     seen: list[int] = []
     whole = quick_run(strategy, out="whole", on_event=lambda event: seen.append(event.kind == "step"), **MORE)
@@ -117,6 +117,7 @@ def test_without_a_test_split_the_figures_are_the_first_fits_and_the_export_is_p
     assert "nothing measures the refit" in (result.folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_race_can_be_refitted(quick_run) -> None:
     result = quick_run("race", **MORE)
     assert "test" in result.metrics and "val, first fit" in result.metrics

@@ -34,6 +34,7 @@ from finetune.train import phases as by_phase
 from finetune.train.fit import Fit, Work
 from finetune.train.settings import FitSettings
 from finetune.types import NEVER, Phase
+from tests.support import mostly_slow
 
 if Version(torch.__version__) < Version("2.7"):
     pytest.skip("torch 2.6 asks the driver of a fake tensor's device, and aborts without one", allow_module_level=True)
@@ -133,8 +134,11 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+PAIRS = [(backbone, strategy) for strategy in STRATEGIES for backbone in ("test_resnet", "test_vit")]
+QUICK = [("test_vit", "lora"), ("test_resnet", "lp-ft"), ("test_resnet", "top-k"), ("test_vit", "full")]
+
+
+@pytest.mark.parametrize(("backbone", "strategy"), mostly_slow(PAIRS, *QUICK))
 def test_a_strategy_mixes_no_devices_and_reads_once_an_epoch(backbone: str, strategy: str, reads, solved) -> None:
     model = timm.create_model(backbone, num_classes=3)
     planned = phases(Choice(strategy, epochs=4, lr=1e-3, layer_decay=0.7, top_k=1), layer_groups(model))

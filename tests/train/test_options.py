@@ -1,10 +1,13 @@
 """Every value of every option of training: two epochs that learn, and the same bits when they were stopped between.
 
-`EVERY` is held complete by `test_no_option_is_left_out`.
+`EVERY` is held complete by `test_no_option_is_left_out`. Of each key the first value is tried on one network; all
+values on both are slow.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
 from typing import Any, get_args
 
 import pytest
@@ -13,6 +16,7 @@ from finetune import recipe as recipes
 from finetune import settings, values
 from finetune.errors import BackboneError
 from finetune.optim.optimisers import OPTIMISERS
+from tests.support import mostly_slow
 from tests.train.fitting import assert_resumes_to_the_same_bits, network
 
 PLATEAU = {"optim.schedule": "plateau", "optim.drop_patience": 1, "optim.drop": 0.5, "optim.warmup": 0.0}
@@ -58,17 +62,33 @@ def rate(overrides: dict[str, Any]) -> float:
     return 1e-3 * OPTIMISERS[overrides.get("optim.name", "adamw")].lr_factor
 
 
-@pytest.mark.parametrize("name", STRATEGY)
-@pytest.mark.parametrize("overrides", EVERY, ids=name_of)
+def cases() -> Iterator[Any]:
+    """Every value on every network; what is quick takes the networks in turn."""
+    tried: list[tuple[str, ...]] = []
+    for overrides in EVERY:
+        is_new = tuple(overrides) not in tried
+        tried.append(tuple(overrides))
+        for number, name in enumerate(STRATEGY):
+            is_quick = is_new and number == len(set(tried)) % len(STRATEGY)
+            marks = () if is_quick else pytest.mark.slow
+            yield pytest.param(overrides, name, marks=marks, id=f"{name_of(overrides)}-{name}")
+
+
+@pytest.mark.parametrize(("overrides", "name"), list(cases()))
 def test_it_learns_and_resumes_to_the_same_bits(overrides: dict[str, Any], name: str) -> None:
     whole = assert_resumes_to_the_same_bits(STRATEGY[name], name, overrides, lr=rate(overrides))
     losses = [line.train_loss for line in whole.history]
     assert losses[1] < losses[0]  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
-@pytest.mark.parametrize("strategy", ["head-only", "top-k"])
-@pytest.mark.parametrize("pool", POOLS)
+WITH_POOLS = list(product(POOLS, ["head-only", "top-k"], ["test_resnet", "test_convnext"]))
+OF_OURS = (("gem", "top-k", "test_resnet"), ("fractional", "head-only", "test_convnext"))
+
+
+@pytest.mark.parametrize(
+    ("pool", "strategy", "name"),
+    mostly_slow(WITH_POOLS, *OF_OURS, ("catavgmax", "top-k", "test_resnet"), ("catavgmax", "top-k", "test_convnext")),
+)
 def test_every_pool_learns_and_resumes_to_the_same_bits(pool: str, strategy: str, name: str) -> None:
     if (name, pool) == ("test_convnext", "catavgmax"):
         with pytest.raises(BackboneError, match="pooled width"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from finetune.features.sources import of_trunk_batch
 from finetune.train.adapters import Adapters
 from finetune.train.phases import fit_phases
 from finetune.types import MOVES, FreezePlan, GroupPlan
-from tests.support import LAYOUTS, TINY
+from tests.support import LAYOUTS, TINY, mostly_slow
 from tests.train.fitting import Drawn, assert_resumes_to_the_same_bits, fit_of, network, planned
 
 PARTLY = {"norm-only": "norm", "bias-only": "bias", "lora": "lora"}
@@ -45,9 +46,12 @@ def test_what_is_named_moves_and_nothing_else_to_the_bit(strategy: str, name: st
     assert set(model.state_dict()) == set(network(name).state_dict())
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-@pytest.mark.parametrize("strategy", PARTLY)
-@pytest.mark.parametrize("overrides", [{}, {"regularise.ema": 0.5, "regularise.mixup": 0.2, "train.micro_batch": 2}])
+MORE = {"regularise.ema": 0.5, "regularise.mixup": 0.2, "train.micro_batch": 2}
+STOPPED = list(product(PARTLY, ["test_resnet", "test_vit"], [{}, MORE]))
+QUICK = [("norm-only", "test_resnet", MORE), ("bias-only", "test_vit", {}), ("lora", "test_vit", MORE)]
+
+
+@pytest.mark.parametrize(("strategy", "name", "overrides"), mostly_slow(STOPPED, *QUICK))
 def test_what_is_stopped_goes_on_to_the_same_bits(strategy: str, name: str, overrides: dict[str, Any]) -> None:
     assert_resumes_to_the_same_bits(strategy, name, overrides)
 
@@ -99,7 +103,7 @@ def test_every_parameter_has_a_kind_and_their_numbers_add_up(name: str) -> None:
             assert group.num_trained(plan) < group.num_parameters or not names or trains == "lora"
 
 
-@pytest.mark.parametrize("strategy", PARTLY)
+@pytest.mark.parametrize("strategy", mostly_slow([(name,) for name in PARTLY], ("lora",)))
 def test_a_run_leaves_a_plain_timm_model(strategy: str, image_folder: Any, tmp_path: Path) -> None:
     more: dict[str, Any] = {**TINY, "backbone": "test_vit", "strategy": strategy, "epochs": 2}
     run = finetune.run(image_folder(), out=tmp_path / "run", **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from finetune.strategy.strategies import Choice, phases
 from finetune.train import range_test as tested
 from finetune.train.phases import fit_phases
 from finetune.train.range_test import range_test
-from tests.support import random_states
+from tests.support import mostly_slow, random_states
 from tests.train.fitting import fit_of, network
 
 NETWORKS = ["test_resnet", "test_vit", "test_convnext"]
@@ -32,8 +33,11 @@ def state_of(model: torch.nn.Module) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("strategy", ["head-only", "full", "lp-ft", "gradual", "lora", "bias-only", "scratch"])
+PAIRS = list(product(NETWORKS, ["head-only", "full", "lp-ft", "gradual", "lora", "bias-only", "scratch"]))
+QUICK = [("test_resnet", "full"), ("test_vit", "lora"), ("test_convnext", "gradual"), ("test_resnet", "lp-ft")]
+
+
+@pytest.mark.parametrize(("name", "strategy"), mostly_slow(PAIRS, *QUICK))
 def test_everything_is_as_it_was_to_the_bit(name: str, strategy: str) -> None:
     model = network(name).eval()
     fit = fit_of(model, overrides={"regularise.ema": 0.9} if strategy == "full" else {})

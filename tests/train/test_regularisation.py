@@ -27,7 +27,7 @@ from finetune.train.moving import connections_of
 from finetune.train.phases import fit_phases
 from finetune.train.settings import FitSettings
 from finetune.train.step import Step
-from tests.support import TINY
+from tests.support import TINY, mostly_slow
 from tests.train.fitting import fit_of, network, planned
 
 
@@ -217,8 +217,10 @@ def test_what_is_frozen_is_in_no_average() -> None:
     assert moved == {name for group in layer_groups(model) if group.is_head for name in group.parameters}
 
 
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
-@pytest.mark.parametrize("key", ["dropout", "drop_path"])
+PAIRS = [(name, key) for name in ("test_resnet", "test_vit") for key in ("dropout", "drop_path")]
+
+
+@pytest.mark.parametrize(("backbone", "key"), mostly_slow(PAIRS, PAIRS[0], PAIRS[3]))
 def test_what_a_network_drops_changes_training_and_no_answer(
     image_folder: Any, tmp_path: Path, backbone: str, key: str
 ) -> None:

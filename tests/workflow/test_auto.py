@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 import finetune
 from finetune.types import Verdict
 from finetune.workflow.plan import Plan
+from tests.support import mostly_slow
 
 QUICK = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "device": "cpu", "workers": 0}
 
@@ -43,7 +45,7 @@ def planned(data: Path, **more: object) -> tuple[Plan, Verdict]:
         ([5, 5], {}),
         ([12, 4, 8], {}),
         ([40, 4], {}),
-        ([3] * 120, {}),
+        pytest.param([3] * 120, {}, marks=pytest.mark.slow),
     ],
     ids=["10 images", "three classes", "imbalanced", "120 classes"],
 )
@@ -97,8 +99,10 @@ def test_the_same_data_gives_the_same_evidence_cached_or_not(tmp_path: Path) -> 
         assert json.dumps(first[key]) == json.dumps(again[key]) == json.dumps(uncached[key])
 
 
-@pytest.mark.parametrize("size", ["few", "many"])
-@pytest.mark.parametrize("similarity", ["similar", "dissimilar"])
+CELLS = list(product(["few", "many"], ["similar", "dissimilar"]))
+
+
+@pytest.mark.parametrize(("size", "similarity"), mostly_slow(CELLS, CELLS[0], CELLS[3]))
 def test_a_user_may_override_what_was_measured(tmp_path: Path, size: str, similarity: str) -> None:
     data = write_pictures(tmp_path / "d", [8, 8])
     _, verdict = planned(data, assume=f"{size},{similarity}")

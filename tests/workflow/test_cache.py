@@ -13,7 +13,7 @@ from finetune.features.cache import Known
 from finetune.features.sources import trunk_batch
 from finetune.prepare import evidence
 from finetune.types import Event
-from tests.support import decide, watch_trunks
+from tests.support import decide, mostly_slow, watch_trunks
 
 SAME = ("model/model.safetensors", "checkpoints/last/model.safetensors", "metrics.jsonl", "metrics.json")
 EXACT = {"augment.level": "none", "train.patience": "none"}
@@ -25,15 +25,14 @@ LAYOUTS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("strategy", "backbone", "batch_size"),
-    [(*layout, 7) for layout in LAYOUTS]
-    + [
-        pytest.param(*layout, 20, marks=pytest.mark.slow if number > 1 else ()) for number, layout in enumerate(LAYOUTS)
-    ],
-)
+CASES = [(*layout, size) for size in (7, 20) for layout in LAYOUTS]
+QUICK = (("lp-ft", "test_resnet", 7), ("top-k", "test_vit", 20))
+
+
+@pytest.mark.parametrize(("strategy", "backbone", "batch_size"), mostly_slow(CASES, *QUICK))
 def test_cached_and_uncached_training_are_bit_identical(quick_run, strategy, backbone, batch_size) -> None:
-    more = {"backbone": backbone, "batch_size": batch_size, "epochs": 4}
+    epochs = 4 if strategy == "gradual" else 2
+    more = {"backbone": backbone, "batch_size": batch_size, "epochs": epochs, "image_size": 32}
     cached = quick_run(strategy, out="cached", overrides=EXACT, **more)
     uncached = quick_run(strategy, out="uncached", overrides={**EXACT, "cache.features": "none"}, **more)
     memory = quick_run(strategy, out="memory", overrides={**EXACT, "cache.features": "memory"}, **more)
@@ -156,9 +155,13 @@ def test_a_file_where_the_cache_should_be_is_no_error(quick_run, tmp_path: Path)
     assert (result.folder / "metrics.json").is_file()
 
 
-@pytest.mark.parametrize("more", [{"strategy": "head-only"}, {"strategy": "linear-probe"},
-                                  {"strategy": "linear-probe", "probe_at": "layer2+layer4"},
-                                  {"strategy": "linear-probe", "probe_at": "layer3"}])  # fmt: skip
+HEAD, STAGES = {"strategy": "head-only"}, {"strategy": "linear-probe", "probe_at": "layer2+layer4"}
+STAGE = {"strategy": "linear-probe", "probe_at": "layer3"}
+
+
+@pytest.mark.parametrize(
+    "more", mostly_slow([(HEAD,), ({"strategy": "linear-probe"},), (STAGES,), (STAGE,)], (HEAD,), (STAGES,))
+)
 def test_what_the_evidence_computed_is_not_computed_again(
     quick_run, monkeypatch: pytest.MonkeyPatch, more: dict[str, str]
 ) -> None:

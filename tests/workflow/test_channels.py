@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 import zlib
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from finetune.prepare.inputs import read_data
 from finetune.randomness import forked
 from finetune.types import Preprocessing
 from finetune.workflow.predict import predict_with
-from tests.support import QUICK, assert_same, stop_after
+from tests.support import QUICK, assert_same, mostly_slow, stop_after
 
 GREY, FOUR = {"data.channels": 1}, {"data.channels": 4}
 SMALL: dict[str, Any] = {**QUICK, "image_size": 32, "backbone": "test_resnet"}
@@ -74,9 +75,11 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("strategy", ["head-only", "full"])
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
-@pytest.mark.parametrize("channels", [1, 4])
+CASES = list(product(["head-only", "full"], ["test_resnet", "test_vit"], [1, 4]))
+BOTH = (("full", "test_vit", 1), ("head-only", "test_resnet", 4))
+
+
+@pytest.mark.parametrize(("strategy", "backbone", "channels"), mostly_slow(CASES, *BOTH))
 def test_a_run_is_judged_asked_and_exported_alike(
     greys: Path, fours: Path, tmp_path: Path, strategy: str, backbone: str, channels: int
 ) -> None:

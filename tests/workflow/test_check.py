@@ -62,10 +62,11 @@ def saved_again(imgs: Path, name: str, label: str, number: int = 0) -> str:
     return to
 
 
-def test_turned_labels_are_found_at_nine_in_ten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seeds", [(1,), pytest.param((0, 1), marks=pytest.mark.slow)])
+def test_turned_labels_are_found_at_nine_in_ten(tmp_path: Path, seeds: tuple[int, ...]) -> None:
     """Measured over three seeds: of 36 turned labels 29 are found, beside one that was right."""
     hits = flagged = turned = 0
-    for seed in range(2):
+    for seed in seeds:
         wrong = styled(tmp_path / str(seed), per_class=40, seed=seed, turned_every=10)
         found = check(tmp_path / str(seed), **EMBEDDED)
         named = {files[0] for files in files_of(found, "label")}
@@ -73,7 +74,7 @@ def test_turned_labels_are_found_at_nine_in_ten(tmp_path: Path) -> None:
         assert found.judged is not None
         assert found.judged.backbone == "embedded"
         assert found.judged.num_images == 120
-    assert turned == 24
+    assert turned == 12 * len(seeds)
     assert hits >= 0.9 * flagged
     assert hits >= 0.6 * turned
 

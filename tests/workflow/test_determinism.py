@@ -9,13 +9,13 @@ import pytest
 
 import finetune
 from finetune.features import cache as feature_cache
-from tests.support import assert_same, stop_after
+from tests.support import assert_same, mostly_slow, stop_after
 
 STRATEGIES = ["head-only", "top-k", "full", "linear-probe"]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", mostly_slow([(name,) for name in STRATEGIES], ("head-only",), ("full",)))
 def test_again_with_other_workers_the_bits_are_the_same(
     tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:

@@ -25,9 +25,12 @@ import finetune
 from finetune.exports import onnx as onnx_export
 from finetune.exports.described import Described
 from finetune.exports.form import OnnxForm
+from tests.support import LAYOUTS, mostly_slow
+
+FACTS = {"classes", "preprocessing", "task", "activation"}
 
 
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_convnext"])
+@pytest.mark.parametrize("backbone", mostly_slow([(name,) for name in LAYOUTS], ("test_resnet",)))
 def test_onnxruntime_reproduces_the_model_at_any_batch(quick_run, backbone: str) -> None:
     done = finetune.export(quick_run(backbone=backbone, epochs=1).folder)
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
@@ -39,7 +42,7 @@ def test_onnxruntime_reproduces_the_model_at_any_batch(quick_run, backbone: str)
         assert np.allclose(session.run(None, {"images": images.numpy()})[0], ours, atol=1e-4)
 
 
-def test_the_file_carries_classes_and_preprocessing(finished: Path, tmp_path: Path) -> None:
+def test_the_file_carries_classes_and_preprocessing(finished: Path, older_exporter: None, tmp_path: Path) -> None:
     done = finetune.export(finished, out=tmp_path / "model.onnx")
     facts = {item.key: json.loads(item.value) for item in onnx.load(done.path).metadata_props if item.key != "pkg"}
     assert facts["classes"] == list(finetune.load(finished).classes)
@@ -47,6 +50,15 @@ def test_the_file_carries_classes_and_preprocessing(finished: Path, tmp_path: Pa
     assert json.loads((tmp_path / "proof.json").read_text())["is_proven"] is True
     with pytest.raises(finetune.ResourceError, match=r"model\.onnx exists already"):
         finetune.export(finished, out=tmp_path / "model.onnx")
+
+
+def test_the_file_of_either_exporter_carries_the_same(exported: Path, older_exporter: None, tmp_path: Path) -> None:
+    older = finetune.export(exported, out=tmp_path / "model.onnx")
+    facts = [
+        {item.key: item.value for item in onnx.load(file).metadata_props if item.key in FACTS}
+        for file in (older.path, exported / "exports" / "model.onnx")
+    ]
+    assert facts[0] == facts[1] and set(facts[0]) == FACTS
 
 
 def disturbed(network: torch.nn.Module, described: Described) -> tuple[torch.nn.Module, Described]:
@@ -74,7 +86,7 @@ def blue_first(network: torch.nn.Module, described: Described) -> tuple[torch.nn
 
 @pytest.mark.parametrize("wrong", [disturbed, another_mean, blue_first])
 def test_an_export_that_is_wrong_is_an_error_and_leaves_no_file(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., Any]
+    finished: Path, older_exporter: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., Any]
 ) -> None:
     write = onnx_export.write_onnx
 
@@ -113,17 +125,17 @@ def test_a_place_that_is_taken_is_not_overwritten(finished: Path, tmp_path: Path
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
-def test_the_client_in_the_docs_gets_the_runs_answers(finished: Path, tmp_path: Path) -> None:
+def test_the_client_in_the_docs_gets_the_runs_answers(exported: Path, tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
     client = tmp_path / "client.py"
     client.write_text(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0])
-    done = finetune.export(finished, out=tmp_path / "model.onnx")
-    rows = list(csv.DictReader((finished / "split.csv").open()))
-    root = tomllib.loads((finished / "recipe.toml").read_text())["data"]["path"]
+    rows = list(csv.DictReader((exported / "split.csv").open()))
+    root = tomllib.loads((exported / "recipe.toml").read_text())["data"]["path"]
     files = [str(Path(root, row["file"])) for row in rows if row["split"] == "val"]
-    said = subprocess.run([sys.executable, client, done.path, *files], capture_output=True, text=True, check=True)
+    command = [sys.executable, client, exported / "exports" / "model.onnx", *files]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
     named = [line.split(" ", 1)[0] for line in said.stdout.splitlines()]
-    assert named == [one.label for one in finetune.load(finished, device="cpu").predict(files)]
+    assert named == [one.label for one in finetune.load(exported, device="cpu").predict(files)]
     assert len(named) > 5
 
 

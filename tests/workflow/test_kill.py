@@ -20,23 +20,31 @@ from finetune.checkpoint.state import Best, TrainState
 from finetune.train import delivery, loop
 from finetune.types import EpochLine
 from tests.killing import FOLDERS, again, die_everywhere, forked
-from tests.support import EVERY_STEP, assert_same, unfinished_files
+from tests.support import EVERY_STEP, assert_same, mostly_slow, unfinished_files
 
 VIEWS = {"cache.views": 2}
 
 
-def test_killed_once_at_every_kind_of_point_a_run_ends_as_if_never_killed(tiny_run, tmp_path, monkeypatch) -> None:
+# Where files take their place; and, slow, where any is opened.
+PLACES = [((*FOLDERS, "open"), 8), (FOLDERS, 30)]
+
+
+@pytest.mark.parametrize(("spared", "least"), mostly_slow(PLACES, PLACES[0]))
+def test_killed_once_at_every_kind_of_point_a_run_ends_as_if_never_killed(
+    tiny_run, tmp_path, monkeypatch, spared: tuple[str, ...], least: int
+) -> None:
     more = {"overrides": VIEWS, "epochs": 3}
     whole = tiny_run("lp-ft", out="whole", **more).folder
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
     killed = tmp_path / "killed"
-    found = die_everywhere(lambda: tiny_run("lp-ft", out="killed", **more), killed, spared=FOLDERS)
+    found = die_everywhere(lambda: tiny_run("lp-ft", out="killed", **more), killed, spared=spared)
     assert all(ended.signal == signal.SIGKILL for ended in found), [e.said for e in found if not e.signal]
-    assert len(found) > 30
+    assert len(found) > least
     assert_same(whole, killed)
     assert unfinished_files(killed) == []
 
 
+@pytest.mark.slow
 def test_with_the_disk_full_at_every_kind_of_point_a_run_says_so_and_goes_on_later(
     tiny_run, tmp_path, monkeypatch
 ) -> None:

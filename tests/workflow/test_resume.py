@@ -12,19 +12,18 @@ import pytest
 import finetune
 from finetune import cache_entries
 from finetune.types import Event
-from tests.support import EVERY_STEP, assert_same, stop_after
+from tests.support import EVERY_STEP, assert_same, mostly_slow, stop_after
+
+CASES = [
+    ("head-only", "test_resnet", 2),
+    ("top-k", "test_efficientnet", 4),
+    ("full", "test_vit", 3),
+    ("gradual", "test_resnet", 6),
+    ("lp-ft", "test_convnext", 1),
+]
 
 
-@pytest.mark.parametrize(
-    ("strategy", "backbone", "steps"),
-    [
-        ("head-only", "test_resnet", 2),
-        ("top-k", "test_efficientnet", 4),
-        ("full", "test_vit", 3),
-        ("gradual", "test_resnet", 6),
-        ("lp-ft", "test_convnext", 1),
-    ],
-)
+@pytest.mark.parametrize(("strategy", "backbone", "steps"), mostly_slow(CASES, CASES[1], CASES[3]))
 def test_a_resumed_run_is_bit_identical(quick_run, strategy: str, backbone: str, steps: int) -> None:
     more = {
         "backbone": backbone,

@@ -39,7 +39,7 @@ def changed_groups(folder: Path) -> dict[str, bool]:
 @pytest.mark.parametrize(("strategy", "backbone"), CASES)
 def test_exactly_the_planned_groups_change(quick_run, strategy: str, backbone: str) -> None:
     epochs = 4 if strategy == "gradual" else 2
-    result = quick_run(strategy, backbone=backbone, epochs=epochs)
+    result = quick_run(strategy, backbone=backbone, epochs=epochs, image_size=32)
     plan = json.loads((result.folder / "plan.json").read_text())
     trained = {
         item["group"] for phase in plan["phases"] for item in phase["plan"]["groups"] if item["trains"] != "none"
@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(quick_run) -> None:
 
 
 def test_the_embedded_backbone_brings_more_than_random_weights(tmp_path: Path) -> None:
-    write_sample(tmp_path / "imgs", per_class=30)
+    write_sample(tmp_path / "imgs", per_class=14)
     top1 = [
         finetune.run(
             tmp_path / "imgs", strategy="linear-probe", backbone="embedded", pretrained=flag, image_size=96, val=0.5,

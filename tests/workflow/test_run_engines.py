@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import finetune
 from finetune.errors import ResourceError
 from finetune.features import engines
 from finetune.prepare import passes
-from tests.support import QUICK, assert_same, stop_after
+from tests.support import QUICK, assert_same, mostly_slow, stop_after
+
+PAIRS = list(product(["folded", "onnxruntime"], ["head-only", "linear-probe"]))
 
 
-@pytest.mark.parametrize("engine", ["folded", "onnxruntime"])
-@pytest.mark.parametrize("strategy", ["head-only", "linear-probe"])
+@pytest.mark.parametrize(("engine", "strategy"), mostly_slow(PAIRS, PAIRS[1], PAIRS[2]))
 def test_with_and_without_the_cache_the_bits_are_the_same(tiny_run, engine: str, strategy: str) -> None:
     plain = {"augment.level": "none", "cache.engine": engine}
     cached = tiny_run(strategy, out="cached", overrides=plain).folder

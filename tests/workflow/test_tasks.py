@@ -7,6 +7,8 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from finetune import recipe as recipes
 from finetune.exports.client import Client
 from finetune.types import to_json
 from finetune.workflow.predict import Wanted, predict_with
-from tests.support import QUICK, assert_same, draw_numbers, draw_sets, last_weights, stop_after
+from tests.support import QUICK, assert_same, draw_numbers, draw_sets, last_weights, mostly_slow, stop_after
 
 SMALL: dict[str, Any] = {**QUICK, "image_size": 48, "batch_size": 16, "backbone": "test_resnet"}
 LENGTH = {"data.label_column": "length"}
@@ -55,9 +57,14 @@ def of_numbers(numbers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def printed(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "finetune", *words], capture_output=True, text=True, check=True)
-    return done.stdout
+@pytest.fixture
+def printed(finetune_cli: Callable[..., Any]) -> Callable[..., str]:
+    def run(*words: str) -> str:
+        done = finetune_cli(*words)
+        assert done.code == 0, done.err
+        return done.out
+
+    return run
 
 
 def test_sets_of_classes_are_learned_and_judged_by_their_task(of_sets: Path) -> None:
@@ -91,7 +98,9 @@ def test_a_number_is_learned_and_what_the_model_puts_out_is_the_number(of_number
 
 
 @pytest.mark.parametrize("kind", ["sets", "numbers"])
-def test_eval_says_again_what_the_run_said(kind: str, request: pytest.FixtureRequest) -> None:
+def test_eval_says_again_what_the_run_said(
+    kind: str, request: pytest.FixtureRequest, printed: Callable[..., str]
+) -> None:
     run, table = request.getfixturevalue(f"of_{kind}"), request.getfixturevalue(kind)
     kept = json.loads((run / "metrics.json").read_text())
     for split in ("val", "test"):
@@ -128,7 +137,7 @@ def test_predictions_of_sets_are_those_of_the_thresholds_with_torch_and_without(
 
 
 def test_predict_prints_sets_and_numbers_as_csv_and_json(
-    of_sets: Path, of_numbers: Path, sets: Path, numbers: Path, tmp_path: Path
+    of_sets: Path, of_numbers: Path, sets: Path, numbers: Path, tmp_path: Path, printed: Callable[..., str]
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"no image")
     for run, table, columns in (
@@ -182,15 +191,15 @@ def test_the_export_says_task_activation_and_thresholds(of_sets: Path, of_number
     assert deviation == plan["scale"]["deviation"] == pytest.approx(33, abs=8)
 
 
-@pytest.mark.parametrize(
-    ("kind", "steps", "keys"),
-    [
-        ("sets", 3, {}),
-        ("sets", 8, {"loss.name": "asymmetric", "regularise.mixup": 0.2, "train.micro_batch": 8}),
-        ("numbers", 8, LENGTH),
-        ("numbers", 3, {**LENGTH, "loss.name": "huber", "regularise.mixup": 0.2, "optim.schedule": "plateau"}),
-    ],
-)
+STOPPED: list[tuple[str, int, dict[str, Any]]] = [
+    ("sets", 3, {}),
+    ("sets", 8, {"loss.name": "asymmetric", "regularise.mixup": 0.2, "train.micro_batch": 8}),
+    ("numbers", 8, LENGTH),
+    ("numbers", 3, {**LENGTH, "loss.name": "huber", "regularise.mixup": 0.2, "optim.schedule": "plateau"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "steps", "keys"), mostly_slow(STOPPED, STOPPED[1], STOPPED[3]))
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
     kind: str, steps: int, keys: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -233,8 +242,12 @@ def test_the_feature_cache_changes_no_bit(kind: str, request: pytest.FixtureRequ
     assert_same(tmp_path / "auto", tmp_path / "none", ["model/model.safetensors", "metrics.json"])
 
 
-@pytest.mark.parametrize("strategy", ["auto", "gradual", "scratch", "race", "lora"])
-@pytest.mark.parametrize("kind", ["sets", "numbers"])
+EVERY = list(product(["sets", "numbers"], ["auto", "gradual", "scratch", "race", "lora"]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "strategy"), mostly_slow(EVERY, ("sets", "auto"), ("numbers", "auto"), ("numbers", "lora"))
+)
 def test_every_strategy_runs(kind: str, strategy: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     table = request.getfixturevalue(kind)
     of = LENGTH if kind == "numbers" else {}
@@ -278,11 +291,11 @@ def test_a_network_whose_head_takes_no_scale_is_refused_for_numbers(numbers: Pat
         )
 
 
-@pytest.mark.parametrize("task", ["multilabel", "regress"])
+@pytest.mark.parametrize("task", ["multilabel", pytest.param("regress", marks=pytest.mark.slow)])
 def test_strategies_are_compared_by_the_score_of_the_task(sets: Path, numbers: Path, tmp_path: Path, task: str) -> None:
     data, metric, of = (sets, "mAP", {}) if task == "multilabel" else (numbers, "r2", LENGTH)
     asked: dict[str, Any] = {**SMALL, "epochs": 2, "overrides": of, "test": 0.2, "seeds": 2}
-    who = ["linear-probe", "head-only", "scratch"]
+    who = ["linear-probe", "head-only"]
     found = finetune.compare(data, strategies=who, out=tmp_path / "compared", **asked)
     assert not found.failed and {one.label for one in found.standings} == set(who)
     for one in found.standings:

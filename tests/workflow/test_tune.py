@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,23 @@ from finetune.search.study import TrialFacts
 from finetune.types import Event, Manifest
 from finetune.workflow import tune as tuning
 from tests.killing import forked
-from tests.support import TINY, draw_numbers, draw_sets, unfinished_files
+from tests.support import TINY, draw_numbers, draw_sets, mostly_slow, unfinished_files
 
 MORE: dict[str, Any] = {**TINY, "strategy": "full", "epochs": 3, "trials": 6}
 
 
 @pytest.fixture(scope="module")
-def whole(few: Path, tmp_path_factory: pytest.TempPathFactory) -> finetune.Tuned:
-    return finetune.tune(few, out=tmp_path_factory.mktemp("whole") / "s", test=0.2, **MORE)
+def whole_and_texts(few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[finetune.Tuned, list[str]]:
+    """A search and what it told."""
+    texts: list[str] = []
+    place = tmp_path_factory.mktemp("whole") / "s"
+    tell = lambda event: texts.append(str(event.facts.get("text", event.kind)))  # noqa: E731
+    return finetune.tune(few, out=place, test=0.2, on_event=tell, **MORE), texts
+
+
+@pytest.fixture(scope="module")
+def whole(whole_and_texts: tuple[finetune.Tuned, list[str]]) -> finetune.Tuned:
+    return whole_and_texts[0]
 
 
 def told(trials: tuple[TrialFacts, ...]) -> list[tuple[Any, ...]]:
@@ -32,12 +42,9 @@ def told(trials: tuple[TrialFacts, ...]) -> list[tuple[Any, ...]]:
 
 
 def test_the_steps_are_told_in_their_order_and_the_winner_is_a_recipe_that_does_what_the_trial_did(
-    few: Path, tmp_path: Path
+    whole_and_texts: tuple[finetune.Tuned, list[str]], tmp_path: Path
 ) -> None:
-    texts: list[str] = []
-    found = finetune.tune(
-        few, out=tmp_path / "s", on_event=lambda event: texts.append(str(event.facts.get("text", event.kind))), **MORE
-    )
+    found, texts = whole_and_texts
     steps = [text for text in texts if text[:2] in {f"{number}." for number in range(1, 8)}]
     assert [text[0] for text in steps][:5] == ["1", "2", "3", "4", "5"] and any(text[0] == "6" for text in steps)
     assert "ln 6" in steps[0] and "by heart" in steps[1] and "the loss falls" in steps[2]
@@ -50,9 +57,9 @@ def test_the_steps_are_told_in_their_order_and_the_winner_is_a_recipe_that_does_
     lines = [json.loads(line) for line in (again.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["val_top1"] for line in lines] == list(found.best.curve)
     with pytest.raises(finetune.CheckpointError, match="is finished"):
-        finetune.resume_tuning(tmp_path / "s")
+        finetune.resume_tuning(found.recipe.parent)
     with pytest.raises(finetune.CheckpointError, match="is a search of several runs"):
-        finetune.load(tmp_path / "s")
+        finetune.load(found.recipe.parent)
 
 
 def test_coarse_trials_are_short_and_near_the_best_they_are_whole(whole: finetune.Tuned) -> None:
@@ -105,22 +112,21 @@ def test_a_search_killed_inside_a_trial_and_between_trials_ends_with_the_same_on
     assert [name for name in unfinished_files(tmp_path / "s") if name != ".asking.lock"] == []
 
 
-def test_two_processes_share_a_search_and_each_trial_is_done_once(few: Path, tmp_path: Path) -> None:
-    more = {**MORE, "trials": 10}
-    alone = finetune.tune(few, out=tmp_path / "alone", **more)
-
+def test_two_processes_share_a_search_and_each_trial_is_done_once(
+    whole: finetune.Tuned, few: Path, tmp_path: Path
+) -> None:
     def stopped(event: Event) -> None:
         if event.kind == "trial":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetune.tune(few, out=tmp_path / "s", on_event=stopped, **more)
+        finetune.tune(few, out=tmp_path / "s", test=0.2, on_event=stopped, **MORE)
     command = [sys.executable, "-m", "finetune", "tune", "--resume", str(tmp_path / "s")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as helper:
         found = finetune.resume_tuning(tmp_path / "s")
         said, _ = helper.communicate(timeout=300)
     assert helper.returncode in (0, 6), said  # 6: it came when all was finished
-    assert told(found.trials) == told(alone.trials)
+    assert told(found.trials) == told(whole.trials)
 
 
 def test_test_images_are_never_looked_at(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,16 +158,22 @@ def test_a_time_ends_a_search_wherever_it_is(few: Path, tmp_path: Path) -> None:
     assert recipes.load(found.recipe).train.time == "none"
 
 
-def test_a_solved_head_and_other_tasks_are_searched_too(few: Path, tmp_path: Path) -> None:
+def test_a_solved_head_is_searched_too(few: Path, tmp_path: Path) -> None:
     space = ["strategy.whiten=none,pca,zca"]
     more = {**MORE, "strategy": "linear-probe", "trials": 3}
     found = finetune.tune(few, out=tmp_path / "p", search=space, **more)
     assert "no steps" in found.checks[1] and found.score == "top1"
-    for draw, column, score in ((draw_sets, "label", "mAP"), (draw_numbers, "length", "r2")):
-        table = draw(tmp_path / score, count=24)
-        own = finetune.tune(table, out=tmp_path / f"s{score}", overrides={"data.label_column": column},
-                            **{**MORE, "trials": 3})  # fmt: skip
-        assert own.score == score and own.best.score is not None
+
+
+OF_TASKS = [(draw_sets, "label", "mAP"), (draw_numbers, "length", "r2")]
+
+
+@pytest.mark.parametrize(("draw", "column", "score"), mostly_slow(OF_TASKS, OF_TASKS[1]))
+def test_other_tasks_are_searched_too(draw: Callable[..., Path], column: str, score: str, tmp_path: Path) -> None:
+    table = draw(tmp_path / score, count=24)
+    own = finetune.tune(table, out=tmp_path / f"s{score}", overrides={"data.label_column": column},
+                        **{**MORE, "trials": 3})  # fmt: skip
+    assert own.score == score and own.best.score is not None
 
 
 def test_what_cannot_be_searched_is_refused_before_anything_is_run(few: Path, tmp_path: Path) -> None:
