@@ -46,13 +46,13 @@ app.command("find-lr", rich_help_panel=TRAIN, epilog=find_lr.EXAMPLES)(find_lr.f
 app.command(rich_help_panel=TRAIN, epilog=ensemble.ENSEMBLE_EXAMPLES)(ensemble.ensemble)
 app.command(rich_help_panel=TRAIN, epilog=ensemble.SOUP_EXAMPLES)(ensemble.soup)
 app.add_typer(backbones.app, name="backbones", rich_help_panel=TRAIN)
-app.command("eval", rich_help_panel=USE, epilog="Example:\n  finetune eval runs/RUN --split test")(evaluate.evaluate)
+app.command("eval", rich_help_panel=USE, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(rich_help_panel=USE, epilog=predict.EXAMPLES)(predict.predict)
-app.command(rich_help_panel=USE, epilog="Example:\n  finetune export runs/RUN --format onnx")(export.export)
+app.command(rich_help_panel=USE, epilog=export.EXAMPLES)(export.export)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=MORE)
 app.add_typer(cache.app, name="cache", rich_help_panel=MORE)
-app.command(rich_help_panel=MORE, epilog="Example:\n  finetune sample imgs")(sample.sample)
-app.command(rich_help_panel=MORE)(doctor.doctor)
+app.command(rich_help_panel=MORE, epilog=sample.EXAMPLES)(sample.sample)
+app.command(rich_help_panel=MORE, epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
 def _version(is_asked: bool) -> None:

@@ -9,10 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune.cli.help import examples
 from finetune.cli.options import RecipeOption, base_recipe, recipe_options
 
-EXAMPLES = (
-    "Examples:\n  finetune augment imgs -o grid.png\n  finetune augment imgs -o grid.png --set augment.policy=augmix"
+EXAMPLES = examples(
+    "augment imgs -o grid.png",
+    "augment imgs -o grid.png --set augment.policy=augmix",
 )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import rank, tables
-from finetune.cli.help import App, CommandGroup
+from finetune.cli.help import App, CommandGroup, examples
 from finetune.cli.options import JsonOption, complete_backbone, complete_family, complete_licence, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 SCREENFUL = 30
 LIST = "ls"
-EXAMPLES = (
-    "Examples:\n  finetune backbones resnet --max-params 30\n"
-    "  finetune backbones 'vit*224' --min-top1 80 --sort gmacs\n  finetune backbones --plot backbones.svg"
+EXAMPLES = examples(
+    "backbones resnet --max-params 30",
+    "backbones 'vit*224' --min-top1 80 --sort gmacs",
+    "backbones --plot backbones.svg",
 )
 
 
@@ -134,7 +135,7 @@ def list_them(
         show_list(entries, order=order, is_front=front, most=None if all_ or front else SCREENFUL)
 
 
-@app.command()
+@app.command(epilog=examples("backbones show resnet18", "backbones show convnext_nano.in12k_ft_in1k"))
 @with_interrupt
 def show(
     name: Annotated[
@@ -152,7 +153,7 @@ def show(
         show_one(facts)
 
 
-@app.command(epilog="Example:\n  finetune backbones fetch resnet18 convnext_nano --to weights")
+@app.command(epilog=examples("backbones fetch resnet18 --to w", "backbones fetch resnet18 convnext_nano --to w"))
 @with_interrupt
 def fetch(
     names: Annotated[

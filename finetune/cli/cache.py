@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from finetune.cli import tables
-from finetune.cli.help import App
+from finetune.cli.help import App, examples
 from finetune.cli.options import JsonOption
 from finetune.cli.terminal import escape
 from finetune.types import to_json
@@ -21,7 +21,7 @@ app = App(
 FolderOption = Annotated[str, typer.Option("--folder", metavar="DIR", help="Another place than the usual one.")]
 
 
-@app.command("ls")
+@app.command("ls", epilog=examples("cache ls", "cache ls --json"))
 def list_them(folder: FolderOption = "auto", json_: JsonOption = False) -> None:
     """List the entries of the cache, the least recently used first."""
     from finetune.workflow.cache import list_cache
@@ -57,7 +57,7 @@ def _what(about: dict[str, Any]) -> tuple[str, str]:
     return network.get("name", "?") if isinstance(network, dict) else "?", f"features, view {about.get('view', '?')}"
 
 
-@app.command()
+@app.command(epilog=examples("cache clear", "cache clear --folder other"))
 def clear(
     names: Annotated[list[str] | None, typer.Argument(metavar="ENTRY", help="Default: all.")] = None,
     folder: FolderOption = "auto",

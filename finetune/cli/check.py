@@ -10,6 +10,7 @@ import typer
 
 from finetune.cli import tables
 from finetune.cli.grid import Grid
+from finetune.cli.help import examples
 from finetune.cli.options import DATA, JsonOption, RecipeOption, base_recipe, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import Console, escape
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
     from finetune.data.summary import Pictures
     from finetune.workflow.check import Check, Judged
 
-EXAMPLES = (
-    "Ends with 9 when something would spoil a result.\n\nExamples:\n  finetune check imgs --quick\n"
-    "  finetune check imgs --sheet worst.png\n  finetune check imgs --groups imgs.csv"
+EXAMPLES = "Ends with 9 when something would spoil a result.\n\n" + examples(
+    "check imgs --quick", "check imgs --sheet worst.png", "check imgs --groups imgs.csv"
 )
 FLAGS = (
     "data", "task", "group_by", "val", "test", "backbone", "weights", "image_size", "seed", "device", "workers",

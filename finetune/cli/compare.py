@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import tables
+from finetune.cli.help import examples
 from finetune.cli.options import FLAGS, TRAINING, JsonOption, base_recipe, recipe_options
 from finetune.cli.screen import HEIGHTS, watching
 from finetune.cli.show_side_by_side import show_side_by_side
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from finetune.report.standings import Standing
     from finetune.workflow.compare import Comparison
 
-EXAMPLES = (
-    "Examples:\n  finetune compare --data imgs\n"
-    "  finetune compare --data imgs --strategies head-only,top-k:3 --seeds 3 --test 0.2\n"
-    "  finetune compare --resume runs/COMPARISON\n"
-    "  finetune compare runs/A runs/B --md"
+EXAMPLES = examples(
+    "compare --data imgs",
+    "compare --data imgs --strategies head-only,top-k:3 --seeds 3 --test 0.2",
+    "compare --resume runs/COMPARISON",
+    "compare runs/A runs/B --md",
 )
 CURVE = 30  # characters of a curve in the terminal
 SHARED = tuple(flag for flag in FLAGS if flag not in ("strategy", "top_k", "probe_at"))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from finetune.cli import tables
+from finetune.cli.help import examples
 from finetune.cli.options import JsonOption, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
+
+EXAMPLES = examples("doctor", "doctor --json")
 
 
 @with_interrupt

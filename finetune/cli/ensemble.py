@@ -12,6 +12,7 @@ import typer
 
 from finetune.checkpoint.run_folder import check_new, open_finished
 from finetune.cli import tables
+from finetune.cli.help import examples
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
     from finetune.prepare.members import Joined
     from finetune.types import Interval
 
-ENSEMBLE_EXAMPLES = (
-    "Examples:\n  finetune ensemble runs/A runs/B runs/C\n"
-    "  finetune ensemble runs/A runs/B runs/C --greedy --out runs/ABC"
+ENSEMBLE_EXAMPLES = examples(
+    "ensemble runs/A runs/B runs/C",
+    "ensemble runs/A runs/B runs/C --greedy --out runs/ABC",
 )
-SOUP_EXAMPLES = (
-    "Examples:\n  finetune soup runs/A runs/B runs/C\n  finetune soup runs/A runs/B runs/C --greedy --out runs/SOUP"
+SOUP_EXAMPLES = examples(
+    "soup runs/A runs/B runs/C",
+    "soup runs/A runs/B runs/C --greedy --out runs/SOUP",
 )
 
 

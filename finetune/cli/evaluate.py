@@ -9,9 +9,16 @@ from typing import Annotated
 import typer
 
 from finetune.cli import tables
+from finetune.cli.help import examples
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, RunArgument, TtaName, TtaOption, with_interrupt
 from finetune.cli.screen import watching
 from finetune.runs.answering import open_model
+
+EXAMPLES = examples(
+    "eval runs/RUN --split test",
+    "eval runs/RUN --data others --tta flip",
+    "eval runs/RUN/exports/int8 --split val",
+)
 
 
 class SplitName(StrEnum):

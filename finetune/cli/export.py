@@ -10,6 +10,7 @@ import typer
 
 from finetune.checkpoint.run_folder import open_finished
 from finetune.cli import tables
+from finetune.cli.help import examples
 from finetune.cli.options import JsonOption, RunArgument, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
@@ -20,6 +21,13 @@ FormatName = StrEnum("FormatName", {name: name for name in get_args(ExportFormat
 PrecisionName = StrEnum("PrecisionName", {name: name for name in get_args(ExportPrecision)})  # type: ignore[misc]
 LayoutName = StrEnum("LayoutName", {name: name for name in get_args(ExportLayout)})  # type: ignore[misc]
 InsideName = StrEnum("InsideName", {name: name for name in get_args(InsideGraph)})  # type: ignore[misc]
+
+
+EXAMPLES = examples(
+    "export runs/RUN",
+    "export runs/RUN --with-preprocessing full --softmax --precision int8",
+    "export runs/RUN --format timm --out shared",
+)
 
 
 @with_interrupt

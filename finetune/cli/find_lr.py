@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import tables
+from finetune.cli.help import examples
 from finetune.cli.options import JsonOption, RecipeOption, base_recipe, recipe_options, set_once
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from finetune.optim.range_curve import RangeCurve
     from finetune.workflow.find_lr import RateSearch
 
-EXAMPLES = (
-    "Examples:\n  finetune find-lr imgs --strategy head-only\n"
-    "  finetune find-lr imgs --strategy full --backbone resnet18 --plot rates.svg"
+EXAMPLES = examples(
+    "find-lr imgs --strategy head-only",
+    "find-lr imgs --strategy full --backbone resnet18 --plot rates.svg",
 )
 WIDTH, HEIGHT = 64, 12  # characters of the plot
 LOW, HIGH, STEPS = 1e-6, 10.0, 100

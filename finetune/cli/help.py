@@ -17,6 +17,11 @@ USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # has no public name
 ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"  # the panels of what names none
 
 
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: commands that use it, as they are typed."""
+    return "\n".join(["Examples:", *(f"  finetune {line}" for line in lines)])
+
+
 class Command(TyperCommand):
     """A command with our help."""
 

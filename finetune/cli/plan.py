@@ -9,11 +9,16 @@ import typer
 
 from finetune.backbone.catalogue import find
 from finetune.cli import tables
+from finetune.cli.help import examples
 from finetune.cli.options import JsonOption, RecipeOption, base_recipe, recipe_options, set_once
 from finetune.cli.screen import watching
 from finetune.cli.show_plan import show_plan
 
-EXAMPLES = "Examples:\n  finetune plan imgs\n  finetune plan resnet18 --top-k 2\n  finetune plan vgg16 --layers"
+EXAMPLES = examples(
+    "plan imgs",
+    "plan resnet18 --top-k 2",
+    "plan vgg16 --layers",
+)
 
 
 @recipe_options

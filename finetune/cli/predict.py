@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from finetune.cli.help import examples
 from finetune.cli.named import FormName, Shape, Tally, print_json_document, print_tables, shape_of
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, TtaName, TtaOption, with_interrupt
 from finetune.cli.screen import watching
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
     from finetune.workflow.predict import Prediction, Stream
 
 SAID, WRITTEN = "What is said", "Where it goes"
-EXAMPLES = """Examples:
-  finetune predict runs/RUN photos/ --top 3 --csv
-  finetune predict runs/RUN 'photos/*.jpg' https://example.org/a.jpg
-  finetune predict runs/RUN table.csv --column image --out answers.parquet
-  find . -name '*.png' | finetune predict model.onnx - --format jsonl
-  finetune predict runs/RUN photos/ --threshold 0.8 --copy-to sorted"""
+EXAMPLES = examples(
+    "predict runs/RUN photos/ --top 3 --csv",
+    "predict runs/RUN 'photos/*.jpg' https://example.org/a.jpg",
+    "predict runs/RUN table.csv --column image --out answers.parquet",
+    "predict runs/RUN photos/ --threshold 0.8 --copy-to sorted",
+    "predict model.onnx - --format jsonl < names.txt",
+)
 
 
 class EngineName(StrEnum):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import tables
+from finetune.cli.help import examples
 from finetune.cli.options import JsonOption, base_recipe, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
@@ -16,9 +17,10 @@ from finetune.wording import apart, counted
 if TYPE_CHECKING:
     from finetune.workflow.rank import Ranked
 
-EXAMPLES = (
-    "Examples:\n  finetune backbones rank --data imgs\n  finetune backbones rank --data imgs weights/*\n"
-    "  finetune backbones rank --data imgs resnet18 resnet18@160 --sample 300"
+EXAMPLES = examples(
+    "backbones rank --data imgs",
+    "backbones rank --data imgs weights/*",
+    "backbones rank --data imgs resnet18 resnet18@160 --sample 300",
 )
 MEANING = (
     "px: side of the input; GMACs: billion multiply-adds for an image; M par: million parameters; predicted {metric}:"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from finetune.cli import tables
-from finetune.cli.help import App
+from finetune.cli.help import App, examples
 
 app = App(help="List, show, copy and check recipes.", no_args_is_help=True)
 NameArgument = Annotated[
@@ -16,7 +16,7 @@ NameArgument = Annotated[
 ]
 
 
-@app.command("ls")
+@app.command("ls", epilog=examples("recipes ls", "run imgs --recipe head-only"))
 def list_them() -> None:
     """List the shipped recipes."""
     from finetune.workflow.recipes import list_recipes
@@ -25,7 +25,7 @@ def list_them() -> None:
     tables.out().print(tables.table(["recipe", "purpose"], rows, words=["purpose"]))
 
 
-@app.command()
+@app.command(epilog=examples("recipes show head-only", "recipes show default"))
 def show(name: NameArgument) -> None:
     """Print a recipe; "default" shows every key with its help."""
     from finetune.workflow.recipes import recipe_text
@@ -33,7 +33,7 @@ def show(name: NameArgument) -> None:
     typer.echo(recipe_text(name), nl=False)
 
 
-@app.command()
+@app.command(epilog=examples("recipes copy top-k mine.toml", "run imgs --recipe mine.toml"))
 def copy(
     name: NameArgument,
     to: Annotated[Path, typer.Argument(metavar="TO", help="A new file, or a folder.", show_default=False)],
@@ -44,7 +44,7 @@ def copy(
     typer.echo(copy_recipe(name, to))
 
 
-@app.command()
+@app.command(epilog=examples("recipes validate mine.toml", "recipes validate full"))
 def validate(name: NameArgument) -> None:
     """Check a recipe: every problem at once."""
     from finetune.workflow.recipes import load_recipe

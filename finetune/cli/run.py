@@ -9,13 +9,16 @@ import typer
 
 from finetune.checkpoint.run_folder import RunFolder, open_unfinished
 from finetune.cli import several, tables
+from finetune.cli.help import examples
 from finetune.cli.options import JsonOption, RecipeOption, base_recipe, recipe_options, set_once
 from finetune.cli.screen import watching
 from finetune.errors import RecipeError
 
-EXAMPLES = (
-    "Examples:\n  finetune run imgs\n  finetune run imgs --backbone resnet18 --strategy top-k --top-k 2\n"
-    "  finetune run imgs --folds 5\n  finetune run --resume runs/RUN"
+EXAMPLES = examples(
+    "run imgs",
+    "run imgs --backbone resnet18 --strategy top-k --top-k 2",
+    "run imgs --folds 5",
+    "run --resume runs/RUN",
 )
 
 

@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
+from finetune.cli.help import examples
 from finetune.cli.options import with_interrupt
+
+EXAMPLES = examples("sample imgs", "sample imgs --per-class 20 --seed 1")
 
 
 @with_interrupt

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import tables
+from finetune.cli.help import examples
 from finetune.cli.options import FLAGS, TRAINING, JsonOption, RecipeOption, base_recipe, recipe_options, set_once
 from finetune.cli.screen import shown_value, sparkline, watching
 from finetune.cli.terminal import escape
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from finetune.search.study import TrialFacts
     from finetune.workflow.tune import Tuned
 
-EXAMPLES = (
-    "Examples:\n  finetune tune imgs --strategy head-only --trials 30\n"
-    "  finetune tune imgs --time 20m --search optim.lr=log:1e-4:1e-1 --search optim.name=adamw,nesterov\n"
-    "  finetune tune --resume runs/SEARCH"
+EXAMPLES = examples(
+    "tune imgs --strategy head-only --trials 30",
+    "tune imgs --time 20m --search optim.lr=log:1e-4:1e-1 --search optim.name=adamw,nesterov",
+    "tune --resume runs/SEARCH",
 )
 SHARED = tuple(flag for flag in FLAGS if flag not in ("time", "refit"))
 SHOWN = 10  # trials of the table at the end
