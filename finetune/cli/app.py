@@ -22,6 +22,7 @@ from finetune.cli import (
     predict,
     recipes,
     run,
+    runs,
     sample,
     tune,
 )
@@ -49,6 +50,7 @@ app.add_typer(backbones.app, name="backbones", rich_help_panel=TRAIN)
 app.command("eval", rich_help_panel=USE, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(rich_help_panel=USE, epilog=predict.EXAMPLES)(predict.predict)
 app.command(rich_help_panel=USE, epilog=export.EXAMPLES)(export.export)
+app.add_typer(runs.app, name="runs", rich_help_panel=USE)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=MORE)
 app.add_typer(cache.app, name="cache", rich_help_panel=MORE)
 app.command(rich_help_panel=MORE, epilog=sample.EXAMPLES)(sample.sample)

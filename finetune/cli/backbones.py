@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import rank, tables
-from finetune.cli.help import App, CommandGroup, examples
+from finetune.cli.help import LIST, App, ListGroup, examples
 from finetune.cli.options import JsonOption, complete_backbone, complete_family, complete_licence, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from finetune.backbone.catalogue import CatalogueEntry
 
 SCREENFUL = 30
-LIST = "ls"
 EXAMPLES = examples(
     "backbones resnet --max-params 30",
     "backbones 'vit*224' --min-top1 80 --sort gmacs",
@@ -38,21 +37,6 @@ class SortName(StrEnum):
     gmacs = "gmacs"
     params = "params"
     name = "name"
-
-
-class ListGroup(CommandGroup):
-    """A group that lists where no command is given; its help shows the options of the list as well."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        is_command = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
-        return super().parse_args(ctx, args if is_command or ctx.resilient_parsing else [LIST, *args])
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        own, self.params = self.params, self.commands[LIST].params
-        try:
-            super().format_help(ctx, formatter)
-        finally:
-            self.params = own
 
 
 app = App(

@@ -12,7 +12,6 @@ from finetune.cli import tables
 from finetune.cli.help import examples
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, RunArgument, TtaName, TtaOption, with_interrupt
 from finetune.cli.screen import watching
-from finetune.runs.answering import open_model
 
 EXAMPLES = examples(
     "eval runs/RUN --split test",
@@ -46,6 +45,8 @@ def evaluate(
     json_: JsonOption = False,
 ) -> None:
     """Measure the model of a run or an export on a split, or on other data."""
+    from finetune.runs.answering import open_model
+
     open_model(run)
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.evaluate import evaluate as measure

@@ -14,6 +14,7 @@ from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # has no public name
+LIST = "ls"  # the command of a group that lists
 ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"  # the panels of what names none
 
 
@@ -36,6 +37,21 @@ class CommandGroup(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help; nothing is left for the formatter."""
         show_help(self, ctx)
+
+
+class ListGroup(CommandGroup):
+    """A group that lists where no command is given; its help shows the options of the list as well."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        is_command = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if is_command or ctx.resilient_parsing else [LIST, *args])
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        own, self.params = self.params, self.commands[LIST].params
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.params = own
 
 
 class App(typer.Typer):

@@ -1,0 +1,183 @@
+"""The run folders of a place: what each is, what it reached, and how large it is. No torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from finetune import recipe as recipes
+from finetune.checkpoint.claim import RUNS, claimed
+from finetune.checkpoint.run_folder import RunFolder
+from finetune.errors import CheckpointError, FinetuneError, did_you_mean
+from finetune.types import OnEvent, ignore
+from finetune.whole import old_of
+
+PAGES = ("report.html", "compare.html")
+PARTS = {  # of a run folder, in the order in which they are told
+    "report.html": "why, and how well",
+    "compare.html": "all of them side by side",
+    "recipe.toml": "every setting: finetune run --recipe FILE repeats it",
+    "winner.toml": "the recipe that won: finetune run --recipe FILE trains it",
+    "metrics.json": "its measures",
+    "predictions.csv": "what it said of every image that was measured",
+    "model": "timm's folder of its weights",
+    "exports": "for other programs",
+    "runs": "its runs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRun:
+    """A run folder: its kind (run, comparison, set, search, race, ensemble) and what is known of it without loading it.
+
+    `score` is the first metric of the split that was measured last, `num_bytes` the size of all of its files.
+    """
+
+    path: Path
+    kind: str
+    data: str = ""
+    network: str = ""
+    strategy: str = ""
+    measure: str = ""  # "val top1"
+    score: float | None = None
+    is_finished: bool = True
+    changed: datetime = field(default_factory=datetime.now)
+    num_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as JSON has them."""
+        return {
+            "path": str(self.path), "kind": self.kind, "data": self.data, "network": self.network,
+            "strategy": self.strategy, "measure": self.measure, "score": self.score, "is_finished": self.is_finished,
+            "changed": self.changed.isoformat(timespec="seconds"), "num_bytes": self.num_bytes,
+        }  # fmt: skip
+
+
+def list_runs(place: str | Path = RUNS) -> tuple[FoundRun, ...]:
+    """Return the run folders of a place, the newest last; those inside others are theirs.
+
+    Raises:
+        CheckpointError: there is no such folder.
+    """
+    root = Path(place)
+    if not root.is_dir():
+        raise CheckpointError(f"no such folder: {root}", hint="Name the one that holds run folders.")
+    if _kind(RunFolder(root)):
+        return (show_run(root),)
+    found = [show_run(path) for path in root.iterdir() if path.is_dir() and _kind(RunFolder(path))]
+    return tuple(sorted(found, key=lambda run: (run.changed, run.path.name)))
+
+
+def show_run(path: str | Path) -> FoundRun:
+    """Return what is known of a run folder; a file of it that is damaged says nothing.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    folder = RunFolder(Path(path))
+    kind = _kind(folder)
+    if not kind:
+        raise _no_run(folder.path)
+    recipe = next((place for place in (folder.recipe, folder.asked) if place.is_file()), None)
+    try:
+        known = recipes.load(recipe) if recipe else None
+    except FinetuneError:
+        known = None
+    measure, score = _score(_read(folder.ensemble if kind == "ensemble" else folder.metrics))
+    files = [file for file in folder.path.rglob("*") if file.is_file() and not file.is_symlink()]
+    newest = max((file.stat().st_mtime for file in files), default=folder.path.stat().st_mtime)
+    return FoundRun(
+        folder.path,
+        kind,
+        data=Path(known.data.path).name if known else "",
+        network=known.backbone.name if known else "",
+        strategy=known.strategy.name if known else "",
+        measure=measure,
+        score=score,
+        is_finished=kind == "ensemble" or folder.is_finished or _is_done(folder, kind),
+        changed=datetime.fromtimestamp(newest),
+        num_bytes=sum(file.stat().st_size for file in files),
+    )
+
+
+def remove_runs(paths: Sequence[str | Path], *, on_event: OnEvent = ignore) -> int:
+    """Remove run folders with all that is in them, and return how many bytes that frees.
+
+    All are looked at before one is touched.
+
+    Raises:
+        CheckpointError: one is no run folder. ResourceError: a process is writing into one.
+    """
+    runs = [show_run(path) for path in paths]
+    for run in runs:
+        with claimed(RunFolder(run.path), seconds=0, on_event=on_event):
+            pass
+    for run in runs:
+        aside = old_of(run.path)
+        run.path.rename(aside)  # from now on it is no run any more, whatever becomes of its files
+        shutil.rmtree(aside)
+    return sum(run.num_bytes for run in runs)
+
+
+def page_of(path: str | Path) -> Path:
+    """Return the page of a run, a comparison or a search.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    run = show_run(path)
+    page = next((run.path / name for name in PAGES if (run.path / name).is_file()), None)
+    if page is None:
+        way = f"Go on with it: {RunFolder(run.path).resuming}" if not run.is_finished else ""
+        raise CheckpointError(f"{run.path} is a {run.kind}, and has no page", hint=way)
+    return page
+
+
+def _kind(folder: RunFolder) -> str:
+    """Return the kind of a run folder; "" where it is none."""
+    if folder.ensemble.is_file():
+        return "ensemble"
+    if folder.is_racing:
+        return "race"
+    return folder.what if folder.is_begun else ""
+
+
+def _is_done(folder: RunFolder, kind: str) -> bool:
+    """Tell whether what several runs are for is there."""
+    if kind == "search":
+        return (folder.path / "winner.toml").is_file()
+    if kind in ("comparison", "set"):
+        return any((folder.path / name).is_file() for name in PAGES)
+    return False
+
+
+def _score(measured: Any) -> tuple[str, float | None]:
+    """Return the first metric of the split that was measured last, of metrics.json or ensemble.json."""
+    splits = measured.get("metrics", measured) if isinstance(measured, dict) else {}
+    for split, values in reversed(list(splits.items()) if isinstance(splits, dict) else []):
+        if isinstance(values, dict) and values:
+            name, value = next(iter(values.items()))
+            if isinstance(value, dict) and isinstance(value.get("value"), float):
+                return f"{split} {name}", value["value"]
+    return "", None
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _no_run(path: Path) -> CheckpointError:
+    if not path.is_dir():
+        there = [place.name for place in path.parent.iterdir()] if path.parent.is_dir() else []
+        return CheckpointError(
+            f"no run folder {path}.{did_you_mean(path.name, there)}", hint="finetune runs lists them."
+        )
+    return CheckpointError(f"{path} is no run folder", hint="finetune runs lists them.")

@@ -1,0 +1,100 @@
+"""Run folders are listed, shown and removed by what is in them, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from finetune.checkpoint.claim import claimed
+from finetune.checkpoint.run_folder import RunFolder
+from finetune.runs.listed import list_runs
+
+
+@pytest.fixture
+def shelf(finished: Path, tmp_path: Path) -> Path:
+    """Three run folders: a finished one, one that is not, a damaged one; and what is none."""
+    root = tmp_path / "runs"
+    done = Path(shutil.copytree(finished, root / "done"))
+    begun = Path(
+        shutil.copytree(finished, root / "begun", ignore=shutil.ignore_patterns("metrics.json", "report.html"))
+    )
+    damaged = Path(shutil.copytree(finished, root / "damaged"))
+    (damaged / "recipe.toml").write_text("no = [toml")
+    (damaged / "metrics.json").write_text("[[")
+    (root / "other").mkdir()
+    (root / "other" / "mine.txt").write_text("mine")
+    assert done.is_dir() and begun.is_dir()
+    return root
+
+
+def test_the_list_says_of_each_what_it_is_and_what_it_reached(finetune_cli, shelf: Path) -> None:
+    done = finetune_cli("runs", shelf)
+    assert done.code == 0 and "3 run folders" in done.out and "other" not in done.out
+    said = {run["path"].rsplit("/", 1)[1]: run for run in json.loads(finetune_cli("runs", "ls", shelf, "--json").out)}
+    assert set(said) == {"done", "begun", "damaged"}
+    value = json.loads((shelf / "done" / "metrics.json").read_text())["test"]["top1"]["value"]
+    assert said["done"]["measure"] == "test top1" and said["done"]["score"] == value
+    assert said["done"]["strategy"] == "head-only" and said["done"]["num_bytes"] > 10_000
+    assert (said["begun"]["is_finished"], said["done"]["is_finished"]) == (False, True)
+    assert said["damaged"]["score"] is None and said["damaged"]["network"] == ""
+    for line in finetune_cli("runs", shelf).out.splitlines():
+        assert "begun" not in line or "not finished" in line
+
+
+def test_a_place_that_is_missing_or_empty_is_said(finetune_cli, tmp_path: Path) -> None:
+    done = finetune_cli("runs", tmp_path / "nowhere")
+    assert done.code == 6 and "no such folder" in done.err
+    assert "holds no run folder" in finetune_cli("runs", tmp_path).out
+    assert list_runs(tmp_path) == ()
+
+
+def test_one_is_shown_with_what_is_in_it_and_how_to_go_on(finetune_cli, shelf: Path) -> None:
+    shown = finetune_cli("runs", "show", shelf / "done").out
+    assert "head-only" in shown and "predictions.csv" in shown and "go on" not in shown
+    assert (
+        f"go on with it: finetune run --resume {shelf / 'begun'}" in finetune_cli("runs", "show", shelf / "begun").out
+    )
+    done = finetune_cli("runs", "show", shelf / "don")
+    assert done.code == 6 and "Did you mean 'done'?" in done.err
+    assert finetune_cli("runs", "show", shelf / "other").code == 6
+
+
+def test_the_page_is_opened_and_named(finetune_cli, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(typer, "launch", opened.append)
+    assert finetune_cli("runs", "open", shelf / "done").out.strip() == str(shelf / "done" / "report.html")
+    assert opened == [(shelf / "done" / "report.html").as_uri()]
+    done = finetune_cli("runs", "open", shelf / "begun")
+    assert done.code == 6 and "has no page" in done.err and "--resume" in done.err
+
+
+def test_what_is_removed_is_asked_for_and_nothing_else_goes(
+    finetune_cli, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = finetune_cli("runs", "rm", shelf / "done")  # nobody is there to be asked
+    assert done.code == 2 and "--yes" in done.err and (shelf / "done").is_dir()
+    done = finetune_cli("runs", "rm", shelf / "done", shelf / "other", "--yes")
+    assert done.code == 6 and (shelf / "done").is_dir() and (shelf / "other" / "mine.txt").is_file()
+    done = finetune_cli("runs", "rm", shelf / "done", shelf / "damaged", "-y")
+    assert done.code == 0 and "2 run folders removed" in done.out
+    assert sorted(place.name for place in shelf.iterdir()) == ["begun", "other"]
+
+
+def test_a_run_that_a_process_writes_into_is_left(finetune_cli, shelf: Path) -> None:
+    holds = f"from pathlib import Path; from finetune.checkpoint.claim import claimed; from finetune.checkpoint.run_folder import RunFolder\nwith claimed(RunFolder(Path({str(shelf / 'begun')!r})), seconds=0): print('held', flush=True); input()"  # noqa: E501
+    with subprocess.Popen(
+        [sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        done = finetune_cli("runs", "rm", shelf / "done", shelf / "begun", "--yes")
+        assert done.code == 5 and "another process is writing into" in done.err
+        other.communicate("\n")
+    assert (shelf / "done").is_dir() and (shelf / "begun").is_dir()
+    with claimed(RunFolder(shelf / "begun"), seconds=0):
+        pass
