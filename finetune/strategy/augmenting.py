@@ -11,7 +11,7 @@ MEASURED = {
     "linear-probe": "with 10 images a class none, light and heavy were no better",
     "head-only": "with 10 images a class none, light and heavy were no better",
     "top-k": "with 10 images a class none, light and heavy were no better",
-    "full": "with 10 images a class heavy won 3 points on textures and lost 1 on ultrasound, none lost: try heavy",
+    "full": "with 10 images a class heavy won 3 points on textures and lost 1 on ultrasound",
 }
 
 
