@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from finetune.errors import RecipeError
 from finetune.types import FreezePlan, GroupPlan, LayerGroup, Phase, Solver, Trains
+from finetune.values import AUTO_LEVEL
 
 GRADUAL_PHASES = 4  # the head, then the rest in three portions
 LEAST_STEPS, MOST_EPOCHS = 200, 100  # a handful of images is shown more often, or nothing would be learned
@@ -57,6 +58,11 @@ def cheaper_than(name: str) -> tuple[str, ...]:
     while (cheaper := STRATEGIES[chain[-1] if chain else name].cheaper) is not None:
         chain.append(cheaper)
     return tuple(chain)
+
+
+def why_usual_level(name: str) -> str:
+    """Return why auto is the usual level of augmentation: another is the rule of a strategy when it loses on no set."""
+    return f"augment.level auto: {AUTO_LEVEL}; {STRATEGIES[name].level}"
 
 
 def epochs_for(name: str, num_train: int | None, batch_size: int) -> int:
@@ -224,9 +230,12 @@ class Strategy:
     trains: Trains = "all"  # of each layer group of the backbone
     unused: Mapping[str, str] = field(default_factory=dict)  # keys or sections of the recipe, and why it has no use
     source: str = ""
+    level: str = "no other level was measured with it"  # why auto is the usual level of augmentation
 
 
 _PARTLY = {"strategy.reinit": "trains a part of each layer, which new weights would not fit"}
+
+_NO_BETTER = "with 10 images a class none, light and heavy were no better"
 
 STRATEGIES: dict[str, Strategy] = {
     "head-only": Strategy(
@@ -243,6 +252,7 @@ STRATEGIES: dict[str, Strategy] = {
             "regularise.drop_path": "trains no residual blocks",
             "regularise.l2_sp": "trains a new head, which has no pretrained values",
         },
+        level=_NO_BETTER,
     ),
     "linear-probe": Strategy(
         "the head, solved to convergence, on the output of one layer group or of several",
@@ -257,6 +267,7 @@ STRATEGIES: dict[str, Strategy] = {
             "regularise": "solves the head and takes no steps",
             "strategy.initialiser": "solves the head, whatever it begins with",
         },
+        level=_NO_BETTER,
     ),
     "top-k": Strategy(
         "the head and the last k layer groups of the backbone",
@@ -268,6 +279,7 @@ STRATEGIES: dict[str, Strategy] = {
         takes=frozenset({"top_k"}),
         top_k=1,
         cheaper="head-only",
+        level=_NO_BETTER,
     ),
     "full": Strategy(
         "everything, with a learning rate that shrinks towards the input",
@@ -277,6 +289,7 @@ STRATEGIES: dict[str, Strategy] = {
         weight_decay=5e-2,
         layer_decay=0.7,
         cheaper="top-k",
+        level="with 10 images a class heavy won 3 points on textures and lost 1 on ultrasound",
     ),
     "lp-ft": Strategy(
         "linear-probe, then full or the last k layer groups",

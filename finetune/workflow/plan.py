@@ -27,7 +27,7 @@ from finetune.prepare.resolve import remarks, resolve_numbers
 from finetune.prepare.time_limit import within_time
 from finetune.runs import race as racing
 from finetune.settings import Recipe
-from finetune.strategy.augmenting import why_usual
+from finetune.strategy.strategies import why_usual_level
 from finetune.tasks import Task
 from finetune.train.guard import guarded
 from finetune.types import Event, Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
@@ -133,7 +133,7 @@ def _plan(chosen: Recipe, *, layers: bool, images: int | None, on_event: OnEvent
             told.append(f"{racing.told(race)}; shown is {prepared.recipe.strategy.name}")
     else:
         prepared = _prepared_on_paper(chosen)
-    level = [why_usual(prepared.recipe.strategy.name)] if chosen.augment.level == "auto" else []
+    level = [why_usual_level(prepared.recipe.strategy.name)] if chosen.augment.level == "auto" else []
     num_images = images or len(prepared.manifest.samples) or USUAL_IMAGES
     prepared = within_time(prepared, chosen, may_fall=name == "auto", num_images=num_images, on_event=on_event)
     skeleton = skeleton_or_none(prepared.recipe, num_classes=len(prepared.manifest.classes))

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 import finetune
-from finetune.strategy.augmenting import MEASURED, why_usual
-from finetune.strategy.strategies import STRATEGIES
+from finetune.strategy.strategies import why_usual_level
 from tests.support import TINY
 
 SETTINGS: dict[str, Any] = {key: value for key, value in TINY.items() if key != "workers"}
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_strategy_has_a_reason_and_what_was_not_measured_says_so(strategy: str) -> None:
-    assert (f"no other level was measured with {strategy}" in why_usual(strategy)) == (strategy not in MEASURED)
 
 
 def test_a_plan_says_the_level_that_auto_is_and_nothing_of_one_that_is_named() -> None:
@@ -28,4 +20,4 @@ def test_a_plan_says_the_level_that_auto_is_and_nothing_of_one_that_is_named() -
         ]
         for more in ({}, {"augment.level": "light"})
     )
-    assert open_ == [why_usual("full")] and "auto: medium; " in open_[0] and named == []
+    assert open_ == [why_usual_level("full")] and "auto: medium; " in open_[0] and named == []
