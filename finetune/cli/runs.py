@@ -37,7 +37,9 @@ def list_them(
     if not runs:
         console.print(escape(f"{place} holds no run folder; a run writes one: finetune run DATA"))
         return
-    rows = [(run.path.name or run.path.absolute().name, run.kind, run.data, run.strategy, _reached(run), _date(run), _size(run)) for run in runs]
+    rows = [
+        (_name(run), run.kind, run.data, run.strategy, _reached(run), _date(run), _size(run)) for run in runs
+    ]  # fmt: skip
     headers = ["run", "kind", "data", "strategy", "reached", "changed", "MB"]
     console.print(tables.table(headers, rows, words=["run", "data", "reached"], drop=["kind", "data"]))
     total = sum(run.num_bytes for run in runs)
@@ -95,6 +97,10 @@ def open_page(run: RunArgument) -> None:
     page = page_of(run)
     tables.out().print(escape(str(page)))
     typer.launch(page.absolute().as_uri())
+
+
+def _name(run: FoundRun) -> str:
+    return run.path.name or run.path.absolute().name  # of "." it is empty
 
 
 def _reached(run: FoundRun) -> str:

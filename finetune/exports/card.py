@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import cache
 from typing import Any
 
@@ -54,7 +55,9 @@ FOLDER is the one that holds `{name}`; or, in NVIDIA's container,
         tritonserver --model-repository=/models"""
 
 
-def card(what: Exporting, format: str, name: str, script: str, labels: str, proof: dict[str, Any]) -> str:
+def card(
+    what: Exporting, format: str, name: str, script: str, labels: str, proof: dict[str, Any], dockerfile: str = ""
+) -> str:
     """Return the page beside an export called `name`, whose program is `script`, as Markdown with the Hub's front."""
     described = what.described
     run = None if what.saved is None else run_facts(what.saved)
@@ -68,7 +71,7 @@ def card(what: Exporting, format: str, name: str, script: str, labels: str, proo
             front=_front(what, format, run),
             title=described.run or name,
             summary=_summary(what, format, run),
-            usage=_usage(format, name, script),
+            usage=_usage(format, name, script, dockerfile),
             shape=shape,
             number=number,
             steps=_steps(described, what.form),
@@ -82,14 +85,15 @@ def card(what: Exporting, format: str, name: str, script: str, labels: str, proo
     )
 
 
-def _usage(format: str, name: str, script: str) -> str:
+def _usage(format: str, name: str, script: str, dockerfile: str) -> str:
     if format == "triton":
         return TRITON.format(name=name)
     needs = {"onnx": "onnxruntime", "timm": "timm", "safetensors": "timm", "torch": "torch", "openvino": "openvino"}
-    said = f"    pip install numpy pillow {needs[format]}\n    python {script} IMAGE [IMAGE ...]"
+    said = f"    pip install numpy pillow {needs[format]}\n    python {shlex.quote(script)} IMAGE [IMAGE ...]"
     if format == "onnx":
+        file = "" if dockerfile == "Dockerfile" else f" -f {shlex.quote(dockerfile)}"
         said += (
-            "\n\nOr in a container:\n\n    docker build -t classifier .\n"
+            f"\n\nOr in a container:\n\n    docker build -t classifier{file} .\n"
             '    docker run --rm -v "$PWD/photos:/photos:ro" classifier /photos/a.jpg'
         )
     return said + (f"\n\nIn Python:\n{TIMM.format(name=name)}" if format == "timm" else "")

@@ -14,6 +14,7 @@ from finetune import recipe as recipes
 from finetune.checkpoint.contents import Environment, Measured, PlanFile, read_as
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.saved import SavedRun
+from finetune.errors import CheckpointError
 from finetune.evaluation.metrics import TASK_METRICS
 from finetune.settings import Recipe
 from finetune.tasks import TASKS
@@ -127,10 +128,17 @@ def _interval(value: Mapping[str, float] | None) -> str:
 def _by_class(folder: RunFolder, judged: str) -> list[Row]:
     """Return of every class how many images of a split were judged and right, and what it was mostly taken for."""
     taken: dict[str, Counter[str]] = defaultdict(Counter)
-    with folder.predictions.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            if row["split"] == judged:
-                taken[row["class"]][row["predicted"]] += 1
+    if not folder.predictions.is_file():  # its owner has removed it
+        return []
+    try:
+        with folder.predictions.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                if row["split"] == judged:
+                    taken[row["class"]][row["predicted"]] += 1
+    except (KeyError, ValueError, csv.Error) as error:
+        raise CheckpointError(
+            f"{folder.predictions} is damaged: {error!r}", hint="Remove it, and the page says nothing of each class."
+        ) from error
     rows: list[Row] = []
     for name, guesses in sorted(taken.items()):
         total, right = guesses.total(), guesses[name]
