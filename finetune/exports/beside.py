@@ -253,7 +253,8 @@ def texts_beside(what: Exporting, path: Path, *, format: str, proof: dict[str, A
     names = ("labels.txt", "README.md", "predict.py")
     places = names_beside(path) if format == "onnx" else {name: path / name for name in names}
     labels, script = places["labels.txt"], places["predict.py"]
-    texts = {labels: "".join(f"{name}\n" for name in what.described.classes)}
+    lines = (" ".join(name.splitlines()) for name in what.described.classes)
+    texts = {labels: "".join(f"{line}\n" for line in lines)}
     if format in LOADINGS:
         texts[script] = program(FILES.get(format, path.name), format)
     build = places["Dockerfile"].name if format == "onnx" else ""
