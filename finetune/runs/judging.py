@@ -32,7 +32,7 @@ from finetune.tasks import Task
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore
 
 
-class Judged(Protocol):
+class JudgedModel(Protocol):
     """A model that is measured, and how its images are to be read."""
 
     classes: tuple[str, ...]
@@ -120,7 +120,7 @@ class JudgedFile:
         return torch.from_numpy(np.concatenate(found)), torch.from_numpy(target_array(samples))
 
 
-def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> Judged:
+def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> JudgedModel:
     """Return what a path names, ready to be measured.
 
     Raises:
