@@ -174,10 +174,11 @@ def confusions(logits: Tensor, targets: Tensor) -> tuple[tuple[int, int, int], .
     return tuple((true, guess, count) for (true, guess), count in zip(pairs.tolist(), counts.tolist(), strict=True))
 
 
+CALIBRATED_BY = "ece"
 METRICS = {
     "top1": Metric(_top1, "share of images whose likeliest class is right"),
     "macro_f1": Metric(_macro_f1, "mean F1 of the classes"),
-    "ece": Metric(_ece, "how far confidence is from accuracy"),
+    CALIBRATED_BY: Metric(_ece, "how far confidence is from accuracy"),
     "top5": Metric(_top5, "share of images whose class is among the five likeliest", FEWEST_FOR_TOP5),
     "balanced_accuracy": Metric(_balanced, "mean over the classes of the share of their images that are right"),
     "auroc": Metric(_auroc, "how often an image of a class ranks above one of another, of two classes the second"),

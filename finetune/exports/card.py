@@ -24,7 +24,7 @@ LIBRARIES = {
     "safetensors": "timm",
     "openvino": "openvino",
 }
-METRICS = {"top1": "accuracy", "macro_f1": "f1", "mAP": "mAP", "r2": "r_squared", "mae": "mae"}  # as the Hub calls them
+HUB_NAMES = {"top1": "accuracy"}  # of metrics that the Hub calls otherwise
 MEANINGS: dict[Task, str] = {
     "classify": "softmax makes probabilities of them, in the order of {labels}.",
     "multilabel": "sigmoid makes the probability of each class, in the order of {labels}. A class is said from its own"
@@ -158,13 +158,12 @@ def _results(run: RunFacts) -> list[EvalResult]:
             dataset_type=run.data_name,
             dataset_name=run.data_name,
             dataset_split=split,
-            metric_type=METRICS[name],
+            metric_type=HUB_NAMES.get(name, name),
             metric_name=name,
             metric_value=round(value["value"], 4),
         )
         for split, metrics in run.measured.items()
         for name, value in metrics.items()
-        if name in METRICS
     ]
 
 

@@ -15,7 +15,7 @@ from finetune.checkpoint.contents import Environment, Measured, PlanFile, read_a
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.saved import SavedRun
 from finetune.errors import CheckpointError
-from finetune.evaluation.metrics import TASK_METRICS
+from finetune.evaluation.metrics import CALIBRATED_BY, TASK_METRICS
 from finetune.settings import Recipe
 from finetune.tasks import TASKS
 from finetune.types import SPLITS
@@ -149,11 +149,11 @@ def _by_class(folder: RunFolder, judged: str) -> list[Row]:
 
 
 def _calibration(values: Mapping[str, Mapping[str, float]]) -> str:
-    if "ece" not in values:
+    if CALIBRATED_BY not in values:
         return ""
     return (
-        f"The expected calibration error is {_interval(values['ece'])}: so far, on the mean, the probability of an"
-        " answer lies from the share of such answers that are right."
+        f"The expected calibration error is {_interval(values[CALIBRATED_BY])}: so far, on the mean, the probability"
+        " of an answer lies from the share of such answers that are right."
     )
 
 

@@ -49,7 +49,7 @@ def in_float16(file: Path, to: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     try:
-        with quiet():
+        with without_remarks():
             onnx.save(convert_float_to_float16(onnx.load(file), keep_io_types=True), to)
     except Exception as error:  # the converter's errors have no tree
         raise ExportError(f"this network cannot be written in float16: {first_line(error)}") from error
@@ -68,7 +68,7 @@ def in_8_bits(file: Path, to: Path, way: Way, images: Sequence[NDArray[Any]]) ->
 
     plain = to.with_name(f"{to.name}.plain.onnx")
     try:
-        with quiet():
+        with without_remarks():
             quant_pre_process(file, plain, skip_symbolic_shape=True)
             made = [node.name for node in onnx.load(plain).graph.node if PROBABILITIES in node.output]
             quantize_static(
@@ -101,7 +101,7 @@ class _Reader:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def without_remarks() -> Iterator[None]:
     """Keep the remarks of onnxruntime's tools off the user's screen."""
     was_disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -33,7 +33,7 @@ from finetune.tasks import Task
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore
 
 
-class Judged(Protocol):
+class JudgedModel(Protocol):
     """A model that is measured, and how its images are to be read."""
 
     classes: tuple[str, ...]
@@ -130,7 +130,7 @@ class JudgedFile:
             ) from error
 
 
-def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> Judged:
+def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> JudgedModel:
     """Return what a path names, ready to be measured.
 
     Raises:

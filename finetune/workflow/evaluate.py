@@ -17,7 +17,7 @@ from finetune.evaluation.metrics import confusions, measure_task
 from finetune.evaluation.views import Tta, check_tta
 from finetune.prepare.inputs import problem_notes
 from finetune.runs.answering import chosen_export, open_model
-from finetune.runs.judging import Judged, judged
+from finetune.runs.judging import JudgedModel, judged
 from finetune.tasks import Task
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore, to_json
@@ -123,7 +123,7 @@ def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool, is_refit: 
     return name, manifest.split(name)
 
 
-def _other_data(of: Judged, data: str | Path, on_event: OnEvent) -> Manifest:
+def _other_data(of: JudgedModel, data: str | Path, on_event: OnEvent) -> Manifest:
     """Read other data and give its labels the indices that the model knows them by."""
     read = sources.read(
         data,

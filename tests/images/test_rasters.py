@@ -17,7 +17,7 @@ from PIL import Image
 
 from finetune.bands import Bands
 from finetune.exports.client import input_of
-from finetune.exports.onnx import _facts
+from finetune.exports.described import preprocessing_facts
 from finetune.images.decode import UndecodableError, decode, examine, read, read_array, size_of
 from finetune.images.levels import Span
 from finetune.images.rasters import NPY
@@ -153,7 +153,7 @@ def test_a_client_cuts_the_same_stack(tmp_path: Path, crop_mode: str, value_rang
     own = preprocessing(crop_mode, value_range=value_range)
     ours = read(tmp_path / "a.npy", value_range=value_range, bands=own.bands).content
     made = normalise(plain_view(own)(ours)[None], own)[0].numpy()
-    theirs = input_of(tmp_path / "a.npy", json.loads(json.dumps(_facts(own))))
+    theirs = input_of(tmp_path / "a.npy", json.loads(json.dumps(preprocessing_facts(own))))
     assert made.shape == theirs.shape == (6, 32, 32) and np.abs(made - theirs).max() < 1e-5
 
 

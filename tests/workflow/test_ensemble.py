@@ -93,8 +93,9 @@ def test_one_onnx_file_holds_all_members_and_predict_takes_it(three: list[Path],
     assert {place.name for place in (tmp_path / "e" / "exports").iterdir()} == {
         "model.onnx", "proof.json", "labels.txt", "README.md", "predict.py", "Dockerfile"
     }  # fmt: skip
-    with pytest.raises(finetune.CheckpointError, match="is an ensemble of several runs"):
-        finetune.evaluate(tmp_path / "e")
+    measured = finetune.evaluate(tmp_path / "e")
+    assert (measured.split, measured.num_images) == ("test", sum(row["split"] == "test" for row in rows_said))
+    assert measured.metrics["top1"].value == found.joined.metrics["test"]["top1"].value
     (tmp_path / "e" / "exports" / "model.onnx").write_bytes(b"another")
     with pytest.raises(finetune.ExportError, match="not the file that was proven"):
         list(predict_with(tmp_path / "e", [str(Path(root, rows_said[0]["file"]))]))

@@ -70,7 +70,7 @@ def test_eight_bits_would_not_have_been_enough(stacks: Path, tmp_path: Path) -> 
 
 def test_every_way_to_ask_gives_the_same_answers(stacks: Path, run: finetune.RunResult, tmp_path: Path) -> None:
     exported = finetune.export(run.folder)
-    assert exported.parity["is_proven"] is True
+    assert exported.proof["is_proven"] is True
     files = sorted(stacks.rglob("*.npy"))
     answers = [list(predict_with(run.folder, files, device="cpu", engine=by)) for by in ("torch", "onnxruntime")]
     labels = [one.label for one in answers[0]]
