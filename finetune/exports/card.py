@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from finetune.exports.card_facts import RunFacts, run_facts
+from finetune.exports.card_facts import RunFacts, in_markdown, run_facts
 from finetune.exports.described import Described
 from finetune.exports.exporting import Exporting
 from finetune.exports.form import FEATURES, OUTPUT, PROBABILITIES, SALIENCY, OnnxForm
@@ -128,8 +128,8 @@ def _steps(described: Described, form: OnnxForm) -> list[str]:
 def _summary(what: Exporting, format: str, run: RunFacts | None) -> str:
     described = what.described
     kind = {"classify": "one of", "multilabel": "any of", "regress": "the number"}[described.task]
-    names = ", ".join(described.classes[:10]) + (", ..." if len(described.classes) > 10 else "")
-    count = f"{len(described.classes)} classes" if described.task != "regress" else described.classes[0]
+    names = ", ".join(map(in_markdown, described.classes[:10])) + (", ..." if len(described.classes) > 10 else "")
+    count = f"{len(described.classes)} classes" if described.task != "regress" else in_markdown(described.classes[0])
     says = f"Says of an image {kind} {count}" + (f": {names}." if described.task != "regress" else ".")
     headline = f" {run.headline}" if run else ""
     return f"{says}{headline} Trained and exported as {format} by finetune."

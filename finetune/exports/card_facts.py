@@ -68,7 +68,7 @@ def run_facts(saved: SavedRun) -> RunFacts:
         headline=_headline(saved, measured),
         data=f"{Path(recipe.data.path).name}: {plan.data}",
         data_name=Path(recipe.data.path).name,
-        counts=tuple((_cell(name), *(str(counts[split][name]) for split in SPLITS)) for name in saved.classes),
+        counts=tuple((in_markdown(name), *(str(counts[split][name]) for split in SPLITS)) for name in saved.classes),
         network=_network(saved),
         strategy=recipe.strategy.name,
         verdict=evidence.verdict.reason if evidence else "",
@@ -143,8 +143,8 @@ def _by_class(folder: RunFolder, judged: str) -> list[Row]:
     for name, guesses in sorted(taken.items()):
         total, right = guesses.total(), guesses[name]
         others = [(guess, count) for guess, count in guesses.most_common() if guess != name]
-        mostly = f"{_cell(others[0][0])} ({others[0][1]})" if others else ""
-        rows.append((_cell(name), str(total), f"{right} ({right / total:.0%})", mostly))
+        mostly = f"{in_markdown(others[0][0])} ({others[0][1]})" if others else ""
+        rows.append((in_markdown(name), str(total), f"{right} ({right / total:.0%})", mostly))
     return rows
 
 
@@ -198,6 +198,6 @@ def _span(names: Sequence[str]) -> str:
     return " ... ".join(dict.fromkeys((names[0], names[-1]))) if names else "nothing"
 
 
-def _cell(text: str) -> str:
-    """Return a name as it can stand in a table of Markdown."""
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text.replace("\n", " "))
+def in_markdown(text: str) -> str:
+    """Return a name as it can stand in Markdown, in a table, too."""
+    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", " ".join(text.splitlines()))

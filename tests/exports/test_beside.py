@@ -112,3 +112,4 @@ def test_a_class_is_one_line_of_labels_whatever_it_is_called(
     done = finetune.export(run, out=tmp_path / "model.onnx")
     lines = (done.path.parent / "labels.txt").read_text().splitlines()
     assert lines == [f"{first} twice", *finetune.load(run).classes[1:]]
+    assert f"one of 6 classes: {first} twice, " in (done.path.parent / "README.md").read_text()

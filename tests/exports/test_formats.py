@@ -22,7 +22,7 @@ from safetensors import safe_open
 
 import finetune
 from finetune.errors import CheckpointError, ExportError, ResourceError
-from finetune.exports.card_facts import _cell
+from finetune.exports.card_facts import in_markdown
 
 FORMATS = ["timm", "torch", "safetensors", "openvino"]
 ALONE = "import runpy, sys; sys.modules.update(finetune=None); sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"  # noqa: E501
@@ -106,7 +106,7 @@ def test_the_page_is_a_model_card(finished: Path, tmp_path: Path) -> None:
 
 
 def test_names_of_classes_break_no_table() -> None:
-    assert _cell("a|b\n<script>*") == r"a\|b \<script\>\*"
+    assert in_markdown("a|b\n<script>*") == r"a\|b \<script\>\*"
 
 
 def test_a_folder_goes_to_the_hub_with_its_card(
