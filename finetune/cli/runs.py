@@ -15,7 +15,7 @@ from finetune.cli.help import LIST, App, ListGroup, examples
 from finetune.cli.options import JsonOption, RunArgument, with_interrupt
 from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
-from finetune.runs.listed import PARTS, FoundRun, list_runs, page_of, remove_runs, show_run
+from finetune.runs.listed import PARTS, FoundRun, list_runs, page_of, removable, remove_runs, show_run
 from finetune.wording import counted
 
 LIST_EXAMPLES = examples("runs", "runs other/place --json")
@@ -37,7 +37,9 @@ def list_them(
     if not runs:
         console.print(escape(f"{place} holds no run folder; a run writes one: finetune run DATA"))
         return
-    rows = [(run.path.name, run.kind, run.data, run.strategy, _reached(run), _date(run), _size(run)) for run in runs]
+    rows = [
+        (_name(run), run.kind, run.data, run.strategy, _reached(run), _date(run), _size(run)) for run in runs
+    ]  # fmt: skip
     headers = ["run", "kind", "data", "strategy", "reached", "changed", "MB"]
     console.print(tables.table(headers, rows, words=["run", "data", "reached"], drop=["kind", "data"]))
     total = sum(run.num_bytes for run in runs)
@@ -75,7 +77,7 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove run folders with all that is in them."""
-    found = [show_run(run) for run in runs]
+    found = removable(runs)
     if not yes and not sys.stdin.isatty():
         raise RecipeError("nobody is there to be asked whether to remove them", hint="Say so: --yes.")
     console = tables.out()
@@ -95,6 +97,10 @@ def open_page(run: RunArgument) -> None:
     page = page_of(run)
     tables.out().print(escape(str(page)))
     typer.launch(page.absolute().as_uri())
+
+
+def _name(run: FoundRun) -> str:
+    return run.path.name or run.path.absolute().name  # of "." it is empty
 
 
 def _reached(run: FoundRun) -> str:

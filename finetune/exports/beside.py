@@ -7,6 +7,7 @@ Letters: B batch, K classes.
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,6 @@ from finetune.exports import client
 from finetune.exports.card import card
 from finetune.exports.exporting import Exporting
 from finetune.types import BRIGHTNESS
-from finetune.whole import write_text
 
 SHARED: tuple[Any, ...] = (
     client.prepared,
@@ -223,8 +223,8 @@ FILES = {"timm": "model.safetensors", "safetensors": "model.safetensors", "torch
 DOCKERFILE = """FROM python:3.12-slim
 RUN pip install --no-cache-dir numpy=={numpy} pillow=={pillow} onnxruntime=={onnxruntime}
 WORKDIR /model
-COPY {model} {script} ./
-ENTRYPOINT ["python", "{script}"]
+COPY {copied}
+ENTRYPOINT {run}
 """
 TAIL = """
 
@@ -242,24 +242,28 @@ def names_beside(path: Path) -> dict[str, Path]:
     return {name: path.with_name(f"{before}{name}") for name in names}
 
 
-def write_beside(what: Exporting, path: Path, *, format: str, proof: dict[str, Any]) -> None:
-    """Write labels.txt, README.md and predict.py into a folder that was proven, or beside an ONNX file.
+def texts_beside(what: Exporting, path: Path, *, format: str, proof: dict[str, Any]) -> dict[Path, str]:
+    """Return labels.txt, README.md and predict.py of a folder that was proven, or of an ONNX file, by their places.
 
     For a server there is no predict.py; an ONNX file has a Dockerfile, too.
 
     Raises:
-        ResourceError: one cannot be written.
+        CheckpointError: a file of the run, of which the page tells, is missing or damaged.
     """
     names = ("labels.txt", "README.md", "predict.py")
     places = names_beside(path) if format == "onnx" else {name: path / name for name in names}
     labels, script = places["labels.txt"], places["predict.py"]
-    write_text(labels, "".join(f"{name}\n" for name in what.described.classes))
+    lines = (" ".join(name.splitlines()) for name in what.described.classes)
+    texts = {labels: "".join(f"{line}\n" for line in lines)}
     if format in LOADINGS:
-        write_text(script, program(FILES.get(format, path.name), format))
-    write_text(places["README.md"], card(what, format, path.name, script.name, labels.name, proof))
+        texts[script] = program(FILES.get(format, path.name), format)
+    build = places["Dockerfile"].name if format == "onnx" else ""
+    texts[places["README.md"]] = card(what, format, path.name, script.name, labels.name, proof, build)
     if format == "onnx":
         pinned = {name: version(name) for name in ("numpy", "pillow", "onnxruntime")}
-        write_text(places["Dockerfile"], DOCKERFILE.format(model=path.name, script=script.name, **pinned))
+        copied, run = json.dumps([path.name, script.name, "./"]), json.dumps(["python", script.name])
+        texts[places["Dockerfile"]] = DOCKERFILE.format(copied=copied, run=run, **pinned)
+    return texts
 
 
 def program(model: str, format: str = "onnx") -> str:

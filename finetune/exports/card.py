@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import cache
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from finetune.exports.card_facts import RunFacts, run_facts
+from finetune.exports.card_facts import RunFacts, in_markdown, run_facts
 from finetune.exports.described import Described
 from finetune.exports.exporting import Exporting
 from finetune.exports.form import FEATURES, OUTPUT, PROBABILITIES, SALIENCY, OnnxForm
@@ -54,7 +55,9 @@ FOLDER is the one that holds `{name}`; or, in NVIDIA's container,
         tritonserver --model-repository=/models"""
 
 
-def card(what: Exporting, format: str, name: str, script: str, labels: str, proof: dict[str, Any]) -> str:
+def card(
+    what: Exporting, format: str, name: str, script: str, labels: str, proof: dict[str, Any], dockerfile: str = ""
+) -> str:
     """Return the page beside an export called `name`, whose program is `script`, as Markdown with the Hub's front."""
     described = what.described
     run = None if what.saved is None else run_facts(what.saved)
@@ -68,7 +71,7 @@ def card(what: Exporting, format: str, name: str, script: str, labels: str, proo
             front=_front(what, format, run),
             title=described.run or name,
             summary=_summary(what, format, run),
-            usage=_usage(format, name, script),
+            usage=_usage(format, name, script, dockerfile),
             shape=shape,
             number=number,
             steps=_steps(described, what.form),
@@ -82,14 +85,15 @@ def card(what: Exporting, format: str, name: str, script: str, labels: str, proo
     )
 
 
-def _usage(format: str, name: str, script: str) -> str:
+def _usage(format: str, name: str, script: str, dockerfile: str) -> str:
     if format == "triton":
         return TRITON.format(name=name)
     needs = {"onnx": "onnxruntime", "timm": "timm", "safetensors": "timm", "torch": "torch", "openvino": "openvino"}
-    said = f"    pip install numpy pillow {needs[format]}\n    python {script} IMAGE [IMAGE ...]"
+    said = f"    pip install numpy pillow {needs[format]}\n    python {shlex.quote(script)} IMAGE [IMAGE ...]"
     if format == "onnx":
+        file = "" if dockerfile == "Dockerfile" else f" -f {shlex.quote(dockerfile)}"
         said += (
-            "\n\nOr in a container:\n\n    docker build -t classifier .\n"
+            f"\n\nOr in a container:\n\n    docker build -t classifier{file} .\n"
             '    docker run --rm -v "$PWD/photos:/photos:ro" classifier /photos/a.jpg'
         )
     return said + (f"\n\nIn Python:\n{TIMM.format(name=name)}" if format == "timm" else "")
@@ -124,8 +128,8 @@ def _steps(described: Described, form: OnnxForm) -> list[str]:
 def _summary(what: Exporting, format: str, run: RunFacts | None) -> str:
     described = what.described
     kind = {"classify": "one of", "multilabel": "any of", "regress": "the number"}[described.task]
-    names = ", ".join(described.classes[:10]) + (", ..." if len(described.classes) > 10 else "")
-    count = f"{len(described.classes)} classes" if described.task != "regress" else described.classes[0]
+    names = ", ".join(map(in_markdown, described.classes[:10])) + (", ..." if len(described.classes) > 10 else "")
+    count = f"{len(described.classes)} classes" if described.task != "regress" else in_markdown(described.classes[0])
     says = f"Says of an image {kind} {count}" + (f": {names}." if described.task != "regress" else ".")
     headline = f" {run.headline}" if run else ""
     return f"{says}{headline} Trained and exported as {format} by finetune."

@@ -14,6 +14,7 @@ from finetune import recipe as recipes
 from finetune.checkpoint.contents import Environment, Measured, PlanFile, read_as
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.saved import SavedRun
+from finetune.errors import CheckpointError
 from finetune.evaluation.metrics import CALIBRATED_BY, TASK_METRICS
 from finetune.settings import Recipe
 from finetune.tasks import TASKS
@@ -67,7 +68,7 @@ def run_facts(saved: SavedRun) -> RunFacts:
         headline=_headline(saved, measured),
         data=f"{Path(recipe.data.path).name}: {plan.data}",
         data_name=Path(recipe.data.path).name,
-        counts=tuple((_cell(name), *(str(counts[split][name]) for split in SPLITS)) for name in saved.classes),
+        counts=tuple((in_markdown(name), *(str(counts[split][name]) for split in SPLITS)) for name in saved.classes),
         network=_network(saved),
         strategy=recipe.strategy.name,
         verdict=evidence.verdict.reason if evidence else "",
@@ -127,16 +128,23 @@ def _interval(value: Mapping[str, float] | None) -> str:
 def _by_class(folder: RunFolder, judged: str) -> list[Row]:
     """Return of every class how many images of a split were judged and right, and what it was mostly taken for."""
     taken: dict[str, Counter[str]] = defaultdict(Counter)
-    with folder.predictions.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            if row["split"] == judged:
-                taken[row["class"]][row["predicted"]] += 1
+    if not folder.predictions.is_file():  # its owner has removed it
+        return []
+    try:
+        with folder.predictions.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                if row["split"] == judged:
+                    taken[row["class"]][row["predicted"]] += 1
+    except (KeyError, ValueError, csv.Error) as error:
+        raise CheckpointError(
+            f"{folder.predictions} is damaged: {error!r}", hint="Remove it, and the page says nothing of each class."
+        ) from error
     rows: list[Row] = []
     for name, guesses in sorted(taken.items()):
         total, right = guesses.total(), guesses[name]
         others = [(guess, count) for guess, count in guesses.most_common() if guess != name]
-        mostly = f"{_cell(others[0][0])} ({others[0][1]})" if others else ""
-        rows.append((_cell(name), str(total), f"{right} ({right / total:.0%})", mostly))
+        mostly = f"{in_markdown(others[0][0])} ({others[0][1]})" if others else ""
+        rows.append((in_markdown(name), str(total), f"{right} ({right / total:.0%})", mostly))
     return rows
 
 
@@ -190,6 +198,6 @@ def _span(names: Sequence[str]) -> str:
     return " ... ".join(dict.fromkeys((names[0], names[-1]))) if names else "nothing"
 
 
-def _cell(text: str) -> str:
-    """Return a name as it can stand in a table of Markdown."""
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text.replace("\n", " "))
+def in_markdown(text: str) -> str:
+    """Return a name as it can stand in Markdown, in a table, too."""
+    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", " ".join(text.splitlines()))

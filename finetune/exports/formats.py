@@ -5,17 +5,19 @@ To add one: a row here, its name in `values.ExportFormat`, a line in docs/export
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
+from glob import escape
 from pathlib import Path
 from typing import Any
 
-from finetune.checkpoint.run_folder import write_json
+from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import SavedRun
 from finetune.checkpoint.state import written_beside
 from finetune.errors import ExportError, RecipeError, ResourceError
-from finetune.exports.beside import PROOF, names_beside, write_beside
-from finetune.exports.client import digest_of, model_files
+from finetune.exports.beside import PROOF, names_beside, texts_beside
+from finetune.exports.client import digest_of, export_file, model_files
 from finetune.exports.described import Described
 from finetune.exports.exporting import Export, Exporting
 from finetune.exports.form import OnnxForm
@@ -26,11 +28,9 @@ from finetune.exports.torch_formats import write_safetensors, write_timm, write_
 from finetune.exports.triton import triton_place, write_config
 from finetune.types import OnEvent, ignore, to_json
 from finetune.values import ExportLayout
-from finetune.whole import is_vacant, unwritable
+from finetune.whole import is_vacant, unwritable, write_text
 
 FLAGS = {"preprocessing": "--with-preprocessing"}  # others are named like their fields
-
-FULL = " with all bits"
 
 
 def _onnx(what: Exporting, path: Path, on_event: OnEvent) -> Parity:
@@ -71,15 +71,10 @@ def export_model(
         ResourceError: the place is taken or cannot be written.
     """
     check_form(format, form)
+    path = free_place(saved.folder, format, form=form, out=out, layout=layout)
     what = Exporting(saved.backbone.model, described(saved), proof, form, saved, data_licence)
-    own, of_model = saved.folder.exports, {"model": digest_of(*model_files(saved.folder))}
-    is_file = format == "onnx" and layout == "file"
-    path = out or (own / form.folder / "model.onnx" if is_file else own / (layout if format == "onnx" else format))
-    if is_file and path.is_dir():
-        raise ResourceError(f"{path} is a folder", hint="Give a file name with --out, e.g. model.onnx.")
-    if own.absolute() not in path.absolute().parents:  # where others keep their files
-        _check_free(path, is_file=is_file)
-    if is_file:
+    of_model = {"model": digest_of(*model_files(saved.folder))}
+    if format == "onnx" and layout == "file":
         return write_proven(what, path, of_model=of_model, on_event=on_event)
     with written_beside(path, keeps_before=False) as beside:
         if format == "onnx":
@@ -89,8 +84,30 @@ def export_model(
             _check(parity, what)
             facts = {"format": format, **_facts(parity), "bytes": _size(beside), **of_model}
             write_json(beside / PROOF, facts)
-            write_beside(what, beside, format=format, proof=facts)
+            _write_all(texts_beside(what, beside, format=format, proof=facts))
     return Export(path, format, facts)
+
+
+def free_place(folder: RunFolder, format: str, *, form: OnnxForm, out: Path | None, layout: ExportLayout) -> Path:
+    """Return where an export of a run goes: to `out`, else into its own exports/, where one before may be replaced.
+
+    Raises:
+        ResourceError: the place is taken.
+    """
+    own, is_file = folder.exports, format == "onnx" and layout == "file"
+    path = out or (own / form.folder / "model.onnx" if is_file else own / (layout if format == "onnx" else format))
+    if is_file and path.is_dir():
+        raise ResourceError(f"{path} is a folder", hint="Give a file name with --out, e.g. model.onnx.")
+    if not is_file and path.exists() and not path.is_dir():
+        raise ResourceError(f"{path} is a file, and {format} fills a folder", hint="Give another place with --out.")
+    if own.resolve() not in path.resolve().parents:  # where others keep their files
+        _check_free(path.resolve(), is_file=is_file)
+    elif path.resolve() == export_file(folder).resolve() and (form.folder or not is_file):
+        raise ResourceError(
+            f"{path} is the place of the plain ONNX file, by which finetune predict computes",
+            hint="Leave --out away, and this form gets a folder of its own beside it.",
+        )
+    return path
 
 
 def write_proven(
@@ -101,36 +118,51 @@ def write_proven(
     Raises:
         ExportError: it cannot be exported, or differs; no file stays then. ResourceError: it cannot be written.
     """
-    facts = {**_write_file(what, path, on_event), **(of_model or {})}
+    with _proven_file(what, path, on_event) as of_file:
+        facts = {**of_file, **(of_model or {})}
+        texts = texts_beside(what, path, format="onnx", proof=facts)
     write_json(names_beside(path)[PROOF], facts)
-    write_beside(what, path, format="onnx", proof=facts)
+    _write_all(texts)
     return Export(path, "onnx", facts)
 
 
-def _write_file(what: Exporting, path: Path, on_event: OnEvent) -> dict[str, Any]:
-    """Write an ONNX file, proven or not at all, and return the proof with the file's hash."""
+@contextmanager
+def _proven_file(what: Exporting, path: Path, on_event: OnEvent) -> Iterator[dict[str, Any]]:
+    """Write an ONNX file, proven or not at all, and yield the proof with its hash; it is there after the block."""
     beside = path.with_name(f".{path.name}.new.onnx")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_all_of(beside)  # of a process that was killed
         parity = _onnx(what, beside, on_event)
         _check(parity, what)
+        of_file = {"file": path.name, "bytes": beside.stat().st_size, "digest": digest_of(beside)}
+        yield {"format": "onnx", **_facts(parity), "form": to_json(what.form), **of_file}
         beside.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
-        for left in path.parent.glob(f"{beside.name}*"):
-            left.unlink()
-    of_file = {"file": path.name, "bytes": path.stat().st_size, "digest": digest_of(path)}
-    return {"format": "onnx", **_facts(parity), "form": to_json(what.form), **of_file}
+        _remove_all_of(beside)
+
+
+def _remove_all_of(file: Path) -> None:
+    """Remove a file and those whose names go on from its own."""
+    for left in file.parent.glob(f"{escape(file.name)}*"):
+        left.unlink()
+
+
+def _write_all(texts: dict[Path, str]) -> None:
+    for place, text in texts.items():
+        write_text(place, text)
 
 
 def _fill_repository(what: Exporting, root: Path, of_model: dict[str, str], on_event: OnEvent) -> dict[str, Any]:
     """Fill a model repository with an ONNX file, its configuration, and what helps to use it; return the proof."""
     file = triton_place(root, what)
-    facts = {**_write_file(what, file, on_event), **of_model}
+    with _proven_file(what, file, on_event) as of_file:
+        facts = {**of_file, **of_model}
     write_config(file, "labels.txt")
     write_json(file.parents[1] / PROOF, facts)
-    write_beside(what, file.parents[1], format="triton", proof=facts)
+    _write_all(texts_beside(what, file.parents[1], format="triton", proof=facts))
     return facts
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def write_in_form(
         ExportError: the network cannot be exported in this form.
     """
     network = write_onnx(model, path, described, form)
-    if list(path.parent.glob(f"{path.name}.*")):  # weights of 2 GB and more lie in a file of their own
+    if list(path.parent.glob(f"{escape(path.name)}.*")):  # weights of 2 GB and more lie in a file of their own
         raise ExportError("this network is too large for one ONNX file", hint="Use --format timm.")
     if form.outputs != PLAIN.outputs or form.dynamic_size:
         _check_outputs(network, path, proof)
@@ -155,7 +156,7 @@ def _check_outputs(network: ExportedNetwork, path: Path, proof: ProofImages) -> 
             ours = [output.numpy() for output in network(batch)]
         for name, own, theirs in zip(form.outputs, ours, client.run(list(batch.numpy()), form.outputs), strict=True):
             most = TOLERANCE * max(float(np.abs(own).max()), TOLERANCE)
-            if own.shape != theirs.shape or (difference := float(np.abs(own - theirs).max())) > most:
+            if own.shape != theirs.shape or not (difference := float(np.abs(own - theirs).max())) <= most:
                 differ = f"by up to {difference:.2e}" if own.shape == theirs.shape else "in their shape"
                 raise ExportError(f"the ONNX file's {name}{where} differ from the model's {differ}")
 

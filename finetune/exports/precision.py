@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from finetune.backbone.weights import first_line
 from finetune.errors import ExportError
 from finetune.exports.client import INPUT
+from finetune.exports.form import PROBABILITIES
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")  # where the time goes
 
@@ -69,10 +70,12 @@ def in_8_bits(file: Path, to: Path, way: Way, images: Sequence[NDArray[Any]]) ->
     try:
         with without_remarks():
             quant_pre_process(file, plain, skip_symbolic_shape=True)
+            made = [node.name for node in onnx.load(plain).graph.node if PROBABILITIES in node.output]
             quantize_static(
                 plain,
                 to,
                 _Reader(images),
+                nodes_to_exclude=made,  # of 8 bits they would be steps of 1/256, many alike, and no sum of 1
                 quant_format=QuantFormat.QDQ,
                 per_channel=way.per_channel,
                 op_types_to_quantize=None if way.operators is None else list(way.operators),

@@ -165,7 +165,16 @@ def prove(
         differences.append(differs)
         same = same and is_alike
     return Parity(
-        len(images), BATCHES, max(logits), max(differences), same, described.deviation, whole, max_loss, tolerance, took
+        len(images),
+        BATCHES,
+        max(logits),
+        float(np.max(differences)),
+        same,
+        described.deviation,
+        whole,
+        max_loss,
+        tolerance,
+        took,
     )
 
 

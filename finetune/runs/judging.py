@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune import recipe as recipes
@@ -21,7 +22,7 @@ from finetune.checkpoint.saved import SavedRun, data_root, load_run, load_timm
 from finetune.data import checks, split
 from finetune.data.read_ahead import MOST_THREADS, read_ahead
 from finetune.data.targets import target_array
-from finetune.errors import DataError
+from finetune.errors import DataError, FinetuneError
 from finetune.evaluation.views import Tta
 from finetune.exports.client import Client
 from finetune.prepare.members import logits_on
@@ -114,10 +115,19 @@ class JudgedFile:
         starts = range(0, len(samples), batch_size)
         files = [Path(manifest.root, sample.file) for sample in samples]
         batches = (files[start : start + batch_size] for start in starts)
-        for images in read_ahead(client.read, batches, num_threads=num_cores(most=MOST_THREADS)):
+        for images in read_ahead(self._read, batches, num_threads=num_cores(most=MOST_THREADS)):
             found.append(client.answer_over(images, tta))
             self.on_event(Event.progress("evaluate", sum(map(len, found)), len(samples)))
         return torch.from_numpy(np.concatenate(found)), torch.from_numpy(target_array(samples))
+
+    def _read(self, file: Path) -> NDArray[Any]:
+        try:
+            return self.client.read(file)
+        except (OSError, ValueError, FinetuneError) as error:
+            raise DataError(
+                f"{file} could be read when the data was scanned and cannot now: {error}",
+                hint="Name labelled images that are there: --data DIR.",
+            ) from error
 
 
 def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> JudgedModel:
@@ -134,15 +144,18 @@ def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> JudgedMo
 
 def _run_of(file: Path) -> RunFolder | None:
     """Return the run in whose exports a file lies, of an ensemble its first member."""
-    for parent in list(file.absolute().parents)[:3]:
-        folder = RunFolder(parent)
-        if folder.ensemble.is_file():
-            members = read_json(folder.ensemble).get("members") or [{}]
-            first = Path(str(members[0].get("run", "")))
-            folder = RunFolder(first if first.is_absolute() or first.is_dir() else parent / first)
-        if folder.recipe.is_file() and folder.split.is_file():
-            return folder
-    return None
+    exports = next((parent for parent in file.absolute().parents if parent == RunFolder(parent.parent).exports), None)
+    if exports is None:  # a file that only lies in a run folder may be that of another
+        return None
+    folder = RunFolder(exports.parent)
+    if folder.ensemble.is_file():
+        members = read_json(folder.ensemble).get("members") or [{}]
+        first, above = str(members[0].get("run", "")), folder.path.parents
+        if not first:
+            return None
+        places = (RunFolder(place / first) for place in above)  # an absolute path stays itself; older ones have none
+        folder = next((member for member in places if member.recipe.is_file()), folder)
+    return folder if folder.recipe.is_file() and folder.split.is_file() else None
 
 
 def _unknown(path: Path) -> DataError:

@@ -12,8 +12,8 @@ from typing import Any
 
 from finetune import recipe as recipes
 from finetune.checkpoint.claim import RUNS, claimed
-from finetune.checkpoint.run_folder import RunFolder
-from finetune.errors import CheckpointError, FinetuneError, did_you_mean
+from finetune.checkpoint.run_folder import LOCK, RunFolder
+from finetune.errors import CheckpointError, FinetuneError, ResourceError, did_you_mean
 from finetune.types import OnEvent, ignore
 from finetune.whole import old_of
 
@@ -105,22 +105,58 @@ def show_run(path: str | Path) -> FoundRun:
     )
 
 
+def removable(paths: Sequence[str | Path]) -> tuple[FoundRun, ...]:
+    """Return what is known of run folders that can be removed, each with nothing in it that is not its own.
+
+    Raises:
+        CheckpointError: one is no run folder, a link, named twice, holds other runs, or holds the working directory.
+    """
+    runs, here = tuple(show_run(path) for path in paths), Path.cwd().resolve()
+    whole = [run.path.resolve() for run in runs]
+    for place, run in enumerate(runs):
+        own = whole[place]
+        if run.path.is_symlink():
+            raise CheckpointError(f"{run.path} is a link to a run folder", hint=f"Name the folder itself: {own}")
+        over = next((runs[other].path for other, it in enumerate(whole) if other != place and it in own.parents), None)
+        if over is not None:
+            raise CheckpointError(f"{run.path} lies in {over}, which is to be removed, too", hint=f"Name {over} alone.")
+        if own in whole[:place]:
+            raise CheckpointError(f"{run.path} is named twice", hint="Name each run folder once.")
+        if own == here or own in here.parents:
+            raise CheckpointError(f"{run.path} holds the working directory", hint="Leave it first: cd.")
+        other = next((path for path in sorted(own.iterdir()) if path.is_dir() and _kind(RunFolder(path))), None)
+        if other is not None:
+            raise CheckpointError(
+                f"{run.path} holds another run folder, {other.name}, which is none of its own",
+                hint=f"Move it to another place, or remove it first: {other}",
+            )
+    return runs
+
+
 def remove_runs(paths: Sequence[str | Path], *, on_event: OnEvent = ignore) -> int:
     """Remove run folders with all that is in them, and return how many bytes that frees.
 
     All are looked at before one is touched.
 
     Raises:
-        CheckpointError: one is no run folder. ResourceError: a process is writing into one.
+        CheckpointError: one cannot be removed (`removable`). ResourceError: a process is writing into one, or it
+            cannot be written.
     """
-    runs = [show_run(path) for path in paths]
+    runs = removable(paths)
     for run in runs:
-        with claimed(RunFolder(run.path), seconds=0, on_event=on_event):
-            pass
+        for folder in {run.path, *(lock.parent for lock in run.path.rglob(LOCK))}:  # of a comparison its runs, too
+            with claimed(RunFolder(folder), seconds=0, on_event=on_event):
+                pass
     for run in runs:
-        aside = old_of(run.path)
-        run.path.rename(aside)  # from now on it is no run any more, whatever becomes of its files
-        shutil.rmtree(aside)
+        own = run.path.resolve()
+        aside = old_of(own)
+        try:
+            if aside.exists():  # what was being removed when a process was killed
+                shutil.rmtree(aside)
+            own.rename(aside)  # from now on it is no run any more, whatever becomes of its files
+            shutil.rmtree(aside)
+        except OSError as error:
+            raise ResourceError(f"{run.path} cannot be removed: {error.strerror}") from error
     return sum(run.num_bytes for run in runs)
 
 

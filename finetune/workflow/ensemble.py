@@ -103,12 +103,13 @@ def _left(
     """Write the folder of an ensemble, whole or not at all."""
     runs = [members.runs[place] for place in places]
     counts = [found.members[place].count for place in places]
-    proof = proof_of(runs[0])
+    proof, facts = proof_of(runs[0]), joined_facts(found)
+    for member in facts["members"]:
+        member["run"] = str(Path(member["run"]).absolute())  # so that it is found from any working directory
     with whole_folder(out) as beside:
         folder = RunFolder(beside)
         proven = write_ensemble(
-            folder, runs, counts, proof, name=out.name, average=average, thresholds=found.thresholds,
-            facts=joined_facts(found),
+            folder, runs, counts, proof, name=out.name, average=average, thresholds=found.thresholds, facts=facts,
         )  # fmt: skip
         said = {name: answers(members.task, rows, found.thresholds) for name, rows in outputs.items()}
         write_predictions(folder.predictions, members.manifest, said, class_shares(members.task, outputs))

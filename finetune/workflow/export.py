@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+from finetune.checkpoint.run_folder import open_finished
 from finetune.checkpoint.saved import load_run
 from finetune.errors import ExportError, RecipeError, did_you_mean
 from finetune.exports.exporting import Export
 from finetune.exports.form import OnnxForm
-from finetune.exports.formats import FORMATS, check_form, export_model
+from finetune.exports.formats import FORMATS, check_form, export_model, free_place
 from finetune.exports.hub import check_repository, push
 from finetune.prepare.proof import proof_of
 from finetune.train.guard import OF_A_MODEL, guarded
@@ -63,12 +64,13 @@ def export(
         if format != "timm":
             raise RecipeError(f"--push-to-hub has no meaning for --format {format}", hint="Use --format timm.")
         check_repository(push_to_hub)
+    place = Path(out) if out else None
+    free_place(open_finished(run), format, form=form, out=place, layout=layout)  # before all of val is asked
     saved = load_run(run, device="cpu")
     with saved.compute.in_force():
         proof = proof_of(saved, is_whole=True, on_event=on_event)
         done = export_model(
-            saved, format, proof, form=form, out=Path(out) if out else None, layout=layout, data_licence=data_licence,
-            on_event=on_event,
+            saved, format, proof, form=form, out=place, layout=layout, data_licence=data_licence, on_event=on_event
         )  # fmt: skip
     if push_to_hub is None:
         return done

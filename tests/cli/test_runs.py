@@ -98,3 +98,31 @@ def test_a_run_that_a_process_writes_into_is_left(finetune_cli, shelf: Path) -> 
     assert (shelf / "done").is_dir() and (shelf / "begun").is_dir()
     with claimed(RunFolder(shelf / "begun"), seconds=0):
         pass
+
+
+def test_what_is_not_the_runs_own_is_not_removed_with_it(
+    finetune_cli, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shelf / "link").symlink_to("done")
+    shutil.copytree(shelf / "done", shelf / "begun" / "mine")
+    there = sorted(shelf.rglob("*"))
+    for named, said in {
+        ("link",): "is a link to a run folder",
+        ("done", "damaged", "done"): "is named twice",
+        ("begun",): "holds another run folder, mine",
+        ("begun/mine", "begun"): "which is to be removed, too",
+    }.items():
+        done = finetune_cli("runs", "rm", *(shelf / name for name in named), "--yes")
+        assert (done.code, said in done.err) == (6, True), done.err
+    monkeypatch.chdir(shelf / "done")
+    for named in (".", shelf / "done"):
+        done = finetune_cli("runs", "rm", named, "--yes")
+        assert done.code == 6 and "holds the working directory" in done.err
+    assert "done" in finetune_cli("runs", ".").out
+    assert sorted(shelf.rglob("*")) == there
+
+
+def test_what_an_interrupted_removal_left_is_in_nobodys_way(finetune_cli, shelf: Path) -> None:
+    shutil.copytree(shelf / "done" / "model", shelf / ".done.old" / "model")
+    assert finetune_cli("runs", "rm", shelf / "done", "--yes").code == 0
+    assert sorted(place.name for place in shelf.iterdir()) == ["begun", "damaged", "other"]

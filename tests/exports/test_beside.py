@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +96,20 @@ def test_answers_of_each_task(logits: list[float], facts: dict[str, Any], said: 
     own: dict[str, Any] = {"__name__": "own", "__file__": "predict.py"}
     exec(program("model.onnx"), own)
     assert own["answer"](np.array(logits, dtype=np.float32), {"classes": ["a", "b", "c"], **facts}) == said
+
+
+def test_a_class_is_one_line_of_labels_whatever_it_is_called(
+    older_exporter: None, finished: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    first = finetune.load(run).classes[0]
+    odd = f"{first}\ntwice"
+    for name in ("model/config.json", "split.csv", "predictions.csv"):
+        text = (run / name).read_text()
+        quoted = json.dumps(odd) if name.endswith("json") else f'"{odd}"'
+        (run / name).write_text(text.replace(f'"{first}"', quoted).replace(f",{first},", f",{quoted},"))
+    assert finetune.load(run).classes[0] == odd
+    done = finetune.export(run, out=tmp_path / "model.onnx")
+    lines = (done.path.parent / "labels.txt").read_text().splitlines()
+    assert lines == [f"{first} twice", *finetune.load(run).classes[1:]]
+    assert f"one of 6 classes: {first} twice, " in (done.path.parent / "README.md").read_text()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +21,8 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 
 import finetune
-from finetune.errors import ExportError, ResourceError
-from finetune.exports.card_facts import _cell
+from finetune.errors import CheckpointError, ExportError, ResourceError
+from finetune.exports.card_facts import in_markdown
 
 FORMATS = ["timm", "torch", "safetensors", "openvino"]
 ALONE = "import runpy, sys; sys.modules.update(finetune=None); sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"  # noqa: E501
@@ -103,7 +106,7 @@ def test_the_page_is_a_model_card(finished: Path, tmp_path: Path) -> None:
 
 
 def test_names_of_classes_break_no_table() -> None:
-    assert _cell("a|b\n<script>*") == r"a\|b \<script\>\*"
+    assert in_markdown("a|b\n<script>*") == r"a\|b \<script\>\*"
 
 
 def test_a_folder_goes_to_the_hub_with_its_card(
@@ -130,3 +133,43 @@ def test_a_hub_that_cannot_be_reached_leaves_the_folder(finished: Path, tmp_path
         finetune.export(finished, format="timm", out=tmp_path / "own", push_to_hub="me/it")
     assert "tries again" in caught.value.hint
     assert timm.create_model(f"local-dir:{tmp_path / 'own'}", pretrained=True).num_classes == 6
+
+
+def test_an_export_takes_no_place_of_other_files(
+    older_exporter: None, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = exported / "exports" / "model.onnx"
+    before, mine = plain.read_bytes(), tmp_path / "mine.onnx"
+    mine.write_text("mine")
+    monkeypatch.setattr("finetune.workflow.export.proof_of", None)  # it is said before a model is asked anything
+    around = Path(os.path.relpath(mine, exported / "exports" / "no-folder"))
+    for more, said in (
+        ({"out": exported / "exports" / "no-folder" / around}, "exists already"),
+        ({"out": mine, "format": "torch"}, "is a file, and torch fills a folder"),
+        ({"out": plain, "softmax": True}, "is the place of the plain ONNX file"),
+        ({"out": plain.parent}, "is a folder"),
+    ):
+        with pytest.raises(ResourceError, match=said):
+            finetune.export(exported, **more)  # type: ignore[arg-type]
+    assert mine.read_text() == "mine" and plain.read_bytes() == before
+
+
+def test_a_page_that_cannot_be_written_leaves_no_file_and_names_may_be_any(
+    older_exporter: None, finished: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    out = tmp_path / "out" / "my [1] x's.onnx"
+    out.parent.mkdir()
+    (out.parent / f".{out.name}.new.onnx.tried").write_bytes(b"of a process that was killed")
+    (run / "predictions.csv").write_text("no,table\n1,2\n")
+    with pytest.raises(CheckpointError, match=r"predictions\.csv is damaged"):
+        finetune.export(run, out=out)
+    assert list(out.parent.iterdir()) == []
+    (run / "predictions.csv").unlink()
+    finetune.export(run, out=out)
+    page = (out.parent / "my [1] x's.README.md").read_text()
+    commands = [shlex.split(line) for line in page.splitlines() if line.startswith(("    python", "    docker build"))]
+    assert commands[0][1] == "my [1] x's.predict.py" and commands[1][4:6] == ["-f", "my [1] x's.Dockerfile"]
+    lines = (out.parent / "my [1] x's.Dockerfile").read_text().splitlines()
+    assert json.loads(lines[3].removeprefix("COPY ")) == [out.name, "my [1] x's.predict.py", "./"]
+    assert "### By class" not in page

@@ -24,7 +24,7 @@ from finetune.exports.client import Client, _normalised
 from finetune.exports.described import Described, preprocessing_facts
 from finetune.exports.form import OnnxForm
 from finetune.exports.outputs import ExportedNetwork
-from finetune.exports.proof import OnWhole, Parity
+from finetune.exports.proof import OnWhole, Parity, ProofImages, prove
 from finetune.types import Preprocessing
 
 ALL = {"softmax": True, "features": True, "saliency": True}
@@ -222,3 +222,28 @@ def test_no_path_of_this_machine_goes_into_a_file(richest: Path) -> None:
     text = richest.read_bytes()
     assert str(Path(finetune.__file__).parent).encode() not in text and str(Path.home()).encode() not in text
     assert all(not node.metadata_props and not node.doc_string for node in onnx.load(richest).graph.node)
+
+
+def test_probabilities_are_those_of_the_logits_in_8_bits_too(
+    older_exporter: None, finished: Path, drawn: Path, tmp_path: Path
+) -> None:
+    done = finetune.export(finished, out=tmp_path / "model.onnx", precision="int8", softmax=True, max_loss=100)
+    client = Client(done.path)
+    images = [client.read(file) for file in sorted(drawn.rglob("*.jpg"))[:8]]
+    logits, probabilities = client.run(images, client.outputs)
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    assert probabilities == pytest.approx(shares / shares.sum(axis=1, keepdims=True), abs=1e-6)
+
+
+def test_an_export_that_answers_no_numbers_is_not_proven(few: Path) -> None:
+    class Nothing:
+        def read(self, file: Path) -> Any:
+            return np.zeros(3, dtype=np.float32)
+
+        def answer(self, images: Any) -> Any:
+            return np.full((len(images), 3), np.nan, dtype=np.float32)
+
+    files = sorted(few.rglob("*.jpg"))[:4]
+    own = Described(("a", "b", "c"), Preprocessing((1, 1), (0.5,) * 3, (0.2,) * 3))
+    found = prove(torch.nn.Flatten(), Nothing(), ProofImages(torch.rand(4, 3, 1, 1), files), own)
+    assert not found.is_proven and "nan" in found.failure

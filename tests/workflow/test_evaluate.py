@@ -116,3 +116,33 @@ def test_an_export_is_measured_as_its_run_is(exported: Path, tmp_path: Path, dra
         finetune.evaluate(alone, data=drawn, device="cuda")
     with pytest.raises(finetune.DataError, match="does not say what data it was trained on"):
         finetune.evaluate(exported / "model", device="cpu")
+
+
+def test_an_ensemble_finds_the_data_of_its_members_from_anywhere(
+    older_exporter: None, tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_run(out="a", epochs=1)
+    tiny_run(out="b", epochs=1, seed=1)
+    monkeypatch.chdir(tmp_path)
+    made = finetune.ensemble(["a", "b"], out="e", device="cpu")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = finetune.evaluate(tmp_path / "e")
+    assert found.metrics["top1"].value == made.joined.metrics["val"]["top1"].value
+    facts = json.loads((tmp_path / "e" / "ensemble.json").read_text())
+    facts["members"][0]["run"] = "a"  # as it was written before
+    (tmp_path / "e" / "ensemble.json").write_text(json.dumps(facts))
+    assert finetune.evaluate(tmp_path / "e").metrics == found.metrics
+    shutil.copy(tmp_path / "e" / "exports" / "model.onnx", tmp_path / "a" / "another.onnx")
+    with pytest.raises(finetune.DataError, match="does not say what data it was trained on"):
+        finetune.evaluate(tmp_path / "a" / "another.onnx")
+
+
+def test_images_that_are_gone_are_named(older_exporter: None, tiny_run, few: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(few, tmp_path / "data"))
+    run = tiny_run(data=data, epochs=1).folder
+    finetune.export(run)
+    data.rename(tmp_path / "gone")
+    for named in (run, run / "exports" / "model.onnx"):
+        with pytest.raises(finetune.DataError, match="could be read when the data was scanned and cannot now"):
+            finetune.evaluate(named)
