@@ -92,7 +92,7 @@ def measured(name: str, size: int, place: Path, forms: list[str]) -> dict[str, o
                 parity = write_torch(what, place, ignore)
             else:
                 parity = write_in_form(model, place / "model.onnx", proof, what.described, what.form)
-            row[form] = parity.largest_difference / parity.largest_logit
+            row[form] = parity.largest_difference / max(parity.largest_logit, 1e-12)
             row[f"{form} seconds"] = round(time.perf_counter() - began, 1)
             if form == "int8":
                 row["int8 alike"] = f"{parity.whole.num_same}/{parity.whole.num_images}" if parity.whole else ""

@@ -24,7 +24,7 @@ from finetune.data.read_ahead import MOST_THREADS, read_ahead
 from finetune.data.targets import target_array
 from finetune.errors import DataError, FinetuneError
 from finetune.evaluation.views import Tta
-from finetune.exports.client import Client
+from finetune.exports.client import Client, digest_of, model_files
 from finetune.prepare.members import logits_on
 from finetune.process import num_cores
 from finetune.runs.answering import Model, opened_export
@@ -100,6 +100,13 @@ class JudgedFile:
             recipe = recipes.load(self.run.recipe)
             self.data, self.is_refit = recipe.data, recipe.train.refit
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether its proof names another model than its run has now; an ensemble is none of its members'."""
+        proof = self.file.with_name("proof.json")
+        said = read_json(proof).get("model") if self.run is not None and proof.is_file() else None
+        return said is not None and self.run is not None and said != digest_of(*model_files(self.run))
+
     def manifest(self) -> Manifest:
         if self.run is None:
             raise _unknown(self.file)
@@ -137,7 +144,10 @@ def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> JudgedMo
         CheckpointError: no finished run. ExportError: an ONNX file that is none of ours.
     """
     if model.file is not None:
-        return JudgedFile(model.file, opened_export(model.file), on_event)
+        of_file = JudgedFile(model.file, opened_export(model.file), on_event)
+        if of_file.is_stale:
+            on_event(Event.warning(f"{model.file} was made of another model than the one that stands in its run now"))
+        return of_file
     saved = load_timm(model.path, device=device) if model.is_timm else load_run(model.path, device=device)
     return JudgedRun(saved, is_timm=model.is_timm)
 
@@ -150,7 +160,7 @@ def _run_of(file: Path) -> RunFolder | None:
     folder = RunFolder(exports.parent)
     if folder.ensemble.is_file():
         members = read_json(folder.ensemble).get("members") or [{}]
-        first, above = str(members[0].get("run", "")), folder.path.parents
+        first, above = str(members[0].get("run", "")), (folder.path, *folder.path.parents)
         if not first:
             return None
         places = (RunFolder(place / first) for place in above)  # an absolute path stays itself; older ones have none

@@ -146,3 +146,21 @@ def test_images_that_are_gone_are_named(older_exporter: None, tiny_run, few: Pat
     for named in (run, run / "exports" / "model.onnx"):
         with pytest.raises(finetune.DataError, match="could be read when the data was scanned and cannot now"):
             finetune.evaluate(named)
+
+
+def test_an_export_of_another_model_says_so_and_data_that_is_gone_is_named(
+    exported: Path, tmp_path: Path, drawn: Path
+) -> None:
+    own = Path(shutil.copytree(exported, tmp_path / "run"))
+    told: list[str] = []
+    finetune.evaluate(own / "exports", split="val", on_event=lambda event: told.append(str(event.facts.get("text"))))
+    assert not any("was made of another model" in text for text in told)
+    config = own / "model" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    finetune.evaluate(own / "exports", split="val", on_event=lambda event: told.append(str(event.facts.get("text"))))
+    assert any("was made of another model" in text for text in told)
+    gone = tmp_path / "gone"
+    recipe = own / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace(str(drawn), str(gone)))
+    with pytest.raises(finetune.DataError, match=str(gone)):
+        finetune.evaluate(own / "exports", split="val")
