@@ -118,7 +118,7 @@ def test_a_comparison_killed_at_every_kind_of_point_ends_as_one_that_was_not(few
     assert all(ended.signal == signal.SIGKILL for ended in found), [one.said for one in found if not one.signal]
     assert len(found) > 20
     told = [json.loads((folder / "compare.json").read_text()) for folder in (whole.folder, killed)]
-    facts = [[(one["label"], one["top1"], one["difference"]) for one in content["standings"]] for content in told]
+    facts = [[(one["label"], one["score"], one["difference"]) for one in content["standings"]] for content in told]
     assert facts[0] == facts[1] and told[1]["failed"] == {}
     for name in ("head-only-seed0", "full-seed0"):
         assert_same(whole.folder / "runs" / name, killed / "runs" / name)
