@@ -23,6 +23,7 @@ from finetune.backbone.adapted import cut_at, with_depth, with_range
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
 from finetune.backbone.weights import first_line
+from finetune.bands import Bands
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.contents import PROBLEMS
 from finetune.checkpoint.run_folder import RunFolder
@@ -55,11 +56,8 @@ class SavedRun:
     deviation: float | None = None  # of the numbers of train, where a number is estimated
 
     def manifest(self) -> Manifest:
-        """Return the data that the run was trained on, as split.csv pins it; what a refit took from val is in train."""
-        root, task = data_root(self.recipe), pinned_task(self.recipe)
-        pinned = split.read(self.folder.split, root=root, classes=self.classes, task=task)
-        pinned = replace(pinned, bands=self.backbone.preprocessing.bands)
-        return split.val_in_train(pinned) if self.recipe.train.refit else pinned
+        """Return the data that the run was trained on."""
+        return trained_on(self.folder, self.recipe, self.classes, bands=self.backbone.preprocessing.bands)
 
 
 def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
@@ -162,6 +160,13 @@ def write_model(
             deviation=deviation,
             pool=backbone.architecture.pool,
         )
+
+
+def trained_on(folder: RunFolder, recipe: Recipe, classes: tuple[str, ...], *, bands: Bands) -> Manifest:
+    """Return the data that a run was trained on, as split.csv pins it; what a refit took from val is in train."""
+    pinned = split.read(folder.split, root=data_root(recipe), classes=classes, task=pinned_task(recipe))
+    pinned = replace(pinned, bands=bands)
+    return split.val_in_train(pinned) if recipe.train.refit else pinned
 
 
 def data_root(recipe: Recipe) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune.exports import client
 from finetune.exports.card import card
+from finetune.exports.client import PROOF
 from finetune.exports.exporting import Exporting
 from finetune.types import BRIGHTNESS
 
@@ -30,7 +31,6 @@ SHARED: tuple[Any, ...] = (
     client._crop,
     client._start,
 )
-PROOF = "proof.json"
 
 HEAD = '''"""Say what images show; give the names of their files as arguments.
 

@@ -29,6 +29,7 @@ from finetune.types import BRIGHTNESS
 from finetune.values import InsideGraph
 
 INPUT = "images"
+PROOF = "proof.json"  # beside an export: what was proven, with the hashes of file and model
 
 
 class Client:
@@ -240,7 +241,7 @@ def proven_export(folder: RunFolder) -> Path | None:
 
     That of an ensemble is what it consists of: it must be the file that was proven.
     """
-    file, proof = export_file(folder), folder.exports / "proof.json"
+    file, proof = export_file(folder), folder.exports / PROOF
     try:
         facts = json.loads(proof.read_text(encoding="utf-8"))
         is_of_model = folder.ensemble.is_file() or facts["model"] == digest_of(*model_files(folder))

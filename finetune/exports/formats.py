@@ -16,8 +16,8 @@ from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import SavedRun
 from finetune.checkpoint.state import written_beside
 from finetune.errors import ExportError, RecipeError, ResourceError
-from finetune.exports.beside import PROOF, names_beside, texts_beside
-from finetune.exports.client import digest_of, export_file, model_files
+from finetune.exports.beside import names_beside, texts_beside
+from finetune.exports.client import PROOF, digest_of, export_file, model_files
 from finetune.exports.described import Described
 from finetune.exports.exporting import Export, Exporting
 from finetune.exports.form import OnnxForm

@@ -182,14 +182,11 @@ def _on_whole(
     stranger: Stranger, whole: WholeSplit, described: Described, on_event: OnEvent
 ) -> tuple[OnWhole, float, bool]:
     """Return what a stranger reaches on a split, how far its logits are, and whether its answers are the model's."""
-    starts = range(0, len(whole.files), BATCH)
-    found = []
-    batches = (whole.files[start : start + BATCH] for start in starts)
-    for images in read_ahead(stranger.read, batches, num_threads=num_cores(most=MOST_THREADS)):
-        found.append(stranger.answer(images))
-        done = sum(map(len, found))
-        on_event(Event.progress(f"{whole.name} images asked of the export", done, len(whole.files)))
-    ours, theirs = whole.logits.numpy(), np.concatenate(found)
+    theirs = logits_of_files(
+        stranger.read, stranger.answer, whole.files, batch_size=BATCH, what=f"{whole.name} images asked of the export",
+        on_event=on_event,
+    )  # fmt: skip
+    ours = whole.logits.numpy()
     difference = float(np.abs(ours - theirs).max())
     task, limits = described.task, described.thresholds
     measure = TASKS[task].score
@@ -200,6 +197,24 @@ def _on_whole(
     num_same = None if task == "regress" else int((_said(task, ours, limits) == _said(task, theirs, limits)).sum())
     on_whole = OnWhole(whole.name, len(ours), measure, of_model, of_export, num_same)
     return on_whole, difference, SAME[task](ours, theirs, difference, limits)
+
+
+def logits_of_files(
+    read: Callable[[Path], NDArray[Any]],
+    answer: Callable[[Sequence[NDArray[Any]]], Logits],
+    files: Sequence[Path],
+    *,
+    batch_size: int,
+    what: str,
+    on_event: OnEvent = ignore,
+) -> Logits:
+    """Return the logits (N, K) of image files, read by threads while those before are answered."""
+    found: list[Logits] = []
+    batches = (files[start : start + batch_size] for start in range(0, len(files), batch_size))
+    for images in read_ahead(read, batches, num_threads=num_cores(most=MOST_THREADS)):
+        found.append(answer(images))
+        on_event(Event.progress(what, sum(map(len, found)), len(files)))
+    return np.concatenate(found)
 
 
 def _milliseconds(networks: dict[str, Callable[[], Any]]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from finetune.checkpoint.run_folder import RunFolder, open_answering
 from finetune.errors import CheckpointError, ExportError, RecipeError, did_you_mean
 from finetune.evaluation.predictions import Answers, Scorer, probabilities_of
 from finetune.evaluation.views import Tta
-from finetune.exports.client import Client, digest_of, export_file, proven_export
+from finetune.exports.client import PROOF, Client, digest_of, export_file, proven_export
 from finetune.types import Event, OnEvent
 
 MANY = 1000  # images that are worth starting a GPU
@@ -118,7 +118,7 @@ def scorer_of(client: Client, *, tta: Tta = "none") -> Scorer[NDArray[Any]]:
 
 def _of_exports(folder: Path) -> Path:
     """Return the ONNX file in a folder of exports, which must be the one that was proven where that is said there."""
-    file, proof = folder / "model.onnx", folder / "proof.json"
+    file, proof = folder / "model.onnx", folder / PROOF
     if proof.is_file():
         try:
             is_proven = json.loads(proof.read_text(encoding="utf-8"))["digest"] == digest_of(file)

@@ -6,29 +6,27 @@ Letters: N images, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune import recipe as recipes
-from finetune.bands import COLOURS, Bands
+from finetune.bands import Bands
 from finetune.checkpoint.run_folder import RunFolder, read_json
-from finetune.checkpoint.saved import SavedRun, data_root, load_run, load_timm
-from finetune.data import checks, split
-from finetune.data.read_ahead import MOST_THREADS, read_ahead
+from finetune.checkpoint.saved import SavedRun, load_run, load_timm, trained_on
+from finetune.data import checks
 from finetune.data.targets import target_array
 from finetune.errors import DataError, FinetuneError
 from finetune.evaluation.views import Tta
-from finetune.exports.client import Client, digest_of, model_files
+from finetune.exports.client import PROOF, Client, digest_of, model_files
+from finetune.exports.proof import logits_of_files
 from finetune.prepare.members import logits_on
-from finetune.process import num_cores
 from finetune.runs.answering import Model, opened_export
-from finetune.settings import DataSection
+from finetune.settings import DataSection, Recipe
 from finetune.tasks import Task
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore
 
@@ -74,58 +72,40 @@ class JudgedRun:
         return logits_on(self.saved, manifest, samples, batch_size=batch_size, workers=workers, tta=tta)
 
 
-@dataclass(slots=True)
 class JudgedFile:
     """An ONNX file of ours, by onnxruntime."""
 
-    file: Path
-    client: Client
-    on_event: OnEvent = ignore
-    run: RunFolder | None = None
-    data: DataSection = field(default_factory=DataSection)
-    is_refit: bool = False
-    classes: tuple[str, ...] = ()
-    task: Task = "classify"
-    thresholds: tuple[float, ...] = ()
-    value_range: tuple[float, float] | None = None
-    bands: Bands = COLOURS
-
-    def __post_init__(self) -> None:
-        client = self.client
+    def __init__(self, file: Path, client: Client, on_event: OnEvent) -> None:
+        self.file, self.client, self.on_event = file, client, on_event
         span = client.preprocessing["value_range"]
         self.classes, self.task, self.thresholds = tuple(client.classes), client.task, client.thresholds
         self.value_range, self.bands = tuple(span) if span else None, client.bands
-        self.run = _run_of(self.file)
-        if self.run is not None:
-            recipe = recipes.load(self.run.recipe)
-            self.data, self.is_refit = recipe.data, recipe.train.refit
+        self.run = _run_of(file)
+        self.recipe = Recipe() if self.run is None else recipes.load(self.run.recipe)
+        self.data, self.is_refit = self.recipe.data, self.recipe.train.refit
 
     @property
     def is_stale(self) -> bool:
         """Whether its proof names another model than its run has now; an ensemble is none of its members'."""
-        proof = self.file.with_name("proof.json")
+        proof = self.file.with_name(PROOF)
         said = read_json(proof).get("model") if self.run is not None and proof.is_file() else None
         return said is not None and self.run is not None and said != digest_of(*model_files(self.run))
 
     def manifest(self) -> Manifest:
         if self.run is None:
             raise _unknown(self.file)
-        root = data_root(recipes.load(self.run.recipe))
-        pinned = replace(split.read(self.run.split, root=root, classes=self.classes, task=self.task), bands=self.bands)
-        return split.val_in_train(pinned) if self.is_refit else pinned
+        return trained_on(self.run, self.recipe, self.classes, bands=self.bands)
 
     def logits(
         self, manifest: Manifest, samples: Sequence[Sample], *, batch_size: int, workers: int | None, tta: Tta
     ) -> tuple[Tensor, Tensor]:
-        found, client = [], self.client
         samples = checks.unchanged(replace(manifest, samples=tuple(samples))).samples
-        starts = range(0, len(samples), batch_size)
         files = [Path(manifest.root, sample.file) for sample in samples]
-        batches = (files[start : start + batch_size] for start in starts)
-        for images in read_ahead(self._read, batches, num_threads=num_cores(most=MOST_THREADS)):
-            found.append(client.answer_over(images, tta))
-            self.on_event(Event.progress("evaluate", sum(map(len, found)), len(samples)))
-        return torch.from_numpy(np.concatenate(found)), torch.from_numpy(target_array(samples))
+        found = logits_of_files(
+            self._read, lambda images: self.client.answer_over(images, tta), files, batch_size=batch_size,
+            what="evaluate", on_event=self.on_event,
+        )  # fmt: skip
+        return torch.from_numpy(found), torch.from_numpy(target_array(samples))
 
     def _read(self, file: Path) -> NDArray[Any]:
         try:

@@ -14,7 +14,7 @@ from finetune import recipe as recipes
 from finetune.checkpoint.claim import RUNS, claimed
 from finetune.checkpoint.run_folder import LOCK, RunFolder
 from finetune.errors import CheckpointError, FinetuneError, ResourceError, did_you_mean
-from finetune.types import OnEvent, ignore
+from finetune.types import OnEvent, ignore, to_json
 from finetune.whole import old_of
 
 PAGES = ("report.html", "compare.html")
@@ -51,11 +51,8 @@ class FoundRun:
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as JSON has them."""
-        return {
-            "path": str(self.path), "kind": self.kind, "data": self.data, "network": self.network,
-            "strategy": self.strategy, "measure": self.measure, "score": self.score, "is_finished": self.is_finished,
-            "changed": self.changed.isoformat(timespec="seconds"), "num_bytes": self.num_bytes,
-        }  # fmt: skip
+        facts: dict[str, Any] = to_json(self)
+        return facts | {"path": str(self.path), "changed": self.changed.isoformat(timespec="seconds")}
 
 
 def list_runs(place: str | Path = RUNS) -> tuple[FoundRun, ...]:
