@@ -63,6 +63,7 @@ def note_beginning(
         "versions": versions(),
         "weights": weights_digest(backbone),
         "threads": compute.threads,
+        "processes": compute.processes,
         "allowed": list(allowed),
     }
     write_json(folder.began, content)
@@ -127,6 +128,19 @@ def settle_changes(folder: RunFolder, recipe: Recipe, began: Beginning, *, allow
         _refuse_unless("version", "the software", changed_versions, allow, folder)
         allowed += [f"version: {text}" for text in changed_versions]
     return allowed
+
+
+def settle_processes(folder: RunFolder, now: int, began: Beginning, *, allow: Collection[str]) -> list[str]:
+    """Return in words that another number of processes shares the run, where it does and that was allowed.
+
+    Raises:
+        CheckpointError: it does, and that was not allowed: sums of parts are rounded otherwise.
+    """
+    if now == began.processes:
+        return []
+    text = f"processes {began.processes} -> {now}"
+    _refuse_unless("recipe", "the launch", [text], allow, folder)
+    return [f"recipe: {text}"]
 
 
 def settle_data(

@@ -22,7 +22,10 @@ def main() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        from finetune import ranks
+
+        if ranks.speaks():
+            print("stopped", file=sys.stderr)
         code = ENDS[KeyboardInterrupt]
     except BrokenPipeError:
         code = ENDS[BrokenPipeError]
@@ -63,9 +66,12 @@ def _write_no_more() -> None:
 
 
 def _say(error: FinetuneError) -> None:
+    from finetune import ranks
     from finetune.cli.terminal import Console
     from finetune.errors import Interrupted, RecipeError
 
+    if not ranks.speaks():
+        return
     said = "" if isinstance(error, Interrupted) else "error: "
     console = Console(stderr=True)
     console.print(f"{said}{_lines(error.message)}")

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finetune import ranks
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
 from finetune.data.targets import strata_of
 from finetune.evaluation.forward import Mirrored, collect_logits
@@ -95,7 +96,8 @@ def equipped(trunk: Trunk, inputs: Inputs, samples: Sequence[Sample], *, num_ima
     if not _may_pay(inputs, num_images):
         return "torch", ""
     count = trunk_batch(inputs.compute.device)
-    images, _ = next(iter(plain_batches(inputs, samples[:count], batch_size=count).epoch()))
+    with ranks.alone():
+        images, _ = next(iter(plain_batches(inputs, samples[:count], batch_size=count).epoch()))
     return equip(
         trunk,
         of_trunk_batch(images),

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from finetune import ranks
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.errors import Interrupted, ResourceError
 
@@ -29,12 +30,12 @@ class Stop:
         self.folder = self.folder or folder
 
     def raise_if_asked(self, save: Callable[[], None] | None = None) -> None:
-        """Write a checkpoint and leave, if a signal came.
+        """Write a checkpoint and leave, if a signal came; of several processes of a run the first does, and ends all.
 
         Raises:
             Interrupted: one came; the hint says how to go on.
         """
-        if self.signal:
+        if self.signal and ranks.is_first():
             if save:
                 save()
             raise self.error()

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
+from finetune import ranks
 from finetune.arguments import Settings, SettingsWithData
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.changes import check_kinds
+from finetune.checkpoint.run_folder import RunFolder
 from finetune.errors import CheckpointError
 from finetune.prepare.asked import recipe_of
 from finetune.runs.layout import Terms
@@ -32,14 +34,16 @@ def run(
 
         finetune.run("imgs", strategy="head-only", backbone="resnet18", epochs=5)
 
-    `settings` are the flags of `finetune run`, `overrides` any key of the recipe by its dotted name.
+    `settings` are the flags of `finetune run`, `overrides` any key of the recipe by its dotted name. Processes that
+    a launcher has started share the run (docs/scale.md).
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    with stop_on_signals() as stop:
-        return start(chosen, out=None if out is None else Path(out), stop=stop, on_event=on_event)
+    with ranks.joined(), stop_on_signals() as stop:
+        heard = on_event if ranks.is_first() else ignore
+        return start(chosen, out=None if out is None else Path(out), stop=stop, on_event=heard)
 
 
 def resume(
@@ -60,11 +64,21 @@ def resume(
         ResourceError: another process is at it.
     """
     terms = Terms(check_kinds(allow), settings, overrides or {})
+    with ranks.joined(), stop_on_signals() as stop:
+        folder = ranks.agreed(lambda: _unfinished(path))
+        return go_on(folder, terms, stop=stop, on_event=on_event if ranks.is_first() else ignore)
+
+
+def _unfinished(path: str | Path) -> RunFolder:
+    """Return the folder of a run to go on with.
+
+    Raises:
+        CheckpointError: it is none.
+    """
     folder = run_folder.open_unfinished(path)
     if folder.holds_runs:
         way = (
             "In Python: finetune.resume_several(...)" if folder.several.is_file() else f"Go on with: {folder.resuming}"
         )
         raise CheckpointError(f"{folder.path} is a {folder.what}, no run", hint=way)
-    with stop_on_signals() as stop:
-        return go_on(folder, terms, stop=stop, on_event=on_event)
+    return folder
