@@ -58,7 +58,7 @@ def _take_own(device: torch.device) -> None:
     Raises:
         ResourceError: there is none for it.
     """
-    if not ranks.is_joined() or device.type == "cpu":
+    if not ranks.is_together() or device.type == "cpu":
         return
     here, most = ranks.local_rank(), torch.cuda.device_count()
     if here >= most:
@@ -257,7 +257,7 @@ def _auto_threads(device: torch.device) -> tuple[int, str]:
     usual = torch.get_num_threads()
     if device.type != "cpu":
         return usual, ""
-    if ranks.is_joined():  # all are at work at once: nothing is to be timed
+    if ranks.is_together():  # all are at work at once: nothing is to be timed
         return num_cores(), ""
     threads = fastest_threads()
     note = f"other work keeps this machine busy: computed with {counted(threads, 'thread')} of {usual}, which is"

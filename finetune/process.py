@@ -29,7 +29,7 @@ def own_turn() -> Iterator[None]:
     """Let no other thread train or measure inside the block; one that does so is waited for.
 
     Raises:
-        ResourceError: the process is one of several of a launcher that are not `joined`, or a worker that came here
+        ResourceError: the process is one of several of a launcher that share nothing, or a worker that came here
             by itself.
     """
     check_launched_once()
@@ -40,12 +40,12 @@ def own_turn() -> Iterator[None]:
 
 
 def check_launched_once() -> None:
-    """See that no launcher has started several processes for this, unless they have joined to share it.
+    """See that no launcher has started several processes for this, unless these share it.
 
     Raises:
         ResourceError: one has.
     """
-    if ranks.is_joined():
+    if ranks.is_together():
         return
     count = next((os.environ[name] for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE") if name in os.environ), "1")
     is_launched = any(name in os.environ for name in ("LOCAL_RANK", "RANK", "OMPI_COMM_WORLD_RANK"))

@@ -2,7 +2,7 @@
 
 Processes have a *rank*, from 0 on. All do the same in the same order, each on its part of every batch and of every
 pass. What depends on time, disk or memory is decided by the first, which alone writes files and speaks. Where one
-process runs, or inside `alone`, nothing is shared and torch is not asked. The only module that names torch.distributed.
+process runs, or inside `apart`, nothing is shared and torch is not asked. The only module that names torch.distributed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # as torchrun and
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 LONGEST = timedelta(days=7)  # that processes wait for the first, which may scan millions of images
 T = TypeVar("T")
+
+
+class LostProcessError(ResourceError):
+    """When another process of a run has ended before the run has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ def launched() -> Launched:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def together() -> Iterator[None]:
     """Be one of the processes that a launcher has started, inside the block; where there is one, nothing changes.
 
     Raises:
@@ -115,7 +119,7 @@ def _connect(here: Launched) -> None:
     )
 
 
-def is_joined() -> bool:
+def is_together() -> bool:
     """Tell whether this process is one of several of a run."""
     return _group is not None
 
@@ -160,7 +164,7 @@ def place() -> tuple[int, ...]:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def apart() -> Iterator[None]:
     """Share nothing inside the block: each process that comes here does all of it by itself."""
     before = _group is not None and _group.is_apart
     if _group is not None:
@@ -185,7 +189,7 @@ def agreed(decide: Callable[[], T]) -> T:
             raise error
         return value  # type: ignore[no-any-return]
     try:
-        with alone():
+        with apart():
             value = decide()
     except FinetuneError as error:
         _told((None, error))
@@ -287,13 +291,12 @@ def _reaching_others() -> Iterator[None]:
     """Turn what torch says of a connection that broke into our error.
 
     Raises:
-        ResourceError: another process has ended.
+        LostProcessError: another process has ended.
     """
     try:
         yield
     except RuntimeError as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise ResourceError(
-            f"another process of this run has ended, or cannot be reached ({reason})",
+        raise LostProcessError(
+            "another process of this run has ended, or cannot be reached",
             hint="Its own message, or the launcher's, says why.",
         ) from error

@@ -6,12 +6,14 @@ Nothing is imported before `main` has begun, so that whatever stops it ends in i
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from finetune.errors import FinetuneError
 
 USAGE = "`finetune COMMAND --help` lists the flags, `finetune recipes show default` every key of the recipe."
+GRACE = 3.0  # seconds for another process of a run to say why it ends: a launcher ends all when one has ended
 ENDS: dict[type[BaseException], int] = {KeyboardInterrupt: 130, BrokenPipeError: 141}  # as a shell has them
 
 
@@ -71,6 +73,7 @@ def _say(error: FinetuneError) -> None:
     from finetune.errors import Interrupted, RecipeError
 
     if not ranks.speaks():
+        time.sleep(GRACE)
         return
     said = "" if isinstance(error, Interrupted) else "error: "
     console = Console(stderr=True)

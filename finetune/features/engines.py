@@ -31,11 +31,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from finetune import ranks
 from finetune.backbone.onnx_graph import EXPORT_ERRORS, write_quickly
-from finetune.backbone.trace import TRACE_ERRORS, Tracer, without_traces
 from finetune.backbone.weights import first_line
 from finetune.errors import BackboneError, ResourceError
 from finetune.features.divide import Trunk
-from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import through_trunk
 from finetune.timings import remember, remembered
 from finetune.wording import counted
@@ -213,29 +211,6 @@ def _fastest(
         return "torch", ""
     speedup = (times["torch"] or 0.0) / max(times[best] or 0.0, 1e-9)
     return best, f"by {best}, {speedup:.1f} times as fast as torch here and within {difference:.0e} of it"
-
-
-def network_trunk(model: nn.Module) -> Trunk:
-    """Return a whole network as a trunk that ends at its logits.
-
-    Raises:
-        IndivisibleError: torch.fx cannot follow it, or it has other outputs than logits.
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        with without_traces(model):
-            tracer = Tracer()
-            graph = tracer.trace(model)
-            (output,) = (node for node in graph.nodes if node.op == "output")
-            if not isinstance(output.args[0], fx.Node):
-                raise IndivisibleError("this network has other outputs than logits")
-            output.args = ((output.args[0],),)
-            return Trunk(fx.GraphModule(tracer.root, graph), [1])
-    except TRACE_ERRORS as error:
-        raise IndivisibleError(f"torch.fx cannot follow this network ({str(error)[:120]})") from error
-    finally:
-        model.train(was_training)
 
 
 def _take(trunk: Trunk, name: str, images: Tensor, precision: str) -> float:

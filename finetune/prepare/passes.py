@@ -16,8 +16,8 @@ from finetune.data.targets import strata_of
 from finetune.evaluation.forward import Mirrored, collect_logits
 from finetune.evaluation.views import Tta
 from finetune.features.cache import FeatureCache
-from finetune.features.divide import Trunk
-from finetune.features.engines import FEWEST, equip, network_trunk
+from finetune.features.divide import Trunk, network_trunk
+from finetune.features.engines import FEWEST, equip
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, of_trunk_batch, trunk_batch
 from finetune.images.transforms import View, augmented_view, plain_view
@@ -96,7 +96,7 @@ def equipped(trunk: Trunk, inputs: Inputs, samples: Sequence[Sample], *, num_ima
     if not _may_pay(inputs, num_images):
         return "torch", ""
     count = trunk_batch(inputs.compute.device)
-    with ranks.alone():
+    with ranks.apart():
         images, _ = next(iter(plain_batches(inputs, samples[:count], batch_size=count).epoch()))
     return equip(
         trunk,

@@ -51,9 +51,9 @@ class Stop:
         try:
             yield
         except ResourceError as error:
-            if self.signal and isinstance(
-                error.__cause__, RuntimeError
-            ):  # a worker that got the same signal died of it
+            # Others that got the same signal have died of it: workers, or the first process, which saves and leaves.
+            is_lost = isinstance(error, ranks.LostProcessError) and ranks.is_first()
+            if self.signal and isinstance(error.__cause__, RuntimeError) and not is_lost:
                 raise self.error() from error
             raise
         finally:

@@ -95,7 +95,7 @@ def _shared(hold: Callable[..., AbstractContextManager[RunFolder]], *args: Any, 
 
 def _ready(recipe: Recipe, manifest: Manifest | None, on_event: OnEvent) -> Startable:
     if recipe.strategy.name == "race":
-        if ranks.is_joined():
+        if ranks.is_together():
             raise RecipeError(
                 "strategy race is not shared by several processes", hint="Start it without the launcher, or take auto."
             )

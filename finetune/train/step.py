@@ -42,14 +42,15 @@ class Step:
     connections: tuple[str, ...] = ()  # weights of the head, by name, of which a share is dropped
 
     def take(
-        self, run: nn.Module, inputs: Any, targets: Tensor, *, num_images: int, num_steps: int, seeded: Seeded
+        self, run: nn.Module, inputs: Any, targets: Tensor, *, num_images: int = 0, num_steps: int, seeded: Seeded
     ) -> tuple[Tensor, Tensor]:
         """Take one step on the mean loss of a batch, its gradient summed over micro-batches; so many were before it.
 
-        Of several processes of a run each has its part of the `num_images` of the batch, and gradients are summed over
-        all. What is random is drawn inside `seeded()`. Returns loss and hits, both (), on the device: nothing here
-        waits for it.
+        Of several processes of a run each has its part of the `num_images` of the batch (0: this is all), and
+        gradients are summed over all. What is random is drawn inside `seeded()`. Returns loss and hits, both (), on the
+        device: nothing here waits for it.
         """
+        num_images = num_images or len(targets)
         with seeded():
             loss, hits = self._gradient(run, inputs, self.objective.seen(targets), num_images)
             self._penalise()

@@ -41,7 +41,7 @@ def run(
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    with ranks.joined(), stop_on_signals() as stop:
+    with ranks.together(), stop_on_signals() as stop:
         heard = on_event if ranks.is_first() else ignore
         return start(chosen, out=None if out is None else Path(out), stop=stop, on_event=heard)
 
@@ -64,7 +64,7 @@ def resume(
         ResourceError: another process is at it.
     """
     terms = Terms(check_kinds(allow), settings, overrides or {})
-    with ranks.joined(), stop_on_signals() as stop:
+    with ranks.together(), stop_on_signals() as stop:
         folder = ranks.agreed(lambda: _unfinished(path))
         return go_on(folder, terms, stop=stop, on_event=on_event if ranks.is_first() else ignore)
 
