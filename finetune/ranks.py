@@ -7,6 +7,7 @@ process runs, or inside `apart`, nothing is shared and torch is not asked. The o
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -92,9 +93,8 @@ def together() -> Iterator[None]:
         _group.words = dist.new_group(backend="gloo", timeout=LONGEST)
     try:
         yield
-        dist.destroy_process_group()  # after a failure the process ends, and its connections with it
     finally:
-        _group = None
+        _group = None  # the connection stays: who loses it would fail before this process has said why it ends
 
 
 def _connect(here: Launched) -> None:
@@ -108,6 +108,9 @@ def _connect(here: Launched) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if _store is None:
         _store, _, _ = next(rendezvous("env://"))
+        atexit.register(_leave)
+    else:
+        _leave()
     _num_joined += 1
     has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group(
@@ -117,6 +120,14 @@ def _connect(here: Launched) -> None:
         world_size=here.count,
         timeout=LONGEST,
     )
+
+
+def _leave() -> None:
+    """Close the connection of the last run that was shared."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def is_together() -> bool:
