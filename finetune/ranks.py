@@ -53,6 +53,7 @@ class _Group:
 _group: _Group | None = None
 _store: Any = None
 _num_joined = 0
+_is_ours = False  # the connection: else it was there before
 
 
 def launched() -> Launched:
@@ -99,18 +100,22 @@ def together() -> Iterator[None]:
 
 def _connect(here: Launched) -> None:
     """Meet the other processes; on one machine over its loopback."""
-    global _store, _num_joined
+    global _store, _num_joined, _is_ours
     import torch
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
+    if dist.is_initialized() and not _is_ours:  # by who called us, as Ray Train does
+        _store = dist.distributed_c10d._get_default_store()
+        return
     if here.local_count == here.count and sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    if _store is None:
-        _store, _, _ = next(rendezvous("env://"))
-        atexit.register(_leave)
-    else:
+    if _is_ours:
         _leave()
+    else:
+        _store, _, _ = next(rendezvous("env://"))
+        _is_ours = True
+        atexit.register(_leave)
     _num_joined += 1
     has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group(

@@ -113,6 +113,16 @@ def test_who_loses_another_process_is_told_and_one_alone_speaks() -> None:
     assert said == ["0-False", "1-True"]
 
 
+def test_a_connection_that_was_there_is_used_and_left(tmp_path: Path) -> None:
+    def work(rank: int) -> tuple[int, bool]:
+        torch.distributed.init_process_group("gloo")
+        with ranks.together():
+            agreed = ranks.agreed(lambda: rank)
+        return agreed, torch.distributed.is_initialized()
+
+    assert values(launched(2, work)) == [(0, True), (0, True)]
+
+
 def test_a_launcher_that_divides_the_network_is_refused(monkeypatch) -> None:
     there = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name, value in {**there, "ACCELERATE_USE_FSDP": "true"}.items():

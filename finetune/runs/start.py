@@ -64,6 +64,7 @@ def go_on(folder: RunFolder, terms: Terms, *, stop: Stop, on_event: OnEvent = ig
     """
     with _shared(_reclaimed, folder, on_event):
         if ranks.agreed(lambda: folder.is_racing):
+            _refuse_shared_race()
             return race.go_on_racing(folder, terms, stop=stop, on_event=on_event)
         if ranks.agreed(folder.recipe.is_file):
             return alone.resume_alone(folder, terms, stop=stop, on_event=on_event)
@@ -95,12 +96,16 @@ def _shared(hold: Callable[..., AbstractContextManager[RunFolder]], *args: Any, 
 
 def _ready(recipe: Recipe, manifest: Manifest | None, on_event: OnEvent) -> Startable:
     if recipe.strategy.name == "race":
-        if ranks.is_together():
-            raise RecipeError(
-                "strategy race is not shared by several processes", hint="Start it without the launcher, or take auto."
-            )
+        _refuse_shared_race()
         return race.prepare_race(recipe, manifest=manifest, on_event=on_event)
     return alone.prepare_run(recipe, manifest=manifest, on_event=on_event)
+
+
+def _refuse_shared_race() -> None:
+    if ranks.is_together():
+        raise RecipeError(
+            "strategy race is not shared by several processes", hint="Start it without the launcher, or take auto."
+        )
 
 
 def _check_unfinished(folder: RunFolder) -> None:

@@ -22,7 +22,7 @@ from finetune.features import sources
 from finetune.train import step
 from finetune.types import Event
 from tests.launching import launched, values
-from tests.support import EVERY_STEP, FLAGS, assert_same
+from tests.support import EVERY_STEP, FLAGS, SAME, assert_same
 
 TOOL = Path(__file__).parents[2] / "tools" / "kill.py"
 PLAIN = {"optim.name": "sgd", "cache.engine": "torch"}  # nothing is drawn in a step
@@ -109,6 +109,8 @@ def test_one_that_fails_ends_the_other_and_the_same_number_goes_on_exactly(share
         return shared_run("full", out=out, backbone="lenet5", overrides=EVERY_STEP)
 
     values(launched(2, partial(begin, out="whole")))
+    shared_run("full", out="parts", backbone="lenet5", overrides=EVERY_STEP, micro_batch=3)
+    assert_same(tmp_path / "whole", tmp_path / "parts", SAME[:2])  # a half in each process is a half at a time in one
     first, second = launched(2, partial(begin, out="stopped", last=2))
     assert isinstance(first.error, ranks.LostProcessError)
     again = f"torchrun --nproc-per-node 2 -m finetune run --resume {tmp_path / 'stopped'}"
