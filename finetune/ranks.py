@@ -2,7 +2,7 @@
 
 Processes have a *rank*, from 0 on. All do the same in the same order, each on its part of every batch and of every
 pass. What depends on time, disk or memory is decided by the first, which alone writes files and speaks. Where one
-process runs, or inside `apart`, nothing is shared and torch is not asked. The only module that names torch.distributed.
+process runs, or inside `unshared`, nothing is shared and torch is not asked. The only module that names torch.distributed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Group:
 
     here: Launched
     words: Any = None
-    is_apart: bool = False
+    is_unshared: bool = False
 
 
 _group: _Group | None = None
@@ -147,12 +147,12 @@ def is_first() -> bool:
 
 def count() -> int:
     """Return how many processes share what is done now."""
-    return 1 if _group is None or _group.is_apart else _group.here.count
+    return 1 if _group is None or _group.is_unshared else _group.here.count
 
 
 def rank() -> int:
     """Return which of them this one is, from 0 on."""
-    return 0 if _group is None or _group.is_apart else _group.here.rank
+    return 0 if _group is None or _group.is_unshared else _group.here.rank
 
 
 def local_rank() -> int:
@@ -180,16 +180,16 @@ def place() -> tuple[int, ...]:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
+def unshared() -> Iterator[None]:
     """Share nothing inside the block: each process that comes here does all of it by itself."""
-    before = _group is not None and _group.is_apart
+    before = _group is not None and _group.is_unshared
     if _group is not None:
-        _group.is_apart = True
+        _group.is_unshared = True
     try:
         yield
     finally:
         if _group is not None:
-            _group.is_apart = before
+            _group.is_unshared = before
 
 
 def agreed(decide: Callable[[], T]) -> T:
@@ -205,7 +205,7 @@ def agreed(decide: Callable[[], T]) -> T:
             raise error
         return value  # type: ignore[no-any-return]
     try:
-        with apart():
+        with unshared():
             value = decide()
     except FinetuneError as error:
         _told((None, error))

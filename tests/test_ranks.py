@@ -64,7 +64,7 @@ def test_two_processes_agree_gather_sum_and_fail_alike() -> None:
             model.running_mean.fill_(rank)
             ranks.share_model(model)
             found["shared"] = model.running_mean
-            with ranks.apart():
+            with ranks.unshared():
                 found["apart"] = ranks.count(), ranks.agreed(lambda: rank), ranks.is_first()
             found["launcher"] = ranks.launcher()
             found["cores"] = num_cores()

@@ -312,7 +312,7 @@ class FeatureCache:
 
     def _images(self, filling: _Filling) -> Iterator[Tensor]:
         """Yield batches of the images of a view that this process computes."""
-        with ranks.apart():
+        with ranks.unshared():
             batches = self.images(filling.own, filling.view)
         yield from (batch for batch, _ in batches.epoch())
 

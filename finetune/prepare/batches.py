@@ -138,7 +138,7 @@ class Feeder:
         backbone = self.prepared.backbone
         size = backbone.preprocessing.image_size
         divided = divide(backbone.model, phase.plan, backbone.groups, image_size=size)
-        with ranks.apart():
+        with ranks.unshared():
             images, _ = next((self._val() or self._plain("train")).epoch())
         images = of_trunk_batch(images)
         fork = partial(forked, derive(0, "agrees"), devices=(images.device,))

@@ -96,7 +96,7 @@ def equipped(trunk: Trunk, inputs: Inputs, samples: Sequence[Sample], *, num_ima
     if not _may_pay(inputs, num_images):
         return "torch", ""
     count = trunk_batch(inputs.compute.device)
-    with ranks.apart():
+    with ranks.unshared():
         images, _ = next(iter(plain_batches(inputs, samples[:count], batch_size=count).epoch()))
     return equip(
         trunk,
