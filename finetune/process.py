@@ -18,9 +18,10 @@ _TURN = threading.RLock()  # torch draws random numbers and traces networks for 
 
 
 def num_cores(*, most: int | None = None) -> int:
-    """Return how many cores this process may use, at most `most`: its share, where several of a run are here."""
+    """Return how many cores this process may use, at most `most`: its share, where several of a run are at work."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(1, cores // ranks.local_count())
+    if ranks.count() > 1:
+        cores = max(1, cores // ranks.local_count())
     return min(cores, most or cores)
 
 

@@ -2,7 +2,7 @@
 
 Processes have a *rank*, from 0 on. All do the same in the same order, each on its part of every batch and of every
 pass. What depends on time, disk or memory is decided by the first, which alone writes files and speaks. Where one
-process runs, or inside `unshared`, nothing is shared and torch is not asked. The only module that names torch.distributed.
+process runs, or inside `unshared`, nothing is shared and torch is not asked. No other module names torch.distributed.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ def together() -> Iterator[None]:
     import torch.distributed as dist
 
     _group = _Group(here)
-    with _reaching_others():
-        _connect(here)
-        _group.words = dist.new_group(backend="gloo", timeout=LONGEST)
     try:
+        with _reaching_others():
+            _connect(here)
+            _group.words = dist.new_group(backend="gloo", timeout=LONGEST)
         yield
     finally:
         _group = None  # the connection stays: who loses it would fail before this process has said why it ends

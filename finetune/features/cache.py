@@ -81,7 +81,7 @@ class _Filling:
     view: int
     task: str
     held: ExitStack  # keeps other processes out until the view is filled
-    own: Sequence[Sample] = ()  # what this process computes
+    own: Sequence[Sample] = field(init=False)  # what this process computes
     num_own: int = 0
     num_done: int = 0
     digests: list[str] = field(default_factory=list)

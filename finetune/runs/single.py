@@ -179,7 +179,9 @@ def _train(
             assessed.metrics = {f"{name}, {FIRST}": values for name, values in assessed.metrics.items()}
             _evaluate(assessed, refitted.feeder, ("test",))
             seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
-        computed = [*allowed, *trained.feeder.said, *([sentence(temperature)] if temperature else [])]
+        shared = [f"{count} processes shared the run"] if (count := prepared.compute.processes) > 1 else []
+        calibrated = [sentence(temperature)] if temperature else []
+        computed = [*allowed, *shared, *trained.feeder.said, *calibrated]
         result = ranks.agreed(
             lambda: _conclude(
                 folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds, on_event=on_event

@@ -18,7 +18,7 @@ from finetune.runs.signals import stop_on_signals
 from finetune.runs.single import RunResult
 from finetune.runs.start import go_on, start
 from finetune.settings import Recipe
-from finetune.types import OnEvent, ignore
+from finetune.types import Event, OnEvent, ignore
 
 
 def run(
@@ -42,8 +42,7 @@ def run(
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     with ranks.together(), stop_on_signals() as stop:
-        heard = on_event if ranks.is_first() else ignore
-        return start(chosen, out=None if out is None else Path(out), stop=stop, on_event=heard)
+        return start(chosen, out=None if out is None else Path(out), stop=stop, on_event=_heard(on_event))
 
 
 def resume(
@@ -66,7 +65,14 @@ def resume(
     terms = Terms(check_kinds(allow), settings, overrides or {})
     with ranks.together(), stop_on_signals() as stop:
         folder = ranks.agreed(lambda: _unfinished(path))
-        return go_on(folder, terms, stop=stop, on_event=on_event if ranks.is_first() else ignore)
+        return go_on(folder, terms, stop=stop, on_event=_heard(on_event))
+
+
+def _heard(on_event: OnEvent) -> OnEvent:
+    """Return who hears of a run: of several processes that share it the first alone, which says how many there are."""
+    if ranks.is_together() and ranks.is_first():
+        on_event(Event.message(f"{ranks.count()} processes share this run"))
+    return on_event if ranks.is_first() else ignore
 
 
 def _unfinished(path: str | Path) -> RunFolder:
