@@ -18,6 +18,7 @@ from finetune import recipe as recipes
 from finetune.arguments import Settings
 from finetune.backbone.load import Backbone
 from finetune.backbone.weights import refuse_random
+from finetune.bands import Bands
 from finetune.data import checks, split
 from finetune.data.findings import Case, Finding, Seen, picture_findings, seen
 from finetune.data.grouping import table_of, with_groups
@@ -187,7 +188,7 @@ def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_ev
         root=manifest.root,
         num_images=len(manifest.samples),
         classes=_class_counts(manifest),
-        pictures=_pictures(looks, backbone),
+        pictures=_pictures(looks, scanned.bands, backbone),
         notes=scanned.notes,
         judged=judged,
         findings=tuple(findings),
@@ -196,9 +197,9 @@ def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_ev
     return checked, grouped
 
 
-def _pictures(looks: Looks, backbone: Backbone | None) -> Pictures:
+def _pictures(looks: Looks, bands: Bands, backbone: Backbone | None) -> Pictures:
     """Return what the images are, with what the plain view shows of them where it is known."""
-    pictures = pictures_of(looks)
+    pictures = pictures_of(looks, bands)
     if backbone is None:
         return pictures
     seen = backbone.preprocessing
