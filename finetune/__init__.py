@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from finetune.data.sample import write_sample
     from finetune.evaluation.named import LabelsPrediction, NumberPrediction, Predictions
     from finetune.exports.exporting import Export
+    from finetune.prepare.candidates import Ranked
     from finetune.report.side_by_side import SideBySide
     from finetune.runs.single import RunResult
     from finetune.settings import Recipe
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from finetune.workflow.find_lr import RateSearch, find_lr
     from finetune.workflow.plan import Plan, plan
     from finetune.workflow.predict import Classifier, Prediction, load
-    from finetune.workflow.rank import Ranked, rank
+    from finetune.workflow.rank import rank
     from finetune.workflow.run import resume, run
     from finetune.workflow.several import Several, resume_several, run_several
     from finetune.workflow.soup import Soup, soup
@@ -119,7 +120,7 @@ _LATER = {
     "Plan": "finetune.workflow.plan",
     "Prediction": "finetune.workflow.predict",
     "Predictions": "finetune.evaluation.named",
-    "Ranked": "finetune.workflow.rank",
+    "Ranked": "finetune.prepare.candidates",
     "RateSearch": "finetune.workflow.find_lr",
     "Recipe": "finetune.settings",
     "RunResult": "finetune.runs.single",

@@ -25,6 +25,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "val": (DATA, "SHARE"),
     "test": (DATA, "SHARE"),
     "backbone": (STRATEGY, "NAME"),
+    "among": (STRATEGY, "NAMES"),
     "weights": (STRATEGY, "PATH"),
     "pretrained": (STRATEGY, ""),
     "image_size": (STRATEGY, "PIXELS"),

@@ -10,39 +10,29 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 
 from finetune import recipe as recipes
-from finetune.arguments import Settings
 from finetune.backbone.automatic import NO_HUB_HINT
 from finetune.backbone.cost import multiplications
 from finetune.backbone.folder import is_folder
 from finetune.backbone.packaged import INSTALL
-from finetune.backbone.shortlist import on_this_machine, standing
+from finetune.backbone.shortlist import standing
 from finetune.data.split import first_of_units, units_of
 from finetune.data.targets import target_array
 from finetune.device import Compute
-from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted, RecipeError
+from finetune.errors import BackboneError, DataError, FinetuneError, Interrupted
 from finetune.features.scores import h_score, knn_top1, logme, logme_of_values
-from finetune.prepare.asked import recipe_of
 from finetune.prepare.head_features import features_of
-from finetune.prepare.inputs import (
-    Inputs,
-    architecture_of,
-    at_range,
-    computing_as,
-    list_data,
-    load_backbone,
-    read_data,
-)
+from finetune.prepare.inputs import Inputs, architecture_of, at_range, load_backbone
 from finetune.settings import Recipe
 from finetune.strategy import rank as ranking
-from finetune.strategy.evidence import MOST_PROBED, stratified_sample
+from finetune.strategy.evidence import stratified_sample
 from finetune.strategy.probing import PROBES
 from finetune.strategy.rank import Candidate, Ranking
 from finetune.tasks import TASKS, Task
@@ -104,38 +94,26 @@ class Ranked:
         }
 
 
-def rank(
-    data: str | Path | None = None,
-    candidates: Sequence[str | Path] = (),
+def fewest_ranked(manifest: Manifest) -> int:
+    """Return how many images of train candidates can be ranked on at least."""
+    return 2 * len(manifest.classes) if manifest.task != "regress" else FEWEST_PROBED
+
+
+def ranked(
+    recipe: Recipe,
+    called: Mapping[str, str],
     *,
-    sample: int = MOST_PROBED,
-    recipe: Recipe | str | Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
+    manifest: Manifest,
+    most: int,
     on_event: OnEvent = ignore,
-    **settings: Unpack[Settings],
 ) -> Ranked:
-    """Rank backbones for a data set by what a linear model on their features reaches: top1, mAP or R2, by the task.
-
-        finetune.rank("imgs", ["resnet18.a1_in1k", "weights/mobilenetv2_100", "resnet18.a1_in1k@160"])
-
-    A candidate is a timm name, `hf-hub:OWNER/NAME` or a weights folder, with `@PIXELS` for another
-    image size. Without candidates: those of a short list whose weights are on this machine. One that
-    cannot be used is told with its reason and does not stop the others.
+    """Rank candidates, named by what they are called, on a stratified sample of train, at most so many images.
 
     Raises:
-        BackboneError: none of the candidates can be used.
-        DataError, RecipeError, ResourceError: what cannot be used, and the way out.
+        BackboneError: none of them can be used. DataError, RecipeError: what cannot be used, and the way out.
     """
-    chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    with computing_as(chosen, on_event=on_event):
-        return _rank(chosen, candidates, sample, on_event)
-
-
-def _rank(chosen: Recipe, candidates: Sequence[str | Path], sample: int, on_event: OnEvent) -> Ranked:
-    names = tuple(dict.fromkeys(map(str, candidates))) or on_this_machine()
-    manifest = read_data(chosen, list_data(chosen), on_event=on_event)
-    samples = stratified_sample(manifest, seed=chosen.train.seed, most=_checked_size(sample, manifest))
-    measured, failed = _measure_all(chosen, names, manifest, samples, on_event)
+    samples = stratified_sample(manifest, seed=recipe.train.seed, most=most)
+    measured, failed = _measure_all(recipe, called, manifest, samples, on_event)
     if not measured:
         raise _none_left(failed)
     units = units_of(samples)
@@ -154,10 +132,10 @@ def _rank(chosen: Recipe, candidates: Sequence[str | Path], sample: int, on_even
 
 
 def _measure_all(
-    recipe: Recipe, names: Sequence[str], manifest: Manifest, samples: Sequence[Sample], on_event: OnEvent
+    recipe: Recipe, called: Mapping[str, str], manifest: Manifest, samples: Sequence[Sample], on_event: OnEvent
 ) -> tuple[list[Candidate], list[FailedCandidate]]:
     measured, failed = [], []
-    for label, name in zip(labels(names), names, strict=True):
+    for label, name in called.items():
         try:
             candidate = measure_candidate(candidate_recipe(recipe, name), label, manifest, samples, on_event=on_event)
         except (DataError, Interrupted):
@@ -172,8 +150,8 @@ def _measure_all(
     return measured, failed
 
 
-def labels(names: Sequence[str]) -> tuple[str, ...]:
-    """Return short names for tables: of a folder its last part, of a timm name no tag, where that is unique."""
+def labelled(names: Sequence[str]) -> dict[str, str]:
+    """Return candidates by short names for tables: of a folder its last part, of a timm name no tag, where unique."""
 
     def short(name: str) -> str:
         bare, size = _split_size(name)
@@ -181,12 +159,19 @@ def labels(names: Sequence[str]) -> tuple[str, ...]:
         stem = Path(bare.removeprefix("local-dir:")).name if is_path else bare.split(".")[0]
         return f"{stem}@{size}" if size else stem
 
+    names = tuple(dict.fromkeys(names))
     counts = Counter(map(short, names))
-    return tuple(short(name) if counts[short(name)] == 1 else name for name in names)
+    return {short(name) if counts[short(name)] == 1 else name: name for name in names}
 
 
 def candidate_recipe(recipe: Recipe, name: str) -> Recipe:
-    """Return the recipe of a head-only pass over one candidate: a timm name or a folder, with or without @PIXELS.
+    """Return the recipe of a head-only pass over one candidate; see `of_backbone`."""
+    own = {"strategy.name": "linear-probe", "strategy.top_k": "auto", "strategy.probe_at": "auto"}
+    return of_backbone(recipes.update(recipe, own), name)
+
+
+def of_backbone(recipe: Recipe, name: str) -> Recipe:
+    """Return a recipe with another backbone: a timm name or a folder of weights, with or without @PIXELS.
 
     Raises:
         BackboneError: it is a file.
@@ -199,9 +184,7 @@ def candidate_recipe(recipe: Recipe, name: str) -> Recipe:
         hint = "A candidate is a timm name, or a folder with config.json and model.safetensors."
         raise BackboneError(f"{path} is a file", hint=hint)
     changes: dict[str, Any] = {
-        "strategy.name": "linear-probe",
-        "strategy.top_k": "auto",
-        "strategy.probe_at": "auto",
+        "backbone.among": "none",
         "backbone.name": "auto" if is_path else bare,
         "backbone.weights": str(path) if is_path else "none",
     }
@@ -221,7 +204,7 @@ def measure_candidate(
     backbone = at_range(load_backbone(recipe, of, compute, num_classes=len(manifest.classes)), manifest)
     size = backbone.preprocessing.image_size
     inputs = Inputs(recipe, manifest, backbone, None, compute)
-    features, targets = features_of(inputs, samples, on_event=_named(on_event, name))
+    features, targets = features_of(inputs, samples, on_event=under_name(on_event, name))
     units = units_of(samples)
     first = first_of_units(units)  # LogME and H-score take images for independent
     probing, has_one_class = PROBES[manifest.task], manifest.task == "classify"
@@ -242,33 +225,19 @@ def measure_candidate(
     )
 
 
-def _checked_size(sample: int, manifest: Manifest) -> int:
-    needed = 2 * len(manifest.classes) if manifest.task != "regress" else FEWEST_PROBED
-    if sample < needed:
-        raise RecipeError(
-            f"--sample {sample}: {_what(manifest)} {needed} images or more",
-            hint=f"Each image is judged by the others{' of its class' * (manifest.task != 'regress')}.",
-        )
-    return sample
-
-
-def _what(manifest: Manifest) -> str:
-    return "a number needs" if manifest.task == "regress" else f"{len(manifest.classes)} classes need"
-
-
 def _split_size(name: str) -> tuple[str, int | None]:
     bare, at, size = name.rpartition("@")
     return (bare, int(size)) if at and size.isdecimal() else (name, None)
 
 
-def _named(on_event: OnEvent, name: str) -> OnEvent:
-    """Pass on progress and warnings under a candidate's name; how its phase computes is of no interest here."""
+def under_name(on_event: OnEvent, name: str, *, kinds: Container[str] = ("progress", "warning")) -> OnEvent:
+    """Pass on events of some kinds under a candidate's name; how its phase computes is of no interest here."""
 
     def told(event: Event) -> None:
-        if event.kind == "progress":
-            on_event(replace(event, facts=event.facts | {"task": f"{name}: {event.facts['task']}"}))
-        elif event.kind == "warning":
-            on_event(replace(event, facts={"text": f"{name}: {event.facts['text']}"}))
+        key = "task" if event.kind == "progress" else "text"
+        if event.kind in kinds:
+            text = event.facts[key].removeprefix(f"{name}: ")
+            on_event(replace(event, facts=event.facts | {key: f"{name}: {text}"}))
 
     return told
 
