@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import tables
+from finetune.cli.completion import complete_unfinished
 from finetune.cli.help import examples
 from finetune.cli.options import FLAGS, TRAINING, JsonOption, RecipeOption, base_recipe, recipe_options, set_once
 from finetune.cli.screen import trials_table, watching
@@ -63,7 +64,13 @@ def tune(
     recipe: RecipeOption = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new or empty folder for it.")] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="DIR", help="Go on with a stopped one, or help a running one.")
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="DIR",
+            help="Go on with a stopped one, or help a running one.",
+            autocompletion=complete_unfinished,
+        ),
     ] = None,
     allow: Annotated[
         list[str] | None,
