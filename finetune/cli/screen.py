@@ -77,6 +77,11 @@ class _Remaining(TimeRemainingColumn):
         return super().render(task) if task.total is not None else Text()
 
 
+def silent_board(console: Console) -> _Board:
+    """Return a board that draws nothing by itself."""
+    return _Board(console=console, disable=True)
+
+
 class Screen:
     """Draws events: a bar for what goes on, a line for what is done."""
 

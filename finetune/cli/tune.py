@@ -19,7 +19,7 @@ from finetune.errors import RecipeError
 from finetune.types import to_json
 
 if TYPE_CHECKING:
-    from finetune.workflow.tune import Tuned
+    from finetune.search.outcome import Tuned
 
 EXAMPLES = examples(
     "tune imgs --strategy head-only --trials 30",

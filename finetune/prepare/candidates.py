@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from finetune import inline
 from finetune import recipe as recipes
 from finetune.backbone.automatic import NO_HUB_HINT
 from finetune.backbone.cost import multiplications
@@ -70,6 +71,12 @@ class Ranked:
     def metric(self) -> str:
         """What candidates are ranked by."""
         return TASKS[self.task].score
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        rows = ([one.name, one.image_size[0], one.gmacs, one.predicted] for one in self.ranking.candidates)
+        told = inline.html_lines(f"take {self.ranking.reason}", *self.ranking.remarks)
+        return inline.html_table(["backbone", "pixels", "GMACs", f"predicted {self.metric}"], rows) + told
 
     def to_json(self) -> dict[str, Any]:
         """Return the ranking as one JSON document; what each said of every image is left out."""

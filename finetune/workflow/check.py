@@ -14,6 +14,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from finetune import inline
 from finetune import recipe as recipes
 from finetune.arguments import Settings
 from finetune.backbone.load import Backbone
@@ -102,6 +103,12 @@ class Check:
                 f"{counted(len(self.spoiling), 'finding')} would spoil a result: {kinds}",
                 hint="Fix the data and check again. --json lists every image of every finding.",
             )
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        told = inline.html_lines(f"{counted(self.num_images, 'image')}: {self.data}", *self.notes)
+        rows = ([one.kind, "yes" if one.spoils else "no", one.text, one.advice] for one in self.findings)
+        return told + inline.html_table(["finding", "spoils results", "what", "way out"], rows)
 
     def to_json(self) -> dict[str, Any]:
         """Return the check as one JSON document."""

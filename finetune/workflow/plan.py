@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from finetune import inline
 from finetune.arguments import Settings
 from finetune.backbone.layers import LayerTable, layer_table
 from finetune.device import Compute
@@ -62,6 +63,16 @@ class Plan:
     def num_trainable(self, plan: FreezePlan) -> int:
         """Return the number of parameters that a phase trains."""
         return sum(group.num_trained(plan[group.name]) for group in self.groups)
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        verdict = [self.verdict.line] if self.verdict else []
+        told = inline.html_lines(f"{self.strategy} on {self.backbone}", *verdict, *self.notes)
+        rows = (
+            [group.name, f"{group.num_parameters:,}", *(phase.plan[group.name].trains for phase in self.phases)]
+            for group in self.groups
+        )
+        return told + inline.html_table(["layer group", "parameters", *(phase.name for phase in self.phases)], rows)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as one JSON document."""

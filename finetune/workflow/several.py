@@ -15,6 +15,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from finetune import inline
 from finetune.arguments import Settings
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.saved import SavedRun, load_run
@@ -60,6 +61,14 @@ class Several:
     ensemble: dict[str, Interval]
     failed: dict[str, str]
     is_exported: bool
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        tables = [inline.html_metrics(values, first=name) for name, values in self.runs.items()]
+        tables += [inline.html_metrics(self.mean, first="mean")]
+        tables += [inline.html_metrics({"all": self.ensemble}, first="together")] if self.ensemble else []
+        failed = (f"{name} failed: {why}" for name, why in self.failed.items())
+        return "".join(tables) + inline.html_lines(str(self.folder), *failed)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as one JSON document."""

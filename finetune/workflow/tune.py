@@ -30,6 +30,7 @@ from finetune.runs.layout import Terms, reopen_inputs, with_whole_paths
 from finetune.runs.signals import Stop, stop_on_signals
 from finetune.runs.trials import LeftBehindError, settled, tried, unseen_test
 from finetune.search.diagnosis import diagnosed
+from finetune.search.outcome import Tuned
 from finetune.search.space import (
     Space,
     around_best,
@@ -54,24 +55,6 @@ STAGES = {"coarse": 0.5, "finer": 0.8, "finest": 1.0}  # and by which share of t
 WAIT = 1.0  # seconds between looks at whether other processes are done
 HEADER = "What the trials of this search share; tune.json has what is searched."
 WON = "The winner of a search; train it with: finetune run --recipe winner.toml"
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """How a search came out: every trial, the winner's values, and how it does beside the recipe as it was."""
-
-    folder: Path
-    score: str  # what trials are judged by on val
-    checks: tuple[str, ...]
-    trials: tuple[TrialFacts, ...]
-    usual: TrialFacts
-    best: TrialFacts
-    curves: tuple[str, ...]
-    recipe: Path
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the search as one JSON document."""
-        return {**to_json(self), "folder": str(self.folder), "recipe": str(self.recipe)}
 
 
 @dataclass(slots=True)
