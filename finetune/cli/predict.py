@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from finetune.cli.completion import complete_run
 from finetune.cli.help import examples
 from finetune.cli.named import FormName, Shape, Tally, print_json_document, print_tables, shape_of
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, TtaName, TtaOption, with_interrupt
@@ -45,6 +46,7 @@ def predict(
             metavar="RUN",
             help="A run folder, an ensemble, an ONNX file of this tool or a folder with one, or a timm folder.",
             show_default=False,
+            autocompletion=complete_run,
         ),
     ],
     paths: Annotated[

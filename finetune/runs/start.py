@@ -16,6 +16,7 @@ from finetune.errors import CheckpointError, RecipeError
 from finetune.prepare.inputs import with_backbone
 from finetune.runs import race
 from finetune.runs import single as alone
+from finetune.runs.backbone_race import backbones_of, prepare_backbones
 from finetune.runs.layout import Terms, with_whole_paths
 from finetune.runs.signals import Stop
 from finetune.runs.single import RunResult
@@ -23,6 +24,8 @@ from finetune.settings import Recipe
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import Event, Manifest, OnEvent, ignore
 from finetune.whole import write_text
+
+RACE = "strategy race"
 
 
 class Startable(Protocol):
@@ -43,7 +46,7 @@ def start(
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
-    recipe = with_backbone(recipe, on_event=on_event)
+    recipe = _named(recipe, on_event)
     if out is not None:
         with _shared(new_folder, out) as folder:
             asked = recipes.dump(with_whole_paths(recipe))
@@ -64,12 +67,12 @@ def go_on(folder: RunFolder, terms: Terms, *, stop: Stop, on_event: OnEvent = ig
     """
     with _shared(_reclaimed, folder, on_event):
         if ranks.agreed(lambda: folder.is_racing):
-            _refuse_shared_race()
+            _refuse_shared(RACE)
             return race.go_on_racing(folder, terms, stop=stop, on_event=on_event)
         if ranks.agreed(folder.recipe.is_file):
             return alone.resume_alone(folder, terms, stop=stop, on_event=on_event)
         on_event(Event.message(f"{folder.path} was stopped before its first step: it begins anew"))
-        recipe = with_backbone(ranks.agreed(lambda: terms.recipe(folder.asked)), on_event=on_event)
+        recipe = _named(ranks.agreed(lambda: terms.recipe(folder.asked)), on_event)
         return _ready(recipe, None, on_event).begin(folder, stop=stop, on_event=on_event)
 
 
@@ -94,17 +97,31 @@ def _shared(hold: Callable[..., AbstractContextManager[RunFolder]], *args: Any, 
         yield ranks.agreed(lambda: held.enter_context(hold(*args, **more)))
 
 
+def _named(recipe: Recipe, on_event: OnEvent) -> Recipe:
+    """Return the recipe with a backbone by name, unless the data is to choose it."""
+    return recipe if _is_open(recipe) else with_backbone(recipe, on_event=on_event)
+
+
+def _is_open(recipe: Recipe) -> bool:
+    """Tell whether the data is to choose the backbone of a recipe."""
+    return ranks.agreed(lambda: bool(backbones_of(recipe)))
+
+
 def _ready(recipe: Recipe, manifest: Manifest | None, on_event: OnEvent) -> Startable:
+    if _is_open(recipe):
+        _refuse_shared("the choice of a backbone by the data")
+        return prepare_backbones(recipe, manifest=manifest, on_event=on_event)
     if recipe.strategy.name == "race":
-        _refuse_shared_race()
+        _refuse_shared(RACE)
         return race.prepare_race(recipe, manifest=manifest, on_event=on_event)
     return alone.prepare_run(recipe, manifest=manifest, on_event=on_event)
 
 
-def _refuse_shared_race() -> None:
+def _refuse_shared(what: str) -> None:
     if ranks.is_together():
         raise RecipeError(
-            "strategy race is not shared by several processes", hint="Start it without the launcher, or take auto."
+            f"{what} is not shared by several processes",
+            hint="Start it without the launcher, or name a strategy (--strategy auto) and a backbone (--backbone NAME).",
         )
 
 

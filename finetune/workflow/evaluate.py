@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune import inline
 from finetune.data import checks, sources
 from finetune.data.balance import never_among
 from finetune.data.split import units_of
@@ -21,6 +22,7 @@ from finetune.runs.judging import JudgedModel, judged
 from finetune.tasks import Task
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore, to_json
+from finetune.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,11 @@ class Evaluation:
         for true, guess, count in self.confusions:
             matrix[true][guess] = count
         return matrix
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        told = inline.html_lines(f"{counted(self.num_images, 'image')} of {self.split}")
+        return told + inline.html_metrics({self.split: self.metrics}, first="split")
 
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation as one JSON document."""
