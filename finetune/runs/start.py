@@ -121,7 +121,7 @@ def _refuse_shared(what: str) -> None:
     if ranks.is_together():
         raise RecipeError(
             f"{what} is not shared by several processes",
-            hint="Start it without the launcher, or name another strategy (--strategy auto) and a backbone (--backbone).",
+            hint="Start it without the launcher, or name another strategy and a backbone (--backbone NAME).",
         )
 
 
