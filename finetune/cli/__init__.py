@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,13 +45,26 @@ def _code() -> str | int | None:
     from finetune.errors import FinetuneError
 
     try:
-        app()
+        with _heard():
+            app()
     except FinetuneError as error:
         _say(error)
         return error.exit_code
     except SystemExit as end:
         return _cause(end) or end.code
     return 0
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Have what is printed inside the block be heard of one process, where a launcher has started several here."""
+    from finetune.ranks import launched
+
+    if launched().local_rank == 0:
+        yield
+        return
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        yield
 
 
 def _cause(end: BaseException) -> int | None:

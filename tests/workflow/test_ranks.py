@@ -152,6 +152,8 @@ def test_other_commands_are_refused_in_one_line(finetune_cli, few: Path, monkeyp
         assert done.code == 5
         assert done.err.count("has started 2 processes: this is done by one") == (rank == 0)
         assert done.out == ""
+        done = finetune_cli("run", "--nonsense")
+        assert (done.code, "--nonsense" in done.err) == (2, rank == 0)
 
 
 @pytest.mark.slow
