@@ -183,10 +183,14 @@ BatchOption = Annotated[int, typer.Option("--batch-size", metavar="N", min=1, he
 class TtaName(StrEnum):
     none = "none"
     flip = "flip"
+    five_crops = "5crop"
 
 
 TtaOption = Annotated[
-    TtaName, typer.Option("--tta", metavar="NAME", help="flip: the mean over each image and its mirror image.")
+    TtaName,
+    typer.Option(
+        "--tta", metavar="flip|5crop", help="The mean over an image and its mirror image, or its corners and middle."
+    ),
 ]
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", metavar="NAME|FILE", help="Start from a recipe.", rich_help_panel=TRAINING)

@@ -9,6 +9,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from finetune.checkpoint.run_folder import RunFolder, open_answering
 from finetune.errors import CheckpointError, ExportError, RecipeError, did_you_mean
 from finetune.evaluation.predictions import Answers, Scorer, probabilities_of
-from finetune.evaluation.views import Tta
+from finetune.evaluation.views import Tta, check_cut
 from finetune.exports.client import PROOF, Client, digest_of, export_file, proven_export
 from finetune.types import Event, OnEvent
 
@@ -106,14 +107,20 @@ def opened_export(file: Path) -> Client:
 
 
 def scorer_of(client: Client, *, tta: Tta = "none") -> Scorer[NDArray[Any]]:
-    """Return what names images by an ONNX file; with the `tta` "flip" by the mean over mirror images, too."""
+    """Return what names images by an ONNX file, by the mean over the views that `tta` stands for.
+
+    Raises:
+        RecipeError: no such views can be given to the file.
+    """
+    check_cut(tta, crop_mode=client.preprocessing["crop_mode"], inside=client.inside)
 
     def answers(images: Sequence[NDArray[Any]]) -> Answers:
         return Answers(probabilities_of(client.activation, client.answer_over(images, tta)))
 
     value_range = client.preprocessing["value_range"]
     span = tuple(value_range) if value_range else None
-    return Scorer(tuple(client.classes), span, client.prepare, answers, client.task, client.thresholds, client.bands)
+    prepare = partial(client.prepare, tta=tta)
+    return Scorer(tuple(client.classes), span, prepare, answers, client.task, client.thresholds, client.bands)
 
 
 def _of_exports(folder: Path) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,9 +22,10 @@ from finetune.checkpoint.saved import SavedRun, load_run, load_timm, trained_on
 from finetune.data import checks
 from finetune.data.targets import target_array
 from finetune.errors import DataError, FinetuneError
-from finetune.evaluation.views import Tta
+from finetune.evaluation.views import Tta, check_cut
 from finetune.exports.client import PROOF, Client, digest_of, model_files
 from finetune.exports.proof import logits_of_files
+from finetune.images.decode import read
 from finetune.prepare.members import logits_on
 from finetune.runs.answering import Model, opened_export
 from finetune.settings import DataSection, Recipe
@@ -41,6 +43,9 @@ class JudgedModel(Protocol):
     bands: Bands
     data: DataSection
     is_refit: bool
+
+    def check_views(self, tta: Tta) -> None:
+        """See that its images can be seen in these views. Raises RecipeError: they cannot."""
 
     def manifest(self) -> Manifest:
         """Return the data that it was trained on. Raises DataError: none is known."""
@@ -60,6 +65,9 @@ class JudgedRun:
         self.classes, self.task, self.thresholds = saved.classes, saved.task, saved.thresholds
         self.value_range, self.bands = own.value_range, own.bands
         self.data, self.is_refit = saved.recipe.data, saved.recipe.train.refit
+
+    def check_views(self, tta: Tta) -> None:
+        check_cut(tta, crop_mode=self.saved.backbone.preprocessing.crop_mode)
 
     def manifest(self) -> Manifest:
         if self.is_timm:
@@ -91,6 +99,9 @@ class JudgedFile:
         said = read_json(proof).get("model") if self.run is not None and proof.is_file() else None
         return said is not None and self.run is not None and said != digest_of(*model_files(self.run))
 
+    def check_views(self, tta: Tta) -> None:
+        check_cut(tta, crop_mode=self.client.preprocessing["crop_mode"], inside=self.client.inside)
+
     def manifest(self) -> Manifest:
         if self.run is None:
             raise _unknown(self.file)
@@ -102,13 +113,15 @@ class JudgedFile:
         samples = checks.unchanged(replace(manifest, samples=tuple(samples))).samples
         files = [Path(manifest.root, sample.file) for sample in samples]
         found = logits_of_files(
-            self._read, lambda images: self.client.answer_over(images, tta), files, batch_size=batch_size,
-            what="evaluate", on_event=self.on_event,
+            partial(self._read, tta=tta), lambda images: self.client.answer_over(images, tta), files,
+            batch_size=batch_size, what="evaluate", on_event=self.on_event,
         )  # fmt: skip
         return torch.from_numpy(found), torch.from_numpy(target_array(samples))
 
-    def _read(self, file: Path) -> NDArray[Any]:
+    def _read(self, file: Path, *, tta: Tta) -> NDArray[Any]:
         try:
+            if tta == "5crop":  # cut by no rule of the file's metadata
+                return self.client.prepare(read(file, value_range=self.value_range, bands=self.bands).content, tta)
             return self.client.read(file)
         except (OSError, ValueError, FinetuneError) as error:
             raise DataError(

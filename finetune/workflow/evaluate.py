@@ -72,7 +72,7 @@ def evaluate(
     It is that of a finished run; or an ONNX file, an ensemble, a folder of exports or of timm, which may know no data
     of their own. Of `data` the split is optional: without one, all its images are measured. `workers` are those of the
     run, unless they are given. With the `tta` "flip" what is measured is the mean of the logits of each image and of
-    its mirror image.
+    its mirror image, with "5crop" the mean over its four corners and its middle.
 
     Raises:
         CheckpointError: no finished run. ExportError: no ONNX file of ours, or not the one that was proven.
@@ -86,6 +86,7 @@ def evaluate(
     if model.file is not None:
         chosen_export(model, "auto", device, num_images=None, on_event=on_event)  # which refuses another device
     of = judged(model, device=device, on_event=on_event)
+    of.check_views(tta)
     manifest = of.manifest() if data is None else _other_data(of, data, on_event)
     name, samples = _chosen(manifest, split, is_own=data is None, is_refit=of.is_refit)
     logits, targets = of.logits(manifest, samples, batch_size=batch_size, workers=workers, tta=tta)
