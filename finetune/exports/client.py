@@ -63,6 +63,14 @@ class Client:
             return of_channels(image.channels, self.preprocessing)
         return prepared(image, self.preprocessing, self.inside)
 
+    def middle(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return the part of an image in RGB that evaluation sees, in 8 bits (H, W, 3)."""
+        return prepared(image, self.preprocessing, "uint8")
+
+    def of_middle(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return what a file that does not cut images itself takes of pixels (H, W, 3)."""
+        return pixels if self.inside == "uint8" else _normalised(pixels.astype(np.float32), self.preprocessing)
+
     def read(self, file: Path) -> NDArray[Any]:
         """Return what the file takes of an image file."""
         return input_of(file, self.preprocessing, self.inside)
