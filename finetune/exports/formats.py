@@ -5,6 +5,8 @@ To add one: a row here, its name in `values.ExportFormat`, a line in docs/export
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -18,9 +20,11 @@ from finetune.checkpoint.state import written_beside
 from finetune.errors import ExportError, RecipeError, ResourceError
 from finetune.exports.beside import names_beside, texts_beside
 from finetune.exports.client import PROOF, digest_of, export_file, model_files
+from finetune.exports.coreml import write_coreml
 from finetune.exports.described import Described
 from finetune.exports.exporting import Export, Exporting
 from finetune.exports.form import OnnxForm
+from finetune.exports.litert import write_litert
 from finetune.exports.onnx import write_in_form
 from finetune.exports.openvino import write_openvino
 from finetune.exports.proof import Parity, ProofImages
@@ -44,10 +48,18 @@ FORMATS: dict[str, Write] = {  # a file, or what fills a folder
     "torch": write_torch,
     "safetensors": write_safetensors,
     "openvino": write_openvino,
+    "coreml": write_coreml,
+    "litert": write_litert,
 }
 TAKES: dict[str, tuple[str, ...]] = {  # fields of the form that a format has a meaning for
     "onnx": tuple(field.name for field in fields(OnnxForm)),
     "openvino": ("precision", "max_loss"),
+    "coreml": ("precision", "max_loss"),
+}
+NEEDS = {  # of the formats whose library does not come with this tool: its module, and what pip calls it
+    "openvino": ("openvino", "openvino"),
+    "coreml": ("coremltools", "coremltools"),
+    "litert": ("litert_torch", "litert-torch"),
 }
 
 
@@ -192,6 +204,27 @@ def check_form(format: str, form: OnnxForm) -> None:
         if field.name not in TAKES.get(format, ()) and getattr(form, field.name) != getattr(usual, field.name):
             flag = FLAGS.get(field.name, f"--{field.name.replace('_', '-')}")
             raise RecipeError(f"{flag} has no meaning for --format {format}", hint="It is of --format onnx.")
+    if form.precision == "int8" and format != "onnx":
+        raise RecipeError(
+            f"--precision int8 has no meaning for --format {format}",
+            hint="Use fp16, or --format onnx with int8.",
+        )
+
+
+def check_library(format: str) -> None:
+    """See that what writes a format, and proves it, is there.
+
+    Raises:
+        ExportError: it is not.
+    """
+    module, package = NEEDS.get(format, ("", ""))
+    if module and importlib.util.find_spec(module) is None:
+        raise ExportError(f"{package} is not installed", hint=f"Install it: pip install {package}.")
+    if format == "coreml" and sys.platform != "darwin":
+        raise ExportError(
+            "Core ML computes on macOS alone: here nothing could prove such an export equal to the model",
+            hint="Export on a Mac, where the run folder may be copied; --format onnx and litert are proven here.",
+        )
 
 
 def _check_free(path: Path, *, is_file: bool) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from finetune.backbone.weights import first_line
 from finetune.errors import ExportError
 from finetune.exports.client import INPUT
 from finetune.exports.form import PROBABILITIES
+from finetune.exports.silence import without_remarks
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")  # where the time goes
 
@@ -104,16 +102,3 @@ class _Reader:
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         image = next(self._left, None)
         return None if image is None else {INPUT: image[None]}
-
-
-@contextlib.contextmanager
-def without_remarks() -> Iterator[None]:
-    """Keep the remarks of onnxruntime's tools off the user's screen."""
-    was_disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(was_disabled)

@@ -11,7 +11,7 @@ from finetune.checkpoint.saved import load_run
 from finetune.errors import ExportError, RecipeError, did_you_mean
 from finetune.exports.exporting import Export
 from finetune.exports.form import OnnxForm
-from finetune.exports.formats import FORMATS, check_form, export_model, free_place
+from finetune.exports.formats import FORMATS, check_form, check_library, export_model, free_place
 from finetune.exports.hub import check_repository, push
 from finetune.prepare.proof import proof_of
 from finetune.train.guard import OF_A_MODEL, guarded
@@ -56,6 +56,7 @@ def export(
         raise ExportError(f"format {format!r} is none of {', '.join(FORMATS)}.{did_you_mean(str(format), FORMATS)}")
     form = OnnxForm(preprocessing, softmax, features, saliency, precision, dynamic_size, max_loss)
     check_form(format, form)
+    check_library(format)
     if layout not in get_args(ExportLayout) or (layout != "file" and format != "onnx"):
         raise RecipeError(
             f"layout = {layout!r} has no meaning for format {format}", hint="Use onnx with file or triton."
