@@ -59,6 +59,9 @@ def export(
     max_loss: Annotated[
         float, typer.Option("--max-loss", metavar="POINTS", help="What fp16 and int8 may cost on val.")
     ] = 1.0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep int8 that is hardly smaller than fp32, or no quicker here.")
+    ] = False,
     dynamic_size: Annotated[
         bool, typer.Option("--dynamic-size", help="Leave height and width of the input free.")
     ] = False,
@@ -81,7 +84,8 @@ def export(
 
         form: dict[str, Any] = {
             "preprocessing": preprocessing.value, "softmax": softmax, "features": features, "saliency": saliency,
-            "precision": precision.value, "max_loss": max_loss, "dynamic_size": dynamic_size, "layout": layout.value,
+            "precision": precision.value, "max_loss": max_loss, "force": force, "dynamic_size": dynamic_size,
+            "layout": layout.value,
         }  # fmt: skip
         done = write(
             run, format=cast(ExportFormat, format.value), out=out, data_licence=data_licence, push_to_hub=push_to_hub,
@@ -103,10 +107,14 @@ def _proof_lines(proof: dict[str, Any]) -> list[str]:
     """Return what was proven, in words."""
     whole, took = proof["whole"], proof["milliseconds"]
     alike = "" if whole["num_same"] is None else f", {whole['num_same']} answers are the model's"
+    megabytes, beside = f"{proof['bytes'] / 1e6:.2f} MB", ""
+    if proof["fp32_bytes"]:
+        megabytes += f", {proof['bytes'] / proof['fp32_bytes']:.2f} of fp32"
+        beside = f", fp32 {took['fp32']:.1f} ms"
     return [
         f"proven on {counted(proof['num_images'], 'image file')} of the data: logits differ by at most"
         f" {proof['largest_difference']:.1e}, the largest is {proof['largest_logit']:.3g}",
         f"{whole['split']}, {counted(whole['num_images'], 'image')}: {whole['measure']} {whole['export']:.3f},"
         f" and of the model {whole['model']:.3f}{alike}",
-        f"{proof['bytes'] / 1e6:.2f} MB; an image takes {took['export']:.1f} ms here, and torch {took['model']:.1f} ms",
+        f"{megabytes}; an image takes {took['export']:.1f} ms here{beside}, and torch {took['model']:.1f} ms",
     ]

@@ -30,10 +30,12 @@ from finetune.exports.openvino import write_openvino
 from finetune.exports.proof import Parity, ProofImages
 from finetune.exports.torch_formats import write_safetensors, write_timm, write_torch
 from finetune.exports.triton import triton_place, write_config
-from finetune.types import OnEvent, ignore, to_json
+from finetune.types import Event, OnEvent, ignore, to_json
 from finetune.values import ExportLayout
 from finetune.whole import is_vacant, unwritable, write_text
 
+LESS_LOSSY = {"int8": "--precision fp16 or fp32.", "fp16": "--precision fp32."}
+MOST_OF_FP32 = 0.35  # of the size of a file in fp32 may that in 8 bits have
 FLAGS = {"preprocessing": "--with-preprocessing"}  # others are named like their fields
 
 
@@ -147,6 +149,7 @@ def _proven_file(what: Exporting, path: Path, on_event: OnEvent) -> Iterator[dic
         _remove_all_of(beside)  # of a process that was killed
         parity = _onnx(what, beside, on_event)
         _check(parity, what)
+        _check_worth(parity, beside.stat().st_size, what, on_event)
         of_file = {"file": path.name, "bytes": beside.stat().st_size, "digest": digest_of(beside)}
         yield {"format": "onnx", **_facts(parity), "form": to_json(what.form), **of_file}
         beside.replace(path)
@@ -240,12 +243,39 @@ def _check(parity: Parity, what: Exporting) -> None:
     if parity.max_loss is not None:
         raise ExportError(
             f"this network loses too much in {what.form.precision}: {parity.failure}",
-            hint="Allow more with --max-loss, or export it with --precision fp16 or fp32.",
+            hint="Allow more with --max-loss, or export it with " + LESS_LOSSY[what.form.precision],
         )
     raise ExportError(
         f"the export does not reproduce the model: {parity.failure}",
         hint="Please report this network; the checkpoint and model/ are untouched.",
     )
+
+
+def _check_worth(parity: Parity, size: int, what: Exporting, on_event: OnEvent) -> None:
+    """See that 8 bits are worth it on this machine, or say so where they are wanted all the same.
+
+    Raises:
+        ExportError: the file is hardly smaller than in fp32, or no quicker.
+    """
+    if parity.fp32_bytes is None:
+        return
+    faults, took = [], parity.milliseconds
+    if size > MOST_OF_FP32 * parity.fp32_bytes:
+        faults.append(
+            f"the file has {size / 1e6:.2f} MB, {size / parity.fp32_bytes:.2f} of the {parity.fp32_bytes / 1e6:.2f} MB"
+            f" of fp32, and {MOST_OF_FP32:g} may be"
+        )
+    if took["export"] >= took["fp32"]:
+        faults.append(f"an image takes {took['export']:.2f} ms, and {took['fp32']:.2f} ms in fp32")
+    if not faults:
+        return
+    lost = f"{parity.whole.loss:.1f} points of {parity.whole.measure} are lost" if parity.whole else ""
+    text = f"8 bits are not worth it here: {'; '.join([*faults, lost])}"
+    if not what.form.force:
+        raise ExportError(
+            text, hint="--force keeps the file, for instance for another machine; --precision fp16 halves the size."
+        )
+    on_event(Event.warning(text))
 
 
 def _facts(parity: Parity) -> dict[str, Any]:

@@ -56,6 +56,22 @@ def in_float16(file: Path, to: Path) -> None:
         raise ExportError(f"this network cannot be written in float16: {first_line(error)}") from error
 
 
+def for_8_bits(file: Path, to: Path) -> None:
+    """Write an ONNX file with all shapes known and layers joined, as every way into 8 bits starts from.
+
+    Raises:
+        ExportError: it cannot be prepared.
+    """
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    try:
+        with without_remarks():
+            quant_pre_process(file, to, skip_symbolic_shape=True)
+    except Exception as error:  # the quantiser's errors have no tree
+        raise ExportError(f"this network cannot be quantised: {first_line(error)}") from error
+    _keep_metadata(file, to)
+
+
 def in_8_bits(file: Path, to: Path, way: Way, images: Sequence[NDArray[Any]]) -> None:
     """Write an ONNX file in 8 bits, by the ranges that activations have on images, each as the file takes it.
 
@@ -65,15 +81,12 @@ def in_8_bits(file: Path, to: Path, way: Way, images: Sequence[NDArray[Any]]) ->
         ExportError: it cannot be quantised.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    plain = to.with_name(f"{to.name}.plain.onnx")
+    made = [node.name for node in onnx.load(file).graph.node if PROBABILITIES in node.output]
     try:
         with without_remarks():
-            quant_pre_process(file, plain, skip_symbolic_shape=True)
-            made = [node.name for node in onnx.load(plain).graph.node if PROBABILITIES in node.output]
             quantize_static(
-                plain,
+                file,
                 to,
                 _Reader(images),
                 nodes_to_exclude=made,  # of 8 bits they would be steps of 1/256, many alike, and no sum of 1
@@ -86,8 +99,10 @@ def in_8_bits(file: Path, to: Path, way: Way, images: Sequence[NDArray[Any]]) ->
             )
     except Exception as error:  # the quantiser's errors have no tree
         raise ExportError(f"this network cannot be quantised: {first_line(error)}") from error
-    finally:
-        plain.unlink(missing_ok=True)
+    _keep_metadata(file, to)
+
+
+def _keep_metadata(file: Path, to: Path) -> None:
     model = onnx.load(to)
     onnx.helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(file).metadata_props})
     onnx.save(model, to)
