@@ -29,6 +29,7 @@ from finetune.types import BRIGHTNESS, FIVE_CROPS_PCT
 from finetune.values import InsideGraph
 
 INPUT = "images"
+VERSION = "1"  # the folder in a model repository that a file lies in
 PROOF = "proof.json"  # beside an export: what was proven, with the hashes of file and model
 
 
@@ -264,6 +265,11 @@ def scale_size(image_size: tuple[int, int], crop_pct: float) -> list[int]:
 def export_file(folder: RunFolder) -> Path:
     """Return where the ONNX file of a run lies, if it has one."""
     return folder.exports / "model.onnx"
+
+
+def proof_of_file(file: Path) -> Path:
+    """Return where the proof of the ONNX file in a folder of exports lies; in a model repository above its version."""
+    return (file.parents[1] if file.parent.name == VERSION else file.parent) / PROOF
 
 
 def proven_export(folder: RunFolder) -> Path | None:

@@ -19,20 +19,20 @@ from finetune.checkpoint.saved import SavedRun
 from finetune.checkpoint.state import written_beside
 from finetune.errors import ExportError, RecipeError, ResourceError
 from finetune.exports.beside import names_beside, texts_beside
-from finetune.exports.client import PROOF, digest_of, export_file, model_files
+from finetune.exports.client import PROOF, digest_of, export_file, model_files, proof_of_file
 from finetune.exports.coreml import write_coreml
 from finetune.exports.described import Described
 from finetune.exports.exporting import Export, Exporting
 from finetune.exports.form import OnnxForm
 from finetune.exports.litert import write_litert
-from finetune.exports.onnx import write_in_form
+from finetune.exports.onnx import in_form, write_in_form
 from finetune.exports.openvino import write_openvino
 from finetune.exports.proof import Parity, ProofImages
-from finetune.exports.torch_formats import write_safetensors, write_timm, write_torch
+from finetune.exports.torch_formats import check_transform, known_to_timm, write_safetensors, write_timm, write_torch
 from finetune.exports.triton import triton_place, write_config
 from finetune.types import Event, OnEvent, ignore, to_json
 from finetune.values import ExportLayout
-from finetune.whole import is_vacant, unwritable, write_text
+from finetune.whole import folder_made, is_vacant, unwritable, write_text
 
 LESS_LOSSY = {"int8": "--precision fp16 or fp32.", "fp16": "--precision fp32."}
 MOST_OF_FP32 = 0.35  # of the size of a file in fp32 may that in 8 bits have
@@ -144,19 +144,19 @@ def write_proven(
 def _proven_file(what: Exporting, path: Path, on_event: OnEvent) -> Iterator[dict[str, Any]]:
     """Write an ONNX file, proven or not at all, and yield the proof with its hash; it is there after the block."""
     beside = path.with_name(f".{path.name}.new.onnx")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_all_of(beside)  # of a process that was killed
-        parity = _onnx(what, beside, on_event)
-        _check(parity, what)
-        _check_worth(parity, beside.stat().st_size, what, on_event)
-        of_file = {"file": path.name, "bytes": beside.stat().st_size, "digest": digest_of(beside)}
-        yield {"format": "onnx", **_facts(parity), "form": to_json(what.form), **of_file}
-        beside.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        _remove_all_of(beside)
+    with folder_made(path.parent):
+        try:
+            _remove_all_of(beside)  # of a process that was killed
+            parity = _onnx(what, beside, on_event)
+            _check(parity, what)
+            _check_worth(parity, beside.stat().st_size, what, on_event)
+            of_file = {"file": path.name, "bytes": beside.stat().st_size, "digest": digest_of(beside)}
+            yield {"format": "onnx", **_facts(parity), "form": to_json(what.form), **of_file}
+            beside.replace(path)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        finally:
+            _remove_all_of(beside)
 
 
 def _remove_all_of(file: Path) -> None:
@@ -176,7 +176,7 @@ def _fill_repository(what: Exporting, root: Path, of_model: dict[str, str], on_e
     with _proven_file(what, file, on_event) as of_file:
         facts = {**of_file, **of_model}
     write_config(file, "labels.txt")
-    write_json(file.parents[1] / PROOF, facts)
+    write_json(proof_of_file(file), facts)
     _write_all(texts_beside(what, file.parents[1], format="triton", proof=facts))
     return facts
 
@@ -212,6 +212,20 @@ def check_form(format: str, form: OnnxForm) -> None:
             f"--precision int8 has no meaning for --format {format}",
             hint="Use fp16, or --format onnx with int8.",
         )
+
+
+def check_model(saved: SavedRun, format: str, form: OnnxForm) -> None:
+    """See that a run's model can be exported in a format and a form, before all of val is asked.
+
+    Raises:
+        ExportError: it cannot. RecipeError: its task has no such output.
+    """
+    if format in ("timm", "safetensors"):
+        known_to_timm(saved)
+    if format == "timm":
+        check_transform(saved)
+    if format == "onnx":
+        in_form(saved.backbone.model, described(saved), form)
 
 
 def check_library(format: str) -> None:

@@ -39,14 +39,11 @@ PLAIN = OnnxForm()
 OUTPUTS_APART = {"fp16": 0.02, "int8": 0.5}
 
 
-def write_onnx(model: nn.Module, path: Path, described: Described, form: OnnxForm = PLAIN) -> ExportedNetwork:
-    """Write an ONNX file in float32, and return what is in it as torch has it.
-
-    It takes `images` (B, C, H, W) float32, normalised, if the form does not say otherwise, and gives `logits` (B, K)
-    and what else the form names; B is free. What they mean stands in the file's metadata, as JSON.
+def in_form(model: nn.Module, described: Described, form: OnnxForm) -> ExportedNetwork:
+    """Return a network as a file of a form holds it.
 
     Raises:
-        ExportError: the network cannot be exported in this form.
+        ExportError: it cannot have this form. RecipeError: its task has no such output.
     """
     form.check_for(described.task)
     if form.preprocessing != "none" and described.preprocessing.bands.is_full:
@@ -59,8 +56,20 @@ def write_onnx(model: nn.Module, path: Path, described: Described, form: OnnxFor
             "this network pads by the size of what it sees (pad_type same), which no exporter leaves free",
             hint="Leave --dynamic-size away: --with-preprocessing full takes images of any size, too.",
         )
-    model, own = model.cpu().float().eval(), described.preprocessing
-    network = ExportedNetwork(model, form, preprocessing=own, task=described.task).eval()
+    own = described.preprocessing
+    return ExportedNetwork(model.cpu().float().eval(), form, preprocessing=own, task=described.task).eval()
+
+
+def write_onnx(model: nn.Module, path: Path, described: Described, form: OnnxForm = PLAIN) -> ExportedNetwork:
+    """Write an ONNX file in float32, and return what is in it as torch has it.
+
+    It takes `images` (B, C, H, W) float32, normalised, if the form does not say otherwise, and gives `logits` (B, K)
+    and what else the form names; B is free. What they mean stands in the file's metadata, as JSON.
+
+    Raises:
+        ExportError: the network cannot be exported in this form.
+    """
+    network, own = in_form(model, described, form), described.preprocessing
     if network.takes_bytes:
         example = torch.zeros(2, *own.image_size, own.bands.count, dtype=torch.uint8)
     else:

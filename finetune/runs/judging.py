@@ -25,7 +25,7 @@ from finetune.data.targets import target_array
 from finetune.errors import DataError, FinetuneError, RecipeError
 from finetune.evaluation.corruptions import Pixels, check_corruptible
 from finetune.evaluation.views import Tta, check_cut
-from finetune.exports.client import PROOF, Client, digest_of, model_files
+from finetune.exports.client import Client, digest_of, model_files, proof_of_file
 from finetune.exports.proof import logits_of_files
 from finetune.images.decode import read
 from finetune.images.transforms import normalise, plain_view
@@ -75,19 +75,21 @@ class JudgedRun:
     """A finished run, or the model of a timm folder, by torch."""
 
     def __init__(self, saved: SavedRun, *, is_timm: bool) -> None:
-        self.saved, self.is_timm = saved, is_timm
+        self.saved, self.run, self.recipe = saved, saved.folder if not is_timm else None, saved.recipe
+        if is_timm and (exported_from := _run_of(saved.folder.path / "config.json")):
+            self.run, self.recipe = exported_from, recipes.load(exported_from.recipe)
         own = saved.backbone.preprocessing
         self.classes, self.task, self.thresholds = saved.classes, saved.task, saved.thresholds
         self.value_range, self.bands = own.value_range, own.bands
-        self.data, self.is_refit = saved.recipe.data, saved.recipe.train.refit
+        self.data, self.is_refit = self.recipe.data, self.recipe.train.refit
 
     def check_views(self, tta: Tta) -> None:
         check_cut(tta, crop_mode=self.saved.backbone.preprocessing.crop_mode)
 
     def manifest(self) -> Manifest:
-        if self.is_timm:
+        if self.run is None:
             raise _unknown(self.saved.folder.path)
-        return self.saved.manifest()
+        return trained_on(self.run, self.recipe, self.classes, bands=self.bands)
 
     def logits(
         self, manifest: Manifest, samples: Sequence[Sample], *, batch_size: int, workers: int | None, tta: Tta
@@ -123,7 +125,7 @@ class JudgedFile:
     @property
     def is_stale(self) -> bool:
         """Whether its proof names another model than its run has now; an ensemble is none of its members'."""
-        proof = self.file.with_name(PROOF)
+        proof = proof_of_file(self.file)
         said = read_json(proof).get("model") if self.run is not None and proof.is_file() else None
         return said is not None and self.run is not None and said != digest_of(*model_files(self.run))
 

@@ -11,7 +11,7 @@ from finetune.checkpoint.saved import load_run
 from finetune.errors import ExportError, RecipeError, did_you_mean
 from finetune.exports.exporting import Export
 from finetune.exports.form import OnnxForm
-from finetune.exports.formats import FORMATS, check_form, check_library, export_model, free_place
+from finetune.exports.formats import FORMATS, check_form, check_library, check_model, export_model, free_place
 from finetune.exports.hub import check_repository, push
 from finetune.prepare.proof import proof_of
 from finetune.train.guard import OF_A_MODEL, guarded
@@ -70,6 +70,7 @@ def export(
     place = Path(out) if out else None
     free_place(open_finished(run), format, form=form, out=place, layout=layout)  # before all of val is asked
     saved = load_run(run, device="cpu")
+    check_model(saved, format, form)
     with saved.compute.in_force():
         proof = proof_of(saved, is_whole=True, on_event=on_event)
         done = export_model(

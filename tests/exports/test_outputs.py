@@ -27,7 +27,7 @@ from finetune.exports.form import OnnxForm
 from finetune.exports.outputs import ExportedNetwork
 from finetune.exports.proof import OnWhole, Parity, ProofImages, prove
 from finetune.types import Preprocessing
-from tests.support import warned
+from tests.support import draw_numbers, warned
 
 ALL = {"softmax": True, "features": True, "saliency": True}
 
@@ -182,6 +182,46 @@ def test_an_output_that_is_not_what_it_says_is_refused(
 def test_what_does_not_go_together_is_refused(finished: Path, asked: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         finetune.export(finished, **asked)
+
+
+@pytest.mark.parametrize(
+    ("network", "asked", "said"),
+    [
+        ("test_vit", {"saliency": True}, "does not end in an average over places"),
+        ("test_resnet", {"preprocessing": "full", "saliency": True}, "8 of them go into a file"),
+        ("lenet5", {"format": "timm"}, "timm itself has no network lenet5"),
+    ],
+)
+def test_what_a_network_cannot_have_is_refused_before_val_is_asked_and_leaves_no_folder(
+    quick_run, monkeypatch: pytest.MonkeyPatch, network: str, asked: dict[str, Any], said: str
+) -> None:
+    more = {"overrides": {"data.depth": "full"}} if network == "test_resnet" else {}
+    run = quick_run("linear-probe", backbone=network, epochs=1, image_size=32, **more).folder
+    monkeypatch.setattr("finetune.workflow.export.proof_of", None)
+    with pytest.raises(ExportError, match=said):
+        finetune.export(run, **asked)
+    assert not (run / "exports").exists()
+
+
+def test_probabilities_of_a_number_are_refused_before_val_is_asked(
+    tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run(data=draw_numbers(tmp_path / "numbers"), overrides={"data.label_column": "length"}, epochs=1).folder
+    monkeypatch.setattr("finetune.workflow.export.proof_of", None)
+    with pytest.raises(RecipeError, match="has no probabilities"):
+        finetune.export(run, softmax=True)
+
+
+def test_an_export_that_fails_leaves_no_empty_folder(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise ExportError("no such operator")
+
+    monkeypatch.setattr(formats, "write_in_form", failing)
+    monkeypatch.setitem(formats.FORMATS, "torch", failing)
+    for asked in ({"softmax": True}, {"layout": "triton"}, {"format": "torch"}):
+        with pytest.raises(ExportError, match="no such operator"):
+            finetune.export(finished, **asked)
+        assert not (finished / "exports").exists()
 
 
 def test_a_network_that_pads_by_size_says_so() -> None:
