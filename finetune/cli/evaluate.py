@@ -10,7 +10,15 @@ import typer
 
 from finetune.cli import tables
 from finetune.cli.help import examples
-from finetune.cli.options import BatchOption, DeviceOption, JsonOption, RunArgument, TtaName, TtaOption, with_interrupt
+from finetune.cli.options import (
+    BatchOption,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    TtaName,
+    TtaOption,
+    with_interrupt,
+)
 from finetune.cli.screen import watching
 from finetune.errors import RecipeError
 
@@ -32,7 +40,7 @@ class SplitName(StrEnum):
 
 @with_interrupt
 def evaluate(
-    run: RunArgument,
+    run: ModelArgument,
     data: Annotated[Path | None, typer.Option("--data", metavar="PATH", help="Other images than the run's.")] = None,
     split: Annotated[
         SplitName | None,

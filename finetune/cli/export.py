@@ -35,16 +35,16 @@ def export(
     run: RunArgument,
     format: Annotated[
         FormatName,
-        typer.Option("--format", metavar="|".join(FormatName), help="An ONNX file, or a folder for another library."),
+        typer.Option("--format", metavar="NAME", help=f"onnx, a file, or a folder: {', '.join(list(FormatName)[1:])}."),
     ] = FormatName("onnx"),  # noqa: B008
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Default: RUN/exports/.")] = None,
     preprocessing: Annotated[
         InsideName,
         typer.Option(
             "--with-preprocessing",
-            metavar="|".join(InsideName),
-            help="What the ONNX file does to images itself: with uint8 it standardises numbers, with full it takes"
-            " images of any size.",
+            metavar="WHAT",
+            help="What the ONNX file does to images itself: none; uint8: it standardises pixels; full: it takes images"
+            " of any size.",
         ),
     ] = InsideName("none"),  # noqa: B008
     softmax: Annotated[bool, typer.Option("--softmax", help="Put out probabilities, too.")] = False,
@@ -54,7 +54,7 @@ def export(
     ] = False,
     precision: Annotated[
         PrecisionName,
-        typer.Option("--precision", metavar="|".join(PrecisionName), help="int8 is calibrated on train images."),
+        typer.Option("--precision", metavar="NAME", help="fp32, fp16, or int8, which is calibrated on train images."),
     ] = PrecisionName("fp32"),  # noqa: B008
     max_loss: Annotated[
         float, typer.Option("--max-loss", metavar="POINTS", help="What fp16 and int8 may cost on val.")
@@ -67,7 +67,7 @@ def export(
     ] = False,
     layout: Annotated[
         LayoutName,
-        typer.Option("--layout", metavar="|".join(LayoutName), help="triton: a model repository of NVIDIA's server."),
+        typer.Option("--layout", metavar="NAME", help="file, or triton: a model repository of NVIDIA's server."),
     ] = LayoutName("file"),  # noqa: B008
     data_licence: Annotated[
         str, typer.Option("--data-licence", metavar="TEXT", help="What the model card says of the images' licence.")
