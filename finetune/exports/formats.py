@@ -283,8 +283,9 @@ def _check_worth(parity: Parity, size: int, what: Exporting, on_event: OnEvent) 
         faults.append(f"an image takes {took['export']:.2f} ms, and {took['fp32']:.2f} ms in fp32")
     if not faults:
         return
-    lost = f"{parity.whole.loss:.1f} points of {parity.whole.measure} are lost" if parity.whole else ""
-    text = f"8 bits are not worth it here: {'; '.join([*faults, lost])}"
+    if parity.whole:
+        faults.append(f"{max(0.0, parity.whole.loss):.1f} points of {parity.whole.measure} are lost")
+    text = f"8 bits are not worth it here: {'; '.join(faults)}"
     if not what.form.force:
         raise ExportError(
             text, hint="--force keeps the file, for instance for another machine; --precision fp16 halves the size."

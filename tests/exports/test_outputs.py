@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -292,11 +293,29 @@ def test_8_bits_that_are_no_smaller_or_no_quicker_are_refused_unless_they_are_wa
     in_three_numbers["export"] = 2.0
     asked["out"] = tmp_path / "slow.onnx"
     with pytest.raises(
-        ExportError, match=r"here: an image takes 2\.00 ms, and 2\.00 ms in fp32; -?\d+\.\d points of top1"
+        ExportError, match=r"here: an image takes 2\.00 ms, and 2\.00 ms in fp32; \d+\.\d points of top1"
     ):
         finetune.export(finished, **asked)
     done, told = warned(finetune.export, finished, **asked, force=True)
     assert done.path.is_file() and any("8 bits are not worth it here" in text for text in told)
+
+
+@pytest.mark.slow
+def test_a_network_that_quantises_badly_is_proven_or_refused_with_the_figures(
+    older_exporter: None, quick_run, in_three_numbers: dict[str, float]
+) -> None:
+    run = quick_run("full", backbone="mobilenetv3_small_050", epochs=10).folder
+    try:
+        done = finetune.export(run, precision="int8")
+    except ExportError as error:
+        figures = (
+            r"loses too much in int8: it reaches top1 0\.\d+ on val, .*: \d+\.\d points are lost, of which 1 may be"
+        )
+        assert re.search(figures, error.message) and not (run / "exports").exists()
+    else:
+        whole = done.proof["whole"]
+        assert 100 * (whole["model"] - whole["export"]) <= 1
+        assert done.proof["bytes"] <= formats.MOST_OF_FP32 * done.proof["fp32_bytes"]
 
 
 def test_a_way_into_8_bits_that_fails_is_passed_over(
