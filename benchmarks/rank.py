@@ -33,7 +33,7 @@ from finetune.backbone import folder as timm_folder
 from finetune.backbone import load as backbones
 from finetune.images.files import is_image_name
 from finetune.prepare.asked import recipe_of
-from finetune.workflow.rank import candidate_recipe, labels
+from finetune.prepare.candidates import candidate_recipe, labelled
 
 BUILD = Path(__file__).parents[1] / "build"
 SCORES = ("predicted_top1", "knn_top1", "logme", "h_score", "gmacs")
@@ -207,7 +207,7 @@ def main() -> None:
         ranking = ranked(results, data, names, chosen)
         accuracy = {
             label: statistics.mean(trained(results, data, name, seed, chosen) for seed in range(chosen.seeds))
-            for label, name in zip(labels(names), names, strict=True)
+            for label, name in labelled(names).items()
         }
         print(f"\n| {data.name} |", " | ".join(SCORES), f"| top1 after {chosen.strategy} |")
         print("| --- |", " | ".join("---" for _ in range(len(SCORES) + 1)), "|")

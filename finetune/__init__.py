@@ -10,6 +10,7 @@ Importing this costs nothing: torch is imported with the first call.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from finetune.data.sample import write_sample
     from finetune.evaluation.named import LabelsPrediction, NumberPrediction, Predictions
     from finetune.exports.exporting import Export
+    from finetune.prepare.candidates import Ranked
     from finetune.report.side_by_side import SideBySide
     from finetune.runs.single import RunResult
+    from finetune.search.outcome import Tuned
     from finetune.settings import Recipe
     from finetune.types import Event
     from finetune.workflow.check import Check, check
@@ -44,11 +47,11 @@ if TYPE_CHECKING:
     from finetune.workflow.find_lr import RateSearch, find_lr
     from finetune.workflow.plan import Plan, plan
     from finetune.workflow.predict import Classifier, Prediction, load
-    from finetune.workflow.rank import Ranked, rank
+    from finetune.workflow.rank import rank
     from finetune.workflow.run import resume, run
     from finetune.workflow.several import Several, resume_several, run_several
     from finetune.workflow.soup import Soup, soup
-    from finetune.workflow.tune import Tuned, resume_tuning, tune
+    from finetune.workflow.tune import resume_tuning, tune
 
     __version__: str
 
@@ -119,14 +122,14 @@ _LATER = {
     "Plan": "finetune.workflow.plan",
     "Prediction": "finetune.workflow.predict",
     "Predictions": "finetune.evaluation.named",
-    "Ranked": "finetune.workflow.rank",
+    "Ranked": "finetune.prepare.candidates",
     "RateSearch": "finetune.workflow.find_lr",
     "Recipe": "finetune.settings",
     "RunResult": "finetune.runs.single",
     "Several": "finetune.workflow.several",
     "SideBySide": "finetune.report.side_by_side",
     "Soup": "finetune.workflow.soup",
-    "Tuned": "finetune.workflow.tune",
+    "Tuned": "finetune.search.outcome",
     "check": "finetune.workflow.check",
     "compare": "finetune.workflow.compare",
     "compare_runs": "finetune.workflow.compare_runs",
@@ -154,8 +157,15 @@ def __getattr__(name: str) -> Any:
     if name != "__version__" and name not in _LATER:
         raise AttributeError(f"module 'finetune' has no attribute {name!r}")
     value = _version() if name == "__version__" else getattr(import_module(_LATER[name]), name)
+    if _in_notebook() and name.islower() and name != "__version__":
+        value = import_module("finetune.cli.notebook").drawing(value)
     globals()[name] = value
     return value
+
+
+def _in_notebook() -> bool:
+    """Return whether this may be a notebook, without reading anything for it."""
+    return "ipykernel" in sys.modules and import_module("finetune.cli.notebook").in_notebook()
 
 
 def _version() -> str:

@@ -16,6 +16,7 @@ class Settings(TypedDict, total=False):
     val: float | None
     test: float | None
     backbone: str | None
+    among: str | None
     weights: str | Path | None
     pretrained: bool | None
     image_size: int | Literal["auto"] | None

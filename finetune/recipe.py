@@ -33,6 +33,7 @@ ALIASES: dict[str, str] = {
     "val": "split.val",
     "test": "split.test",
     "backbone": "backbone.name",
+    "among": "backbone.among",
     "weights": "backbone.weights",
     "pretrained": "backbone.pretrained",
     "image_size": "backbone.image_size",

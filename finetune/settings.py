@@ -131,6 +131,12 @@ class BackboneSection(Section):
         description="A timm name, hf-hub:OWNER/NAME, local-dir:FOLDER or embedded. auto: the architecture of"
         " backbone.weights, else the first of a short list that is on this machine or on the hub, else embedded.",
     )
+    among: str | Auto | NoneWord = Field(
+        "auto",
+        description="Backbones that are ranked on the data, of which the best two or three race: names and folders,"
+        " joined by commas; here: those of a short list whose weights are on this machine. auto: here, where train.time"
+        " is given and no backbone; else none.",
+    )
     weights: str | NoneWord = Field(
         "none", description="A timm folder, a .safetensors or a .pth file, in place of timm's own weights."
     )

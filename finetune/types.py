@@ -219,6 +219,7 @@ class Interval:
     high: float
 
 
+MOST_RANKED = 1000  # images of train that backbones are ranked on
 FEWEST_PROBED = 4  # images: with fewer nothing is known of how well classes are told apart
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 import finetune
@@ -25,6 +26,10 @@ MOVES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir"}
 FOLDERS = ("os.mkdir", "os.remove", "os.rmdir")  # the slow tests stop there too
 FREEING = {"os.remove", "os.rmdir"}  # a full disk does not stop them
 HALF = b"half of it"
+
+# The first backward pass of a process settles whether autograd has threads, after which no fork can compute gradients.
+# On a CPU it has none, but a FakeTensorMode of another test that came before it would look like a GPU.
+torch.ones((), requires_grad=True).backward()
 
 At = Callable[[int, str], bool]  # of a point's number, from 1 on, and its label, e.g. "os.rename checkpoints/last"
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"values", "bands"},
     {"sections"},
     {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
-    {"whole", "process", "threads", "arguments", "belongings"},
+    {"whole", "process", "threads", "arguments", "belongings", "inline"},
     {"cache_entries", "timings"},
     {"images"},
     {"recipe", "device", "data", "optim", "backbone", "environment"},

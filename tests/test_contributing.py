@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 # Who may name one besides: the matrix and the race decide among strategies, a probe is what check and rank measure by.
 DECIDES = {"finetune/strategy/matrix.py", "finetune/strategy/race.py", "finetune/strategy/entrants.py"}
-PROBES = {"finetune/workflow/check.py", "finetune/workflow/rank.py", "finetune/prepare/resolve.py"}
+PROBES = {"finetune/workflow/check.py", "finetune/prepare/candidates.py", "finetune/prepare/resolve.py"}
 # The default of the command, of its function and of a run, and the package of that name.
 VERBS = {"finetune/cli/export.py", "finetune/workflow/export.py", "finetune/runs/export_at_end.py"}
 DEFAULTS = VERBS | {"finetune/environment.py"}

@@ -27,11 +27,12 @@ Label = Annotated[str, AfterValidator(_bare)]
 
 
 class RecordedWork(BaseModel):
-    """Forward passes that each epoch of a candidate takes, and the images that they are counted over."""
+    """Forward passes that each epoch of a candidate takes, the images that they are counted over, their weight."""
 
     model_config = ConfigDict(strict=True)
     epochs: list[float] = Field(min_length=1)
     num_images: int
+    gmacs: float = 1.0
 
 
 class RecordedPlace(BaseModel):
@@ -53,6 +54,17 @@ class RecordedRung(BaseModel):
     places: list[RecordedPlace]
 
 
+class RankedBackbone(BaseModel):
+    """What a linear classifier on a backbone's frozen features is predicted to reach, with its interval."""
+
+    model_config = ConfigDict(strict=True)
+    name: str
+    gmacs: float
+    predicted: float
+    low: float
+    high: float
+
+
 class RaceRecord(BaseModel):
     """What race.json holds."""
 
@@ -65,6 +77,8 @@ class RaceRecord(BaseModel):
     results: list[RecordedRung] = []
     failed: dict[str, str] = {}  # why, by label
     winner: Label | None = None
+    ranking: list[RankedBackbone] = []  # where backbones race, the best predicted first
+    num_val: Annotated[int, Field(ge=1)] = 1
     took: dict[str, float] | None = None  # planned work: of the winner alone, of the others, their ratio
 
     @model_validator(mode="after")

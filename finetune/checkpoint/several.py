@@ -3,6 +3,7 @@
 several.json    folds or seeds, how many, what failed, and (last) how they came out
 recipe.toml     what all runs share, as it was asked for      split.csv   the images, fold 1 as val
 began.json      what is compared with when it goes on         runs/       a run folder for each fold or seed
+report.html     all of them on one page
 out_of_fold.csv, ensemble.json, exports/                      of folds: every image by who has not seen it; all as one
 """
 

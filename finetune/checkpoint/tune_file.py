@@ -4,6 +4,7 @@ tune.json     the space, the sampler, the budget, what the checks showed, and (l
 recipe.toml   what all trials share, as it was asked for      split.csv     the images, those of test left out
 study.sqlite  the trials, unless a storage is named           workers/      locks of the processes at work
 winner.toml   the recipe of the winner: finetune run --recipe FOLDER/winner.toml
+report.html   the checks, the trials and what each value brought
 """
 
 from __future__ import annotations

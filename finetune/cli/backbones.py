@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import rank, tables
+from finetune.cli.completion import complete_backbone, complete_family, complete_licence
 from finetune.cli.help import LIST, App, ListGroup, examples
-from finetune.cli.options import JsonOption, complete_backbone, complete_family, complete_licence, with_interrupt
+from finetune.cli.options import JsonOption, with_interrupt
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
 

@@ -143,7 +143,8 @@ def _show_classes(console: Console, classes: dict[str, dict[str, int]]) -> None:
 
 def _pictures(pictures: Pictures, total: int) -> str:
     formats = ", ".join(f"{count:,} {name}" for name, count in pictures.formats.items())
-    grey = {0: "all in colour", total: "all grey"}.get(pictures.num_grey, f"{pictures.num_grey:,} grey")
+    colours = {0: "all in colour", total: "all grey"}.get(pictures.num_grey, f"{pictures.num_grey:,} grey")
+    seen_in = colours if pictures.channels == 3 else counted(pictures.channels, "channel")
     sizes = [f"{width}x{height}" for width, height in (pictures.smallest, pictures.median, pictures.largest)]
     size = f"all {sizes[0]}" if sizes[0] == sizes[2] else f"{sizes[0]} to {sizes[2]}, in the median {sizes[1]}"
     seen = ""
@@ -151,7 +152,7 @@ def _pictures(pictures: Pictures, total: int) -> str:
         seen = (
             f"; the plain view shows {pictures.shown[0]:.0%} of the median one, {pictures.shown[1]:.0%} of the longest"
         )
-    return f"{formats}; {grey}; {size} pixels{seen}"
+    return f"{formats}; {seen_in}; {size} pixels{seen}"
 
 
 def _show_finding(console: Console, finding: Finding, most: int) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import tables
+from finetune.cli.completion import complete_run, complete_strategy, complete_unfinished, in_list
 from finetune.cli.help import examples
-from finetune.cli.options import FLAGS, TRAINING, JsonOption, base_recipe, recipe_options
+from finetune.cli.options import FLAGS, JsonOption, RecipeOption, base_recipe, recipe_options
 from finetune.cli.screen import HEIGHTS, watching
 from finetune.cli.show_side_by_side import show_side_by_side
 from finetune.cli.terminal import escape
@@ -40,7 +41,10 @@ def compare(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[RUN RUN...]", help="Finished runs to compare, in place of new ones.", show_default=False
+            metavar="[RUN RUN...]",
+            help="Finished runs to compare, in place of new ones.",
+            show_default=False,
+            autocompletion=complete_run,
         ),
     ] = None,
     strategies: Annotated[
@@ -50,15 +54,16 @@ def compare(
             metavar="A,B,...",
             help="Who is compared, some with a number: top-k:3, lp-ft:3, linear-probe:GROUP."
             f" Default: {', '.join(USUAL)}.",
+            autocompletion=in_list(complete_strategy),
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", min=1, help="Runs of each. Default: 1.")] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option("--recipe", metavar="NAME|FILE", help="What all runs share.", rich_help_panel=TRAINING),
-    ] = None,
+    recipe: RecipeOption = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new or empty folder for it.")] = None,
-    resume: Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Go on with a stopped one.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="DIR", help="Go on with a stopped one.", autocompletion=complete_unfinished),
+    ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option("--allow", metavar="data|version", help="With --resume, let this have changed."),

@@ -12,6 +12,7 @@ import typer
 
 from finetune.checkpoint.run_folder import check_new, open_finished
 from finetune.cli import tables
+from finetune.cli.completion import complete_run
 from finetune.cli.help import examples
 from finetune.cli.options import BatchOption, DeviceOption, JsonOption, with_interrupt
 from finetune.cli.screen import watching
@@ -40,7 +41,13 @@ class AverageName(StrEnum):
 
 
 RunsArgument = Annotated[
-    list[Path], typer.Argument(metavar="RUN RUN...", help="Two or more finished run folders.", show_default=False)
+    list[Path],
+    typer.Argument(
+        metavar="RUN RUN...",
+        help="Two or more finished run folders.",
+        show_default=False,
+        autocompletion=complete_run,
+    ),
 ]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", metavar="N", min=0, help="Processes that decode. Default: the runs'.")

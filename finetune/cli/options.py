@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from finetune import recipe as recipes
+from finetune.cli.completion import COMPLETIONS, complete_key, complete_recipe, complete_run
 from finetune.errors import Interrupted, RecipeError
 from finetune.settings import Recipe
 
@@ -25,6 +26,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "val": (DATA, "SHARE"),
     "test": (DATA, "SHARE"),
     "backbone": (STRATEGY, "NAME"),
+    "among": (STRATEGY, "NAMES"),
     "weights": (STRATEGY, "PATH"),
     "pretrained": (STRATEGY, ""),
     "image_size": (STRATEGY, "PIXELS"),
@@ -48,29 +50,6 @@ FLAGS: dict[str, tuple[str, str]] = {
 }
 
 
-def complete_backbone(incomplete: str) -> list[str]:
-    """Return the backbones that begin with what is typed; after a dot, their weights."""
-    from finetune.backbone.catalogue import entries, networks
-
-    names = (entry.full_name for entry in entries()) if "." in incomplete else networks()
-    return [name for name in names if name.startswith(incomplete)]
-
-
-def complete_family(incomplete: str) -> list[str]:
-    """Return the families of backbones that begin with what is typed."""
-    from finetune.backbone.catalogue import families
-
-    return [name for name in families() if name.startswith(incomplete)]
-
-
-def complete_licence(incomplete: str) -> list[str]:
-    """Return the licences of weights that begin with what is typed."""
-    from finetune.backbone.catalogue import licences
-
-    return [name for name in licences() if name.startswith(incomplete)]
-
-
-COMPLETIONS: dict[str, Callable[[str], list[str]]] = {"backbone": complete_backbone}
 SWITCHES = {name: f"--{name}/--no-{name}" for name in ("pretrained", "reinit", "refit", "calibrate")}
 
 
@@ -167,6 +146,7 @@ def _set() -> inspect.Parameter:
     option = typer.Option(
         "--set",
         metavar="SECTION.KEY=VALUE",
+        autocompletion=complete_key,
         help="Any other key of the recipe; repeatable. `finetune recipes show default` lists them.",
         rich_help_panel=TRAINING,
         show_default=False,
@@ -193,15 +173,25 @@ TtaOption = Annotated[
     ),
 ]
 RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", metavar="NAME|FILE", help="Start from a recipe.", rich_help_panel=TRAINING)
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="Start from a recipe.",
+        rich_help_panel=TRAINING,
+        autocompletion=complete_recipe,
+    ),
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False, autocompletion=complete_run)
+]
 ModelArgument = Annotated[
     Path,
     typer.Argument(
         metavar="RUN",
         help="A run folder, an ensemble, an ONNX file of this tool or a folder with one, or a timm folder.",
         show_default=False,
+        autocompletion=complete_run,
     ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps.")]

@@ -12,10 +12,11 @@ from finetune.cli.help import examples
 from finetune.cli.options import JsonOption, base_recipe, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
+from finetune.types import MOST_RANKED
 from finetune.wording import apart, counted
 
 if TYPE_CHECKING:
-    from finetune.workflow.rank import Ranked
+    from finetune.prepare.candidates import Ranked
 
 EXAMPLES = examples(
     "backbones rank --data imgs",
@@ -47,7 +48,9 @@ def rank(
             show_default=False,
         ),
     ] = None,
-    sample: Annotated[int, typer.Option("--sample", metavar="N", min=2, help="Train images to measure on.")] = 1000,
+    sample: Annotated[
+        int, typer.Option("--sample", metavar="N", min=2, help="Train images to measure on.")
+    ] = MOST_RANKED,
     json_: JsonOption = False,
 ) -> None:
     """Rank backbones by how well they serve your data, without training them."""

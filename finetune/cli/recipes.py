@@ -8,11 +8,18 @@ from typing import Annotated
 import typer
 
 from finetune.cli import tables
+from finetune.cli.completion import complete_recipe
 from finetune.cli.help import App, examples
 
 app = App(help="List, show, copy and check recipes.", no_args_is_help=True)
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME|FILE", help="A shipped recipe, a file, or default.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="NAME|FILE",
+        help="A shipped recipe, a file, or default.",
+        show_default=False,
+        autocompletion=complete_recipe,
+    ),
 ]
 
 

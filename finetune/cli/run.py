@@ -9,6 +9,7 @@ import typer
 
 from finetune.checkpoint.run_folder import RunFolder, open_unfinished
 from finetune.cli import several, tables
+from finetune.cli.completion import complete_unfinished
 from finetune.cli.help import examples
 from finetune.cli.options import JsonOption, RecipeOption, base_recipe, recipe_options, set_once
 from finetune.cli.screen import watching
@@ -35,7 +36,10 @@ def run(
     ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", min=2, help="N runs, from --seed on.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run folder, new or empty.")] = None,
-    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a stopped run.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with a stopped run.", autocompletion=complete_unfinished),
+    ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option("--allow", metavar="data|version|recipe", help="With --resume, let this have changed."),

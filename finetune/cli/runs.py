@@ -11,6 +11,7 @@ import typer
 from finetune.checkpoint.claim import RUNS
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.cli import tables
+from finetune.cli.completion import complete_any_run
 from finetune.cli.help import LIST, App, ListGroup, examples
 from finetune.cli.options import JsonOption, RunArgument, with_interrupt
 from finetune.cli.terminal import escape
@@ -73,7 +74,10 @@ def show(run: RunArgument, json_: JsonOption = False) -> None:
 @app.command(epilog=examples("runs rm runs/RUN", "runs rm runs/A runs/B --yes"))
 @with_interrupt
 def rm(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.", show_default=False)],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="Run folders.", show_default=False, autocompletion=complete_any_run),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove run folders with all that is in them."""

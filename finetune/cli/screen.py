@@ -7,15 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from finetune.cli.grid import Grid
+from finetune.cli.tables import table
 from finetune.cli.terminal import Console, escape
 from finetune.types import Event, OnEvent
 from finetune.wording import counted
 
 PLAIN_STEP = 0.25  # share of a long task after which a plain line is printed
 HEIGHTS = "▁▂▃▄▅▆▇█"
+BEST = 5  # trials of a search that stand above the bars
 SILENCE = 10.0  # seconds after which one is printed for any task
 
 
@@ -26,7 +30,7 @@ def watching(*, is_quiet: bool = False) -> Iterator[OnEvent]:
     if is_quiet:
         yield lambda event: _warnings_only(console, event)
         return
-    progress = Progress(
+    progress = _Board(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         _Count(),
@@ -38,6 +42,25 @@ def watching(*, is_quiet: bool = False) -> Iterator[OnEvent]:
     )
     with progress if console.is_terminal else nullcontext():  # elsewhere older versions of rich leave an empty line
         yield Screen(console, progress).show
+
+
+class _Board(Progress):
+    """The bars of what goes on, and above them the best trials of a search as they come, drawn anew each time."""
+
+    def __init__(self, *columns: Any, **settings: Any) -> None:
+        self.trials: list[Mapping[str, Any]] = []
+        super().__init__(*columns, **settings)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield the table of trials where there are some, then the bars."""
+        ranked = sorted((facts for facts in self.trials if facts["score"] is not None), key=_score)[::-1]
+        if ranked:
+            yield trials_table(ranked[:BEST], first="best so far")
+        yield from super().get_renderables()
+
+
+def _score(facts: Mapping[str, Any]) -> tuple[float, float]:
+    return facts["score"], -(facts["loss"] or 0.0)
 
 
 class _Count(MofNCompleteColumn):
@@ -54,15 +77,21 @@ class _Remaining(TimeRemainingColumn):
         return super().render(task) if task.total is not None else Text()
 
 
+def silent_board(console: Console) -> _Board:
+    """Return a board that draws nothing by itself."""
+    return _Board(console=console, disable=True)
+
+
 class Screen:
     """Draws events: a bar for what goes on, a line for what is done."""
 
-    def __init__(self, console: Console, progress: Progress) -> None:
+    def __init__(self, console: Console, progress: _Board) -> None:
         self.console = console
         self.progress = progress
         self.tasks: dict[str, TaskID] = {}
         self.said: dict[str, float] = {}
         self.speed: float | None = None  # images per second of the last step
+        self.curve: list[float] = []  # the score on val of every epoch
         self.last = time.monotonic()  # when a line was printed
         self._starting = progress.add_task("starting", total=None, facts="")  # libraries are read for seconds
 
@@ -106,7 +135,7 @@ class Screen:
 
     def _phase(self, facts: dict[str, Any]) -> None:
         how = "solved" if facts["solver"] == "lbfgs" else counted(facts["epochs"], "epoch")
-        trained = facts["trained"]
+        trained, self.curve = facts["trained"], []
         shown = ", ".join(trained) if len(trained) <= 4 else f"{trained[0]} ... {trained[-1]}"
         place, name = f"phase {facts['index'] + 1}/{facts['total']}", escape(facts["name"])
         self._line(f"{place} [bold]{name}[/bold]: {how}, trains {escape(shown)}")
@@ -117,7 +146,7 @@ class Screen:
     def _step(self, facts: dict[str, Any]) -> None:
         if self.console.is_terminal:
             done = (facts["epoch"] - 1) * facts["steps"] + facts["step"]
-            told = f"loss {facts['loss']:.3f}  {facts['images_per_second']:.0f} images/s"
+            told = f"loss {facts['loss']:.3f}  {facts['images_per_second']:.0f} images/s  {sparkline(self.curve)}"
             self._bar(
                 "train", done, facts["epochs"] * facts["steps"], told, f"epoch {facts['epoch']}/{facts['epochs']}"
             )
@@ -132,6 +161,7 @@ class Screen:
             parts.append(f"loss {facts['train_loss']:.4f}" + (f"  train top1 {seen:.3f}" if seen is not None else ""))
         scores = facts.get("scores") or {"top1": facts["val_top1"]}
         parts += [f"val {name} {value:.3f}" for name, value in scores.items()]
+        self.curve += list(scores.values())[:1]
         if self.speed is not None:
             parts.append(f"{self.speed:.0f} images/s")
         if facts["is_best"]:
@@ -142,6 +172,7 @@ class Screen:
 
     def _trial(self, facts: dict[str, Any]) -> None:
         self._line(escape(trial_line(facts)))
+        self.progress.trials.append(facts)
 
     def _bar(self, task: str, done: int, total: int | None, facts: str, description: str | None = None) -> None:
         if task not in self.tasks:
@@ -156,12 +187,32 @@ class Screen:
 
 def trial_line(facts: Mapping[str, Any]) -> str:
     """Return a trial of a search in one line: its place, its score with the way there, how it ended, its values."""
-    place = facts["study"] if facts["study"] == "usual" else f"{facts['study']} {facts['number'] + 1}/{facts['count']}"
+    place = trial_place(facts["study"], facts["number"], f"/{facts['count']}")
     score = "" if facts["score"] is None else f"{facts['score']:.3f}"
     end = "" if facts["state"] == "done" else facts["state"]
     values = ", ".join(f"{key.partition('.')[2]} {shown_value(value)}" for key, value in facts["params"].items())
     told = f": {facts['reason']}" if facts["state"] == "failed" else ""
     return f"{place:<13} {score:>6} {sparkline(facts['curve']):<12} {end:<7} {values or 'the recipe as it is'}{told}"
+
+
+def trial_place(study: str, number: int, of: str = "") -> str:
+    """Return which trial it is: its study and its number, `of` how many."""
+    return study if study == "usual" else f"{study} {number + 1}{of}"
+
+
+def trials_table(trials: Sequence[Mapping[str, Any]], *, first: str = "trial", score: str = "score") -> Grid:
+    """Return a table of trials of a search, with what they were tried with and the way of their score."""
+    keys = list(dict.fromkeys(key for facts in trials for key in facts["params"]))
+    headers = [first, f"val {score}", "loss", *(key.partition(".")[2] for key in keys), "epochs", "curve"]
+    rows = [_trial_cells(facts, keys) for facts in trials]
+    return table(headers, rows, words=["curve"], drop=["curve", "loss", "epochs"])
+
+
+def _trial_cells(facts: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
+    numbers = ("" if facts[name] is None else f"{facts[name]:.3f}" for name in ("score", "loss"))
+    values = (shown_value(facts["params"][key]) if key in facts["params"] else "" for key in keys)
+    curve = facts["curve"]
+    return (trial_place(facts["study"], facts["number"]), *numbers, *values, str(len(curve)), sparkline(curve))
 
 
 def shown_value(value: Any) -> str:

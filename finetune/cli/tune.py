@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import tables
+from finetune.cli.completion import complete_unfinished
 from finetune.cli.help import examples
 from finetune.cli.options import FLAGS, TRAINING, JsonOption, RecipeOption, base_recipe, recipe_options, set_once
-from finetune.cli.screen import shown_value, sparkline, watching
+from finetune.cli.screen import trials_table, watching
 from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
+from finetune.types import to_json
 
 if TYPE_CHECKING:
-    from finetune.search.study import TrialFacts
-    from finetune.workflow.tune import Tuned
+    from finetune.search.outcome import Tuned
 
 EXAMPLES = examples(
     "tune imgs --strategy head-only --trials 30",
@@ -63,7 +64,13 @@ def tune(
     recipe: RecipeOption = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new or empty folder for it.")] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="DIR", help="Go on with a stopped one, or help a running one.")
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="DIR",
+            help="Go on with a stopped one, or help a running one.",
+            autocompletion=complete_unfinished,
+        ),
     ] = None,
     allow: Annotated[
         list[str] | None,
@@ -102,12 +109,9 @@ def show(found: Tuned) -> None:
     """Print the best trials, how they stand beside the recipe as it was, and what to do next."""
     console = tables.out()
     ranked = sorted((facts for facts in found.trials if facts.state == "done"), key=lambda facts: facts.rank)[::-1]
-    keys = list(dict.fromkeys(key for facts in ranked for key in facts.params))
-    rows = [_row(facts, keys) for facts in ranked[:SHOWN]]
-    rows.append(_row(found.usual, keys))
-    headers = ["trial", f"val {found.score}", "loss", *(key.partition(".")[2] for key in keys), "epochs", "curve"]
+    shown = [to_json(facts) for facts in (*ranked[:SHOWN], found.usual)]
     console.print()
-    console.print(tables.table(headers, rows, words=["curve"], drop=["curve", "loss", "epochs"]))
+    console.print(trials_table(shown, score=found.score))
     ends = {state: sum(facts.state == state for facts in found.trials) for state in ("done", "pruned", "failed")}
     told = ", ".join(f"{count} {state}" for state, count in ends.items() if count)
     console.print(f"\n{len(found.trials)} trials: {told}; usual: the recipe as it is, whole")
@@ -119,11 +123,3 @@ def show(found: Tuned) -> None:
     for text in found.curves:
         console.print(escape(f"curves: {text}"))
     console.print(f"next: finetune run --recipe {escape(shlex.quote(str(found.recipe)))}")
-
-
-def _row(facts: TrialFacts, keys: list[str]) -> tuple[str, ...]:
-    place = facts.study if facts.study == "usual" else f"{facts.study} {facts.number + 1}"
-    score = "" if facts.score is None else f"{facts.score:.3f}"
-    loss = "" if facts.loss is None else f"{facts.loss:.3f}"
-    values = (shown_value(facts.params[key]) if key in facts.params else "" for key in keys)
-    return (place, score, loss, *values, str(len(facts.curve)), sparkline(facts.curve))

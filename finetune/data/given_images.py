@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from finetune.bands import COLOURS, Bands
 from finetune.data.asked_images import Images, ImageSource, asked_images
 from finetune.data.image_column import AUTO
 from finetune.errors import DataError
-from finetune.images.arrays import PICTURED
 from finetune.images.decode import UndecodableError
 from finetune.images.files import DECODE_ERRORS
 from finetune.images.levels import deep_colour
+from finetune.images.rasters import RasterError, checked
 from finetune.types import OnEvent, ignore
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 EXPECTED = (
-    "Give paths, Pillow images, NumPy arrays (H, W, 3) or (H, W) of uint8, (H, W, C) where the model has more than four"
-    " channels, tensors (3, H, W) of uint8 or of floats from"
+    "Give paths, Pillow images, NumPy arrays (H, W, 3) or (H, W) of uint8, tensors (3, H, W) of uint8 or of floats from"
     " 0 to 1, the bytes of image files, open files; or a list or a generator of them."
 )
 
@@ -47,6 +47,7 @@ class _Given:
     items: Iterable[Any]
     total: int | None
     column: str
+    bands: Bands
     on_event: OnEvent
 
     def __iter__(self) -> Iterator[ImageSource]:
@@ -55,16 +56,17 @@ class _Given:
             if isinstance(item, (str, Path)):
                 sources: Iterable[ImageSource] = asked_images([item], column=self.column, on_event=self.on_event)
             else:
-                sources = [_source(item, f"image {number}")]
+                sources = [_source(item, f"image {number}", self.bands)]
             for source in sources:
                 yield source
                 number += 1
 
 
-def given_images(images: Any, *, column: str = AUTO, on_event: OnEvent = ignore) -> Images:
+def given_images(images: Any, *, column: str = AUTO, bands: Bands = COLOURS, on_event: OnEvent = ignore) -> Images:
     """Return images in order, from one or many of them as Python has them.
 
-    An array (N, H, W, 3) or a tensor (N, 3, H, W) is N images. What has no name is called by its place, from 0 on.
+    An array (N, H, W, C) or a tensor (N, C, H, W) is N images. What has no name is called by its place, from 0 on.
+    Of other `bands` than colours, arrays and tensors are what a .npy file with their numbers would be.
 
     Raises:
         DataError: it is nothing of the kind, or a path does not exist; of what is in a list or comes from a generator,
@@ -73,9 +75,9 @@ def given_images(images: Any, *, column: str = AUTO, on_event: OnEvent = ignore)
     if isinstance(images, (str, Path)):
         return asked_images([images], column=column, on_event=on_event)
     if _is_one(images):
-        return _Given([images], 1, column, on_event)
+        return _Given([images], 1, column, bands, on_event)
     if _is_tensor(images) or isinstance(images, np.ndarray):
-        return _Given(images, len(images), column, on_event)
+        return _Given(images, len(images), column, bands, on_event)
     if isinstance(images, (list, tuple)) and images and all(isinstance(item, (str, Path)) for item in images):
         return asked_images(images, column=column, on_event=on_event)
     if isinstance(images, (str, bytes)) or not isinstance(images, Iterable) or isinstance(images, dict):
@@ -84,8 +86,8 @@ def given_images(images: Any, *, column: str = AUTO, on_event: OnEvent = ignore)
         if not len(images):
             raise DataError("no images there: the list of them is empty", hint=EXPECTED)
         if not any(isinstance(item, (str, Path)) for item in images):
-            return _Given(images, len(images), column, on_event)
-    return _Given(images, None, column, on_event)
+            return _Given(images, len(images), column, bands, on_event)
+    return _Given(images, None, column, bands, on_event)
 
 
 def is_stream(images: object) -> bool:
@@ -104,7 +106,7 @@ def _is_tensor(item: object) -> bool:
     return torch is not None and isinstance(item, torch.Tensor)
 
 
-def _source(item: Any, name: str) -> ImageSource:
+def _source(item: Any, name: str, bands: Bands) -> ImageSource:
     """Return one image that is no path.
 
     Raises:
@@ -114,10 +116,11 @@ def _source(item: Any, name: str) -> ImageSource:
         return ImageSource(name, partial(bytes, bytes(item)))
     if isinstance(item, Image.Image):
         return _of_pillow(item, name)
-    if isinstance(item, np.ndarray):
-        return _of_pixels(_checked(item, name), name)
-    if _is_tensor(item):
-        return _of_pixels(_pixels(item, name), name)
+    if isinstance(item, np.ndarray) or _is_tensor(item):
+        if not bands.are_colours:
+            return ImageSource(name, partial(_same, _channels(item, name)))
+        pixels = _checked(item, name) if isinstance(item, np.ndarray) else _pixels(item, name)
+        return ImageSource(name, partial(_same, Image.fromarray(pixels)))
     if hasattr(item, "read"):
         return _of_file(item, name)
     raise DataError(f"{name} is {_shown(item)}: no image", hint=EXPECTED)
@@ -155,13 +158,23 @@ def _of_file(file: Any, name: str) -> ImageSource:
     return ImageSource(name, partial(bytes, content))
 
 
-def _of_pixels(pixels: NDArray[Any], name: str) -> ImageSource:
-    return ImageSource(name, partial(_same, pixels if _is_stack(pixels) else Image.fromarray(pixels)))
+def _channels(item: NDArray[Any] | Tensor, name: str) -> NDArray[Any]:
+    """Return a copy (H, W, C) of the numbers of an array (H, W, C) or (H, W), or of a tensor (C, H, W) or (H, W).
 
-
-def _is_stack(array: NDArray[Any]) -> bool:
-    """Tell whether an array (H, W, C) has more channels than a picture, of numbers that a file may have too."""
-    return array.ndim == 3 and array.shape[2] > PICTURED and array.dtype.kind in "uif"
+    Raises:
+        DataError: it has another shape, more channels than an image, or numbers of another kind.
+    """
+    if isinstance(item, np.ndarray):
+        numbers = item
+    else:
+        item = item.detach().cpu()
+        numbers = (item.float() if item.dtype.is_floating_point else item).numpy()  # bfloat16 has no array
+        numbers = numbers.transpose(1, 2, 0) if numbers.ndim == 3 else numbers
+    try:
+        return np.array(checked(numbers), order="C")
+    except RasterError as error:
+        first = "" if isinstance(item, np.ndarray) else " of a tensor (C, H, W)"
+        raise DataError(f"{name}{first}: {error}", hint=EXPECTED) from error
 
 
 def _checked(array: NDArray[Any], name: str) -> NDArray[Any]:
@@ -171,8 +184,6 @@ def _checked(array: NDArray[Any], name: str) -> NDArray[Any]:
         DataError: it has another shape, or numbers of another kind.
     """
     shape = tuple(array.shape)
-    if _is_stack(array) and 0 not in shape and shape[0] not in (1, 3):
-        return np.array(array, order="C")
     if array.ndim == 3 and shape[2] == 1:
         array = array[:, :, 0]
     is_deep = array.ndim == 2 and array.dtype == np.uint16

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.bands import COLOURS, Bands
 from finetune.images.files import FORMS
 from finetune.images.thumbnails import Looks
 
@@ -26,7 +27,8 @@ class Pictures:
     median: tuple[int, int]
     largest: tuple[int, int]
     formats: dict[str, int]
-    num_grey: int
+    num_grey: int  # of stacks none
+    channels: int = 3  # that are read of each image, see `bands`
     shown: tuple[float, float] | None = None  # the share of it that the plain view shows: the median, and the least
 
 
@@ -39,13 +41,14 @@ class GiveAway:
     counts: dict[str, dict[str, int]]
 
 
-def pictures_of(looks: Looks) -> Pictures:
-    """Return what the images of a data set (N,) are."""
+def pictures_of(looks: Looks, bands: Bands = COLOURS) -> Pictures:
+    """Return what the images of a data set (N,) are, read in these bands."""
     order = np.argsort(looks["width"].astype(np.int64) * looks["height"], kind="stable")
     ends = (looks[order[place]] for place in (0, len(order) // 2, -1))
     sizes: list[tuple[int, int]] = [(int(row["width"]), int(row["height"])) for row in ends]
     formats = Counter(FORMS[index] for index in looks["format"].tolist())
-    return Pictures(sizes[0], sizes[1], sizes[2], dict(formats.most_common()), int(looks["is_grey"].sum()))
+    num_grey = int(looks["is_grey"].sum())
+    return Pictures(sizes[0], sizes[1], sizes[2], dict(formats.most_common()), num_grey, bands.count)
 
 
 def shown_shares(looks: Looks, *, crop_pct: float, crop_mode: str) -> tuple[float, float]:

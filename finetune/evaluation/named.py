@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune import inline
 from finetune.errors import RecipeError
 from finetune.evaluation.prediction_rows import AnswerLayout
 from finetune.tasks import BETWEEN_LABELS
@@ -20,6 +21,7 @@ from finetune.wording import counted
 
 Row = NDArray[np.float32]  # (K,) or (D,)
 MOST_SAID = 3  # classes in a line
+MOST_ROWS = 20  # images in a notebook
 OPTIONAL = ("scores", "features")  # what a record in JSON lacks where it was not asked for
 
 
@@ -158,6 +160,12 @@ class Predictions(Sequence[Prediction]):
         num_features = self.features.shape[1] if self._layout.has_features else 0
         rows = [self._layout.cells(one, num_features) for one in self]
         return pandas.DataFrame(rows, columns=self._layout.columns(num_features))
+
+    def _repr_html_(self) -> str:
+        """Return the first of them as a notebook shows them."""
+        rows = [self._layout.cells(one) for one in self[:MOST_ROWS]]
+        rest = f"and {len(self) - MOST_ROWS:,} more" if len(self) > MOST_ROWS else ""
+        return inline.html_table(self._layout.columns(), rows) + inline.html_lines(rest)
 
     def __repr__(self) -> str:
         unread = sum(bool(one.problem) for one in self)

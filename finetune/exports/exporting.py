@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from finetune import inline
 from finetune.checkpoint.saved import SavedRun
 from finetune.exports.described import Described
 from finetune.exports.form import OnnxForm
@@ -38,3 +39,8 @@ class Export:
     format: str
     proof: dict[str, Any]
     address: str = ""
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        told = [[key, value] for key, value in self.proof.items() if isinstance(value, str | int | float)]
+        return inline.html_lines(f"{self.format}: {self.path}", self.address) + inline.html_table(["proof", ""], told)

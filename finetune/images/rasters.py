@@ -20,6 +20,17 @@ from finetune.bands import MOST_CHANNELS
 
 NPY = b"\x93NUMPY"
 BANDS_TAG = 277  # the tag of a TIFF for samples per pixel
+ORIENTATION_TAG = 274
+TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # of an array, by its orientation
+    1: lambda array: array,
+    2: lambda array: array[:, ::-1],
+    3: lambda array: array[::-1, ::-1],
+    4: lambda array: array[::-1],
+    5: lambda array: array.swapaxes(0, 1),
+    6: lambda array: array[::-1].swapaxes(0, 1),
+    7: lambda array: array[::-1, ::-1].swapaxes(0, 1),
+    8: lambda array: array[:, ::-1].swapaxes(0, 1),
+}
 MOST_NUMBERS = 2**28  # of an image: as float32 they take 1 GiB
 HEADERS: dict[tuple[int, int], Callable[[Any], tuple[tuple[int, ...], bool, Any]]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -53,7 +64,7 @@ def read_npy(content: bytes) -> NDArray[Any]:
     if len(content) - start != count * dtype.itemsize:
         raise RasterError(f"damaged .npy file: it has {len(content) - start:,} of {count * dtype.itemsize:,} bytes")
     array = np.frombuffer(content, dtype, count, start).reshape(shape, order="F" if is_fortran else "C")
-    return _checked(array)
+    return checked(array)
 
 
 def bands_of_tiff(content: bytes) -> int | None:
@@ -70,7 +81,7 @@ def bands_of_tiff(content: bytes) -> int | None:
 
 
 def read_tiff(content: bytes) -> NDArray[Any]:
-    """Return the array (H, W, C) in the bytes of a TIFF, whose channels are its bands, or else its pages.
+    """Return the array (H, W, C) in the bytes of a TIFF, upright, whose channels are its bands, or else its pages.
 
     Raises:
         RasterError: there is none, or tifffile is not installed.
@@ -86,12 +97,14 @@ def read_tiff(content: bytes) -> NDArray[Any]:
             if series.size > MOST_NUMBERS:
                 raise RasterError(_too_large(series.shape))
             found: NDArray[Any] = series.asarray().reshape(list(kept.values()))
+            orientation = series.keyframe.tags.get(ORIENTATION_TAG)
+            turned = TURNS.get(orientation.value if orientation else 1, TURNS[1])
     except RasterError:
         raise
     except Exception as error:  # whatever tifffile finds in a file
         raise RasterError(f"damaged image: {(str(error) or repr(error)).splitlines()[0]}") from error
     order = ["Y", "X", *(name for name in kept if name not in "YX")]
-    return _checked(found.transpose([list(kept).index(name) for name in order]))
+    return turned(checked(found.transpose([list(kept).index(name) for name in order])))
 
 
 def _tifffile() -> ModuleType:
@@ -104,8 +117,12 @@ def _tifffile() -> ModuleType:
     return module
 
 
-def _checked(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array as (H, W, C)."""
+def checked(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array (H, W) or (H, W, C) of an image's numbers as (H, W, C).
+
+    Raises:
+        RasterError: it has another shape, too many channels or numbers, or some that are not real and finite.
+    """
     shape = tuple(array.shape)
     if array.dtype.kind not in "uif":
         raise RasterError(f"numbers of the kind {array.dtype}: an image is of whole numbers or floats")

@@ -29,7 +29,7 @@ from finetune.process import num_cores
 from finetune.settings import CacheSection
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore
 
-LOOKS_VERSION = 2  # goes up when the same image begins to give another row
+LOOKS_VERSION = 3  # goes up when the same image begins to give another row
 SIDE, COARSE = 32, 8  # pixels of the small grey image and of the smaller one in colour
 CHUNK = 256
 SAME_GREY = 3  # levels that channels of a grey image may differ by, after a lossy format
@@ -83,7 +83,7 @@ def look(content: bytes, *, value_range: Range | None = None, bands: Bands = COL
     row = np.zeros(1, LOOK)
     row["height"], row["width"] = picture.height, picture.width
     row["format"] = FORMS.index(form_of(content))
-    row["is_grey"] = int((channels.max(axis=2) - channels.min(axis=2)).max()) <= SAME_GREY
+    row["is_grey"] = not bands.is_full and int((channels.max(axis=2) - channels.min(axis=2)).max()) <= SAME_GREY
     row["contrast"] = np.asarray(grey).std()
     row["pixels"] = np.void(blake2b(repr(picture.size).encode() + numbers, digest_size=16).digest())
     row["grey"] = np.asarray(

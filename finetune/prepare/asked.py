@@ -16,7 +16,7 @@ from finetune.data.sources import check_there
 from finetune.errors import RecipeError
 from finetune.images.augmentation import pieces_of
 from finetune.settings import RANGE_TEST, Recipe
-from finetune.strategy.strategies import STRATEGIES, taking
+from finetune.strategy.strategies import STRATEGIES, is_pretrained, taking
 
 
 def recipe_of(
@@ -111,12 +111,32 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
         problems.append("strategy.initialiser = 'zero' is for the head alone: units that are equal stay equal")
     if name == "race" and recipe.optim.lr == RANGE_TEST:
         problems.append("optim.lr = 'range-test' has no meaning with strategy.name = 'race', whose strategies differ")
+    problems += _of_among(recipe)
     if recipe.split.fold > (1 if recipe.split.folds == "none" else recipe.split.folds):
         problems.append(f"split.fold = {recipe.split.fold} is none of split.folds = {recipe.split.folds}")
     if recipe.split.folds != "none" and "split.val" in changes:
         problems.append("split.val has no meaning with split.folds: one of the folds is val")
     if problems:
         raise RecipeError(problems)
+
+
+def _of_among(recipe: Recipe) -> Iterator[str]:
+    """Yield why no backbone can be chosen among several."""
+    backbone = recipe.backbone
+    if backbone.among in ("auto", "none"):
+        return
+    named = {"name": backbone.name != "auto", "weights": backbone.weights != "none"}
+    yield from (
+        f"backbone.among chooses, and backbone.{key} has chosen: leave one of them out"
+        for key, is_named in named.items()
+        if is_named
+    )
+    if not backbone.pretrained or not is_pretrained(recipe.strategy.name):
+        yield "backbone.among ranks what backbones have learned, and these begin with random weights"
+    if recipe.strategy.name == "race":
+        yield "backbone.among lets backbones race, and strategy.name = 'race' strategies: leave one of them out"
+    if not all(name.strip() for name in backbone.among.split(",")):
+        yield f"backbone.among = {backbone.among!r}: a name is missing beside a comma"
 
 
 def _of_bands(recipe: Recipe) -> Iterator[str]:

@@ -92,7 +92,7 @@ def costs(prepared: Prepared, skeleton: Backbone, *, num_images: int, speed: Spe
 
     The machine is timed unless its `speed` is known.
     """
-    speed = speed or speed_of(prepared, skeleton)
+    speed = speed or speed_of(prepared.recipe, skeleton, prepared.compute.device)
     return tuple(_cost(prepared.recipe, skeleton, phase, num_images, speed) for phase in prepared.phases)
 
 
@@ -188,14 +188,14 @@ def _trained(plan: FreezePlan) -> FreezePlan:
     return FreezePlan(tuple(replace(item, trains="all") for item in plan.groups))
 
 
-def speed_of(prepared: Prepared, skeleton: Backbone) -> Speed | None:
+def speed_of(recipe: Recipe, skeleton: Backbone, device: torch.device) -> Speed | None:
     """Return the speed of the network with random weights on this machine; None for one that is too large to try.
 
     It is timed once and kept (see `timings`).
     """
     if sum(p.numel() for p in skeleton.model.parameters()) > LARGEST:
         return None
-    size, device = skeleton.preprocessing.image_size, prepared.compute.device
+    size = skeleton.preprocessing.image_size
     about = {
         "what": "speed",
         "network": skeleton.network,
@@ -206,14 +206,14 @@ def speed_of(prepared: Prepared, skeleton: Backbone) -> Speed | None:
     }
     times = remembered(about)
     if times is None:
-        times = _timed(prepared, size, device)
+        times = _timed(recipe, size, device)
         remember(about, times)
     forward, step = times.get("forward"), times.get("step")
     return Speed(forward, step) if forward is not None and step is not None else None
 
 
-def _timed(prepared: Prepared, size: tuple[int, int], device: torch.device) -> dict[str, float | None]:
-    of = replace(architecture_of(prepared.recipe), pretrained=False, weights=None)
+def _timed(recipe: Recipe, size: tuple[int, int], device: torch.device) -> dict[str, float | None]:
+    of = replace(architecture_of(recipe), pretrained=False, weights=None)
     model = backbones.load(of, num_classes=None, image_size=size[0]).model.to(device)
     images = blank_images(model, size, count=TIMED_IMAGES)
 

@@ -74,8 +74,16 @@ def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
     """Return the recipe with a backbone by name in place of auto, and say which where it is not the first choice.
 
     What several runs share, or what is gone on with later, is chosen once: by then the hub may answer otherwise.
+
+    Raises:
+        RecipeError: it is to be chosen among several by what they do on the data, which `run` and `plan` do alone.
     """
     backbone = recipe.backbone
+    if backbone.among not in ("auto", "none"):
+        raise RecipeError(
+            "backbone.among is for `finetune run` and `finetune plan`: here a backbone has to be named",
+            hint="`finetune backbones rank --data DIR NAMES` says which is best; take that as --backbone or --weights.",
+        )
     if backbone.name != "auto" or backbone.weights != "none":
         return recipe
     chosen = automatic.chosen(is_pretrained=_is_pretrained(recipe))

@@ -25,12 +25,19 @@ MARGIN = 0.2
 
 
 def within_time(
-    prepared: Prepared, asked: Recipe, *, may_fall: bool, num_images: int, share: float = 1.0, on_event: OnEvent
+    prepared: Prepared,
+    asked: Recipe,
+    *,
+    may_fall: bool,
+    num_images: int,
+    share: float = 1.0,
+    gone: float = 0.0,
+    on_event: OnEvent,
 ) -> Prepared:
     """Return a run that is predicted to be over in `train.time`: as it is, with fewer epochs, or another strategy.
 
     `asked` is the recipe as the user has it, `may_fall` whether the strategy is the tool's choice, `share`
-    of the time is this run's.
+    of the time is this run's, once the seconds that are `gone` are taken off.
 
     Raises:
         RecipeError: nothing fits; the hint says what would.
@@ -39,7 +46,7 @@ def within_time(
     time = asked.train.time
     if time == "none":
         return prepared
-    limit = seconds_of(time) * (1 - MARGIN) * share / (2 if asked.train.refit else 1)
+    limit = limit_of(asked, gone=gone) * share / (2 if asked.train.refit else 1)
     candidates = [prepared]
     if may_fall and not is_staged(prepared.recipe, prepared.backbone):
         candidates += [_fallen(prepared, asked, name) for name in cheaper_than(prepared.recipe.strategy.name)]
@@ -69,6 +76,11 @@ def within_time(
     )
 
 
+def limit_of(recipe: Recipe, *, gone: float) -> float:
+    """Return the seconds of computing that the time of a recipe has left after those that are gone."""
+    return max(1.0, (seconds_of(recipe.train.time) - gone) * (1 - MARGIN))
+
+
 def predicted(candidates: list[Prepared], *, num_images: int) -> list[Option]:
     """Return what each candidate is predicted to take; the machine is timed once.
 
@@ -80,7 +92,7 @@ def predicted(candidates: list[Prepared], *, num_images: int) -> list[Option]:
     for candidate in candidates:
         skeleton = skeleton_or_none(candidate.recipe, num_classes=len(candidate.manifest.classes))
         if skeleton is not None and speed is None:
-            speed = speed_of(candidate, skeleton)
+            speed = speed_of(candidate.recipe, skeleton, candidate.compute.device)
         if skeleton is None or speed is None:
             raise _unknown(candidate)
         taken = costs(candidate, skeleton, num_images=num_images, speed=speed)

@@ -16,7 +16,8 @@ from finetune.report.standings import Curve
 from finetune.strategy.strategies import is_pretrained
 from finetune.tasks import guess_loss
 
-COLOURS = ("#2f6fc4", "#d9730d", "#2e8b57", "#b0307a", "#7a5cc2", "#8a6d3b", "#0f9a9a", "#c0392b")
+# Told apart by the colour-blind, and on white and black. Source: Okabe & Ito 2008, the yellow and the black left out.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#7f7f7f", "#8c6bb1")
 WIDTH, HEIGHT = 380, 220  # what is inside the axes, in units of the image
 LOG_FROM = 20  # times the time of the quickest: from there on the axis of seconds is logarithmic
 LARGEST_LOSS = 1.5  # times the loss of guessing; beyond it a curve leaves the image

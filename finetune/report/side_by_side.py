@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune import inline
 from finetune import recipe as recipes
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.errors import CheckpointError
@@ -37,6 +38,11 @@ class SideBySide:
     standings: tuple[Standing, ...]
     num_images: int
     said: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        rows = ([key, *values] for key, values in self.differences.items())
+        return inline.html_table(["", *self.labels], rows) + inline.html_lines(*self.said)
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as one JSON document."""

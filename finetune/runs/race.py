@@ -16,15 +16,24 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from finetune import recipe as recipes
 from finetune.checkpoint import state
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers
-from finetune.checkpoint.race_file import RaceRecord, RecordedPlace, RecordedRung, RecordedWork, open_race
+from finetune.checkpoint.race_file import (
+    RaceRecord,
+    RankedBackbone,
+    RecordedPlace,
+    RecordedRung,
+    RecordedWork,
+    open_race,
+)
 from finetune.checkpoint.run_folder import LOCK, RunFolder
 from finetune.data import checks
 from finetune.errors import BackboneError, RecipeError, TrainingError
 from finetune.prepare.batch_size import with_micro_batch
+from finetune.prepare.candidates import Ranked
 from finetune.prepare.inputs import computing_as, list_data, reloaded
 from finetune.prepare.prepared import Prepared, planned_run, prepare
 from finetune.prepare.resolve import resolve
@@ -37,19 +46,20 @@ from finetune.runs.training import computing, telling_how_to_go_on, train
 from finetune.settings import Recipe
 from finetune.strategy.race import MOST_OVERHEAD, CandidateWork, Place, RacePlan, candidates, judge, plan_race
 from finetune.tasks import TASKS
-from finetune.train.delivery import delivered, measured
+from finetune.train.delivery import TOLD_APART, delivered, measured
 from finetune.types import EpochLine, Event, Manifest, OnEvent, ignore, to_json
 from finetune.whole import unwritable, write_text
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedRace:
-    """A race before its first step: every candidate as it is prepared, the verdict's own choice first."""
+    """A race before its first step: every candidate as it is prepared, the favourite first."""
 
     recipe: Recipe
     field: Mapping[str, Prepared]
     works: Mapping[str, CandidateWork]
     plan: RacePlan
+    ranking: Ranked | None = None  # of the backbones, where these race
 
     @property
     def own(self) -> Prepared:
@@ -58,7 +68,8 @@ class PreparedRace:
     @property
     def words(self) -> tuple[str, ...]:
         """What the run folder is called by, where it has no name."""
-        return (Path(self.own.recipe.data.path).stem, self.own.backbone.architecture.label, "race")
+        what = self.own.backbone.architecture.label if self.ranking is None else "backbones"
+        return (Path(self.own.recipe.data.path).stem, what, "race")
 
     def begin(self, folder: RunFolder, *, stop: Stop, on_event: OnEvent) -> RunResult:
         """Lay out a folder that is held, with a run folder for every candidate, and race to the winner's end.
@@ -75,6 +86,8 @@ class PreparedRace:
             rungs=list(self.plan.rungs),
             left_out=dict(self.plan.left_out),
             work={label: _recorded(self.works[label]) for label in self.plan.starts if label in self.works},
+            ranking=_recorded_ranking(self.ranking) if self.ranking else [],
+            num_val=max(1, len(self.own.manifest.split("val"))),
         ).write(folder)
         on_event(Event.message(f"run folder: {folder.path}"))
         on_event(Event.message(told(self.plan)))
@@ -200,7 +213,10 @@ class _Rungs:
     @property
     def works(self) -> dict[str, CandidateWork]:
         """The work of every candidate that it is known of."""
-        return {label: CandidateWork(tuple(work.epochs), work.num_images) for label, work in self.record.work.items()}
+        return {
+            label: CandidateWork(tuple(work.epochs), work.num_images, work.gmacs)
+            for label, work in self.record.work.items()
+        }
 
     def run(self) -> str:
         """Run every rung and return the winner; what is done already only follows again from the checkpoints."""
@@ -208,7 +224,7 @@ class _Rungs:
         alive, record.results, record.failed = list(record.starts), [], {}
         for epochs in record.rungs:
             places = [place for label in alive if (place := self._run_to(label, epochs, works[label]))]
-            ranked = judge(places, works, is_last=epochs == record.rungs[-1])
+            ranked = judge(places, works, is_last=epochs == record.rungs[-1], **self._favour())
             places_now = [RecordedPlace(**to_json(place)) for place in ranked]
             record.results.append(RecordedRung(epochs=epochs, places=places_now))
             record.write(self.folder)
@@ -222,6 +238,12 @@ class _Rungs:
         record.write(self.folder)
         self._say(f"race: {alive[0]} wins and goes on")
         return alive[0]
+
+    def _favour(self) -> dict[str, Any]:
+        """Return who the ranking of backbones puts first, and by how much another has to be better on val."""
+        if not self.record.ranking:
+            return {}
+        return {"favourite": self.record.starts[0], "told_apart": (TOLD_APART - 0.5) / self.record.num_val}
 
     def _run_to(self, label: str, epochs: int, work: CandidateWork) -> Place | None:
         """Train a candidate up to a rung and return its place there; None for one that fails while others are left."""
@@ -278,7 +300,20 @@ def _promote(folder: RunFolder, winner: str) -> None:
 
 
 def _recorded(work: CandidateWork) -> RecordedWork:
-    return RecordedWork(epochs=list(work.epochs), num_images=work.num_images)
+    return RecordedWork(epochs=list(work.epochs), num_images=work.num_images, gmacs=work.gmacs)
+
+
+def _recorded_ranking(found: Ranked) -> list[RankedBackbone]:
+    return [
+        RankedBackbone(
+            name=one.name,
+            gmacs=one.gmacs,
+            predicted=one.predicted.value,
+            low=one.predicted.low,
+            high=one.predicted.high,
+        )
+        for one in found.ranking.candidates
+    ]
 
 
 def _took(record: RaceRecord, works: Mapping[str, CandidateWork]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from finetune import inline
 from finetune.backbone.groups import head_modules
 from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
@@ -64,6 +65,11 @@ class RunResult:
     delivered_epoch: int
     problems: int
     never_predicted: dict[str, int] = field(default_factory=dict)  # by the first fit: classes of val
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        told = inline.html_lines(f"{self.strategy}, {counted(self.num_epochs, 'epoch')}: {self.folder}")
+        return told + inline.html_metrics(self.metrics, first="split")
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as one JSON document."""

@@ -13,6 +13,7 @@ from finetune.errors import CheckpointError
 from finetune.prepare.inputs import with_backbone
 from finetune.runs import race
 from finetune.runs import single as alone
+from finetune.runs.backbone_race import backbones_of, prepare_backbones
 from finetune.runs.layout import Terms, with_whole_paths
 from finetune.runs.signals import Stop
 from finetune.runs.single import RunResult
@@ -40,7 +41,7 @@ def start(
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
-    recipe = with_backbone(recipe, on_event=on_event)
+    recipe = _named(recipe, on_event)
     if out is not None:
         with new_folder(out) as folder:
             write_text(folder.asked, recipes.dump(with_whole_paths(recipe)))
@@ -67,11 +68,18 @@ def go_on(folder: RunFolder, terms: Terms, *, stop: Stop, on_event: OnEvent = ig
         if folder.recipe.is_file():
             return alone.resume_alone(folder, terms, stop=stop, on_event=on_event)
         on_event(Event.message(f"{folder.path} was stopped before its first step: it begins anew"))
-        recipe = with_backbone(terms.recipe(folder.asked), on_event=on_event)
+        recipe = _named(terms.recipe(folder.asked), on_event)
         return _ready(recipe, None, on_event).begin(folder, stop=stop, on_event=on_event)
 
 
+def _named(recipe: Recipe, on_event: OnEvent) -> Recipe:
+    """Return the recipe with a backbone by name, unless the data is to choose it."""
+    return recipe if backbones_of(recipe) else with_backbone(recipe, on_event=on_event)
+
+
 def _ready(recipe: Recipe, manifest: Manifest | None, on_event: OnEvent) -> Startable:
+    if backbones_of(recipe):
+        return prepare_backbones(recipe, manifest=manifest, on_event=on_event)
     if recipe.strategy.name == "race":
         return race.prepare_race(recipe, manifest=manifest, on_event=on_event)
     return alone.prepare_run(recipe, manifest=manifest, on_event=on_event)

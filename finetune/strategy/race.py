@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from finetune.settings import JOIN
+from finetune.strategy.budget import Option, told
 from finetune.strategy.entrants import Entrant
 from finetune.strategy.matrix import decide
 from finetune.types import Evidence, Verdict
@@ -26,30 +27,39 @@ MOST_OVERHEAD = 0.5  # share of the winner's own work
 MOST_STARTS = 3
 CHEAP_PASSES, CHEAP_EPOCH = 6.0, 0.05  # over the images, in all and per epoch: who takes no more than this runs whole
 FEW_IMAGES = 500  # a few passes over so many are not counted beside others on cached features
+RANKED_SHARE = 0.25  # of the time that backbones are chosen and trained in
 MOST_OF_EPOCHS = 3  # the first rung comes at the latest after the epochs divided by this
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateWork:
-    """Forward passes that each epoch of a strategy takes, and over how many images they are counted."""
+    """Forward passes that each epoch of a strategy takes, and over how many images they are counted.
+
+    `gmacs` weighs a pass where networks differ: the billions of multiply-adds of one.
+    """
 
     epochs: tuple[float, ...]
     num_images: int
+    gmacs: float = 1.0
+
+    @property
+    def num_passes(self) -> float:
+        return sum(self.epochs)
 
     @property
     def whole(self) -> float:
-        return sum(self.epochs)
+        return self.gmacs * self.num_passes
 
     @property
     def is_cheap(self) -> bool:
         """Whether it stands on cached features: what it takes is a few passes to fill the cache."""
-        return self.whole <= CHEAP_PASSES * self.num_images and all(
+        return self.num_passes <= CHEAP_PASSES * self.num_images and all(
             epoch <= CHEAP_EPOCH * self.num_images for epoch in self.epochs[1:]
         )
 
     def until(self, epoch: int) -> float:
         """Return what the epochs up to one take."""
-        return sum(self.epochs[:epoch])
+        return self.gmacs * sum(self.epochs[:epoch])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,57 @@ def plan_race(works: Mapping[str, CandidateWork]) -> RacePlan:
     return RacePlan(tuple(starts), rungs, whole, left_out)
 
 
+def images_to_rank(seconds: Mapping[str, float], limit: float, *, fewest: int, most: int) -> tuple[int, dict[str, str]]:
+    """Return on how many images backbones are ranked, and which are left out for what an image takes them, and why.
+
+    Ranking takes at most a quarter of the `limit` in seconds; the slowest give way while that is not enough for the
+    fewest images.
+    """
+    kept = sorted(seconds, key=lambda label: seconds[label])
+    left_out: dict[str, str] = {}
+    while len(kept) > 1 and RANKED_SHARE * limit < fewest * sum(seconds[label] for label in kept):
+        slowest = kept.pop()
+        takes = told(fewest * seconds[slowest])
+        left_out[slowest] = (
+            f"to rank it on {fewest} images takes about {takes} of computing, and {told(limit)} are left"
+        )
+    affordable = RANKED_SHARE * limit / max(sum(seconds[label] for label in kept), 1e-9)
+    return max(fewest, min(most, int(affordable))), left_out
+
+
+def plan_backbone_race(
+    works: Mapping[str, CandidateWork], options: Mapping[str, Option], limit: float | None
+) -> RacePlan:
+    """Return who of several backbones starts, each with its own strategy, and the rungs; the favourite comes first.
+
+    Within a `limit` of seconds those start, from the favourite on, whose race is predicted to be over by then,
+    whichever wins; without one all do. The rungs come after a third of the epochs.
+    """
+    favourite, *others = works
+    starts, left_out = [favourite], {}
+    for label in others:
+        wider = {name: works[name] for name in (*starts, label)}
+        if limit is None or (needed := _seconds(wider, options)) <= limit:
+            starts.append(label)
+        else:
+            left_out[label] = f"a race with it takes about {told(needed)} of computing, and {told(limit)} are left"
+    field = {label: works[label] for label in starts}
+    whole = tuple(label for label in starts if works[label].is_cheap)
+    return RacePlan(tuple(starts), _rungs(_latest_rung(field), [*field.values()]), whole, left_out)
+
+
+def _seconds(works: Mapping[str, CandidateWork], options: Mapping[str, Option]) -> float:
+    """Return what a race takes at most: all as far as their rungs let them, and the rest of whoever has most left."""
+    rungs = _rungs(_latest_rung(works), [*works.values()])
+    shown, rest = [], [0.0]
+    for label, work in works.items():
+        option = options[label]
+        whole = option.seconds(option.epochs)
+        shown.append(whole if work.is_cheap else min(whole, option.seconds(rungs[-1])))
+        rest.append(whole - shown[-1])
+    return sum(shown) + max(rest)
+
+
 def overhead(works: Mapping[str, CandidateWork], rungs: Sequence[int], *, winner: str) -> float:
     """Return the most that the others take when one wins: the first rung of all, the next one of those kept.
 
@@ -118,29 +179,45 @@ def overhead(works: Mapping[str, CandidateWork], rungs: Sequence[int], *, winner
     return sum(work.until(rungs[0]) for work in costly) + later + whole
 
 
-def judge(places: Sequence[Place], works: Mapping[str, CandidateWork], *, is_last: bool) -> list[Place]:
+def judge(
+    places: Sequence[Place],
+    works: Mapping[str, CandidateWork],
+    *,
+    is_last: bool,
+    favourite: str | None = None,
+    told_apart: float = 0.0,
+) -> list[Place]:
     """Return the places at a rung, the best first, and mark who is kept: the better half, at the last rung the best.
 
-    By the score on val, of equals the lower loss, of those the one with less work.
+    By the score on val, of equals the lower loss, of those the one with less work. A `favourite` on other grounds
+    gives way only to one whose score is higher by more than val can tell apart.
     """
-    order = sorted(places, key=lambda place: (-place.val_score, place.val_loss, works[place.label].whole))
-    num_kept = 1 if is_last else -(-len(order) // 2)
-    return [replace(place, is_kept=rank < num_kept) for rank, place in enumerate(order)]
+
+    def standing(place: Place) -> tuple[float, float, float]:
+        head_start = told_apart if place.label == favourite else 0.0
+        return -place.val_score - head_start, place.val_loss, works[place.label].whole
+
+    num_kept = 1 if is_last else -(-len(places) // 2)
+    return [replace(place, is_kept=rank < num_kept) for rank, place in enumerate(sorted(places, key=standing))]
 
 
 def _first_rung(works: Mapping[str, CandidateWork]) -> int | None:
     """Return the latest first rung with which no winner pays more than it may; None where not even 1 does."""
-    counts = [len(work.epochs) for work in works.values() if not work.is_cheap]
-    latest = max(1, min(counts, default=1) // MOST_OF_EPOCHS)
     fits = (
         reach
-        for reach in range(latest, 0, -1)
+        for reach in range(_latest_rung(works), 0, -1)
         if all(
             overhead(works, _rungs(reach, [*works.values()]), winner=label) <= MOST_OVERHEAD * work.whole
             for label, work in works.items()
         )
     )
     return next(fits, None)
+
+
+def _latest_rung(works: Mapping[str, CandidateWork]) -> int:
+    """Return a third of the epochs of whoever has the fewest, of those that do not run whole at once."""
+    counts = [len(work.epochs) for work in works.values() if not work.is_cheap]
+    return max(1, min(counts, default=1) // MOST_OF_EPOCHS)
 
 
 def _rungs(first: int, works: Sequence[CandidateWork]) -> tuple[int, ...]:

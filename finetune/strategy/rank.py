@@ -68,6 +68,13 @@ class Ranking:
     def shortlist(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((self.recommended, self.strongest)))
 
+    @property
+    def starters(self) -> tuple[str, ...]:
+        """The two or three that race: the one to take, the best predicted, the strongest; else the next best."""
+        best, *others = (candidate.name for candidate in self.candidates)
+        first = tuple(dict.fromkeys((self.recommended, best, self.strongest)))
+        return first if len(first) > 1 else tuple(dict.fromkeys((*first, *others[:1])))
+
 
 def rank(
     candidates: Sequence[Candidate],

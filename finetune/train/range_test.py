@@ -92,9 +92,10 @@ def _steps(fit: Fit, phase: Phase, index: int, rates: Sequence[float], told: Fit
                     seeded = partial(forked, own, devices=(fit.accelerator.device,))
                     loss, _ = step.take(run, inputs, targets, num_steps=place, seeded=seeded)
                     losses.append(float(loss))
-                    told.on_event(Event.progress("range test", place + 1, len(rates)))
+                    is_over = has_run_away(losses)
+                    told.on_event(Event.progress("range test", len(rates) if is_over else place + 1, len(rates)))
                     told.stop.raise_if_asked()
-                    if has_run_away(losses):
+                    if is_over:
                         break
         finally:
             fit.accelerator.unwrap_model(run, keep_fp32_wrapper=False)

@@ -14,10 +14,12 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from finetune import inline
 from finetune import recipe as recipes
 from finetune.arguments import Settings
 from finetune.backbone.load import Backbone
 from finetune.backbone.weights import refuse_random
+from finetune.bands import Bands
 from finetune.data import checks, split
 from finetune.data.findings import Case, Finding, Seen, picture_findings, seen
 from finetune.data.grouping import table_of, with_groups
@@ -101,6 +103,12 @@ class Check:
                 f"{counted(len(self.spoiling), 'finding')} would spoil a result: {kinds}",
                 hint="Fix the data and check again. --json lists every image of every finding.",
             )
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        told = inline.html_lines(f"{counted(self.num_images, 'image')}: {self.data}", *self.notes)
+        rows = ([one.kind, "yes" if one.spoils else "no", one.text, one.advice] for one in self.findings)
+        return told + inline.html_table(["finding", "spoils results", "what", "way out"], rows)
 
     def to_json(self) -> dict[str, Any]:
         """Return the check as one JSON document."""
@@ -187,7 +195,7 @@ def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_ev
         root=manifest.root,
         num_images=len(manifest.samples),
         classes=_class_counts(manifest),
-        pictures=_pictures(looks, backbone),
+        pictures=_pictures(looks, scanned.bands, backbone),
         notes=scanned.notes,
         judged=judged,
         findings=tuple(findings),
@@ -196,9 +204,9 @@ def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_ev
     return checked, grouped
 
 
-def _pictures(looks: Looks, backbone: Backbone | None) -> Pictures:
+def _pictures(looks: Looks, bands: Bands, backbone: Backbone | None) -> Pictures:
     """Return what the images are, with what the plain view shows of them where it is known."""
-    pictures = pictures_of(looks)
+    pictures = pictures_of(looks, bands)
     if backbone is None:
         return pictures
     seen = backbone.preprocessing

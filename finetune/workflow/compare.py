@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
+from finetune import inline
 from finetune import recipe as recipes
 from finetune.arguments import Settings
 from finetune.checkpoint import changes
@@ -62,6 +63,10 @@ class Comparison:
     standings: tuple[Standing, ...]
     failed: tuple[FailedRun, ...]
     said: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        return inline.html_lines(*self.said) + inline.html_page(self.folder / "compare.html")
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as one JSON document."""

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from torch import Tensor
 
+from finetune import inline
 from finetune.checkpoint.run_folder import RunFolder, check_new
 from finetune.checkpoint.saved import write_predictions
 from finetune.errors import CheckpointError, RecipeError, did_you_mean
@@ -31,6 +32,10 @@ class Ensemble:
     joined: Joined
     folder: Path | None
     proof: dict[str, Any] | None
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        return inline.html_metrics(self.joined.metrics, first="split")
 
     def to_json(self) -> dict[str, Any]:
         """Return the ensemble as one JSON document."""

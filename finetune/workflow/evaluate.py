@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune import inline
 from finetune.data import checks, sources
 from finetune.data.balance import never_among
 from finetune.data.read_ahead import MOST_THREADS, read_ahead
@@ -29,6 +30,7 @@ from finetune.tasks import TASKS, Task
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.train.objectives import objective_of
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore, to_json
+from finetune.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ class Evaluation:
         for true, guess, count in self.confusions:
             matrix[true][guess] = count
         return matrix
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        told = inline.html_lines(f"{counted(self.num_images, 'image')} of {self.split}")
+        return told + inline.html_metrics({self.split: self.metrics}, first="split")
 
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation as one JSON document."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
+from finetune import inline
 from finetune import recipe as recipes
 from finetune.arguments import Settings
 from finetune.errors import RecipeError, check_count
@@ -34,6 +35,11 @@ class RateSearch:
     curve: RangeCurve
     usual: float
     plot: Path | None
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        rates = [("suggested", self.curve.suggested), ("the strategy's own", self.usual)]
+        return inline.html_table(["", "learning rate"], rates)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as one JSON document."""

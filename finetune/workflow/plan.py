@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from finetune import inline
 from finetune.arguments import Settings
 from finetune.backbone.layers import LayerTable, layer_table
 from finetune.device import Compute
@@ -26,6 +27,7 @@ from finetune.prepare.prepared import Prepared, planned_run, prepare
 from finetune.prepare.resolve import remarks, resolve_numbers
 from finetune.prepare.time_limit import within_time
 from finetune.runs import race as racing
+from finetune.runs.backbone_race import backbones_of, prepare_backbones
 from finetune.settings import Recipe
 from finetune.strategy.strategies import why_usual_level
 from finetune.tasks import Task
@@ -61,6 +63,16 @@ class Plan:
     def num_trainable(self, plan: FreezePlan) -> int:
         """Return the number of parameters that a phase trains."""
         return sum(group.num_trained(plan[group.name]) for group in self.groups)
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        verdict = [self.verdict.line] if self.verdict else []
+        told = inline.html_lines(f"{self.strategy} on {self.backbone}", *verdict, *self.notes)
+        rows = (
+            [group.name, f"{group.num_parameters:,}", *(phase.plan[group.name].trains for phase in self.phases)]
+            for group in self.groups
+        )
+        return told + inline.html_table(["layer group", "parameters", *(phase.name for phase in self.phases)], rows)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as one JSON document."""
@@ -115,7 +127,8 @@ def plan(
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    chosen = with_backbone(chosen, on_event=on_event)
+    if not backbones_of(chosen):
+        chosen = with_backbone(chosen, on_event=on_event)
     with computing_as(chosen, on_event=on_event):
         return _plan(chosen, layers=layers, images=images, on_event=on_event)
 
@@ -123,9 +136,15 @@ def plan(
 def _plan(chosen: Recipe, *, layers: bool, images: int | None, on_event: OnEvent) -> Plan:
     name = chosen.strategy.name
     told = [text for text in [options(chosen)] if text]
+    is_among = bool(backbones_of(chosen))
     if name in ("auto", "race") and not chosen.data.path and layers:
         return _layers_alone(chosen)
-    if name in ("auto", "race"):
+    if is_among:
+        found = prepare_backbones(chosen, on_event=on_event)
+        first = next(iter(found.field))
+        told.append(f"{racing.told(found.plan)}; shown is {first}")
+        prepared = found.own
+    elif name in ("auto", "race"):
         check_decidable(chosen)
         prepared = _prepared(racing.as_auto(chosen), on_event)
         if name == "race":
@@ -135,7 +154,8 @@ def _plan(chosen: Recipe, *, layers: bool, images: int | None, on_event: OnEvent
         prepared = _prepared_on_paper(chosen)
     level = [why_usual_level(prepared.recipe.strategy.name)] if chosen.augment.level == "auto" else []
     num_images = images or len(prepared.manifest.samples) or USUAL_IMAGES
-    prepared = within_time(prepared, chosen, may_fall=name == "auto", num_images=num_images, on_event=on_event)
+    if not is_among:
+        prepared = within_time(prepared, chosen, may_fall=name == "auto", num_images=num_images, on_event=on_event)
     skeleton = skeleton_or_none(prepared.recipe, num_classes=len(prepared.manifest.classes))
     return Plan(
         backbone=prepared.backbone.architecture.name,

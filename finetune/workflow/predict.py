@@ -98,6 +98,7 @@ class Classifier:
         self.thresholds = saved.thresholds
         self.model = saved.backbone.model
         self.preprocessing = saved.backbone.preprocessing
+        self.bands = self.preprocessing.bands
         self.batch_size = batch_size
         self._compute = saved.compute
         self._folder = saved.folder
@@ -137,7 +138,8 @@ class Classifier:
 
         Images are paths (files, folders, patterns, tables with a `column` of them, addresses), Pillow images, arrays
         (H, W, 3) or (H, W) of uint8, tensors (3, H, W) of uint8 or of floats from 0 to 1, bytes of image files, open
-        files, or a list or a generator of these. With `scores` each has the probability of every class, with
+        files, or a list or a generator of these; where the model sees other channels, arrays (H, W, C) and tensors
+        (C, H, W) of the numbers that its files have. With `scores` each has the probability of every class, with
         `features` what reaches the head. With a `coverage`, the share of val that may be named, or a `threshold` of
         the probability, images that had better not be named say why in `unsure`. With the `tta` "flip" an answer is the
         mean over an image and its mirror image, with "5crop" over its corners and its middle.
@@ -148,7 +150,8 @@ class Classifier:
             CheckpointError: of a coverage: the run cannot tell.
         """
         wanted = Wanted(top, scores, features, coverage, threshold, tta)
-        stream = self._stream(given_images(images, column=column, on_event=on_event), wanted, on_event)
+        given = given_images(images, column=column, bands=self.bands, on_event=on_event)
+        stream = self._stream(given, wanted, on_event)
         return stream if is_stream(images) else stream.collected()
 
     def _stream(self, images: Images, wanted: Wanted, on_event: OnEvent) -> Stream:
@@ -223,7 +226,7 @@ class OnnxClassifier(Classifier):
         self.run, self.file, self.batch_size = found.path, file, batch_size
         self._found, self._client = found, opened_export(file)
         self.classes, self.task = tuple(self._client.classes), self._client.task
-        self.thresholds = self._client.thresholds
+        self.thresholds, self.bands = self._client.thresholds, self._client.bands
 
     def __repr__(self) -> str:
         kind = f"of {len(self.classes)} classes" if self.task != "regress" else "of a number"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from finetune import inline
 from finetune.arguments import Settings
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.saved import SavedRun, load_run
@@ -30,8 +32,10 @@ from finetune.evaluation.metrics import bounds_of, measure_task
 from finetune.evaluation.predictions import probabilities_of
 from finetune.exports.ensemble import write_ensemble
 from finetune.prepare.asked import recipe_of
+from finetune.prepare.inputs import describe_data
 from finetune.prepare.members import logits_on
 from finetune.prepare.proof import proof_of
+from finetune.report.together import write_together
 from finetune.runs.several import Batch, new_batch, reopened_batch
 from finetune.runs.signals import stop_on_signals
 from finetune.settings import Recipe
@@ -39,6 +43,7 @@ from finetune.tasks import TASKS
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import Event, Interval, Manifest, OnEvent, Sample, ignore, to_json
 from finetune.whole import write_text
+from finetune.wording import counted
 
 BATCH = 32
 Metrics = dict[str, dict[str, Interval]]  # by split and name
@@ -60,6 +65,14 @@ class Several:
     ensemble: dict[str, Interval]
     failed: dict[str, str]
     is_exported: bool
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        tables = [inline.html_metrics(values, first=name) for name, values in self.runs.items()]
+        tables += [inline.html_metrics(self.mean, first="mean")]
+        tables += [inline.html_metrics({"all": self.ensemble}, first="together")] if self.ensemble else []
+        failed = (f"{name} failed: {why}" for name, why in self.failed.items())
+        return "".join(tables) + inline.html_lines(str(self.folder), *failed)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as one JSON document."""
@@ -151,9 +164,26 @@ def _sum_up(batch: Batch, on_event: OnEvent) -> Several:
         failed={name: failure["reason"] for name, failure in record.failed.items()},
         is_exported=is_exported,
     )
+    write_together(folder.report, _page_content(batch, found))
     record.results = {key: value for key, value in found.to_json().items() if key not in ("folder", "failed", "kind")}
     record.write(folder)
     return found
+
+
+def _page_content(batch: Batch, found: Several) -> dict[str, Any]:
+    recipe = batch.recipe
+    return {
+        "title": f"{Path(recipe.data.path).name}: {counted(len(found.runs), 'run')} on {found.kind}",
+        "data": describe_data(batch.manifest),
+        "folder": shlex.quote(str(found.folder)),
+        "kind": found.kind,
+        "runs": found.runs,
+        "mean": found.mean,
+        "out_of_fold": found.out_of_fold,
+        "ensemble": found.ensemble,
+        "failed": found.failed,
+        "is_exported": found.is_exported,
+    }
 
 
 def _metrics_of(folder: RunFolder) -> Metrics:

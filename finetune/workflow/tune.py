@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +24,15 @@ from finetune.checkpoint.tune_file import TuneRecord, open_tuning, winner_of
 from finetune.data import split
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError, TrainingError
 from finetune.prepare.asked import recipe_of
-from finetune.prepare.inputs import architecture_of, computing_as, with_backbone, with_task
+from finetune.prepare.inputs import architecture_of, computing_as, describe_data, with_backbone, with_task
 from finetune.prepare.prepared import Prepared, prepare
+from finetune.report.searched import write_search
 from finetune.runs import trials
 from finetune.runs.layout import Terms, reopen_inputs, with_whole_paths
 from finetune.runs.signals import Stop, stop_on_signals
 from finetune.runs.trials import LeftBehindError, settled, tried, unseen_test
 from finetune.search.diagnosis import diagnosed
+from finetune.search.outcome import Tuned
 from finetune.search.space import (
     Space,
     around_best,
@@ -46,7 +49,7 @@ from finetune.tasks import TASKS, guess_loss
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import EpochLine, Event, Manifest, OnEvent, ignore, to_json
 from finetune.whole import write_text
-from finetune.wording import counted
+from finetune.wording import counted, listed
 
 TRIALS, FEWEST = 30, 3
 COARSE, MOST_EPOCHS = 0.6, 5  # the share of the trials, and the epochs of one at most
@@ -54,24 +57,6 @@ STAGES = {"coarse": 0.5, "finer": 0.8, "finest": 1.0}  # and by which share of t
 WAIT = 1.0  # seconds between looks at whether other processes are done
 HEADER = "What the trials of this search share; tune.json has what is searched."
 WON = "The winner of a search; train it with: finetune run --recipe winner.toml"
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """How a search came out: every trial, the winner's values, and how it does beside the recipe as it was."""
-
-    folder: Path
-    score: str  # what trials are judged by on val
-    checks: tuple[str, ...]
-    trials: tuple[TrialFacts, ...]
-    usual: TrialFacts
-    best: TrialFacts
-    curves: tuple[str, ...]
-    recipe: Path
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the search as one JSON document."""
-        return {**to_json(self), "folder": str(self.folder), "recipe": str(self.recipe)}
 
 
 @dataclass(slots=True)
@@ -392,9 +377,24 @@ def _sum_up(tuning: _Tuning) -> Tuned:
     place = winner_of(tuning.folder)
     with tuning.search.lock:
         write_text(place, recipes.dump(tuning.of(best.params), header=WON))
+        write_search(
+            tuning.folder.report, _page_content(tuning, curves), [to_json(facts) for facts in every],
+            usual=to_json(usual), best=to_json(best),
+        )  # fmt: skip
         record.results = {"best": to_json(best), "curves": list(curves)}
         record.write(tuning.folder)
     return Tuned(
         tuning.folder.path, TASKS[tuning.manifest.task].score, tuple(record.checks or ()), tuple(every), usual, best,
         curves, place,
     )  # fmt: skip
+
+
+def _page_content(tuning: _Tuning, curves: Sequence[str]) -> dict[str, Any]:
+    return {
+        "title": f"{Path(tuning.recipe.data.path).name}: a search for {listed(tuning.space)}",
+        "data": describe_data(tuning.manifest),
+        "score": TASKS[tuning.manifest.task].score,
+        "checks": tuple(tuning.record.checks or ()),
+        "curves": curves,
+        "recipe": shlex.quote(str(winner_of(tuning.folder))),
+    }

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from finetune.cli.options import COMPLETIONS, complete_backbone, complete_family, complete_licence
 from finetune.workflow.backbones import Wish, list_backbones
 
 PEEK = (
@@ -120,35 +119,3 @@ def test_the_plot_is_written_and_named(finetune_cli, tmp_path) -> None:
     done = finetune_cli("backbones", "resnet18", "--plot", tmp_path / "a.svg")
     assert done.out.strip() == str(tmp_path / "a.svg")
     assert (tmp_path / "a.svg").stat().st_size > 1000
-
-
-def test_names_are_completed() -> None:
-    assert "resnet18" in complete_backbone("resnet1")
-    assert complete_backbone("resnet18.t") == ["resnet18.tv_in1k"]
-    assert complete_family("resnets") == []
-    assert "resnet" in complete_family("res")
-    assert complete_licence("apache") == ["apache-2.0"]
-    assert COMPLETIONS["backbone"] is complete_backbone
-
-
-@pytest.mark.parametrize(
-    ("typed", "name"),
-    [
-        ("finetune run --backbone resnet1", "resnet18"),
-        ("finetune plan --backbone resnet18.t", "resnet18.tv_in1k"),
-        ("finetune backbones show mobilenetv4_conv_sm", "mobilenetv4_conv_small"),
-        ("finetune backbones sh", "show"),
-    ],
-)
-def test_the_shell_completes_names_without_torch(typed: str, name: str) -> None:
-    words = typed.split()
-    variables = {
-        **os.environ,
-        "_FINETUNE_COMPLETE": "complete_bash",
-        "COMP_WORDS": typed,
-        "COMP_CWORD": str(len(words) - 1),
-    }
-    code = PEEK.replace("sys.argv[1:]]", "'x'][:1]")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
-    assert name in done.stdout.split()
-    assert done.stderr.strip() == "[]"

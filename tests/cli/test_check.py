@@ -57,7 +57,7 @@ def test_json_is_one_complete_document_whatever_the_names(finetune_cli, torn: Pa
     assert done.code == 9
     found = json.loads(done.out)
     assert (found["num_images"], found["spoils"], found["judged"]) == (19, True, None)
-    assert set(found["pictures"]) == {"smallest", "median", "largest", "formats", "num_grey", "shown"}
+    assert set(found["pictures"]) == {"smallest", "median", "largest", "formats", "num_grey", "channels", "shown"}
     conflict, damaged = found["findings"]
     assert {one["class"] for one in conflict["cases"][0]["files"]} == {CLASSES[0], CLASSES[1]}
     assert conflict["cases"][0]["how"] == "bytes"

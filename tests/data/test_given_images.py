@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from finetune.bands import Bands
 from finetune.data.given_images import given_images, is_stream
 from finetune.errors import DataError
-from finetune.images.decode import UndecodableError, decode, examine_open
+from finetune.images.decode import UndecodableError, decode, examine, examine_open
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = PIXELS[:, :, 0]
@@ -60,6 +61,46 @@ def tensor(pixels: np.ndarray = PIXELS) -> torch.Tensor:
 def test_one_image_in_every_form_has_the_same_pixels(image: Any) -> None:
     (found,) = seen(image)
     assert np.array_equal(found, PIXELS)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
+@pytest.mark.parametrize(("bands", "channels"), [(Bands(6, "full"), 6), (Bands(3, "full"), 3), (Bands(1, "full"), 1)])
+def test_of_a_stack_an_array_and_a_tensor_are_what_a_file_of_their_numbers_is(
+    dtype: str, bands: Bands, channels: int
+) -> None:
+    numbers = np.random.default_rng(0).integers(0, 200, (5, 7, channels)).astype(dtype)
+    whole = torch.from_numpy(numbers.copy()).permute(2, 0, 1)
+    forms = [numbers, np.asfortranarray(numbers), whole, torch.stack([whole]), numbers[None]]
+    forms += [numbers[:, :, 0], whole[0]] if channels == 1 else []
+    stream = io.BytesIO()
+    np.save(stream, numbers)
+    expected = examine(stream.getvalue(), lambda stack: stack.numbers(), bands=bands).content
+    for form in forms:
+        (source,) = given_images(form, bands=bands)
+        found = examine_open(source.read(), lambda stack: stack.numbers(), bands=bands).content
+        assert np.array_equal(found, expected)
+
+
+def test_four_channels_of_bytes_are_taken_as_they_are() -> None:
+    four = np.random.default_rng(0).integers(0, 256, (5, 7, 4), np.uint8)
+    for form in (four, torch.from_numpy(four.copy()).permute(2, 0, 1)):
+        (source,) = given_images(form, bands=Bands(4))
+        assert np.array_equal(examine_open(source.read(), np.asarray, bands=Bands(4)).content, four)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.full((4, 4, 6), np.nan), "image 0: numbers that are not finite"),
+        (np.zeros((6, 4, 100), np.uint8), "channels stand last"),
+        (torch.zeros(100, 4, 6), r"image 0 of a tensor \(C, H, W\): .* at most 64"),
+        (np.zeros((4, 4, 6), bool), "of the kind bool"),
+        (torch.zeros(4), r"the shape \(4,\)"),
+    ],
+)
+def test_what_is_no_stack_says_why(image: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(given_images(image, bands=Bands(6, "full")))
 
 
 @pytest.mark.parametrize("image", [GREY, GREY[:, :, None], torch.from_numpy(GREY.copy()), tensor()[:1], png(GREY)])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from finetune.bands import Bands
 from finetune.exports.client import input_of
@@ -133,6 +133,20 @@ def test_a_tiff_of_many_bands_is_read_by_tifffile(layout: str) -> None:
     assert np.array_equal((made.astype(np.float64) * 257).round(), SIX)
     with pytest.raises(UndecodableError):
         examine(stream.getvalue()[:-9000], lambda image: image, bands=Bands(6, "full"))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("layout", ["bands", "pages"])
+def test_a_tiff_of_many_bands_is_turned_as_it_says(orientation: int, layout: str) -> None:
+    tifffile, stream, small = pytest.importorskip("tifffile"), io.BytesIO(), SIX.astype(np.uint8)
+    array, plan = (small, {"planarconfig": "contig"}) if layout == "bands" else (small.transpose(2, 0, 1), {})
+    tag = (274, "H", 1, orientation, True)
+    tifffile.imwrite(stream, array, photometric="minisblack", extratags=[tag], **plan)
+    plain = Image.fromarray(small[:, :, :3])
+    plain.getexif()[274] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(plain))
+    made = stack(stream.getvalue(), bands=Bands(6, "full")).numbers()
+    assert np.array_equal(made[:, :, :3], expected) and made.shape[2] == 6
 
 
 def test_without_tifffile_a_tiff_of_many_bands_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

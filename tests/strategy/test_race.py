@@ -6,8 +6,20 @@ import itertools
 
 import pytest
 
+from finetune.strategy.budget import Option
 from finetune.strategy.matrix import decide
-from finetune.strategy.race import MOST_OVERHEAD, CandidateWork, Place, candidates, judge, overhead, plan_race
+from finetune.strategy.race import (
+    MOST_OVERHEAD,
+    RANKED_SHARE,
+    CandidateWork,
+    Place,
+    candidates,
+    images_to_rank,
+    judge,
+    overhead,
+    plan_backbone_race,
+    plan_race,
+)
 from finetune.types import Evidence, Interval, Size, Verdict
 
 SURE = Interval(0.5, 0.4, 0.6)
@@ -130,3 +142,47 @@ def test_the_worse_half_stops_and_ties_go_to_lower_loss_then_less_work() -> None
     ranked = judge([Place("a", 2, 0.8, 0.5), Place("b", 2, 0.8, 0.5)], field, is_last=True)
     assert [(place.label, place.is_kept) for place in ranked] == [("b", True), ("a", False)]
     assert judge([Place("a", 2, 0.1, 9.0)], field, is_last=False)[0].is_kept
+
+
+def test_what_is_slow_to_rank_gives_way_and_the_rest_shares_a_quarter_of_the_time() -> None:
+    seconds = {"quick": 0.01, "middling": 0.1, "slow": 5.0}
+    count, left_out = images_to_rank(seconds, 100.0, fewest=64, most=600)
+    assert [*left_out] == ["slow"] and "64 images" in left_out["slow"]
+    assert count * (0.01 + 0.1) <= RANKED_SHARE * 100 < (count + 1) * (0.01 + 0.1)
+    assert images_to_rank(seconds, 1e9, fewest=64, most=600) == (600, {})
+    count, left_out = images_to_rank(seconds, 0.1, fewest=64, most=600)
+    assert count == 64 and [*left_out] == ["slow", "middling"]  # one is always left
+
+
+def options(works: dict[str, CandidateWork], seconds: float) -> dict[str, Option]:
+    """Options whose every epoch takes so many seconds."""
+    return {label: Option("full", len(work.epochs), 1, 0.0, seconds) for label, work in works.items()}
+
+
+def test_backbones_start_from_the_favourite_on_while_the_time_lasts() -> None:
+    field = works(favourite=(0, 3.2, 12), second=(0, 3.2, 12), third=(0, 3.2, 12))
+    whole = plan_backbone_race(field, {}, None)
+    assert (whole.starts, whole.rungs, whole.left_out) == (("favourite", "second", "third"), (4, 8), {})
+    two = 12 + 4  # epochs: the winner to its end, the loser up to the rung
+    assert plan_backbone_race(field, options(field, 1.0), two).starts == ("favourite", "second")
+    alone = plan_backbone_race(field, options(field, 1.0), two - 1)
+    assert (alone.starts, alone.rungs) == (("favourite",), ())
+    assert set(alone.left_out) == {"second", "third"} and "16s" in alone.left_out["second"]
+    three = 3 * 8 + 4
+    assert len(plan_backbone_race(field, options(field, 1.0), three).starts) == 3
+
+
+def test_a_pass_of_a_larger_network_weighs_more_and_stays_cheap_on_cached_features() -> None:
+    small, large = CandidateWork((400.0, *[0.01] * 9), 100), CandidateWork((400.0, *[0.01] * 9), 100, gmacs=4.0)
+    assert large.whole == 4 * small.whole and large.until(3) == 4 * small.until(3)
+    assert small.is_cheap and large.is_cheap
+
+
+@pytest.mark.parametrize(("behind", "winner"), [(4, "favourite"), (5, "other")])
+def test_a_favourite_gives_way_only_to_what_val_can_tell_from_it(behind: int, winner: str) -> None:
+    field = works(favourite=(0, 1, 3), other=(0, 1, 3))
+    places = [Place("other", 1, (50 + behind) / 100, 0.1), Place("favourite", 1, 0.5, 0.9)]
+    first, _ = judge(places, field, is_last=True, favourite="favourite", told_apart=4.5 / 100)
+    assert (first.label, first.is_kept) == (winner, True)
+    first, _ = judge(places, field, is_last=True)
+    assert first.label == "other"

@@ -74,6 +74,19 @@ def test_the_strongest_stays_on_the_list_however_badly_it_was_predicted() -> Non
     assert not any("stays on the list" in remark for remark in same.remarks)
 
 
+def test_two_or_three_start_whoever_they_are() -> None:
+    three = [
+        candidate("best", guessing(90), gmacs=4),
+        candidate("near", np.roll(guessing(89), 5), gmacs=1),
+        candidate("strong", guessing(50), gmacs=9),
+        candidate("last", guessing(20), gmacs=1),
+    ]
+    assert rank(three).starters == ("near", "best", "strong")
+    one = [candidate("all", guessing(90), gmacs=9), candidate("b", guessing(60)), candidate("c", guessing(50))]
+    assert rank(one).starters == ("all", "b")
+    assert rank(one[:1]).starters == ("all",)
+
+
 def test_a_class_of_few_images_is_remarked() -> None:
     only = [candidate("a", guessing(90))]
     assert any("rarest class shows 2" in remark for remark in rank(only, images_of_rarest=2).remarks)

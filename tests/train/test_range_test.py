@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -14,6 +15,7 @@ from finetune.strategy.strategies import Choice, phases
 from finetune.train import range_test as tested
 from finetune.train.phases import fit_phases
 from finetune.train.range_test import range_test
+from finetune.types import Event
 from tests.support import mostly_slow, random_states
 from tests.train.fitting import fit_of, network
 
@@ -67,8 +69,12 @@ def test_a_run_after_a_range_test_is_the_run_without_one(strategy: str) -> None:
 def test_the_first_losses_are_those_of_the_start_and_large_rates_run_away() -> None:
     model = network("test_resnet")
     fit = fit_of(model, overrides={"optim.name": "sgd"})
-    curve = range_test(fit, planned(model, "full"), fresh=network("test_resnet"), low=1e-12, high=1e6, steps=80)
+    heard: list[Event] = []
+    watched = replace(fit, on_event=heard.append)
+    curve = range_test(watched, planned(model, "full"), fresh=network("test_resnet"), low=1e-12, high=1e6, steps=80)
     assert curve.is_cut and len(curve.rates) < 80
+    bars = [event.facts for event in heard if event.kind == "progress"]
+    assert bars[-1]["done"] == bars[-1]["total"], "a bar that does not end stands there for good"
     again = range_test(fit, planned(model, "full"), fresh=network("test_resnet"), low=1e-12, high=1e6, steps=80)
     assert curve == again
 

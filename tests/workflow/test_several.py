@@ -106,6 +106,9 @@ def test_stopped_folds_go_on_and_end_as_those_that_were_not(few: Path, tmp_path:
     assert (found.mean, found.out_of_fold) == (whole.mean, whole.out_of_fold)
     for name in ("runs/fold-1", "runs/fold-2"):
         assert_same(whole.folder / name, found.folder / name)
+    page = (found.folder / "report.html").read_text()
+    assert page == (whole.folder / "report.html").read_text().replace(str(whole.folder), str(found.folder))
+    assert "runs/fold-2/report.html" in page and f"{found.mean['val']['top1'].value:.3f}" in page
     for name in ("out_of_fold.csv", "split.csv"):
         assert (whole.folder / name).read_bytes() == (found.folder / name).read_bytes()
     with pytest.raises(finetune.CheckpointError, match="is finished"):

@@ -106,6 +106,17 @@ def test_the_program_beside_an_export_says_what_to_do_about_other_files(
     assert "5 channels, and the model takes 6" in reasons[1] and "finite" in reasons[2]
 
 
+def test_arrays_and_tensors_are_named_as_their_files_are(stacks: Path, run: finetune.RunResult) -> None:
+    files = sorted(stacks.rglob("*.npy"))[:4]
+    arrays = [np.load(file) for file in files]
+    tensors = [torch.from_numpy(array.astype(np.float32)).permute(2, 0, 1) for array in arrays]
+    classifier = finetune.load(run.folder, device="cpu")
+    by_file, by_array, by_tensor = (
+        classifier.predict(images).probabilities for images in (files, np.stack(arrays), tensors)
+    )
+    assert np.array_equal(by_file, by_array) and np.array_equal(by_file, by_tensor)
+
+
 def test_bad_files_are_left_out_by_name(stacks: Path, run: finetune.RunResult, tmp_path: Path) -> None:
     for file in [*stacks.rglob("*.npy")]:
         place = tmp_path / "imgs" / file.relative_to(stacks)
@@ -116,6 +127,7 @@ def test_bad_files_are_left_out_by_name(stacks: Path, run: finetune.RunResult, t
     np.save(low / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     (low / "short.npy").write_bytes((stacks / "low" / "0.npy").read_bytes()[:-3])
     checked = finetune.check(tmp_path / "imgs", overrides=SIX)
+    assert (checked.pictures.channels, checked.pictures.num_grey) == (6, 0)
     unread = next(finding for finding in checked.findings if finding.kind == "damaged")
     assert {Path(case.files[0].file).name for case in unread.cases} == {"five.npy", "objects.npy", "short.npy"}
     row = next(iter(predict_with(run.folder, [low / "five.npy"], device="cpu")))

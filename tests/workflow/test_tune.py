@@ -56,6 +56,9 @@ def test_the_steps_are_told_in_their_order_and_the_winner_is_a_recipe_that_does_
     again = finetune.run(recipe=found.recipe, out=tmp_path / "again", overrides={"train.calibrate": False})
     lines = [json.loads(line) for line in (again.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["val_top1"] for line in lines] == list(found.best.curve)
+    page = (found.folder / "report.html").read_text()
+    assert all(text in page for text in (*found.checks, *found.curves)) and "optim.lr" in page
+    assert page.count("<circle") >= sum(len(one.params) for one in found.trials if one.score is not None)
     with pytest.raises(finetune.CheckpointError, match="is finished"):
         finetune.resume_tuning(found.recipe.parent)
     with pytest.raises(finetune.CheckpointError, match="is a search of several runs"):
