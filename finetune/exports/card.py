@@ -23,7 +23,19 @@ LIBRARIES = {
     "torch": "pytorch",
     "safetensors": "timm",
     "openvino": "openvino",
+    "coreml": "coreml",
+    "litert": "litert",
 }
+NEEDS = {  # of pip, to run it
+    "onnx": "onnxruntime",
+    "timm": "timm",
+    "safetensors": "timm",
+    "torch": "torch",
+    "openvino": "openvino",
+    "coreml": "coremltools",
+    "litert": "ai-edge-litert",
+}
+ONE_BY_ONE = ("coreml", "litert")  # formats whose batch is one image
 HUB_NAMES = {"top1": "accuracy"}  # of metrics that the Hub calls otherwise
 MEANINGS: dict[Task, str] = {
     "classify": "softmax makes probabilities of them, in the order of {labels}.",
@@ -62,9 +74,10 @@ def card(
     described = what.described
     run = None if what.saved is None else run_facts(what.saved)
     num, meaning = len(described.classes), MEANINGS[described.task]
-    outputs = [f"`{OUTPUT}` (B, {num}), float32: " + meaning.format(labels=labels)]
+    batch = "1" if format in ONE_BY_ONE else "B"
+    outputs = [f"`{OUTPUT}` ({batch}, {num}), float32: " + meaning.format(labels=labels)]
     outputs += [MORE[output].format(num=num) for output in what.form.outputs[1:]]
-    shape, number = _input(described, what.form)
+    shape, number = _input(described, what.form) if batch == "B" else _one_image(described)
     return (
         _template()
         .render(
@@ -88,8 +101,7 @@ def card(
 def _usage(format: str, name: str, script: str, dockerfile: str) -> str:
     if format == "triton":
         return TRITON.format(name=name)
-    needs = {"onnx": "onnxruntime", "timm": "timm", "safetensors": "timm", "torch": "torch", "openvino": "openvino"}
-    said = f"    pip install numpy pillow {needs[format]}\n    python {shlex.quote(script)} IMAGE [IMAGE ...]"
+    said = f"    pip install numpy pillow {NEEDS[format]}\n    python {shlex.quote(script)} IMAGE [IMAGE ...]"
     if format == "onnx":
         file = "" if dockerfile == "Dockerfile" else f" -f {shlex.quote(dockerfile)}"
         said += (
@@ -107,6 +119,11 @@ def _input(described: Described, form: OnnxForm) -> tuple[str, str]:
     if form.preprocessing == "uint8":
         return f"B, {height}, {width}, {own.bands.count}", "uint8, of any number B of images"
     return f"B, H, W, {own.bands.count}", "uint8, of any number B of images of one size, which may be any"
+
+
+def _one_image(described: Described) -> tuple[str, str]:
+    height, width = described.preprocessing.image_size
+    return f"1, {described.preprocessing.channels}, {height}, {width}", "float32, one image at a time"
 
 
 def _steps(described: Described, form: OnnxForm) -> list[str]:
