@@ -27,6 +27,7 @@ from finetune.cli import (
     tune,
 )
 from finetune.cli.help import App
+from finetune.process import check_launched_once
 
 app = App(
     name="finetune",
@@ -65,8 +66,10 @@ def _version(is_asked: bool) -> None:
 
 @app.callback()
 def _all(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand != "run":  # which several processes share
+        check_launched_once()
