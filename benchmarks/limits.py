@@ -31,7 +31,8 @@ from finetune.backbone.load import architecture, load
 from finetune.cli.app import app
 from finetune.data import sources
 from finetune.device import in_fast_layout
-from finetune.features.engines import equip, network_trunk
+from finetune.features.divide import network_trunk
+from finetune.features.engines import equip
 from finetune.features.sources import through_trunk, trunk_batch
 from finetune.images.decode import read_rgb
 from finetune.images.transforms import picture_side

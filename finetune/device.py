@@ -17,6 +17,7 @@ from accelerate.optimizer import AcceleratedOptimizer as AcceleratedOptimizer
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 
+from finetune import ranks
 from finetune.errors import RecipeError, ResourceError
 from finetune.process import num_cores
 from finetune.settings import TrainSection
@@ -51,6 +52,23 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _take_own(device: torch.device) -> None:
+    """Have "cuda" mean this process's own GPU, where several processes of a run are on the machine.
+
+    Raises:
+        ResourceError: there is none for it.
+    """
+    if not ranks.is_together() or device.type == "cpu":
+        return
+    here, most = ranks.local_rank(), torch.cuda.device_count()
+    if here >= most:
+        raise ResourceError(
+            f"{counted(ranks.local_count(), 'process', 'processes')} on a machine with {counted(most, 'GPU')} for them",
+            hint="Start at most one process for each GPU, or compute on the processor: --device cpu.",
+        )
+    torch.cuda.set_device(here)
+
+
 def resolve_precision(name: str, device: torch.device) -> str:
     """Return the arithmetic of the forward pass; "auto" is bfloat16 on a GPU whose units compute in it, else float32.
 
@@ -78,9 +96,13 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 
 def available_memory(*, cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Return how many bytes of memory this process may still take: the machine's, or what its containers leave."""
+    """Return how many bytes of memory this process may still take: the machine's, or what its containers leave.
+
+    Of several processes of a run on the machine each has its share.
+    """
     limits = (_left_in(group, names) for group, names in _groups(cgroups, own))
-    return max(0, min([int(psutil.virtual_memory().available), *(left for left in limits if left is not None)]))
+    free = min([int(psutil.virtual_memory().available), *(left for left in limits if left is not None)])
+    return max(0, free) // ranks.local_count()
 
 
 V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -230,6 +252,18 @@ class Accelerator(WholeAccelerator):  # type: ignore[misc]
             return super().free_memory(*args)
 
 
+def _auto_threads(device: torch.device) -> tuple[int, str]:
+    """Return how many threads compute on a device, and what a user should know of that."""
+    usual = torch.get_num_threads()
+    if device.type != "cpu":
+        return usual, ""
+    if ranks.is_together():  # all are at work at once: nothing is to be timed
+        return num_cores(), ""
+    threads = fastest_threads()
+    note = f"other work keeps this machine busy: computed with {counted(threads, 'thread')} of {usual}, which is"
+    return threads, f"{note} faster now (--threads sets it)" if threads < usual else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Compute:
     """How a recipe is computed on this machine, every "auto" of it settled but the number of workers.
@@ -243,6 +277,7 @@ class Compute:
     workers: int | Literal["auto"]
     threads: int
     note: str = ""  # what a user should know of it
+    processes: int = 1  # that share the run
 
     @classmethod
     def of(cls, train: TrainSection, *, threads: int | None = None) -> Compute:
@@ -253,23 +288,18 @@ class Compute:
                 used before it could be asked to be deterministic.
         """
         device = resolve_device(train.device)
+        _take_own(device)
         if train.deterministic:
             reserve_workspace(device)  # before CUDA is used
         precision = resolve_precision(train.precision, device)
-        usual = torch.get_num_threads()
         if train.threads != "auto" and train.threads > (most := max(LEAST_MOST, 4 * num_cores())):
             raise ResourceError(
                 f"train.threads = {train.threads}: this process has {counted(num_cores(), 'core')}",
                 hint=f"Threads beyond the cores wait for each other; {most} is the most. Leave --threads away.",
             )
-        if train.threads != "auto":
-            return cls(device, precision, train.deterministic, train.workers, train.threads)
-        if threads is not None or device.type != "cpu":
-            return cls(device, precision, train.deterministic, train.workers, threads or usual)
-        threads = fastest_threads()
-        note = f"other work keeps this machine busy: computed with {counted(threads, 'thread')} of {usual}, which is"
-        note = f"{note} faster now (--threads sets it)" if threads < usual else ""
-        return cls(device, precision, train.deterministic, train.workers, threads, note)
+        settled = train.threads if train.threads != "auto" else threads
+        count, note = (settled, "") if settled is not None else _auto_threads(device)
+        return cls(device, precision, train.deterministic, train.workers, count, note, ranks.count())
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return what opens the arithmetic around a forward pass."""

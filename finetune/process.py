@@ -1,4 +1,4 @@
-"""What a run asks of the process that it is in: that no other run is at work there, and that it was started once."""
+"""What a run asks of the process that it is in: no other run there, and no others like it that it knows nothing of."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from finetune import ranks
 from finetune.errors import ResourceError
 
 _TURN = threading.RLock()  # torch draws random numbers and traces networks for a process, not for a thread
 
 
 def num_cores(*, most: int | None = None) -> int:
-    """Return how many cores this process may use, at most `most`."""
+    """Return how many cores this process may use, at most `most`: its share, where several of a run are at work."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if ranks.count() > 1:
+        cores = max(1, cores // ranks.local_count())
     return min(cores, most or cores)
 
 
@@ -27,7 +30,8 @@ def own_turn() -> Iterator[None]:
     """Let no other thread train or measure inside the block; one that does so is waited for.
 
     Raises:
-        ResourceError: the process is one of several of a launcher, or a worker that came here by itself.
+        ResourceError: the process is one of several of a launcher that share nothing, or a worker that came here
+            by itself.
     """
     check_launched_once()
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -37,17 +41,20 @@ def own_turn() -> Iterator[None]:
 
 
 def check_launched_once() -> None:
-    """See that no launcher has started several processes for this run.
+    """See that no launcher has started several processes for this, unless these share it.
 
     Raises:
         ResourceError: one has.
     """
+    if ranks.is_together():
+        return
     count = next((os.environ[name] for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE") if name in os.environ), "1")
     is_launched = any(name in os.environ for name in ("LOCAL_RANK", "RANK", "OMPI_COMM_WORLD_RANK"))
     if is_launched and count.strip().isdecimal() and int(count) > 1:
         raise ResourceError(
-            f"a launcher (torchrun, accelerate launch, mpirun) has started {count} processes: a run is done by one",
-            hint="Start it without the launcher, or with one process: torchrun --nproc-per-node 1.",
+            f"a launcher (torchrun, accelerate launch, mpirun) has started {count} processes: this is done by one",
+            hint="Start it without the launcher. `finetune run` alone is shared by several processes, those of torchrun"
+            " or accelerate launch.",
         )
 
 

@@ -200,12 +200,14 @@ class TrainSection(Section):
         " strategy where its choice has no time; a named one takes fewer epochs, or refuses.",
     )
     batch_size: Count | Auto = Field(
-        "auto", description="Images of one step. auto: by the number of train images: 8, 16, 32 or 64."
+        "auto",
+        description="Images of one step, in all processes together. auto: by the number of train images: 8, 16, 32 or"
+        " 64.",
     )
     micro_batch: Count | Auto = Field(
         "auto",
-        description="Images that go through the network at once; fewer than batch_size means that gradients are"
-        " accumulated. auto: all of them, or as many as memory takes.",
+        description="Images that go through the network at once, in each process; fewer than batch_size means that"
+        " gradients are accumulated. auto: all of them, or as many as memory takes.",
     )
     workers: Whole | Auto = Field("auto", description="Processes that decode images. auto: by cores and data size.")
     threads: Count | Auto = Field(

@@ -1,10 +1,11 @@
 """Kills runs with SIGKILL at random moments, resumes them, and compares them bit for bit with runs left alone.
 
-    python tools/kill.py [--times 100] [--seed 0] [--place FOLDER]
+    python tools/kill.py [--times 100] [--seed 0] [--place FOLDER] [--processes 1]
 
 Several recipes in turn; each run is a process of its own, killed one to three times between its first
 line and its last, then resumed to its end. Moments are drawn from the seed over the whole time that the
-same run takes when left alone. Ends with "100 of 100 exact" and exit code 0, or keeps what differs.
+same run takes when left alone. With --processes 2 each run is shared by two, of which one is killed, by chance.
+Ends with "100 of 100 exact" and exit code 0, or keeps what differs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,7 @@ from finetune.data.sample import write_sample
 OTHER = ("timing.json", "environment.json", "report.html", ".lock")  # tell of the last process, or of seconds
 BEFORE = "last.before"  # the checkpoint before the last one: which that is depends on seconds too
 DRIVER = "import finetune.runs.single, finetune.cli as cli; print('ready', flush=True); cli.main()"
+LINGER = 60.0  # seconds after which what still runs beside a killed process is killed, too
 EVERY_STEP = "train.checkpoint_every=0.000001"
 RECIPES: dict[str, tuple[str, ...]] = {
     "full, sgd, a checkpoint a step, patience 4": (
@@ -63,11 +66,12 @@ TINY = ("--no-pretrained", "--image-size", "32", "--batch-size", "8", "--workers
 
 @dataclass(frozen=True)
 class Place:
-    """One run: its flags, its folder, a cache of its own."""
+    """One run: its flags, its folder, a cache of its own, and how many processes share it."""
 
     flags: tuple[str, ...]
     out: Path
     cache: Path
+    num_processes: int = 1
 
     def begin(self) -> list[str]:
         return ["run", *self.flags, "--out", str(self.out)]
@@ -78,38 +82,69 @@ class Place:
         return ["run", "--resume", str(self.out)] if has_begun else self.begin()
 
 
-def start(place: Place, words: Sequence[str]) -> subprocess.Popen[str]:
-    """Start `finetune WORDS...` and yield its process once everything is imported."""
+def start(place: Place, words: Sequence[str]) -> list[subprocess.Popen[str]]:
+    """Start `finetune WORDS...` and return its processes once everything is imported."""
     environment = {**os.environ, "FINETUNE_CACHE": str(place.cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with (place.out.parent / "said.txt").open("a") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, *words], stdout=subprocess.PIPE, stderr=said, text=True, env=environment
-        )
-    assert process.stdout is not None
-    process.stdout.readline()
-    return process
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", DRIVER, *words],
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                env={**environment, **launch},
+            )
+            for launch in _launches(place.num_processes)
+        ]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    return processes
+
+
+def _launches(count: int) -> list[dict[str, str]]:
+    """Return what a launcher tells each of so many processes; nothing where there is one."""
+    if count == 1:
+        return [{}]
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        port = str(there.getsockname()[1])
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **shared} for rank in range(count)]
 
 
 def finish(place: Place, words: Sequence[str]) -> float:
-    """Run `finetune WORDS...` to its end and yield its seconds, imports left out."""
-    with start(place, words) as process:
-        began = time.monotonic()
+    """Run `finetune WORDS...` to its end and return its seconds, imports left out."""
+    processes, began = start(place, words), time.monotonic()
+    for process in processes:
         process.communicate()
-    if process.returncode:
+    if any(process.returncode for process in processes):
         said = (place.out.parent / "said.txt").read_text()
-        raise SystemExit(f"finetune {' '.join(words)} ended with {process.returncode}:\n{said[-2000:]}")
+        codes = ", ".join(str(process.returncode) for process in processes)
+        raise SystemExit(f"finetune {' '.join(words)} ended with {codes}:\n{said[-2000:]}")
     return time.monotonic() - began
 
 
-def kill_after(place: Place, words: Sequence[str], seconds: float) -> bool:
-    """Run `finetune WORDS...` and kill it after so many seconds; tell whether it was still alive."""
-    with start(place, words) as process:
+def kill_after(place: Place, words: Sequence[str], seconds: float, victim: int = 0) -> bool:
+    """Run `finetune WORDS...` and kill one of its processes after so many seconds; tell whether it was still alive.
+
+    The others end by themselves, or, where they still wait for each other to come, as a launcher would have it.
+    """
+    processes = start(place, words)
+    chosen = processes[victim]
+    try:
+        chosen.wait(timeout=seconds)
+        is_killed = False
+    except subprocess.TimeoutExpired:
+        chosen.kill()
+        is_killed = True
+    for process in processes:
         try:
-            process.wait(timeout=seconds)
+            process.communicate(timeout=LINGER)
         except subprocess.TimeoutExpired:
             process.kill()
-            return True
-    return False
+            process.communicate()
+    return is_killed
 
 
 def stage(place: Place) -> str:
@@ -147,8 +182,10 @@ def attempt(place: Place, whole: Path, seconds: float, draw: random.Random) -> t
     wanted = draw.choice((1, 1, 2, 3))
     while len(kills) < wanted:
         moment = draw.uniform(0, seconds)
-        if kill_after(place, place.again(), moment):
-            kills.append(f"{moment:.2f} s ({stage(place)})")
+        victim = draw.randrange(place.num_processes) if place.num_processes > 1 else 0
+        if kill_after(place, place.again(), moment, victim):
+            which = f"process {victim} " if place.num_processes > 1 else ""
+            kills.append(f"{which}at {moment:.2f} s ({stage(place)})")
         elif kills:
             break
         else:  # it was quicker than the one left alone
@@ -165,6 +202,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=100, help="runs to kill (100)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (0)")
     parser.add_argument("--place", type=Path, help="folder to work in (a temporary one)")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share each run (1)")
     asked = parser.parse_args()
     root = asked.place or Path(tempfile.mkdtemp(prefix="kill-"))
     data, draw = root / "imgs", random.Random(asked.seed)
@@ -172,17 +210,17 @@ def main() -> None:
     names = list(RECIPES)[: asked.times]
     wholes: dict[str, tuple[Path, float]] = {}
     for number, name in enumerate(names):
-        place = _place(root / f"whole-{number}", name, data)
+        place = _place(root / f"whole-{number}", name, data, asked.processes)
         wholes[name] = place.out, finish(place, place.begin())
         print(f"left alone {wholes[name][1]:5.1f} s  {name}", flush=True)
     exact = killed = 0
     for number in range(asked.times):
         name = names[number % len(names)]
-        place = _place(root / f"killed-{number}", name, data)
+        place = _place(root / f"killed-{number}", name, data, asked.processes)
         kills, found = attempt(place, *wholes[name], draw)
         exact, killed = exact + (not found), killed + len(kills)
         print(f"{number + 1:>4}  {'exact' if not found else 'DIFFERS: ' + ', '.join(found)}  {name}")
-        print("".join(f"      killed at {kill}\n" for kill in kills), end="", flush=True)
+        print("".join(f"      killed {kill}\n" for kill in kills), end="", flush=True)
         if not found:
             shutil.rmtree(place.out.parent)
     print(f"{exact} of {asked.times} exact, after {killed} kills")
@@ -192,9 +230,9 @@ def main() -> None:
         raise SystemExit(f"what differs is kept in {root}")
 
 
-def _place(folder: Path, name: str, data: Path) -> Place:
+def _place(folder: Path, name: str, data: Path, num_processes: int) -> Place:
     folder.mkdir(parents=True)
-    return Place(("--data", str(data), *TINY, *RECIPES[name]), folder / "run", folder / "cache")
+    return Place(("--data", str(data), *TINY, *RECIPES[name]), folder / "run", folder / "cache", num_processes)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ pass; the report then says so.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -27,6 +28,7 @@ from finetune.device import Compute
 from finetune.errors import CheckpointError, DataError, RecipeError, did_you_mean
 from finetune.settings import FORMAT_VERSION, Recipe
 from finetune.types import Manifest, Sample
+from finetune.wording import counted
 
 KINDS = ("data", "version", "recipe")
 ARITHMETIC = ("finetune", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
@@ -63,6 +65,7 @@ def note_beginning(
         "versions": versions(),
         "weights": weights_digest(backbone),
         "threads": compute.threads,
+        "processes": compute.processes,
         "allowed": list(allowed),
     }
     write_json(folder.began, content)
@@ -127,6 +130,26 @@ def settle_changes(folder: RunFolder, recipe: Recipe, began: Beginning, *, allow
         _refuse_unless("version", "the software", changed_versions, allow, folder)
         allowed += [f"version: {text}" for text in changed_versions]
     return allowed
+
+
+def settle_processes(folder: RunFolder, now: int, began: Beginning, *, allow: Collection[str]) -> list[str]:
+    """Return in words that another number of processes shares the run, where it does and that was allowed.
+
+    Raises:
+        CheckpointError: it does, and that was not allowed: sums of parts are rounded otherwise.
+    """
+    if now == began.processes:
+        return []
+    if "recipe" not in allow:
+        launcher = f"torchrun --nproc-per-node {began.processes} -m " if began.processes > 1 else ""
+        again = f"{launcher}{folder.command} --resume {shlex.quote(str(folder.path))}"
+        raise CheckpointError(
+            f"{folder.path} was begun by {counted(began.processes, 'process', 'processes')}, and this is"
+            f" {counted(now, 'process', 'processes')}: sums of their parts are rounded otherwise",
+            hint=f"Start as many: {again} (on several machines --nnodes, too); or go on, no longer exactly:"
+            f" {folder.resuming} --allow recipe",
+        )
+    return [f"recipe: processes {began.processes} -> {now}"]
 
 
 def settle_data(

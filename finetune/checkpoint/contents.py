@@ -35,6 +35,7 @@ class Beginning:
     weights: str
     threads: int
     allowed: list[Text]
+    processes: int = 1
 
     def __post_init__(self) -> None:
         strange = [

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune import ranks
 from finetune.errors import CheckpointError, ResourceError
 from finetune.whole import beside_of, is_vacant, old_of, write_text
 
@@ -186,13 +187,13 @@ class RunFolder:
     @property
     def resuming(self) -> str:
         """The command that goes on with what was begun here, as it is typed."""
-        return f"{self.command} --resume {shlex.quote(str(self.path))}"
+        return f"{ranks.launcher()}{self.command} --resume {shlex.quote(str(self.path))}"
 
     @property
     def anew(self) -> str:
         """How to begin anew; a race that is not over has its recipe as it was asked for."""
         recipe = self.asked if self.is_racing else self.recipe
-        return f"start a new {self.what}: {self.command} --recipe {shlex.quote(str(recipe))}"
+        return f"start a new {self.what}: {ranks.launcher()}{self.command} --recipe {shlex.quote(str(recipe))}"
 
     @property
     def is_begun(self) -> bool:

@@ -6,12 +6,17 @@ Nothing is imported before `main` has begun, so that whatever stops it ends in i
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from finetune.errors import FinetuneError
 
 USAGE = "`finetune COMMAND --help` lists the flags, `finetune recipes show default` every key of the recipe."
+GRACE = 3.0  # seconds for another process of a run to say why it ends: a launcher ends all when one has ended
 ENDS: dict[type[BaseException], int] = {KeyboardInterrupt: 130, BrokenPipeError: 141}  # as a shell has them
 
 
@@ -22,7 +27,10 @@ def main() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        from finetune import ranks
+
+        if ranks.speaks():
+            print("stopped", file=sys.stderr)
         code = ENDS[KeyboardInterrupt]
     except BrokenPipeError:
         code = ENDS[BrokenPipeError]
@@ -37,13 +45,26 @@ def _code() -> str | int | None:
     from finetune.errors import FinetuneError
 
     try:
-        app()
+        with _heard():
+            app()
     except FinetuneError as error:
         _say(error)
         return error.exit_code
     except SystemExit as end:
         return _cause(end) or end.code
     return 0
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Have what is printed inside the block be heard of one process, where a launcher has started several here."""
+    from finetune.ranks import launched
+
+    if launched().local_rank == 0:
+        yield
+        return
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        yield
 
 
 def _cause(end: BaseException) -> int | None:
@@ -63,9 +84,13 @@ def _write_no_more() -> None:
 
 
 def _say(error: FinetuneError) -> None:
+    from finetune import ranks
     from finetune.cli.terminal import Console
     from finetune.errors import Interrupted, RecipeError
 
+    if not ranks.speaks():
+        time.sleep(GRACE)
+        return
     said = "" if isinstance(error, Interrupted) else "error: "
     console = Console(stderr=True)
     console.print(f"{said}{_lines(error.message)}")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune import ranks
 from finetune.checkpoint.run_folder import RunFolder, open_unfinished
 from finetune.cli import several, tables
 from finetune.cli.completion import complete_unfinished
@@ -61,10 +62,11 @@ def run(
             overrides=overrides, json_=json_,
         )  # fmt: skip
         return
-    if resume is not None and not allow:
+    is_first = ranks.launched().rank == 0
+    if resume is not None and not allow and is_first:
         open_unfinished(resume)
     base = base_recipe(recipe, settings, overrides) if resume is None else None
-    with watching(is_quiet=json_) as on_event:
+    with watching(is_quiet=json_ or not is_first) as on_event:
         from finetune.workflow.run import resume as go_on
         from finetune.workflow.run import run as train
 
@@ -72,7 +74,7 @@ def run(
             result = go_on(resume, allow=allow or (), overrides=overrides, on_event=on_event, **settings)
         else:
             result = train(recipe=base, out=out, overrides=overrides, on_event=on_event, **settings)
-    if json_:
+    if json_ and is_first:
         tables.print_json(result.to_json())
-    else:
+    elif is_first:
         tables.show_result(result)

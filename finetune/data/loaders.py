@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from finetune import ranks
 from finetune.data.read_ahead import MOST_THREADS, read_ahead
 from finetune.data.targets import target_array
 from finetune.errors import DataError, ResourceError
@@ -101,26 +102,36 @@ def _collate(items: list[tuple[Tensor, Any] | DataError]) -> Any:
 
 
 class Order(Sampler[list[Key]]):
-    """The batches of one epoch; evenly sized, so that from batch size 3 on none is left with a single image."""
+    """The batches of one epoch; evenly sized, so that from batch size 3 on none is left with a single image.
+
+    Of several processes of a run each has its part: of every batch where the order is drawn, else of the whole.
+    """
 
     def __init__(
         self, count: int, *, batch_size: int, seed: int | None, shares: NDArray[np.float64] | None = None
     ) -> None:
         """Take how many there are; with `shares` (N,) images are drawn by these probabilities, with replacement."""
         self.count, self.batch_size, self.seed, self.shares = count, batch_size, seed, shares
+        self.rank, self.num_ranks = ranks.rank(), ranks.count()
+        self.own = np.arange(count) if seed is not None else self._part(np.arange(count))
         self.phase = self.epoch = self.start = 0
 
     def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
+        return -(-len(self.own) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = np.arange(self.count)
+        order = self.own
         if self.seed is not None:
             generator = np.random.default_rng(derive(self.seed, "order", self.phase, self.epoch))
             drawn = self.shares is not None
             order = generator.choice(order, self.count, p=self.shares) if drawn else generator.permutation(order)
         for batch in np.array_split(order, max(1, len(self)))[self.start : len(self)]:
-            yield [(self.phase, self.epoch, int(index)) for index in batch]
+            own = batch if self.seed is None else self._part(batch)
+            yield [(self.phase, self.epoch, int(index)) for index in own]
+
+    def _part(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the part of this process."""
+        return indices if self.num_ranks == 1 else np.array_split(indices, self.num_ranks)[self.rank]
 
 
 class ImageBatches:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune import ranks
 from finetune.evaluation.views import NUM_CROPS, Tta
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -17,16 +18,19 @@ Autocast = Callable[[], AbstractContextManager[object]]
 def collect_logits(
     model: nn.Module, batches: Iterable[tuple[Any, Tensor]], *, autocast: Autocast = nullcontext
 ) -> tuple[Tensor, Tensor]:
-    """Return (logits (N, K) float32, class indices (N,)) on the CPU; the model is left in eval mode."""
+    """Return (logits (N, K) float32, class indices (N,)) on the CPU; the model is left in eval mode.
+
+    Of several processes of a run the first has those of all (see `ranks.joined_rows`).
+    """
     model.eval()
-    logits, targets = [], []
+    rows = []
     with torch.no_grad():
         for inputs, labels in batches:
             with autocast():
                 out = model(inputs)  # (B, K)
-            logits.append(out.float().cpu())
-            targets.append(labels.cpu())
-    return torch.cat(logits), torch.cat(targets)
+            rows.append((out.float().cpu(), labels.cpu()))
+    logits, targets = ranks.joined_rows(rows)
+    return logits, targets
 
 
 def over_views(model: nn.Module, tta: Tta) -> nn.Module:

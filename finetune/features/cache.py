@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finetune import ranks
 from finetune.cache_entries import entries_folder, entry_name, find_entry, make_room, open_entry
 from finetune.data.loaders import ImageBatches, ImageDataset
 from finetune.data.targets import target_array
@@ -68,24 +70,46 @@ class Room:
 
 @dataclass(slots=True)
 class _Filling:
-    """A view that is being filled: whose rows are missing, and which are computed and not kept yet."""
+    """A view that is being filled: whose rows are missing, and which are computed and not kept yet.
+
+    Of several processes of a run each computes its part of the batches, and the first keeps the rows; what lies in
+    memory is kept by all.
+    """
 
     kept: Rows
     samples: Sequence[Sample]
     view: int
     task: str
     held: ExitStack  # keeps other processes out until the view is filled
+    own: Sequence[Sample] = field(init=False)  # what this process computes
+    num_own: int = 0
     num_done: int = 0
+    digests: list[str] = field(default_factory=list)
     parts: list[np.ndarray] = field(default_factory=list)
     waits_since: float = 0.0
     rows: np.ndarray = field(default_factory=lambda: np.empty(0))
 
-    def add(self, boundary: Boundary, count: int) -> None:
-        """Take the rows of the next images."""
+    def __post_init__(self) -> None:
+        self.own = self.samples[ranks.rank() :: ranks.count()]
+
+    def take(self, passes: Iterator[tuple[Boundary, int]]) -> None:
+        """Take the rows of the next images, those of every process."""
+        digests, rows = [], None
+        if self.num_own < len(self.own):
+            boundary, count = next(passes)
+            digests = [sample.digest for sample in self.own[self.num_own : self.num_own + count]]
+            rows, self.num_own = self.kept.layout.pack(boundary), self.num_own + count
+        for names, part in (ranks.exchanged if self.kept.is_own else ranks.gathered)((digests, rows)):
+            if part is not None:
+                self.add(names, part)
+
+    def add(self, digests: Sequence[str], rows: np.ndarray) -> None:
+        """Take the rows of some images."""
         if not self.parts:
             self.waits_since = time.monotonic()
-        self.parts.append(self.kept.layout.pack(boundary))
-        self.num_done += count
+        self.digests += digests
+        self.parts.append(rows)
+        self.num_done += len(digests)
 
     def keep_seldom(self) -> None:
         """Keep what waits for it, where it has waited long or is much, or nothing else comes."""
@@ -95,13 +119,16 @@ class _Filling:
 
     def keep(self) -> None:
         """Keep what was computed."""
-        rows = np.concatenate(self.parts)
-        self.kept.add([s.digest for s in self.samples[self.num_done - len(rows) : self.num_done]], rows)
+        if self.parts:
+            self.kept.add(self.digests, np.concatenate(self.parts))
+        self.digests.clear()
         self.parts.clear()
 
     def finish(self) -> None:
         """Map all rows of the view, and let other processes in."""
-        self.kept.touch()
+        ranks.agreed(self.kept.touch)  # what the first has added is there now
+        if not ranks.is_first():
+            self.kept.refresh()
         self.rows = self.kept.mapped()
         self.held.close()
 
@@ -138,21 +165,33 @@ class FeatureCache:
         wanted = [
             {sample.digest for samples, views in needs if view < views for sample in samples} for view in range(count)
         ]
+        keys = ranks.agreed(lambda: self._keys(trunk, layout, count))
+        place = ranks.agreed(lambda: self._place(layout, wanted, keys))
+        if place == "disk":
+            folder = entries_folder(self.settings.folder)
+            return Room(trunk, layout, tuple(RowsOnDisk(open_entry(folder, key), layout) for key in keys))
+        return Room(trunk, layout, tuple(RowsInMemory(layout) for _ in keys)) if place == "memory" else None
+
+    def _place(self, layout: Layout, wanted: Sequence[set[str]], keys: Sequence[dict[str, Any]]) -> str:
+        """Return where rows are kept, "disk", "memory" or nowhere (empty); on the disk room is made for them."""
         needed = sum(map(len, wanted)) * layout.row_bytes
+        in_memory = "memory" if needed < MEMORY_SHARE * available_memory() else ""
         if self.settings.features == "memory":
-            return self._in_memory(trunk, layout, count, needed)
-        folder, keys = entries_folder(self.settings.folder), self._keys(trunk, layout, count)
+            return in_memory
+        folder = entries_folder(self.settings.folder)
         missing = layout.row_bytes * sum(
             _num_missing(folder, key, layout, digests) for key, digests in zip(keys, wanted, strict=True)
         )
         limit, own = int(self.settings.limit * 2**30), [entry_name(key) for key in keys]
         if not make_room(folder, needed=needed, limit=limit, keep=own, missing=missing):
-            return None
+            return ""
         try:
-            return Room(trunk, layout, tuple(RowsOnDisk(open_entry(folder, key), layout) for key in keys))
+            for key in keys:
+                open_entry(folder, key)
+            return "disk"
         except ResourceError as error:
             self.on_event(Event.warning(f"{error.message}; kept in memory instead"))
-            return self._in_memory(trunk, layout, count, needed)
+            return in_memory
 
     def batches(
         self,
@@ -190,12 +229,6 @@ class FeatureCache:
             shares=shares,
         )
 
-    @staticmethod
-    def _in_memory(trunk: Trunk, layout: Layout, views: int, needed: int) -> Room | None:
-        if needed >= MEMORY_SHARE * available_memory():
-            return None
-        return Room(trunk, layout, tuple(RowsInMemory(layout) for _ in range(views)))
-
     def _filled(
         self, room: Room, samples: Sequence[Sample], tasks: Sequence[str], known: Known | None
     ) -> list[np.ndarray]:
@@ -208,13 +241,18 @@ class FeatureCache:
                 fillings = []
                 for view, (kept, task) in enumerate(zip(room.views, tasks, strict=False)):
                     held = stack.enter_context(ExitStack())
-                    held.enter_context(kept.filling(on_event=self.on_event, stop=self.stop))
-                    missing = self._missing(kept, samples)
-                    if missing and known is not None and view == 0:
-                        self._adopt(kept, room.trunk, missing, task, known)
-                        missing = {digest: sample for digest, sample in missing.items() if digest not in kept}
-                    fillings.append(_Filling(kept, list(missing.values()), view, task, held))
+                    is_known = view == 0 and (not kept.is_own or ranks.count() == 1)  # else one process would know
+                    own = known if is_known else None
+                    missing = set(ranks.agreed(partial(self._missing, room.trunk, kept, samples, task, own, held)))
+                    needed = {sample.digest: sample for sample in samples if sample.digest in missing}
+                    fillings.append(_Filling(kept, list(needed.values()), view, task, held))
                 self._compute(room.trunk, fillings)
+                if any(sample.digest not in filling.kept for filling in fillings for sample in samples):
+                    raise ResourceError(
+                        f"the feature cache of the first process is not seen by process {ranks.rank()}",
+                        hint="Name a folder that all machines share: --set cache.folder=DIR; or keep it in memory:"
+                        " --set cache.features=memory.",
+                    )
                 return [filling.rows for filling in fillings]
         except OSError as error:
             raise ResourceError(
@@ -222,7 +260,23 @@ class FeatureCache:
                 hint="Go without: --set cache.features=memory, or name another place: --set cache.folder=DIR.",
             ) from error
 
-    def _missing(self, kept: Rows, samples: Sequence[Sample]) -> dict[str, Sample]:
+    def _missing(
+        self,
+        trunk: Trunk,
+        kept: Rows,
+        samples: Sequence[Sample],
+        task: str,
+        known: Known | None,
+        held: ExitStack,
+    ) -> list[str]:
+        """Return whose rows are to be computed, with other processes kept out until `held` is closed."""
+        held.enter_context(kept.filling(on_event=self.on_event, stop=self.stop))
+        missing = self._unkept(kept, samples)
+        if missing and known is not None:
+            self._adopt(kept, trunk, missing, task, known)
+        return [digest for digest in missing if digest not in kept]
+
+    def _unkept(self, kept: Rows, samples: Sequence[Sample]) -> dict[str, Sample]:
         """Return the samples that have no row, by digest; damaged rows are forgotten, and that is said."""
         kept.refresh()
         damaged = kept.drop_damaged([sample.digest for sample in samples])
@@ -245,19 +299,22 @@ class FeatureCache:
 
     def _compute(self, trunk: Trunk, fillings: Sequence[_Filling]) -> None:
         """Fill one view after the other; the first images of the next are drawn while the last ones are computed."""
-        images = (batch for filling in fillings if filling.samples for batch in self._images(filling))
+        images = (batch for filling in fillings if filling.own for batch in self._images(filling))
         with closing(through_trunk(trunk, images, autocast=self.autocast)) as passes:
             for filling in fillings:
-                while filling.num_done < len(filling.samples):
-                    filling.add(*next(passes))
+                largest = -(-len(filling.samples) // ranks.count())  # of the parts of all processes
+                for _ in range(-(-largest // trunk_batch(self.device))):
+                    filling.take(passes)
                     self.stop.raise_if_asked(filling.keep)
                     filling.keep_seldom()
                     self.on_event(Event.progress(filling.task, filling.num_done, len(filling.samples)))
                 filling.finish()
 
     def _images(self, filling: _Filling) -> Iterator[Tensor]:
-        """Yield batches of the images of a view."""
-        yield from (batch for batch, _ in self.images(filling.samples, filling.view).epoch())
+        """Yield batches of the images of a view that this process computes."""
+        with ranks.unshared():
+            batches = self.images(filling.own, filling.view)
+        yield from (batch for batch, _ in batches.epoch())
 
     def images(self, samples: Sequence[Sample], view: int) -> ImageBatches:
         """Return the images of a view, in order, as the cache runs the trunk over them."""

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from finetune.backbone.blank import channels_of, set_channels
 from finetune.backbone.freeze import moved_parameters, still_modules
-from finetune.backbone.trace import without_traces
+from finetune.backbone.trace import TRACE_ERRORS, Tracer, without_traces
 from finetune.device import is_channels_last
 from finetune.features.graphs import IndivisibleError, ModelGraph, Rows, classify
 from finetune.types import FreezePlan, LayerGroup
@@ -183,3 +183,26 @@ def _output(
     for name, buffer in (owner or module).named_buffers():
         buffer.copy_(buffers[name])
     return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def network_trunk(model: nn.Module) -> Trunk:
+    """Return a whole network as a trunk that ends at its logits.
+
+    Raises:
+        IndivisibleError: torch.fx cannot follow it, or it has other outputs than logits.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with without_traces(model):
+            tracer = Tracer()
+            graph = tracer.trace(model)
+            (output,) = (node for node in graph.nodes if node.op == "output")
+            if not isinstance(output.args[0], fx.Node):
+                raise IndivisibleError("this network has other outputs than logits")
+            output.args = ((output.args[0],),)
+            return Trunk(fx.GraphModule(tracer.root, graph), [1])
+    except TRACE_ERRORS as error:
+        raise IndivisibleError(f"torch.fx cannot follow this network ({str(error)[:120]})") from error
+    finally:
+        model.train(was_training)

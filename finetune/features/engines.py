@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,12 +29,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from finetune import ranks
 from finetune.backbone.onnx_graph import EXPORT_ERRORS, write_quickly
-from finetune.backbone.trace import TRACE_ERRORS, Tracer, without_traces
 from finetune.backbone.weights import first_line
 from finetune.errors import BackboneError, ResourceError
 from finetune.features.divide import Trunk
-from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import through_trunk
 from finetune.timings import remember, remembered
 from finetune.wording import counted
@@ -108,12 +108,28 @@ def equip(
     """Choose what runs a trunk from now on; return its name, and in words what that brings (empty for torch).
 
     `images` is a batch of the data of the size in which the trunk runs, `num_images` what it will run over, `about`
-    what describes the network, `kept` the engine that a run which goes on began with.
+    what describes the network, `kept` the engine that a run which goes on began with. Of several processes of a run
+    the first chooses.
 
     Raises:
         BackboneError: the engine that is asked for is not installed, or not for this device or precision.
         ResourceError: the run began with an engine that cannot be used here.
     """
+    choose = partial(_chosen, trunk, images, num_images=num_images, precision=precision, about=about)
+    name, text = ranks.agreed(lambda: choose(asked, kept))
+    return (name, text) if ranks.is_first() else choose(name, name)
+
+
+def _chosen(
+    trunk: Trunk,
+    images: Tensor,
+    asked: str,
+    kept: str | None,
+    *,
+    num_images: int,
+    precision: str,
+    about: Mapping[str, Any],
+) -> tuple[str, str]:
     if asked not in ("auto", kept):
         kept = None  # the recipe was changed
     if kept is not None and kept != "torch":
@@ -195,29 +211,6 @@ def _fastest(
         return "torch", ""
     speedup = (times["torch"] or 0.0) / max(times[best] or 0.0, 1e-9)
     return best, f"by {best}, {speedup:.1f} times as fast as torch here and within {difference:.0e} of it"
-
-
-def network_trunk(model: nn.Module) -> Trunk:
-    """Return a whole network as a trunk that ends at its logits.
-
-    Raises:
-        IndivisibleError: torch.fx cannot follow it, or it has other outputs than logits.
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        with without_traces(model):
-            tracer = Tracer()
-            graph = tracer.trace(model)
-            (output,) = (node for node in graph.nodes if node.op == "output")
-            if not isinstance(output.args[0], fx.Node):
-                raise IndivisibleError("this network has other outputs than logits")
-            output.args = ((output.args[0],),)
-            return Trunk(fx.GraphModule(tracer.root, graph), [1])
-    except TRACE_ERRORS as error:
-        raise IndivisibleError(f"torch.fx cannot follow this network ({str(error)[:120]})") from error
-    finally:
-        model.train(was_training)
 
 
 def _take(trunk: Trunk, name: str, images: Tensor, precision: str) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune import ranks
 from finetune.backbone.trace import Traced, prefix
 from finetune.errors import BackboneError
 from finetune.features.divide import Trunk
@@ -23,16 +24,18 @@ Tap = Callable[[Any], tuple[Tensor, ...]]
 def extract(
     tap: Tap, batches: Batches, *, autocast: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return the tapped features (N, D), one tensor a tap, and the class indices (N,), on the CPU."""
+    """Return the tapped features (N, D), one tensor a tap, and the class indices (N,), on the CPU.
+
+    Of several processes of a run the first has those of all (see `ranks.joined_rows`).
+    """
     rows: list[tuple[Tensor, ...]] = []
-    targets = []
     with torch.no_grad():
         for inputs, labels in batches:
             with autocast():
                 features = tap(inputs)  # each (B, D)
-            rows.append(tuple(feature.float().cpu() for feature in features))
-            targets.append(labels.cpu())
-    return tuple(torch.cat(column) for column in zip(*rows, strict=True)), torch.cat(targets)
+            rows.append((*(feature.float().cpu() for feature in features), labels.cpu()))
+    *columns, targets = ranks.joined_rows(rows)
+    return tuple(columns), targets
 
 
 def taps(traced: Traced, groups: Sequence[str]) -> Trunk:

@@ -49,6 +49,8 @@ class Layout:
 class RowsOnDisk:
     """The rows of one entry of the cache, all of one size."""
 
+    is_own = False  # other processes see them
+
     def __init__(self, entry: CacheEntry, layout: Layout) -> None:
         self.entry, self.layout = entry, layout
         entry.hold(layout.row_bytes)
@@ -88,6 +90,8 @@ class RowsOnDisk:
 
 class RowsInMemory:
     """Rows that live as long as the run: where the disk is full, or asked for."""
+
+    is_own = True
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout

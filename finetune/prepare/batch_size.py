@@ -10,12 +10,13 @@ import timm
 import torch
 from torch import Tensor
 
+from finetune import ranks
 from finetune import recipe as recipes
 from finetune.backbone.blank import blank_images
 from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
 from finetune.device import free_memory
-from finetune.errors import BackboneError
+from finetune.errors import BackboneError, RecipeError
 from finetune.optim.optimisers import OPTIMISERS
 from finetune.prepare.inputs import skeleton_of
 from finetune.prepare.prepared import Prepared
@@ -34,16 +35,36 @@ COUNTED_AS = 1  # goes up when memory is counted otherwise
 def with_micro_batch(prepared: Prepared, *, on_event: OnEvent) -> Prepared:
     """Return a run with `micro_batch` settled: by trial on a GPU, by counting bytes on a CPU.
 
+    Of several processes each takes its part of a batch.
+
     Raises:
+        RecipeError: a batch has fewer images than there are processes.
         ResourceError: not even one image fits.
     """
     recipe = prepared.recipe
-    batch = int(recipe.train.batch_size)
+    _check_parts(prepared)
+    batch = -(-int(recipe.train.batch_size) // ranks.count())
     asked = recipe.train.micro_batch
-    size = _fitting(prepared, batch) if asked == "auto" else min(batch, asked)
+    size = ranks.agreed(lambda: _fitting(prepared, batch)) if asked == "auto" else min(batch, asked)
     if size < batch:
         on_event(Event.warning(_accumulates(batch, size, prepared.phases)))
     return replace(prepared, recipe=recipes.update(recipe, {"train.micro_batch": size}))
+
+
+def _check_parts(prepared: Prepared) -> None:
+    """See that every process has an image of every batch.
+
+    Raises:
+        RecipeError: a batch has too few.
+    """
+    num_train = len(prepared.manifest.split("train"))
+    least = num_train // -(-num_train // int(prepared.recipe.train.batch_size))
+    if least < ranks.count() and any(phase.solver == "gradient" for phase in prepared.phases):
+        raise RecipeError(
+            f"a batch of {counted(least, 'image')} cannot be divided among {ranks.count()} processes",
+            hint=f"train.batch_size counts the images of all processes: --batch-size {8 * ranks.count()} or more, or"
+            " fewer processes.",
+        )
 
 
 def phase_memory(skeleton: Backbone, phase: Phase, *, optimiser: str) -> Memory:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from finetune import ranks
 from finetune.backbone.freeze import freezing
 from finetune.checkpoint.cache_choices import BeganCached
 from finetune.data.loaders import ImageBatches
@@ -108,7 +109,7 @@ class Feeder:
             ResourceError: the phase began on the cache, other bits would come without, and it no longer fits.
         """
         place = self.prepared.phases.index(phase)
-        was_cached = self.began.get(place) if self.began else None
+        was_cached = ranks.agreed(lambda: self.began.get(place) if self.began else None)
         if was_cached is False:
             return None
         needs = [(samples, count) for samples, count in ((self._of("train"), views), (self._of("val"), 1)) if samples]
@@ -124,7 +125,7 @@ class Feeder:
             other = "" if is_exact else "; its numbers are not those of a run that has room"
             text = f"phase {phase.name}: no feature cache, it would not fit (cache.limit, free disk or memory){other}"
             self._say(text, kind="warning")
-        if self.began:
+        if self.began and ranks.is_first():
             self.began.set(place, room is not None)
         return room
 
@@ -137,10 +138,11 @@ class Feeder:
         backbone = self.prepared.backbone
         size = backbone.preprocessing.image_size
         divided = divide(backbone.model, phase.plan, backbone.groups, image_size=size)
-        images, _ = next((self._val() or self._plain("train")).epoch())
+        with ranks.unshared():
+            images, _ = next((self._val() or self._plain("train")).epoch())
         images = of_trunk_batch(images)
         fork = partial(forked, derive(0, "agrees"), devices=(images.device,))
-        if not agrees(backbone.model, divided, images, fork=fork):
+        if not ranks.agreed(lambda: agrees(backbone.model, divided, images, fork=fork)):
             raise IndivisibleError("its two parts do not give bit for bit what the whole gives")
         return divided, self._equip(divided, phase, images)
 
@@ -159,7 +161,7 @@ class Feeder:
             about={"network": self.cache.network, "shapes": divided.shapes},
             kept=self.began.engine(place) if self.began else None,
         )
-        if self.began:
+        if self.began and ranks.is_first():
             self.began.set_engine(place, name)
         return text and f", {text}"
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune import ranks
 from finetune.backbone.groups import head_modules
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
@@ -56,11 +57,27 @@ class Tapped:
 
 
 def measure_evidence(inputs: Inputs, *, on_event: OnEvent = ignore) -> tuple[Evidence, Tapped]:
-    """Run the frozen backbone over a sample once; return the evidence, and the features for who trains on them."""
-    manifest = inputs.manifest
-    chosen = evidence.stratified_sample(manifest, seed=inputs.recipe.train.seed)
+    """Run the frozen backbone over a sample once; return the evidence, and the features for who trains on them.
+
+    Of several processes of a run the first has the features.
+    """
+    chosen = evidence.stratified_sample(inputs.manifest, seed=inputs.recipe.train.seed)
     names, features, targets = _features(inputs, chosen, on_event)
-    measured = evidence.evidence_of(
+    measured = ranks.agreed(lambda: _measured(inputs, chosen, names, features, targets, on_event))
+    return measured, Tapped(tuple(s.digest for s in chosen), dict(zip(names, features, strict=True)))
+
+
+def _measured(
+    inputs: Inputs,
+    chosen: Sequence[Sample],
+    names: Sequence[str],
+    features: Sequence[Tensor],
+    targets: Tensor,
+    on_event: OnEvent,
+) -> Evidence:
+    """Return the evidence of a sample with these features (N, D), one tensor a layer group, and targets (N,)."""
+    manifest = inputs.manifest
+    return evidence.evidence_of(
         manifest,
         dict(zip(names, features, strict=True)),
         targets,
@@ -72,7 +89,6 @@ def measure_evidence(inputs: Inputs, *, on_event: OnEvent = ignore) -> tuple[Evi
         units=units_of(chosen),
         on_event=on_event,
     )
-    return measured, Tapped(tuple(s.digest for s in chosen), dict(zip(names, features, strict=True)))
 
 
 def _features(

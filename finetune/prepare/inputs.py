@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from finetune import ranks
 from finetune import recipe as recipes
 from finetune.backbone import automatic
 from finetune.backbone import load as backbones
@@ -86,7 +87,7 @@ def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
         )
     if backbone.name != "auto" or backbone.weights != "none":
         return recipe
-    chosen = automatic.chosen(is_pretrained=_is_pretrained(recipe))
+    chosen = ranks.agreed(lambda: automatic.chosen(is_pretrained=_is_pretrained(recipe)))
     if chosen.line:
         on_event(Event.warning(chosen.line) if chosen.name == EMBEDDED else Event.message(chosen.line))
     return recipes.update(recipe, {"backbone.name": chosen.name})
@@ -134,7 +135,7 @@ def _is_pretrained(recipe: Recipe) -> bool:
 def load_backbone(
     recipe: Recipe, of: Architecture, compute: Compute, *, num_classes: int, classes: Sequence[str] = ()
 ) -> Backbone:
-    """Load the backbone of a recipe with a fresh head, on the device."""
+    """Load the backbone of a recipe with a fresh head, on the device; in every process that of the first."""
     size, task = recipe.backbone.image_size, pinned_task(recipe)
     # The rows of another task mean something else; those that say a number are not in the scale of training.
     has_rows = of.task == task != "regress"
@@ -148,6 +149,7 @@ def load_backbone(
     if not any(group.is_head for group in backbone.groups):
         raise BackboneError(f"{of.name} has no classifier that could be trained")
     in_fast_layout(backbone.model, compute.device)
+    ranks.share_model(backbone.model)
     backbone = with_depth(with_range(backbone, range_named(recipe)), recipe.data.bands.depth)
     backbone = with_fit(backbone, recipe.data.fit)
     named = recipe.data.statistics
@@ -167,21 +169,38 @@ def measured_statistics(inputs: Inputs, *, on_event: OnEvent = ignore) -> Inputs
         kind = "data" if inputs.recipe.data.bands.is_full else "pretrained"
     if not isinstance(kind, str) or kind == "pretrained":
         return inputs
-    own = inputs.backbone.preprocessing
-    samples = inputs.manifest.split("train")
+    measured = ranks.agreed(lambda: _statistics(inputs, kind))
+    taken, divided = (", ".join(f"{number:.3g}" for number in numbers) for numbers in measured)
+    images_of = counted(len(inputs.manifest.split("train")), "train image")
+    on_event(Event.message(f"pixels, by {images_of}: {taken} is taken off, and the rest divided by {divided}"))
+    backbone = with_statistics(inputs.backbone, *measured)
+    pixels = _filled_pixels(inputs.recipe, inputs.manifest, backbone, on_event)  # borders have the mean colour
+    recipe = recipes.update(inputs.recipe, {"data.statistics": measured})
+    return replace(inputs, recipe=recipe, backbone=backbone, pixels=pixels)
+
+
+def _statistics(inputs: Inputs, kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return what is taken off the train images' pixels and by what the rest is divided, a number for each channel."""
+    own, samples = inputs.backbone.preprocessing, inputs.manifest.split("train")
     dataset = ImageDataset(inputs.manifest.root, samples, plain_view(own), own, seed=None, pixels=inputs.pixels)
     batches = ImageBatches(dataset, preprocessing=own, batch_size=32, device=torch.device("cpu"))
     mean, std = (torch.tensor(part).view(1, -1, 1, 1) for part in (own.mean, own.std))
     least = FULL_LEVEL if own.bands.is_full else LEVEL
-    measured = STATISTICS[kind]((images * std + mean for images, _ in batches.epoch()), least)
-    taken, divided = (", ".join(f"{number:.3g}" for number in numbers) for numbers in measured)
-    images_of = counted(len(samples), "train image")
-    on_event(Event.message(f"pixels, by {images_of}: {taken} is taken off, and the rest divided by {divided}"))
-    backbone = with_statistics(inputs.backbone, *measured)
-    pixels = pixels_of(inputs.recipe, inputs.manifest, backbone)
-    checks.fill(inputs.manifest, pixels, on_event=on_event)  # borders have the mean colour
-    recipe = recipes.update(inputs.recipe, {"data.statistics": measured})
-    return replace(inputs, recipe=recipe, backbone=backbone, pixels=pixels)
+    return STATISTICS[kind]((images * std + mean for images, _ in batches.epoch()), least)
+
+
+def _filled_pixels(recipe: Recipe, manifest: Manifest, backbone: Backbone, on_event: OnEvent) -> PixelCache | None:
+    """Return the pixel cache of a scanned manifest, filled with what it lacks."""
+    pixels = pixels_of(recipe, manifest, backbone)
+    ranks.agreed(lambda: checks.fill(manifest, pixels, on_event=on_event))
+    return as_filled(pixels)
+
+
+def as_filled(pixels: PixelCache | None) -> PixelCache | None:
+    """Return a pixel cache as the first process has filled it."""
+    if pixels is not None and not ranks.is_first():
+        pixels.entry.refresh()
+    return pixels
 
 
 def with_task(recipe: Recipe, manifest: Manifest) -> Recipe:
@@ -230,7 +249,7 @@ def read_inputs(
         DataError, BackboneError, RecipeError, ResourceError: what cannot be used, and the way out.
     """
     of, compute = of or architecture_of(recipe), Compute.of(recipe.train)
-    listed = manifest or list_data(recipe)
+    listed = manifest or ranks.agreed(lambda: list_data(recipe))
     recipe = with_task(recipe, listed)
     backbone = load_backbone(recipe, of, compute, num_classes=len(listed.classes), classes=listed.classes)
     if manifest is not None:
@@ -238,11 +257,9 @@ def read_inputs(
         inputs = Inputs(recipe, manifest, backbone, pixels_of(recipe, manifest, backbone), compute)
         return measured_statistics(inputs, on_event=on_event)
     pixels = pixels_of(recipe, listed, backbone)
-    manifest = read_data(recipe, listed, pixels=pixels, on_event=on_event)
+    manifest = ranks.agreed(lambda: read_data(recipe, listed, pixels=pixels, on_event=on_event))
     ranged = at_range(backbone, manifest)
-    if ranged is not backbone:
-        pixels = pixels_of(recipe, manifest, ranged)
-        checks.fill(manifest, pixels, on_event=on_event)
+    pixels = as_filled(pixels) if ranged is backbone else _filled_pixels(recipe, manifest, ranged, on_event)
     return measured_statistics(Inputs(recipe, manifest, ranged, pixels, compute), on_event=on_event)
 
 

@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finetune import ranks
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
 from finetune.data.targets import strata_of
 from finetune.evaluation.forward import collect_logits, over_views
 from finetune.evaluation.views import Tta
 from finetune.features.cache import FeatureCache
-from finetune.features.divide import Trunk
-from finetune.features.engines import FEWEST, equip, network_trunk
+from finetune.features.divide import Trunk, network_trunk
+from finetune.features.engines import FEWEST, equip
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, of_trunk_batch, trunk_batch
 from finetune.images.transforms import View, augmented_view, five_crops_view, plain_view
@@ -102,7 +103,8 @@ def equipped(trunk: Trunk, inputs: Inputs, samples: Sequence[Sample], *, num_ima
     if not _may_pay(inputs, num_images):
         return "torch", ""
     count = trunk_batch(inputs.compute.device)
-    images, _ = next(iter(plain_batches(inputs, samples[:count], batch_size=count).epoch()))
+    with ranks.unshared():
+        images, _ = next(iter(plain_batches(inputs, samples[:count], batch_size=count).epoch()))
     return equip(
         trunk,
         of_trunk_batch(images),

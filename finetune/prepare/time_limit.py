@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from finetune import ranks
 from finetune import recipe as recipes
 from finetune.errors import RecipeError, ResourceError
 from finetune.prepare.batch_size import skeleton_or_none
@@ -87,6 +88,10 @@ def predicted(candidates: list[Prepared], *, num_images: int) -> list[Option]:
     Raises:
         ResourceError: it cannot be predicted.
     """
+    return ranks.agreed(lambda: _predicted(candidates, num_images))
+
+
+def _predicted(candidates: list[Prepared], num_images: int) -> list[Option]:
     options: list[Option] = []
     speed: Speed | None = None
     for candidate in candidates:

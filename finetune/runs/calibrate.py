@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from finetune import ranks
 from finetune.backbone.groups import head_modules
 from finetune.data.split import units_of
 from finetune.evaluation.forward import collect_logits
@@ -34,7 +35,7 @@ def calibrate(feeder: Feeder, *, on_event: OnEvent) -> Temperature | None:
         return None
     run, batches = feeder.judged("val")
     logits, targets = collect_logits(run, batches.epoch(), autocast=prepared.compute.autocast)
-    temperature = fit_temperature(logits, targets, units=units)
+    temperature = ranks.agreed(lambda: fit_temperature(logits, targets, units=units))
     if asked == "auto" and not temperature.is_warranted:
         return None
     divide_logits(heads, temperature.value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finetune import environment
+from finetune import environment, ranks
 from finetune import recipe as recipes
 from finetune.checkpoint import changes, run_folder
 from finetune.checkpoint.contents import Beginning, PlanFile, read_as
@@ -19,6 +19,7 @@ from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import (
     Inputs,
     architecture_of,
+    as_filled,
     list_data,
     load_backbone,
     pixels_of,
@@ -30,6 +31,7 @@ from finetune.prepare.resolve import with_head
 from finetune.report.content import told
 from finetune.runs.plan_file import evidence_content, plan_content
 from finetune.settings import Recipe
+from finetune.tasks import Scale
 from finetune.types import Event, Manifest, OnEvent
 from finetune.whole import write_text
 
@@ -83,11 +85,15 @@ def reopen(
     Raises:
         CheckpointError: something changed that was not allowed, or a file of the run is damaged.
     """
-    recipe = terms.recipe(folder.recipe)
-    classes = run_folder.read_classes(folder)
-    told(folder)  # what the report needs: damage is told of now, not after training
+
+    def read() -> tuple[Recipe, tuple[str, ...], Scale | None]:
+        recipe, classes = terms.recipe(folder.recipe), run_folder.read_classes(folder)
+        told(folder)  # what the report needs: damage is told of now, not after training
+        return recipe, classes, read_as(PlanFile, folder.plan).scale
+
+    recipe, classes, scale = ranks.agreed(read)
     again, allowed = reopen_inputs(folder, recipe, classes, terms, now=now, named=named, on_event=on_event)
-    return replace(planned_run(again, again.recipe), scale=read_as(PlanFile, folder.plan).scale), allowed
+    return replace(planned_run(again, again.recipe), scale=scale), allowed
 
 
 def reopen_inputs(
@@ -106,27 +112,37 @@ def reopen_inputs(
     Raises:
         CheckpointError: something changed that was not allowed, or a file of the folder is damaged.
     """
-    named = named or folder
-    began = read_as(Beginning, folder.began, has_format=True)
-    news = changes.settle_changes(named, recipe, began, allow=terms.allow)
-    kept = split.read(folder.split, root=data_root(recipe), classes=classes, task=pinned_task(recipe))
+    named, num_processes = named or folder, ranks.count()
+
+    def read() -> tuple[Beginning, list[str], Manifest]:
+        began = read_as(Beginning, folder.began, has_format=True)
+        news = changes.settle_changes(named, recipe, began, allow=terms.allow)
+        news += changes.settle_processes(named, num_processes, began, allow=terms.allow)
+        return began, news, split.read(folder.split, root=data_root(recipe), classes=classes, task=pinned_task(recipe))
+
+    began, news, kept = ranks.agreed(read)
     recipe = with_task(recipe, kept)
     compute = Compute.of(recipe.train, threads=began.threads)
     backbone = load_backbone(recipe, architecture_of(recipe), compute, num_classes=len(classes), classes=classes)
     pixels = pixels_of(recipe, kept, backbone)
-    now = now or checks.scan(list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event)
-    manifest, more = changes.settle_data(named, kept, now, allow=terms.allow)
-    if not news:
-        changes.check_weights(named, began, with_head(recipe, backbone))
-    news += more
-    allowed = list(dict.fromkeys([*began.allowed, *news]))
-    for text in news:
-        on_event(Event.warning(f"{text} (allowed: the run is no longer what it would have been)"))
-    if news or recipe != recipes.load(folder.recipe) or recipe.model_dump() != began.recipe:
-        changes.note_beginning(folder, recipe, with_head(recipe, backbone), compute, allowed=allowed)
-        split.write(manifest, folder.split)
-        write_text(folder.recipe, recipes.dump(recipe, header=header))
-    return Inputs(recipe, manifest, backbone, pixels, compute), allowed
+
+    def settle() -> tuple[Manifest, list[str]]:
+        there = now or checks.scan(list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event)
+        manifest, more = changes.settle_data(named, kept, there, allow=terms.allow)
+        if not news:
+            changes.check_weights(named, began, with_head(recipe, backbone))
+        told_of = [*news, *more]
+        allowed = list(dict.fromkeys([*began.allowed, *told_of]))
+        for text in told_of:
+            on_event(Event.warning(f"{text} (allowed: the run is no longer what it would have been)"))
+        if told_of or recipe != recipes.load(folder.recipe) or recipe.model_dump() != began.recipe:
+            changes.note_beginning(folder, recipe, with_head(recipe, backbone), compute, allowed=allowed)
+            split.write(manifest, folder.split)
+            write_text(folder.recipe, recipes.dump(recipe, header=header))
+        return manifest, allowed
+
+    manifest, allowed = ranks.agreed(settle)
+    return Inputs(recipe, manifest, backbone, as_filled(pixels), compute), allowed
 
 
 def with_whole_paths(recipe: Recipe) -> Recipe:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from finetune import ranks
 from finetune.checkpoint import state
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import TrainState
@@ -63,6 +64,6 @@ def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, stop: Sto
         else:
             on_event(event)
 
-    checkpoint = state.load(folder.refit.last, on_event=on_event)
+    checkpoint = ranks.agreed(lambda: state.load(folder.refit.last, on_event=on_event))
     trained = train(folder.refit, again, checkpoint, stop=stop, on_event=watch, led_by=first.history)
     return Refit(again, trained.feeder, len(trained.state.history))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from finetune import ranks
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.errors import Interrupted, ResourceError
 
@@ -29,12 +30,12 @@ class Stop:
         self.folder = self.folder or folder
 
     def raise_if_asked(self, save: Callable[[], None] | None = None) -> None:
-        """Write a checkpoint and leave, if a signal came.
+        """Write a checkpoint and leave, if a signal came; of several processes of a run the first does, and ends all.
 
         Raises:
             Interrupted: one came; the hint says how to go on.
         """
-        if self.signal:
+        if self.signal and ranks.is_first():
             if save:
                 save()
             raise self.error()
@@ -50,9 +51,9 @@ class Stop:
         try:
             yield
         except ResourceError as error:
-            if self.signal and isinstance(
-                error.__cause__, RuntimeError
-            ):  # a worker that got the same signal died of it
+            # Others that got the same signal have died of it: workers, or the first process, which saves and leaves.
+            is_lost = isinstance(error, ranks.LostProcessError) and ranks.is_first()
+            if self.signal and isinstance(error.__cause__, RuntimeError) and not is_lost:
                 raise self.error() from error
             raise
         finally:

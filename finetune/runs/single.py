@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune import inline
+from finetune import inline, ranks
 from finetune.backbone.groups import head_modules
 from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
@@ -107,7 +107,7 @@ class PreparedRun:
         Raises:
             FinetuneError: one of its kinds, with the way out in `.hint`.
         """
-        lay_folder(folder, self.prepared)
+        ranks.agreed(lambda: lay_folder(folder, self.prepared))
         stop.begun(folder)
         on_event(Event.message(f"run folder: {folder.path}"))
         return _train(folder, self.prepared, None, allowed=[], seconds=self.seconds, stop=stop, on_event=on_event)
@@ -146,9 +146,9 @@ def resume_alone(
         CheckpointError: damaged, or something changed that may not.
     """
     stop.begun(folder)
-    folder.asked.unlink(missing_ok=True)
+    ranks.agreed(lambda: folder.asked.unlink(missing_ok=True))
     prepared, allowed = reopen(folder, terms, now=now, on_event=on_event)
-    checkpoint = state.load(folder.last, on_event=on_event)
+    checkpoint = ranks.agreed(lambda: state.load(folder.last, on_event=on_event))
     done = len(checkpoint.state.history) if checkpoint else 0
     on_event(Event.message(f"resuming {folder.path} after {counted(done, 'epoch')}"))
     return _train(folder, prepared, checkpoint, allowed=allowed, seconds=seconds or {}, stop=stop, on_event=on_event)
@@ -169,7 +169,8 @@ def _train(
     with telling_how_to_go_on(folder), computing(prepared.compute):
         trained = train(folder, prepared, checkpoint, stop=stop, on_event=on_event)
         seconds["train"] = time.monotonic() - began
-        prepared.backbone.model.load_state_dict(best.load(folder, trained.state.best).model)
+        delivered = ranks.agreed(lambda: best.load(folder, trained.state.best).model)
+        prepared.backbone.model.load_state_dict(delivered)
         temperature = calibrate(trained.feeder, on_event=on_event)
         fold_scale(prepared.backbone.model, prepared.scale)
         assessed = Assessed()
@@ -183,18 +184,40 @@ def _train(
             assessed.metrics = {f"{name}, {FIRST}": values for name, values in assessed.metrics.items()}
             _evaluate(assessed, refitted.feeder, ("test",))
             seconds["refit"] = time.monotonic() - began - seconds["train"] - seconds["evaluate"]
-        assessed.known = None if refitted else knowledge_of(trained.feeder)
-        never = _never_predicted(prepared, assessed.guesses)
-        computed = [*allowed, *trained.feeder.said, *([sentence(temperature)] if temperature else [])]
-        if told := _known_classes(prepared, assessed.guesses):
-            computed.append(told)
-            on_event(Event.message(told))
-        if never:
-            is_refitted, task = refitted is not None, prepared.manifest.task
-            computed.append(never_predicted_text(never, "val", is_refitted=is_refitted, task=task))
-            on_event(Event.warning(computed[-1]))
-        result = _deliver(folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds)
-    export_at_end(folder, prepared.recipe, seconds=sum(seconds.values()), on_event=on_event)
+        shared = [f"{count} processes shared the run"] if (count := prepared.compute.processes) > 1 else []
+        calibrated = [sentence(temperature)] if temperature else []
+        computed = [*allowed, *shared, *trained.feeder.said, *calibrated]
+        result = ranks.agreed(
+            lambda: _conclude(
+                folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds, on_event=on_event
+            )
+        )
+    ranks.agreed(lambda: export_at_end(folder, prepared.recipe, seconds=sum(seconds.values()), on_event=on_event))
+    return result
+
+
+def _conclude(
+    folder: RunFolder,
+    prepared: Prepared,
+    trained: Trained,
+    refitted: Refit | None,
+    assessed: Assessed,
+    *,
+    computed: list[str],
+    seconds: dict[str, float],
+    on_event: OnEvent,
+) -> RunResult:
+    """Say what is to be said of a measured model, and deliver it."""
+    assessed.known = None if refitted else knowledge_of(trained.feeder)
+    never = _never_predicted(prepared, assessed.guesses)
+    if told := _known_classes(prepared, assessed.guesses):
+        computed.append(told)
+        on_event(Event.message(told))
+    if never:
+        is_refitted, task = refitted is not None, prepared.manifest.task
+        computed.append(never_predicted_text(never, "val", is_refitted=is_refitted, task=task))
+        on_event(Event.warning(computed[-1]))
+    result = _deliver(folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds)
     return replace(result, never_predicted=never)
 
 
@@ -284,7 +307,10 @@ def _answered(prepared: Prepared, assessed: Assessed) -> Answered | None:
 
 
 def _evaluate(assessed: Assessed, feeder: Feeder, splits: Sequence[Split]) -> None:
-    """Measure the model on each split that the data has; the thresholds of several classes are chosen on val, once."""
+    """Measure the model on each split that the data has; the thresholds of several classes are chosen on val, once.
+
+    Of several processes of a run the first does.
+    """
     manifest = feeder.prepared.manifest
     for name in splits:
         samples = manifest.split(name)
@@ -292,6 +318,8 @@ def _evaluate(assessed: Assessed, feeder: Feeder, splits: Sequence[Split]) -> No
             continue
         run, batches = feeder.judged(name)
         outputs, targets = collect_logits(run, batches.epoch(), autocast=feeder.prepared.compute.autocast)
+        if not ranks.is_first():
+            continue
         if manifest.task == "multilabel" and name == "val":
             assessed.thresholds = best_thresholds(outputs, targets)
             assessed.by_class = figures_by_class(manifest.classes, outputs, targets, assessed.thresholds)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from finetune import ranks
 from finetune import recipe as recipes
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
 from finetune.checkpoint.run_folder import RunFolder
-from finetune.errors import CheckpointError
+from finetune.errors import CheckpointError, RecipeError
 from finetune.prepare.inputs import with_backbone
 from finetune.runs import race
 from finetune.runs import single as alone
@@ -21,6 +24,8 @@ from finetune.settings import Recipe
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import Event, Manifest, OnEvent, ignore
 from finetune.whole import write_text
+
+RACE = "strategy race"
 
 
 class Startable(Protocol):
@@ -43,11 +48,12 @@ def start(
     """
     recipe = _named(recipe, on_event)
     if out is not None:
-        with new_folder(out) as folder:
-            write_text(folder.asked, recipes.dump(with_whole_paths(recipe)))
+        with _shared(new_folder, out) as folder:
+            asked = recipes.dump(with_whole_paths(recipe))
+            ranks.agreed(lambda: write_text(folder.asked, asked))
             return _ready(recipe, manifest, on_event).begin(folder, stop=stop, on_event=on_event)
     ready = _ready(recipe, manifest, on_event)
-    with new_folder(None, words=ready.words) as folder:
+    with _shared(new_folder, None, words=ready.words) as folder:
         return ready.begin(folder, stop=stop, on_event=on_event)
 
 
@@ -59,30 +65,64 @@ def go_on(folder: RunFolder, terms: Terms, *, stop: Stop, on_event: OnEvent = ig
         CheckpointError: damaged, already finished, or something changed that may not.
         ResourceError: another process is at it.
     """
+    with _shared(_reclaimed, folder, on_event):
+        if ranks.agreed(lambda: folder.is_racing):
+            _refuse_shared(RACE)
+            return race.go_on_racing(folder, terms, stop=stop, on_event=on_event)
+        if ranks.agreed(folder.recipe.is_file):
+            return alone.resume_alone(folder, terms, stop=stop, on_event=on_event)
+        on_event(Event.message(f"{folder.path} was stopped before its first step: it begins anew"))
+        recipe = _named(ranks.agreed(lambda: terms.recipe(folder.asked)), on_event)
+        return _ready(recipe, None, on_event).begin(folder, stop=stop, on_event=on_event)
+
+
+@contextmanager
+def _reclaimed(folder: RunFolder, on_event: OnEvent) -> Iterator[RunFolder]:
+    """Hold the folder of an unfinished run inside the block, cleared of what was half written.
+
+    Raises:
+        CheckpointError: it is finished. ResourceError: another process is at it.
+    """
     _check_unfinished(folder)
     with claimed(folder, seconds=LINGER, on_event=on_event):
         _check_unfinished(folder)
         clear_leftovers(folder)
-        if folder.is_racing:
-            return race.go_on_racing(folder, terms, stop=stop, on_event=on_event)
-        if folder.recipe.is_file():
-            return alone.resume_alone(folder, terms, stop=stop, on_event=on_event)
-        on_event(Event.message(f"{folder.path} was stopped before its first step: it begins anew"))
-        recipe = _named(terms.recipe(folder.asked), on_event)
-        return _ready(recipe, None, on_event).begin(folder, stop=stop, on_event=on_event)
+        yield folder
+
+
+@contextmanager
+def _shared(hold: Callable[..., AbstractContextManager[RunFolder]], *args: Any, **more: Any) -> Iterator[RunFolder]:
+    """Have the first process hold a folder inside the block, for all that share the run."""
+    with ExitStack() as held:
+        yield ranks.agreed(lambda: held.enter_context(hold(*args, **more)))
 
 
 def _named(recipe: Recipe, on_event: OnEvent) -> Recipe:
     """Return the recipe with a backbone by name, unless the data is to choose it."""
-    return recipe if backbones_of(recipe) else with_backbone(recipe, on_event=on_event)
+    return recipe if _is_open(recipe) else with_backbone(recipe, on_event=on_event)
+
+
+def _is_open(recipe: Recipe) -> bool:
+    """Tell whether the data is to choose the backbone of a recipe."""
+    return ranks.agreed(lambda: bool(backbones_of(recipe)))
 
 
 def _ready(recipe: Recipe, manifest: Manifest | None, on_event: OnEvent) -> Startable:
-    if backbones_of(recipe):
+    if _is_open(recipe):
+        _refuse_shared("the choice of a backbone by the data")
         return prepare_backbones(recipe, manifest=manifest, on_event=on_event)
     if recipe.strategy.name == "race":
+        _refuse_shared(RACE)
         return race.prepare_race(recipe, manifest=manifest, on_event=on_event)
     return alone.prepare_run(recipe, manifest=manifest, on_event=on_event)
+
+
+def _refuse_shared(what: str) -> None:
+    if ranks.is_together():
+        raise RecipeError(
+            f"{what} is not shared by several processes",
+            hint="Start it without the launcher, or name another strategy and a backbone (--backbone NAME).",
+        )
 
 
 def _check_unfinished(folder: RunFolder) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune import ranks
 from finetune.backbone.folder import plain_tensors
 from finetune.checkpoint import best, state
 from finetune.checkpoint.cache_choices import BeganCached
@@ -85,13 +86,16 @@ class _Keeper:
     """Writes checkpoints and the epochs' lines into a run folder.
 
     What would be delivered is kept in memory until a place in training is written that speaks of it:
-    quick epochs are over sooner than a file is written. What is frozen is not copied.
+    quick epochs are over sooner than a file is written. What is frozen is not copied. Of several processes of a run
+    the first writes.
     """
 
     folder: RunFolder
     pending: tuple[dict[str, Tensor], TrainState] | None = None
 
     def last(self, model: nn.Module, optimiser: dict[str, Tensor], now: TrainState) -> None:
+        if not ranks.is_first():
+            return
         if self.pending:
             tensors, then = self.pending
             best.keep(self.folder, plain_tensors(tensors), then)
@@ -101,6 +105,8 @@ class _Keeper:
         _write_epochs(self.folder, now.history)
 
     def best(self, model: nn.Module, now: TrainState) -> None:
+        if not ranks.is_first():
+            return
         frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
         tensors = {name: tensor if name in frozen else tensor.clone() for name, tensor in model.state_dict().items()}
         self.pending = tensors, replace(now, history=list(now.history))
@@ -126,9 +132,10 @@ def train(
     """
     history = checkpoint.state.history if checkpoint else []
     watch = _Watch(on_event, done=len(history))
-    _write_epochs(folder, history)
+    ranks.agreed(lambda: _write_epochs(folder, history))
+    began = ranks.agreed(lambda: BeganCached(folder))
 
-    feeder = Feeder(prepared, on_event=watch, stop=stop, began=BeganCached(folder))
+    feeder = Feeder(prepared, on_event=watch, stop=stop, began=began)
     fit = fit_of(prepared, feeder, _Keeper(folder), stop if until is None else _Pause(stop, watch, until))
     fit.led_by = led_by
     fresh = fresh_of(prepared)

@@ -33,6 +33,12 @@ class Keeper(Protocol):
     def best(self, model: nn.Module, state: TrainState) -> None: ...
 
 
+def batch_size(batches: Batches, step: int) -> int:
+    """Return how many images the batch of a step has, in all processes of a run together: see `data.loaders.Order`."""
+    size, more = divmod(batches.num_images, len(batches))
+    return size + (step < more)
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a phase runs: the model on images, or its tail on what the trunk yielded.

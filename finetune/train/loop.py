@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune import ranks
 from finetune.backbone.freeze import freezing
 from finetune.checkpoint.state import Best, TrainState, optimiser_tensors
 from finetune.device import AcceleratedOptimizer
@@ -24,7 +25,7 @@ from finetune.optim import optimisers
 from finetune.optim.schedules import lr_factor, momentum_at, plateaus
 from finetune.randomness import derive, forked
 from finetune.train import delivery
-from finetune.train.fit import Batches, Fit, Work
+from finetune.train.fit import Batches, Fit, Work, batch_size
 from finetune.train.memory import out_of_memory
 from finetune.train.moving import connections_of, moving, to_unit_variance
 from finetune.train.step import Step
@@ -137,7 +138,8 @@ def _on_val(fit: Fit, work: Work, save: Callable[[], None] | None) -> tuple[floa
     logits, targets = collect_logits(work.run, batches, autocast=fit.accelerator.autocast)
     seen = fit.objective.seen(targets)
     exact = seen.double() if seen.is_floating_point() else seen
-    return fit.objective.score(logits, seen), float(fit.objective.loss(logits.double(), exact))
+    score, loss = fit.objective.score, fit.objective.loss
+    return ranks.agreed(lambda: (score(logits, seen), float(loss(logits.double(), exact))))
 
 
 def stoppable(fit: Fit, batches: Iterator[tuple[Any, Tensor]], save: Callable[[], None] | None = None) -> Iterator[Any]:
@@ -155,11 +157,12 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, step: Step, phase: 
     waited, unread, drops = _Waited(), _Unread(), _drops(fit, phase, state)
     for inputs, targets in waited(batches.epoch(state.epoch, phase=state.phase, start=state.step)):
         _set_rates(fit, step.optimiser, phase, state, len(batches), drops=drops)
-        place = derive(fit.settings.seed, "step", state.phase, state.epoch, state.step)
+        place = derive(fit.settings.seed, "step", state.phase, state.epoch, state.step, *ranks.place())
+        num_images = batch_size(batches, state.step)
         seeded = partial(forked, place, devices=(fit.accelerator.device,))
         num_steps = state.epoch * len(batches) + state.step
-        loss, num_correct = step.take(run, inputs, targets, num_steps=num_steps, seeded=seeded)
-        unread.add(loss, num_correct, len(targets))
+        loss, num_correct = step.take(run, inputs, targets, num_images=num_images, num_steps=num_steps, seeded=seeded)
+        unread.add(loss, num_correct, num_images)
         state.step += 1
         is_on_gpu = fit.accelerator.device.type != "cpu"
         if is_on_gpu and time.monotonic() - read_at < SELDOM and state.step < len(batches):
@@ -259,6 +262,8 @@ def _drops(fit: Fit, phase: Phase, state: TrainState) -> int:
 
 def _keep(fit: Fit, step: Step, phase: Phase, state: TrainState) -> None:
     """Write a checkpoint, unless the weights are no longer finite: the last good one stays then."""
+    if not ranks.is_first():
+        return
     trained = {name: weight for name, weight in fit.model.named_parameters() if weight.requires_grad}
     claims = torch.stack([torch.isfinite(weight).all() for weight in trained.values()]).tolist()
     for name, is_finite in zip(trained, claims, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from finetune import ranks
 from finetune.backbone.freeze import group_state
 from finetune.checkpoint.state import TrainState, restore_optimiser
 from finetune.optim import optimisers
@@ -51,12 +52,13 @@ def connections_of(fit: Fit) -> tuple[str, ...]:
 
 
 def to_unit_variance(fit: Fit, phase: Phase, work: Work) -> None:
-    """Scale what a phase re-initialises on its first batch."""
+    """Scale what a phase re-initialises on its first batch, or the first process's part of it."""
     inputs, _ = next(iter(work.train.epoch(phase=0)))
     layers = layers_of(fit.model, renewed_parameters(fit, phase))
     work.run.eval()
     with fit.accelerator.autocast():
         missed = scale_to_unit_variance(layers, lambda: work.run(inputs))
+    ranks.share_model(fit.model)
     if missed:
         text = f"lsuv: {counted(len(missed), 'layer')} of {len(layers)} could not be watched, and stay orthogonal"
         fit.on_event(Event.warning(text))

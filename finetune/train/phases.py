@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from finetune import ranks
 from finetune.backbone.freeze import freezing, reinitialise
 from finetune.backbone.groups import head_modules
 from finetune.backbone.staged import StagedClassifier
@@ -66,25 +67,28 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         work = fit.work_of(phase)
         hold(work.run)
         tap = before_head(work.run, head)
-        views = (batch for view in range(work.views) for batch in work.train.epoch(view))
-        (features,), shown = extract(tap, stoppable(fit, views), autocast=fit.accelerator.autocast)
-    targets = fit.objective.seen(shown)
+        autocast = fit.accelerator.autocast
+        views = [extract(tap, stoppable(fit, work.train.epoch(view)), autocast=autocast) for view in range(work.views)]
+    features = torch.cat([columns[0] for columns, _ in views])
+    targets = fit.objective.seen(torch.cat([shown for _, shown in views]))
     units = range(work.train.num_images) if fit.units is None else fit.units
     class_weights = fit.settings.class_weights
     widths = fit.model.widths if isinstance(fit.model, StagedClassifier) else None
     is_selective = widths is not None and len(widths) > 1
-    probe = fit_probe(
-        features,
-        targets,
-        num_classes=head.out_features,
-        seed=fit.settings.seed,
-        is_selective=is_selective,
-        units=[*units] * work.views,
-        weights=None if class_weights is None else class_weights.cpu()[targets],
-        family=fit.objective.family,
-        widths=widths,
-        whiten=fit.settings.whiten,
-        epsilon=fit.settings.whiten_epsilon,
+    probe = ranks.agreed(
+        lambda: fit_probe(
+            features,
+            targets,
+            num_classes=head.out_features,
+            seed=fit.settings.seed,
+            is_selective=is_selective,
+            units=[*units] * work.views,
+            weights=None if class_weights is None else class_weights.cpu()[targets],
+            family=fit.objective.family,
+            widths=widths,
+            whiten=fit.settings.whiten,
+            epsilon=fit.settings.whiten_epsilon,
+        )
     )
     with torch.no_grad():
         head.weight.copy_(probe.weight)
@@ -112,9 +116,10 @@ def linear_head(model: nn.Module) -> nn.Linear | None:
 
 def _sum_up(fit: Fit, state: TrainState, logits: Tensor, targets: Tensor) -> None:
     """Put what the solved head gives the images of train, (N, K), into the sums of the epoch."""
-    state.num_seen = len(targets)
-    state.num_correct = int(fit.objective.hits(logits, targets))
-    state.loss_sum = fit.objective.summed(logits, targets)
+    hits, summed = fit.objective.hits, fit.objective.summed
+    state.num_seen, state.num_correct, state.loss_sum = ranks.agreed(
+        lambda: (len(targets), int(hits(logits, targets)), summed(logits, targets))
+    )
 
 
 def _announce(fit: Fit, phase: Phase, index: int, total: int) -> None:

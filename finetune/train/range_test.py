@@ -14,13 +14,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from finetune import ranks
 from finetune.backbone.freeze import freezing, reinitialise
 from finetune.checkpoint.state import TrainState
 from finetune.errors import RecipeError
 from finetune.optim.initialisers import initialise
 from finetune.optim.range_curve import RangeCurve, curve_of, has_run_away, rising_rates
 from finetune.randomness import derive, forked
-from finetune.train.fit import Batches, Fit, renewed, renewed_parameters
+from finetune.train.fit import Batches, Fit, batch_size, renewed, renewed_parameters
 from finetune.train.memory import out_of_memory
 from finetune.train.moving import moving, to_unit_variance
 from finetune.train.phases import pretrained_weights, solve_phase
@@ -88,9 +89,10 @@ def _steps(fit: Fit, phase: Phase, index: int, rates: Sequence[float], told: Fit
                 ):
                     for group in step.optimiser.param_groups:
                         group["lr"] = group["peak_lr"] * rate / phase.lr
-                    own = derive(fit.settings.seed, "range-test", place)
+                    own = derive(fit.settings.seed, "range-test", place, *ranks.place())
+                    num_images = batch_size(work.train, place % len(work.train))
                     seeded = partial(forked, own, devices=(fit.accelerator.device,))
-                    loss, _ = step.take(run, inputs, targets, num_steps=place, seeded=seeded)
+                    loss, _ = step.take(run, inputs, targets, num_images=num_images, num_steps=place, seeded=seeded)
                     losses.append(float(loss))
                     is_over = has_run_away(losses)
                     told.on_event(Event.progress("range test", len(rates) if is_over else place + 1, len(rates)))

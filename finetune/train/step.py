@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from finetune import ranks
 from finetune.device import Accelerator
 from finetune.optim.losses import Criterion
 from finetune.train.adapters import Adapters
@@ -21,6 +22,7 @@ from finetune.train.mixing import brightened, mixed
 from finetune.train.objectives import CLASSES, Objective
 from finetune.train.outputs import aux_weight, loss_of
 from finetune.train.settings import FitSettings
+from finetune.train.shared_statistics import shared_statistics
 
 Seeded = Callable[[], AbstractContextManager[object]]
 
@@ -40,19 +42,21 @@ class Step:
     connections: tuple[str, ...] = ()  # weights of the head, by name, of which a share is dropped
 
     def take(
-        self, run: nn.Module, inputs: Any, targets: Tensor, *, num_steps: int, seeded: Seeded
+        self, run: nn.Module, inputs: Any, targets: Tensor, *, num_images: int = 0, num_steps: int, seeded: Seeded
     ) -> tuple[Tensor, Tensor]:
         """Take one step on the mean loss of a batch, its gradient summed over micro-batches; so many were before it.
 
-        What is random in it is drawn inside `seeded()`. Returns loss and hits, both (), on the device: nothing here
-        waits for it.
+        Of several processes of a run each has its part of the `num_images` of the batch (0: this is all), and
+        gradients are summed over all. What is random is drawn inside `seeded()`. Returns loss and hits, both (), on the
+        device: nothing here waits for it.
         """
+        num_images = num_images or len(targets)
         with seeded():
-            loss, hits = self._gradient(run, inputs, self.objective.seen(targets))
+            loss, hits = self._gradient(run, inputs, self.objective.seen(targets), num_images)
             self._penalise()
         if self.settings.optim.sam:
             with self._uphill(), seeded():
-                self._gradient(run, inputs, self.objective.seen(targets))
+                self._gradient(run, inputs, self.objective.seen(targets), num_images)
                 self._penalise()
         clip = self.settings.optim.clip
         if clip != "none":
@@ -70,22 +74,35 @@ class Step:
         """The weights that the optimiser moves."""
         return [weight for group in self.optimiser.param_groups for weight in group["params"]]
 
-    def _gradient(self, run: nn.Module, inputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradient(self, run: nn.Module, inputs: Any, targets: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
         losses, hits = [], []
         num_classes = int(getattr(self.model, "num_classes", 0))
         inputs = brightened(inputs, self.settings.augment_features)
         inputs, mixture = mixed(inputs, targets, regularise=self.settings.regularise, num_classes=num_classes)
-        parts = _micro_batches((inputs, targets, mixture), self.settings.micro_batch or len(targets))
+        parts = _micro_batches((inputs, targets, mixture), _num_parts(num_images, self.settings.micro_batch))
         for part, shown, wanted in parts:
-            with self.accelerator.autocast():
+            with self.accelerator.autocast(), shared_statistics(run):
                 output = self._output(run, part)
             against = partial(_against, self.settings.criterion, wanted)
             loss, logits = loss_of(output, against, aux_weight=aux_weight(self.model))
-            share = len(wanted) / len(targets)
+            share = len(wanted) / num_images
             self.accelerator.backward(loss * share if share < 1 else loss)
             losses.append(loss.detach() * share)
             hits.append(self.objective.hits(logits.detach(), shown))
-        return torch.stack(losses).sum(), torch.stack(hits).sum()
+        return self._summed(torch.stack(losses).sum(), torch.stack(hits).sum())
+
+    def _summed(self, loss: Tensor, hits: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum gradients, loss and hits over all processes of a run, in one message.
+
+        Not by torch's DistributedDataParallel: that wraps the model, knows no factors beside it, and lays its messages
+        out anew after the first step of a process, so that a resumed run would round otherwise.
+        """
+        if ranks.count() > 1:
+            slopes = [weight.grad for weight in self.trained if weight.grad is not None]
+            both = torch.stack([loss, hits.to(loss)])
+            ranks.sum_up([*slopes, both])
+            loss, hits = both[0], both[1].to(hits)
+        return loss, hits
 
     def _output(self, run: nn.Module, inputs: Any) -> Any:
         """Return what a network yields with the weights that training puts in the place of its own, if any."""
@@ -148,10 +165,15 @@ def _against(criterion: Criterion, targets: Tensor, logits: Tensor) -> Tensor:
     return criterion(logits, targets)
 
 
-def _micro_batches(batch: tuple[Any, Tensor, Tensor], size: int) -> Iterator[tuple[Any, Tensor, Tensor]]:
-    """Yield evenly sized parts of a batch of at most `size` images; inputs are a tensor or a tuple of them."""
+def _num_parts(num_images: int, size: int | None) -> int:
+    """Return in how many parts of at most `size` images a batch passes, in every process of a run as many."""
+    most, least = -(-num_images // ranks.count()), num_images // ranks.count()  # that a process has of it
+    return min(-(-most // (size or most)), least)
+
+
+def _micro_batches(batch: tuple[Any, Tensor, Tensor], count: int) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """Yield evenly sized parts of a batch; inputs are a tensor or a tuple of them."""
     inputs, *targets = batch
-    count = -(-len(targets[0]) // size)
     if count == 1:
         yield batch
         return

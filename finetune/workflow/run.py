@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
+from finetune import ranks
 from finetune.arguments import Settings, SettingsWithData
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.changes import check_kinds
+from finetune.checkpoint.run_folder import RunFolder
 from finetune.errors import CheckpointError
 from finetune.prepare.asked import recipe_of
 from finetune.runs.layout import Terms
@@ -16,7 +18,7 @@ from finetune.runs.signals import stop_on_signals
 from finetune.runs.single import RunResult
 from finetune.runs.start import go_on, start
 from finetune.settings import Recipe
-from finetune.types import OnEvent, ignore
+from finetune.types import Event, OnEvent, ignore
 
 
 def run(
@@ -32,14 +34,15 @@ def run(
 
         finetune.run("imgs", strategy="head-only", backbone="resnet18", epochs=5)
 
-    `settings` are the flags of `finetune run`, `overrides` any key of the recipe by its dotted name.
+    `settings` are the flags of `finetune run`, `overrides` any key of the recipe by its dotted name. Processes that
+    a launcher has started share the run (docs/scale.md).
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    with stop_on_signals() as stop:
-        return start(chosen, out=None if out is None else Path(out), stop=stop, on_event=on_event)
+    with ranks.together(), stop_on_signals() as stop:
+        return start(chosen, out=None if out is None else Path(out), stop=stop, on_event=_heard(on_event))
 
 
 def resume(
@@ -60,11 +63,28 @@ def resume(
         ResourceError: another process is at it.
     """
     terms = Terms(check_kinds(allow), settings, overrides or {})
+    with ranks.together(), stop_on_signals() as stop:
+        folder = ranks.agreed(lambda: _unfinished(path))
+        return go_on(folder, terms, stop=stop, on_event=_heard(on_event))
+
+
+def _heard(on_event: OnEvent) -> OnEvent:
+    """Return who hears of a run: of several processes that share it the first alone, which says how many there are."""
+    if ranks.is_together() and ranks.is_first():
+        on_event(Event.message(f"{ranks.count()} processes share this run"))
+    return on_event if ranks.is_first() else ignore
+
+
+def _unfinished(path: str | Path) -> RunFolder:
+    """Return the folder of a run to go on with.
+
+    Raises:
+        CheckpointError: it is none.
+    """
     folder = run_folder.open_unfinished(path)
     if folder.holds_runs:
         way = (
             "In Python: finetune.resume_several(...)" if folder.several.is_file() else f"Go on with: {folder.resuming}"
         )
         raise CheckpointError(f"{folder.path} is a {folder.what}, no run", hint=way)
-    with stop_on_signals() as stop:
-        return go_on(folder, terms, stop=stop, on_event=on_event)
+    return folder

@@ -18,8 +18,8 @@ from finetune.backbone.freeze import freezing
 from finetune.backbone.groups import layer_groups
 from finetune.errors import BackboneError, ResourceError
 from finetune.features import engines
-from finetune.features.divide import Trunk, divide
-from finetune.features.engines import ENGINES, Shares, equip, folded_graph, network_trunk, shares
+from finetune.features.divide import Trunk, divide, network_trunk
+from finetune.features.engines import ENGINES, Shares, equip, folded_graph, shares
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import through_trunk
 from finetune.randomness import forked
