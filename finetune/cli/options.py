@@ -43,6 +43,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "balance": (TRAINING, "HOW"),
     "calibrate": (TRAINING, ""),
     "refit": (TRAINING, ""),
+    "track": (TRAINING, "NAME"),
     "seed": (TRAINING, "N"),
     "device": (TRAINING, "NAME"),
     "workers": (TRAINING, "N"),
