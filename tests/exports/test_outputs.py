@@ -310,7 +310,7 @@ def test_8_bits_that_are_no_smaller_or_no_quicker_are_refused_unless_they_are_wa
 def test_8_bits_are_timed_beside_fp32(
     older_exporter: None, finished: Path, tmp_path: Path, in_three_numbers: dict[str, float]
 ) -> None:
-    done = finetune.export(finished, out=tmp_path / "int8.onnx", precision="int8", max_loss=100)
+    done = finetune.export(finished, out=tmp_path / "int8.onnx", precision="int8", max_loss=100, force=True)
     assert done.proof["milliseconds"] == in_three_numbers and done.proof["fp32_bytes"] > 2 * done.proof["bytes"]
     assert {file.suffix for file in tmp_path.iterdir()} == {".onnx", ".txt", ".md", ".py", ".json", ".Dockerfile"}
 
