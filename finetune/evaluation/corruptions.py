@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from finetune.bands import Bands
 from finetune.errors import RecipeError
+from finetune.evaluation.views import Tta
 from finetune.randomness import derive, forked
 
 PACKAGE = "imagecorruptions"
@@ -52,17 +53,19 @@ class UnderCorruption:
         return tuple(fmean(values) for values in zip(*self.by_kind.values(), strict=True))
 
 
-def check_severities(severities: Sequence[int]) -> tuple[int, ...]:
+def check_severities(severities: Sequence[int], *, tta: Tta = "none") -> tuple[int, ...]:
     """Return severities in order, once each.
 
     Raises:
-        RecipeError: one that is none, or the package that knows them is not there.
+        RecipeError: one that is none, together with views over which answers are averaged, or without the package.
     """
     strange = [severity for severity in severities if severity not in range(1, MOST_SEVERE + 1)]
     if strange:
         raise RecipeError(
             f"severity {strange[0]} is none of 1 to {MOST_SEVERE}", hint="Name some of them: --severities 1,2,3."
         )
+    if severities and tta != "none":
+        raise RecipeError("--corrupt measures images as they are, and --tta a mean over views", hint="Leave one away.")
     if severities:
         _package()
     return tuple(sorted(set(severities)))

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from finetune.exports.card_facts import RunFacts, in_markdown, run_facts
+from finetune.exports.client import scale_size
 from finetune.exports.described import Described
 from finetune.exports.exporting import Exporting
 from finetune.exports.form import FEATURES, OUTPUT, PROBABILITIES, SALIENCY, OnnxForm
@@ -129,10 +130,11 @@ def _one_image(described: Described) -> tuple[str, str]:
 def _steps(described: Described, form: OnnxForm) -> list[str]:
     own = described.preprocessing
     height, width = own.image_size
+    up, across = scale_size(own.image_size, own.crop_pct)
     decoding = decoding_steps(own)
     resize = (
-        f"Resize and cut to {height} x {width} pixels: `resize`, `crop_mode` ({own.crop_mode}) and `interpolation`"
-        f" ({own.interpolation}, with Pillow's antialiasing) of `preprocessing`."
+        f"Resize and cut to {height} x {width} pixels: `resize` ({up} x {across}), `crop_mode`"
+        f" ({own.crop_mode}) and `interpolation` ({own.interpolation}, with Pillow's antialiasing) of `preprocessing`."
     )
     standardise = f"Divide by 255, take off the mean {list(own.mean)}, divide by the deviation {list(own.std)}."
     if form.preprocessing == "full":

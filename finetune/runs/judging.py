@@ -5,8 +5,8 @@ Letters: N images, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,18 +31,10 @@ from finetune.images.decode import read
 from finetune.images.transforms import normalise, plain_view
 from finetune.prepare.members import logits_on
 from finetune.runs.answering import Model, opened_export
+from finetune.runs.corrupting import OfPixels
 from finetune.settings import DataSection, Recipe
 from finetune.tasks import Task
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore
-
-
-@dataclass(frozen=True, slots=True)
-class OfPixels:
-    """How a model is asked about images that are changed: what it is shown of a file, in 8 bits (H, W, 3), and what it
-    says of a batch of such pixels, (B, K)."""
-
-    show: Callable[[Path], Pixels]
-    answer: Callable[[Sequence[Pixels]], Tensor]
 
 
 class JudgedModel(Protocol):

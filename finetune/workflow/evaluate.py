@@ -7,28 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from finetune import inline
 from finetune.data import checks, sources
 from finetune.data.balance import never_among
-from finetune.data.read_ahead import MOST_THREADS, read_ahead
 from finetune.data.split import units_of
 from finetune.data.targets import target_of
-from finetune.errors import DataError, RecipeError, check_count, did_you_mean
+from finetune.errors import DataError, check_count, did_you_mean
 from finetune.evaluation.answers import answers
 from finetune.evaluation.by_class import ClassFigures, figures_by_class
-from finetune.evaluation.corruptions import KINDS, UnderCorruption, check_severities, corrupted
+from finetune.evaluation.corruptions import UnderCorruption, check_severities
 from finetune.evaluation.metrics import confusions, measure_task
 from finetune.evaluation.views import Tta, check_tta
 from finetune.prepare.inputs import problem_notes
-from finetune.process import num_cores
 from finetune.runs.answering import chosen_export, open_model
-from finetune.runs.judging import JudgedModel, OfPixels, judged
+from finetune.runs.corrupting import under_corruption
+from finetune.runs.judging import JudgedModel, judged
 from finetune.tasks import TASKS, Task
 from finetune.train.guard import OF_A_MODEL, guarded
-from finetune.train.objectives import objective_of
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore, to_json
 from finetune.wording import counted
 
@@ -101,9 +96,7 @@ def evaluate(
     """
     check_count("batch_size", batch_size)
     check_tta(tta)
-    severities = check_severities(corrupt)
-    if severities and tta != "none":
-        raise RecipeError("--corrupt measures images as they are, and --tta a mean over views", hint="Leave one away.")
+    severities = check_severities(corrupt, tta=tta)
     if split is not None and split not in SPLITS:
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
     model = open_model(run)
@@ -122,7 +115,7 @@ def evaluate(
     if by_pixels is not None:
         files = [Path(manifest.root, sample.file) for sample in samples]
         clean = metrics[TASKS[task].score].value
-        corruption = _under_corruption(
+        corruption = under_corruption(
             by_pixels, files, targets, severities, task=task, clean=clean, batch_size=batch_size, on_event=on_event
         )
     return Evaluation(
@@ -137,33 +130,6 @@ def evaluate(
         tta=tta,
         corruption=corruption,
     )
-
-
-def _under_corruption(
-    model: OfPixels,
-    files: Sequence[Path],
-    targets: Tensor,
-    severities: tuple[int, ...],
-    *,
-    task: Task,
-    clean: float,
-    batch_size: int,
-    on_event: OnEvent,
-) -> UnderCorruption:
-    """Return what a model reaches on files in each kind of corruption at each severity."""
-    found: dict[tuple[str, int], list[Tensor]] = {(kind, severity): [] for kind in KINDS for severity in severities}
-    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
-    done, total = 0, len(files) * len(found)
-    for images in read_ahead(model.show, batches, num_threads=num_cores(most=MOST_THREADS)):
-        for (kind, severity), logits in found.items():
-            logits.append(model.answer([corrupted(image, kind, severity) for image in images]))
-            done += len(images)
-            on_event(Event.progress("corrupted images", done, total))
-    judge = objective_of(task)
-    by_kind = {
-        kind: tuple(judge.score(torch.cat(found[kind, severity]), targets) for severity in severities) for kind in KINDS
-    }
-    return UnderCorruption(judge.name, clean, severities, by_kind)
 
 
 def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool, is_refit: bool) -> tuple[str, tuple[Sample, ...]]:

@@ -18,8 +18,7 @@ from finetune.bands import COLOURS, Bands
 from finetune.errors import RecipeError
 from finetune.evaluation import corruptions
 from finetune.evaluation.corruptions import FAMILIES, KINDS, check_corruptible, check_severities, corrupted
-from finetune.runs.judging import OfPixels
-from finetune.workflow.evaluate import _under_corruption
+from finetune.runs.corrupting import OfPixels, under_corruption
 
 HAS_PACKAGE = importlib.util.find_spec("imagecorruptions") is not None
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
@@ -77,7 +76,7 @@ def test_each_kind_is_scored_at_each_severity_on_all_files(monkeypatch: pytest.M
     levels = {tmp_path / name: level for name, level in (("a", 20), ("b", 230), ("c", 240))}
     model = OfPixels(lambda file: np.full((40, 40, 3), levels[file], np.uint8), answer)
     done: list[tuple[int, int]] = []
-    found = _under_corruption(
+    found = under_corruption(
         model, list(levels), torch.tensor([0, 1, 0]), (1, 3), task="classify", clean=0.5, batch_size=2,
         on_event=lambda event: done.append((event.facts["done"], event.facts["total"])),
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from finetune.exports import formats
 from finetune.exports import onnx as onnx_export
 from finetune.exports.client import Client, _normalised
 from finetune.exports.described import Described, preprocessing_facts
+from finetune.exports.exporting import Exporting
 from finetune.exports.form import OnnxForm
 from finetune.exports.outputs import ExportedNetwork
 from finetune.exports.proof import OnWhole, Parity, ProofImages, prove
 from finetune.types import Preprocessing
-from tests.support import draw_numbers, warned
+from tests.support import draw_numbers, mostly_slow
 
 ALL = {"softmax": True, "features": True, "saliency": True}
 
@@ -185,14 +187,14 @@ def test_what_does_not_go_together_is_refused(finished: Path, asked: dict[str, A
         finetune.export(finished, **asked)
 
 
-@pytest.mark.parametrize(
-    ("network", "asked", "said"),
-    [
-        ("test_vit", {"saliency": True}, "does not end in an average over places"),
-        ("test_resnet", {"preprocessing": "full", "saliency": True}, "8 of them go into a file"),
-        ("lenet5", {"format": "timm"}, "timm itself has no network lenet5"),
-    ],
-)
+REFUSED: list[tuple[Any, ...]] = [
+    ("test_vit", {"saliency": True}, "does not end in an average over places"),
+    ("test_resnet", {"preprocessing": "full", "saliency": True}, "8 of them go into a file"),
+    ("lenet5", {"format": "timm"}, "timm itself has no network lenet5"),
+]
+
+
+@pytest.mark.parametrize(("network", "asked", "said"), mostly_slow(REFUSED, REFUSED[2]))
 def test_what_a_network_cannot_have_is_refused_before_val_is_asked_and_leaves_no_folder(
     quick_run, monkeypatch: pytest.MonkeyPatch, network: str, asked: dict[str, Any], said: str
 ) -> None:
@@ -274,30 +276,43 @@ def in_three_numbers(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return took
 
 
+@pytest.mark.parametrize(
+    ("size", "milliseconds", "said"),
+    [
+        (350, 1.9, ""),
+        (
+            351,
+            1.9,
+            r"the file has 0\.00 MB, 0\.35 of the 0\.00 MB of fp32, and 0\.35 may be; 1\.0 points of top1 are lost",
+        ),
+        (350, 2.0, r"here: an image takes 2\.00 ms, and 2\.00 ms in fp32; 1\.0 points of top1 are lost"),
+        (900, 2.5, r"0\.35 may be; an image takes 2\.50 ms, and 2\.00 ms in fp32; 1\.0 points"),
+    ],
+)
 def test_8_bits_that_are_no_smaller_or_no_quicker_are_refused_unless_they_are_wanted(
-    older_exporter: None, finished: Path, tmp_path: Path, in_three_numbers: dict[str, float],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    asked: dict[str, Any] = {"out": tmp_path / "int8.onnx", "precision": "int8", "max_loss": 100}
-    monkeypatch.setattr(formats, "MOST_OF_FP32", 0.1)
-    with pytest.raises(
-        ExportError, match=r"8 bits are not worth it here: the file has 0\.\d+ MB, 0\.\d+ of the"
-    ) as caught:
-        finetune.export(finished, **asked)
-    assert "in fp32;" not in caught.value.message and "points of top1 are lost" in caught.value.message
-    assert "--force keeps the file" in caught.value.hint and list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(formats, "MOST_OF_FP32", 1.0)
-    small = finetune.export(finished, **asked)
-    assert small.proof["milliseconds"] == in_three_numbers and small.proof["fp32_bytes"] > small.proof["bytes"]
-    assert not list(tmp_path.glob("*.fp32")) and not list(tmp_path.glob("*.ready"))
-    in_three_numbers["export"] = 2.0
-    asked["out"] = tmp_path / "slow.onnx"
-    with pytest.raises(
-        ExportError, match=r"here: an image takes 2\.00 ms, and 2\.00 ms in fp32; \d+\.\d points of top1"
-    ):
-        finetune.export(finished, **asked)
-    done, told = warned(finetune.export, finished, **asked, force=True)
-    assert done.path.is_file() and any("8 bits are not worth it here" in text for text in told)
+    size: int, milliseconds: float, said: str
+) -> None:
+    whole = OnWhole("val", 100, "top1", 0.9, 0.89, 95)
+    parity = Parity(14, (1, 2, 7), 10.0, 0.1, True, whole=whole, max_loss=1.0, fp32_bytes=1000,
+                    milliseconds={"model": 9.0, "export": milliseconds, "fp32": 2.0})  # fmt: skip
+    own = Described(("a", "b"), Preprocessing((64, 64), (0.5,) * 3, (0.5,) * 3))
+    what = Exporting(torch.nn.Flatten(), own, ProofImages(torch.zeros(1), []), OnnxForm(precision="int8"))
+    told: list[str] = []
+    formats._check_worth(replace(parity, fp32_bytes=None), 10**9, what, lambda event: told.append(str(event)))
+    with pytest.raises(ExportError, match=said) if said else nullcontext() as caught:
+        formats._check_worth(parity, size, what, lambda event: told.append(str(event)))
+    assert told == [] and (caught is None or "--force keeps the file" in caught.value.hint)
+    wanted = replace(what, form=replace(what.form, force=True))
+    formats._check_worth(parity, size, wanted, lambda event: told.append(event.facts["text"]))
+    assert [bool(re.search(said, text)) for text in told] == [True] * bool(said)
+
+
+def test_8_bits_are_timed_beside_fp32(
+    older_exporter: None, finished: Path, tmp_path: Path, in_three_numbers: dict[str, float]
+) -> None:
+    done = finetune.export(finished, out=tmp_path / "int8.onnx", precision="int8", max_loss=100, force=True)
+    assert done.proof["milliseconds"] == in_three_numbers and done.proof["fp32_bytes"] > 2 * done.proof["bytes"]
+    assert {file.suffix for file in tmp_path.iterdir()} == {".onnx", ".txt", ".md", ".py", ".json", ".Dockerfile"}
 
 
 @pytest.mark.slow
@@ -334,6 +349,7 @@ def test_a_way_into_8_bits_that_fails_is_passed_over(
         if len(tried) == 2:
             to.write_bytes(b"nothing that onnxruntime opens")
 
+    monkeypatch.setattr(onnx_export, "WAYS", onnx_export.WAYS[:3])
     monkeypatch.setattr(onnx_export, "for_8_bits", once)
     monkeypatch.setattr(onnx_export, "in_8_bits", failing)
     asked: dict[str, Any] = {"precision": "int8", "max_loss": 100, "force": True, "features": True}
