@@ -33,6 +33,7 @@ class Settings(TypedDict, total=False):
     balance: Literal["auto", "weights", "sampling", "none"] | None
     calibrate: bool | Literal["auto"] | None
     refit: bool | None
+    track: str | None
     seed: int | None
     device: Literal["auto", "cpu", "cuda", "mps"] | None
     workers: int | Literal["auto"] | None

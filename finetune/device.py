@@ -212,11 +212,11 @@ class Accelerator(WholeAccelerator):  # type: ignore[misc]
         """
         self._shared = [(kind, type(kind._shared_state)()) for kind in SHARED]
         self._autocasting = autocasting(device, precision)
-        with self._apart(), _as_one_process():
+        with self.apart(), _as_one_process():
             super().__init__(cpu=device.type == "cpu", mixed_precision=MIXED[precision])
 
     @contextmanager
-    def _apart(self) -> Iterator[None]:
+    def apart(self) -> Iterator[None]:
         """Have what Accelerate keeps for a whole process be this one's own inside the block."""
         before = [(kind, kind._shared_state) for kind in SHARED]
         try:
@@ -231,15 +231,15 @@ class Accelerator(WholeAccelerator):  # type: ignore[misc]
         return self._autocasting()
 
     def prepare(self, *args: Any, **more: Any) -> Any:
-        with self._apart():
+        with self.apart():
             return super().prepare(*args, **more)
 
     def backward(self, *args: Any, **more: Any) -> None:
-        with self._apart():
+        with self.apart():
             super().backward(*args, **more)
 
     def clip_grad_norm_(self, *args: Any, **more: Any) -> Any:
-        with self._apart():
+        with self.apart():
             return super().clip_grad_norm_(*args, **more)
 
     def free_memory(self, *args: Any) -> Any:
@@ -248,7 +248,7 @@ class Accelerator(WholeAccelerator):  # type: ignore[misc]
             for name in ("_models", "_optimizers", "_schedulers", "_dataloaders"):
                 setattr(self, name, [])
             return list(args)
-        with self._apart():
+        with self.apart():
             return super().free_memory(*args)
 
 

@@ -50,6 +50,7 @@ ALIASES: dict[str, str] = {
     "balance": "train.balance",
     "calibrate": "train.calibrate",
     "refit": "train.refit",
+    "track": "train.track",
     "seed": "train.seed",
     "device": "train.device",
     "workers": "train.workers",

@@ -231,6 +231,11 @@ class TrainSection(Section):
         description="Divide logits by the temperature that val tells, in the head, to be as sure as it is"
         " right. auto: from 100 independent val images on, where 1 is ruled out.",
     )
+    track: str | NoneWord = Field(
+        "none",
+        description="Experiment trackers that are told each epoch and the metrics: tensorboard, mlflow, wandb or"
+        " trackio, several joined by commas. Each needs its package.",
+    )
     refit: bool = Field(
         False,
         description="Train once more on train and val with the chosen numbers, and deliver that model; val can no"

@@ -77,6 +77,7 @@ class Manifest:
 
 
 BRIGHTNESS = (0.299, 0.587, 0.114)  # of red, green and blue, as in ITU-R BT.601 and Pillow's "L"
+FIVE_CROPS_PCT = 0.875  # of the shorter side is what each of five crops shows, at most
 LONGEST = 16  # times its shorter side is kept of a strip: enlarged, all of it would fill the memory
 
 

@@ -43,7 +43,7 @@ TASK_LOSSES: dict[str, tuple[Loss, ...]] = {  # of each task, "auto" is the firs
 }
 Initialiser = Literal["auto", "gaussian", "xavier", "kaiming", "orthogonal", "random-walk", "lsuv", "zero"]
 EngineName = Literal["auto", "torch", "folded", "onnxruntime", "openvino"]
-ExportFormat = Literal["onnx", "timm", "torch", "safetensors", "openvino"]
+ExportFormat = Literal["onnx", "timm", "torch", "safetensors", "openvino", "coreml", "litert"]
 ExportLayout = Literal["file", "triton"]
 ExportPrecision = Literal["fp32", "fp16", "int8"]
 InsideGraph = Literal["none", "uint8", "full"]  # what of the preprocessing an ONNX file does itself

@@ -51,16 +51,38 @@ def whole_folder(place: Path, *, before: Path | None = None) -> Iterator[Path]:
         ResourceError: the disk is full or the folder cannot be written.
     """
     beside = beside_of(place)
+    with folder_made(place.parent):
+        try:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir()
+            yield beside
+            _settle(beside)
+            put(beside, place, before=before)
+        except OSError as error:
+            raise unwritable(place, error) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def folder_made(folder: Path) -> Iterator[None]:
+    """Make a folder for what the block writes into it; where that fails, what was made and is empty is gone again.
+
+    Raises:
+        ResourceError: it cannot be made.
+    """
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        yield beside
-        _settle(beside)
-        put(beside, place, before=before)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(place, error) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        raise unwritable(folder, error) from error
+    try:
+        yield
+    except BaseException:
+        for place in new:
+            with suppress(OSError):
+                place.rmdir()
+        raise
 
 
 def put(folder: Path, place: Path, *, before: Path | None = None) -> None:

@@ -33,7 +33,7 @@ from finetune.wording import counted
 KINDS = ("data", "version", "recipe")
 ARITHMETIC = ("finetune", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
 HARMLESS = (  # what is computed does not depend on them
-    "data.path", "backbone.weights", "train.workers", "train.checkpoint_every",
+    "data.path", "backbone.weights", "train.workers", "train.checkpoint_every", "train.track",
     "cache.folder", "cache.pixels", "export.onnx_at_end",
 )  # fmt: skip
 FIXED = ("data", "split", "backbone", "strategy")  # sections: another one is another run

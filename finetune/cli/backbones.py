@@ -138,7 +138,9 @@ def show(
         show_one(facts)
 
 
-@app.command(epilog=examples("backbones fetch resnet18 --to w", "backbones fetch resnet18 convnext_nano --to w"))
+@app.command(
+    draws=True, epilog=examples("backbones fetch resnet18 --to w", "backbones fetch resnet18 convnext_nano --to w")
+)
 @with_interrupt
 def fetch(
     names: Annotated[
@@ -163,7 +165,7 @@ def fetch(
     typer.echo(f"next: finetune run DATA --weights {shlex.quote(str(done[0].path))}")
 
 
-app.command(epilog=rank.EXAMPLES)(rank.rank)
+app.command(draws=True, epilog=rank.EXAMPLES)(rank.rank)
 
 ORDERS = {
     SortName.top1: "the most accurate first",

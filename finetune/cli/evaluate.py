@@ -10,12 +10,22 @@ import typer
 
 from finetune.cli import tables
 from finetune.cli.help import examples
-from finetune.cli.options import BatchOption, DeviceOption, JsonOption, RunArgument, TtaName, TtaOption, with_interrupt
+from finetune.cli.options import (
+    BatchOption,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    TtaName,
+    TtaOption,
+    with_interrupt,
+)
 from finetune.cli.screen import watching
+from finetune.errors import RecipeError
 
 EXAMPLES = examples(
     "eval runs/RUN --split test",
     "eval runs/RUN --data others --tta flip",
+    "eval runs/RUN --corrupt",
     "eval runs/RUN/exports/int8 --split val",
 )
 
@@ -30,7 +40,7 @@ class SplitName(StrEnum):
 
 @with_interrupt
 def evaluate(
-    run: RunArgument,
+    run: ModelArgument,
     data: Annotated[Path | None, typer.Option("--data", metavar="PATH", help="Other images than the run's.")] = None,
     split: Annotated[
         SplitName | None,
@@ -42,20 +52,42 @@ def evaluate(
         int | None, typer.Option("--workers", metavar="N", min=0, help="Processes that decode. Default: the run's.")
     ] = None,
     tta: TtaOption = TtaName.none,
+    corrupt: Annotated[
+        bool,
+        typer.Option("--corrupt", help="Measure on noisy, blurred and otherwise corrupted images, too (ImageNet-C)."),
+    ] = False,
+    severities: Annotated[
+        str | None, typer.Option("--severities", metavar="LIST", help="Of --corrupt, 1 to 5. Default: 1,2,3.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Measure the model of a run or an export on a split, or on other data."""
     from finetune.runs.answering import open_model
 
     open_model(run)
+    at = severities_of(severities, is_asked=corrupt)
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.evaluate import evaluate as measure
 
         evaluation = measure(
             run, data=data, split=split.value if split else None, device=device, batch_size=batch_size,
-            workers=workers, tta=tta.value, on_event=on_event,
+            workers=workers, tta=tta.value, corrupt=at, on_event=on_event,
         )  # fmt: skip
     if json_:
         tables.print_json(evaluation.to_json())
     else:
         tables.show_evaluation(evaluation)
+
+
+def severities_of(text: str | None, *, is_asked: bool) -> tuple[int, ...]:
+    """Return the severities that are asked for, none without --corrupt.
+
+    Raises:
+        RecipeError: they are no numbers, or not asked for.
+    """
+    if text is not None and not is_asked:
+        raise RecipeError("--severities are those of --corrupt", hint="Name both.")
+    named = "1,2,3" if text is None else text
+    if not all(part.strip().isdecimal() for part in named.split(",")):
+        raise RecipeError(f"--severities {named} is no list of numbers", hint="For instance: --severities 1,2,3.")
+    return tuple(int(part) for part in named.split(",")) if is_asked else ()

@@ -35,16 +35,16 @@ def export(
     run: RunArgument,
     format: Annotated[
         FormatName,
-        typer.Option("--format", metavar="|".join(FormatName), help="An ONNX file, or a folder for another library."),
+        typer.Option("--format", metavar="NAME", help=f"onnx, a file, or a folder: {', '.join(list(FormatName)[1:])}."),
     ] = FormatName("onnx"),  # noqa: B008
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="Default: RUN/exports/.")] = None,
     preprocessing: Annotated[
         InsideName,
         typer.Option(
             "--with-preprocessing",
-            metavar="|".join(InsideName),
-            help="What the ONNX file does to images itself: with uint8 it standardises numbers, with full it takes"
-            " images of any size.",
+            metavar="WHAT",
+            help="What the ONNX file does to images itself: none; uint8: it standardises pixels; full: it takes images"
+            " of any size.",
         ),
     ] = InsideName("none"),  # noqa: B008
     softmax: Annotated[bool, typer.Option("--softmax", help="Put out probabilities, too.")] = False,
@@ -54,17 +54,20 @@ def export(
     ] = False,
     precision: Annotated[
         PrecisionName,
-        typer.Option("--precision", metavar="|".join(PrecisionName), help="int8 is calibrated on train images."),
+        typer.Option("--precision", metavar="NAME", help="fp32, fp16, or int8, which is calibrated on train images."),
     ] = PrecisionName("fp32"),  # noqa: B008
     max_loss: Annotated[
         float, typer.Option("--max-loss", metavar="POINTS", help="What fp16 and int8 may cost on val.")
     ] = 1.0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep int8 that is hardly smaller than fp32, or no quicker here.")
+    ] = False,
     dynamic_size: Annotated[
         bool, typer.Option("--dynamic-size", help="Leave height and width of the input free.")
     ] = False,
     layout: Annotated[
         LayoutName,
-        typer.Option("--layout", metavar="|".join(LayoutName), help="triton: a model repository of NVIDIA's server."),
+        typer.Option("--layout", metavar="NAME", help="file, or triton: a model repository of NVIDIA's server."),
     ] = LayoutName("file"),  # noqa: B008
     data_licence: Annotated[
         str, typer.Option("--data-licence", metavar="TEXT", help="What the model card says of the images' licence.")
@@ -81,7 +84,8 @@ def export(
 
         form: dict[str, Any] = {
             "preprocessing": preprocessing.value, "softmax": softmax, "features": features, "saliency": saliency,
-            "precision": precision.value, "max_loss": max_loss, "dynamic_size": dynamic_size, "layout": layout.value,
+            "precision": precision.value, "max_loss": max_loss, "force": force, "dynamic_size": dynamic_size,
+            "layout": layout.value,
         }  # fmt: skip
         done = write(
             run, format=cast(ExportFormat, format.value), out=out, data_licence=data_licence, push_to_hub=push_to_hub,
@@ -103,10 +107,14 @@ def _proof_lines(proof: dict[str, Any]) -> list[str]:
     """Return what was proven, in words."""
     whole, took = proof["whole"], proof["milliseconds"]
     alike = "" if whole["num_same"] is None else f", {whole['num_same']} answers are the model's"
+    megabytes, beside = f"{proof['bytes'] / 1e6:.2f} MB", ""
+    if proof["fp32_bytes"]:
+        megabytes += f", {proof['bytes'] / proof['fp32_bytes']:.2f} of fp32"
+        beside = f", fp32 {took['fp32']:.1f} ms"
     return [
         f"proven on {counted(proof['num_images'], 'image file')} of the data: logits differ by at most"
         f" {proof['largest_difference']:.1e}, the largest is {proof['largest_logit']:.3g}",
         f"{whole['split']}, {counted(whole['num_images'], 'image')}: {whole['measure']} {whole['export']:.3f},"
         f" and of the model {whole['model']:.3f}{alike}",
-        f"{proof['bytes'] / 1e6:.2f} MB; an image takes {took['export']:.1f} ms here, and torch {took['model']:.1f} ms",
+        f"{megabytes}; an image takes {took['export']:.1f} ms here{beside}, and torch {took['model']:.1f} ms",
     ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from finetune.cli.screen import VOLUMES, Volume, at_volume
 from finetune.cli.tables import out, table
 from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
@@ -29,6 +32,32 @@ class Command(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help; nothing is left for the formatter."""
         show_help(self, ctx)
+
+
+def with_volume(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that draws what it does as much as --quiet or --verbose say.
+
+    Raises:
+        RecipeError: it is asked to be both.
+    """
+
+    @wraps(command)
+    def at_some_volume(*, quiet: bool, verbose: bool, **given: Any) -> None:
+        if quiet and verbose:
+            raise RecipeError("--quiet and --verbose are opposites", hint="Name one of them.")
+        with at_volume("quiet" if quiet else "verbose" if verbose else "usual"):
+            command(**given)
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [*own, *(_volume_flag(volume, text) for volume, text in VOLUMES.items())]
+    at_some_volume.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    at_some_volume.__annotations__ = {each.name: each.annotation for each in parameters}
+    return at_some_volume
+
+
+def _volume_flag(volume: Volume, text: str) -> inspect.Parameter:
+    kind = Annotated[bool, typer.Option(f"--{volume}", f"-{volume[0]}", help=text)]
+    return inspect.Parameter(volume, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
 
 
 class CommandGroup(TyperGroup):
@@ -60,9 +89,10 @@ class App(typer.Typer):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"cls": CommandGroup, **settings})
 
-    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
-        """Return the decorator that makes a function a command."""
-        return super().command(name, **{"cls": Command, **settings})
+    def command(self, name: str | None = None, *, draws: bool = False, **settings: Any) -> Callable[[Any], Any]:
+        """Return the decorator that makes a function a command; one that draws what it does can be told how much."""
+        registered = super().command(name, **{"cls": Command, **settings})
+        return (lambda function: registered(with_volume(function))) if draws else registered
 
     def __call__(self, *args: Any, **how: Any) -> Any:
         """Run the command line, by one name however it was started.

@@ -43,6 +43,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "balance": (TRAINING, "HOW"),
     "calibrate": (TRAINING, ""),
     "refit": (TRAINING, ""),
+    "track": (TRAINING, "NAME"),
     "seed": (TRAINING, "N"),
     "device": (TRAINING, "NAME"),
     "workers": (TRAINING, "N"),
@@ -163,10 +164,14 @@ BatchOption = Annotated[int, typer.Option("--batch-size", metavar="N", min=1, he
 class TtaName(StrEnum):
     none = "none"
     flip = "flip"
+    five_crops = "5crop"
 
 
 TtaOption = Annotated[
-    TtaName, typer.Option("--tta", metavar="NAME", help="flip: the mean over each image and its mirror image.")
+    TtaName,
+    typer.Option(
+        "--tta", metavar="flip|5crop", help="The mean over an image and its mirror image, or its corners and middle."
+    ),
 ]
 RecipeOption = Annotated[
     str | None,
@@ -180,6 +185,15 @@ RecipeOption = Annotated[
 ]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False, autocompletion=complete_run)
+]
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="A run folder, an ensemble, an ONNX file of this tool or a folder with one, or a timm folder.",
+        show_default=False,
+        autocompletion=complete_run,
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps.")]
 

@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from finetune.cli.completion import complete_run
 from finetune.cli.help import examples
 from finetune.cli.named import FormName, Shape, Tally, print_json_document, print_tables, shape_of
-from finetune.cli.options import BatchOption, DeviceOption, JsonOption, TtaName, TtaOption, with_interrupt
+from finetune.cli.options import (
+    BatchOption,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    TtaName,
+    TtaOption,
+    with_interrupt,
+)
 from finetune.cli.screen import watching
 from finetune.errors import RecipeError
 from finetune.wording import counted
@@ -40,15 +47,7 @@ class EngineName(StrEnum):
 
 @with_interrupt
 def predict(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN",
-            help="A run folder, an ensemble, an ONNX file of this tool or a folder with one, or a timm folder.",
-            show_default=False,
-            autocompletion=complete_run,
-        ),
-    ],
+    run: ModelArgument,
     paths: Annotated[
         list[str],
         typer.Argument(

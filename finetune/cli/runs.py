@@ -16,7 +16,7 @@ from finetune.cli.help import LIST, App, ListGroup, examples
 from finetune.cli.options import JsonOption, RunArgument, with_interrupt
 from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
-from finetune.runs.listed import PARTS, FoundRun, list_runs, page_of, removable, remove_runs, show_run
+from finetune.runs.listed import PARTS, FoundRun, ensembles_of, list_runs, page_of, removable, remove_runs, show_run
 from finetune.wording import counted
 
 LIST_EXAMPLES = examples("runs", "runs other/place --json")
@@ -88,6 +88,8 @@ def rm(
     for run in found:
         reached = _reached(run)
         console.print(escape(f"{run.path}: {run.kind}, {_size(run)} MB" + (f", {reached}" if reached else "")))
+    for ensemble, member in ensembles_of(found):
+        console.print(escape(f"{ensemble} is an ensemble of {member} and others, and loses it: its file still answers"))
     if not yes:
         typer.confirm("Remove with all that is in them?", abort=True)
     freed = remove_runs([run.path for run in found])

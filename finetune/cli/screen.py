@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -23,11 +23,30 @@ BEST = 5  # trials of a search that stand above the bars
 SILENCE = 10.0  # seconds after which one is printed for any task
 
 
+Volume = Literal["quiet", "usual", "verbose"]
+VOLUMES: dict[Volume, str] = {
+    "quiet": "Say nothing on the way but warnings.",
+    "verbose": "Say when each line was said, and where the time of each epoch went.",
+}
+_volume: Volume = "usual"
+
+
+@contextmanager
+def at_volume(volume: Volume) -> Iterator[None]:
+    """Draw inside the block as much as is asked for."""
+    global _volume
+    before, _volume = _volume, volume
+    try:
+        yield
+    finally:
+        _volume = before
+
+
 @contextmanager
 def watching(*, is_quiet: bool = False) -> Iterator[OnEvent]:
     """Yield an `on_event` that draws on stderr until the block ends."""
     console = Console(stderr=True)
-    if is_quiet:
+    if is_quiet or _volume == "quiet":
         yield lambda event: _warnings_only(console, event)
         return
     progress = _Board(
@@ -92,7 +111,7 @@ class Screen:
         self.said: dict[str, float] = {}
         self.speed: float | None = None  # images per second of the last step
         self.curve: list[float] = []  # the score on val of every epoch
-        self.last = time.monotonic()  # when a line was printed
+        self.began = self.last = time.monotonic()  # when it began, and when a line was printed
         self._starting = progress.add_task("starting", total=None, facts="")  # libraries are read for seconds
 
     def show(self, event: Event) -> None:
@@ -101,7 +120,8 @@ class Screen:
         getattr(self, f"_{event.kind}")(event.facts)
 
     def _line(self, text: str) -> None:
-        self.console.print(text)
+        when = f"[dim]{time.monotonic() - self.began:8.1f} s[/dim]  " if _volume == "verbose" else ""
+        self.console.print(f"{when}{text}")
         self.last = time.monotonic()
 
     def _message(self, facts: dict[str, Any]) -> None:
@@ -141,7 +161,10 @@ class Screen:
         self._line(f"{place} [bold]{name}[/bold]: {how}, trains {escape(shown)}")
 
     def _timing(self, facts: dict[str, Any]) -> None:
-        """Where the time went is in timing.json."""
+        """Say where the time of an epoch went, where that is asked for; timing.json has it for all."""
+        if _volume == "verbose":
+            took = f"{facts['seconds']:.1f} s, {facts['waited']:.1f} s of them waiting for images"
+            self._line(f"epoch {facts['epoch']:>3}  {took}")
 
     def _step(self, facts: dict[str, Any]) -> None:
         if self.console.is_terminal:

@@ -12,10 +12,11 @@ from finetune.data.balance import never_predicted_text
 from finetune.tasks import NUM_FIRST
 from finetune.train.delivery import TOLD_APART
 from finetune.types import Interval
-from finetune.wording import as_json, counted
+from finetune.wording import as_json, counted, listed
 
 if TYPE_CHECKING:
     from finetune.evaluation.by_class import ClassFigures
+    from finetune.evaluation.corruptions import UnderCorruption
     from finetune.runs.single import RunResult
     from finetune.workflow.evaluate import Evaluation
 
@@ -137,6 +138,22 @@ def show_evaluation(evaluation: Evaluation) -> None:
                 words=["taken for"],
             )
         )
+    if evaluation.corruption is not None:
+        _show_corruption(console, evaluation.corruption)
+
+
+def _show_corruption(console: Console, found: UnderCorruption) -> None:
+    """Print what is reached under corruption: of all kinds together, and of each, the worst first."""
+    rows = [("none", *[f"{found.clean:.3f}"] * len(found.severities)), ("all, mean", *_figures(found.means))]
+    rows += [(kind, *_figures(values)) for kind, values in sorted(found.by_kind.items(), key=lambda row: sum(row[1]))]
+    console.print()
+    console.print(table([f"{found.measure} under", *(f"severity {one}" for one in found.severities)], rows))
+    lost = [f"{100 * (found.clean - mean):.1f}" for mean in found.means]
+    console.print(f"\npoints lost at severity {listed(map(str, found.severities))}: {listed(lost)}", style="dim")
+
+
+def _figures(values: Sequence[float]) -> list[str]:
+    return [_figure(value) for value in values]
 
 
 def _show_by_class(console: Console, figures: Sequence[ClassFigures]) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 # Control characters except the line's end, separators and marks that turn the direction of writing, stray halves.
 UNSHOWN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
-UNITS = "%|[KMG]i?B|MB|[MGk]|s|min|h|pixels|images|classes|epochs?"
+UNITS = "%|[KMG]i?B|MB|[MGk]|ms|s|min|h|pixels|images|classes|epochs?"
 VALUE = rf"[-\d][\d.,]*%?(?: ± [\d.]+%?| \[[-\d][^\[\]]*\]| (?:{UNITS})(?!\w))?"  # with its interval or its unit
 # What is read, or copied, as a whole: words, and the following with their spaces.
 WORD = re.compile(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import ranks
+from finetune.evaluation.views import NUM_CROPS, Tta
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -32,14 +33,20 @@ def collect_logits(
     return logits, targets
 
 
-class Mirrored(nn.Module):
-    """A model that answers with the mean of its logits (B, K) on images (B, C, H, W) and on their mirror images."""
+def over_views(model: nn.Module, tta: Tta) -> nn.Module:
+    """Return a model that answers with the mean of its logits (B, K) over the views that a name stands for.
 
-    def __init__(self, model: nn.Module) -> None:
+    Of five crops it takes images of all of them, below each other: (B, C, 5 H, W).
+    """
+    return model if tta == "none" else _OverViews(model, tta)
+
+
+class _OverViews(nn.Module):
+    def __init__(self, model: nn.Module, tta: Tta) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.tta = model, tta
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the mean of both answers."""
-        mean: Tensor = (self.model(images) + self.model(images.flip(-1))) / 2
+        views = (images, images.flip(-1)) if self.tta == "flip" else images.chunk(NUM_CROPS, dim=2)
+        mean: Tensor = sum(self.model(view.contiguous()) for view in views) / len(views)
         return mean

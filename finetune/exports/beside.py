@@ -218,8 +218,33 @@ LOADINGS = {
             'return (lambda batch: model({"images": batch})["logits"]), facts',
         ),
     ),
+    "coreml": Loading(
+        "coremltools, on macOS",
+        "import coremltools",
+        (
+            FACTS_FILE,
+            "model = coremltools.models.MLModel(str(MODEL), compute_units=coremltools.ComputeUnit.CPU_ONLY)",
+            'return (lambda batch: model.predict({"images": batch})["logits"]), facts',
+        ),
+    ),
+    "litert": Loading(
+        "ai-edge-litert",
+        "from ai_edge_litert.interpreter import Interpreter",
+        (
+            FACTS_FILE,
+            "model = Interpreter(model_path=str(MODEL)).get_signature_runner()",
+            'return (lambda batch: model(images=batch)["logits"]), facts',
+        ),
+    ),
 }
-FILES = {"timm": "model.safetensors", "safetensors": "model.safetensors", "torch": "model.pt2", "openvino": "model.xml"}
+FILES = {
+    "timm": "model.safetensors",
+    "safetensors": "model.safetensors",
+    "torch": "model.pt2",
+    "openvino": "model.xml",
+    "coreml": "model.mlpackage",
+    "litert": "model.tflite",
+}
 DOCKERFILE = """FROM python:3.12-slim
 RUN pip install --no-cache-dir numpy=={numpy} pillow=={pillow} onnxruntime=={onnxruntime}
 WORKDIR /model

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from finetune.exports.card_facts import RunFacts, in_markdown, run_facts
+from finetune.exports.client import scale_size
 from finetune.exports.described import Described
 from finetune.exports.exporting import Exporting
 from finetune.exports.form import FEATURES, OUTPUT, PROBABILITIES, SALIENCY, OnnxForm
@@ -23,7 +24,19 @@ LIBRARIES = {
     "torch": "pytorch",
     "safetensors": "timm",
     "openvino": "openvino",
+    "coreml": "coreml",
+    "litert": "litert",
 }
+NEEDS = {  # of pip, to run it
+    "onnx": "onnxruntime",
+    "timm": "timm",
+    "safetensors": "timm",
+    "torch": "torch",
+    "openvino": "openvino",
+    "coreml": "coremltools",
+    "litert": "ai-edge-litert",
+}
+ONE_BY_ONE = ("coreml", "litert")  # formats whose batch is one image
 HUB_NAMES = {"top1": "accuracy"}  # of metrics that the Hub calls otherwise
 MEANINGS: dict[Task, str] = {
     "classify": "softmax makes probabilities of them, in the order of {labels}.",
@@ -62,9 +75,10 @@ def card(
     described = what.described
     run = None if what.saved is None else run_facts(what.saved)
     num, meaning = len(described.classes), MEANINGS[described.task]
-    outputs = [f"`{OUTPUT}` (B, {num}), float32: " + meaning.format(labels=labels)]
+    batch = "1" if format in ONE_BY_ONE else "B"
+    outputs = [f"`{OUTPUT}` ({batch}, {num}), float32: " + meaning.format(labels=labels)]
     outputs += [MORE[output].format(num=num) for output in what.form.outputs[1:]]
-    shape, number = _input(described, what.form)
+    shape, number = _input(described, what.form) if batch == "B" else _one_image(described)
     return (
         _template()
         .render(
@@ -88,8 +102,7 @@ def card(
 def _usage(format: str, name: str, script: str, dockerfile: str) -> str:
     if format == "triton":
         return TRITON.format(name=name)
-    needs = {"onnx": "onnxruntime", "timm": "timm", "safetensors": "timm", "torch": "torch", "openvino": "openvino"}
-    said = f"    pip install numpy pillow {needs[format]}\n    python {shlex.quote(script)} IMAGE [IMAGE ...]"
+    said = f"    pip install numpy pillow {NEEDS[format]}\n    python {shlex.quote(script)} IMAGE [IMAGE ...]"
     if format == "onnx":
         file = "" if dockerfile == "Dockerfile" else f" -f {shlex.quote(dockerfile)}"
         said += (
@@ -109,13 +122,19 @@ def _input(described: Described, form: OnnxForm) -> tuple[str, str]:
     return f"B, H, W, {own.bands.count}", "uint8, of any number B of images of one size, which may be any"
 
 
+def _one_image(described: Described) -> tuple[str, str]:
+    height, width = described.preprocessing.image_size
+    return f"1, {described.preprocessing.channels}, {height}, {width}", "float32, one image at a time"
+
+
 def _steps(described: Described, form: OnnxForm) -> list[str]:
     own = described.preprocessing
     height, width = own.image_size
+    up, across = scale_size(own.image_size, own.crop_pct)
     decoding = decoding_steps(own)
     resize = (
-        f"Resize and cut to {height} x {width} pixels: `resize`, `crop_mode` ({own.crop_mode}) and `interpolation`"
-        f" ({own.interpolation}, with Pillow's antialiasing) of `preprocessing`."
+        f"Resize and cut to {height} x {width} pixels: `resize` ({up} x {across}), `crop_mode`"
+        f" ({own.crop_mode}) and `interpolation` ({own.interpolation}, with Pillow's antialiasing) of `preprocessing`."
     )
     standardise = f"Divide by 255, take off the mean {list(own.mean)}, divide by the deviation {list(own.std)}."
     if form.preprocessing == "full":

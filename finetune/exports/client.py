@@ -19,16 +19,17 @@ from PIL import Image, ImageOps
 
 from finetune.bands import Bands, bands_of
 from finetune.checkpoint.run_folder import RunFolder
-from finetune.evaluation.views import Tta
+from finetune.evaluation.views import NUM_CROPS, Tta
 from finetune.exports.form import OUTPUT
 from finetune.images.decode import read, read_array, read_rgb
 from finetune.images.levels import deep_colour, is_deep
 from finetune.images.stacks import Stack
 from finetune.tasks import Activation, Task
-from finetune.types import BRIGHTNESS
+from finetune.types import BRIGHTNESS, FIVE_CROPS_PCT
 from finetune.values import InsideGraph
 
 INPUT = "images"
+VERSION = "1"  # the folder in a model repository that a file lies in
 PROOF = "proof.json"  # beside an export: what was proven, with the hashes of file and model
 
 
@@ -55,11 +56,21 @@ class Client:
         """In what images are to be decoded."""
         return bands_of(self.preprocessing.get("channels", 3), self.preprocessing.get("depth", 8))
 
-    def prepare(self, image: Image.Image | Stack) -> NDArray[Any]:
-        """Return what the file takes of an image, RGB or of four channels, or of a stack."""
+    def prepare(self, image: Image.Image | Stack, tta: Tta = "none") -> NDArray[Any]:
+        """Return what the file takes of an image, RGB or of four channels, or of a stack; crops joined in height."""
+        if tta == "5crop":
+            return five_crops(image, self.preprocessing, self.inside)
         if isinstance(image, Stack):
             return of_channels(image.channels, self.preprocessing)
         return prepared(image, self.preprocessing, self.inside)
+
+    def middle(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return the part of an image in RGB that evaluation sees, in 8 bits (H, W, 3)."""
+        return prepared(image, self.preprocessing, "uint8")
+
+    def of_middle(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return what a file that does not cut images itself takes of pixels (H, W, 3)."""
+        return pixels if self.inside == "uint8" else _normalised(pixels.astype(np.float32), self.preprocessing)
 
     def read(self, file: Path) -> NDArray[Any]:
         """Return what the file takes of an image file."""
@@ -80,15 +91,18 @@ class Client:
 
     def answer_over(self, images: Sequence[NDArray[Any]], tta: Tta) -> NDArray[np.float32]:
         """Return the mean of the logits (B, K) over the views that a name stands for."""
-        logits = self.answer(images)
-        if tta == "flip":
-            logits += self.answer([self.mirrored(image) for image in images])
-            logits /= 2
-        return logits
+        of_each = [self.answer(view) for view in self._views(images, tta)]
+        mean: NDArray[np.float32] = np.mean(of_each, axis=0, dtype=np.float32)
+        return mean
 
-    def mirrored(self, image: NDArray[Any]) -> NDArray[Any]:
-        """Return a prepared image from left to right."""
-        return image[..., ::-1] if self.inside == "none" else image[:, ::-1]
+    def _views(self, images: Sequence[NDArray[Any]], tta: Tta) -> Sequence[Sequence[NDArray[Any]]]:
+        """Return the views of prepared images, (C, H, W) or (H, W, C), crops apart again: each of all images."""
+        is_planes = self.inside == "none"
+        if tta == "flip":
+            return images, [image[..., ::-1] if is_planes else image[:, ::-1] for image in images]
+        if tta == "5crop":
+            return list(zip(*(np.split(image, NUM_CROPS, axis=int(is_planes)) for image in images), strict=True))
+        return (images,)
 
 
 def input_of(file: Path, facts: dict[str, Any], inside: InsideGraph = "none") -> NDArray[Any]:
@@ -114,6 +128,23 @@ def prepared(image: Image.Image, facts: dict[str, Any], inside: InsideGraph = "n
     mean = facts["mean"] * (3 if len(facts["mean"]) == 1 else 1)
     middle = np.array(_cut(image, mean, facts))
     return middle if inside == "uint8" else _normalised(middle.astype(np.float32), facts)
+
+
+def five_crops(image: Image.Image | Stack, facts: dict[str, Any], inside: InsideGraph = "none") -> NDArray[Any]:
+    """Return the four corners and the middle of an image as `prepared` gives one view, joined in height.
+
+    See `images.transforms.five_crops_view`.
+    """
+    nearer = {**facts, "resize": scale_size(facts["image_size"], min(facts["crop_pct"], FIVE_CROPS_PCT))}
+    channels = image.channels if isinstance(image, Stack) else [image]
+    resized = [np.array(_resize(_middle(channel, facts["longest"]), nearer)) for channel in channels]
+    whole = np.stack(resized, axis=-1) if isinstance(image, Stack) else resized[0]  # (H, W, C)
+    height, width = facts["image_size"]
+    bottom, right = whole.shape[0] - height, whole.shape[1] - width
+    corners = [(top, left) for top in (0, bottom) for left in (0, right)]
+    middle = (_start(whole.shape[0], height), _start(whole.shape[1], width))
+    pixels = np.concatenate([whole[top : top + height, left : left + width] for top, left in (*corners, middle)])
+    return pixels if inside == "uint8" else _normalised(pixels.astype(np.float32), facts)
 
 
 def of_stack(numbers: NDArray[Any], facts: dict[str, Any]) -> NDArray[np.float32]:
@@ -234,6 +265,11 @@ def scale_size(image_size: tuple[int, int], crop_pct: float) -> list[int]:
 def export_file(folder: RunFolder) -> Path:
     """Return where the ONNX file of a run lies, if it has one."""
     return folder.exports / "model.onnx"
+
+
+def proof_of_file(file: Path) -> Path:
+    """Return where the proof of the ONNX file in a folder of exports lies; in a model repository above its version."""
+    return (file.parents[1] if file.parent.name == VERSION else file.parent) / PROOF
 
 
 def proven_export(folder: RunFolder) -> Path | None:

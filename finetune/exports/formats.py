@@ -5,6 +5,8 @@ To add one: a row here, its name in `values.ExportFormat`, a line in docs/export
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -17,19 +19,23 @@ from finetune.checkpoint.saved import SavedRun
 from finetune.checkpoint.state import written_beside
 from finetune.errors import ExportError, RecipeError, ResourceError
 from finetune.exports.beside import names_beside, texts_beside
-from finetune.exports.client import PROOF, digest_of, export_file, model_files
+from finetune.exports.client import PROOF, digest_of, export_file, model_files, proof_of_file
+from finetune.exports.coreml import write_coreml
 from finetune.exports.described import Described
 from finetune.exports.exporting import Export, Exporting
 from finetune.exports.form import OnnxForm
-from finetune.exports.onnx import write_in_form
+from finetune.exports.litert import write_litert
+from finetune.exports.onnx import in_form, write_in_form
 from finetune.exports.openvino import write_openvino
 from finetune.exports.proof import Parity, ProofImages
-from finetune.exports.torch_formats import write_safetensors, write_timm, write_torch
+from finetune.exports.torch_formats import check_transform, known_to_timm, write_safetensors, write_timm, write_torch
 from finetune.exports.triton import triton_place, write_config
-from finetune.types import OnEvent, ignore, to_json
+from finetune.types import Event, OnEvent, ignore, to_json
 from finetune.values import ExportLayout
-from finetune.whole import is_vacant, unwritable, write_text
+from finetune.whole import folder_made, is_vacant, unwritable, write_text
 
+LESS_LOSSY = {"int8": "--precision fp16 or fp32.", "fp16": "--precision fp32."}
+MOST_OF_FP32 = 0.35  # of the size of a file in fp32 may that in 8 bits have
 FLAGS = {"preprocessing": "--with-preprocessing"}  # others are named like their fields
 
 
@@ -44,10 +50,18 @@ FORMATS: dict[str, Write] = {  # a file, or what fills a folder
     "torch": write_torch,
     "safetensors": write_safetensors,
     "openvino": write_openvino,
+    "coreml": write_coreml,
+    "litert": write_litert,
 }
 TAKES: dict[str, tuple[str, ...]] = {  # fields of the form that a format has a meaning for
     "onnx": tuple(field.name for field in fields(OnnxForm)),
     "openvino": ("precision", "max_loss"),
+    "coreml": ("precision", "max_loss"),
+}
+NEEDS = {  # of the formats whose library does not come with this tool: its module, and what pip calls it
+    "openvino": ("openvino", "openvino"),
+    "coreml": ("coremltools", "coremltools"),
+    "litert": ("litert_torch", "litert-torch"),
 }
 
 
@@ -130,18 +144,19 @@ def write_proven(
 def _proven_file(what: Exporting, path: Path, on_event: OnEvent) -> Iterator[dict[str, Any]]:
     """Write an ONNX file, proven or not at all, and yield the proof with its hash; it is there after the block."""
     beside = path.with_name(f".{path.name}.new.onnx")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_all_of(beside)  # of a process that was killed
-        parity = _onnx(what, beside, on_event)
-        _check(parity, what)
-        of_file = {"file": path.name, "bytes": beside.stat().st_size, "digest": digest_of(beside)}
-        yield {"format": "onnx", **_facts(parity), "form": to_json(what.form), **of_file}
-        beside.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        _remove_all_of(beside)
+    with folder_made(path.parent):
+        try:
+            _remove_all_of(beside)  # of a process that was killed
+            parity = _onnx(what, beside, on_event)
+            _check(parity, what)
+            _check_worth(parity, beside.stat().st_size, what, on_event)
+            of_file = {"file": path.name, "bytes": beside.stat().st_size, "digest": digest_of(beside)}
+            yield {"format": "onnx", **_facts(parity), "form": to_json(what.form), **of_file}
+            beside.replace(path)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        finally:
+            _remove_all_of(beside)
 
 
 def _remove_all_of(file: Path) -> None:
@@ -161,7 +176,7 @@ def _fill_repository(what: Exporting, root: Path, of_model: dict[str, str], on_e
     with _proven_file(what, file, on_event) as of_file:
         facts = {**of_file, **of_model}
     write_config(file, "labels.txt")
-    write_json(file.parents[1] / PROOF, facts)
+    write_json(proof_of_file(file), facts)
     _write_all(texts_beside(what, file.parents[1], format="triton", proof=facts))
     return facts
 
@@ -192,6 +207,41 @@ def check_form(format: str, form: OnnxForm) -> None:
         if field.name not in TAKES.get(format, ()) and getattr(form, field.name) != getattr(usual, field.name):
             flag = FLAGS.get(field.name, f"--{field.name.replace('_', '-')}")
             raise RecipeError(f"{flag} has no meaning for --format {format}", hint="It is of --format onnx.")
+    if form.precision == "int8" and format != "onnx":
+        raise RecipeError(
+            f"--precision int8 has no meaning for --format {format}",
+            hint="Use fp16, or --format onnx with int8.",
+        )
+
+
+def check_model(saved: SavedRun, format: str, form: OnnxForm) -> None:
+    """See that a run's model can be exported in a format and a form, before all of val is asked.
+
+    Raises:
+        ExportError: it cannot. RecipeError: its task has no such output.
+    """
+    if format in ("timm", "safetensors"):
+        known_to_timm(saved)
+    if format == "timm":
+        check_transform(saved)
+    if format == "onnx":
+        in_form(saved.backbone.model, described(saved), form)
+
+
+def check_library(format: str) -> None:
+    """See that what writes a format, and proves it, is there.
+
+    Raises:
+        ExportError: it is not.
+    """
+    module, package = NEEDS.get(format, ("", ""))
+    if module and importlib.util.find_spec(module) is None:
+        raise ExportError(f"{package} is not installed", hint=f"Install it: pip install {package}.")
+    if format == "coreml" and sys.platform != "darwin":
+        raise ExportError(
+            "Core ML computes on macOS alone: here nothing could prove such an export equal to the model",
+            hint="Export on a Mac, where the run folder may be copied; --format onnx and litert are proven here.",
+        )
 
 
 def _check_free(path: Path, *, is_file: bool) -> None:
@@ -207,12 +257,40 @@ def _check(parity: Parity, what: Exporting) -> None:
     if parity.max_loss is not None:
         raise ExportError(
             f"this network loses too much in {what.form.precision}: {parity.failure}",
-            hint="Allow more with --max-loss, or export it with --precision fp16 or fp32.",
+            hint="Allow more with --max-loss, or export it with " + LESS_LOSSY[what.form.precision],
         )
     raise ExportError(
         f"the export does not reproduce the model: {parity.failure}",
         hint="Please report this network; the checkpoint and model/ are untouched.",
     )
+
+
+def _check_worth(parity: Parity, size: int, what: Exporting, on_event: OnEvent) -> None:
+    """See that 8 bits are worth it on this machine, or say so where they are wanted all the same.
+
+    Raises:
+        ExportError: the file is hardly smaller than in fp32, or no quicker.
+    """
+    if parity.fp32_bytes is None:
+        return
+    faults, took = [], parity.milliseconds
+    if size > MOST_OF_FP32 * parity.fp32_bytes:
+        faults.append(
+            f"the file has {size / 1e6:.2f} MB, {size / parity.fp32_bytes:.2f} of the {parity.fp32_bytes / 1e6:.2f} MB"
+            f" of fp32, and {MOST_OF_FP32:g} may be"
+        )
+    if took["export"] >= took["fp32"]:
+        faults.append(f"an image takes {took['export']:.2f} ms, and {took['fp32']:.2f} ms in fp32")
+    if not faults:
+        return
+    if parity.whole:
+        faults.append(f"{max(0.0, parity.whole.loss):.1f} points of {parity.whole.measure} are lost")
+    text = f"8 bits are not worth it here: {'; '.join(faults)}"
+    if not what.form.force:
+        raise ExportError(
+            text, hint="--force keeps the file, for instance for another machine; --precision fp16 halves the size."
+        )
+    on_event(Event.warning(text))
 
 
 def _facts(parity: Parity) -> dict[str, Any]:

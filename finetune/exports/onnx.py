@@ -5,40 +5,45 @@ Letters: B batch, C channels, H W pixels, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from glob import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from finetune.backbone.onnx_graph import EXPORT_ERRORS, write_graph
 from finetune.backbone.weights import first_line
-from finetune.errors import ExportError
+from finetune.errors import DataError, ExportError
 from finetune.exports.any_size import with_whole_preprocessing
 from finetune.exports.client import INPUT, Client
 from finetune.exports.described import Described
-from finetune.exports.form import OnnxForm
+from finetune.exports.form import OUTPUT, PROBABILITIES, OnnxForm
 from finetune.exports.outputs import ExportedNetwork
-from finetune.exports.precision import WAYS, in_8_bits, in_float16
-from finetune.exports.proof import TOLERANCE, TOLERANCE_OF_PIXELS, Parity, ProofImages, prove
+from finetune.exports.precision import WAYS, for_8_bits, in_8_bits, in_float16
+from finetune.exports.proof import TOLERANCE, TOLERANCE_OF_PIXELS, Parity, ProofImages, milliseconds, prove
 from finetune.types import OnEvent, ignore
+from finetune.values import ExportPrecision
 
 PLAIN = OnnxForm()
+OUTPUTS_APART = {"fp16": 0.02, "int8": 0.5}
 
 
-def write_onnx(model: nn.Module, path: Path, described: Described, form: OnnxForm = PLAIN) -> ExportedNetwork:
-    """Write an ONNX file in float32, and return what is in it as torch has it.
-
-    It takes `images` (B, C, H, W) float32, normalised, if the form does not say otherwise, and gives `logits` (B, K)
-    and what else the form names; B is free. What they mean stands in the file's metadata, as JSON.
+def in_form(model: nn.Module, described: Described, form: OnnxForm) -> ExportedNetwork:
+    """Return a network as a file of a form holds it.
 
     Raises:
-        ExportError: the network cannot be exported in this form.
+        ExportError: it cannot have this form. RecipeError: its task has no such output.
     """
     form.check_for(described.task)
     if form.preprocessing != "none" and described.preprocessing.bands.is_full:
@@ -51,8 +56,20 @@ def write_onnx(model: nn.Module, path: Path, described: Described, form: OnnxFor
             "this network pads by the size of what it sees (pad_type same), which no exporter leaves free",
             hint="Leave --dynamic-size away: --with-preprocessing full takes images of any size, too.",
         )
-    model, own = model.cpu().float().eval(), described.preprocessing
-    network = ExportedNetwork(model, form, preprocessing=own, task=described.task).eval()
+    own = described.preprocessing
+    return ExportedNetwork(model.cpu().float().eval(), form, preprocessing=own, task=described.task).eval()
+
+
+def write_onnx(model: nn.Module, path: Path, described: Described, form: OnnxForm = PLAIN) -> ExportedNetwork:
+    """Write an ONNX file in float32, and return what is in it as torch has it.
+
+    It takes `images` (B, C, H, W) float32, normalised, if the form does not say otherwise, and gives `logits` (B, K)
+    and what else the form names; B is free. What they mean stands in the file's metadata, as JSON.
+
+    Raises:
+        ExportError: the network cannot be exported in this form.
+    """
+    network, own = in_form(model, described, form), described.preprocessing
     if network.takes_bytes:
         example = torch.zeros(2, *own.image_size, own.bands.count, dtype=torch.uint8)
     else:
@@ -91,20 +108,50 @@ def write_in_form(
     if form.outputs != PLAIN.outputs or form.dynamic_size:
         _check_outputs(network, path, proof)
 
-    def proven(file: Path) -> Parity:
-        graph, tolerance = onnx.load(file), TOLERANCE
+    def finish(file: Path) -> None:
+        graph = onnx.load(file)
         if form.preprocessing == "full":
-            graph, tolerance = with_whole_preprocessing(graph, described.preprocessing), TOLERANCE_OF_PIXELS
+            graph = with_whole_preprocessing(graph, described.preprocessing)
         _strip(graph)
         onnx.save(graph, file)
+
+    def proven(file: Path) -> Parity:
+        if form.precision != "fp32" and form.outputs != PLAIN.outputs:
+            _check_outputs(network, file, proof, form.precision)
+        finish(file)
+        tolerance = TOLERANCE_OF_PIXELS if form.preprocessing == "full" else TOLERANCE
         max_loss = None if form.precision == "fp32" else form.max_loss
         return prove(model, Client(file), proof, described, max_loss=max_loss, tolerance=tolerance, on_event=on_event)
 
+    if form.precision == "int8":
+        with _beside(path, "fp32") as fp32:
+            parity = _best_of_8_bits(path, proof, proven, enough=form.max_loss / 2)
+            finish(fp32)
+            return _beside_fp32(parity, {"export": path, "fp32": fp32}, model, proof)
     if form.precision == "fp16":
         in_float16(path, path)
-    elif form.precision == "int8":
-        return _best_of_8_bits(path, proof, proven, enough=form.max_loss / 2)
     return proven(path)
+
+
+@contextlib.contextmanager
+def _beside(path: Path, name: str) -> Iterator[Path]:
+    """Yield a copy of a file, which is gone after the block."""
+    copy = path.with_name(f"{path.name}.{name}")
+    shutil.copyfile(path, copy)
+    try:
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _beside_fp32(parity: Parity, files: dict[str, Path], model: nn.Module, proof: ProofImages) -> Parity:
+    """Return the proof of a file in 8 bits, timed in turn with the same file in fp32, whose size it has, too."""
+    networks: dict[str, Callable[[], Any]] = {"model": lambda: model(proof.images[:1])}
+    for name, file in files.items():
+        client = Client(file)
+        networks[name] = partial(client.answer, [client.read(proof.files[0])])
+    with torch.no_grad():
+        return replace(parity, milliseconds=milliseconds(networks), fp32_bytes=files["fp32"].stat().st_size)
 
 
 def _strip(model: onnx.ModelProto) -> None:
@@ -119,22 +166,37 @@ def _strip(model: onnx.ModelProto) -> None:
 def _best_of_8_bits(path: Path, proof: ProofImages, proven: Callable[[Path], Parity], *, enough: float) -> Parity:
     """Put an ONNX file into 8 bits by the first way, the quickest first, that loses so few points; return its proof.
 
-    Where none does, by the one that loses least.
+    Where none does, by the one that loses least. One that fails is passed over.
+
+    Raises:
+        ExportError: all fail; it says why.
     """
     client = Client(path)  # before what is asked of files of any size is put in front of it
     images = [client.read(file) for file in proof.calibration]
-    tried, best = (path.with_name(f"{path.name}.{name}") for name in ("tried", "best"))
-    parity: Parity | None = None
+    ready, tried, best = (path.with_name(f"{path.name}.{name}") for name in ("ready", "tried", "best"))
+    for_8_bits(path, ready)
+    parity, failures = None, []
     for way in WAYS:
-        in_8_bits(path, tried, way, images)
-        found = proven(tried)
+        try:
+            in_8_bits(ready, tried, way, images)
+            found = proven(tried)
+        except DataError:
+            raise
+        except Exception as error:  # of onnxruntime, too, where it has no kernel for what the way makes
+            failures.append(f"{way.name}: {first_line(error)}")
+            continue
         if parity is None or _loss(found) < _loss(parity):
             parity = found
             tried.replace(best)
         if _loss(parity) <= enough:
             break
+    if parity is None:
+        raise ExportError(
+            "this network goes into 8 bits in no way: " + "; ".join(failures),
+            hint="Export it with --precision fp16 or fp32.",
+        )
     best.replace(path)
-    assert parity is not None
+    ready.unlink()
     return parity
 
 
@@ -143,8 +205,12 @@ def _loss(parity: Parity) -> float:
     return parity.whole.loss
 
 
-def _check_outputs(network: ExportedNetwork, path: Path, proof: ProofImages) -> None:
-    """See that all outputs of a file are those of its network, where their size is free on larger images, too.
+def _check_outputs(
+    network: ExportedNetwork, path: Path, proof: ProofImages, precision: ExportPrecision = "fp32"
+) -> None:
+    """See that the outputs of a file are those of its network, where their size is free on larger images, too.
+
+    Less precise logits, and the probabilities made of them, are judged by what they lose.
 
     Raises:
         ExportError: they are not.
@@ -159,10 +225,28 @@ def _check_outputs(network: ExportedNetwork, path: Path, proof: ProofImages) -> 
         with torch.no_grad():
             ours = [output.numpy() for output in network(batch)]
         for name, own, theirs in zip(form.outputs, ours, client.run(list(batch.numpy()), form.outputs), strict=True):
-            most = TOLERANCE * max(float(np.abs(own).max()), TOLERANCE)
-            if own.shape != theirs.shape or not (difference := float(np.abs(own - theirs).max())) <= most:
-                differ = f"by up to {difference:.2e}" if own.shape == theirs.shape else "in their shape"
-                raise ExportError(f"the ONNX file's {name}{where} differ from the model's {differ}")
+            if precision != "fp32" and name in (OUTPUT, PROBABILITIES):
+                continue
+            if own.shape != theirs.shape:
+                raise ExportError(f"the ONNX file's {name}{where} differ from the model's in their shape")
+            differ, most = _apart(own, theirs, precision)
+            if not differ <= most:
+                raise ExportError(
+                    f"the ONNX file's {name}{where} differ from the model's by {differ:.2e}, and {most:g} may be"
+                )
+
+
+def _apart(ours: NDArray[Any], theirs: NDArray[Any], precision: ExportPrecision) -> tuple[float, float]:
+    """Return how far an output is from the model's, and how far it may be.
+
+    In fp32 the largest difference, as a share of the largest number; in less precise numbers the length of the
+    difference, as a share of the length of the output.
+    """
+    if precision == "fp32":
+        largest = max(float(np.abs(ours).max()), TOLERANCE)
+        return float(np.abs(ours - theirs).max()) / largest, TOLERANCE
+    length = max(float(np.linalg.norm(ours)), TOLERANCE)
+    return float(np.linalg.norm(ours - theirs)) / length, OUTPUTS_APART[precision]
 
 
 def _larger(images: Tensor, *, is_bytes: bool) -> Tensor:

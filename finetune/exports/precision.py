@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from finetune.backbone.weights import first_line
 from finetune.errors import ExportError
 from finetune.exports.client import INPUT
 from finetune.exports.form import PROBABILITIES
+from finetune.exports.silence import without_remarks
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")  # where the time goes
 
@@ -58,6 +56,22 @@ def in_float16(file: Path, to: Path) -> None:
         raise ExportError(f"this network cannot be written in float16: {first_line(error)}") from error
 
 
+def for_8_bits(file: Path, to: Path) -> None:
+    """Write an ONNX file with all shapes known and layers joined, as every way into 8 bits starts from.
+
+    Raises:
+        ExportError: it cannot be prepared.
+    """
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    try:
+        with without_remarks():
+            quant_pre_process(file, to, skip_symbolic_shape=True)
+    except Exception as error:  # the quantiser's errors have no tree
+        raise ExportError(f"this network cannot be quantised: {first_line(error)}") from error
+    _keep_metadata(file, to)
+
+
 def in_8_bits(file: Path, to: Path, way: Way, images: Sequence[NDArray[Any]]) -> None:
     """Write an ONNX file in 8 bits, by the ranges that activations have on images, each as the file takes it.
 
@@ -67,15 +81,12 @@ def in_8_bits(file: Path, to: Path, way: Way, images: Sequence[NDArray[Any]]) ->
         ExportError: it cannot be quantised.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    plain = to.with_name(f"{to.name}.plain.onnx")
+    made = [node.name for node in onnx.load(file).graph.node if PROBABILITIES in node.output]
     try:
         with without_remarks():
-            quant_pre_process(file, plain, skip_symbolic_shape=True)
-            made = [node.name for node in onnx.load(plain).graph.node if PROBABILITIES in node.output]
             quantize_static(
-                plain,
+                file,
                 to,
                 _Reader(images),
                 nodes_to_exclude=made,  # of 8 bits they would be steps of 1/256, many alike, and no sum of 1
@@ -88,8 +99,10 @@ def in_8_bits(file: Path, to: Path, way: Way, images: Sequence[NDArray[Any]]) ->
             )
     except Exception as error:  # the quantiser's errors have no tree
         raise ExportError(f"this network cannot be quantised: {first_line(error)}") from error
-    finally:
-        plain.unlink(missing_ok=True)
+    _keep_metadata(file, to)
+
+
+def _keep_metadata(file: Path, to: Path) -> None:
     model = onnx.load(to)
     onnx.helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(file).metadata_props})
     onnx.save(model, to)
@@ -104,16 +117,3 @@ class _Reader:
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         image = next(self._left, None)
         return None if image is None else {INPUT: image[None]}
-
-
-@contextlib.contextmanager
-def without_remarks() -> Iterator[None]:
-    """Keep the remarks of onnxruntime's tools off the user's screen."""
-    was_disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(was_disabled)

@@ -99,6 +99,7 @@ class Parity:
     max_loss: float | None = None
     tolerance: float = TOLERANCE
     milliseconds: dict[str, float] = field(default_factory=dict)  # for one image: of the model, of the export
+    fp32_bytes: int | None = None  # of numbers in 8 bits: the size of the same file in fp32, which is timed, too
 
     @property
     def is_proven(self) -> bool:
@@ -158,7 +159,7 @@ def prove(
                 same = same and alike(ours, theirs, differences[-1], described.thresholds)
                 logits.append(float(np.abs(ours).max()))
         read = stranger.read(files[0])
-        took = _milliseconds({"model": lambda: model(images[:1]), "export": lambda: stranger.answer([read])})
+        took = milliseconds({"model": lambda: model(images[:1]), "export": lambda: stranger.answer([read])})
     whole = None
     if proof.whole is not None:
         whole, differs, is_alike = _on_whole(stranger, proof.whole, described, on_event)
@@ -217,7 +218,7 @@ def logits_of_files(
     return np.concatenate(found)
 
 
-def _milliseconds(networks: dict[str, Callable[[], Any]]) -> dict[str, float]:
+def milliseconds(networks: dict[str, Callable[[], Any]]) -> dict[str, float]:
     """Return how long each takes: the least of some times in turn, as other work on a machine only adds to it."""
     took: dict[str, list[float]] = {name: [] for name in networks}
     began = time.perf_counter()

@@ -62,14 +62,9 @@ def write_timm(what: Exporting, folder: Path, on_event: OnEvent) -> Parity:
     Raises:
         ExportError: timm has no such network.
     """
-    saved = _known_to_timm(what)
+    saved = known_to_timm(what.saved)
+    check_transform(saved)
     own = saved.backbone.preprocessing
-    if own.channels != 3 or own.bands.is_full:
-        raise ExportError(
-            f"this model takes {counted(own.channels, 'channel')} of an image{FULL if own.bands.is_full else ''}, and"
-            " timm's transform gives it red, green and blue of 8 bits",
-            hint="Use --format onnx, whose metadata says what to do.",
-        )
     shutil.copytree(saved.folder.model, folder, dirs_exist_ok=True)
     write_json(folder / FACTS, what.described.facts())
     model = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True).eval()
@@ -86,7 +81,7 @@ def write_safetensors(what: Exporting, folder: Path, on_event: OnEvent) -> Parit
     Raises:
         ExportError: timm has no such network.
     """
-    saved = _known_to_timm(what)
+    saved = known_to_timm(what.saved)
     facts = {**what.described.facts(), "model_args": saved.backbone.model_args}
     file = folder / "model.safetensors"
     header = {"format": "pt", **{key: json.dumps(fact) for key, fact in facts.items()}}
@@ -134,13 +129,27 @@ def _by(what: Exporting) -> Callable[[Path], NDArray[Any]]:
     return lambda file: input_of(file, facts)
 
 
-def _known_to_timm(what: Exporting) -> SavedRun:
-    """Return the run whose model timm has a network for.
+def check_transform(saved: SavedRun) -> None:
+    """See that timm's own transform gives a model what it takes.
+
+    Raises:
+        ExportError: it does not.
+    """
+    own = saved.backbone.preprocessing
+    if own.channels != 3 or own.bands.is_full:
+        raise ExportError(
+            f"this model takes {counted(own.channels, 'channel')} of an image{FULL if own.bands.is_full else ''}, and"
+            " timm's transform gives it red, green and blue of 8 bits",
+            hint="Use --format onnx, whose metadata says what to do.",
+        )
+
+
+def known_to_timm(saved: SavedRun | None) -> SavedRun:
+    """Return a run whose model timm has a network for.
 
     Raises:
         ExportError: it has none.
     """
-    saved = what.saved
     if saved is None:
         raise ExportError("an ensemble is no network of timm's", hint="Use --format onnx.")
     if isinstance(saved.backbone.model, StagedClassifier):

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from finetune.checkpoint.run_folder import slug
+from finetune.exports.client import VERSION
 from finetune.exports.exporting import Exporting
 from finetune.exports.form import OUTPUT, PROBABILITIES
 from finetune.whole import write_text
@@ -34,7 +35,7 @@ TENSOR = """  {{
 
 def triton_place(root: Path, what: Exporting) -> Path:
     """Return where in a model repository the ONNX file of a run lies: in the first version of its model."""
-    return root / slug(what.described.run) / "1" / "model.onnx"
+    return root / slug(what.described.run) / VERSION / "model.onnx"
 
 
 def write_config(file: Path, labels: str) -> None:

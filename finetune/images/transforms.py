@@ -9,7 +9,7 @@ Normalising happens on the device, a batch at a time. Letters: B batch, H W pixe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from finetune.images.shapes import smaller
 from finetune.images.stacks import Stack
 from finetune.randomness import forked
 from finetune.sections import AugmentSection
-from finetune.types import BRIGHTNESS, Preprocessing
+from finetune.types import BRIGHTNESS, FIVE_CROPS_PCT, Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ def plain_view(preprocessing: Preprocessing) -> View:
     return View(_plain(preprocessing))
 
 
-def _plain(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
-    transform: Callable[[Image.Image], Tensor] = create_transform(
+def _plain(preprocessing: Preprocessing) -> Compose:
+    transform: Compose = create_transform(
         input_size=(3, *preprocessing.image_size),
         is_training=False,
         interpolation=preprocessing.interpolation,
@@ -63,6 +63,35 @@ def _plain(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
         normalize=False,
     )
     return transform
+
+
+def five_crops_view(preprocessing: Preprocessing) -> View:
+    """Return a view of the four corners and the middle of an image, below each other: (C, 5 H, W).
+
+    They are cut out of the image as evaluation resizes it, but show at most `FIVE_CROPS_PCT` of its shorter side, so
+    that they differ. Source: Krizhevsky et al. 2012, who cut 224 of 256 pixels.
+    """
+    if preprocessing.bands.is_full:
+        return View(_EachChannel(tuple(map(_five_crops, _channels_of(preprocessing)))))
+    return View(_five_crops(preprocessing))
+
+
+def _five_crops(preprocessing: Preprocessing) -> _FiveCrops:
+    crop_pct = min(preprocessing.crop_pct, FIVE_CROPS_PCT)
+    resize, _, as_tensor = _plain(replace(preprocessing, crop_pct=crop_pct)).transforms
+    return _FiveCrops(resize, v2.FiveCrop(preprocessing.image_size), as_tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class _FiveCrops:
+    """What resizes an image, cuts five parts out of it, and makes tensors of them, which are joined in height."""
+
+    resize: Callable[[Image.Image], Image.Image]
+    cut: Callable[[Image.Image], Sequence[Image.Image]]
+    as_tensor: Callable[[Image.Image], Tensor]
+
+    def __call__(self, image: Image.Image) -> Tensor:  # (C, 5 H, W)
+        return torch.cat([self.as_tensor(part) for part in self.cut(self.resize(image))], dim=1)
 
 
 def augmented_view(preprocessing: Preprocessing, augment: AugmentSection) -> View:

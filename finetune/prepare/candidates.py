@@ -198,6 +198,13 @@ def of_backbone(recipe: Recipe, name: str) -> Recipe:
     return recipes.update(recipe, changes | ({"backbone.image_size": size} if size else {}))
 
 
+def whole_name(name: str) -> str:
+    """Return a candidate that is found from any folder: of a folder its whole path, else its name as it is."""
+    bare, size = _split_size(name)
+    path = Path(bare).expanduser()
+    return f"{path.resolve()}{f'@{size}' if size else ''}" if is_folder(path) else name
+
+
 @guarded()
 def measure_candidate(
     recipe: Recipe, name: str, manifest: Manifest, samples: Sequence[Sample], *, on_event: OnEvent = ignore

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,14 @@ from torch import Tensor
 from finetune import ranks
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
 from finetune.data.targets import strata_of
-from finetune.evaluation.forward import Mirrored, collect_logits
+from finetune.evaluation.forward import collect_logits, over_views
 from finetune.evaluation.views import Tta
 from finetune.features.cache import FeatureCache
 from finetune.features.divide import Trunk, network_trunk
 from finetune.features.engines import FEWEST, equip
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, of_trunk_batch, trunk_batch
-from finetune.images.transforms import View, augmented_view, plain_view
+from finetune.images.transforms import View, augmented_view, five_crops_view, plain_view
 from finetune.optim.class_weights import drawing_shares
 from finetune.prepare.inputs import Inputs
 from finetune.types import NEVER, OnEvent, Sample, StopSign
@@ -47,11 +48,17 @@ def feature_cache(inputs: Inputs, *, num_images: int, on_event: OnEvent, stop: S
     )
 
 
-def plain_batches(inputs: Inputs, samples: Sequence[Sample], *, batch_size: int | None = None) -> ImageBatches:
-    """Return batches of samples in order, as evaluation sees them."""
-    train = inputs.recipe.train
+def plain_batches(
+    inputs: Inputs, samples: Sequence[Sample], *, batch_size: int | None = None, tta: Tta = "none"
+) -> ImageBatches:
+    """Return batches of samples in order, as evaluation sees them; of five crops (B, C, 5 H, W)."""
+    train, own = inputs.recipe.train, inputs.backbone.preprocessing
     size = batch_size or next((n for n in (train.micro_batch, train.batch_size) if n != "auto"), 32)
-    return _batches(inputs, samples, plain_view(inputs.backbone.preprocessing), size, _plain_workers(inputs), seed=None)
+    if tta == "5crop":  # of which the pixel cache has the middle alone
+        return _batches(
+            replace(inputs, pixels=None), samples, five_crops_view(own), size, _plain_workers(inputs), seed=None
+        )
+    return _batches(inputs, samples, plain_view(own), size, _plain_workers(inputs), seed=None)
 
 
 def augmented_batches(inputs: Inputs, samples: Sequence[Sample]) -> ImageBatches:
@@ -78,9 +85,9 @@ def logits_of(
     one (`tta`) by torch.
     """
     model, compute = inputs.backbone.model, inputs.compute
-    batches = plain_batches(inputs, samples, batch_size=batch_size)
-    if tta == "flip":
-        return collect_logits(Mirrored(model), batches.epoch(), autocast=compute.autocast)
+    batches = plain_batches(inputs, samples, batch_size=batch_size, tta=tta)
+    if tta != "none":
+        return collect_logits(over_views(model, tta), batches.epoch(), autocast=compute.autocast)
     trunk = _engine_of(inputs, samples)
     if trunk is None:
         return collect_logits(model, batches.epoch(), autocast=compute.autocast)

@@ -9,6 +9,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from finetune.checkpoint.run_folder import RunFolder, open_answering
 from finetune.errors import CheckpointError, ExportError, RecipeError, did_you_mean
 from finetune.evaluation.predictions import Answers, Scorer, probabilities_of
-from finetune.evaluation.views import Tta
-from finetune.exports.client import PROOF, Client, digest_of, export_file, proven_export
+from finetune.evaluation.views import Tta, check_cut
+from finetune.exports.client import PROOF, Client, digest_of, export_file, proof_of_file, proven_export
 from finetune.types import Event, OnEvent
 
 MANY = 1000  # images that are worth starting a GPU
 ONNX = ".onnx"
+FILES = ("model.onnx", "1/model.onnx", "*/1/model.onnx")  # in a folder of exports, or a model repository for Triton
 TIMM_FILES = ("config.json", "model.safetensors")
 By = Literal["auto", "torch", "onnxruntime"]
 
@@ -52,10 +54,13 @@ def open_model(path: str | Path) -> Model:
             raise CheckpointError(f"no such file: {place}", hint="Name a run folder, or an ONNX file that is there.")
         return Model(place, file=place)
     if not RunFolder(place).recipe.is_file() and not RunFolder(place).ensemble.is_file():
-        if (place / "model.onnx").is_file():
-            return Model(place, file=_of_exports(place))
+        file = next((found for pattern in FILES for found in sorted(place.glob(pattern))), None)
+        if file is not None:
+            _check_proven(file)
+            return Model(place, file=file)
         if all((place / name).is_file() for name in TIMM_FILES):
             return Model(place)
+        _check_no_other_format(place)
     folder = open_answering(place)
     return Model(place, run=folder, file=_of_ensemble(folder) if folder.ensemble.is_file() else None)
 
@@ -106,30 +111,58 @@ def opened_export(file: Path) -> Client:
 
 
 def scorer_of(client: Client, *, tta: Tta = "none") -> Scorer[NDArray[Any]]:
-    """Return what names images by an ONNX file; with the `tta` "flip" by the mean over mirror images, too."""
+    """Return what names images by an ONNX file, by the mean over the views that `tta` stands for.
+
+    Raises:
+        RecipeError: no such views can be given to the file.
+    """
+    check_cut(tta, crop_mode=client.preprocessing["crop_mode"], inside=client.inside)
 
     def answers(images: Sequence[NDArray[Any]]) -> Answers:
         return Answers(probabilities_of(client.activation, client.answer_over(images, tta)))
 
     value_range = client.preprocessing["value_range"]
     span = tuple(value_range) if value_range else None
-    return Scorer(tuple(client.classes), span, client.prepare, answers, client.task, client.thresholds, client.bands)
+    prepare = partial(client.prepare, tta=tta)
+    return Scorer(tuple(client.classes), span, prepare, answers, client.task, client.thresholds, client.bands)
 
 
-def _of_exports(folder: Path) -> Path:
-    """Return the ONNX file in a folder of exports, which must be the one that was proven where that is said there."""
-    file, proof = folder / "model.onnx", folder / PROOF
-    if proof.is_file():
-        try:
-            is_proven = json.loads(proof.read_text(encoding="utf-8"))["digest"] == digest_of(file)
-        except (OSError, ValueError, TypeError, KeyError):
-            is_proven = False
-        if not is_proven:
-            raise ExportError(
-                f"{file} is not the file that {proof.name} says was proven",
-                hint=f"Export it again, or name the file itself to take it as it is: {file}",
-            )
-    return file
+def _check_proven(file: Path) -> None:
+    """See that the ONNX file in a folder of exports is the one that was proven, where that is said there.
+
+    Raises:
+        ExportError: it is another.
+    """
+    proof = proof_of_file(file)
+    if not proof.is_file():
+        return
+    try:
+        is_proven = json.loads(proof.read_text(encoding="utf-8"))["digest"] == digest_of(file)
+    except (OSError, ValueError, TypeError, KeyError):
+        is_proven = False
+    if not is_proven:
+        raise ExportError(
+            f"{file} is not the file that {proof.name} says was proven",
+            hint=f"Export it again, or name the file itself to take it as it is: {file}",
+        )
+
+
+def _check_no_other_format(folder: Path) -> None:
+    """Refuse an export that another library computes by what it is, rather than as no run folder.
+
+    Raises:
+        CheckpointError: the folder is one.
+    """
+    try:
+        facts = json.loads((folder / PROOF).read_text(encoding="utf-8"))
+        format, whole = facts["format"], facts["whole"]
+        reached = f"{whole['measure']} {whole['export']:.3f} on {whole['split']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    raise CheckpointError(
+        f"{folder} is an export in the format {format}, which its own library computes",
+        hint=f"Its proof.json has what it reaches: {reached}. Name the run that it was made of, or an ONNX file.",
+    )
 
 
 def _of_ensemble(folder: RunFolder) -> Path:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,12 +22,16 @@ from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.saved import SavedRun, load_run, load_timm, trained_on
 from finetune.data import checks
 from finetune.data.targets import target_array
-from finetune.errors import DataError, FinetuneError
-from finetune.evaluation.views import Tta
-from finetune.exports.client import PROOF, Client, digest_of, model_files
+from finetune.errors import DataError, FinetuneError, RecipeError
+from finetune.evaluation.corruptions import Pixels, check_corruptible
+from finetune.evaluation.views import Tta, check_cut
+from finetune.exports.client import Client, digest_of, model_files, proof_of_file
 from finetune.exports.proof import logits_of_files
+from finetune.images.decode import read
+from finetune.images.transforms import normalise, plain_view
 from finetune.prepare.members import logits_on
 from finetune.runs.answering import Model, opened_export
+from finetune.runs.corrupting import OfPixels
 from finetune.settings import DataSection, Recipe
 from finetune.tasks import Task
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore
@@ -42,6 +48,9 @@ class JudgedModel(Protocol):
     data: DataSection
     is_refit: bool
 
+    def check_views(self, tta: Tta) -> None:
+        """See that its images can be seen in these views. Raises RecipeError: they cannot."""
+
     def manifest(self) -> Manifest:
         """Return the data that it was trained on. Raises DataError: none is known."""
 
@@ -50,26 +59,47 @@ class JudgedModel(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Return the logits (N, K) of images and their targets."""
 
+    def of_pixels(self) -> OfPixels:
+        """Return how it is asked about pixels. Raises RecipeError: it is not shown red, green and blue of 8 bits."""
+
 
 class JudgedRun:
     """A finished run, or the model of a timm folder, by torch."""
 
     def __init__(self, saved: SavedRun, *, is_timm: bool) -> None:
-        self.saved, self.is_timm = saved, is_timm
+        self.saved, self.run, self.recipe = saved, saved.folder if not is_timm else None, saved.recipe
+        if is_timm and (exported_from := _run_of(saved.folder.path / "config.json")):
+            self.run, self.recipe = exported_from, recipes.load(exported_from.recipe)
         own = saved.backbone.preprocessing
         self.classes, self.task, self.thresholds = saved.classes, saved.task, saved.thresholds
         self.value_range, self.bands = own.value_range, own.bands
-        self.data, self.is_refit = saved.recipe.data, saved.recipe.train.refit
+        self.data, self.is_refit = self.recipe.data, self.recipe.train.refit
+
+    def check_views(self, tta: Tta) -> None:
+        check_cut(tta, crop_mode=self.saved.backbone.preprocessing.crop_mode)
 
     def manifest(self) -> Manifest:
-        if self.is_timm:
+        if self.run is None:
             raise _unknown(self.saved.folder.path)
-        return self.saved.manifest()
+        return trained_on(self.run, self.recipe, self.classes, bands=self.bands)
 
     def logits(
         self, manifest: Manifest, samples: Sequence[Sample], *, batch_size: int, workers: int | None, tta: Tta
     ) -> tuple[Tensor, Tensor]:
         return logits_on(self.saved, manifest, samples, batch_size=batch_size, workers=workers, tta=tta)
+
+    def of_pixels(self) -> OfPixels:
+        own = self.saved.backbone.preprocessing
+        check_corruptible(own.bands, own.image_size)
+        view = plain_view(own)
+        return OfPixels(lambda file: view(_decoded(self, file)).permute(1, 2, 0).numpy(), self._answer)
+
+    def _answer(self, pixels: Sequence[Pixels]) -> Tensor:
+        compute, backbone = self.saved.compute, self.saved.backbone
+        images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(compute.device)
+        with compute.in_force(), torch.no_grad(), compute.autocast():
+            logits: Tensor = backbone.model(normalise(images, backbone.preprocessing))  # (B, K)
+        return logits.float().cpu()
 
 
 class JudgedFile:
@@ -87,9 +117,12 @@ class JudgedFile:
     @property
     def is_stale(self) -> bool:
         """Whether its proof names another model than its run has now; an ensemble is none of its members'."""
-        proof = self.file.with_name(PROOF)
+        proof = proof_of_file(self.file)
         said = read_json(proof).get("model") if self.run is not None and proof.is_file() else None
         return said is not None and self.run is not None and said != digest_of(*model_files(self.run))
+
+    def check_views(self, tta: Tta) -> None:
+        check_cut(tta, crop_mode=self.client.preprocessing["crop_mode"], inside=self.client.inside)
 
     def manifest(self) -> Manifest:
         if self.run is None:
@@ -102,19 +135,33 @@ class JudgedFile:
         samples = checks.unchanged(replace(manifest, samples=tuple(samples))).samples
         files = [Path(manifest.root, sample.file) for sample in samples]
         found = logits_of_files(
-            self._read, lambda images: self.client.answer_over(images, tta), files, batch_size=batch_size,
-            what="evaluate", on_event=self.on_event,
+            partial(self._read, tta=tta), lambda images: self.client.answer_over(images, tta), files,
+            batch_size=batch_size, what="evaluate", on_event=self.on_event,
         )  # fmt: skip
         return torch.from_numpy(found), torch.from_numpy(target_array(samples))
 
-    def _read(self, file: Path) -> NDArray[Any]:
+    def _read(self, file: Path, *, tta: Tta) -> NDArray[Any]:
+        if tta == "5crop":  # cut by no rule of the file's metadata
+            return self.client.prepare(_decoded(self, file), tta)
         try:
             return self.client.read(file)
         except (OSError, ValueError, FinetuneError) as error:
-            raise DataError(
-                f"{file} could be read when the data was scanned and cannot now: {error}",
-                hint="Name labelled images that are there: --data DIR.",
-            ) from error
+            raise _gone(file, error) from error
+
+    def of_pixels(self) -> OfPixels:
+        height, width = self.client.preprocessing["image_size"]
+        check_corruptible(self.bands, (height, width))
+        if self.client.inside == "full":
+            raise RecipeError(
+                f"{self.file} resizes and cuts images itself (--with-preprocessing full): what it is shown in the end"
+                " cannot be corrupted",
+                hint="Name the run or its plain ONNX file.",
+            )
+        client = self.client
+        return OfPixels(
+            lambda file: client.middle(_decoded(self, file)),
+            lambda pixels: torch.from_numpy(client.answer([client.of_middle(one) for one in pixels])),
+        )
 
 
 def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> JudgedModel:
@@ -146,6 +193,25 @@ def _run_of(file: Path) -> RunFolder | None:
         places = (RunFolder(place / first) for place in above)  # an absolute path stays itself; older ones have none
         folder = next((member for member in places if member.recipe.is_file()), folder)
     return folder if folder.recipe.is_file() and folder.split.is_file() else None
+
+
+def _decoded(model: JudgedModel, file: Path) -> Any:
+    """Return the image in a file, as a model's images are decoded.
+
+    Raises:
+        DataError: it cannot be read any more.
+    """
+    try:
+        return read(file, value_range=model.value_range, bands=model.bands).content
+    except FinetuneError as error:
+        raise _gone(file, error) from error
+
+
+def _gone(file: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{file} could be read when the data was scanned and cannot now: {error}",
+        hint="Name labelled images that are there: --data DIR.",
+    )
 
 
 def _unknown(path: Path) -> DataError:

@@ -16,6 +16,7 @@ from finetune.checkpoint.saved import data_root, pinned_task, write_problems
 from finetune.data import checks, split
 from finetune.device import Compute
 from finetune.prepare.asked import recipe_of
+from finetune.prepare.candidates import whole_name
 from finetune.prepare.inputs import (
     Inputs,
     architecture_of,
@@ -148,7 +149,6 @@ def reopen_inputs(
 def with_whole_paths(recipe: Recipe) -> Recipe:
     """Return a recipe whose data and weights are found from any folder."""
     named = {"data.path": recipe.data.path, "backbone.weights": recipe.backbone.weights}
-    return recipes.update(
-        recipe,
-        {key: str(Path(path).expanduser().resolve()) for key, path in named.items() if path and path != "none"},
-    )
+    whole = {key: str(Path(path).expanduser().resolve()) for key, path in named.items() if path and path != "none"}
+    among = ",".join(whole_name(name.strip()) for name in recipe.backbone.among.split(","))
+    return recipes.update(recipe, {**whole, "backbone.among": among})

@@ -157,6 +157,26 @@ def remove_runs(paths: Sequence[str | Path], *, on_event: OnEvent = ignore) -> i
     return sum(run.num_bytes for run in runs)
 
 
+def ensembles_of(runs: Sequence[FoundRun]) -> list[tuple[Path, str]]:
+    """Return the ensembles beside run folders that are to be removed, each with the name of a member that it loses."""
+    gone = {run.path.resolve() for run in runs}
+    beside = {place.resolve(): place for run in runs for place in run.path.parent.iterdir()}
+    return [
+        (place, member.name)
+        for own, place in sorted(beside.items())
+        for member in (() if own in gone else _members(RunFolder(place)))
+        if not gone.isdisjoint((member, *member.parents))
+    ]
+
+
+def _members(folder: RunFolder) -> list[Path]:
+    """Return where the members of an ensemble lie; none of another folder."""
+    facts = _read(folder.ensemble) if folder.ensemble.is_file() else None
+    members = facts.get("members") if isinstance(facts, dict) else None
+    taking_part = [member for member in members or [] if isinstance(member, dict) and member.get("count", 1)]
+    return [(folder.path / ".." / str(member.get("run", ""))).resolve() for member in taking_part]
+
+
 def page_of(path: str | Path) -> Path:
     """Return the page of a run, a comparison or a search.
 

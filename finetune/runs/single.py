@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from finetune import inline, ranks
+from finetune import recipe as recipes
 from finetune.backbone.groups import head_modules
 from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
@@ -46,6 +48,7 @@ from finetune.runs.signals import Stop
 from finetune.runs.training import Trained, computing, telling_how_to_go_on, train
 from finetune.settings import Recipe
 from finetune.tasks import AnyTarget
+from finetune.tracking import Tracking, tracker_names, tracking
 from finetune.train.number_head import fold_scale
 from finetune.types import Event, Manifest, OnEvent, Split, ignore, to_json
 from finetune.wording import counted
@@ -166,8 +169,8 @@ def _train(
 ) -> RunResult:
     began = time.monotonic()
     refitted = None
-    with telling_how_to_go_on(folder), computing(prepared.compute):
-        trained = train(folder, prepared, checkpoint, stop=stop, on_event=on_event)
+    with telling_how_to_go_on(folder), computing(prepared.compute), _tracked(folder, prepared, on_event) as told:
+        trained = train(folder, prepared, checkpoint, stop=stop, on_event=told)
         seconds["train"] = time.monotonic() - began
         delivered = ranks.agreed(lambda: best.load(folder, trained.state.best).model)
         prepared.backbone.model.load_state_dict(delivered)
@@ -192,8 +195,25 @@ def _train(
                 folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds, on_event=on_event
             )
         )
+        told.metrics(result.metrics)
     ranks.agreed(lambda: export_at_end(folder, prepared.recipe, seconds=sum(seconds.values()), on_event=on_event))
     return result
+
+
+def _tracked(folder: RunFolder, prepared: Prepared, on_event: OnEvent) -> AbstractContextManager[Tracking]:
+    """Return what tells the trackers of a run; of several processes the first tells them."""
+    recipe = prepared.recipe
+    names = tracker_names(recipe.train.track) if ranks.is_first() else ()
+    keys = {key: recipes.value(recipe, key) for key in recipes.fields()}
+    about = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in keys.items()}
+    return tracking(
+        names,
+        folder.path,
+        experiment=Path(recipe.data.path).stem,
+        about=about,
+        accelerator=prepared.compute.accelerator,
+        on_event=on_event,
+    )
 
 
 def _conclude(

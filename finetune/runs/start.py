@@ -21,6 +21,7 @@ from finetune.runs.layout import Terms, with_whole_paths
 from finetune.runs.signals import Stop
 from finetune.runs.single import RunResult
 from finetune.settings import Recipe
+from finetune.tracking import tracker_names
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import Event, Manifest, OnEvent, ignore
 from finetune.whole import write_text
@@ -46,6 +47,7 @@ def start(
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
+    tracker_names(recipe.train.track)  # what is missing is told now, not after the first pass
     recipe = _named(recipe, on_event)
     if out is not None:
         with _shared(new_folder, out) as folder:

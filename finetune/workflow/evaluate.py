@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from finetune.data.targets import target_of
 from finetune.errors import DataError, check_count, did_you_mean
 from finetune.evaluation.answers import answers
 from finetune.evaluation.by_class import ClassFigures, figures_by_class
+from finetune.evaluation.corruptions import UnderCorruption, check_severities
 from finetune.evaluation.metrics import confusions, measure_task
 from finetune.evaluation.views import Tta, check_tta
 from finetune.prepare.inputs import problem_notes
 from finetune.runs.answering import chosen_export, open_model
+from finetune.runs.corrupting import under_corruption
 from finetune.runs.judging import JudgedModel, judged
-from finetune.tasks import Task
+from finetune.tasks import TASKS, Task
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore, to_json
 from finetune.wording import counted
@@ -42,6 +45,7 @@ class Evaluation:
     task: Task = "classify"
     by_class: tuple[ClassFigures, ...] = ()
     tta: Tta = "none"  # the views that the answers are the mean over
+    corruption: UnderCorruption | None = None  # where it was asked for
 
     @property
     def confusion(self) -> list[list[int]]:
@@ -59,6 +63,8 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation as one JSON document."""
         facts = {name: value for name, value in to_json(self).items() if name != "confusions"}
+        if self.corruption is not None:
+            facts["corruption"]["means"] = list(self.corruption.means)
         return {**facts, "confusion": self.confusion}
 
 
@@ -72,6 +78,7 @@ def evaluate(
     batch_size: int = 32,
     workers: int | None = None,
     tta: Tta = "none",
+    corrupt: Sequence[int] = (),
     on_event: OnEvent = ignore,
 ) -> Evaluation:
     """Measure a model on one split of the data that it was trained on (test where it has one, else val), or of `data`.
@@ -79,26 +86,38 @@ def evaluate(
     It is that of a finished run; or an ONNX file, an ensemble, a folder of exports or of timm, which may know no data
     of their own. Of `data` the split is optional: without one, all its images are measured. `workers` are those of the
     run, unless they are given. With the `tta` "flip" what is measured is the mean of the logits of each image and of
-    its mirror image.
+    its mirror image, with "5crop" the mean over its four corners and its middle. `corrupt` names severities, 1 to 5, at
+    which images are corrupted in fifteen kinds (see `evaluation.corruptions`), and the first metric measured again.
 
     Raises:
         CheckpointError: no finished run. ExportError: no ONNX file of ours, or not the one that was proven.
-        DataError: no such split, or a class that the model lacks. RecipeError: an ONNX file on another device.
+        DataError: no such split, or a class that the model lacks. RecipeError: an ONNX file on another device; views or
+            corruptions that its images cannot have.
     """
     check_count("batch_size", batch_size)
     check_tta(tta)
+    severities = check_severities(corrupt, tta=tta)
     if split is not None and split not in SPLITS:
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
     model = open_model(run)
     if model.file is not None:
         chosen_export(model, "auto", device, num_images=None, on_event=on_event)  # which refuses another device
     of = judged(model, device=device, on_event=on_event)
+    of.check_views(tta)
+    by_pixels = of.of_pixels() if severities else None
     manifest = of.manifest() if data is None else _other_data(of, data, on_event)
     name, samples = _chosen(manifest, split, is_own=data is None, is_refit=of.is_refit)
     logits, targets = of.logits(manifest, samples, batch_size=batch_size, workers=workers, tta=tta)
     task, limits = of.task, of.thresholds
     metrics = measure_task(task, logits, targets, units=units_of(samples), thresholds=limits)
     said = answers(task, logits, limits)
+    corruption = None
+    if by_pixels is not None:
+        files = [Path(manifest.root, sample.file) for sample in samples]
+        clean = metrics[TASKS[task].score].value
+        corruption = under_corruption(
+            by_pixels, files, targets, severities, task=task, clean=clean, batch_size=batch_size, on_event=on_event
+        )
     return Evaluation(
         split=name,
         num_images=len(samples),
@@ -109,6 +128,7 @@ def evaluate(
         task=task,
         by_class=figures_by_class(of.classes, logits, targets, limits) if task == "multilabel" else (),
         tta=tta,
+        corruption=corruption,
     )
 
 

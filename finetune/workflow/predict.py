@@ -21,7 +21,7 @@ from finetune.evaluation.named import Named, Predictions
 from finetune.evaluation.named import Prediction as Prediction
 from finetune.evaluation.prediction_rows import AnswerLayout
 from finetune.evaluation.predictions import Answers, Scorer, check_asked, predictions, probabilities_of
-from finetune.evaluation.views import Tta, check_tta
+from finetune.evaluation.views import Tta, check_cut, check_tta
 from finetune.runs.answering import By, Model, chosen_export, open_model, opened_export, scorer_of
 from finetune.tasks import TASKS, Task
 from finetune.types import OnEvent, ignore
@@ -142,7 +142,7 @@ class Classifier:
         (C, H, W) of the numbers that its files have. With `scores` each has the probability of every class, with
         `features` what reaches the head. With a `coverage`, the share of val that may be named, or a `threshold` of
         the probability, images that had better not be named say why in `unsure`. With the `tta` "flip" an answer is the
-        mean over an image and its mirror image.
+        mean over an image and its mirror image, with "5crop" over its corners and its middle.
 
         Raises:
             DataError: a path does not exist, there are no images, or it cannot be told how one is to be read.
@@ -175,27 +175,28 @@ class Classifier:
         return guarded(OF_A_MODEL, is_shared=True)
 
     def _scorer(self, wanted: Wanted) -> Scorer[Any]:
-        from finetune.images.transforms import plain_view
+        from finetune.images.transforms import five_crops_view, plain_view
         from finetune.runs.known_file import read_known
 
         known = None if wanted.coverage is None else read_known(self._folder)
-        view = plain_view(self.preprocessing)
-        answers = partial(self._answers, known=known, wanted=wanted)
         own = self.preprocessing
+        check_cut(wanted.tta, crop_mode=own.crop_mode)
+        view = five_crops_view(own) if wanted.tta == "5crop" else plain_view(own)
+        answers = partial(self._answers, known=known, wanted=wanted)
         return Scorer(self.classes, own.value_range, view, answers, self.task, self.thresholds, own.bands)
 
     def _answers(self, images: Sequence[Tensor], *, known: Knowledge | None, wanted: Wanted) -> Answers:
         import torch
 
-        from finetune.evaluation.forward import Mirrored
+        from finetune.evaluation.forward import over_views
         from finetune.images.transforms import normalise
 
         batch = torch.stack(list(images)).to(self._compute.device)
         with self._compute.in_force(), torch.no_grad(), self._compute.autocast():
             inputs = normalise(batch, self.preprocessing)
             if not wanted.needs_model:
-                model = Mirrored(self.model) if wanted.tta == "flip" else self.model
-                return Answers(self._probabilities(model(inputs).float().cpu()))
+                logits = over_views(self.model, wanted.tta)(inputs).float().cpu()  # (B, K)
+                return Answers(self._probabilities(logits))
             from finetune.backbone.groups import head_modules
             from finetune.features.extract import with_output
 

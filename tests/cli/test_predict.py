@@ -190,4 +190,5 @@ def test_answers_over_mirror_images_are_asked_for_by_a_flag(finetune_cli, run: P
     )
     assert plain[0]["probabilities"] != mean[0]["probabilities"]
     assert "images, tta flip" in finetune_cli("eval", run, "--tta", "flip").out
+    assert "images, tta 5crop" in finetune_cli("eval", run, "--tta", "5crop").out
     assert finetune_cli("eval", run, "--tta", "flop").code == 2

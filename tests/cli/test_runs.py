@@ -126,3 +126,18 @@ def test_what_an_interrupted_removal_left_is_in_nobodys_way(finetune_cli, shelf:
     shutil.copytree(shelf / "done" / "model", shelf / ".done.old" / "model")
     assert finetune_cli("runs", "rm", shelf / "done", "--yes").code == 0
     assert sorted(place.name for place in shelf.iterdir()) == ["begun", "damaged", "other"]
+
+
+def test_an_ensemble_that_loses_a_member_is_named(finetune_cli, shelf: Path) -> None:
+    members = [{"run": str(shelf / "done"), "count": 2}, {"run": "begun", "count": 1}, {"run": "damaged", "count": 0}]
+    for name, content in (("joined", {"members": members}), ("broken", [])):
+        (shelf / name).mkdir()
+        (shelf / name / "ensemble.json").write_text(json.dumps(content))
+    done = finetune_cli("runs", "rm", shelf / "damaged", "--yes")  # which took no part
+    assert done.code == 0 and "an ensemble of" not in done.out
+    done = finetune_cli("runs", "rm", shelf / "done", shelf / "begun", "--yes")
+    assert done.code == 0 and [line for line in done.out.splitlines() if "an ensemble of" in line] == [
+        f"{shelf / 'joined'} is an ensemble of {name} and others, and loses it: its file still answers"
+        for name in ("done", "begun")
+    ]
+    assert "an ensemble of" not in finetune_cli("runs", "rm", shelf / "joined", "--yes").out

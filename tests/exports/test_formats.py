@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,19 +23,27 @@ from safetensors import safe_open
 
 import finetune
 from finetune.errors import CheckpointError, ExportError, ResourceError
+from finetune.exports import formats
 from finetune.exports.card_facts import in_markdown
+from finetune.exports.coreml import convert
+from finetune.exports.described import Described
+from finetune.exports.formats import NEEDS
+from finetune.types import Preprocessing
 
-FORMATS = ["timm", "torch", "safetensors", "openvino"]
+FORMATS = ["timm", "torch", "safetensors", "openvino", "litert"]
 ALONE = "import runpy, sys; sys.modules.update(finetune=None); sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"  # noqa: E501
-HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
+
+
+def is_missing(format: str) -> bool:
+    return format in NEEDS and importlib.util.find_spec(NEEDS[format][0]) is None
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_program_in_a_folder_says_what_predict_says(
     finished: Path, drawn: Path, tmp_path: Path, format: Any
 ) -> None:
-    if format == "openvino" and not HAS_OPENVINO:
-        pytest.skip("openvino is not installed")
+    if is_missing(format):
+        pytest.skip(f"{NEEDS[format][1]} is not installed")
     done = finetune.export(finished, format=format, out=tmp_path / "own")
     files = [str(file) for file in sorted(drawn.rglob("*.jpg"))[:6]]
     command = [sys.executable, "-I", "-c", ALONE, str(done.path / "predict.py"), *files]
@@ -50,11 +59,83 @@ def test_the_program_in_a_folder_says_what_predict_says(
         assert done.proof["largest_difference"] == 0
 
 
-@pytest.mark.skipif(HAS_OPENVINO, reason="openvino is installed")
-def test_a_library_that_is_missing_is_named(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="openvino is not installed") as caught:
-        finetune.export(finished, format="openvino", out=tmp_path / "own")
-    assert "pip install openvino" in caught.value.hint and list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("format", NEEDS)
+def test_a_library_that_is_missing_is_named_before_anything_is_computed(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Any
+) -> None:
+    monkeypatch.setattr("finetune.workflow.export.load_run", None)
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ExportError, match=f"{NEEDS[format][1]} is not installed") as caught:
+        finetune.export(finished, format=format, out=tmp_path / "own")
+    assert f"pip install {NEEDS[format][1]}" in caught.value.hint and list(tmp_path.iterdir()) == []
+
+
+def test_core_ml_is_refused_where_nothing_can_prove_it(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(formats.sys, "platform", "linux")
+    with pytest.raises(ExportError, match="computes on macOS alone"):
+        finetune.export(finished, format="coreml")
+
+
+class FakeCoreMl:
+    """What of coremltools an export calls, by torch: its own library computes on macOS alone."""
+
+    precision = SimpleNamespace(FLOAT16="half", FLOAT32="float")
+    target = SimpleNamespace(iOS16="iOS16")
+    ComputeUnit = SimpleNamespace(CPU_ONLY="cpu")
+    offset = 0.0
+
+    @staticmethod
+    def TensorType(name: str, shape: Any = None) -> tuple[str, Any]:  # noqa: N802
+        return name, shape
+
+    def convert(self, traced: Any, *, inputs: Any, outputs: Any, compute_precision: str, **_: Any) -> Any:
+        assert inputs == [("images", (1, 3, 64, 64))] and outputs == [("logits", None)]
+        assert compute_precision == "float"
+        return SimpleNamespace(save=lambda path: traced.save(path))
+
+    @property
+    def models(self) -> Any:
+        def loaded(path: str, *, compute_units: str) -> Any:
+            network = torch.jit.load(path)
+
+            def predict(given: Any) -> Any:
+                with torch.no_grad():
+                    return {"logits": network(torch.from_numpy(given["images"])).numpy() + self.offset}
+
+            return SimpleNamespace(predict=predict)
+
+        return SimpleNamespace(MLModel=loaded)
+
+
+def test_core_ml_is_proven_by_what_its_library_answers(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = FakeCoreMl()
+    monkeypatch.setitem(sys.modules, "coremltools", library)
+    monkeypatch.setattr("finetune.workflow.export.check_library", lambda format: None)
+    done = finetune.export(finished, format="coreml", out=tmp_path / "own")
+    assert done.proof["whole"]["num_same"] == done.proof["whole"]["num_images"]
+    page = (done.path / "README.md").read_text()
+    assert "(1, 3, 64, 64)" in page and "one image at a time" in page and "coremltools" in page
+    assert {file.name for file in done.path.iterdir()} >= {"model.mlpackage", "facts.json", "labels.txt", "predict.py"}
+    library.offset = 0.5
+    with pytest.raises(ExportError, match="does not reproduce the model"):
+        finetune.export(finished, format="coreml", out=tmp_path / "other")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("coremltools") is None, reason="coremltools is not installed")
+@pytest.mark.parametrize("network", ["test_resnet", "test_convnext"])
+def test_core_ml_takes_a_network(tmp_path: Path, network: str) -> None:
+    import coremltools
+
+    model = timm.create_model(network, num_classes=3).eval().requires_grad_(False)
+    own = Described(("a", "b", "c"), Preprocessing((64, 64), (0.5,) * 3, (0.2,) * 3))
+    convert(model, own, tmp_path / "model.mlpackage")
+    said = coremltools.utils.load_spec(str(tmp_path / "model.mlpackage")).description
+    assert [part.name for part in (*said.input, *said.output)] == ["images", "logits"]
+    assert list(said.input[0].type.multiArrayType.shape) == [1, 3, 64, 64]
 
 
 def test_a_folder_in_exports_is_replaced_and_elsewhere_nothing_is(exported: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,16 @@ import finetune
 from finetune.backbone.groups import layer_groups
 from finetune.backbone.saliency import Saliency
 from finetune.errors import ExportError, RecipeError
+from finetune.exports import formats
 from finetune.exports import onnx as onnx_export
 from finetune.exports.client import Client, _normalised
 from finetune.exports.described import Described, preprocessing_facts
+from finetune.exports.exporting import Exporting
 from finetune.exports.form import OnnxForm
 from finetune.exports.outputs import ExportedNetwork
 from finetune.exports.proof import OnWhole, Parity, ProofImages, prove
 from finetune.types import Preprocessing
+from tests.support import draw_numbers, mostly_slow
 
 ALL = {"softmax": True, "features": True, "saliency": True}
 
@@ -112,7 +117,7 @@ def test_a_form_has_a_folder_of_its_own_and_predict_computes_by_the_plain_one(
 
 def test_8_bits_are_a_quarter_of_the_size_and_lose_little(older_exporter: None, finished: Path, tmp_path: Path) -> None:
     plain = finetune.export(finished, out=tmp_path / "plain.onnx")
-    done = finetune.export(finished, out=tmp_path / "int8.onnx", precision="int8", max_loss=20)
+    done = finetune.export(finished, out=tmp_path / "int8.onnx", precision="int8", max_loss=20, force=True)
     kinds = {node.op_type for node in onnx.load(done.path).graph.node}
     assert "QuantizeLinear" in kinds and "DequantizeLinear" in kinds
     assert done.proof["bytes"] < plain.proof["bytes"] / 2  # of a larger network a quarter: scales and names stay
@@ -162,10 +167,15 @@ def test_an_output_that_is_not_what_it_says_is_refused(
         ({"precision": "int4"}, "precision = 'int4' is none of"),
         ({"max_loss": -1.0}, "is no number of points"),
         ({"max_loss": float("nan")}, "is no number of points"),
+        ({"precision": "fp16", "force": True}, "--force is of --precision int8"),
+        ({"format": "torch", "force": True}, "--force is of --precision int8"),
         ({"dynamic_size": True, "preprocessing": "full"}, "leaves the size to who prepares images"),
         ({"format": "timm", "softmax": True}, "--softmax has no meaning for --format timm"),
         ({"format": "torch", "preprocessing": "full"}, "--with-preprocessing has no meaning for --format torch"),
         ({"format": "openvino", "saliency": True}, "--saliency has no meaning for --format openvino"),
+        ({"format": "openvino", "precision": "int8"}, "--precision int8 has no meaning for --format openvino"),
+        ({"format": "coreml", "precision": "int8"}, "--precision int8 has no meaning for --format coreml"),
+        ({"format": "litert", "precision": "fp16"}, "--precision has no meaning for --format litert"),
         ({"format": "timm", "layout": "triton"}, "layout = 'triton' has no meaning"),
         ({"layout": "tree"}, "layout = 'tree' has no meaning"),
         ({"push_to_hub": "me/it"}, "--push-to-hub has no meaning for --format onnx"),
@@ -175,6 +185,46 @@ def test_an_output_that_is_not_what_it_says_is_refused(
 def test_what_does_not_go_together_is_refused(finished: Path, asked: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         finetune.export(finished, **asked)
+
+
+REFUSED: list[tuple[Any, ...]] = [
+    ("test_vit", {"saliency": True}, "does not end in an average over places"),
+    ("test_resnet", {"preprocessing": "full", "saliency": True}, "8 of them go into a file"),
+    ("lenet5", {"format": "timm"}, "timm itself has no network lenet5"),
+]
+
+
+@pytest.mark.parametrize(("network", "asked", "said"), mostly_slow(REFUSED, REFUSED[2]))
+def test_what_a_network_cannot_have_is_refused_before_val_is_asked_and_leaves_no_folder(
+    quick_run, monkeypatch: pytest.MonkeyPatch, network: str, asked: dict[str, Any], said: str
+) -> None:
+    more = {"overrides": {"data.depth": "full"}} if network == "test_resnet" else {}
+    run = quick_run("linear-probe", backbone=network, epochs=1, image_size=32, **more).folder
+    monkeypatch.setattr("finetune.workflow.export.proof_of", None)
+    with pytest.raises(ExportError, match=said):
+        finetune.export(run, **asked)
+    assert not (run / "exports").exists()
+
+
+def test_probabilities_of_a_number_are_refused_before_val_is_asked(
+    tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run(data=draw_numbers(tmp_path / "numbers"), overrides={"data.label_column": "length"}, epochs=1).folder
+    monkeypatch.setattr("finetune.workflow.export.proof_of", None)
+    with pytest.raises(RecipeError, match="has no probabilities"):
+        finetune.export(run, softmax=True)
+
+
+def test_an_export_that_fails_leaves_no_empty_folder(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise ExportError("no such operator")
+
+    monkeypatch.setattr(formats, "write_in_form", failing)
+    monkeypatch.setitem(formats.FORMATS, "torch", failing)
+    for asked in ({"softmax": True}, {"layout": "triton"}, {"format": "torch"}):
+        with pytest.raises(ExportError, match="no such operator"):
+            finetune.export(finished, **asked)
+        assert not (finished / "exports").exists()
 
 
 def test_a_network_that_pads_by_size_says_so() -> None:
@@ -213,9 +263,112 @@ def test_the_way_into_8_bits_that_loses_least_is_taken(
 
     monkeypatch.setattr(onnx_export, "prove", proven)
     monkeypatch.setattr(onnx_export, "in_8_bits", written)
-    done = finetune.export(finished, out=tmp_path / "int8.onnx", precision="int8", max_loss=2)
+    done = finetune.export(finished, out=tmp_path / "int8.onnx", precision="int8", max_loss=2, force=True)
     assert onnx.load(done.path).producer_name == onnx_export.WAYS[1].name and len(sizes) == 4
     assert done.proof["whole"]["export"] == pytest.approx(0.89)
+
+
+@pytest.fixture
+def in_three_numbers(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The milliseconds that an image takes, whatever this machine is busy with."""
+    took = {"model": 9.0, "export": 1.0, "fp32": 2.0}
+    monkeypatch.setattr(onnx_export, "milliseconds", lambda networks: {name: took[name] for name in networks})
+    return took
+
+
+@pytest.mark.parametrize(
+    ("size", "milliseconds", "said"),
+    [
+        (350, 1.9, ""),
+        (
+            351,
+            1.9,
+            r"the file has 0\.00 MB, 0\.35 of the 0\.00 MB of fp32, and 0\.35 may be; 1\.0 points of top1 are lost",
+        ),
+        (350, 2.0, r"here: an image takes 2\.00 ms, and 2\.00 ms in fp32; 1\.0 points of top1 are lost"),
+        (900, 2.5, r"0\.35 may be; an image takes 2\.50 ms, and 2\.00 ms in fp32; 1\.0 points"),
+    ],
+)
+def test_8_bits_that_are_no_smaller_or_no_quicker_are_refused_unless_they_are_wanted(
+    size: int, milliseconds: float, said: str
+) -> None:
+    whole = OnWhole("val", 100, "top1", 0.9, 0.89, 95)
+    parity = Parity(14, (1, 2, 7), 10.0, 0.1, True, whole=whole, max_loss=1.0, fp32_bytes=1000,
+                    milliseconds={"model": 9.0, "export": milliseconds, "fp32": 2.0})  # fmt: skip
+    own = Described(("a", "b"), Preprocessing((64, 64), (0.5,) * 3, (0.5,) * 3))
+    what = Exporting(torch.nn.Flatten(), own, ProofImages(torch.zeros(1), []), OnnxForm(precision="int8"))
+    told: list[str] = []
+    formats._check_worth(replace(parity, fp32_bytes=None), 10**9, what, lambda event: told.append(str(event)))
+    with pytest.raises(ExportError, match=said) if said else nullcontext() as caught:
+        formats._check_worth(parity, size, what, lambda event: told.append(str(event)))
+    assert told == [] and (caught is None or "--force keeps the file" in caught.value.hint)
+    wanted = replace(what, form=replace(what.form, force=True))
+    formats._check_worth(parity, size, wanted, lambda event: told.append(event.facts["text"]))
+    assert [bool(re.search(said, text)) for text in told] == [True] * bool(said)
+
+
+def test_8_bits_are_timed_beside_fp32(
+    older_exporter: None, finished: Path, tmp_path: Path, in_three_numbers: dict[str, float]
+) -> None:
+    done = finetune.export(finished, out=tmp_path / "int8.onnx", precision="int8", max_loss=100, force=True)
+    assert done.proof["milliseconds"] == in_three_numbers and done.proof["fp32_bytes"] > 2 * done.proof["bytes"]
+    assert {file.suffix for file in tmp_path.iterdir()} == {".onnx", ".txt", ".md", ".py", ".json", ".Dockerfile"}
+
+
+@pytest.mark.slow
+def test_a_network_that_quantises_badly_is_proven_or_refused_with_the_figures(
+    older_exporter: None, quick_run, in_three_numbers: dict[str, float]
+) -> None:
+    run = quick_run("full", backbone="mobilenetv3_small_050", epochs=10).folder
+    try:
+        done = finetune.export(run, precision="int8")
+    except ExportError as error:
+        loses = r"loses too much in int8: it reaches top1 0\.\d+ on val, .*: \d+\.\d points are lost, of which 1 may be"
+        is_large = r"not worth it here: the file has 0\.\d+ MB, 0\.\d+ of the .* fp32, and 0\.35 may be; .* are lost"
+        assert re.search(f"{loses}|{is_large}", error.message) and not (run / "exports").exists()
+    else:
+        whole = done.proof["whole"]
+        assert 100 * (whole["model"] - whole["export"]) <= 1
+        assert done.proof["bytes"] <= formats.MOST_OF_FP32 * done.proof["fp32_bytes"]
+
+
+def test_a_way_into_8_bits_that_fails_is_passed_over(
+    older_exporter: None, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, quantise, prepared, tried = onnx_export.for_8_bits, onnx_export.in_8_bits, [], []
+
+    def once(file: Path, to: Path) -> None:
+        prepared.append(file)
+        prepare(file, to)
+
+    def failing(file: Path, to: Path, way: Any, images: Any) -> None:
+        tried.append(way.name)
+        if len(tried) == 1:
+            raise ExportError("no such operator")
+        quantise(file, to, way, images)
+        if len(tried) == 2:
+            to.write_bytes(b"nothing that onnxruntime opens")
+
+    monkeypatch.setattr(onnx_export, "WAYS", onnx_export.WAYS[:3])
+    monkeypatch.setattr(onnx_export, "for_8_bits", once)
+    monkeypatch.setattr(onnx_export, "in_8_bits", failing)
+    asked: dict[str, Any] = {"precision": "int8", "max_loss": 100, "force": True, "features": True}
+    done = finetune.export(finished, out=tmp_path / "int8.onnx", **asked)
+    assert len(tried) == 3 and len(prepared) == 1 and done.proof["is_proven"]
+    monkeypatch.setattr(onnx_export, "OUTPUTS_APART", {"int8": 1e-9})  # what is converted is compared, too
+    with pytest.raises(ExportError, match="goes into 8 bits in no way: ") as caught:
+        finetune.export(finished, out=tmp_path / "other.onnx", **asked)
+    assert all(f"{way.name}: " in caught.value.message for way in onnx_export.WAYS)
+    assert "the ONNX file's features differ from the model's by" in caught.value.message
+    assert {file.name for file in tmp_path.iterdir() if file.name.startswith((".", "other"))} == set()
+
+
+def test_float16_that_changes_the_features_is_refused(
+    older_exporter: None, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "OUTPUTS_APART", {"fp16": 1e-9})
+    with pytest.raises(ExportError, match="features differ from the model's by"):
+        finetune.export(finished, out=tmp_path / "half.onnx", precision="fp16", features=True)
 
 
 def test_no_path_of_this_machine_goes_into_a_file(richest: Path) -> None:
@@ -227,7 +380,9 @@ def test_no_path_of_this_machine_goes_into_a_file(richest: Path) -> None:
 def test_probabilities_are_those_of_the_logits_in_8_bits_too(
     older_exporter: None, finished: Path, drawn: Path, tmp_path: Path
 ) -> None:
-    done = finetune.export(finished, out=tmp_path / "model.onnx", precision="int8", softmax=True, max_loss=100)
+    done = finetune.export(
+        finished, out=tmp_path / "model.onnx", precision="int8", softmax=True, max_loss=100, force=True
+    )
     client = Client(done.path)
     images = [client.read(file) for file in sorted(drawn.rglob("*.jpg"))[:8]]
     logits, probabilities = client.run(images, client.outputs)

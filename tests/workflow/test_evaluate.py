@@ -118,6 +118,30 @@ def test_an_export_is_measured_as_its_run_is(exported: Path, tmp_path: Path, dra
         finetune.evaluate(exported / "model", device="cpu")
 
 
+def test_every_folder_of_exports_is_measured_or_named(older_exporter: None, quick_run) -> None:
+    run = quick_run("linear-probe", epochs=1, image_size=32).folder
+    ours = finetune.evaluate(run).confusions
+    triton = finetune.export(run, layout="triton").path
+    timm = finetune.export(run, format="timm").path
+    (model,) = triton.iterdir()
+    for place in (triton, model / "1", timm):
+        assert finetune.evaluate(place).confusions == ours, place
+    told: list[str] = []
+    (run / "model" / "config.json").write_text((run / "model" / "config.json").read_text() + "\n")
+    finetune.evaluate(triton, on_event=lambda event: told.append(str(event.facts.get("text"))))
+    assert any("was made of another model" in text for text in told)
+    (model / "1" / "model.onnx").write_bytes(b"another")
+    with pytest.raises(finetune.ExportError, match=r"is not the file that proof\.json says was proven"):
+        finetune.evaluate(triton)
+    other = run / "exports" / "torch"
+    other.mkdir()
+    facts = {"format": "torch", "whole": {"measure": "top1", "export": 0.5, "split": "val"}}
+    (other / "proof.json").write_text(json.dumps(facts))
+    with pytest.raises(finetune.CheckpointError, match="is an export in the format torch") as caught:
+        finetune.evaluate(other)
+    assert "it reaches: top1 0.500 on val" in caught.value.hint
+
+
 def test_an_ensemble_finds_the_data_of_its_members_from_anywhere(
     older_exporter: None, tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
