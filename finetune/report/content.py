@@ -96,6 +96,7 @@ def report_content(
             level=str(recipe.augment.level),
             image_size=recipe.backbone.image_size if isinstance(recipe.backbone.image_size, int) else 224,
         ),
+        "level": f"augment.level = {recipe.augment.level}",
         "seconds": seconds or {},
         "waited": waited,
         "device": device,

@@ -1,4 +1,4 @@
-"""What a report shows of a network's eyes: what of a picture its answer rests on, and the filters of its first layer.
+"""What a report shows of a network's eyes: what it is shown, what its answer rests on, the filters of its first layer.
 
 Letters: C channels, H W pixels, F filters.
 """
@@ -18,11 +18,14 @@ from finetune.backbone.load import Backbone
 from finetune.backbone.saliency import Saliency
 from finetune.errors import BackboneError
 from finetune.images.decode import UndecodableError, read
-from finetune.images.transforms import normalise, plain_view
+from finetune.images.stacks import picture_of
+from finetune.images.transforms import augmented_view, normalise, plain_view
+from finetune.randomness import derive, forked
 from finetune.report.answered import SIDE, Answered, AnsweredImage, data_uri
-from finetune.types import Preprocessing
+from finetune.sections import AugmentSection
+from finetune.types import Preprocessing, Sample
 
-MOST_LOOKED = 4  # pictures
+MOST_LOOKED, MOST_FED = 4, 12  # pictures
 DIMMED = 0.35  # of its light is left to a place that does not speak for the class
 MOST_FILTERS, COLUMNS, FILTER_SIDE = 64, 16, 32
 
@@ -38,10 +41,30 @@ class LitImage:
 
 @dataclass(frozen=True, slots=True)
 class Eyes:
-    """Where a network looked, and the filters of its first layer as a data URI; empty where there is nothing of it."""
+    """Where a network looked, the filters of its first layer, what training showed it: data URIs, or nothing."""
 
     looked: tuple[LitImage, ...] = ()
     filters: str = ""
+    fed: tuple[str, ...] = ()
+
+
+def fed_with(
+    samples: Sequence[Sample], *, root: Path, preprocessing: Preprocessing, augment: AugmentSection, seed: int
+) -> tuple[str, ...]:
+    """Return some images of train as training sees them, each cut and varied anew, as data URIs of pictures."""
+    step = max(1, len(samples) // MOST_FED)
+    view, pictures = augmented_view(preprocessing, augment), []
+    for sample in samples[::step][:MOST_FED]:
+        try:
+            image = read(root / sample.file, value_range=preprocessing.value_range, bands=preprocessing.bands).content
+        except UndecodableError:
+            continue
+        with forked(derive(seed, "report", sample.file)):
+            numbers = view(image).permute(1, 2, 0).numpy()
+        picture = picture_of(numbers) if preprocessing.bands.are_colours else picture_of(numbers[:, :, :1])
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+        pictures.append(data_uri(picture, "JPEG"))
+    return tuple(pictures)
 
 
 def looked_at(backbone: Backbone, answers: Answered, *, classes: Sequence[str], root: Path) -> tuple[LitImage, ...]:

@@ -35,7 +35,7 @@ from finetune.prepare.time_limit import within_time
 from finetune.report import page
 from finetune.report.answered import Answered, answered
 from finetune.report.content import report_content
-from finetune.report.looked import Eyes, LitImage, first_filters, looked_at
+from finetune.report.looked import Eyes, LitImage, fed_with, first_filters, looked_at
 from finetune.runs.calibrate import calibrate, sentence
 from finetune.runs.export_at_end import export_at_end
 from finetune.runs.knowledge import knowledge_of
@@ -286,6 +286,10 @@ def _deliver(
     looked: tuple[LitImage, ...] = ()
     if shown and not refitted:
         looked = looked_at(delivered, shown, classes=manifest.classes, root=Path(manifest.root))
+    fed = fed_with(
+        manifest.split("train"), root=Path(manifest.root), preprocessing=delivered.preprocessing,
+        augment=recipe.augment, seed=recipe.train.seed,
+    )  # fmt: skip
     content = report_content(
         folder,
         recipe,
@@ -294,7 +298,7 @@ def _deliver(
         delivered_epoch=delivered_epoch,
         by_class=assessed.by_class,
         answers=shown,
-        eyes=Eyes(looked, first_filters(delivered.model)),
+        eyes=Eyes(looked, first_filters(delivered.model), fed),
         covered=assessed.known.accuracies() if assessed.known else (),
         seconds=seconds,
         waited=sum(row["waited"] for row in trained.timing),
