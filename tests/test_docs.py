@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import commands
+from finetune import recipe as recipes
+from tests.support import command_of, commands, parsed
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,6 +41,42 @@ def test_every_command_on_a_page_is_one_of_the_tool() -> None:
         if word not in known
     }
     assert used == set()
+
+
+FENCED = re.compile(r"^```.*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SEVERAL = ("torchrun ", "accelerate ", "srun ")
+
+
+def command_lines(page: Path) -> list[str]:
+    """Return the commands of a page's code blocks, without what is said behind them and what they are piped into."""
+    text = "\n".join(FENCED.findall(page.read_text(encoding="utf-8")))
+    lines = [line.removeprefix("$ ") for line in re.sub(r"\\\n\s*", "", text).splitlines()]
+    lines = [line.partition(" -m ")[2] if line.startswith(SEVERAL) else line for line in lines]
+    lines = [line.rpartition(" | ")[2] if " | finetune " in line else line for line in lines]
+    return [re.split(r"\s{2,}(?!-)| # | [|>] ", line)[0] for line in lines if line.startswith("finetune ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_of_a_code_block_is_taken_with_its_flags_and_keys(page: Path) -> None:
+    for line in command_lines(page):
+        recipes.load(overrides=dict(recipes.parse_set(pair) for pair in parsed(line).get("set_") or []))
+
+
+def test_no_page_has_its_commands_overlooked() -> None:
+    counts = {page.stem: len(command_lines(page)) for page in PAGES}
+    assert counts["quickstart"] >= 8 and counts["predict"] >= 15 and counts["scale"] >= 5 and counts["README"] >= 2
+
+
+def test_every_flag_of_a_command_in_the_text_is_one_of_that_command() -> None:
+    wrong = []
+    for page in PAGES:
+        for line in re.findall(r"`(finetune [^`\n]*)`", FENCED.sub("", page.read_text(encoding="utf-8"))):
+            command, left = command_of(line.split()[1:])
+            command = getattr(command, "commands", {}).get("ls", command)
+            known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+            flags = {word for word in left if word.startswith("--")} - {"--help"}
+            wrong += [f"{page.name}: {line}" for flag in flags if flag not in known]
+    assert wrong == []
 
 
 TESTED = re.findall(r"`pytest ([^`]*)`", "\n".join(page.read_text(encoding="utf-8") for page in PAGES))
