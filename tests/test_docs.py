@@ -79,6 +79,14 @@ def test_every_flag_of_a_command_in_the_text_is_one_of_that_command() -> None:
     assert wrong == []
 
 
+def test_every_key_that_set_names_on_a_page_is_one_with_such_a_value() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        pairs = re.findall(r"""--set ["']?([a-z]+\.[a-z_0-9]+=(?:\[[^]]*\]|\d+ \w+|[^\s`"']+))""", text)
+        for pair in {*pairs} - {"section.key=value"}:
+            recipes.load(overrides=dict([recipes.parse_set(pair)]))
+
+
 TESTED = re.findall(r"`pytest ([^`]*)`", "\n".join(page.read_text(encoding="utf-8") for page in PAGES))
 
 
