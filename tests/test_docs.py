@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import runpy
 import shlex
@@ -9,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import finetune
 from finetune import recipe as recipes
+from finetune.arguments import SettingsWithData
 from tests.support import command_of, commands, parsed
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +89,26 @@ def test_every_key_that_set_names_on_a_page_is_one_with_such_a_value() -> None:
         pairs = re.findall(r"""--set ["']?([a-z]+\.[a-z_0-9]+=(?:\[[^]]*\]|\d+ \w+|[^\s`"']+))""", text)
         for pair in {*pairs} - {"section.key=value"}:
             recipes.load(overrides=dict([recipes.parse_set(pair)]))
+
+
+def python_calls(page: Path) -> list[tuple[str, set[str | None]]]:
+    """Return which functions of the package the Python of a page calls, each with the names of its arguments."""
+    text = page.read_text(encoding="utf-8")
+    code = re.findall(r"`(finetune\.\w+\([^`]*\)[^`]*)`", text)
+    code += re.findall(r"^ {4}(finetune\..*\))$", text, re.MULTILINE)
+    if page.stem != "api":  # whose blocks are signatures
+        code += re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    calls = [node for block in code for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    named = [(ast.unparse(call.func), {word.arg for word in call.keywords}) for call in calls]
+    return [(name, words) for name, words in named if re.fullmatch(r"finetune\.\w+", name)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_python_on_a_page_calls_functions_by_arguments_that_they_take(page: Path) -> None:
+    for name, words in python_calls(page):
+        parameters = inspect.signature(getattr(finetune, name.removeprefix("finetune."))).parameters
+        settings = SettingsWithData.__annotations__ if "settings" in parameters else {}
+        assert words <= {*parameters, *settings}, name
 
 
 TESTED = re.findall(r"`pytest ([^`]*)`", "\n".join(page.read_text(encoding="utf-8") for page in PAGES))
