@@ -8,7 +8,7 @@ PYTEST := -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 SLOW := -m 'slow and not network and not gpu and not realdata'
 COMPILE := uv pip compile pyproject.toml --extra dev --extra parquet --python-version 3.11 --no-header --quiet
 
-.PHONY: install demo test test-slow test-latest test-oldest realdata lint audit lock lock-check bench docs clean
+.PHONY: install demo test test-slow test-latest test-oldest realdata lint audit lock lock-check bench docs site clean
 
 install: $(STAMP)
 
@@ -69,6 +69,13 @@ bench: install
 
 docs: install
 	$(BIN)/python tools/write_docs.py
+
+# The pages of docs/ as a site in build/site, by what the extra docs names, in an environment of its own without torch.
+EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])
+site:
+	test -x .venv-site/bin/python || python3 -m venv .venv-site
+	.venv-site/bin/python $(PIP) $$(.venv-site/bin/python -c '$(EXTRA)')
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --strict --quiet
 
 clean:
 	rm -rf demo dist build .pytest_cache .mypy_cache .ruff_cache

@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,6 +61,12 @@ def mostly_slow(cases: Iterable[tuple[Any, ...]], *quick: tuple[Any, ...]) -> li
     return [pytest.param(*case, marks=() if case in quick else pytest.mark.slow) for case in whole]
 
 
+@cache
+def program() -> Any:
+    """Return the tool's command line, as click has it."""
+    return typer.main.get_command(app)
+
+
 def commands() -> list[tuple[str, ...]]:
     """Return the words of every command of the tool, groups of commands included."""
 
@@ -67,7 +75,24 @@ def commands() -> list[tuple[str, ...]]:
             yield (*words, name)
             yield from below(child, *words, name)
 
-    return list(below(typer.main.get_command(app)))
+    return list(below(program()))
+
+
+def command_of(words: Iterable[str]) -> tuple[Any, list[str]]:
+    """Return the command that words behind `finetune` name, and what is left of them: its flags and arguments."""
+    found, left = program(), list(words)
+    while left and left[0] in getattr(found, "commands", {}):
+        found = found.commands[left.pop(0)]
+    return found, left
+
+
+def parsed(line: str) -> dict[str, Any]:
+    """See that a line is a command with flags and arguments that it takes, and return these; nothing is run."""
+    first, *words = shlex.split(line.split("<")[0])
+    assert first == "finetune", line
+    found, left = command_of(words)
+    with found.make_context(line, left) as context:
+        return dict(context.params)
 
 
 def tool(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import runpy
 import shlex
@@ -9,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import commands
+import finetune
+from finetune import recipe as recipes
+from finetune.arguments import SettingsWithData
+from tests.support import command_of, commands, parsed
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,6 +45,70 @@ def test_every_command_on_a_page_is_one_of_the_tool() -> None:
         if word not in known
     }
     assert used == set()
+
+
+FENCED = re.compile(r"^```.*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SEVERAL = ("torchrun ", "accelerate ", "srun ")
+
+
+def command_lines(page: Path) -> list[str]:
+    """Return the commands of a page's code blocks, without what is said behind them and what they are piped into."""
+    text = "\n".join(FENCED.findall(page.read_text(encoding="utf-8")))
+    lines = [line.removeprefix("$ ") for line in re.sub(r"\\\n\s*", "", text).splitlines()]
+    lines = [line.partition(" -m ")[2] if line.startswith(SEVERAL) else line for line in lines]
+    lines = [line.rpartition(" | ")[2] if " | finetune " in line else line for line in lines]
+    return [re.split(r"\s{2,}(?!-)| # | [|>] ", line)[0] for line in lines if line.startswith("finetune ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_of_a_code_block_is_taken_with_its_flags_and_keys(page: Path) -> None:
+    for line in command_lines(page):
+        recipes.load(overrides=dict(recipes.parse_set(pair) for pair in parsed(line).get("set_") or []))
+
+
+def test_no_page_has_its_commands_overlooked() -> None:
+    counts = {page.stem: len(command_lines(page)) for page in PAGES}
+    assert counts["quickstart"] >= 8 and counts["predict"] >= 15 and counts["scale"] >= 5 and counts["README"] >= 2
+
+
+def test_every_flag_of_a_command_in_the_text_is_one_of_that_command() -> None:
+    wrong = []
+    for page in PAGES:
+        for line in re.findall(r"`(finetune [^`\n]*)`", FENCED.sub("", page.read_text(encoding="utf-8"))):
+            command, left = command_of(line.split()[1:])
+            command = getattr(command, "commands", {}).get("ls", command)
+            known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+            flags = {word for word in left if word.startswith("--")} - {"--help"}
+            wrong += [f"{page.name}: {line}" for flag in flags if flag not in known]
+    assert wrong == []
+
+
+def test_every_key_that_set_names_on_a_page_is_one_with_such_a_value() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        pairs = re.findall(r"""--set ["']?([a-z]+\.[a-z_0-9]+=(?:\[[^]]*\]|\d+ \w+|[^\s`"']+))""", text)
+        for pair in {*pairs} - {"section.key=value"}:
+            recipes.load(overrides=dict([recipes.parse_set(pair)]))
+
+
+def python_calls(page: Path) -> list[tuple[str, set[str | None]]]:
+    """Return which functions of the package the Python of a page calls, each with the names of its arguments."""
+    text = page.read_text(encoding="utf-8")
+    code = re.findall(r"`(finetune\.\w+\([^`]*\)[^`]*)`", text)
+    code += re.findall(r"^ {4}(finetune\..*\))$", text, re.MULTILINE)
+    if page.stem != "api":  # whose blocks are signatures
+        code += re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    calls = [node for block in code for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    named = [(ast.unparse(call.func), {word.arg for word in call.keywords}) for call in calls]
+    return [(name, words) for name, words in named if re.fullmatch(r"finetune\.\w+", name)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_python_on_a_page_calls_functions_by_arguments_that_they_take(page: Path) -> None:
+    for name, words in python_calls(page):
+        parameters = inspect.signature(getattr(finetune, name.removeprefix("finetune."))).parameters
+        settings = SettingsWithData.__annotations__ if "settings" in parameters else {}
+        assert words <= {*parameters, *settings}, name
 
 
 TESTED = re.findall(r"`pytest ([^`]*)`", "\n".join(page.read_text(encoding="utf-8") for page in PAGES))

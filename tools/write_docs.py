@@ -43,8 +43,8 @@ def api() -> str:
     classes = {
         name: thing for name, thing in found.items() if inspect.isclass(thing) and not issubclass(thing, FinetuneError)
     }
-    parts = ["\n# Functions", *(_function(name, thing) for name, thing in functions.items())]
-    return "\n\n".join([*parts, "# Classes", *(_class(name, thing) for name, thing in classes.items())]) + "\n"
+    parts = ["\n## Functions", *(_function(name, thing) for name, thing in functions.items())]
+    return "\n\n".join([*parts, "## Classes", *(_class(name, thing) for name, thing in classes.items())]) + "\n"
 
 
 def errors() -> str:
@@ -57,7 +57,7 @@ def errors() -> str:
 
 
 def _function(name: str, thing: FunctionType) -> str:
-    return f"## `finetune.{name}`\n\n```python\n{name}{_signature(thing)}\n```\n\n{_text(thing)}"
+    return f"### `finetune.{name}`\n\n```python\n{name}{_signature(thing)}\n```\n\n{_text(thing)}"
 
 
 def _signature(thing: FunctionType) -> str:
@@ -83,7 +83,7 @@ def _class(name: str, thing: type) -> str:
         if inspect.isfunction(member) and not attribute.startswith("_") and member.__doc__
     ]
     fields = ", ".join(f"`{field}`" for field in getattr(thing, "__dataclass_fields__", {}))
-    parts = [f"## `finetune.{name}`", _text(thing), f"Fields: {fields}." if fields else "", "\n".join(methods)]
+    parts = [f"### `finetune.{name}`", _text(thing), f"Fields: {fields}." if fields else "", "\n".join(methods)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -36,7 +36,8 @@ def test_the_report_shows_what_people_open_it_for(quick_run) -> None:
         f"names {top1:.1%} of test right", "What to do next", "How it learned", "delivered: epoch",
         "What is taken for what", "mostly taken for", "The surest mistakes", "The least sure", "data:image/jpeg",
         "Where it looked", "lit where it speaks for", "The filters of its first layer", "data:image/png",
-        "How far its confidence can be trusted", "Where the time went", "What training shows it", "prefers-color-scheme: dark",
+        "How far its confidence can be trusted", "Where the time went", "What training shows it",
+        "prefers-color-scheme: dark",
     ):  # fmt: skip
         assert wanted in page, wanted
     assert page.count('alt="an image of train') == 12

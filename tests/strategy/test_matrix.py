@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from finetune.strategy.matrix import (
     FAR_ENTROPY,
     FAR_SHIFT,
     FEW,
+    MOST_SOLVED,
     PLENTY,
     SOLVED,
     decide,
@@ -203,3 +205,11 @@ def test_a_head_of_many_images_and_classes_is_trained_by_steps(num_images: int, 
     found = decide(evidence(num_images=num_images, per_class=9, shift=NEAR))  # of ten classes
     assert (found.size, found.strategy) == ("few", strategy)
     assert ("solving it would take longer" in found.reason) is (strategy == "head-only")
+
+
+def test_the_questions_of_the_documentation_have_the_numbers_of_the_matrix() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
+    questions = page.partition("As questions")[2].partition("`--strategy auto`")[0]
+    enough = [f"{of_a_class:g} images a class (median) and {in_all:g} in all?" for of_a_class, in_all in FEW.values()]
+    others = [f"shift below {FAR_SHIFT})", f"{SOLVED * 100:g} % of them", f"{PLENTY:g} images a class"]
+    assert [text for text in (*enough, *others, f"{MOST_SOLVED:,}") if text not in questions] == []
