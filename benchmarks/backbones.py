@@ -63,9 +63,9 @@ def _case(
     common = {"overrides": {"cache.folder": str(chosen.place / "cache"), "split.seed": seed}, "seed": seed}
     if _key({**case, "kind": "rank"}) not in done:
         ranked = finetune.rank(folder, chosen.weights, **common)
-        starts = list(ranked.ranking.starters)
+        starts, recommended = list(ranked.ranking.starters), ranked.ranking.recommended
         candidates = {one.name: [one.predicted.value, one.gmacs] for one in ranked.ranking.candidates}
-        yield {**case, "kind": "rank", "candidates": candidates, "starts": starts}
+        yield {**case, "kind": "rank", "candidates": candidates, "starts": starts, "recommended": recommended}
     for weights in chosen.weights:
         row = {**case, "kind": "run", "backbone": Path(weights).name}
         if _key(row) in done:
@@ -116,7 +116,7 @@ def choices(rank: dict[str, Any], runs: dict[str, dict[str, Any]]) -> dict[str, 
     return {
         "largest in compute": max(candidates, key=lambda name: candidates[name][1]),
         "ranked first": first,
-        "recommended": starts[0],
+        "recommended": rank["recommended"],
         "race": _raced(starts, runs, head_start=TOLD_APART - 0.5),
         "race without a favourite": _raced(starts, runs, head_start=0.0),
         "val of those that start, at the end": max(starts, key=lambda name: _val(runs[name], None)),

@@ -70,9 +70,9 @@ class Ranking:
 
     @property
     def starters(self) -> tuple[str, ...]:
-        """The two or three that race: the one to take, the best predicted, the strongest; else the next best."""
+        """The two or three that race: the best predicted, the one to take, the strongest; else the next best."""
         best, *others = (candidate.name for candidate in self.candidates)
-        first = tuple(dict.fromkeys((self.recommended, best, self.strongest)))
+        first = tuple(dict.fromkeys((best, self.recommended, self.strongest)))
         return first if len(first) > 1 else tuple(dict.fromkeys((*first, *others[:1])))
 
 

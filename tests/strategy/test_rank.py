@@ -81,7 +81,7 @@ def test_two_or_three_start_whoever_they_are() -> None:
         candidate("strong", guessing(50), gmacs=9),
         candidate("last", guessing(20), gmacs=1),
     ]
-    assert rank(three).starters == ("near", "best", "strong")
+    assert rank(three).starters == ("best", "near", "strong")
     one = [candidate("all", guessing(90), gmacs=9), candidate("b", guessing(60)), candidate("c", guessing(50))]
     assert rank(one).starters == ("all", "b")
     assert rank(one[:1]).starters == ("all",)
