@@ -94,7 +94,7 @@ def dense_h_score(features: Tensor, targets: Tensor, *, shrinkage: float | None 
     means = np.stack([rows[targets.numpy() == label].mean(axis=0) for label in targets.tolist()])
     between = means.T @ means / count
     shrunk = (1 - shrinkage) * covariance + shrinkage * target
-    return float((1 - shrinkage) * np.trace(np.linalg.pinv(shrunk) @ between))
+    return float((1 - shrinkage) * np.trace(np.linalg.pinv(shrunk, rcond=1e-10, hermitian=True) @ between))
 
 
 @pytest.mark.parametrize(("count", "width"), SHAPES)
