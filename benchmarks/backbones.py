@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "strategy"))
 
-from measure import lay
+from measure import lay, options_of
 
 import finetune
 from finetune.strategy.race import MOST_OF_EPOCHS
@@ -148,15 +148,9 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, "backbones", sizes=[10, 50], seeds=2)
     parser.add_argument("--data", type=Path, nargs="*", default=[])
     parser.add_argument("--weights", nargs="*", default=[], help="timm folders or names, with @PIXELS, or embedded")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 50])
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--most-test", type=int, default=600)
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after the row that comes then")
-    parser.add_argument("--place", type=Path, default=Path("build/backbones"), help="links, caches and runs")
-    parser.add_argument("--out", type=Path, default=Path("build/backbones.jsonl"))
     parser.add_argument("--table", action="store_true", help="print what was measured")
     return parser.parse_args()
 

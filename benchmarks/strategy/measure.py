@@ -149,20 +149,28 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in ("kind", "backbone", "data", "size", "seed", "strategy"))
 
 
+def options_of(
+    doc: str | None, name: str, *, sizes: list[int], seeds: int = 3, late: str = "stop after the row that comes then"
+) -> argparse.ArgumentParser:
+    """Yield a parser of what every bench takes that lays samples of sets and appends rows to a file."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=sizes)
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--most-test", type=int, default=600)
+    parser.add_argument("--minutes", type=float, default=1e9, help=late)
+    parser.add_argument("--place", type=Path, default=Path("build") / name, help="links, caches and runs")
+    parser.add_argument("--out", type=Path, default=Path("build") / f"{name}.jsonl")
+    return parser
+
+
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, "strategy", sizes=[10, 25, 50, 100, 0])
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--weights", nargs="+", required=True, help="timm folders, or embedded")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 25, 50, 100, 0])
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--strategies", nargs="*", help="some of them only")
     parser.add_argument("--evidence", action="store_true", help="what auto sees, instead of runs")
     parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--most-test", type=int, default=600)
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after the row that comes then")
-    parser.add_argument("--place", type=Path, default=Path("build/strategy"), help="links, caches and runs")
-    parser.add_argument("--out", type=Path, default=Path("build/strategy.jsonl"))
     chosen = parser.parse_args()
     chosen.cases = {}
     return chosen

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from measure import lay
+from measure import lay, options_of
 
 import finetune
 
@@ -152,18 +152,12 @@ def gained(found: dict[tuple[str, str, int, int], float], case: str) -> str:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, "regularisers", sizes=[10])
     parser.add_argument("--data", type=Path, nargs="*", default=[])
     parser.add_argument("--weights", help="a timm folder", default="")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10])
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--cases", nargs="*", choices=CASES, help="some of them only", metavar="CASE")
     parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--most-test", type=int, default=600)
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after the row that comes then")
-    parser.add_argument("--place", type=Path, default=Path("build/regularisers"), help="links, caches and runs")
-    parser.add_argument("--out", type=Path, default=Path("build/regularisers.jsonl"))
     parser.add_argument("--table", action="store_true", help="print what was measured")
     return parser.parse_args()
 

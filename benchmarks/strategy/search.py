@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from measure import lay
+from measure import lay, options_of
 
 import finetune
 
@@ -98,19 +98,13 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, "search", sizes=[25], late="begin nothing after so long")
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--weights", required=True, help="a timm folder")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[25])
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--ways", nargs="*", help="some of them only")
     parser.add_argument("--strategy", help="of every run; else the defaults decide")
     parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--most-test", type=int, default=600)
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin nothing after so long")
-    parser.add_argument("--place", type=Path, default=Path("build/search"), help="links, caches and runs")
-    parser.add_argument("--out", type=Path, default=Path("build/search.jsonl"))
     return parser.parse_args()
 
 
