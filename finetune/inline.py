@@ -27,6 +27,11 @@ def html_metrics(metrics: Mapping[str, Mapping[str, Interval | Mapping[str, floa
     return html_table([first, *names], rows)
 
 
+def bracketed(measured: Interval, *, digits: int = 2) -> str:
+    """Return a value with its interval in brackets, whose ends have so many digits."""
+    return f"{measured.value:.3f} [{measured.low:.{digits}f}, {measured.high:.{digits}f}]"
+
+
 def html_lines(*texts: str) -> str:
     """Return texts, each in a line of its own."""
     return "".join(f"<div>{escape(text)}</div>" for text in texts if text)
@@ -44,7 +49,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys():
         value = Interval(value["value"], value["low"], value["high"])
     if isinstance(value, Interval):
-        return f"{value.value:.3f} [{value.low:.2f}, {value.high:.2f}]"
+        return bracketed(value)
     if isinstance(value, float):
         return f"{value:.4g}"
     return "" if value is None else str(value)

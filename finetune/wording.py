@@ -39,6 +39,16 @@ def apart(num_images: int, num_independent: int) -> str:
     return f" ({num_independent:,} independent)" if num_independent < num_images else ""
 
 
+def trial_place(study: str, number: int, of: str = "") -> str:
+    """Return which trial it is: its study and its number, `of` how many."""
+    return study if study == "usual" else f"{study} {number + 1}{of}"
+
+
+def shown_value(value: Any) -> str:
+    """Return a value of a key in a few signs."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def as_json(content: Any, *, indent: int | None = None) -> str:
     """Return JSON text; escaped where it holds names that are no UTF-8."""
     text = json.dumps(content, indent=indent, ensure_ascii=False)

@@ -27,12 +27,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from finetune.backbone import folder as timm_folder
 from finetune.cli.app import app
 from finetune.data import checks, sources
 from finetune.features import sources as trunk_passes
 from finetune.features.sources import run_trunk
 from finetune.prepare import prepared
-from finetune.types import Event, Interval, Manifest, Verdict
+from finetune.types import Event, Interval, Manifest, Preprocessing, Verdict
 from finetune.workflow.check import Check
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +94,23 @@ def parsed(line: str) -> dict[str, Any]:
     found, left = command_of(words)
     with found.make_context(line, left) as context:
         return dict(context.params)
+
+
+def random_folders(place: Path, names: Iterable[str], *, side: int) -> Path:
+    """Write a timm folder of each network for images of a side, its weights at random, each from a seed of its own."""
+    for seed, name in enumerate(names):
+        torch.manual_seed(seed)
+        arguments = {"img_size": side} if name == "test_vit" else {}
+        timm_folder.write(
+            timm.create_model(name, num_classes=2, **arguments),
+            place / name,
+            architecture=name,
+            model_args=arguments,
+            preprocessing=Preprocessing((side, side), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+            classes=("a", "b"),
+            pretrained_cfg={},
+        )
+    return place
 
 
 def tool(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -15,7 +15,7 @@ from finetune.cli.grid import Grid
 from finetune.cli.tables import table
 from finetune.cli.terminal import Console, escape
 from finetune.types import Event, OnEvent
-from finetune.wording import counted
+from finetune.wording import counted, shown_value, trial_place
 
 PLAIN_STEP = 0.25  # share of a long task after which a plain line is printed
 HEIGHTS = "▁▂▃▄▅▆▇█"
@@ -218,11 +218,6 @@ def trial_line(facts: Mapping[str, Any]) -> str:
     return f"{place:<13} {score:>6} {sparkline(facts['curve']):<12} {end:<7} {values or 'the recipe as it is'}{told}"
 
 
-def trial_place(study: str, number: int, of: str = "") -> str:
-    """Return which trial it is: its study and its number, `of` how many."""
-    return study if study == "usual" else f"{study} {number + 1}{of}"
-
-
 def trials_table(trials: Sequence[Mapping[str, Any]], *, first: str = "trial", score: str = "score") -> Grid:
     """Return a table of trials of a search, with what they were tried with and the way of their score."""
     keys = list(dict.fromkeys(key for facts in trials for key in facts["params"]))
@@ -236,11 +231,6 @@ def _trial_cells(facts: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ..
     values = (shown_value(facts["params"][key]) if key in facts["params"] else "" for key in keys)
     curve = facts["curve"]
     return (trial_place(facts["study"], facts["number"]), *numbers, *values, str(len(curve)), sparkline(curve))
-
-
-def shown_value(value: Any) -> str:
-    """Return a value of a key in a few signs."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def sparkline(values: Sequence[float], *, most: int = 12) -> str:

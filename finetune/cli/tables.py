@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.cli.grid import Column, Grid
 from finetune.cli.terminal import Console, escape, printable
 from finetune.data.balance import never_predicted_text
+from finetune.inline import bracketed as bracketed
 from finetune.tasks import NUM_FIRST
 from finetune.train.delivery import TOLD_APART
 from finetune.types import Interval
@@ -57,11 +58,6 @@ def table(
         for place, header in enumerate(headers)
     ]
     return Grid(columns, title=title, drop=drop, has_header=has_header)
-
-
-def bracketed(measured: Interval, *, digits: int = 2) -> str:
-    """Return a value with its interval in brackets, whose ends have so many digits."""
-    return f"{measured.value:.3f} [{measured.low:.{digits}f}, {measured.high:.{digits}f}]"
 
 
 def show_result(result: RunResult) -> None:

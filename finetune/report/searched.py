@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune.report.comparison import marks
 from finetune.report.page import render
+from finetune.wording import shown_value, trial_place
 
 WIDTH, HEIGHT = 300, 150  # inside the axes, in units of the image
 LOG_FROM = 20  # times the least value: from there on an axis is logarithmic
@@ -41,8 +42,7 @@ class ValuePanel:
 
 
 def write_search(path: Path, content: Mapping[str, Any], trials: Sequence[Trial], *, usual: Trial, best: Trial) -> None:
-    """Write the page; `content` holds title, data, score, checks, curves and recipe."""
-    ranked = sorted(trials, key=_standing, reverse=True)
+    """Write the page; `content` holds title, data, score, checks, curves and recipe; of the trials the best first."""
     keys = list(dict.fromkeys(key for one in trials for key in one["params"]))
     whole = max((len(one["curve"]) for one in trials), default=0)
     panels = [panel for key in keys if (panel := value_panel(key, trials, whole=whole)) is not None]
@@ -55,7 +55,7 @@ def write_search(path: Path, content: Mapping[str, Any], trials: Sequence[Trial]
             "usual": usual,
             "best": best,
             "keys": keys,
-            "rows": [_row(one) for one in (*ranked, usual)],
+            "rows": [_row(one) for one in (*trials, usual)],
             "panels": panels,
             "has_log": any(panel.is_log for panel in panels),
             "width": WIDTH,
@@ -77,7 +77,7 @@ def value_panel(key: str, trials: Sequence[Trial], *, whole: int) -> ValuePanel 
         Dot(
             place(one["params"][key]),
             round(HEIGHT * (high - one["score"]) / (high - low), 1),
-            f"{_place(one)}: {shown(one['params'][key])}, {one['score']:.3f}",
+            f"{trial_place(one['study'], one['number'])}: {shown_value(one['params'][key])}, {one['score']:.3f}",
             one["state"] == "done" and len(one["curve"]) == whole,
         )
         for one in there
@@ -89,10 +89,10 @@ def value_panel(key: str, trials: Sequence[Trial], *, whole: int) -> ValuePanel 
 def _axis(values: Sequence[Any]) -> tuple[Callable[[Any], float], tuple[tuple[float, str], ...], bool]:
     """Return where a value stands, the marks, and whether the axis is logarithmic; of words each has its place."""
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        names = sorted({shown(value) for value in values})
+        names = sorted({shown_value(value) for value in values})
         step = WIDTH / len(names)
         places = {name: round((number + 0.5) * step, 1) for number, name in enumerate(names)}
-        return (lambda value: places[shown(value)]), tuple((at, name) for name, at in places.items()), False
+        return (lambda value: places[shown_value(value)]), tuple((at, name) for name, at in places.items()), False
     low, high = float(min(values)), float(max(values))
     if low > 0 and high > LOG_FROM * low:
         first, last = math.log10(low), math.log10(high)
@@ -111,29 +111,16 @@ def _axis(values: Sequence[Any]) -> tuple[Callable[[Any], float], tuple[tuple[fl
     return at, tuple((at(tick), f"{tick:g}") for tick in ticks), False
 
 
-def shown(value: Any) -> str:
-    """Return a value of a key in a few signs."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def _row(one: Trial) -> dict[str, Any]:
     return {
-        "place": _place(one),
+        "place": trial_place(one["study"], one["number"]),
         "score": "" if one["score"] is None else f"{one['score']:.3f}",
         "loss": "" if one["loss"] is None else f"{one['loss']:.3f}",
-        "values": {key: shown(value) for key, value in one["params"].items()},
+        "values": {key: shown_value(value) for key, value in one["params"].items()},
         "epochs": len(one["curve"]),
         "points": _spark(one["curve"]),
         "note": "the recipe as it is" if one["study"] == "usual" else one["reason"] or one["state"].replace("done", ""),
     }
-
-
-def _place(one: Trial) -> str:
-    return str(one["study"]) if one["study"] == "usual" else f"{one['study']} {one['number'] + 1}"
-
-
-def _standing(one: Trial) -> tuple[float, float]:
-    return (-math.inf if one["score"] is None else one["score"], -math.inf if one["loss"] is None else -one["loss"])
 
 
 def _spark(curve: Sequence[float]) -> str:

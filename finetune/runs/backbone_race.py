@@ -16,7 +16,7 @@ import torch
 from finetune.backbone.cost import multiplications
 from finetune.backbone.shortlist import on_this_machine
 from finetune.data import checks
-from finetune.errors import BackboneError, FinetuneError, RecipeError, TrainingError
+from finetune.errors import BackboneError, FinetuneError, TrainingError
 from finetune.prepare.batch_size import skeleton_or_none, with_micro_batch
 from finetune.prepare.candidates import (
     FailedCandidate,
@@ -31,13 +31,13 @@ from finetune.prepare.candidates import (
 from finetune.prepare.costs import speed_of
 from finetune.prepare.inputs import computing_as, list_data, read_data
 from finetune.prepare.prepared import Prepared, prepare
-from finetune.prepare.time_limit import limit_of, predicted, within_time
+from finetune.prepare.time_limit import limit_of, predicted
 from finetune.prepare.work import work_of
 from finetune.runs.measured_lr import with_measured_lr
-from finetune.runs.race import PreparedRace
+from finetune.runs.race import PreparedRace, leaving_room, those_in_time
 from finetune.settings import Recipe
 from finetune.strategy.budget import Option
-from finetune.strategy.race import MOST_OVERHEAD, CandidateWork, RacePlan, images_to_rank, plan_backbone_race
+from finetune.strategy.race import CandidateWork, RacePlan, images_to_rank, plan_backbone_race
 from finetune.strategy.strategies import is_pretrained
 from finetune.types import MOST_RANKED, Event, Manifest, OnEvent, ignore
 
@@ -166,22 +166,14 @@ def _in_time_each(
     Raises:
         RecipeError: none does.
     """
-    in_time, late = dict[str, Prepared](), dict[str, RecipeError]()
-    for label, candidate in field.items():
+
+    def fit(label: str, candidate: Prepared) -> Prepared:
         named = under_name(on_event, label, kinds=("warning", "message"))
-        try:
-            fitting = within_time(
-                candidate,
-                asked[label],
-                may_fall=asked[label].strategy.name == "auto",
-                num_images=len(candidate.manifest.samples),
-                share=1 / (1 + MOST_OVERHEAD),
-                gone=gone,
-                on_event=named,
-            )
-            in_time[label] = with_measured_lr(with_micro_batch(fitting, on_event=named), asked[label], on_event=named)
-        except RecipeError as error:
-            late[label] = error
+        may_fall = asked[label].strategy.name == "auto"
+        fitting = leaving_room(candidate, asked[label], may_fall=may_fall, gone=gone, on_event=named)
+        return with_measured_lr(with_micro_batch(fitting, on_event=named), asked[label], on_event=named)
+
+    in_time, late = those_in_time(field, fit)
     if not in_time:
         raise next(iter(late.values()))
     return in_time, {label: error.message for label, error in late.items()}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -103,27 +103,42 @@ def prepare_race(recipe: Recipe, *, manifest: Manifest | None = None, on_event: 
     auto = as_auto(recipe)
     with computing_as(recipe, on_event=on_event):
         own = prepare(auto, manifest=manifest, on_event=on_event)
-        own = _in_time(own, auto, may_fall=True, on_event=on_event)
-        in_time, late = _in_time_each(field_of(auto, own), auto)
-    works, plan = planned(in_time)
-    return PreparedRace(recipe, in_time, works, replace(plan, left_out={**late, **plan.left_out}))
+        own = leaving_room(own, auto, may_fall=True, on_event=on_event)
+        (first, settled), *others = field_of(auto, own).items()
+
+        def fit(_: str, candidate: Prepared) -> Prepared:
+            return leaving_room(candidate, auto, may_fall=False, on_event=ignore)
+
+        in_time, late = those_in_time(dict(others), fit)
+    works, plan = planned({first: settled, **in_time})
+    left_out = {label: error.message for label, error in late.items()} | plan.left_out
+    return PreparedRace(recipe, {first: settled, **in_time}, works, replace(plan, left_out=left_out))
 
 
-def _in_time(candidate: Prepared, asked: Recipe, *, may_fall: bool, on_event: OnEvent) -> Prepared:
-    """Return a candidate that leaves the race its share of the time."""
+def leaving_room(
+    candidate: Prepared, asked: Recipe, *, may_fall: bool, gone: float = 0.0, on_event: OnEvent
+) -> Prepared:
+    """Return a candidate that leaves the race its share of the time, once the seconds that are gone are taken off.
+
+    Raises:
+        RecipeError: nothing of it fits.
+    """
     num_images, share = len(candidate.manifest.samples), 1 / (1 + MOST_OVERHEAD)
-    return within_time(candidate, asked, may_fall=may_fall, num_images=num_images, share=share, on_event=on_event)
+    return within_time(
+        candidate, asked, may_fall=may_fall, num_images=num_images, share=share, gone=gone, on_event=on_event
+    )
 
 
-def _in_time_each(field: Mapping[str, Prepared], asked: Recipe) -> tuple[dict[str, Prepared], dict[str, str]]:
-    """Return the candidates that have time, the first of which is settled, and why others have not."""
-    own, *others = field
-    in_time, late = {own: field[own]}, {}
-    for label in others:
+def those_in_time(
+    field: Mapping[str, Prepared], fit: Callable[[str, Prepared], Prepared]
+) -> tuple[dict[str, Prepared], dict[str, RecipeError]]:
+    """Return the candidates as they are fitted into the time, and why others cannot be."""
+    in_time, late = dict[str, Prepared](), dict[str, RecipeError]()
+    for label, candidate in field.items():
         try:
-            in_time[label] = _in_time(field[label], asked, may_fall=False, on_event=ignore)
+            in_time[label] = fit(label, candidate)
         except RecipeError as error:
-            late[label] = error.message
+            late[label] = error
     return in_time, late
 
 

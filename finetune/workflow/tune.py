@@ -372,15 +372,14 @@ def _sum_up(tuning: _Tuning) -> Tuned:
     history = [EpochLine(**{key: row[key] for key in names}) for row in best.history]
     guess = guess_loss(tuning.manifest.task, len(tuning.manifest.classes))
     curves = tuple(diagnosed(history, guess=guess))
+    ranked = [to_json(facts) for facts in sorted(every, key=lambda facts: facts.rank, reverse=True)]
     for text in curves:
         tuning.on_event(Event.message(f"6. {text}"))
     place = winner_of(tuning.folder)
     with tuning.search.lock:
         write_text(place, recipes.dump(tuning.of(best.params), header=WON))
-        write_search(
-            tuning.folder.report, _page_content(tuning, curves), [to_json(facts) for facts in every],
-            usual=to_json(usual), best=to_json(best),
-        )  # fmt: skip
+        content = _page_content(tuning, curves)
+        write_search(tuning.folder.report, content, ranked, usual=to_json(usual), best=to_json(best))
         record.results = {"best": to_json(best), "curves": list(curves)}
         record.write(tuning.folder)
     return Tuned(

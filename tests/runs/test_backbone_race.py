@@ -7,19 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
-import torch
 
 import finetune
 from finetune import recipe as recipes
-from finetune.backbone import folder as timm_folder
 from finetune.prepare import time_limit
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.costs import Speed
 from finetune.runs import backbone_race
 from finetune.runs.backbone_race import backbones_of
-from finetune.types import Event, Preprocessing
-from tests.support import decide, stop_after
+from finetune.types import Event
+from tests.support import decide, random_folders, stop_after
 
 TINY = ("test_resnet", "test_convnext", "test_efficientnet")
 QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 16, "image_size": 32, "device": "cpu", "workers": 0}
@@ -29,19 +26,7 @@ SAME = ("model/model.safetensors", "metrics.jsonl", "metrics.json", "split.csv")
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of weights of tiny networks, at random."""
-    place = tmp_path_factory.mktemp("weights")
-    for seed, name in enumerate(TINY):
-        torch.manual_seed(seed)
-        timm_folder.write(
-            timm.create_model(name, num_classes=2),
-            place / name,
-            architecture=name,
-            model_args={},
-            preprocessing=Preprocessing((32, 32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-            classes=("a", "b"),
-            pretrained_cfg={},
-        )
-    return place
+    return random_folders(tmp_path_factory.mktemp("weights"), TINY, side=32)
 
 
 def among(weights: Path, *names: str) -> str:

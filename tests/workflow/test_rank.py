@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 
 import finetune
-from finetune.backbone import folder as timm_folder
 from finetune.backbone import load as backbones
 from finetune.backbone.groups import head_modules
 from finetune.data import checks
@@ -21,10 +19,9 @@ from finetune.images.decode import read_rgb
 from finetune.images.transforms import normalise, plain_view
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import read_data
-from finetune.types import Preprocessing
 from finetune.workflow import rank as ranking
 from finetune.workflow.rank import rank
-from tests.support import watch_trunks
+from tests.support import random_folders, watch_trunks
 
 EXAMINE = decode.examine
 TINY = ("test_resnet", "test_vit", "test_convnext")
@@ -35,19 +32,7 @@ QUICK = {"device": "cpu", "workers": 0}
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of weights of tiny networks, at random."""
-    place = tmp_path_factory.mktemp("weights")
-    for seed, name in enumerate(TINY):
-        torch.manual_seed(seed)
-        timm_folder.write(
-            timm.create_model(name, num_classes=2, **({"img_size": SIZE} if name == "test_vit" else {})),
-            place / name,
-            architecture=name,
-            model_args={"img_size": SIZE} if name == "test_vit" else {},
-            preprocessing=Preprocessing((SIZE, SIZE), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-            classes=("a", "b"),
-            pretrained_cfg={},
-        )
-    return place
+    return random_folders(tmp_path_factory.mktemp("weights"), TINY, side=SIZE)
 
 
 @pytest.fixture
