@@ -30,6 +30,7 @@ from finetune.features.knowledge import Knowledge
 from finetune.prepare.batch_size import with_micro_batch
 from finetune.prepare.batches import Feeder
 from finetune.prepare.inputs import computing_as
+from finetune.prepare.outline import outline
 from finetune.prepare.prepared import Prepared, prepare
 from finetune.prepare.time_limit import within_time
 from finetune.report import page
@@ -129,6 +130,7 @@ def prepare_run(recipe: Recipe, *, manifest: Manifest | None = None, on_event: O
         num_images = len(prepared.manifest.samples)
         prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
         prepared = with_measured_lr(with_micro_batch(prepared, on_event=on_event), recipe, on_event=on_event)
+        on_event(Event.message(outline(prepared)))
         return PreparedRun(prepared, {"prepare": time.monotonic() - began})
 
 
