@@ -173,8 +173,8 @@ def _by_script(job: Job, seconds: float, *more: str) -> Figures:
     epochs = _epochs_for(seconds - (ends[0] - epoch), epoch)  # the first has its workers to start
     ends, checkpoint = _script(job, epochs, *more)
     model = timm.create_model(f"local-dir:{job.weights}", pretrained=True, num_classes=len(job.classes))
-    # Written by the line above, on this machine; it holds the script's arguments, which no safe loader reads.
-    model.load_state_dict(torch.load(checkpoint, weights_only=False, map_location="cpu")["state_dict"])
+    with torch.serialization.safe_globals([argparse.Namespace]):  # the script's arguments are in it too
+        model.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"])
     return {"seconds": ends[-1], "epochs": epochs, "top1": _top1(model.eval(), job)}
 
 

@@ -13,6 +13,7 @@ from finetune.evaluation.temperature import MANY, USUAL, Temperature, Training, 
 from finetune.prepare.batches import Feeder
 from finetune.prepare.prepared import Prepared
 from finetune.types import Event, OnEvent
+from finetune.values import TASK_LOSSES
 from finetune.wording import counted
 
 
@@ -57,7 +58,7 @@ def training_of(prepared: Prepared) -> Training:
     is_softened = recipe.loss.label_smoothing or recipe.regularise.mixup or recipe.regularise.cutmix
     if all(phase.solver == "lbfgs" for phase in phases):
         return "solved"
-    if is_softened or recipe.loss.name not in ("auto", "cross-entropy") or recipe.strategy.name == "scratch":
+    if is_softened or recipe.loss.name not in ("auto", TASK_LOSSES["classify"][0]) or recipe.strategy.name == "scratch":
         return "other"
     return "head" if all(set(phase.plan.trained) == {"head"} for phase in phases) else "deep"
 
