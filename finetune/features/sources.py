@@ -25,13 +25,14 @@ from finetune.features.divide import Trunk
 from finetune.features.store import Layout
 from finetune.randomness import derive
 
+ON_GPU, ON_CPU = 128, 16  # images that go through a trunk at once
 Autocast = Callable[[], AbstractContextManager[object]]
 Boundary = tuple[Tensor, ...]
 
 
 def trunk_batch(device: torch.device) -> int:
     """Return the batch size in which trunks run on a device."""
-    return 128 if device.type == "cuda" else 16
+    return ON_GPU if device.type == "cuda" else ON_CPU
 
 
 def of_trunk_batch(images: Tensor) -> Tensor:
