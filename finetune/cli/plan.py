@@ -13,6 +13,7 @@ from finetune.cli.help import examples
 from finetune.cli.options import JsonOption, RecipeOption, base_recipe, parse_size, recipe_options, set_once
 from finetune.cli.screen import watching
 from finetune.cli.show_plan import show_plan
+from finetune.data.places import SHARDS
 
 EXAMPLES = examples(
     "plan imgs",
@@ -48,7 +49,7 @@ def plan(
 ) -> None:
     """Show what a run would do, without training."""
     if name is not None:
-        is_network = find(name) is not None or not Path(name).exists()
+        is_network = find(name) is not None or not (name.startswith(SHARDS) or Path(name).exists())
         set_once(settings, "backbone" if is_network else "data", name)
     base = base_recipe(recipe, settings, overrides, needs_data=False if layers else None)
     room = memory if within is None else parse_size(within, "--within")

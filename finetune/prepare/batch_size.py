@@ -30,6 +30,7 @@ from finetune.types import Event, OnEvent, Phase
 from finetune.wording import counted
 
 MARGIN = 0.1  # of what is free on a GPU
+LEAST = 2  # images that are counted: batch norm wants more than one
 COUNTED_AS = 2  # goes up when memory is counted otherwise
 
 
@@ -70,7 +71,9 @@ def _check_parts(prepared: Prepared) -> None:
 
 def phase_memory(skeleton: Backbone, phase: Phase, recipe: Recipe, *, batch: int, precision: str) -> Memory:
     """Return what a step of a phase takes of memory, with up to so many images."""
-    return step_memory(lambda size: step_held(skeleton, phase, recipe, batch=size, precision=precision), batch)
+    trained = 4 * sum(group.num_trained(phase.plan[group.name]) for group in skeleton.groups)
+    batch = max(batch, LEAST)
+    return step_memory(step_held(skeleton, phase, recipe, batch=batch, precision=precision), batch, trained=trained)
 
 
 def skeleton_or_none(recipe: Recipe, *, num_classes: int) -> Backbone | None:

@@ -12,7 +12,7 @@ from functools import partial
 from finetune.backbone.load import Backbone
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import ON_GPU
-from finetune.prepare.batch_size import MARGIN
+from finetune.prepare.batch_size import LEAST, MARGIN
 from finetune.prepare.prepared import Prepared
 from finetune.train.ledger import Held, largest_batch, pass_held, step_held
 from finetune.types import Phase
@@ -70,5 +70,5 @@ def _of_phase(
     if within is not None:
         room = round((1 - MARGIN) * within)
         fits = passing is None or passing.total <= room
-        largest = largest_batch(lambda size: step(batch=size).total, room) if fits else 0
+        largest = largest_batch(lambda size: step(batch=max(size, LEAST)).total, room) if fits else 0
     return DeviceMemory(phase.name, precision, batch, held, passing, ON_GPU, within, largest)

@@ -44,7 +44,6 @@ from finetune.train.step import Step
 from finetune.types import NEVER, Phase, ignore
 
 BLOCK = 512  # bytes
-FEWEST = 2  # images: batch norm wants more than one
 Part = Literal["weights", "averages", "gradients", "inputs", "kept", "passing"]
 # What torch computes in float32 on a GPU inside of autocast, and on a CPU, where fake tensors are, does not.
 # Source: torch's "CUDA Ops that can autocast to float32".
@@ -216,15 +215,15 @@ def pass_held(backbone: Backbone, phase: Phase, *, batch: int, precision: str, i
         return ledger.fullest
 
 
-def step_memory(held: Callable[[int], Held], batch: int) -> Memory:
-    """Return what a step takes up to a batch of so many images, from what it holds with few and with all of them.
+def step_memory(held: Held, batch: int, *, trained: int) -> Memory:
+    """Return what a step takes up to a batch of so many images, from what it holds with all of them.
 
-    The fullest of several moments counts, each of which grows evenly: between the two it is never more than this.
+    Without any it would hold gradients of the `trained` bytes and the optimiser's copy of them. The fullest of several
+    moments counts, each of which grows evenly: between the two it is never more than this.
     """
-    most = max(batch, 2 * FEWEST)
-    few, all_ = held(FEWEST).total, held(most).total
-    per_image = -(-(all_ - few) // (most - FEWEST))
-    return Memory(few - FEWEST * per_image, per_image)
+    least = held.weights + held.averages + 2 * trained
+    per_image = max(0, -(-(held.total - least) // batch))
+    return Memory(max(held.total, least) - batch * per_image, per_image)
 
 
 def largest_batch(total: Callable[[int], int], limit: int, *, most: int = 2**15) -> int:
@@ -299,6 +298,8 @@ def _on_paper(backbone: Backbone, phase: Phase) -> Iterator[tuple[nn.Module, Led
     """Yield a model of fake tensors in the place of a backbone's, held to a phase's plan; its ledger; and the hold."""
     model, ledger = copy.deepcopy(backbone.model), Ledger()
     in_fast_layout(model, next(model.parameters()).device)
+    # The first backward pass starts a thread for each GPU; under fake tensors there is one on every machine.
+    torch.autograd.backward(torch.zeros((), requires_grad=True))
     own = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     with FakeTensorMode(allow_non_fake_inputs=True), ledger:
         ledger.part = "weights"
