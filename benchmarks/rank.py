@@ -31,7 +31,7 @@ import finetune
 from finetune import recipe as recipes
 from finetune.backbone import folder as timm_folder
 from finetune.backbone import load as backbones
-from finetune.images.files import is_image_name
+from finetune.images.names import is_image_name
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.candidates import candidate_recipe, labelled
 

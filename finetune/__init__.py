@@ -29,6 +29,7 @@ from finetune.errors import (
 
 if TYPE_CHECKING:
     from finetune.data.sample import write_sample
+    from finetune.data.shard_writer import Shards
     from finetune.evaluation.named import LabelsPrediction, NumberPrediction, Predictions
     from finetune.exports.exporting import Export
     from finetune.prepare.candidates import Ranked
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from finetune.workflow.rank import rank
     from finetune.workflow.run import resume, run
     from finetune.workflow.several import Several, resume_several, run_several
+    from finetune.workflow.shard import shard
     from finetune.workflow.soup import Soup, soup
     from finetune.workflow.tune import resume_tuning, tune
 
@@ -82,6 +84,7 @@ __all__ = [
     "ResourceError",
     "RunResult",
     "Several",
+    "Shards",
     "SideBySide",
     "Soup",
     "TrainingError",
@@ -104,6 +107,7 @@ __all__ = [
     "resume_tuning",
     "run",
     "run_several",
+    "shard",
     "soup",
     "tune",
     "write_sample",
@@ -127,6 +131,7 @@ _LATER = {
     "Recipe": "finetune.settings",
     "RunResult": "finetune.runs.single",
     "Several": "finetune.workflow.several",
+    "Shards": "finetune.data.shard_writer",
     "SideBySide": "finetune.report.side_by_side",
     "Soup": "finetune.workflow.soup",
     "Tuned": "finetune.search.outcome",
@@ -147,6 +152,7 @@ _LATER = {
     "resume_tuning": "finetune.workflow.tune",
     "run": "finetune.workflow.run",
     "run_several": "finetune.workflow.several",
+    "shard": "finetune.workflow.shard",
     "soup": "finetune.workflow.soup",
     "tune": "finetune.workflow.tune",
     "write_sample": "finetune.data.sample",

@@ -50,7 +50,9 @@ EMBEDDED_FULL = "mobilenetv2_075.embedded"  # its name in the catalogue
 
 
 class DataSection(Section):
-    path: str = Field("", description="Folder of class folders, or a CSV, TSV or Parquet file.")
+    path: str = Field(
+        "", description="Folder of class folders, a CSV, TSV or Parquet file, or wds:FOLDER of tar shards."
+    )
     layout: Auto | Literal["classes"] = Field(
         "auto",
         description="auto: folders that are splits by their names are splits, and what looks like splits without saying"

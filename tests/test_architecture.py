@@ -158,7 +158,7 @@ def test_a_docstring_says_yield_of_generators_alone() -> None:
 SHARED = {
     "of a command and of the verb that it calls": {
         "augment", "check", "clear", "compare", "doctor", "ensemble", "evaluate", "export", "find_lr", "plan",
-        "rank", "run", "soup", "tune",
+        "rank", "run", "shard", "soup", "tune",
     },
     "verbs that are always read with their module: recipe.load, split.read, page.write, sheet.draw, best.settle": {
         "draw", "list_them", "load", "read", "show", "told", "write",

@@ -37,6 +37,8 @@ CALLS = {
     "subprocess.getstatusoutput", "torch.hub.load", "torch.jit.load", "shutil.unpack_archive",
     "tarfile.open", "zipfile.ZipFile",
 }  # fmt: skip
+# Of shards the bytes of members are read; nothing is unpacked to a place that a name in a file says.
+OPENED = ["benchmarks/memory.py", "finetune/data/shard_writer.py", "finetune/images/shards.py"]
 
 
 def dotted(node: ast.AST) -> str:
@@ -71,6 +73,8 @@ def dangers(text: str) -> Iterator[str]:
             continue
         first, _, rest = dotted(node.func).partition(".")
         name = ".".join(filter(None, (stands_for.get(first, first), rest)))
+        if name.endswith((".extractall", ".extract")) and first not in stands_for:
+            yield name
         if name in BUILTINS or name in CALLS or name.removeprefix("builtins.") in BUILTINS:
             yield name
         given_ = {word.arg: word.value for word in node.keywords}
@@ -81,7 +85,7 @@ def dangers(text: str) -> Iterator[str]:
 def test_no_module_can_run_what_a_file_says() -> None:
     assert {"finetune", "tools", "benchmarks"} == {file.relative_to(ROOT).parts[0] for file in SOURCES}
     found = [f"{file.relative_to(ROOT)}: {what}" for file in SOURCES for what in dangers(file.read_text("utf-8"))]
-    assert found == []
+    assert sorted(found) == [f"{file}: tarfile.open" for file in OPENED]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +96,8 @@ def test_no_module_can_run_what_a_file_says() -> None:
         "import pickle; pickle.load(f)", "from pickle import loads; loads(f)", "import torch as t; t.load(f)",
         "import torch; torch.load(f, weights_only=False)", "import torch; torch.load(f, weights_only=x)",
         "import subprocess; subprocess.run('x', shell=True)", "AutoModel.from_pretrained(x, trust_remote_code=True)",
-        "import numpy as np; np.load(f, allow_pickle=True)", "import zipfile; zipfile.ZipFile(f).extractall()",
+        "import numpy as np; np.load(f, allow_pickle=True)", "import zipfile; zipfile.ZipFile(f)",
+        "tar.extractall()", "tar.extract('x')",
         "from tarfile import open as o; o(f)",
     ],
 )  # fmt: skip

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements" / "locked.txt"
-UNLOCKED = {"weights", "openvino", "corrupt", "coreml", "litert", "docs"}  # extras that no test needs
+UNLOCKED = {"weights", "openvino", "corrupt", "coreml", "litert", "docs", "remote"}  # extras that no test needs
 
 
 class Locked(NamedTuple):

@@ -30,7 +30,7 @@ from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.state import written_beside
 from finetune.csv_cells import guarded_cell
 from finetune.data import split
-from finetune.data.listing import TABLES
+from finetune.data.places import root_of
 from finetune.device import Compute, in_fast_layout, resolve_device
 from finetune.errors import CheckpointError, RecipeError
 from finetune.settings import Recipe
@@ -171,9 +171,7 @@ def trained_on(folder: RunFolder, recipe: Recipe, classes: tuple[str, ...], *, b
 
 def data_root(recipe: Recipe) -> str:
     """Return the folder that the files of split.csv are relative to."""
-    path = Path(recipe.data.path)
-    is_table = path.is_file() or (not path.exists() and path.suffix.lower() in TABLES)  # or was one, and is gone
-    return str(path.parent if is_table else path)
+    return root_of(recipe.data.path)
 
 
 def pinned_task(recipe: Recipe) -> Task:

@@ -24,6 +24,7 @@ from finetune.cli import (
     run,
     runs,
     sample,
+    shard,
     tune,
 )
 from finetune.cli.help import App
@@ -54,6 +55,7 @@ app.command(draws=True, rich_help_panel=USE, epilog=export.EXAMPLES)(export.expo
 app.add_typer(runs.app, name="runs", rich_help_panel=USE)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=MORE)
 app.add_typer(cache.app, name="cache", rich_help_panel=MORE)
+app.command(draws=True, rich_help_panel=MORE, epilog=shard.EXAMPLES)(shard.shard)
 app.command(rich_help_panel=MORE, epilog=sample.EXAMPLES)(sample.sample)
 app.command(draws=True, rich_help_panel=MORE, epilog=doctor.EXAMPLES)(doctor.doctor)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from functools import wraps
@@ -155,6 +156,25 @@ def _set() -> inspect.Parameter:
     return inspect.Parameter(
         "set_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[list[str] | None, option]
     )
+
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_size(text: str, flag: str) -> int:
+    """Return the bytes that a text like 16GB, 500 MiB or 2e9 says.
+
+    Raises:
+        RecipeError: it says none.
+    """
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?) *([kmgt]i?)?b?", text.strip(), re.IGNORECASE)
+    try:
+        size = float(match[1]) * UNITS[(match[2] or "").lower()] if match else 0.0
+    except ValueError:
+        size = 0.0
+    if size < 1 or size > 2**62:
+        raise RecipeError(f"{flag} {text}: that is no size", hint="For example 16GB, 500MB or 24GiB.")
+    return int(size)
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

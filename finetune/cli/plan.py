@@ -10,14 +10,16 @@ import typer
 from finetune.backbone.catalogue import find
 from finetune.cli import tables
 from finetune.cli.help import examples
-from finetune.cli.options import JsonOption, RecipeOption, base_recipe, recipe_options, set_once
+from finetune.cli.options import JsonOption, RecipeOption, base_recipe, parse_size, recipe_options, set_once
 from finetune.cli.screen import watching
 from finetune.cli.show_plan import show_plan
+from finetune.data.places import SHARDS
 
 EXAMPLES = examples(
     "plan imgs",
     "plan resnet18 --top-k 2",
     "plan vgg16 --layers",
+    "plan resnet50 --strategy full --memory --within 16GB",
 )
 
 
@@ -36,18 +38,26 @@ def plan(
     images: Annotated[
         int | None, typer.Option("--images", min=1, metavar="N", help="Show sizes and times for so many images.")
     ] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Show what a step takes of a GPU's memory; needs no GPU.")
+    ] = False,
+    within: Annotated[
+        str | None,
+        typer.Option("--within", metavar="SIZE", help="With --memory: how many images at once fit, e.g. 16GB."),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Show what a run would do, without training."""
     if name is not None:
-        is_network = find(name) is not None or not Path(name).exists()
+        is_network = find(name) is not None or not (name.startswith(SHARDS) or Path(name).exists())
         set_once(settings, "backbone" if is_network else "data", name)
     base = base_recipe(recipe, settings, overrides, needs_data=False if layers else None)
+    room = memory if within is None else parse_size(within, "--within")
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.plan import plan as make_plan
 
         planned = make_plan(
-            recipe=base, overrides=overrides, layers=layers, images=images, on_event=on_event, **settings
+            recipe=base, overrides=overrides, layers=layers, images=images, memory=room, on_event=on_event, **settings
         )
     if json_:
         tables.print_json(planned.to_json())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from finetune.cli import tables
@@ -11,9 +12,19 @@ from finetune.cli.tables import amount, duration, table
 from finetune.cli.terminal import Console, escape
 from finetune.wording import counted
 
+PARTS = {
+    "weights": "weights and statistics",
+    "averages": "the optimiser's averages, copies",
+    "gradients": "gradients of weights",
+    "inputs": "images or features",
+    "kept": "kept for the backward pass",
+    "passing": "on the way",
+}
+
 if TYPE_CHECKING:
     from finetune.backbone.layers import LayerTable
     from finetune.prepare.costs import Cost
+    from finetune.prepare.device_memory import DeviceMemory
     from finetune.types import GroupPlan, LayerGroup, Phase
     from finetune.workflow.plan import Plan
 
@@ -36,6 +47,8 @@ def show_plan(plan: Plan) -> None:
         console.print(_phase_table(plan, phase, index))
         if plan.costs:
             _show_cost(console, plan.costs[index - 1])
+        if held := [held for held in plan.memory if held.phase == phase.name]:
+            _show_memory(console, held)
     if plan.costs:
         console.print(f"\n{_total(plan)}")
     if plan.layers is not None:
@@ -55,6 +68,24 @@ def _show_cost(console: Console, cost: Cost) -> None:
     if cost.memory_bytes is not None:
         time = "" if cost.seconds is None else f"; about {duration(cost.seconds)} on this machine"
         console.print(f"memory of a step of {counted(cost.batch, 'image')}: about {amount(cost.memory_bytes)}{time}")
+
+
+def _show_memory(console: Console, held: Sequence[DeviceMemory]) -> None:
+    """Show what a phase holds on a GPU, a column for each precision."""
+    first = held[0]
+    rows: list[tuple[str, ...]] = []
+    if first.step is not None:
+        steps = [part.step for part in held if part.step is not None]
+        rows += [(words, *(amount(getattr(step, name)) for step in steps)) for name, words in PARTS.items()]
+        rows.append((f"in a step of {counted(first.batch, 'image')}", *(amount(step.total) for step in steps)))
+    if first.passing is not None:
+        passes = [amount(part.passing.total) for part in held if part.passing is not None]
+        rows.append((f"in a pass of what is frozen, {first.pass_batch} images at once", *passes))
+    if first.within is not None and first.step is not None:
+        fits = ["none" if part.largest == 0 else f"{part.largest:,}" for part in held]
+        rows.append((f"images at once within {amount(first.within)}, a tenth left free", *fits))
+    headers = ["on a GPU, at its fullest", *(part.precision for part in held)]
+    console.print(table(headers, rows))
 
 
 def _total(plan: Plan) -> str:

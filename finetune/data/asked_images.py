@@ -24,10 +24,13 @@ from finetune.csv_cells import unguarded_cell
 from finetune.data.addresses import fetched, is_address
 from finetune.data.image_column import AUTO, check_column, count_rows, image_cells
 from finetune.data.listing import TABLES, Listing, count_unread, holds, unread_note
+from finetune.data.places import shards_named
+from finetune.data.shards import looked_through, named_shards
 from finetune.data.tree import walk
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.images.decode import UndecodableError
 from finetune.images.files import FORMS, begins_as, read_content
+from finetune.images.shards import Shard, read_member
 from finetune.types import Event, OnEvent, ignore
 
 STDIN = "-"
@@ -110,6 +113,8 @@ def asked_images(
     if total == 0:
         kinds = f" that can be read: {unread_note(others.unread)}" if others.unread else ""
         raise DataError(f"no images there{kinds}", hint=f"Looked in {', '.join(words)}.")
+    for note in others.notes:
+        on_event(Event.warning(note))
     if others.unread:
         on_event(Event.warning(unread_note(others.unread)))
     return AskedImages(places, total, ", ".join(words))
@@ -131,6 +136,10 @@ def missing_path(given: str, path: Path, *, expected: str) -> DataError:
 
 
 def _places(given: str, column: str, stdin: BinaryIO | None, others: Listing) -> list[_Place]:
+    if shards_named(given) is not None:
+        shards = list(looked_through(named_shards(given)))
+        others.notes += [f"{name}: {member} {reason}" for name, shard in shards for member, reason in shard.problems]
+        return [_Place(partial(_of_shard, name, shard), len(shard.entries)) for name, shard in shards]
     path = Path(given)
     if given == STDIN and stdin is not None:
         return [_Place(partial(_of_stdin, stdin), None)]
@@ -179,6 +188,11 @@ def _of_folder(folder: Path, on_other: Callable[[list[str]], None] | None = None
         yield file_source(folder / name)
     for error in unread:  # so that they are reported in place of what they hold
         yield file_source(Path(error.filename))
+
+
+def _of_shard(name: str, shard: Shard) -> Iterator[ImageSource]:
+    for entry in shard.entries:
+        yield ImageSource(f"{name}/{entry.name}", partial(read_member, name, entry.name))
 
 
 def _of_table(table: Path, column: str) -> Iterator[ImageSource]:

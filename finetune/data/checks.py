@@ -25,7 +25,7 @@ from finetune.data.targets import TORN, with_copies_joined
 from finetune.errors import DataError, ResourceError
 from finetune.images.decode import UndecodableError, alone, examine
 from finetune.images.depths import before_model, in_data
-from finetune.images.files import read_content
+from finetune.images.files import read_content, stamp_of
 from finetune.images.levels import Range, Span, range_of, unfit
 from finetune.images.pixels import PixelCache, PixelRow
 from finetune.images.quiet import quiet
@@ -224,10 +224,9 @@ Stamp = tuple[str, int, int]
 
 def _stamp(file: Path) -> Stamp:
     try:
-        stat = file.stat()
+        return (str(file), *stamp_of(file))
     except OSError:
         return (str(file), -1, -1)
-    return (str(file), stat.st_size, stat.st_mtime_ns)
 
 
 class _Memory:

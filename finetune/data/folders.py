@@ -27,7 +27,7 @@ from finetune.data.layout import (
 from finetune.data.listing import Listing, Row, count_unread, holds, kinds_of, split_of
 from finetune.data.tree import child_folders, has_images, is_hidden, walk
 from finetune.errors import DataError
-from finetune.images.files import is_image_name
+from finetune.images.names import is_image_name
 from finetune.types import Problem, Split
 from finetune.wording import counted, listed
 

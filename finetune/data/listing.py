@@ -41,7 +41,7 @@ TABLES = (".csv", ".tsv", ".parquet")
 NOTHING = "no image or no label in its row"
 LAYOUTS = (
     "Expected DIR/<class>/images, DIR/{train,val,test}/<class>/images,"
-    " or a CSV, TSV or Parquet file with the columns image and label."
+    " or a CSV, TSV or Parquet file with the columns image and label; tar shards are wds:DIR."
 )
 
 

@@ -28,11 +28,14 @@ from finetune.data.targets import target_array
 from finetune.errors import DataError, ResourceError
 from finetune.images.decode import UndecodableError, read
 from finetune.images.pixels import PixelCache
+from finetune.images.shards import SUFFIX
 from finetune.images.transforms import View, normalise
 from finetune.process import num_cores
 from finetune.randomness import derive, forked
 from finetune.types import Preprocessing, Sample
 
+IN_SHARD = f"{SUFFIX}/"
+WINDOW = 4096  # images: how far a drawn order leaves that in which they lie in shards
 FEWEST_FORKED, FEWEST_SPAWNED = 100, 500  # images that are worth a worker: a forked one starts at once
 
 Key = tuple[int, int, int]  # phase, epoch, index of the sample
@@ -74,7 +77,7 @@ class ImageDataset(Dataset[tuple[Tensor, Any] | DataError]):
         self.value_range, self.bands = preprocessing.value_range, preprocessing.bands
         self.files = Texts(sample.file for sample in samples)
         self.digests = Texts(sample.digest for sample in samples)
-        self.targets = target_array(samples)
+        self.targets, self.shards = target_array(samples), shards_of(samples)
         is_served = pixels is not None and pixels.serves(preprocessing)
         self.pixels = pixels.find([sample.digest for sample in samples]) if pixels and is_served else None
 
@@ -99,6 +102,16 @@ class ImageDataset(Dataset[tuple[Tensor, Any] | DataError]):
         return self.view(read(self.root / self.files[index], value_range=self.value_range, bands=self.bands).content)
 
 
+def shards_of(samples: Sequence[Sample]) -> NDArray[np.int64] | None:
+    """Return the number (N,) of the shard that each sample lies in; None for data that lies in files of its own."""
+    if not samples or IN_SHARD not in samples[0].file:
+        return None
+    numbers: NDArray[np.int64] = np.unique(
+        [sample.file.partition(IN_SHARD)[0] for sample in samples], return_inverse=True
+    )[1].astype(np.int64)
+    return numbers
+
+
 def _collate(items: list[tuple[Tensor, Any] | DataError]) -> Any:
     return next((item for item in items if isinstance(item, DataError)), None) or default_collate(items)
 
@@ -110,10 +123,19 @@ class Order(Sampler[list[Key]]):
     """
 
     def __init__(
-        self, count: int, *, batch_size: int, seed: int | None, shares: NDArray[np.float64] | None = None
+        self,
+        count: int,
+        *,
+        batch_size: int,
+        seed: int | None,
+        shares: NDArray[np.float64] | None = None,
+        shards: NDArray[np.int64] | None = None,
     ) -> None:
-        """Take how many there are; with `shares` (N,) images are drawn by these probabilities, with replacement."""
-        self.count, self.batch_size, self.seed, self.shares = count, batch_size, seed, shares
+        """Take how many there are; with `shares` (N,) images are drawn by these probabilities, with replacement.
+
+        Images in `shards` (N,) are drawn shard by shard, so that what is read lies together.
+        """
+        self.count, self.batch_size, self.seed, self.shares, self.shards = count, batch_size, seed, shares, shards
         self.rank, self.num_ranks = ranks.rank(), ranks.count()
         self.own = np.arange(count) if seed is not None else self._part(np.arange(count))
         self.phase = self.epoch = self.start = 0
@@ -127,9 +149,20 @@ class Order(Sampler[list[Key]]):
             generator = np.random.default_rng(derive(self.seed, "order", self.phase, self.epoch))
             drawn = self.shares is not None
             order = generator.choice(order, self.count, p=self.shares) if drawn else generator.permutation(order)
+            order = order if self.shards is None else self._by_shard(order, self.shards, generator)
         for batch in np.array_split(order, max(1, len(self)))[self.start : len(self)]:
             own = batch if self.seed is None else self._part(batch)
             yield [(self.phase, self.epoch, int(index)) for index in own]
+
+    @staticmethod
+    def _by_shard(
+        order: NDArray[np.int64], shards: NDArray[np.int64], generator: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Return drawn images as they lie in shards, themselves in a drawn order, each moved by less than `WINDOW`."""
+        place = generator.permutation(shards.max() + 1)[shards[order]]
+        lying: NDArray[np.int64] = order[np.lexsort((order, place))]
+        moved = np.arange(len(lying)) + generator.uniform(0, WINDOW, len(lying))
+        return lying[np.argsort(moved, kind="stable")]
 
     def _part(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the part of this process."""
@@ -165,7 +198,7 @@ class ImageBatches:
         self.num_threads = 0 if workers else num_cores(most=MOST_THREADS) if is_plain else int(is_drawn_alone)
         self.device = device
         self.num_images = len(dataset)
-        self.order = Order(len(dataset), batch_size=batch_size, seed=seed, shares=shares)
+        self.order = Order(len(dataset), batch_size=batch_size, seed=seed, shares=shares, shards=dataset.shards)
         self.loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=self.order,

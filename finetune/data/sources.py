@@ -1,4 +1,4 @@
-"""What the user has: a folder of class folders, with or without splits, or a table of images.
+"""What the user has: a folder of class folders, with or without splits, a table of images, or shards.
 
     manifest = read("imgs")
 
@@ -16,13 +16,15 @@ from finetune.data.asked_images import missing_path
 from finetune.data.folders import read_folder
 from finetune.data.labels import alike_names, doubtful, masks
 from finetune.data.listing import LAYOUTS, TABLES, Listing, Row, holds, normal, unread_note
+from finetune.data.places import shards_named
+from finetune.data.shards import EXPECTED, Columns, read_shards
 from finetune.data.tables import read_table
 from finetune.data.targets import target_of
 from finetune.data.tasking import settle_task
 from finetune.data.tree import table_beside
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.tasks import BETWEEN_LABELS, Task
-from finetune.types import Manifest, Sample
+from finetune.types import Manifest, OnEvent, Sample, ignore
 from finetune.values import TaskName
 from finetune.wording import counted, listed
 
@@ -43,8 +45,9 @@ def read(
     needs_train: bool = True,
     needs_splits: bool = True,
     needs_groups: bool = True,
+    on_event: OnEvent = ignore,
 ) -> Manifest:
-    """Return the manifest of a folder or table, with the splits it has.
+    """Return the manifest of a folder, a table or shards (wds:), with the splits it has.
 
     Class names come from train (or from everything, where there is no split, and without `needs_train`),
     sorted by name. With the layout "classes", folders on top are classes even where they look like splits.
@@ -56,11 +59,14 @@ def read(
         DataError: nothing there, no images, fewer than two classes, or a class that train lacks.
         RecipeError: a column that the table lacks, or a regular expression that is none.
     """
-    path = check_there(path)
-    if path.is_dir():
-        root, listing = path, read_folder(path, is_classes=layout == "classes")
+    if shards_named(path) is not None:
+        columns = Columns(label_column, split_column, group_by)
+        root, listing = read_shards(str(path), columns=columns, needs_split=needs_splits, on_event=on_event)
+        path = Path(path)
+    elif (path := check_there(path)).is_dir():
+        root, listing = str(path.resolve()), read_folder(path, is_classes=layout == "classes")
     elif path.suffix.lower() in TABLES and path.is_file():
-        root = path.parent
+        root = str(path.parent.resolve())
         listing = read_table(path, image_column, label_column, split_column, group_by, needs_split=needs_splits)
     else:
         raise DataError(f"{path} is a file, not a folder of images", hint=LAYOUTS)
@@ -74,11 +80,13 @@ def read(
 
 
 def check_there(path: str | Path) -> Path:
-    """Return the path of a folder or table, its ~ resolved.
+    """Return the path of a folder or table, its ~ resolved; shards are looked for only when they are read.
 
     Raises:
         DataError: nothing is there.
     """
+    if shards_named(path) is not None:
+        return Path(path)
     whole = Path(path).expanduser()
     if not holds(whole.exists):
         raise missing_path(str(path), whole, expected=LAYOUTS)
@@ -111,7 +119,7 @@ def _group_by_pattern(listing: Listing, pattern: str, *, is_needed: bool) -> Non
 
 
 def _manifest(
-    root: Path, path: Path, listing: Listing, needs_two_classes: bool, needs_train: bool, task: Task
+    root: str, path: Path, listing: Listing, needs_two_classes: bool, needs_train: bool, task: Task
 ) -> Manifest:
     if not listing.rows:
         raise _without_rows(path, listing)
@@ -130,7 +138,7 @@ def _manifest(
     index = {label: place for place, label in enumerate(labels)}
     samples = tuple(Sample(row.file, target_of(task, row.label, index), row.split, row.group) for row in listing.rows)
     problems, notes = tuple(listing.problems), tuple(listing.notes)
-    return Manifest(str(root.resolve()), tuple(labels), samples, problems, notes, task=task)
+    return Manifest(root, tuple(labels), samples, problems, notes, task=task)
 
 
 def _class_names(task: Task) -> Callable[[str], list[str]]:
@@ -155,6 +163,10 @@ def _without_rows(path: Path, listing: Listing) -> DataError:
         return DataError(text, hint=f"{table_beside(path)}{LAYOUTS}")
     if listing.unread:
         return DataError(f"no images in {path} that can be read: {unread_note(listing.unread)}", hint=LAYOUTS)
+    if shards_named(path) is not None:
+        first = listing.problems[0] if listing.problems else None
+        reason = f"; the first problem: {first.file}: {first.reason}" if first else ""
+        return DataError(f"no images with a class in {path}{reason}", hint=EXPECTED)
     if not path.is_dir():
         rows = counted(len(listing.problems), "row")
         return DataError(f"no images in {path}: of its {rows} none has both an image and a label", hint=LAYOUTS)

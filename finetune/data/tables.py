@@ -15,7 +15,7 @@ from finetune.data.label_columns import cell_text, join_columns, label_columns
 from finetune.data.listing import NOTHING, SPLIT_NAMES, Listing, Row, folded, holds, normal, split_of
 from finetune.data.tree import folders_below
 from finetune.errors import DataError, RecipeError, did_you_mean
-from finetune.images.files import is_image_name
+from finetune.images.names import is_image_name
 from finetune.types import Problem
 from finetune.wording import counted, listed
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune.data.listing import TABLES, holds
 from finetune.errors import DataError
-from finetune.images.files import is_image_name
+from finetune.images.names import is_image_name
 from finetune.wording import listed
 
 IGNORED = frozenset({"__macosx", "thumbs.db", "desktop.ini"})

@@ -14,6 +14,7 @@ from finetune import recipe as recipes
 from finetune.checkpoint.contents import Environment, Measured, PlanFile, read_as
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.saved import SavedRun
+from finetune.data.places import data_name
 from finetune.errors import CheckpointError
 from finetune.evaluation.metrics import CALIBRATED_BY, TASK_METRICS
 from finetune.settings import Recipe
@@ -66,8 +67,8 @@ def run_facts(saved: SavedRun) -> RunFacts:
     rows = _by_class(folder, judged) if saved.task == "classify" and judged else ()
     return RunFacts(
         headline=_headline(saved, measured),
-        data=f"{Path(recipe.data.path).name}: {plan.data}",
-        data_name=Path(recipe.data.path).name,
+        data=f"{data_name(recipe.data.path)}: {plan.data}",
+        data_name=data_name(recipe.data.path),
         counts=tuple((in_markdown(name), *(str(counts[split][name]) for split in SPLITS)) for name in saved.classes),
         network=_network(saved),
         strategy=recipe.strategy.name,

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from finetune.checkpoint.run_folder import RunFolder
 from finetune.evaluation.views import NUM_CROPS, Tta
 from finetune.exports.form import OUTPUT
 from finetune.images.decode import read, read_array, read_rgb
+from finetune.images.files import openable
 from finetune.images.levels import deep_colour, is_deep
 from finetune.images.stacks import Stack
 from finetune.tasks import Activation, Task
@@ -188,7 +189,7 @@ def _normalised(pixels: NDArray[np.float32], facts: dict[str, Any]) -> NDArray[n
 
 def _open(file: Path, value_range: Sequence[float] | None) -> Image.Image:
     """Return the RGB image of a file: upright, on white, numbers deeper than 8 bits brought into the value range."""
-    with Image.open(file) as opened:
+    with Image.open(openable(file)) as opened:
         if deep_colour(opened) or (value_range is None and is_deep(opened)):  # Pillow alone drops bits
             return read_rgb(file, value_range=(value_range[0], value_range[1]) if value_range else None)
         image: Image.Image = ImageOps.exif_transpose(opened)
@@ -203,7 +204,7 @@ def _open(file: Path, value_range: Sequence[float] | None) -> Image.Image:
 
 def _open_four(file: Path) -> Image.Image:
     """Return the four channels of a file, upright, in Pillow's mode CMYK, in which none of them is transparency."""
-    with Image.open(file) as opened:
+    with Image.open(openable(file)) as opened:
         if opened.mode == "RGB":  # a TIFF whose fourth channel Pillow alone leaves out
             four: Image.Image = read(file, bands=Bands(4)).content
             return four
@@ -214,7 +215,9 @@ def _open_four(file: Path) -> Image.Image:
 def _open_stack(file: Path, facts: dict[str, Any]) -> NDArray[Any]:
     """Return all channels (H, W, C) of a file: of .npy by NumPy alone, of pictures and TIFF as they were trained on."""
     if file.suffix.lower() == ".npy":
-        numbers: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+        source = openable(file)
+        mapped: Literal["r"] | None = "r" if source is file else None
+        numbers: NDArray[Any] = np.load(source, mmap_mode=mapped, allow_pickle=False)
         return numbers[:, :, None] if numbers.ndim == 2 else numbers
     return read_array(file, bands_of(facts["channels"], "full"))
 

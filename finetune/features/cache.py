@@ -27,7 +27,7 @@ from torch import Tensor
 
 from finetune import ranks
 from finetune.cache_entries import entries_folder, entry_name, find_entry, make_room, open_entry
-from finetune.data.loaders import ImageBatches, ImageDataset
+from finetune.data.loaders import ImageBatches, ImageDataset, shards_of
 from finetune.data.targets import target_array
 from finetune.device import available_memory, is_channels_last
 from finetune.errors import ResourceError
@@ -227,6 +227,7 @@ class FeatureCache:
             device=self.device,
             seed=seed,
             shares=shares,
+            shards=shards_of(samples),
         )
 
     def _filled(

@@ -25,13 +25,14 @@ from finetune.features.divide import Trunk
 from finetune.features.store import Layout
 from finetune.randomness import derive
 
+ON_GPU, ON_CPU = 128, 16  # images that go through a trunk at once
 Autocast = Callable[[], AbstractContextManager[object]]
 Boundary = tuple[Tensor, ...]
 
 
 def trunk_batch(device: torch.device) -> int:
     """Return the batch size in which trunks run on a device."""
-    return 128 if device.type == "cuda" else 16
+    return ON_GPU if device.type == "cuda" else ON_CPU
 
 
 def of_trunk_batch(images: Tensor) -> Tensor:
@@ -140,14 +141,16 @@ class CachedBatches:
         device: torch.device,
         seed: int | None,
         shares: NDArray[np.float64] | None = None,
+        shards: NDArray[np.int64] | None = None,
     ) -> None:
         """Take for each view its rows (M, row_bytes) and the place (N,) of every image in them.
 
-        `laid` puts boundary tensors into memory as the trunk does; `shares` (N,) are how often images are drawn.
+        `laid` puts boundary tensors into memory as the trunk does; `shares` (N,) are how often images are drawn, in the
+        order that those of `shards` (N,) have without a cache.
         """
         self.laid = laid
         self.views, self.places, self.layout, self.targets = views, places, layout, targets
-        self.order = Order(len(targets), batch_size=batch_size, seed=seed, shares=shares)
+        self.order = Order(len(targets), batch_size=batch_size, seed=seed, shares=shares, shards=shards)
         self.device, self.seed = device, seed
         self.num_images = len(targets)
 

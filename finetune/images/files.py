@@ -1,8 +1,9 @@
-"""Which files are images: their names, how their bytes begin, and what reading them may raise."""
+"""Image files: their bytes, of which format they are, and what reading them may raise."""
 
 from __future__ import annotations
 
 import errno
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -10,11 +11,10 @@ from stat import S_ISREG
 
 from PIL import Image
 
+from finetune.images.names import LARGEST_FILE
 from finetune.images.rasters import is_npy
+from finetune.images.shards import in_shard, member_stamp, read_member
 
-LARGEST_FILE = 2**30  # bytes; as many pixels as Pillow takes, at 16 bits, are hardly more
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow reads MPO as JPEG
 FORMS = (*FORMATS, "NPY")  # that can be read
 
@@ -39,14 +39,11 @@ DECODE_ERRORS = (
 )
 
 
-def is_image_name(name: str) -> bool:
-    """Return whether a file should be an image, by its name without folders."""
-    dot = name.rfind(".")  # `Path(name).suffix` takes ten times as long, and folders hold a million names
-    return 0 < dot < len(name) - 1 and name[dot:].lower() in EXTENSIONS
-
-
 def read_content(path: Path) -> bytes:
-    """Return the bytes of a file; a pipe, a device (which may never end) or a huge file is an OSError."""
+    """Return the bytes of a file, or of an image in a shard; a pipe, a device or a huge file is an OSError."""
+    inside = in_shard(path)
+    if inside is not None:
+        return read_member(*inside)
     stat = path.stat()
     if not S_ISREG(stat.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
@@ -56,6 +53,28 @@ def read_content(path: Path) -> bytes:
         return path.read_bytes()
     except MemoryError as error:
         raise OSError(errno.ENOMEM, f"no memory for its {stat.st_size / 2**20:.0f} MiB") from error
+
+
+def openable(path: Path) -> Path | io.BytesIO:
+    """Return what other libraries open of an image: its file, or its bytes where it lies in a shard.
+
+    Raises:
+        OSError: it is in a shard, and cannot be read.
+    """
+    return path if in_shard(path) is None else io.BytesIO(read_content(path))
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Return the size of a file, or of an image in a shard, and a number that is another one when it has changed.
+
+    Raises:
+        OSError: it is not there.
+    """
+    inside = in_shard(path)
+    if inside is not None:
+        return member_stamp(*inside)
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def form_of(content: bytes) -> str:

@@ -34,6 +34,7 @@ from finetune.images.decode import DECODE_VERSION
 from finetune.images.levels import Range
 from finetune.images.shapes import smaller
 from finetune.images.stacks import Stack, stack_from
+from finetune.images.stores import whole_place
 from finetune.images.transforms import View, picture_side, plain_view
 from finetune.settings import CacheSection
 from finetune.types import Preprocessing
@@ -194,7 +195,7 @@ def filled_pixels(root: str | Path, *, preprocessing: Preprocessing, settings: C
 def _key(root: str | Path, preprocessing: Preprocessing) -> dict[str, Any]:
     return {
         "kind": "pixels",
-        "root": str(Path(root).absolute()),
+        "root": whole_place(root),
         **_facts(preprocessing),
         "side": picture_side(preprocessing),
         "decode": DECODE_VERSION,

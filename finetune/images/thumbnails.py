@@ -25,6 +25,7 @@ from finetune.images.files import FORMS, form_of, read_content
 from finetune.images.levels import Range
 from finetune.images.quiet import quiet
 from finetune.images.stacks import Stack
+from finetune.images.stores import whole_place
 from finetune.process import num_cores
 from finetune.settings import CacheSection
 from finetune.types import Event, Manifest, OnEvent, Sample, ignore
@@ -117,7 +118,7 @@ def _entry(manifest: Manifest, settings: CacheSection) -> CacheEntry | None:
     """Return the cache entry of a data set's looks; None where nothing can be kept."""
     key = {
         "kind": "looks",
-        "root": str(Path(manifest.root).absolute()),
+        "root": whole_place(manifest.root),
         "looks": LOOKS_VERSION,
         "bytes": LOOK.itemsize,
         "decode": DECODE_VERSION,

@@ -23,13 +23,15 @@ from finetune.prepare.prepared import Prepared
 from finetune.prepare.resolve import with_head
 from finetune.settings import Recipe
 from finetune.timings import remember, remembered
-from finetune.train.memory import Memory, fitting_batch, step_memory, tried_batch
+from finetune.train.ledger import step_held, step_memory
+from finetune.train.memory import Memory, fitting_batch, tried_batch
 from finetune.train.outputs import loss_of
 from finetune.types import Event, OnEvent, Phase
 from finetune.wording import counted
 
 MARGIN = 0.1  # of what is free on a GPU
-COUNTED_AS = 1  # goes up when memory is counted otherwise
+LEAST = 2  # images that are counted: batch norm wants more than one
+COUNTED_AS = 2  # goes up when memory is counted otherwise
 
 
 def with_micro_batch(prepared: Prepared, *, on_event: OnEvent) -> Prepared:
@@ -67,10 +69,11 @@ def _check_parts(prepared: Prepared) -> None:
         )
 
 
-def phase_memory(skeleton: Backbone, phase: Phase, *, optimiser: str) -> Memory:
-    """Return what a step of a phase takes of memory."""
-    size = skeleton.preprocessing.image_size
-    return step_memory(skeleton.model, phase.plan, skeleton.groups, image_size=size, optimiser=optimiser)
+def phase_memory(skeleton: Backbone, phase: Phase, recipe: Recipe, *, batch: int, precision: str) -> Memory:
+    """Return what a step of a phase takes of memory, with up to so many images."""
+    trained = 4 * sum(group.num_trained(phase.plan[group.name]) for group in skeleton.groups)
+    batch = max(batch, LEAST)
+    return step_memory(step_held(skeleton, phase, recipe, batch=batch, precision=precision), batch, trained=trained)
 
 
 def skeleton_or_none(recipe: Recipe, *, num_classes: int) -> Backbone | None:
@@ -87,12 +90,12 @@ def _fitting(prepared: Prepared, batch: int) -> int:
     if device.type == "cuda":
         return min((_tried(prepared, phase, batch) for phase in by_gradient), default=batch)
     skeleton = cache(partial(skeleton_or_none, prepared.recipe, num_classes=len(prepared.manifest.classes)))
-    needs = [_need(prepared, phase, skeleton) for phase in by_gradient]
+    needs = [need_of(prepared, phase, batch, skeleton) for phase in by_gradient]
     free = free_memory(device)
     return min((fitting_batch(batch, need, free) for need in needs if need), default=batch)
 
 
-def _need(prepared: Prepared, phase: Phase, skeleton: Callable[[], Backbone | None]) -> Memory | None:
+def need_of(prepared: Prepared, phase: Phase, batch: int, skeleton: Callable[[], Backbone | None]) -> Memory | None:
     """Return what a step of a phase takes, counted once on this machine and kept; None where it cannot be counted."""
     recipe, backbone = prepared.recipe, prepared.backbone
     about = {
@@ -101,20 +104,23 @@ def _need(prepared: Prepared, phase: Phase, skeleton: Callable[[], Backbone | No
         "num_classes": len(prepared.manifest.classes),
         "image_size": backbone.preprocessing.image_size,
         "optimiser": recipe.optim.name,
+        "regularise": recipe.regularise.model_dump(mode="json"),
+        "batch": batch,
+        "precision": prepared.compute.precision,
         "plan": repr(phase.plan),
         "versions": [torch.__version__, timm.__version__, COUNTED_AS],
     }
     numbers = remembered(about)
     if numbers is None:
-        need = _counted(skeleton(), phase, optimiser=recipe.optim.name)
+        need = _counted(skeleton(), phase, recipe, batch=batch, precision=prepared.compute.precision)
         numbers = {"fixed": need.fixed, "per_image": need.per_image} if need else {}
         remember(about, numbers)
     return Memory(int(numbers["fixed"] or 0), int(numbers["per_image"] or 0)) if numbers else None
 
 
-def _counted(skeleton: Backbone | None, phase: Phase, *, optimiser: str) -> Memory | None:
+def _counted(skeleton: Backbone | None, phase: Phase, recipe: Recipe, *, batch: int, precision: str) -> Memory | None:
     try:
-        return phase_memory(skeleton, phase, optimiser=optimiser) if skeleton else None
+        return phase_memory(skeleton, phase, recipe, batch=batch, precision=precision) if skeleton else None
     except (NotImplementedError, RuntimeError):  # a network that computes with the values of its tensors
         return None
 

@@ -25,7 +25,7 @@ from finetune.backbone.load import Backbone
 from finetune.features.divide import Divided, divide
 from finetune.features.graphs import IndivisibleError
 from finetune.features.store import Layout
-from finetune.prepare.batch_size import phase_memory
+from finetune.prepare.batch_size import need_of
 from finetune.prepare.batches import drawn_views, num_views
 from finetune.prepare.inputs import architecture_of
 from finetune.prepare.prepared import Prepared
@@ -93,10 +93,11 @@ def costs(prepared: Prepared, skeleton: Backbone, *, num_images: int, speed: Spe
     The machine is timed unless its `speed` is known.
     """
     speed = speed or speed_of(prepared.recipe, skeleton, prepared.compute.device)
-    return tuple(_cost(prepared.recipe, skeleton, phase, num_images, speed) for phase in prepared.phases)
+    return tuple(_cost(prepared, skeleton, phase, num_images, speed) for phase in prepared.phases)
 
 
-def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, speed: Speed | None) -> Cost:
+def _cost(prepared: Prepared, skeleton: Backbone, phase: Phase, num_images: int, speed: Speed | None) -> Cost:
+    recipe = prepared.recipe
     num_val = round(num_images * recipe.split.val)
     num_train = num_images - num_val
     batch = recipe.train.batch_size if recipe.train.batch_size != "auto" else wanted_batch(num_train)
@@ -105,7 +106,8 @@ def _cost(recipe: Recipe, skeleton: Backbone, phase: Phase, num_images: int, spe
         divided = divided_or_none(skeleton, phase.plan)
         counts = operations_of(skeleton, phase.plan, divided)
         cut = cut_of(recipe, phase, num_train, num_val, divided=divided, counts=counts)
-        memory = phase_memory(skeleton, phase, optimiser=recipe.optim.name).of(batch)
+        need = need_of(prepared, phase, batch, lambda: skeleton)
+        memory = need.of(batch) if need else None
     except (NotImplementedError, RuntimeError):  # a network that computes with the values of its tensors
         return Cost(batch, None, None, None)
     if speed is None:

@@ -20,6 +20,7 @@ from finetune.checkpoint import run_folder
 from finetune.checkpoint.saved import pinned_task
 from finetune.data import balance, checks, sources, split
 from finetune.data.loaders import ImageBatches, ImageDataset
+from finetune.data.places import settled_path
 from finetune.data.statistics import FULL_LEVEL, LEVEL, STATISTICS
 from finetune.device import Compute, in_fast_layout
 from finetune.errors import BackboneError, DataError, RecipeError
@@ -249,7 +250,7 @@ def read_inputs(
         DataError, BackboneError, RecipeError, ResourceError: what cannot be used, and the way out.
     """
     of, compute = of or architecture_of(recipe), Compute.of(recipe.train)
-    listed = manifest or ranks.agreed(lambda: list_data(recipe))
+    listed = manifest or ranks.agreed(lambda: list_data(recipe, on_event=on_event))
     recipe = with_task(recipe, listed)
     backbone = load_backbone(recipe, of, compute, num_classes=len(listed.classes), classes=listed.classes)
     if manifest is not None:
@@ -282,7 +283,7 @@ def skeleton_of(recipe: Recipe, *, num_classes: int | None) -> Backbone:
     return with_depth(built, recipe.data.bands.depth)
 
 
-def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
+def list_data(recipe: Recipe, *, is_to_train: bool = True, on_event: OnEvent = ignore) -> Manifest:
     """Read which images and classes the data of a recipe has, without opening an image.
 
     Raises:
@@ -290,8 +291,8 @@ def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
     """
     check_data(recipe)
     data = recipe.data
-    place = Path(data.path).expanduser().resolve()
-    if not run_folder.is_utf8(str(place)):
+    place = settled_path(data.path)
+    if not run_folder.is_utf8(place):
         raise DataError(f"the name of {place} is not UTF-8: the recipe of a run cannot hold it", hint="Rename it.")
     listed = sources.read(
         data.path,
@@ -304,6 +305,7 @@ def list_data(recipe: Recipe, *, is_to_train: bool = True) -> Manifest:
         separator=data.label_separator,
         needs_two_classes=is_to_train,
         needs_train=is_to_train,
+        on_event=on_event,
     )
     return replace(listed, bands=data.bands)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from finetune import recipe as recipes
@@ -12,6 +11,7 @@ from finetune.backbone.freeze import drops_blocks
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier, check_stage, stages
 from finetune.data.directions import flip_hints
+from finetune.data.places import settled_path
 from finetune.errors import RecipeError
 from finetune.images.augmentation import pieces_of
 from finetune.optim.class_weights import class_weights, is_uneven
@@ -42,7 +42,7 @@ def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
     recipe = resolve_numbers(with_task(inputs.recipe, inputs.manifest), backbone, verdict, num_train=num_train)
     weights = None if backbone.architecture.is_embedded else backbone.architecture.weights
     changes = {
-        "data.path": str(Path(recipe.data.path).expanduser().resolve()),
+        "data.path": settled_path(recipe.data.path),
         "data.value_range": backbone.preprocessing.value_range or "auto",
         "data.depth": recipe.data.bands.depth,
         "data.statistics": _or(recipe.data.statistics, "pretrained"),

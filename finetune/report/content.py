@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from finetune.checkpoint.contents import Environment, Measured, PlanFile, read_as, read_problems
 from finetune.checkpoint.race_file import open_race
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.saved import pinned_task
+from finetune.data.places import data_name
 from finetune.evaluation.by_class import ClassFigures
 from finetune.report import charts
 from finetune.report.answered import Answered
@@ -72,7 +72,7 @@ def report_content(
     stood = told(folder)
     return {
         **stood,
-        "title": f"{Path(recipe.data.path).name}: {recipe.strategy.name} on {recipe.backbone.name}",
+        "title": f"{data_name(recipe.data.path)}: {recipe.strategy.name} on {recipe.backbone.name}",
         "metrics": metrics,
         "metric_names": list(dict.fromkeys(name for values in metrics.values() for name in values)),
         "strategy": recipe.strategy.name,

@@ -14,6 +14,7 @@ from finetune.checkpoint.contents import Beginning, PlanFile, read_as
 from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import data_root, pinned_task, write_problems
 from finetune.data import checks, split
+from finetune.data.places import settled_path
 from finetune.device import Compute
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.candidates import whole_name
@@ -148,7 +149,9 @@ def reopen_inputs(
 
 def with_whole_paths(recipe: Recipe) -> Recipe:
     """Return a recipe whose data and weights are found from any folder."""
-    named = {"data.path": recipe.data.path, "backbone.weights": recipe.backbone.weights}
-    whole = {key: str(Path(path).expanduser().resolve()) for key, path in named.items() if path and path != "none"}
+    weights = recipe.backbone.weights
+    whole = {"data.path": settled_path(recipe.data.path)} if recipe.data.path else {}
+    if weights and weights != "none":
+        whole["backbone.weights"] = str(Path(weights).expanduser().resolve())
     among = ",".join(whole_name(name.strip()) for name in recipe.backbone.among.split(","))
     return recipes.update(recipe, {**whole, "backbone.among": among})

@@ -13,6 +13,7 @@ from typing import Any
 from finetune import recipe as recipes
 from finetune.checkpoint.claim import RUNS, claimed
 from finetune.checkpoint.run_folder import LOCK, RunFolder
+from finetune.data.places import data_name
 from finetune.errors import CheckpointError, FinetuneError, ResourceError, did_you_mean
 from finetune.types import OnEvent, ignore, to_json
 from finetune.whole import old_of
@@ -91,7 +92,7 @@ def show_run(path: str | Path) -> FoundRun:
     return FoundRun(
         folder.path,
         kind,
-        data=Path(known.data.path).name if known else "",
+        data=data_name(known.data.path) if known else "",
         network=known.backbone.name if known else "",
         strategy=known.strategy.name if known else "",
         measure=measure,

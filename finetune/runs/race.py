@@ -31,6 +31,7 @@ from finetune.checkpoint.race_file import (
 )
 from finetune.checkpoint.run_folder import LOCK, RunFolder
 from finetune.data import checks
+from finetune.data.places import data_name
 from finetune.errors import BackboneError, RecipeError, TrainingError
 from finetune.prepare.batch_size import with_micro_batch
 from finetune.prepare.candidates import Ranked
@@ -69,7 +70,7 @@ class PreparedRace:
     def words(self) -> tuple[str, ...]:
         """What the run folder is called by, where it has no name."""
         what = self.own.backbone.architecture.label if self.ranking is None else "backbones"
-        return (Path(self.own.recipe.data.path).stem, what, "race")
+        return (Path(data_name(self.own.recipe.data.path)).stem, what, "race")
 
     def begin(self, folder: RunFolder, *, stop: Stop, on_event: OnEvent) -> RunResult:
         """Lay out a folder that is held, with a run folder for every candidate, and race to the winner's end.

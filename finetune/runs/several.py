@@ -14,6 +14,7 @@ from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_fold
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.several import Kind, SeveralRecord, open_several
 from finetune.data import split
+from finetune.data.places import data_name
 from finetune.errors import CheckpointError, FinetuneError, Interrupted
 from finetune.prepare.inputs import architecture_of, read_inputs, with_backbone, with_task
 from finetune.runs.layout import Terms, reopen_inputs, with_whole_paths
@@ -108,7 +109,7 @@ def new_batch(
     recipe = with_backbone(with_whole_paths(recipe), on_event=on_event)
     if kind == "folds":
         recipe = recipes.update(recipe, {"split.folds": count, "split.fold": 1})
-    words = (Path(recipe.data.path).stem, architecture_of(recipe).label, kind)
+    words = (Path(data_name(recipe.data.path)).stem, architecture_of(recipe).label, kind)
     with new_folder(out, words=words) as folder:
         inputs = read_inputs(recipe, on_event=on_event)
         value_range = inputs.backbone.preprocessing.value_range or "auto"

@@ -19,6 +19,7 @@ from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import write_model, write_predictions
 from finetune.checkpoint.state import Checkpoint
 from finetune.data.balance import never_among, never_predicted_text
+from finetune.data.places import data_name
 from finetune.data.split import units_of
 from finetune.evaluation.answers import answers, class_shares
 from finetune.evaluation.by_class import ClassFigures, figures_by_class
@@ -103,7 +104,7 @@ class PreparedRun:
     def words(self) -> tuple[str, ...]:
         """What the run folder is called by, where it has no name."""
         recipe = self.prepared.recipe
-        return (Path(recipe.data.path).stem, self.prepared.backbone.architecture.label, recipe.strategy.name)
+        return (Path(data_name(recipe.data.path)).stem, self.prepared.backbone.architecture.label, recipe.strategy.name)
 
     def begin(self, folder: RunFolder, *, stop: Stop, on_event: OnEvent) -> RunResult:
         """Lay out a folder that is held, and train in it from the first step.
@@ -209,7 +210,7 @@ def _tracked(folder: RunFolder, prepared: Prepared, on_event: OnEvent) -> Abstra
     return tracking(
         names,
         folder.path,
-        experiment=Path(recipe.data.path).stem,
+        experiment=Path(data_name(recipe.data.path)).stem,
         about=about,
         accelerator=prepared.compute.accelerator,
         on_event=on_event,

@@ -1,31 +1,19 @@
-"""What a training step takes of memory, and how many images fit into one.
-
-Memory is a fixed part (weights, gradients, the optimiser's averages) and a part for each image: what
-the forward pass keeps for the backward pass, counted tensor by tensor without computing anything, and
-what the layer with the largest input and output holds on the way.
+"""How many images fit into a training step at once: by what one takes of memory (see `ledger`), or by trial.
 
 What is not covered: workspaces of kernels, and what other processes take; `SHARE` leaves room for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
-from finetune.backbone.blank import blank_images, channels_of
-from finetune.backbone.freeze import freezing
 from finetune.errors import ResourceError
-from finetune.optim.optimisers import OPTIMISERS
-from finetune.types import FreezePlan, LayerGroup
 
 SHARE = 0.6  # of what is free
-GRADIENTS = 1.5  # what an image takes at most, against what its forward pass keeps
-PASSING = 3  # tensors of the size of the largest layer's that live at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,46 +26,6 @@ class Memory:
     def of(self, batch: int) -> int:
         """Return the bytes for a batch of so many images."""
         return self.fixed + batch * self.per_image
-
-
-def step_memory(
-    skeleton: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], *, image_size: tuple[int, int], optimiser: str
-) -> Memory:
-    """Return what a training step under a freeze plan takes; `skeleton` may lie on the meta device."""
-    weights = sum(p.numel() * p.element_size() for p in skeleton.parameters())
-    trained = sum(group.num_trained(plan[group.name]) for group in groups) * 4
-    with freezing(skeleton, plan, groups):
-        kept, passing = _forward_memory(skeleton.train(), blank_images(skeleton, image_size, count=2))
-    pixels = 4 * channels_of(skeleton) * image_size[0] * image_size[1]
-    per_image = pixels + max(GRADIENTS * kept, kept + PASSING * passing) / 2
-    states = OPTIMISERS[optimiser].averages
-    return Memory(weights + trained * (1 + states), round(per_image))
-
-
-def _forward_memory(model: nn.Module, images: Tensor) -> tuple[int, int]:
-    """Return the bytes that a forward pass keeps for the backward pass, and those of its largest output."""
-    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}
-    outputs = [0]
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = tensor
-        return tensor
-
-    def look(_: nn.Module, __: object, output: object) -> None:
-        outputs.append(output.nbytes if isinstance(output, Tensor) else 0)
-
-    watched = [module.register_forward_hook(look) for module in model.modules()]
-    try:
-        with saved_tensors_hooks(keep, lambda tensor: tensor), torch.enable_grad():
-            held = model(images)  # as long as this lives, no storage is freed and taken again
-        del held
-        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()), max(outputs)
-    finally:
-        for hook in watched:
-            hook.remove()
 
 
 def fitting_batch(wanted: int, memory: Memory, free: int) -> int:

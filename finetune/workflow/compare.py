@@ -17,6 +17,7 @@ from finetune.checkpoint.comparison import Clock, ComparisonFolder, ComparisonRe
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.saved import pinned_task
 from finetune.data import split
+from finetune.data.places import data_name
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import (
@@ -126,7 +127,7 @@ def compare(
     if shared.export.onnx_at_end == "auto":
         own["export.onnx_at_end"] = False  # most of its models are only compared
     shared = with_backbone(with_whole_paths(recipes.update(shared, own)), on_event=on_event)
-    words = (Path(shared.data.path).stem, architecture_of(shared).label, "compare")
+    words = (Path(data_name(shared.data.path)).stem, architecture_of(shared).label, "compare")
     with stop_on_signals() as stop, new_folder(None if out is None else Path(out), words=words) as place:
         inputs = read_inputs(shared, on_event=on_event)
         manifest, backbone = inputs.manifest, inputs.backbone
@@ -267,7 +268,7 @@ def _write(asked: _Asked, comparison: Comparison | None = None) -> None:
 def _page_content(asked: _Asked, comparison: Comparison, *, is_done: bool) -> dict[str, Any]:
     label = architecture_of(asked.recipe).label
     return {
-        "title": f"{Path(asked.recipe.data.path).name}: strategies compared on {label}",
+        "title": f"{data_name(asked.recipe.data.path)}: strategies compared on {label}",
         "data": asked.data,
         "comparison": comparison,
         "is_done": is_done,

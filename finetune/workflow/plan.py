@@ -10,10 +10,13 @@ from typing import Any, Unpack
 from finetune import inline
 from finetune.arguments import Settings
 from finetune.backbone.layers import LayerTable, layer_table
+from finetune.backbone.load import Backbone
 from finetune.device import Compute
+from finetune.errors import BackboneError
 from finetune.prepare.asked import check_decidable, options, recipe_of
 from finetune.prepare.batch_size import skeleton_or_none
 from finetune.prepare.costs import Cost, costs
+from finetune.prepare.device_memory import DeviceMemory, device_memory
 from finetune.prepare.inputs import (
     Inputs,
     computing_as,
@@ -24,7 +27,7 @@ from finetune.prepare.inputs import (
     with_task,
 )
 from finetune.prepare.prepared import Prepared, planned_run, prepare
-from finetune.prepare.resolve import remarks, resolve_numbers
+from finetune.prepare.resolve import remarks, resolve_numbers, wanted_batch
 from finetune.prepare.time_limit import within_time
 from finetune.runs import race as racing
 from finetune.runs.backbone_race import backbones_of, prepare_backbones
@@ -55,6 +58,7 @@ class Plan:
     num_images: int = 0
     costs: tuple[Cost, ...] = ()
     task: Task = "classify"
+    memory: tuple[DeviceMemory, ...] = ()
 
     @property
     def num_parameters(self) -> int:
@@ -103,6 +107,7 @@ class Plan:
             "num_images": self.num_images,
             "costs": [to_json(cost) for cost in self.costs],
             "layers": to_json(self.layers) if self.layers else None,
+            "memory": [{**to_json(held), "total": held.total} for held in self.memory],
         }
 
 
@@ -114,6 +119,7 @@ def plan(
     overrides: Mapping[str, Any] | None = None,
     layers: bool = False,
     images: int | None = None,
+    memory: bool | int = False,
     on_event: OnEvent = ignore,
     **settings: Unpack[Settings],
 ) -> Plan:
@@ -121,7 +127,8 @@ def plan(
 
     Needs neither data nor weights, unless the strategy is auto, which measures both; without data, auto
     shows the `layers` alone. Sizes and times are for `images` images: those of the data, without data
-    1,000.
+    1,000. With `memory` it has what a GPU would hold, counted without one; as a number of bytes, how many images at
+    once fit into so much as well.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
@@ -130,10 +137,10 @@ def plan(
     if not backbones_of(chosen):
         chosen = with_backbone(chosen, on_event=on_event)
     with computing_as(chosen, on_event=on_event):
-        return _plan(chosen, layers=layers, images=images, on_event=on_event)
+        return _plan(chosen, layers=layers, images=images, memory=memory, on_event=on_event)
 
 
-def _plan(chosen: Recipe, *, layers: bool, images: int | None, on_event: OnEvent) -> Plan:
+def _plan(chosen: Recipe, *, layers: bool, images: int | None, memory: bool | int, on_event: OnEvent) -> Plan:
     name = chosen.strategy.name
     told = [text for text in [options(chosen)] if text]
     is_among = bool(backbones_of(chosen))
@@ -170,9 +177,33 @@ def _plan(chosen: Recipe, *, layers: bool, images: int | None, on_event: OnEvent
         verdict=prepared.verdict,
         num_images=num_images,
         costs=costs(prepared, skeleton, num_images=num_images) if skeleton else (),
+        memory=_memory(prepared, skeleton, num_images, memory) if memory else (),
         layers=layer_table(prepared.backbone.model, image_size=prepared.backbone.preprocessing.image_size)
         if layers
         else None,
+    )
+
+
+def _memory(
+    prepared: Prepared, skeleton: Backbone | None, num_images: int, memory: bool | int
+) -> tuple[DeviceMemory, ...]:
+    """Return what a GPU would hold in each phase.
+
+    Raises:
+        BackboneError: a network of which that cannot be counted.
+    """
+    train = prepared.recipe.train
+    asked = next((size for size in (train.micro_batch, train.batch_size) if size != "auto"), wanted_batch(num_images))
+    within = None if memory is True else memory
+    try:
+        if skeleton is not None:
+            return tuple(device_memory(prepared, skeleton, batch=int(asked), within=within))
+    except (NotImplementedError, RuntimeError):
+        pass
+    name = prepared.backbone.architecture.label
+    raise BackboneError(
+        f"{name} computes with the values of its tensors: what it takes of memory cannot be counted",
+        hint="A run on a GPU finds by trial how many images fit.",
     )
 
 

@@ -22,6 +22,7 @@ from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.checkpoint.several import Kind, out_of_fold
 from finetune.csv_cells import guarded_cell
+from finetune.data.places import data_name
 from finetune.data.split import units_of
 from finetune.errors import ExportError, RecipeError
 from finetune.evaluation.answers import answers
@@ -173,7 +174,7 @@ def _sum_up(batch: Batch, on_event: OnEvent) -> Several:
 def _page_content(batch: Batch, found: Several) -> dict[str, Any]:
     recipe = batch.recipe
     return {
-        "title": f"{Path(recipe.data.path).name}: {counted(len(found.runs), 'run')} on {found.kind}",
+        "title": f"{data_name(recipe.data.path)}: {counted(len(found.runs), 'run')} on {found.kind}",
         "data": describe_data(batch.manifest),
         "folder": shlex.quote(str(found.folder)),
         "kind": found.kind,

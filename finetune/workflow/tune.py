@@ -22,6 +22,7 @@ from finetune.checkpoint.claim import new_folder
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.tune_file import TuneRecord, open_tuning, winner_of
 from finetune.data import split
+from finetune.data.places import data_name
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError, TrainingError
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import architecture_of, computing_as, describe_data, with_backbone, with_task
@@ -132,7 +133,7 @@ def tune(
         open_storage(storage)
     seconds, asked = _seconds(asked), recipes.update(asked, {"train.time": "none", "train.refit": False})
     asked = with_backbone(with_whole_paths(asked), on_event=on_event)
-    words = (Path(asked.data.path).stem, architecture_of(asked).label, "tune")
+    words = (Path(data_name(asked.data.path)).stem, architecture_of(asked).label, "tune")
     with stop_on_signals() as stop, new_folder(None if out is None else Path(out), words=words) as folder:
         with computing_as(asked, on_event=on_event):
             prepared = prepare(asked, on_event=on_event)
@@ -390,7 +391,7 @@ def _sum_up(tuning: _Tuning) -> Tuned:
 
 def _page_content(tuning: _Tuning, curves: Sequence[str]) -> dict[str, Any]:
     return {
-        "title": f"{Path(tuning.recipe.data.path).name}: a search for {listed(tuning.space)}",
+        "title": f"{data_name(tuning.recipe.data.path)}: a search for {listed(tuning.space)}",
         "data": describe_data(tuning.manifest),
         "score": TASKS[tuning.manifest.task].score,
         "checks": tuple(tuning.record.checks or ()),

@@ -38,6 +38,15 @@ def test_plan_prints_groups_and_json(finetune_cli) -> None:
     assert given["num_parameters"] == sum(row["num_parameters"] for row in given["layers"]["rows"])
 
 
+def test_plan_prints_the_memory_of_a_gpu_and_refuses_what_is_no_size(finetune_cli) -> None:
+    asked = ("plan", "--backbone", "test_resnet", "--no-pretrained", "--strategy", "full", "--memory")
+    shown = finetune_cli(*asked, "--within", "1GB")
+    assert all(words in shown.out for words in ("float32", "bfloat16", "kept for the backward", "within 953.7 MiB"))
+    assert json.loads(finetune_cli(*asked, "--json").out)["memory"][0]["step"]["kept"] > 0
+    refused = finetune_cli(*asked, "--within", "much")
+    assert refused.code == 2 and "that is no size" in refused.err
+
+
 def test_recipes_are_listed_shown_copied_and_checked(finetune_cli, tmp_path: Path) -> None:
     assert "head-only" in finetune_cli("recipes", "ls").out
     assert "[optim]" in finetune_cli("recipes", "show", "default").out

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.images.decode import UndecodableError, decode, examine, read_rgb
-from finetune.images.files import EXTENSIONS, FORMATS, is_image_name
+from finetune.images.files import FORMATS
+from finetune.images.names import EXTENSIONS, is_image_name
 from finetune.images.quiet import quiet
 from tests.corpus import deep_png, encoded, noise, tiff_of_bands
 

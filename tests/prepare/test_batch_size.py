@@ -75,9 +75,9 @@ def test_memory_is_counted_once_and_anew_for_another_plan(quick_run, monkeypatch
     counted: list[str] = []
     count = batch_size.phase_memory
 
-    def watched(skeleton, phase, **more):
+    def watched(skeleton, phase, *given, **more):
         counted.append(phase.name)
-        return count(skeleton, phase, **more)
+        return count(skeleton, phase, *given, **more)
 
     monkeypatch.setattr(batch_size, "phase_memory", watched)
     monkeypatch.setattr(batch_size, "free_memory", lambda _: 40_000_000)

@@ -1,58 +1,14 @@
-"""What a step takes is counted before it is taken; what does not fit is taken in parts, or refused in words."""
+"""What does not fit is taken in parts, or refused in words."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
-from torch import nn
 
-from finetune.backbone.load import architecture, skeleton
 from finetune.errors import ResourceError
-from finetune.train.memory import SHARE, Memory, fitting_batch, out_of_memory, step_memory, tried_batch
-from finetune.types import FreezePlan, GroupPlan, LayerGroup
-
-SIZE = (32, 32)
-
-
-def counted(num_trained: int, *, size: tuple[int, int] = SIZE) -> Memory:
-    made = skeleton(architecture("test_resnet", pretrained=False), num_classes=5, image_size=size[0])
-    count = len(made.groups)
-    plan = FreezePlan(
-        tuple(GroupPlan(g.name, "all" if i >= count - num_trained else "none") for i, g in enumerate(made.groups))
-    )
-    return step_memory(made.model, plan, made.groups, image_size=size, optimiser="adamw")
-
-
-def test_more_trained_layers_take_more() -> None:
-    needs = [counted(num_trained) for num_trained in range(1, 5)]
-    assert all(a.fixed < b.fixed and a.per_image <= b.per_image for a, b in pairwise(needs))
-    assert needs[0].per_image < needs[-1].per_image
-
-
-def test_four_times_the_pixels_take_four_times_the_memory() -> None:
-    small, large = counted(9, size=(32, 32)).per_image, counted(9, size=(64, 64)).per_image
-    assert 3.5 < large / small < 4.5
-
-
-def test_what_a_linear_layer_keeps_is_its_input() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.fc = nn.Flatten(), nn.Linear(3 * 32 * 32, 4, bias=False)
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.fc(self.body(images) * 2)
-
-    net = Net()
-    plan = FreezePlan((GroupPlan("head", "all"),))
-    groups = (LayerGroup("head", ("fc.weight",), 3 * 32 * 32 * 4, is_head=True),)
-    need = step_memory(net, plan, groups, image_size=SIZE, optimiser="momentum")
-    picture = 3 * 32 * 32 * 4
-    assert need.fixed == picture * 4 * 3  # weight, gradient, momentum
-    assert need.per_image == picture + picture + 3 * picture  # the input, what is kept of it, and on the way
+from finetune.train.memory import SHARE, Memory, fitting_batch, out_of_memory, tried_batch
 
 
 @pytest.mark.parametrize(("free", "size"), [(10**6, 32), (1000 / SHARE, 16), (450 / SHARE, 4), (210 / SHARE, 2)])

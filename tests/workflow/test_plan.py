@@ -101,6 +101,22 @@ def test_a_plan_estimates_memory_and_time_and_what_the_cache_saves() -> None:
     assert full.cut is None
 
 
+def test_a_plan_says_what_a_gpu_would_hold_and_what_fits_without_one() -> None:
+    asked: dict[str, Any] = {"backbone": "test_resnet", "pretrained": False, "batch_size": 32, "image_size": 64}
+    both = finetune.plan(strategy="full", memory=50_000_000, **asked).memory
+    assert [held.precision for held in both] == ["float32", "bfloat16"]
+    assert all(held.passing is None and held.step is not None for held in both)
+    assert 32 < both[0].largest < both[1].largest
+    (probe,) = finetune.plan(
+        strategy="linear-probe", memory=True, overrides={"train.precision": "bfloat16"}, **asked
+    ).memory
+    assert probe.step is None and probe.passing is not None and probe.largest is None
+    (top,) = finetune.plan(
+        strategy="top-k", top_k=1, memory=1000, overrides={"train.precision": "float32"}, **asked
+    ).memory
+    assert top.largest == 0 and top.total == max(top.step.total, top.passing.total)
+
+
 def test_a_cached_run_takes_no_longer_for_more_epochs_on_the_trunk() -> None:
     short, long = (
         finetune.plan(backbone="test_resnet", strategy="head-only", epochs=n, images=500, image_size=64).costs[0].cut

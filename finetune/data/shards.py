@@ -1,0 +1,205 @@
+"""Tar shards of images (WebDataset) as rows: those of `finetune shard`, and others that keep to the convention.
+
+    root, listing = read_shards("wds:imgs/train-{000..009}.tar", label_column="label", ...)
+
+Members of one key (their name up to the first dot) are one sample: an image, and beside it a .cls (the number of a
+class, or its name) or a .json whose keys are read as the columns of a table are. A number is a class of `_info.json`
+(`classes`) or of a line of classnames.txt, where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from finetune.data.label_columns import cell_text
+from finetune.data.listing import SPLIT_NAMES, Listing, Row, normal, split_of, split_within
+from finetune.data.places import braces_expanded, root_of, settled_path, shards_named
+from finetune.errors import DataError
+from finetune.images.shards import SUFFIX, Entry, Shard, shard_of
+from finetune.images.stores import is_there, matches, read_range
+from finetune.tasks import BETWEEN_LABELS
+from finetune.types import Event, OnEvent, Problem, Split, ignore
+
+EXPECTED = "Expected tar shards: wds:FOLDER, wds:FOLDER/train-*.tar, wds:s3://BUCKET/train-{000..099}.tar."
+INFO = ("_info.json", "info.json")  # as timm looks for them
+NAMES = "classnames.txt"
+LARGEST_INFO = 2**28  # bytes
+GROUP = "group"  # the key under which `finetune shard` keeps the group of an image
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The keys of a .json beside an image that say what its class, split and group are."""
+
+    label: str
+    split: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Info:
+    """What stands beside shards: the names of the classes by number, and the split of each shard by its name."""
+
+    classes: tuple[str, ...] = ()
+    splits: Mapping[str, Split] = field(default_factory=dict)
+    is_ours: bool = False
+
+
+def read_shards(
+    path: str, *, columns: Columns, needs_split: bool = True, on_event: OnEvent = ignore
+) -> tuple[str, Listing]:
+    """Return the root of shards and what lies in them, in their order.
+
+    Raises:
+        DataError: there are none, one cannot be read, or a split or class that is none.
+    """
+    path = settled_path(path)
+    root, listing, others = root_of(path), Listing(), Counter[str]()
+    shards = named_shards(path)
+    info = _info_beside(root)
+    if info.is_ours and columns.group == "none":
+        columns = replace(columns, group=GROUP)
+    for shard, found in looked_through(shards, on_event=on_event):
+        name = shard.removeprefix(f"{root}/")
+        others += found.others
+        split = _split_named(name, info)
+        listing.problems += [Problem(f"{name}/{member}".rstrip("/"), reason) for member, reason in found.problems]
+        for entry in found.entries:
+            _add(listing, f"{name}/{entry.name}", entry, split, columns, info, needs_split=needs_split)
+    listing.notes += _told(listing, others, info)
+    return root, listing
+
+
+def looked_through(shards: Sequence[str], *, on_event: OnEvent = ignore) -> Iterator[tuple[str, Shard]]:
+    """Yield each of some shards, and what lies in it.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    for count, shard in enumerate(shards, 1):
+        try:
+            yield shard, shard_of(shard)
+        except OSError as error:
+            raise DataError(f"{shard}: cannot be read: {error.strerror or error}", hint=EXPECTED) from error
+        on_event(Event.progress("look through shards", count, len(shards)))
+
+
+def named_shards(path: str) -> list[str]:
+    """Return the shards that a path names, sorted.
+
+    Raises:
+        DataError: there is none.
+    """
+    where = shards_named(path) or ""
+    try:
+        found = sorted({shard for pattern in braces_expanded(where) for shard in matches(pattern)})
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}", hint=EXPECTED) from error
+    wrong = next((shard for shard in found if not shard.endswith(SUFFIX)), None)
+    if not found or (wrong == where and not is_there(where)):
+        raise DataError(f"no shards there: {path}", hint=EXPECTED)
+    if wrong is not None:
+        raise DataError(f"{wrong} is no {SUFFIX} shard", hint=f"Compressed ones have to be unpacked. {EXPECTED}")
+    return found
+
+
+def _add(
+    listing: Listing, file: str, entry: Entry, split: Split | None, columns: Columns, info: _Info, *, needs_split: bool
+) -> None:
+    try:
+        beside = json.loads(entry.json) if entry.json else {}
+    except ValueError:
+        listing.problems.append(Problem(file, "its .json is damaged"))
+        return
+    beside = beside if isinstance(beside, dict) else {}
+    word = cell_text(beside.get(columns.split))
+    if word and not split_of(word) and needs_split:
+        raise DataError(f"{file}: split {word!r} is none of {', '.join(SPLIT_NAMES)}")
+    group = normal(cell_text(beside.get(columns.group))) or None
+    try:
+        label = _label(listing, beside.get(columns.label), entry.cls.strip(), info)
+    except LookupError:
+        reason = f"its class is {entry.cls.strip()}, and {len(info.classes)} are named"
+        listing.problems.append(Problem(file, reason))
+        return
+    row = Row(file, label, (split_of(word) if word else None) or split, group)
+    if label:
+        listing.rows.append(row)
+    else:
+        listing.unlabelled[file] = row
+
+
+def _label(listing: Listing, cell: Any, cls: str, info: _Info) -> str:
+    """Return the label of an image, by its .json, else by its .cls.
+
+    Raises:
+        LookupError: the number of no class.
+    """
+    if isinstance(cell, list):
+        listing.is_joined = True
+        return BETWEEN_LABELS.join(map(cell_text, cell))
+    label = cell_text(cell) or cls
+    if info.classes and label == cls and cls.isdecimal():
+        return info.classes[int(cls)]
+    return label
+
+
+def _split_named(name: str, info: _Info) -> Split | None:
+    """Return the split of a shard: as `_info.json` says, else as its name or a folder's does."""
+    path = PurePosixPath(name)
+    if path.name in info.splits:
+        return info.splits[path.name]
+    said = (split_within(word) for word in (path.stem, *reversed(path.parts[:-1])))
+    return next((split for split in said if split is not None), None)
+
+
+def _info_beside(root: str) -> _Info:
+    """Return what stands beside shards.
+
+    Raises:
+        DataError: it is there and cannot be read.
+    """
+    classes: tuple[str, ...] = ()
+    splits: dict[str, Split] = {}
+    is_ours = False
+    for name in INFO:
+        content = _content(f"{root}/{name}")
+        if content:
+            try:
+                info = json.loads(content)
+                classes = tuple(map(str, info.get("classes", ())))
+                is_ours = "format_version" in info
+                parts = {word: part["filenames"] for word, part in info.get("splits", {}).items()}
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise DataError(f"{root}/{name} cannot be read as what stands beside shards: {error!r}") from error
+            splits = {file: split for word, files in parts.items() for file in files if (split := split_of(word))}
+            break
+    names = _content(f"{root}/{NAMES}").decode("utf-8", "replace").splitlines()
+    return _Info(classes or tuple(name.strip() for name in names if name.strip()), splits, is_ours)
+
+
+def _content(place: str) -> bytes:
+    """Return what stands in a file beside shards; nothing where there is none.
+
+    Raises:
+        DataError: that cannot be told.
+    """
+    try:
+        return read_range(place, 0, LARGEST_INFO)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise DataError(f"{place}: cannot be read: {error.strerror or error}", hint=EXPECTED) from error
+
+
+def _told(listing: Listing, others: Counter[str], info: _Info) -> Iterator[str]:
+    if others:
+        kinds = ", ".join(f"{count:,} .{kind}" for kind, count in others.most_common(5))
+        yield f"what lies beside images and is not read: {kinds}"
+    if not info.classes and listing.rows and all(row.label.isdecimal() for row in listing.rows):
+        yield f"classes go by their numbers: neither {INFO[0]} nor {NAMES} beside the shards names them"

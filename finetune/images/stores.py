@@ -1,0 +1,137 @@
+"""Files of this machine and of object stores, read in parts: what is there, when it changed, some of its bytes.
+
+Whatever has a scheme (s3://, gs://, https://) is read by fsspec, which finds credentials where its libraries look for
+them; everything else is a path.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import glob
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any
+
+from finetune.errors import DataError
+
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)  # longer than the letter of a drive
+AHEAD = 2**23  # bytes that are asked for at once where a whole file is gone through
+
+
+def address_of(text: str) -> str | None:
+    """Return an address whose // a Path may have folded; None for what is a path of this machine."""
+    match = SCHEME.fullmatch(text)
+    return f"{match[1]}://{match[2]}" if match else None
+
+
+def whole_place(place: str | Path) -> str:
+    """Return an address, or a path from the root of this machine."""
+    return address_of(Path(place).as_posix()) or str(Path(place).absolute())
+
+
+def stamp(place: str) -> tuple[int, int]:
+    """Return the size of a file in bytes, and a number that is another one when it has changed.
+
+    Raises:
+        OSError: it is not there, or cannot be asked.
+    """
+    if address_of(place) is None:
+        stat = Path(place).stat()
+        return stat.st_size, stat.st_mtime_ns
+    with _as_os_error():
+        store, path = _store(place)
+        about = str(store.ukey(path)).encode()
+        return int(store.info(path)["size"]), int.from_bytes(blake2b(about, digest_size=7).digest())
+
+
+def read_range(place: str, start: int, size: int) -> bytes:
+    """Return some bytes of a file, fewer where it ends before.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if address_of(place) is None:
+        with Path(place).open("rb") as stream:
+            stream.seek(start)
+            return stream.read(size)
+    with _as_os_error():
+        store, path = _store(place)
+        return bytes(store.cat_file(path, start=start, end=start + size))
+
+
+@contextmanager
+def opened(place: str) -> Iterator[IO[bytes]]:
+    """Open a file that is to be gone through from its beginning to its end.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if address_of(place) is None:
+        with Path(place).open("rb") as stream:
+            yield stream
+        return
+    with _as_os_error():
+        store, path = _store(place)
+        with store.open(path, "rb", block_size=AHEAD, cache_type="readahead") as stream:
+            yield stream
+
+
+def matches(pattern: str) -> list[str]:
+    """Return what a pattern with * matches, or every .tar below a folder, sorted.
+
+    Raises:
+        OSError: it cannot be asked.
+    """
+    if address_of(pattern) is not None:
+        with _as_os_error():
+            store, path = _store(pattern)
+            if "*" not in path and not path.endswith(".tar"):
+                path = f"{path.rstrip('/')}/**/*.tar"
+            found = store.glob(path) if "*" in path else [path] * store.exists(path)
+            return sorted(store.unstrip_protocol(name) for name in found)
+    place = Path(pattern)
+    if place.is_dir():
+        return sorted(file.as_posix() for file in place.rglob("*.tar") if not file.name.startswith("."))
+    return sorted(glob(pattern, recursive=True)) if "*" in pattern else [pattern]  # noqa: PTH207
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Turn whatever the libraries of a store raise into an OSError, which says what they said."""
+    try:
+        yield
+    except (OSError, DataError):
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
+
+
+def _store(place: str) -> tuple[Any, str]:
+    """Return the file system of an address, one for each process, and the path in it.
+
+    Raises:
+        DataError: the library for it is missing.
+    """
+    address = address_of(place) or place
+    try:
+        from fsspec.core import url_to_fs
+
+        store, path = url_to_fs(address, use_listings_cache=False)
+    except ImportError as error:
+        hint = 'pip install "finetune[remote]", and for other stores than S3 the library that fsspec names.'
+        raise DataError(f"{address}: {error}", hint=hint) from error
+    except ValueError as error:
+        raise DataError(f"{address}: {error}", hint="Known is what fsspec reads: s3://, gs://, https://.") from error
+    return store, path
+
+
+def is_there(place: str) -> bool:
+    """Tell whether there is a file at a path of this machine."""
+    try:
+        return os.path.isfile(place)  # noqa: PTH113
+    except ValueError:
+        return False

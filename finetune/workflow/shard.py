@@ -1,0 +1,45 @@
+"""A data set written as tar shards, which a disk or an object store reads from one end to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Unpack
+
+from finetune.arguments import Settings
+from finetune.data.shard_writer import Shards, write_shards
+from finetune.errors import RecipeError
+from finetune.prepare.asked import recipe_of
+from finetune.prepare.inputs import data_notes, list_data, problem_notes
+from finetune.settings import Recipe
+from finetune.types import Event, OnEvent, ignore
+
+USUAL = 10**9  # bytes of a shard
+LEAST = 10**4
+
+
+def shard(
+    data: str | Path | None = None,
+    *,
+    out: str | Path,
+    size: int = USUAL,
+    recipe: Recipe | str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    on_event: OnEvent = ignore,
+    **settings: Unpack[Settings],
+) -> Shards:
+    """Write a data set as WebDataset shards of at most `size` bytes into a new folder, whole or not at all.
+
+    Files are copied byte for byte, with their classes, splits and groups; `run` and all others read them as
+    `wds:FOLDER`. What is left out, for want of an image or a label, is said.
+
+    Raises:
+        FinetuneError: one of its kinds, with the way out in `.hint`.
+    """
+    if size < LEAST:
+        raise RecipeError(f"size = {size}: a shard has at least {LEAST:,} bytes", hint="Usual is 1GB.")
+    chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
+    manifest = list_data(chosen, is_to_train=False, on_event=on_event)
+    for note in (*data_notes(manifest), *problem_notes(manifest)):
+        on_event(Event.warning(note))
+    return write_shards(manifest, Path(out).expanduser(), size=size, on_event=on_event)
