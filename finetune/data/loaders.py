@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -171,6 +173,7 @@ class ImageBatches:
             generator=torch.Generator(),  # else every epoch draws from the global one
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_alone,
             pin_memory=device.type == "cuda",
         )
 
@@ -198,6 +201,23 @@ class ImageBatches:
     def _read_ahead(self) -> Iterator[Any]:
         """Yield batches that threads have made while the one before was computed."""
         return map(_collate, read_ahead(self.dataset.__getitem__, self.order, num_threads=self.num_threads))
+
+
+def _leave_signals_alone(_: int) -> None:
+    """Have a worker go on when a whole group of processes is told to stop: the run that it works for ends it.
+
+    What comes from that run itself still ends it, so SIGTERM is not just ignored.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by_the_parent, daemon=True).start()
+
+
+def _end_by_the_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 @contextmanager

@@ -79,20 +79,20 @@ class Feeder:
         The trunk of the last phase is frozen in all of them. A run that was resumed behind its last step has not asked
         for the work of that phase yet: it is asked for here, so that both measure alike.
         """
-        self._begin()
-        if self.divided is not None and self.room is not None and split == "val":
-            size = int(self.prepared.recipe.train.batch_size)
-            kept = self.cache.batches(self.room, self._of(split), views=1, batch_size=size, seed=None)
-            return self.divided.tail, kept
         return self.judged_on(self._of(split))
 
     def judged_on(self, samples: Sequence[Sample]) -> tuple[nn.Module, Batches]:
-        """Return the same for some images, as evaluation sees them, in order."""
+        """Return the same for some images of any split, as evaluation sees them, in order.
+
+        What the cache holds of train and val, whose first view is the plain one, is not computed again.
+        """
         self._begin()
-        images = plain_batches(self.prepared, samples)
         if self.divided is None:
-            return self.prepared.backbone.model, images
-        return self.divided.tail, self._through_trunk(images)
+            return self.prepared.backbone.model, plain_batches(self.prepared, samples)
+        if self.room is None or any(sample.split == "test" for sample in samples):
+            return self.divided.tail, self._through_trunk(plain_batches(self.prepared, samples))
+        size = int(self.prepared.recipe.train.batch_size)
+        return self.divided.tail, self.cache.batches(self.room, samples, views=1, batch_size=size, seed=None)
 
     def _begin(self) -> None:
         if not self.has_begun:

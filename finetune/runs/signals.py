@@ -50,10 +50,10 @@ class Stop:
         self.is_training = True
         try:
             yield
-        except ResourceError as error:
+        except (ResourceError, RuntimeError) as error:
             # Others that got the same signal have died of it: workers, or the first process, which saves and leaves.
             is_lost = isinstance(error, ranks.LostProcessError) and ranks.is_first()
-            if self.signal and isinstance(error.__cause__, RuntimeError) and not is_lost:
+            if self.signal and isinstance(error.__cause__ or error, RuntimeError) and not is_lost:
                 raise self.error() from error
             raise
         finally:

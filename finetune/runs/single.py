@@ -29,8 +29,8 @@ from finetune.evaluation.temperature import divide_logits
 from finetune.features.knowledge import Knowledge
 from finetune.prepare.batch_size import with_micro_batch
 from finetune.prepare.batches import Feeder
-from finetune.prepare.inputs import computing_as
-from finetune.prepare.prepared import Prepared, prepare
+from finetune.prepare.outline import outline
+from finetune.prepare.prepared import Prepared
 from finetune.prepare.time_limit import within_time
 from finetune.report import page
 from finetune.report.answered import Answered, answered
@@ -116,20 +116,18 @@ class PreparedRun:
         return _train(folder, self.prepared, None, allowed=[], seconds=self.seconds, stop=stop, on_event=on_event)
 
 
-def prepare_run(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> PreparedRun:
-    """Return the run that a recipe asks for; `manifest` is its data where it was read before.
+def settled_run(prepared: Prepared, recipe: Recipe, *, began: float, on_event: OnEvent = ignore) -> PreparedRun:
+    """Return a run that is prepared with all numbers settled that the machine decides; it `began` at that second.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
-    began = time.monotonic()
-    with computing_as(recipe, on_event=on_event):
-        prepared = prepare(recipe, manifest=manifest, on_event=on_event)
-        is_open = recipe.strategy.name == "auto"
-        num_images = len(prepared.manifest.samples)
-        prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
-        prepared = with_measured_lr(with_micro_batch(prepared, on_event=on_event), recipe, on_event=on_event)
-        return PreparedRun(prepared, {"prepare": time.monotonic() - began})
+    is_open = recipe.strategy.name == "auto"
+    num_images = len(prepared.manifest.samples)
+    prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
+    prepared = with_measured_lr(with_micro_batch(prepared, on_event=on_event), recipe, on_event=on_event)
+    on_event(Event.message(outline(prepared)))
+    return PreparedRun(prepared, {"prepare": time.monotonic() - began})
 
 
 def resume_alone(

@@ -14,12 +14,11 @@ from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_fold
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.errors import CheckpointError, RecipeError
 from finetune.prepare.inputs import with_backbone
-from finetune.runs import race
-from finetune.runs import single as alone
+from finetune.runs import doubt, race
 from finetune.runs.backbone_race import backbones_of, prepare_backbones
 from finetune.runs.layout import Terms, with_whole_paths
 from finetune.runs.signals import Stop
-from finetune.runs.single import RunResult
+from finetune.runs.single import RunResult, resume_alone
 from finetune.settings import Recipe
 from finetune.tracking import tracker_names
 from finetune.train.guard import IN_A_RUN, guarded
@@ -72,7 +71,7 @@ def go_on(folder: RunFolder, terms: Terms, *, stop: Stop, on_event: OnEvent = ig
             _refuse_shared(RACE)
             return race.go_on_racing(folder, terms, stop=stop, on_event=on_event)
         if ranks.agreed(folder.recipe.is_file):
-            return alone.resume_alone(folder, terms, stop=stop, on_event=on_event)
+            return resume_alone(folder, terms, stop=stop, on_event=on_event)
         on_event(Event.message(f"{folder.path} was stopped before its first step: it begins anew"))
         recipe = _named(ranks.agreed(lambda: terms.recipe(folder.asked)), on_event)
         return _ready(recipe, None, on_event).begin(folder, stop=stop, on_event=on_event)
@@ -116,7 +115,7 @@ def _ready(recipe: Recipe, manifest: Manifest | None, on_event: OnEvent) -> Star
     if recipe.strategy.name == "race":
         _refuse_shared(RACE)
         return race.prepare_race(recipe, manifest=manifest, on_event=on_event)
-    return alone.prepare_run(recipe, manifest=manifest, on_event=on_event)
+    return doubt.prepare_run(recipe, manifest=manifest, on_event=on_event)
 
 
 def _refuse_shared(what: str) -> None:

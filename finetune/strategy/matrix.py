@@ -57,7 +57,8 @@ def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
     cheaper, dearer = sorted((verdict, other), key=_work)
     doubt = (
         f"; but that they are {verdict.similarity} is not certain, and were they {other.similarity} it would be"
-        f" {_named(other)}: of both the cheaper is taken, {_named(cheaper)}; --strategy race lets both start"
+        f" {_named(other)}: of both the cheaper is taken, {_named(cheaper)}; --strategy race, or a --time that holds"
+        " both, lets both start"
     )
     strategy, top_k, probe_at = _strategy_of(cheaper)
     return replace(

@@ -84,14 +84,29 @@ class Place:
 
 
 def candidates(verdict: Verdict, evidence: Evidence) -> tuple[Entrant, ...]:
-    """Return the verdict's own choice, its neighbours in the matrix (other column, other row), for many images full."""
+    """Return the verdict's own choice, its neighbours in the matrix (other column, other row), for many images full.
+
+    Of a verdict that is not certain the own choice may be that of the other column: both start.
+    """
     other_size = "many" if verdict.size == "few" else "few"
-    other_similarity = "dissimilar" if verdict.similarity == "similar" else "similar"
-    neighbours = ((verdict.size, other_similarity), (other_size, verdict.similarity))
+    neighbours = (*_columns(verdict), (other_size, verdict.similarity))
     entrants = [_entrant(verdict), *(_entrant(decide(evidence, assume=cell)) for cell in neighbours)]
     if verdict.size == "many":
-        entrants.insert(1, Entrant("full", "full"))
+        entrants.insert(1 if verdict.rival is None else 3, Entrant("full", "full"))
     return tuple({entrant.label: entrant for entrant in entrants}.values())[:MOST_STARTS]
+
+
+def both_of(verdict: Verdict, evidence: Evidence) -> tuple[str, str]:
+    """Return the labels of both choices of a verdict whose column is not certain, the cheaper one, its own, first."""
+    own = _entrant(verdict).label
+    (rival,) = {_entrant(decide(evidence, assume=cell)).label for cell in _columns(verdict)} - {own}
+    return own, rival
+
+
+def _columns(verdict: Verdict) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return the cells of the matrix for this many images: that of the verdict, and the one beside it."""
+    other = "dissimilar" if verdict.similarity == "similar" else "similar"
+    return (verdict.size, verdict.similarity), (verdict.size, other)
 
 
 def plan_race(works: Mapping[str, CandidateWork]) -> RacePlan:

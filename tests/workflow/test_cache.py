@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from finetune import cache_entries
+from finetune.checkpoint.run_folder import RunFolder
 from finetune.features.cache import Known
 from finetune.features.sources import trunk_batch
 from finetune.prepare import evidence
@@ -49,6 +50,13 @@ def test_a_second_run_computes_nothing(quick_run, monkeypatch: pytest.MonkeyPatc
     again = quick_run("head-only", out="again", epochs=6)
     assert seen == []
     assert (first.folder / SAME[0]).read_bytes() == (again.folder / SAME[0]).read_bytes()
+
+
+def test_what_a_classifier_knows_is_told_from_what_the_cache_holds(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick_run("head-only", out="first", epochs=6, val=0.4)
+    seen = watch_trunks(monkeypatch)
+    again = quick_run("head-only", out="again", epochs=6, val=0.4)
+    assert seen == [] and RunFolder(again.folder).known.is_file()
 
 
 def test_runs_with_other_tails_share_the_trunk(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,14 +189,28 @@ def test_a_signal_while_the_data_is_scanned_leaves_nothing(tiny_run, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_signal_to_the_workers_too_is_a_signal(tiny_run, whole, tmp_path: Path) -> None:
-    """What a terminal or a scheduler does: every process of the group gets it."""
+def test_a_signal_to_the_workers_too_stops_the_run_where_it_is(tiny_run, whole, tmp_path: Path) -> None:
+    """What a terminal or a scheduler does: every process of the group gets it. Workers leave it to the run."""
 
+    def send_to_all() -> None:
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid or 0, signal.SIGTERM)
+            os.kill(worker.pid or 0, signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(finetune.Interrupted, match="SIGTERM"):
+        tiny_run(workers=1, on_event=at("step", 4, send_to_all))
+    assert (tmp_path / "run" / "checkpoints" / "last").is_dir()
+    finetune.resume(tmp_path / "run", workers=0)
+    assert_same(whole, tmp_path / "run")
+
+
+def test_a_signal_that_workers_die_of_is_a_signal(tiny_run, whole, tmp_path: Path) -> None:
     def send_to_all() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         for worker in multiprocessing.active_children():
-            os.kill(worker.pid or 0, signal.SIGTERM)
-            worker.join()
+            os.kill(worker.pid or 0, signal.SIGKILL)
+            os.waitid(os.P_PID, worker.pid or 0, os.WEXITED | os.WNOWAIT)
 
     with pytest.raises(finetune.Interrupted, match="SIGTERM"):
         tiny_run(workers=1, on_event=at("step", 4, send_to_all))
