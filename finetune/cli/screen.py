@@ -149,7 +149,7 @@ class Screen:
     def _endless(self, task: str, done: int) -> None:
         """Draw how far a task is of which nobody knows how far it goes."""
         if self.console.is_terminal:
-            self._bar(task, done, None, f"{done:,}")
+            self._bar(task, done, None, f"{done:,}" if done else "")
         elif time.monotonic() - self.last > SILENCE:
             self._line(f"{escape(task)}: {done}")
 

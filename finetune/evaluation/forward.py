@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from finetune import ranks
 from finetune.evaluation.views import NUM_CROPS, Tta
+from finetune.types import Event, OnEvent
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -31,6 +32,17 @@ def collect_logits(
             rows.append((out.float().cpu(), labels.cpu()))
     logits, targets = ranks.joined_rows(rows)
     return logits, targets
+
+
+def watched(
+    batches: Iterable[tuple[Any, Tensor]], what: str, num_images: int, *, on_event: OnEvent
+) -> Iterator[tuple[Any, Tensor]]:
+    """Yield batches, and say after each how many of so many images of a task are done."""
+    done = 0
+    for inputs, labels in batches:
+        yield inputs, labels
+        done += len(labels)
+        on_event(Event.progress(what, done, num_images))
 
 
 def over_views(model: nn.Module, tta: Tta) -> nn.Module:

@@ -31,6 +31,7 @@ from finetune.exports.proof import Parity, ProofImages
 from finetune.exports.torch_formats import check_transform, known_to_timm, write_safetensors, write_timm, write_torch
 from finetune.exports.triton import triton_place, write_config
 from finetune.types import Event, OnEvent, ignore, to_json
+from finetune.underway import underway
 from finetune.values import ExportLayout
 from finetune.whole import folder_made, is_vacant, unwritable, write_text
 
@@ -89,8 +90,9 @@ def export_model(
     what = Exporting(saved.backbone.model, described(saved), proof, form, saved, data_licence)
     of_model = {"model": digest_of(*model_files(saved.folder))}
     if format == "onnx" and layout == "file":
-        return write_proven(what, path, of_model=of_model, on_event=on_event)
-    with written_beside(path, keeps_before=False) as beside:
+        with underway(f"export to {path.name}", on_event):
+            return write_proven(what, path, of_model=of_model, on_event=on_event)
+    with underway(f"export to {path.name}", on_event), written_beside(path, keeps_before=False) as beside:
         if format == "onnx":
             facts = _fill_repository(what, beside, of_model, on_event)
         else:

@@ -145,6 +145,7 @@ def logits_on(
     batch_size: int,
     workers: int | None = None,
     tta: Tta = "none",
+    on_event: OnEvent = ignore,
 ) -> tuple[Tensor, Tensor]:
     """Return the logits (N, K) of a finished run on images, as evaluation sees them, and their targets.
 
@@ -156,7 +157,7 @@ def logits_on(
     inputs = Inputs(recipe, manifest, saved.backbone, pixels, Compute.of(recipe.train))
     with inputs.compute.in_force():
         kept = checks.unchanged(replace(manifest, samples=tuple(samples))).samples  # others are read from their files
-        return logits_of(inputs, kept, batch_size=batch_size, tta=tta)
+        return logits_of(inputs, kept, batch_size=batch_size, tta=tta, on_event=on_event)
 
 
 def load_members(

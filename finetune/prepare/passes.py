@@ -14,7 +14,7 @@ from torch import Tensor
 from finetune import ranks
 from finetune.data.loaders import ImageBatches, ImageDataset, auto_workers
 from finetune.data.targets import strata_of
-from finetune.evaluation.forward import collect_logits, over_views
+from finetune.evaluation.forward import collect_logits, over_views, watched
 from finetune.evaluation.views import Tta
 from finetune.features.cache import FeatureCache
 from finetune.features.divide import Trunk, network_trunk
@@ -24,7 +24,7 @@ from finetune.features.sources import TrunkBatches, of_trunk_batch, trunk_batch
 from finetune.images.transforms import View, augmented_view, five_crops_view, plain_view
 from finetune.optim.class_weights import drawing_shares
 from finetune.prepare.inputs import Inputs
-from finetune.types import NEVER, OnEvent, Sample, StopSign
+from finetune.types import NEVER, OnEvent, Sample, StopSign, ignore
 
 
 def feature_cache(inputs: Inputs, *, num_images: int, on_event: OnEvent, stop: StopSign = NEVER) -> FeatureCache:
@@ -77,21 +77,27 @@ def shares_drawn(inputs: Inputs, samples: Sequence[Sample]) -> NDArray[np.float6
 
 
 def logits_of(
-    inputs: Inputs, samples: Sequence[Sample], *, batch_size: int | None = None, tta: Tta = "none"
+    inputs: Inputs,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int | None = None,
+    tta: Tta = "none",
+    what: str = "measure",
+    on_event: OnEvent = ignore,
 ) -> tuple[Tensor, Tensor]:
     """Return the logits (N, K) of a frozen network on samples, as evaluation sees them, and the class indices (N,).
 
     Of many images the network is run by the fastest engine (see `features.engines`), over more views than the plain
-    one (`tta`) by torch.
+    one (`tta`) by torch. `on_event` hears how far it is with `what`.
     """
     model, compute = inputs.backbone.model, inputs.compute
     batches = plain_batches(inputs, samples, batch_size=batch_size, tta=tta)
-    if tta != "none":
-        return collect_logits(over_views(model, tta), batches.epoch(), autocast=compute.autocast)
-    trunk = _engine_of(inputs, samples)
+    trunk = _engine_of(inputs, samples) if tta == "none" else None
     if trunk is None:
-        return collect_logits(model, batches.epoch(), autocast=compute.autocast)
-    logits, targets = zip(*TrunkBatches(trunk, batches, autocast=compute.autocast).epoch(), strict=True)
+        shown = watched(batches.epoch(), what, len(samples), on_event=on_event)
+        return collect_logits(over_views(model, tta), shown, autocast=compute.autocast)
+    passes = TrunkBatches(trunk, batches, autocast=compute.autocast)
+    logits, targets = zip(*watched(passes.epoch(), what, len(samples), on_event=on_event), strict=True)
     return torch.cat([rows.cpu() for (rows,) in logits]), torch.cat([rows.cpu() for rows in targets])
 
 

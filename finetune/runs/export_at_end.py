@@ -24,7 +24,7 @@ def export_at_end(folder: RunFolder, recipe: Recipe, *, seconds: float, on_event
         return
     try:
         saved = load_run(folder.path, device="cpu")
-        export = export_model(saved, "onnx", proof_of(saved), form=OnnxForm(), out=None)
+        export = export_model(saved, "onnx", proof_of(saved), form=OnnxForm(), out=None, on_event=on_event)
     except (ExportError, ResourceError) as error:
         on_event(Event.warning(f"no ONNX export: {error.message}"))
     except KeyboardInterrupt:

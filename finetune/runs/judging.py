@@ -66,7 +66,8 @@ class JudgedModel(Protocol):
 class JudgedRun:
     """A finished run, or the model of a timm folder, by torch."""
 
-    def __init__(self, saved: SavedRun, *, is_timm: bool) -> None:
+    def __init__(self, saved: SavedRun, on_event: OnEvent, *, is_timm: bool) -> None:
+        self.on_event = on_event
         self.saved, self.run, self.recipe = saved, saved.folder if not is_timm else None, saved.recipe
         if is_timm and (exported_from := _run_of(saved.folder.path / "config.json")):
             self.run, self.recipe = exported_from, recipes.load(exported_from.recipe)
@@ -86,7 +87,9 @@ class JudgedRun:
     def logits(
         self, manifest: Manifest, samples: Sequence[Sample], *, batch_size: int, workers: int | None, tta: Tta
     ) -> tuple[Tensor, Tensor]:
-        return logits_on(self.saved, manifest, samples, batch_size=batch_size, workers=workers, tta=tta)
+        return logits_on(
+            self.saved, manifest, samples, batch_size=batch_size, workers=workers, tta=tta, on_event=self.on_event
+        )
 
     def of_pixels(self) -> OfPixels:
         own = self.saved.backbone.preprocessing
@@ -136,7 +139,7 @@ class JudgedFile:
         files = [Path(manifest.root, sample.file) for sample in samples]
         found = logits_of_files(
             partial(self._read, tta=tta), lambda images: self.client.answer_over(images, tta), files,
-            batch_size=batch_size, what="evaluate", on_event=self.on_event,
+            batch_size=batch_size, what="measure", on_event=self.on_event,
         )  # fmt: skip
         return torch.from_numpy(found), torch.from_numpy(target_array(samples))
 
@@ -176,7 +179,7 @@ def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> JudgedMo
             on_event(Event.warning(f"{model.file} was made of another model than the one that stands in its run now"))
         return of_file
     saved = load_timm(model.path, device=device) if model.is_timm else load_run(model.path, device=device)
-    return JudgedRun(saved, is_timm=model.is_timm)
+    return JudgedRun(saved, on_event, is_timm=model.is_timm)
 
 
 def _run_of(file: Path) -> RunFolder | None:

@@ -22,7 +22,7 @@ from finetune.data.balance import never_among, never_predicted_text
 from finetune.data.split import units_of
 from finetune.evaluation.answers import answers, class_shares
 from finetune.evaluation.by_class import ClassFigures, figures_by_class
-from finetune.evaluation.forward import collect_logits
+from finetune.evaluation.forward import collect_logits, watched
 from finetune.evaluation.labels import best_thresholds
 from finetune.evaluation.metrics import measure_task
 from finetune.evaluation.temperature import divide_logits
@@ -51,6 +51,7 @@ from finetune.tasks import AnyTarget
 from finetune.tracking import Tracking, tracker_names, tracking
 from finetune.train.number_head import fold_scale
 from finetune.types import Event, Manifest, OnEvent, Split, ignore, to_json
+from finetune.underway import underway
 from finetune.wording import counted
 
 Metrics = dict[str, dict[str, dict[str, float]]]  # by split and name, each with value, low and high
@@ -188,11 +189,12 @@ def _train(
         shared = [f"{count} processes shared the run"] if (count := prepared.compute.processes) > 1 else []
         calibrated = [sentence(temperature)] if temperature else []
         computed = [*allowed, *shared, *trained.feeder.said, *calibrated]
-        result = ranks.agreed(
-            lambda: _conclude(
-                folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds, on_event=on_event
+        with underway("report", on_event):
+            result = ranks.agreed(
+                lambda: _conclude(
+                    folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds, on_event=on_event
+                )
             )
-        )
         told.metrics(result.metrics)
     ranks.agreed(lambda: export_at_end(folder, prepared.recipe, seconds=sum(seconds.values()), on_event=on_event))
     return result
@@ -339,7 +341,8 @@ def _evaluate(assessed: Assessed, feeder: Feeder, splits: Sequence[Split]) -> No
         if not samples:
             continue
         run, batches = feeder.judged(name)
-        outputs, targets = collect_logits(run, batches.epoch(), autocast=feeder.prepared.compute.autocast)
+        shown = watched(batches.epoch(), f"measure on {name}", batches.num_images, on_event=feeder.on_event)
+        outputs, targets = collect_logits(run, shown, autocast=feeder.prepared.compute.autocast)
         if not ranks.is_first():
             continue
         if manifest.task == "multilabel" and name == "val":

@@ -65,6 +65,18 @@ def test_the_run_folder_holds_what_design_says(finished: Path) -> None:
     assert metrics["val"]["top1"]["low"] <= metrics["val"]["top1"]["value"] <= metrics["val"]["top1"]["high"]
 
 
+def test_what_takes_a_while_after_the_last_step_is_told_too(quick_run) -> None:
+    tasks: dict[str, list[tuple[int, int | None]]] = {}
+
+    def note(event: finetune.Event) -> None:
+        if event.kind == "progress":
+            tasks.setdefault(event.facts["task"], []).append((event.facts["done"], event.facts["total"]))
+
+    quick_run("full", on_event=note, overrides={"split.test": 0.2, "export.onnx_at_end": True})
+    assert tasks["measure on val"][-1] == (12, 12) and len(tasks["measure on test"]) >= 1
+    assert tasks["report"] == tasks["export to model.onnx"] == [(0, None), (1, 1)]
+
+
 def test_the_same_recipe_gives_the_same_bits(quick_run, tmp_path: Path) -> None:
     first = quick_run("top-k", out="first")
     torch.rand(7)  # whoever draws meanwhile changes nothing
