@@ -23,7 +23,8 @@ from tests.support import ROOT, parsed, tool
 
 FILES = sorted((ROOT / "recipes").glob("*.toml"))
 SETTLED = [file for file in FILES if load_recipe(file.stem).strategy.name in STRATEGIES]
-FIGURES = r"[01]\.\d{3} \[[01]\.\d{3}, [01]\.\d{3}\] on \d+ test images: mean \[least, most\] of 5 seeds, at [0-9a-f]{7,}"
+SHARE = r"[01]\.\d{3}"
+FIGURES = rf"{SHARE} \[{SHARE}, {SHARE}\] on \d+ test images: mean \[least, most\] of 5 seeds, at [0-9a-f]{{7,}}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -27,12 +27,13 @@ def recipe_page() -> str:
 
 def shipped_recipes() -> str:
     """Return a table of the shipped recipes: what each is for, and what its header says was measured."""
-    lines = ["\n## The shipped recipes\n", "| recipe | what for | top1 on test | CPU seconds | source |"]
-    lines += ["| --- | --- | --- | --- | --- |"]
+    lines = ["\n## The shipped recipes\n", "| recipe | what for | train images | top1 on test | CPU seconds | source |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
     for recipe in list_recipes():
         header = header_of(recipe_text(recipe.name))
         top1, seconds = header["Top1"].partition(" on ")[0], header["Machine"].rpartition("; ")[2].partition(" ")[0]
-        lines.append(f"| `{recipe.name}` | {recipe.purpose} | {top1} | {seconds} | {header['Source']} |")
+        train = header["Data"].rpartition("; ")[2].partition(" ")[0]
+        lines.append(f"| `{recipe.name}` | {recipe.purpose} | {train} | {top1} | {seconds} | {header['Source']} |")
     return "\n".join(lines) + "\n"
 
 
