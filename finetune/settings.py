@@ -229,7 +229,8 @@ class TrainSection(Section):
     calibrate: bool | Auto = Field(
         "auto",
         description="Divide logits by the temperature that val tells, in the head, to be as sure as it is"
-        " right. auto: from 100 independent val images on, where 1 is ruled out.",
+        " right; the fewer images val has, the more what is usual after such training counts. auto: where the"
+        " head is one layer.",
     )
     track: str | NoneWord = Field(
         "none",

@@ -151,7 +151,7 @@ class Screen:
         if self.console.is_terminal:
             self._bar(task, done, None, f"{done:,}" if done else "")
         elif time.monotonic() - self.last > SILENCE:
-            self._line(f"{escape(task)}: {done}")
+            self._line(f"{escape(task)}: {done}" if done else f"{escape(task)} ...")
 
     def _phase(self, facts: dict[str, Any]) -> None:
         how = "solved" if facts["solver"] == "lbfgs" else counted(facts["epochs"], "epoch")

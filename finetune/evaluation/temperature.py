@@ -1,53 +1,75 @@
 """Temperature scaling: one number by which logits are divided, so that a classifier is as sure as it is right.
 
-Letters: N images, K classes.
+Few val images tell little of it, and none where all of them are right; how classifiers are usually too sure after
+training of some kind is known, and counts the more the fewer images there are. Letters: N images, K classes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-FEWEST = 100  # independent images: fewer tell too little of a temperature
-SIGNIFICANT = 3.841  # of chi squared with one degree of freedom: beyond it in 5 % of the cases, if 1 were right
+MANY = 100  # independent images: from here on what is usual counts for next to nothing
 COLDEST, HOTTEST = 0.05, 20.0  # what is looked at: of logits that are right on every image the best would be 0
 ROUNDS = 60
+
+Training = Literal["solved", "head", "deep", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """What a temperature usually is: log-normal, with this median, and this deviation of its logarithm."""
+
+    median: float
+    spread: float
+
+
+USUAL: dict[Training, Usual] = {  # docs/log.md, 2026-11-30: what test images told, of few train images
+    "solved": Usual(0.9, 0.3),
+    "head": Usual(1.8, 0.5),
+    "deep": Usual(4.0, 0.7),
+    "other": Usual(1.5, 1.0),  # what softens targets, or is none of these
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Temperature:
-    """The temperature with the least cross-entropy, and how much it brings.
+    """The likeliest temperature, and how much it brings.
 
-    `gain` is the mean cross-entropy at 1 less that at `value`; `num_independent` counts copies and groups once.
+    `gain` is the mean cross-entropy at 1 less that at `value`; `num_independent` counts copies and groups once; `usual`
+    is the median of what it was held towards.
     """
 
     value: float
     gain: float
     num_images: int
     num_independent: int
-
-    @property
-    def is_warranted(self) -> bool:
-        """Whether there are 100 independent images or more, and a likelihood-ratio test rules out 1."""
-        return self.num_independent >= FEWEST and 2 * self.num_independent * self.gain > SIGNIFICANT
+    usual: float
 
 
-def fit_temperature(logits: Tensor, targets: Tensor, *, units: Sequence[int] | None = None) -> Temperature:
-    """Return the temperature of logits (N, K) against class indices (N,).
+def fit_temperature(
+    logits: Tensor, targets: Tensor, *, usual: Usual, units: Sequence[int] | None = None
+) -> Temperature:
+    """Return the likeliest temperature of logits (N, K) against class indices (N,), knowing what is usual.
 
-    The cross-entropy is convex in 1 / T, so the root of its derivative is bisected for.
-    Source: Guo et al. 2017, arXiv:1706.04599.
+    That is where the cross-entropy of all independent images and half the square of its distance from the median, in
+    deviations, are least in sum; the root of the derivative by log(1 / T) is bisected for.
+    Source: Guo et al. 2017, arXiv:1706.04599 (by cross-entropy alone).
     """
     logits = logits.double()
     shown = logits.gather(1, targets[:, None])[:, 0]
+    count = len(targets) if units is None else len(np.unique(np.asarray(units)))
 
     def slope(sharpness: float) -> float:
-        return float(((logits * sharpness).softmax(dim=1) * logits).sum(dim=1).mean() - shown.mean())
+        of_images = float(((logits * sharpness).softmax(dim=1) * logits).sum(dim=1).mean() - shown.mean())
+        return count * sharpness * of_images + math.log(sharpness * usual.median) / usual.spread**2
 
     low, high = 1 / HOTTEST, 1 / COLDEST
     for _ in range(ROUNDS):
@@ -55,8 +77,7 @@ def fit_temperature(logits: Tensor, targets: Tensor, *, units: Sequence[int] | N
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
     value = 1 / (low * high) ** 0.5
     gain = float(cross_entropy(logits, targets) - cross_entropy(logits / value, targets))
-    count = len(targets) if units is None else len(np.unique(np.asarray(units)))
-    return Temperature(value, gain, len(targets), count)
+    return Temperature(value, gain, len(targets), count, usual.median)
 
 
 def divide_logits(heads: Sequence[torch.nn.Module], value: float) -> None:

@@ -1,4 +1,4 @@
-"""Calibration at the end of training: a temperature from val, folded into the head."""
+"""Calibration at the end of training: a temperature from val and from what is usual, folded into the head."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from finetune import ranks
 from finetune.backbone.groups import head_modules
 from finetune.data.split import units_of
 from finetune.evaluation.forward import collect_logits
-from finetune.evaluation.temperature import FEWEST, Temperature, divide_logits, fit_temperature
+from finetune.evaluation.temperature import MANY, USUAL, Temperature, Training, divide_logits, fit_temperature
 from finetune.prepare.batches import Feeder
+from finetune.prepare.prepared import Prepared
 from finetune.types import Event, OnEvent
 from finetune.wording import counted
 
 
 def calibrate(feeder: Feeder, *, on_event: OnEvent) -> Temperature | None:
-    """Fold into the head of a trained model the temperature that val tells, where the recipe wants one; else None.
+    """Fold into the head of a trained model the temperature that val tells, unless the recipe wants none; else None.
 
-    "auto" does it where that is warranted (`Temperature.is_warranted`). A class that is likeliest stays so.
+    A class that is likeliest stays so. A head that cannot be divided is told of where a temperature is asked for.
     """
     prepared = feeder.prepared
     samples, asked = prepared.manifest.split("val"), prepared.recipe.train.calibrate
@@ -30,14 +31,10 @@ def calibrate(feeder: Feeder, *, on_event: OnEvent) -> Temperature | None:
             text = "not calibrated: the head of this network is more than one layer, which no temperature can be put in"
             on_event(Event.warning(text))
         return None
-    units = units_of(samples)
-    if asked == "auto" and len(set(units)) < FEWEST:
-        return None
+    usual = USUAL[training_of(prepared)]
     run, batches = feeder.judged("val")
     logits, targets = collect_logits(run, batches.epoch(), autocast=prepared.compute.autocast)
-    temperature = ranks.agreed(lambda: fit_temperature(logits, targets, units=units))
-    if asked == "auto" and not temperature.is_warranted:
-        return None
+    temperature = ranks.agreed(lambda: fit_temperature(logits, targets, usual=usual, units=units_of(samples)))
     divide_logits(heads, temperature.value)
     on_event(Event.message(sentence(temperature)))
     return temperature
@@ -45,10 +42,24 @@ def calibrate(feeder: Feeder, *, on_event: OnEvent) -> Temperature | None:
 
 def sentence(temperature: Temperature) -> str:
     """Say in one sentence what was done."""
+    few = temperature.num_independent < MANY
+    held = f", held towards the {temperature.usual:g} that is usual after such training" if few else ""
+    way = "lower" if temperature.gain >= 0 else "higher"
     return (
         f"calibrated on {counted(temperature.num_images, 'val image')}: logits are divided by {temperature.value:.2f},"
-        f" in the head (val loss lower by {temperature.gain:.3f}); train.calibrate = false leaves them"
+        f" in the head{held} (val loss {way} by {abs(temperature.gain):.3f}); train.calibrate = false leaves them"
     )
+
+
+def training_of(prepared: Prepared) -> Training:
+    """Return how a run trains, as far as its temperature usually follows from it."""
+    recipe, phases = prepared.recipe, prepared.phases
+    is_softened = recipe.loss.label_smoothing or recipe.regularise.mixup or recipe.regularise.cutmix
+    if all(phase.solver == "lbfgs" for phase in phases):
+        return "solved"
+    if is_softened or recipe.loss.name not in ("auto", "cross-entropy") or recipe.strategy.name == "scratch":
+        return "other"
+    return "head" if all(set(phase.plan.trained) == {"head"} for phase in phases) else "deep"
 
 
 def last_layers(model: nn.Module) -> tuple[nn.Module, ...] | None:

@@ -10,6 +10,7 @@ import pytest
 from finetune.cli import screen, terminal
 from finetune.cli.screen import BEST, Screen
 from finetune.types import Event
+from finetune.underway import underway
 
 
 def trial(number: int, score: float | None, **more: Any) -> Event:
@@ -73,3 +74,12 @@ def test_an_epoch_adds_to_the_curve_of_the_bar_and_a_phase_begins_another() -> N
     drawing.show(Event("phase", phase))
     drawing.show(Event("step", step))
     assert drawing.progress.tasks[-1].fields["facts"].split() == ["loss", "1.000", "10", "images/s"]
+
+
+def test_a_task_that_cannot_tell_how_far_it_is_has_a_line_of_its_own_after_a_silence() -> None:
+    console = terminal.Console(file=io.StringIO(), width=80, force_terminal=False)
+    shown = Screen(console, screen.silent_board(console))
+    shown.last -= screen.SILENCE + 1
+    with underway("report", shown.show):
+        pass
+    assert console.file.getvalue() == "report ...\n"
