@@ -1,4 +1,4 @@
-"""Writes the parts of docs/ that come from the code: the keys of the recipe, the Python API, the errors.
+"""Writes the parts of docs/ that come from the code: the recipes and their keys, the Python API, the errors.
 
 python tools/write_docs.py
 """
@@ -13,10 +13,28 @@ import finetune
 from finetune import recipe as recipes
 from finetune.errors import FinetuneError
 from finetune.settings import SECTIONS, Recipe
+from finetune.workflow.recipes import header_of, list_recipes, recipe_text
 
 DOCS = Path(__file__).parents[1] / "docs"
 _EMPTY = inspect.Parameter.empty
 MARK = "<!-- the rest is written by tools/write_docs.py -->"
+
+
+def recipe_page() -> str:
+    """Return a table of the shipped recipes, and one of every key."""
+    return shipped_recipes() + recipe_keys()
+
+
+def shipped_recipes() -> str:
+    """Return a table of the shipped recipes: what each is for, and what its header says was measured."""
+    lines = ["\n## The shipped recipes\n", "| recipe | what for | train images | top1 on test | CPU seconds | source |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    for recipe in list_recipes():
+        header = header_of(recipe_text(recipe.name))
+        top1, seconds = header["Top1"].partition(" on ")[0], header["Machine"].rpartition("; ")[2].partition(" ")[0]
+        train = header["Data"].rpartition("; ")[2].partition(" ")[0]
+        lines.append(f"| `{recipe.name}` | {recipe.purpose} | {train} | {top1} | {seconds} | {header['Source']} |")
+    return "\n".join(lines) + "\n"
 
 
 def recipe_keys() -> str:
@@ -97,7 +115,7 @@ def _first(thing: object) -> str:
     return (inspect.getdoc(thing) or "").split("\n")[0]
 
 
-PAGES = {"recipes.md": recipe_keys, "api.md": api, "errors.md": errors}
+PAGES = {"recipes.md": recipe_page, "api.md": api, "errors.md": errors}
 
 
 def written(name: str, text: str) -> str:

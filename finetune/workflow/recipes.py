@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import takewhile
 from pathlib import Path
 
 from finetune import recipe as recipes
@@ -16,7 +17,7 @@ DEFAULT = "default"
 
 @dataclass(frozen=True, slots=True)
 class ShippedRecipe:
-    """A recipe in the package: its name, its first comment line, its strategy."""
+    """A recipe in the package: its name, what its header says that it is for, its strategy."""
 
     name: str
     purpose: str
@@ -28,9 +29,14 @@ def list_recipes() -> list[ShippedRecipe]:
     shipped = []
     for name in _names():
         text = recipe_text(name)
-        purpose = next((line.lstrip("# ") for line in text.splitlines() if line.startswith("#")), "")
-        shipped.append(ShippedRecipe(name, purpose, recipes.loads(text, source=name).strategy.name))
+        shipped.append(ShippedRecipe(name, header_of(text)["Purpose"], recipes.loads(text, source=name).strategy.name))
     return shipped
+
+
+def header_of(text: str) -> dict[str, str]:
+    """Return what a shipped recipe says of itself: the lines `# Key: value` above its first setting, in their order."""
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return dict(line.removeprefix("# ").split(": ", 1) for line in lines)
 
 
 def recipe_text(name: str) -> str:
