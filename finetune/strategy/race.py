@@ -89,7 +89,8 @@ def candidates(verdict: Verdict, evidence: Evidence) -> tuple[Entrant, ...]:
     Of a verdict that is not certain the own choice may be that of the other column: both start.
     """
     other_size = "many" if verdict.size == "few" else "few"
-    neighbours = (*_columns(verdict), (other_size, verdict.similarity))
+    columns = _columns(verdict) if verdict.rival is not None else _columns(verdict)[1:]
+    neighbours = (*columns, (other_size, verdict.similarity))
     entrants = [_entrant(verdict), *(_entrant(decide(evidence, assume=cell)) for cell in neighbours)]
     if verdict.size == "many":
         entrants.insert(1 if verdict.rival is None else 3, Entrant("full", "full"))

@@ -54,5 +54,5 @@ def test_every_command_that_draws_takes_both() -> None:
         flags = {flag for param in command.params for flag in param.opts}
         assert ("--quiet" in flags) == ("--verbose" in flags), words
         drawing += [" ".join(words)] * ("--quiet" in flags)
-    one = "check compare doctor ensemble eval export find-lr plan predict run soup tune"
+    one = "check compare doctor ensemble eval export find-lr plan predict run shard soup tune"
     assert sorted(drawing) == sorted([*one.split(), "backbones fetch", "backbones rank"])

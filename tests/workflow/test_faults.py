@@ -140,11 +140,11 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_good_checkpoi
             calls.append(1)
             return (torch.tensor(value), torch.tensor(0)) if len(calls) == 5 else take(*arguments, **more)
 
-        patched.setattr(Step, "take", diverging)
+        begins = at("phase", 1, lambda: patched.setattr(Step, "take", diverging))  # before, one is taken to be counted
         with pytest.raises(
             finetune.TrainingError, match=f"the loss is {value} in phase full, epoch 2, step 2"
         ) as failed:
-            tiny_run(overrides=EVERY_STEP)
+            tiny_run(overrides=EVERY_STEP, on_event=begins)
     assert "Lower the learning rate (--lr " in failed.value.hint
     assert "--allow recipe" in failed.value.hint
     resumed_is_exact(whole, tmp_path)
@@ -162,9 +162,9 @@ def test_weights_that_are_not_finite_never_reach_a_checkpoint(tiny_run, whole, t
                     next(step.model.parameters()).fill_(float("nan"))
             return done
 
-        patched.setattr(Step, "take", spoiling)
+        begins = at("phase", 1, lambda: patched.setattr(Step, "take", spoiling))
         with pytest.raises(finetune.TrainingError, match="is no longer finite in phase full, epoch 2"):
-            tiny_run(overrides=EVERY_STEP)
+            tiny_run(overrides=EVERY_STEP, on_event=begins)
     for place in (tmp_path / "run" / "checkpoints").iterdir():
         assert all(tensor.isfinite().all() for tensor in load_file(place / "model.safetensors").values())
     resumed_is_exact(whole, tmp_path)
