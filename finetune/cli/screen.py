@@ -138,7 +138,7 @@ class Screen:
         if not self.console.is_terminal:
             share = done / max(total, 1)
             is_long = total > 1000 and share - self.said.get(task, 0.0) >= PLAIN_STEP
-            if is_long or time.monotonic() - self.last > SILENCE:
+            if is_long or (total > 1 and time.monotonic() - self.last > SILENCE):
                 self.said[task] = share
                 self._line(f"{escape(task)}: {done} of {total}")
             return
