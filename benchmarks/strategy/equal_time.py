@@ -259,7 +259,7 @@ def _case(
     if _key(first) not in done:
         done[_key(first)] = {**first, **facts, **ours(job)}
         yield done[_key(first)]
-    for who in chosen.peers or PEERS:
+    for who in PEERS if chosen.peers is None else chosen.peers:
         if _key({**case, "who": who}) not in done:
             yield {**case, "who": who, **facts, **PEERS[who](job, done[_key(first)]["seconds"])}
 
@@ -329,7 +329,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="a timm folder")
     parser.add_argument("--timm-script", type=Path, help="timm's train.py")
     parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--peers", nargs="*", choices=PEERS, help="some of them only", metavar="PEER")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, help="some of them only, or nobody", metavar="PEER")
     parser.add_argument("--table", action="store_true", help="print what was measured")
     return parser.parse_args()
 
