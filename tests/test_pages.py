@@ -36,6 +36,8 @@ NOT_RUN = {
     "--among resnet18": "needs weights from the model hub",
     "--among weights/deit_tiny,resnet18": "needs weights from the model hub",
     "https://example.org": "needs the network",
+    "wds:s3://": "needs an object store: tests/workflow/test_shards.py starts one, where it is",
+    "{000000..000099}": "names more shards than a small set has: tests/data/test_shards.py",
     "pip install": "needs the package index",
     "torchrun": "a launcher of several processes: tests/test_ranks.py starts it",
     "accelerate launch": "a launcher of several processes, and GPUs",
