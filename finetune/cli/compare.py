@@ -74,7 +74,10 @@ def compare(
     """Run several strategies on your data, or take finished runs, and say which are better beyond chance."""
     if runs:
         if settings or overrides or recipe or out or strategies or seeds or resume or allow:
-            raise RecipeError("finished runs are compared as they are: RUN RUN... takes no other flag but --md, --json")
+            raise RecipeError(
+                "finished runs are compared as they are: RUN RUN... takes no other flag but --md, --json",
+                hint="Strategies are compared on data that is named with a flag: finetune compare --data DIR.",
+            )
         _of_runs(runs, as_markdown=as_markdown, as_json=json_)
         return
     if as_markdown:
