@@ -17,14 +17,13 @@ import json
 import shutil
 import statistics
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "strategy"))
 
-from measure import lay, options_of
+from measure import keep, lay, options_of, rows_in
 
 import finetune
 from finetune.strategy.race import MOST_OF_EPOCHS
@@ -37,21 +36,19 @@ Case = tuple[str, int, int]  # data set, size, seed
 def main() -> None:
     """Measure what is missing, or print what was measured."""
     chosen = _options()
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in chosen.out.read_text().splitlines()] if chosen.out.is_file() else []
-    end = time.monotonic() + 60 * chosen.minutes
+    rows = rows_in(chosen.out)
     done = {_key(row) for row in rows}
     if chosen.table:
         print("\n".join(tables(rows)))
         return
-    cases = [(data, size, seed) for seed in range(chosen.seeds) for size in chosen.sizes for data in chosen.data]
-    for data, size, seed in cases:
-        for row in _case(chosen, data, size, seed, done):
-            with chosen.out.open("a") as stream:
-                stream.write(json.dumps(row) + "\n")
-            print(*_key(row), row.get("top1", ""), flush=True)
-            if time.monotonic() > end:
-                return
+    missing = (
+        row
+        for seed in range(chosen.seeds)
+        for size in chosen.sizes
+        for data in chosen.data
+        for row in _case(chosen, data, size, seed, done)
+    )
+    keep(missing, chosen, lambda row: (*_key(row), row.get("top1", "")))
 
 
 def _case(

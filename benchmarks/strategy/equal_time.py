@@ -37,7 +37,7 @@ from typing import Any
 
 import timm
 import torch
-from measure import lay, options_of
+from measure import keep, lay, options_of, rows_in
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
@@ -227,21 +227,19 @@ PEERS: dict[str, Callable[[Job, float], Figures]] = {
 def main() -> None:
     """Measure what is missing, or print what was measured."""
     chosen = _options()
-    rows = [json.loads(line) for line in chosen.out.read_text().splitlines()] if chosen.out.is_file() else []
+    rows = rows_in(chosen.out)
     if chosen.table:
         print("\n".join(table(rows)))
         return
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
     done = {_key(row): row for row in rows}
-    end = time.monotonic() + 60 * chosen.minutes
-    cases = [(seed, size, data) for seed in range(chosen.seeds) for size in chosen.sizes for data in chosen.data]
-    for seed, size, data in cases:
-        for row in _case(chosen, data, size, seed, done):
-            with chosen.out.open("a") as stream:
-                stream.write(json.dumps(row) + "\n")
-            print(*_key(row), f"{row['top1']:.3f} in {row['seconds']:.1f} s", flush=True)
-            if time.monotonic() > end:
-                return
+    missing = (
+        row
+        for seed in range(chosen.seeds)
+        for size in chosen.sizes
+        for data in chosen.data
+        for row in _case(chosen, data, size, seed, done)
+    )
+    keep(missing, chosen, lambda row: (*_key(row), f"{row['top1']:.3f} in {row['seconds']:.1f} s"))
 
 
 def _case(

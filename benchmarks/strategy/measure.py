@@ -16,7 +16,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,20 +48,36 @@ def strategies(num_groups: int) -> dict[str, dict[str, Any]]:
 def main() -> None:
     """Measure what is missing."""
     chosen = _options()
+    done = {_key(row) for row in rows_in(chosen.out)}
+    missing = (
+        row
+        for seed in range(chosen.first_seed, chosen.seeds)
+        for weights in chosen.weights
+        for data in chosen.data
+        for size in chosen.sizes
+        for row in _case(chosen, data, weights, size, seed, done)
+    )
+    keep(missing, chosen, lambda row: (*_key(row), row.get("top1", row.get("verdict", {}).get("reason"))))
+
+
+def rows_in(file: Path) -> list[dict[str, Any]]:
+    """Return the rows that a bench has kept in a file."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def keep(rows: Iterable[dict[str, Any]], chosen: argparse.Namespace, told: Callable[[dict[str, Any]], Any]) -> None:
+    """Append rows to the file of a bench as they are measured, and print what is told of each, until its time is over.
+
+    The row that is measured then is kept.
+    """
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = chosen.out.read_text().splitlines() if chosen.out.is_file() else []
-    done = {_key(row) for row in map(json.loads, lines)}
     end = time.monotonic() + 60 * chosen.minutes
-    for seed in range(chosen.first_seed, chosen.seeds):
-        for weights in chosen.weights:
-            for data in chosen.data:
-                for size in chosen.sizes:
-                    for row in _case(chosen, data, weights, size, seed, done):
-                        with chosen.out.open("a") as stream:
-                            stream.write(json.dumps(row) + "\n")
-                        print(*_key(row), row.get("top1", row.get("verdict", {}).get("reason")), flush=True)
-                        if time.monotonic() > end:
-                            return
+    for row in rows:
+        with chosen.out.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        print(*told(row), flush=True)
+        if time.monotonic() > end:
+            return
 
 
 def _case(

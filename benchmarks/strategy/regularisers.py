@@ -11,7 +11,6 @@ are appended to a file, so that a stopped bench goes on where it was.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import time
@@ -19,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from measure import lay, options_of
+from measure import keep, lay, options_of, rows_in
 
 import finetune
 
@@ -63,21 +62,19 @@ CASES: dict[str, Settings] = {  # a strategy by its defaults, or "STRATEGY: PIEC
 def main() -> None:
     """Measure what is missing, or print what was measured."""
     chosen = _options()
-    rows = [json.loads(line) for line in chosen.out.read_text().splitlines()] if chosen.out.is_file() else []
+    rows = rows_in(chosen.out)
     if chosen.table:
         print("\n".join(table(rows)))
         return
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    done, end = {key_of(row) for row in rows}, time.monotonic() + 60 * chosen.minutes
-    for seed in range(chosen.first_seed, chosen.seeds):
-        for size in chosen.sizes:
-            for data in chosen.data:
-                for row in _measured(chosen, data, size, seed, done):
-                    with chosen.out.open("a") as stream:
-                        stream.write(json.dumps(row) + "\n")
-                    print(*key_of(row), row["top1"], row["seconds"], flush=True)
-                    if time.monotonic() > end:
-                        return
+    done = {key_of(row) for row in rows}
+    missing = (
+        row
+        for seed in range(chosen.first_seed, chosen.seeds)
+        for size in chosen.sizes
+        for data in chosen.data
+        for row in _measured(chosen, data, size, seed, done)
+    )
+    keep(missing, chosen, lambda row: (*key_of(row), row["top1"], row["seconds"]))
 
 
 def _measured(

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from measure import lay, options_of
+from measure import lay, options_of, rows_in
 
 import finetune
 
@@ -46,7 +46,7 @@ def main() -> None:
     """Measure what is missing, then print the table."""
     chosen = _options()
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in chosen.out.read_text().splitlines()] if chosen.out.is_file() else []
+    rows = rows_in(chosen.out)
     done = {_key(row) for row in rows}
     end = time.monotonic() + 60 * chosen.minutes
     cases = [(data, size, seed) for seed in range(chosen.seeds) for data in chosen.data for size in chosen.sizes]
