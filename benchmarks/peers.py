@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -92,35 +93,43 @@ def tutorial(job: Job) -> Outcome:
 
 def fastai(job: Job) -> Outcome:
     """Train the head of fastai's vision_learner, frozen, with its defaults."""
+    from fastai.vision.all import RandomResizedCrop, set_seed
+
+    set_seed(job.seed)
+    crop = RandomResizedCrop(job.size, min_scale=MIN_CROP)
+    learner = fastai_learner(job.data, job.weights, batch_size=job.batch, item_tfms=crop)
+    began = time.monotonic()
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(job.epochs)
+    return Outcome(time.monotonic() - began, max(float(row[-1]) for row in learner.recorder.values))
+
+
+def fastai_learner(
+    data: Path, weights: Path, *, batch_size: int, item_tfms: Any, batch_tfms: Sequence[Any] = ()
+) -> Any:
+    """Return fastai's vision_learner on data with train/ and val/: local weights, frozen, under a head of its own."""
     from fastai.vision.all import (  # type: ignore[import-not-found]
         ImageDataLoaders,
         Normalize,
-        RandomResizedCrop,
         accuracy,
-        set_seed,
         vision_learner,
     )
 
-    set_seed(job.seed)
-    config = json.loads((job.weights / "config.json").read_text())
+    config = json.loads((weights / "config.json").read_text())
     stats = config["pretrained_cfg"]
     dls = ImageDataLoaders.from_folder(
-        job.data, train="train", valid="val", bs=job.batch, num_workers=PEERS_WORKERS, device=torch.device("cpu"),
-        item_tfms=RandomResizedCrop(job.size, min_scale=MIN_CROP),
-        batch_tfms=[Normalize.from_stats(stats["mean"], stats["std"])],
+        data, train="train", valid="val", bs=batch_size, num_workers=PEERS_WORKERS, device=torch.device("cpu"),
+        item_tfms=item_tfms, batch_tfms=[*batch_tfms, Normalize.from_stats(stats["mean"], stats["std"])],
     )  # fmt: skip
     arguments = config.get("model_args", {})
     learner = vision_learner(
         dls, config["architecture"], pretrained=False, normalize=False, metrics=accuracy, **arguments
     )
-    body = learner.model[0].model
-    tensors = {k: v for k, v in load_file(job.weights / "model.safetensors").items() if k in body.state_dict()}
-    body.load_state_dict(tensors, strict=False)
+    body, kept = learner.model[0].model, load_file(weights / "model.safetensors")
+    found = body.load_state_dict({name: kept[name] for name in body.state_dict() if name in kept}, strict=False)
+    assert not found.missing_keys, found.missing_keys
     learner.freeze()
-    began = time.monotonic()
-    with learner.no_bar(), learner.no_logging():
-        learner.fit_one_cycle(job.epochs)
-    return Outcome(time.monotonic() - began, max(float(row[-1]) for row in learner.recorder.values))
+    return learner
 
 
 def timm_script(job: Job) -> Outcome:

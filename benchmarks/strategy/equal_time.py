@@ -20,7 +20,6 @@ https://github.com/huggingface/pytorch-image-models/blob/main/train.py
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import random
@@ -38,15 +37,17 @@ from typing import Any
 import timm
 import torch
 from measure import keep, lay, options_of, rows_in
-from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 import finetune
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from peers import PEERS_WORKERS, fastai_learner
+
 VAL_SHARE = 0.2
-WORKERS = 2
 MOST_EPOCHS = 300
 TIMED_EPOCHS = 3
 OURS = "finetune"
@@ -129,26 +130,9 @@ def _by_fastai(job: Job, seconds: float, train: Callable[[Any, int], None], **tr
 
 
 def _learner(job: Job, transforms: dict[str, Any]) -> Any:
-    """Return fastai's vision_learner, with the local weights under its own head, all layers but it frozen."""
-    from fastai.vision.all import ImageDataLoaders, Normalize, accuracy, vision_learner
-
-    config = json.loads((job.weights / "config.json").read_text())
-    stats = config["pretrained_cfg"]
-    transforms = dict(transforms)
-    batch_tfms = [*transforms.pop("batch_tfms", ()), Normalize.from_stats(stats["mean"], stats["std"])]
-    dls = ImageDataLoaders.from_folder(
-        job.divided, train="train", valid="val", bs=job.batch_size, num_workers=WORKERS, device=torch.device("cpu"),
-        batch_tfms=batch_tfms, **transforms,
-    )  # fmt: skip
-    arguments = config.get("model_args", {})
-    learner = vision_learner(
-        dls, config["architecture"], pretrained=False, normalize=False, metrics=accuracy, path=job.place, **arguments
-    )
-    body = learner.model[0].model
-    weights = load_file(job.weights / "model.safetensors")
-    found = body.load_state_dict({name: weights[name] for name in body.state_dict() if name in weights}, strict=False)
-    assert not found.missing_keys, found.missing_keys
-    learner.freeze()
+    """Return fastai's learner, which says nothing."""
+    learner = fastai_learner(job.divided, job.weights, batch_size=job.batch_size, **transforms)
+    learner.path = job.place
     learner.remove_cb(next(cb for cb in learner.cbs if type(cb).__name__ == "ProgressCallback"))
     learner.logger = lambda _: None
     return learner
@@ -187,7 +171,7 @@ def _script(job: Job, epochs: int, *more: str) -> tuple[list[float], Path]:
         sys.executable, "-u", str(job.script), "--data-dir", str(job.divided), "--val-split", "val",
         "--model", f"local-dir:{job.weights}", "--pretrained", "--num-classes", str(len(job.classes)),
         "--img-size", str(job.image_size), "--batch-size", str(job.batch_size), "--epochs", str(epochs),
-        "--workers", str(WORKERS), "--device", "cpu", "--no-prefetcher", "--seed", str(job.seed),
+        "--workers", str(PEERS_WORKERS), "--device", "cpu", "--no-prefetcher", "--seed", str(job.seed),
         "--warmup-epochs", "0", "--checkpoint-hist", "1", "--output", str(out), "--experiment", "timm", *more,
     ]  # fmt: skip
     began = time.monotonic()
