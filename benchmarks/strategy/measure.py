@@ -95,7 +95,7 @@ def _case(
         "image_size": chosen.image_size,
         "seed": seed,
     }
-    folders = {"cache.folder": str(chosen.place / "cache"), "split.seed": seed}
+    folders = {"cache.folder": str(chosen.place / "cache"), "split.seed": seed, "export.onnx_at_end": False}
     facts = {"num_train": num_train, "num_test": num_test}
     if chosen.evidence:
         if _key({**case, "kind": "evidence"}) not in done:
