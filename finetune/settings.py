@@ -342,7 +342,7 @@ class ExportSection(Section):
     onnx_at_end: bool | Auto = Field(
         "auto",
         description="Leave an ONNX export that is proven equal in exports/, by which `finetune predict` answers without"
-        " torch. auto: after runs that took 20 seconds or more, of which it is a small part.",
+        " torch. auto: after runs that took 10 seconds or more, of which it is a small part.",
     )
 
 

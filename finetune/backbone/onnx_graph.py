@@ -1,4 +1,4 @@
-"""A network as an ONNX graph, by torch's own exporter, which is kept quiet."""
+"""A network as an ONNX graph, by torch's own exporters, which are kept quiet."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from finetune.backbone.weights import first_line
+
 EXPORT_ERRORS = (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, TypeError)
+APART = 1e-3  # of the largest value: how far a graph's answers may be from the network's
 
 
 def write_graph(
@@ -27,42 +32,75 @@ def write_graph(
     metadata: Mapping[str, str],
     sides: Sequence[int] = (),
 ) -> None:
-    """Write a network in eval mode for batches of any size of images like `example`, with metadata.
+    """Write a network in eval mode for batches of any size of images like `example` (B, ...), with metadata.
 
-    `sides` are the dimensions of height and width where those are free, too. By torch's exporter; where its versions
-    and onnxscript's do not fit (torch 2.6 and the newest), by the older one.
+    `sides` are the dimensions of height and width where those are free, too. By torch's older exporter, which takes a
+    twentieth of the newer one's time, where what it traced from `example` answers another batch alike; else by the
+    newer, which comes first where sides are free: a trace keeps what it computed from them.
 
     Raises:
         One of EXPORT_ERRORS: neither can.
     """
     free = {0: "batch", **dict(zip(sides, ("height", "width"), strict=False))}
-    try:
-        program = _program(model, example, outputs, input_name, free)
-    except EXPORT_ERRORS as error:
-        try:
-            _write_older(model, example, file, outputs, input_name, free)
-        except EXPORT_ERRORS:
-            raise error from None
+
+    def older() -> None:
+        _write_older(model, example, file, outputs, input_name, free)
+        _check_another_batch(model, example, file)
         graph = onnx.load(file)
         onnx.helper.set_model_props(graph, dict(metadata))
         onnx.save(graph, file)
-        return
-    program.model.metadata_props.update(metadata)
-    program.save(str(file))
+
+    def newer() -> None:
+        program = _program(model, example, outputs, input_name, free)
+        program.model.metadata_props.update(metadata)
+        program.save(str(file))
+        _check_another_batch(model, example, file)
+
+    _first_of(*(newer, older) if sides else (older, newer))
 
 
 def write_quickly(model: nn.Module, example: Tensor, file: Path, *, outputs: Sequence[str]) -> None:
     """Write a network in eval mode for batches of exactly this shape (B, 3, H, W), to be compared with it at once.
 
-    By torch's older exporter, which takes a tenth of the time, where there is one that knows the network.
-
     Raises:
         One of EXPORT_ERRORS: the network cannot be exported.
     """
+    _first_of(
+        lambda: _write_older(model, example, file, outputs, "images", {}),
+        lambda: _program(model, example, outputs, "images", {}).save(str(file)),
+    )
+
+
+def _first_of(*ways: Callable[[], None]) -> None:
+    """Go the first way that is open."""
+    *others, last = ways
+    for way in others:
+        with contextlib.suppress(*EXPORT_ERRORS):
+            way()
+            return
+    last()
+
+
+def _check_another_batch(model: nn.Module, example: Tensor, file: Path) -> None:
+    """See that a graph has kept nothing of the number of images that it was made of.
+
+    Raises:
+        ValueError: with one image more it answers otherwise than the network.
+    """
+    drawn = torch.rand((len(example) + 1, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
+    images = drawn if example.is_floating_point() else (255 * drawn).to(example.dtype)
+    with torch.no_grad():
+        expected = model(images)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
     try:
-        _write_older(model, example, file, outputs, "images", {})
-    except EXPORT_ERRORS:
-        _program(model, example, outputs, "images", {}).save(str(file))
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        found = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    except Exception as error:  # onnxruntime's own have no common name
+        raise ValueError(f"onnxruntime cannot run it for another batch: {first_line(error)}") from error
+    for ours, theirs in zip(expected if isinstance(expected, tuple) else (expected,), found, strict=True):
+        if not np.allclose(ours.numpy(), theirs, rtol=0, atol=APART * float(ours.abs().max())):
+            raise ValueError("for another batch the graph answers otherwise than the network")
 
 
 def _program(

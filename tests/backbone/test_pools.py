@@ -121,7 +121,7 @@ def test_another_seed_draws_other_regions() -> None:
 
 
 def test_a_pool_of_timm_is_a_plain_network_of_timm(
-    quick_run: Callable[..., finetune.RunResult], older_exporter: None, tmp_path: Path
+    quick_run: Callable[..., finetune.RunResult], tmp_path: Path
 ) -> None:
     run = quick_run(overrides={"backbone.pool": "catavgmax"}, image_size=96)
     assert finetune.export(run.folder, format="timm", out=tmp_path / "timm").proof["largest_difference"] == 0
@@ -149,9 +149,7 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, Any], error: type[Ex
         finetune.plan(**{"backbone": "test_resnet", "strategy": "head-only", "pretrained": False, **settings})
 
 
-def test_a_probe_at_an_inner_layer_group_says_that_it_has_no_pool(
-    drawn: Path, older_exporter: None, tmp_path: Path
-) -> None:
+def test_a_probe_at_an_inner_layer_group_says_that_it_has_no_pool(drawn: Path, tmp_path: Path) -> None:
     overrides = {"backbone.pool": "gem"}
     settings: dict[str, Any] = {**QUICK, "image_size": 96, "backbone": "test_resnet", "overrides": overrides}
     planned = finetune.plan(strategy="linear-probe", probe_at="layer2", backbone="test_resnet", pretrained=False,

@@ -196,7 +196,7 @@ def test_predict_has_as_many_columns_as_there_are_classes(finetune_cli, place: P
 
 
 def test_ensemble_and_soup_print_tables_of_80_columns_and_json(
-    finetune_cli, place: Path, older_exporter: None, tmp_path: Path, monkeypatch
+    finetune_cli, place: Path, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     runs = [place / "runs" / "one", tmp_path / "two"]

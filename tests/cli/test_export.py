@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 
-def test_the_command_prints_the_proof(older_exporter: None, finetune_cli, finished: Path, tmp_path: Path) -> None:
+def test_the_command_prints_the_proof(finetune_cli, finished: Path, tmp_path: Path) -> None:
     done = finetune_cli("export", finished, "--out", tmp_path / "a.onnx")
     assert done.code == 0
     text = " ".join(done.out.split())

@@ -100,9 +100,7 @@ def test_what_does_not_go_together_is_refused(noisy: Any, finetune_cli, finished
     assert done.code == 2 and said in done.err and not noisy
 
 
-def test_images_that_cannot_be_corrupted_are_refused(
-    noisy: Any, older_exporter: None, tiny_run, tmp_path: Path
-) -> None:
+def test_images_that_cannot_be_corrupted_are_refused(noisy: Any, tiny_run, tmp_path: Path) -> None:
     check_corruptible(COLOURS, (32, 40))
     with pytest.raises(RecipeError, match="sees 31 × 40 pixels"):
         check_corruptible(COLOURS, (31, 40))

@@ -87,9 +87,7 @@ def test_a_run_and_its_file_are_measured_over_the_same_crops(exported: Path, dra
     assert np.allclose(by_run, by_file, atol=1e-4)
 
 
-def test_what_cannot_be_cut_is_refused(
-    older_exporter: None, tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_cut_is_refused(tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tiny_run(epochs=1).folder
     done = finetune.export(run, out=tmp_path / "full.onnx", preprocessing="full")
     image = np.zeros((40, 40, 3), np.uint8)

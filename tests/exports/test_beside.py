@@ -98,9 +98,7 @@ def test_answers_of_each_task(logits: list[float], facts: dict[str, Any], said: 
     assert own["answer"](np.array(logits, dtype=np.float32), {"classes": ["a", "b", "c"], **facts}) == said
 
 
-def test_a_class_is_one_line_of_labels_whatever_it_is_called(
-    older_exporter: None, finished: Path, tmp_path: Path
-) -> None:
+def test_a_class_is_one_line_of_labels_whatever_it_is_called(finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     first = finetune.load(run).classes[0]
     odd = f"{first}\ntwice"

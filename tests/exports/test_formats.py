@@ -160,7 +160,7 @@ def test_an_inner_probe_is_a_program_of_torch_but_no_network_of_timm(tiny_run, t
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_a_repository_for_triton(older_exporter: None, finished: Path, tmp_path: Path) -> None:
+def test_a_repository_for_triton(finished: Path, tmp_path: Path) -> None:
     done = finetune.export(finished, layout="triton", preprocessing="full", softmax=True, out=tmp_path / "models")
     (model,) = done.path.iterdir()
     assert {place.relative_to(model).as_posix() for place in model.rglob("*") if place.is_file()} == {
@@ -217,7 +217,7 @@ def test_a_hub_that_cannot_be_reached_leaves_the_folder(finished: Path, tmp_path
 
 
 def test_an_export_takes_no_place_of_other_files(
-    older_exporter: None, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = exported / "exports" / "model.onnx"
     before, mine = plain.read_bytes(), tmp_path / "mine.onnx"
@@ -235,9 +235,7 @@ def test_an_export_takes_no_place_of_other_files(
     assert mine.read_text() == "mine" and plain.read_bytes() == before
 
 
-def test_a_page_that_cannot_be_written_leaves_no_file_and_names_may_be_any(
-    older_exporter: None, finished: Path, tmp_path: Path
-) -> None:
+def test_a_page_that_cannot_be_written_leaves_no_file_and_names_may_be_any(finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     out = tmp_path / "out" / "my [1] x's.onnx"
     out.parent.mkdir()

@@ -101,9 +101,7 @@ def test_height_and_width_are_free_where_that_is_asked(finished: Path, tmp_path:
     assert np.allclose(Client(done.path).run(list(images.numpy()), ["logits"])[0], ours, atol=1e-4)
 
 
-def test_a_form_has_a_folder_of_its_own_and_predict_computes_by_the_plain_one(
-    older_exporter: None, exported: Path, drawn: Path
-) -> None:
+def test_a_form_has_a_folder_of_its_own_and_predict_computes_by_the_plain_one(exported: Path, drawn: Path) -> None:
     before = (exported / "exports" / "model.onnx").read_bytes()
     done = finetune.export(exported, preprocessing="uint8")
     assert done.path == exported / "exports" / "uint8" / "model.onnx"
@@ -115,7 +113,7 @@ def test_a_form_has_a_folder_of_its_own_and_predict_computes_by_the_plain_one(
     assert found.labels == finetune.load(exported, device="cpu").predict(images, tta="flip").labels
 
 
-def test_8_bits_are_a_quarter_of_the_size_and_lose_little(older_exporter: None, finished: Path, tmp_path: Path) -> None:
+def test_8_bits_are_a_quarter_of_the_size_and_lose_little(finished: Path, tmp_path: Path) -> None:
     plain = finetune.export(finished, out=tmp_path / "plain.onnx")
     done = finetune.export(finished, out=tmp_path / "int8.onnx", precision="int8", max_loss=20, force=True)
     kinds = {node.op_type for node in onnx.load(done.path).graph.node}
@@ -128,7 +126,7 @@ def test_8_bits_are_a_quarter_of_the_size_and_lose_little(older_exporter: None, 
 
 
 def test_8_bits_that_lose_too_much_are_refused_with_the_figures(
-    older_exporter: None, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prove = onnx_export.prove
 
@@ -146,7 +144,7 @@ def test_8_bits_that_lose_too_much_are_refused_with_the_figures(
 
 
 def test_an_output_that_is_not_what_it_says_is_refused(
-    older_exporter: None, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = onnx_export.write_onnx
 
@@ -246,7 +244,7 @@ def test_what_is_proven_is_what_the_numbers_say() -> None:
 
 
 def test_the_way_into_8_bits_that_loses_least_is_taken(
-    older_exporter: None, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prove, losses = onnx_export.prove, iter([0.05, 0.01, 0.03, 0.02])
     sizes: list[int] = []
@@ -307,9 +305,7 @@ def test_8_bits_that_are_no_smaller_or_no_quicker_are_refused_unless_they_are_wa
     assert [bool(re.search(said, text)) for text in told] == [True] * bool(said)
 
 
-def test_8_bits_are_timed_beside_fp32(
-    older_exporter: None, finished: Path, tmp_path: Path, in_three_numbers: dict[str, float]
-) -> None:
+def test_8_bits_are_timed_beside_fp32(finished: Path, tmp_path: Path, in_three_numbers: dict[str, float]) -> None:
     done = finetune.export(finished, out=tmp_path / "int8.onnx", precision="int8", max_loss=100, force=True)
     assert done.proof["milliseconds"] == in_three_numbers and done.proof["fp32_bytes"] > 2 * done.proof["bytes"]
     assert {file.suffix for file in tmp_path.iterdir()} == {".onnx", ".txt", ".md", ".py", ".json", ".Dockerfile"}
@@ -317,7 +313,7 @@ def test_8_bits_are_timed_beside_fp32(
 
 @pytest.mark.slow
 def test_a_network_that_quantises_badly_is_proven_or_refused_with_the_figures(
-    older_exporter: None, quick_run, in_three_numbers: dict[str, float]
+    quick_run, in_three_numbers: dict[str, float]
 ) -> None:
     run = quick_run("full", backbone="mobilenetv3_small_050", epochs=10).folder
     try:
@@ -333,7 +329,7 @@ def test_a_network_that_quantises_badly_is_proven_or_refused_with_the_figures(
 
 
 def test_a_way_into_8_bits_that_fails_is_passed_over(
-    older_exporter: None, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare, quantise, prepared, tried = onnx_export.for_8_bits, onnx_export.in_8_bits, [], []
 
@@ -364,7 +360,7 @@ def test_a_way_into_8_bits_that_fails_is_passed_over(
 
 
 def test_float16_that_changes_the_features_is_refused(
-    older_exporter: None, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_export, "OUTPUTS_APART", {"fp16": 1e-9})
     with pytest.raises(ExportError, match="features differ from the model's by"):
@@ -377,9 +373,7 @@ def test_no_path_of_this_machine_goes_into_a_file(richest: Path) -> None:
     assert all(not node.metadata_props and not node.doc_string for node in onnx.load(richest).graph.node)
 
 
-def test_probabilities_are_those_of_the_logits_in_8_bits_too(
-    older_exporter: None, finished: Path, drawn: Path, tmp_path: Path
-) -> None:
+def test_probabilities_are_those_of_the_logits_in_8_bits_too(finished: Path, drawn: Path, tmp_path: Path) -> None:
     done = finetune.export(
         finished, out=tmp_path / "model.onnx", precision="int8", softmax=True, max_loss=100, force=True
     )

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Iterator
 from functools import cache
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,7 +22,6 @@ import pytest
 from PIL import Image
 
 import finetune
-from finetune.backbone import onnx_graph
 from finetune.exports.client import Client
 from tests.support import QUICK, ROOT
 
@@ -42,28 +40,26 @@ class Shared(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def shared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(onnx_graph, "_program", None)  # as `older_exporter` does
-        place = tmp_path_factory.mktemp("shared")
-        run = finetune.run(
-            drawn,
-            strategy="linear-probe",
-            backbone="test_resnet",
-            out=place / "run",
-            overrides={"split.val": 0.4},
-            **QUICK,
-        ).folder
-        full, uint8 = (
-            finetune.export(run, out=place / inside / "model.onnx", preprocessing=inside).path  # type: ignore[arg-type]
-            for inside in ("full", "uint8")
-        )
+def shared(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    place = tmp_path_factory.mktemp("shared")
+    run = finetune.run(
+        drawn,
+        strategy="linear-probe",
+        backbone="test_resnet",
+        out=place / "run",
+        overrides={"split.val": 0.4},
+        **QUICK,
+    ).folder
+    full, uint8 = (
+        finetune.export(run, out=place / inside / "model.onnx", preprocessing=inside).path  # type: ignore[arg-type]
+        for inside in ("full", "uint8")
+    )
     root = tomllib.loads((run / "recipe.toml").read_text())["data"]["path"]
     rows = csv.DictReader((run / "split.csv").open())
     files = [str(Path(root, row["file"])) for row in rows if row["split"] == "val"]
     answers = finetune.load(run, device="cpu").predict(files).labels
     assert len(set(answers)) >= 3  # else a client that sees nothing would be right, too
-    yield Shared(full, uint8, full.with_name("labels.txt"), files, answers)
+    return Shared(full, uint8, full.with_name("labels.txt"), files, answers)
 
 
 def block(language: str, *, of: str) -> str:

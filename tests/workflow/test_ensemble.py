@@ -101,7 +101,6 @@ def test_one_onnx_file_holds_all_members_and_predict_takes_it(three: list[Path],
         list(predict_with(tmp_path / "e", [str(Path(root, rows_said[0]["file"]))]))
 
 
-@pytest.mark.usefixtures("older_exporter")
 def test_what_greedy_leaves_out_is_not_in_the_file(three: list[Path], tmp_path: Path) -> None:
     found = finetune.ensemble(three, greedy=True, once=True, out=tmp_path / "e", device="cpu")
     taken = [member for member in found.joined.members if member.count]
@@ -129,7 +128,6 @@ def test_members_that_are_standardised_otherwise_are_so_inside_the_file(three: l
         ensemble_network([first, larger], (1, 1), names=["a", "b"], task="regress", average="logits")
 
 
-@pytest.mark.usefixtures("older_exporter")
 def test_an_ensemble_whose_file_differs_leaves_nothing(
     three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +145,6 @@ def test_an_ensemble_whose_file_differs_leaves_nothing(
     assert not (tmp_path / "e").exists() and unfinished_files(tmp_path) == []
 
 
-@pytest.mark.usefixtures("older_exporter")
 @pytest.mark.parametrize(("draw", "column"), [(draw_sets, "label"), (draw_numbers, "length")])
 def test_sets_of_classes_and_numbers_are_averaged_too(draw, column: str, tmp_path: Path) -> None:
     table = draw(tmp_path / "imgs")

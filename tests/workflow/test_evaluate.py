@@ -118,7 +118,7 @@ def test_an_export_is_measured_as_its_run_is(exported: Path, tmp_path: Path, dra
         finetune.evaluate(exported / "model", device="cpu")
 
 
-def test_every_folder_of_exports_is_measured_or_named(older_exporter: None, quick_run) -> None:
+def test_every_folder_of_exports_is_measured_or_named(quick_run) -> None:
     run = quick_run("linear-probe", epochs=1, image_size=32).folder
     ours = finetune.evaluate(run).confusions
     triton = finetune.export(run, layout="triton").path
@@ -143,7 +143,7 @@ def test_every_folder_of_exports_is_measured_or_named(older_exporter: None, quic
 
 
 def test_an_ensemble_finds_the_data_of_its_members_from_anywhere(
-    older_exporter: None, tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_run(out="a", epochs=1)
     tiny_run(out="b", epochs=1, seed=1)
@@ -162,7 +162,7 @@ def test_an_ensemble_finds_the_data_of_its_members_from_anywhere(
         finetune.evaluate(tmp_path / "a" / "another.onnx")
 
 
-def test_images_that_are_gone_are_named(older_exporter: None, tiny_run, few: Path, tmp_path: Path) -> None:
+def test_images_that_are_gone_are_named(tiny_run, few: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(few, tmp_path / "data"))
     run = tiny_run(data=data, epochs=1).folder
     finetune.export(run)

@@ -42,7 +42,7 @@ def test_onnxruntime_reproduces_the_model_at_any_batch(quick_run, backbone: str)
         assert np.allclose(session.run(None, {"images": images.numpy()})[0], ours, atol=1e-4)
 
 
-def test_the_file_carries_classes_and_preprocessing(finished: Path, older_exporter: None, tmp_path: Path) -> None:
+def test_the_file_carries_classes_and_preprocessing(finished: Path, tmp_path: Path) -> None:
     done = finetune.export(finished, out=tmp_path / "model.onnx")
     facts = {item.key: json.loads(item.value) for item in onnx.load(done.path).metadata_props if item.key != "pkg"}
     assert facts["classes"] == list(finetune.load(finished).classes)
@@ -52,11 +52,11 @@ def test_the_file_carries_classes_and_preprocessing(finished: Path, older_export
         finetune.export(finished, out=tmp_path / "model.onnx")
 
 
-def test_the_file_of_either_exporter_carries_the_same(exported: Path, older_exporter: None, tmp_path: Path) -> None:
-    older = finetune.export(exported, out=tmp_path / "model.onnx")
+def test_the_file_of_either_exporter_carries_the_same(exported: Path, newer_exporter: None, tmp_path: Path) -> None:
+    newer = finetune.export(exported, out=tmp_path / "model.onnx")
     facts = [
         {item.key: item.value for item in onnx.load(file).metadata_props if item.key in FACTS}
-        for file in (older.path, exported / "exports" / "model.onnx")
+        for file in (newer.path, exported / "exports" / "model.onnx")
     ]
     assert facts[0] == facts[1] and set(facts[0]) == FACTS
 
@@ -86,7 +86,7 @@ def blue_first(network: torch.nn.Module, described: Described) -> tuple[torch.nn
 
 @pytest.mark.parametrize("wrong", [disturbed, another_mean, blue_first])
 def test_an_export_that_is_wrong_is_an_error_and_leaves_no_file(
-    finished: Path, older_exporter: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., Any]
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., Any]
 ) -> None:
     write = onnx_export.write_onnx
 

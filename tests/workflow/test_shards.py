@@ -55,7 +55,7 @@ def test_a_run_on_shards_is_stopped_and_resumed_exactly(tiny_run, shards: str, t
     assert_same(whole, tmp_path / "stopped")
 
 
-def test_a_run_on_shards_is_exported_proven_on_all_of_val(tiny_run, shards: str, older_exporter) -> None:
+def test_a_run_on_shards_is_exported_proven_on_all_of_val(tiny_run, shards: str) -> None:
     run = tiny_run(data=shards).folder
     assert finetune.export(run).path.is_file()
     assert finetune.evaluate(run).num_images > 0
