@@ -1,8 +1,9 @@
 """The strategy matrix of the notes: few or many images, similar or dissimilar to the pretraining data.
 
-              similar                  dissimilar
-    few       linear-probe: the head   linear-probe on all stages together
-    many      top-k: the later half    the same, of plenty of images everything
+              similar                                   dissimilar
+    few       linear-probe: the head; from 50 images    linear-probe on all stages together
+              on all stages together
+    many      top-k: the later half                     the same, of plenty of images everything
 
 A linear-probe is a head that is solved to convergence. Where the last stage already tells similar images apart, the
 head alone is trained, however many they are: by steps (head-only), which are cheaper where there are many.
@@ -26,12 +27,13 @@ from finetune.wording import apart
 # Fewer images than these are few: per class in the median, and in all. Where images are dissimilar, training inner
 # layers pays much sooner: benchmarks/strategy, docs/strategies.md.
 CELLS = {  # what is trained, by size and similarity
-    ("few", "similar"): "the head, solved to convergence",
+    ("few", "similar"): "the head, solved to convergence; from 50 images a linear classifier on all stages",
     ("few", "dissimilar"): "a linear classifier on all stages",
     ("many", "similar"): "the head and the later half; little left to gain: the head",
     ("many", "dissimilar"): "the head and the later half; of plenty everything",
 }
 FEW = {"similar": (30.0, 100.0), "dissimilar": (3.0, 8.0)}
+FOR_ALL_STAGES = 50  # images: of fewer similar ones a classifier that sees all stages learns what is chance
 PLENTY = 300.0  # images per class: enough to train everything where images are dissimilar
 SOLVED = 0.98  # top1 of the last stage's probe: on similar images at most 2 points are left to gain
 MOST_SOLVED = 20_000  # images times classes: what solving a head takes grows with it, to half a minute about here
@@ -105,10 +107,12 @@ def size_score(evidence: Evidence, *, is_similar: bool) -> Interval:
     """Return how many images there are: 0 at the cut-off, 1 at ten times as many. It is counted, not estimated."""
     of_a_class, in_all = FEW["similar" if is_similar else "dissimilar"]
     size = evidence.size
-    score = math.log10(
-        min(size.images_per_class_median / of_a_class, (size.num_independent or size.num_images) / in_all)
-    )
+    score = math.log10(min(size.images_per_class_median / of_a_class, _num_independent(evidence) / in_all))
     return Interval(score, score, score)
+
+
+def _num_independent(evidence: Evidence) -> int:
+    return evidence.size.num_independent or evidence.size.num_images
 
 
 def similarity_score(evidence: Evidence) -> Interval:
@@ -143,7 +147,7 @@ def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str
         return "top-k", f"train the head and the top {k}", k, None
     if is_similar and evidence.size.num_images * evidence.size.num_classes > MOST_SOLVED:
         return "head-only", "train the head only, by steps, as solving it would take longer", None, None
-    if is_similar:
+    if is_similar and _num_independent(evidence) < FOR_ALL_STAGES:
         return "linear-probe", "train the head only, solved to convergence", None, None
     if len(evidence.probe) == 1:  # of a network whose inner groups cannot be reached
         return "linear-probe", "linear probe on the last stage", None, None

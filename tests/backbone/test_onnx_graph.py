@@ -73,7 +73,7 @@ def test_a_trace_that_keeps_the_number_of_images_is_not_taken(
 def test_a_network_that_keeps_the_number_of_images_under_both_is_refused(
     network: nn.Module, asked: list[str], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="another batch|cannot run"):
+    with pytest.raises(ValueError, match=r"another batch|cannot run"):
         written(network, tmp_path / "model.onnx")
     assert asked == ["_write_older", "_program"]
 

@@ -13,6 +13,7 @@ from finetune.strategy.matrix import (
     FAR_ENTROPY,
     FAR_SHIFT,
     FEW,
+    FOR_ALL_STAGES,
     MOST_SOLVED,
     PLENTY,
     SOLVED,
@@ -63,11 +64,21 @@ def test_four_cells_have_the_strategies_of_the_documentation() -> None:
 
 
 CELLS = {
-    "few,similar": ("linear-probe", None, None),
+    "few,similar": ("linear-probe", None, "all"),
     "few,dissimilar": ("linear-probe", None, "all"),
     "many,similar": ("top-k", 2, None),
     "many,dissimilar": ("top-k", 2, None),
 }
+
+
+@pytest.mark.parametrize(("num_images", "probe_at"), [(FOR_ALL_STAGES - 1, None), (FOR_ALL_STAGES, "all")])
+def test_of_few_similar_images_the_fewest_are_told_by_the_last_stage_alone(
+    num_images: int, probe_at: str | None
+) -> None:
+    seen = evidence(num_images=num_images, per_class=9, shift=NEAR)
+    copies = replace(seen, size=replace(seen.size, num_images=1000, num_independent=num_images))
+    for found in (decide(seen), decide(copies)):
+        assert (found.size, found.strategy, found.probe_at) == ("few", "linear-probe", probe_at)
 
 
 def test_with_plenty_of_dissimilar_images_everything_is_trained() -> None:
@@ -186,7 +197,7 @@ def test_where_the_column_is_not_certain_both_are_named_and_the_cheaper_is_taken
     assert "is not certain, and were they dissimilar it would be top-k 2" in found.reason
     other = decide(evidence(num_images=90, per_class=9, shift=replace(BORDER, value=FAR_SHIFT * 1.01)))
     assert (other.similarity, other.strategy, other.top_k) == ("dissimilar", "linear-probe", None)
-    assert "were they similar it would be linear-probe: of both the cheaper is taken, linear-probe" in other.reason
+    assert "were they similar it would be linear-probe all: of both the cheaper is taken, linear-probe" in other.reason
     plenty = decide(evidence(num_images=9000, per_class=PLENTY, shift=BORDER))
     assert (plenty.strategy, plenty.top_k, plenty.rival) == ("top-k", 2, "full")
 
@@ -211,5 +222,6 @@ def test_the_questions_of_the_documentation_have_the_numbers_of_the_matrix() -> 
     page = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
     questions = page.partition("As questions")[2].partition("`--strategy auto`")[0]
     enough = [f"{of_a_class:g} images a class (median) and {in_all:g} in all?" for of_a_class, in_all in FEW.values()]
-    others = [f"shift below {FAR_SHIFT})", f"{SOLVED * 100:g} % of them", f"{PLENTY:g} images a class"]
+    few = f"{FOR_ALL_STAGES} images in all?"
+    others = [few, f"shift below {FAR_SHIFT})", f"{SOLVED * 100:g} % of them", f"{PLENTY:g} images a class"]
     assert [text for text in (*enough, *others, f"{MOST_SOLVED:,}") if text not in questions] == []
