@@ -12,15 +12,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from finetune import ranks
 from finetune.data.label_columns import cell_text
 from finetune.data.listing import SPLIT_NAMES, Listing, Row, normal, split_of, split_within
 from finetune.data.places import braces_expanded, root_of, settled_path, shards_named
 from finetune.errors import DataError
-from finetune.images.shards import SUFFIX, Entry, Shard, shard_of
+from finetune.images.shards import SUFFIX, Entry, Shard, keep_news, news_of, shard_of
 from finetune.images.stores import is_there, matches, read_range
 from finetune.tasks import BETWEEN_LABELS
 from finetune.types import Event, OnEvent, Problem, Split, ignore
@@ -87,6 +89,26 @@ def looked_through(shards: Sequence[str], *, on_event: OnEvent = ignore) -> Iter
         except OSError as error:
             raise DataError(f"{shard}: cannot be read: {error.strerror or error}", hint=EXPECTED) from error
         on_event(Event.progress("look through shards", count, len(shards)))
+
+
+def look_through_together(path: str, *, on_event: OnEvent = ignore) -> None:
+    """Look through what is new of some shards, each process of a run at every so many of them; all keep what is found.
+
+    What cannot be read is left to whoever lists them.
+
+    Raises:
+        DataError: there are none.
+    """
+    shards = ranks.agreed(lambda: named_shards(settled_path(path)))
+    for start in range(0, len(shards), ranks.count()):
+        mine = shards[start:][ranks.rank() : ranks.rank() + 1]
+        found = None
+        with suppress(OSError):
+            found = news_of(mine[0]) if mine else None
+        for shard, news in zip(shards[start:], ranks.exchanged(found), strict=False):
+            if news is not None:
+                keep_news(shard, news)
+        on_event(Event.progress("look through shards", min(start + ranks.count(), len(shards)), len(shards)))
 
 
 def named_shards(path: str) -> list[str]:
