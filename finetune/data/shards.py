@@ -20,7 +20,7 @@ from typing import Any
 from finetune import ranks
 from finetune.data.label_columns import cell_text
 from finetune.data.listing import SPLIT_NAMES, Listing, Row, normal, split_of, split_within
-from finetune.data.places import braces_expanded, root_of, settled_path, shards_named
+from finetune.data.places import WILD, braces_expanded, root_of, settled_path, shards_named
 from finetune.errors import DataError
 from finetune.images.shards import SUFFIX, Entry, Shard, keep_news, news_of, shard_of
 from finetune.images.stores import is_there, matches, read_range
@@ -45,9 +45,10 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class _Info:
-    """What stands beside shards: the names of the classes by number, and the split of each shard by its name."""
+    """What stands beside shards: the names of the classes by number, of the shards, and by these their splits."""
 
     classes: tuple[str, ...] = ()
+    shards: frozenset[str] = frozenset()
     splits: Mapping[str, Split] = field(default_factory=dict)
     is_ours: bool = False
 
@@ -73,6 +74,10 @@ def read_shards(
         listing.problems += [Problem(f"{name}/{member}".rstrip("/"), reason) for member, reason in found.problems]
         for entry in found.entries:
             _add(listing, f"{name}/{entry.name}", entry, split, columns, info, needs_split=needs_split)
+    if root == (shards_named(path) or "").rstrip("/"):  # the whole folder is meant
+        names = {PurePosixPath(shard).name for shard in shards}
+        missing = sorted(info.shards - names)
+        listing.problems += [Problem(name, f"is named by {INFO[0]}, and is not there") for name in missing]
     listing.notes += _told(listing, others, info)
     return root, listing
 
@@ -187,6 +192,7 @@ def _info_beside(root: str) -> _Info:
         DataError: it is there and cannot be read.
     """
     classes: tuple[str, ...] = ()
+    shards: frozenset[str] = frozenset()
     splits: dict[str, Split] = {}
     is_ours = False
     for name in INFO:
@@ -199,10 +205,12 @@ def _info_beside(root: str) -> _Info:
                 parts = {word: part["filenames"] for word, part in info.get("splits", {}).items()}
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise DataError(f"{root}/{name} cannot be read as what stands beside shards: {error!r}") from error
+            named = (PurePosixPath(str(file)) for files in parts.values() for file in files)
+            shards = frozenset(file.name for file in named if file.suffix == SUFFIX and not set(WILD) & set(file.name))
             splits = {file: split for word, files in parts.items() for file in files if (split := split_of(word))}
             break
     names = _content(f"{root}/{NAMES}").decode("utf-8", "replace").splitlines()
-    return _Info(classes or tuple(name.strip() for name in names if name.strip()), splits, is_ours)
+    return _Info(classes or tuple(name.strip() for name in names if name.strip()), shards, splits, is_ours)
 
 
 def _content(place: str) -> bytes:

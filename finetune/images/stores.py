@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import glob
 from hashlib import blake2b
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Any
 
 from finetune.errors import DataError
@@ -81,7 +81,7 @@ def opened(place: str) -> Iterator[IO[bytes]]:
 
 
 def matches(pattern: str) -> list[str]:
-    """Return what a pattern with * matches, or every .tar below a folder, sorted.
+    """Return what a pattern with * matches, or every .tar below a folder, sorted; nothing that is hidden.
 
     Raises:
         OSError: it cannot be asked.
@@ -92,11 +92,18 @@ def matches(pattern: str) -> list[str]:
             if "*" not in path and not path.endswith(".tar"):
                 path = f"{path.rstrip('/')}/**/*.tar"
             found = store.glob(path) if "*" in path else [path] * store.exists(path)
-            return sorted(store.unstrip_protocol(name) for name in found)
+            fixed = path.partition("*")[0].rpartition("/")[0]
+            shown = (name for name in found if not _is_hidden(PurePosixPath(name.removeprefix(fixed))))
+            return sorted(store.unstrip_protocol(name) for name in shown)
     place = Path(pattern)
     if place.is_dir():
-        return sorted(file.as_posix() for file in place.rglob("*.tar") if not file.name.startswith("."))
+        return sorted(file.as_posix() for file in place.rglob("*.tar") if not _is_hidden(file.relative_to(place)))
     return sorted(glob(pattern, recursive=True)) if "*" in pattern else [pattern]  # noqa: PTH207
+
+
+def _is_hidden(place: PurePath) -> bool:
+    """Tell whether a name below a folder is hidden, or in a folder that is, as what is still being written."""
+    return any(part.startswith(".") for part in place.parts)
 
 
 @contextmanager
