@@ -28,6 +28,7 @@ from finetune.images.levels import Range, range_of, unfit
 from finetune.images.pixels import PixelCache, PixelRow
 from finetune.images.quiet import quiet
 from finetune.images.remarks import remarks_of
+from finetune.images.stores import StoreError, whole_place
 from finetune.process import num_cores
 from finetune.tasks import AnyTarget
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
@@ -180,6 +181,9 @@ def _scan_one(file: Path, *, pixels: PixelCache | None, bands: Bands) -> tuple[S
 def _scanned(file: Path, pixels: PixelCache | None, bands: Bands) -> tuple[Scan, PixelRow | None]:
     try:
         content = read_content(file)
+    except StoreError as error:
+        text = f"{whole_place(file)}: cannot be read: {error.strerror}"
+        raise DataError(text, hint="Nothing is left out for it. What was scanned is known: try again later.") from error
     except OSError as error:
         return Scan("", f"cannot be read: {error.strerror or error}", is_passing=True), None
     digest = blake2b(content, digest_size=16).hexdigest()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Mapping
@@ -166,6 +167,20 @@ def test_shards_that_were_not_copied_are_told_of(few: Path, tmp_path: Path) -> N
     lost.unlink()
     assert reasons(sources.read(shards)) == {lost.name: "is named by _info.json, and is not there"}
     assert reasons(sources.read(f"{shards}/all-*.tar")) == {}
+
+
+def test_how_many_images_a_shard_lacks_is_said(few: Path, tmp_path: Path) -> None:
+    shards = written(few, tmp_path / "shards", size=10**6)
+    (shard,) = (tmp_path / "shards").glob("*.tar")
+    shard.write_bytes(shard.read_bytes()[:100_000])
+    there = sources.read(shards)
+    missing = 24 - len(there.samples) - (".jpg" in "".join(reasons(there)))
+    assert re.search(
+        rf"what lies before is read; {missing} of its 24 images are missing, by _info", reasons(there)[shard.name]
+    )
+    shard.write_bytes(b"")
+    with pytest.raises(DataError, match="empty file; 24 of its 24 images are missing"):
+        sources.read(shards)
 
 
 def test_a_folder_with_something_in_it_and_a_full_disk_are_refused(
