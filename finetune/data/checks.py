@@ -7,11 +7,8 @@ do, for want of memory, rights or open files, is no result and is tried again.
 
 from __future__ import annotations
 
-import json
-import os
-import sqlite3
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -19,41 +16,27 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
+from finetune import ranks
 from finetune.bands import COLOURS, Bands
-from finetune.cache_dir import cache_folder
+from finetune.data.scan_memory import Scan, ScanMemory, Stamp
 from finetune.data.targets import TORN, with_copies_joined
 from finetune.errors import DataError, ResourceError
 from finetune.images.decode import UndecodableError, alone, examine
 from finetune.images.depths import before_model, in_data
 from finetune.images.files import read_content, stamp_of
-from finetune.images.levels import Range, Span, range_of, unfit
+from finetune.images.levels import Range, range_of, unfit
 from finetune.images.pixels import PixelCache, PixelRow
 from finetune.images.quiet import quiet
 from finetune.images.remarks import remarks_of
+from finetune.images.stores import StoreError, whole_place
 from finetune.process import num_cores
 from finetune.tasks import AnyTarget
 from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 from finetune.wording import counted
 
-SCAN_VERSION = 8  # goes up when `decode` begins to accept or refuse other files
 CHUNK = 256
 AT_ONCE = 32  # images are written together
 LARGE_FILE = 2**26  # bytes; of larger ones a single one is in memory at a time
-RECALL = "select found from images where path=? and size=? and changed=? and version=?"
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """What one file is: the hash of its bytes, and why it is no usable image, if it is none.
-
-    `span` is what the numbers of an image deeper than 8 bits span, `remark` what of the file is not seen.
-    """
-
-    digest: str
-    problem: str = ""
-    is_passing: bool = False  # the problem lies with the machine, and may be gone the next time
-    span: Span | None = None
-    remark: str = ""
 
 
 def scan(
@@ -68,9 +51,10 @@ def scan(
 ) -> Manifest:
     """Return the manifest with a content hash for every sample and without what cannot be decoded.
 
-    What is decoded fills the pixel cache, where there is one. Without `needs_all_classes` one may be left empty.
-    `value_range` is what is black and white in images deeper than 8 bits; not given, the data tells. With
-    `is_for_model` it is that of a finished model, which scales each deep image by itself where it has none.
+    What is decoded fills the pixel cache, where there is one. Several processes of a run each read a part. Without
+    `needs_all_classes` one may be left empty. `value_range` is what is black and white in images deeper than 8 bits;
+    not given, the data tells. With `is_for_model` it is that of a finished model, which scales each deep image by
+    itself where it has none.
 
     Raises:
         DataError: no usable image is left in a class, or none at all.
@@ -78,6 +62,14 @@ def scan(
     files = [Path(manifest.root, sample.file) for sample in manifest.samples]
     with quiet():
         scans = list(scan_files(files, workers=workers, pixels=pixels, bands=manifest.bands, on_event=on_event))
+    judge = partial(_judged, needs_all_classes=needs_all_classes, value_range=value_range, is_for_model=is_for_model)
+    return ranks.agreed(lambda: judge(manifest, scans))
+
+
+def _judged(
+    manifest: Manifest, scans: list[Scan], *, needs_all_classes: bool, value_range: Range | None, is_for_model: bool
+) -> Manifest:
+    """Return a manifest with what the scans of its images have found."""
     pairs = list(zip(manifest.samples, scans, strict=True))
     if not is_for_model:
         pairs = _of_one_kind(pairs)
@@ -102,23 +94,59 @@ def scan_files(
     bands: Bands = COLOURS,
     on_event: OnEvent = ignore,
 ) -> Iterator[Scan]:
-    """Yield what each file is, in order; another process that fills the same pixel cache is waited for."""
-    filling = _Filling(pixels, on_event)
+    """Yield what each file is, in order; another process that fills the same pixel cache is waited for.
+
+    Of several processes of a run each opens the files of one stretch, so that what lies in one shard is read by one or
+    two of them; the first keeps what all have found, and yields it. The others yield nothing. What one cannot read, on
+    a disk that its machine may not see, the first tries again.
+    """
+    count, rank = ranks.count(), ranks.rank()
+    size, step = -(-len(files) // count), -(-CHUNK // count)
+    own = files[rank * size : (rank + 1) * size]
+    rest: list[list[Scan]] = [[] for _ in range(1, count)]
+    filling = (_Sending if rank else _Filling)(pixels, on_event)
     on_event(Event.progress("scan images", 0, len(files)))
-    with closing(_Memory(bands)) as memory, ThreadPoolExecutor(workers or num_cores()) as pool, filling:
-        for start in range(0, len(files), CHUNK):
-            chunk = files[start : start + CHUNK]
-            stats = [_stamp(file) for file in chunk]
-            known = memory.recall(stats)
-            fresh = {stamp: file for file, stamp in zip(chunk, stats, strict=True) if filling.lacks(known.get(stamp))}
-            scanned = pool.map(partial(_scan_one, pixels=filling.pixels, bands=bands), fresh.values())
-            for stamp, (scan, row) in zip(fresh, scanned, strict=True):
-                known[stamp] = scan
-                filling.add(scan, row)
-            filling.flush()
-            memory.remember({stamp: known[stamp] for stamp in fresh if not known[stamp].is_passing})
-            yield from (known[stamp] for stamp in stats)
-            on_event(Event.progress("scan images", start + len(chunk), len(files)))
+    with closing(ScanMemory(bands)) as memory, ThreadPoolExecutor(workers or num_cores()) as pool, filling:
+        find = partial(_find, memory=memory, pool=pool, filling=filling, bands=bands)
+        for start in range(0, size, step):
+            if not ranks.agreed(lambda: filling.pixels is not None):
+                filling.pixels = None  # the first has no room for them
+            mine, *others = ranks.gathered(find(own[start : start + step])) or [_Found([], {}, [])]
+            yield from mine.scans
+            for other, part in enumerate(others, 1):
+                filling.take(part.rows)
+                memory.remember(part.fresh)
+                chunk = files[other * size + start : other * size + start + step]
+                missed = [place for place, scan in enumerate(part.scans) if scan.is_passing]
+                again = dict(zip(missed, find([chunk[place] for place in missed]).scans, strict=True))
+                rest[other - 1] += [again.get(place, scan) for place, scan in enumerate(part.scans)]
+            on_event(Event.progress("scan images", min(len(files), count * (start + step)), len(files)))
+        for scans in rest:
+            yield from scans
+
+
+@dataclass(slots=True)
+class _Found:
+    """What some files are, in order; which of them are to be remembered, and the pixels that others are to keep."""
+
+    scans: list[Scan]
+    fresh: dict[Stamp, Scan]
+    rows: list[tuple[Scan, PixelRow]]
+
+
+def _find(files: list[Path], memory: ScanMemory, pool: ThreadPoolExecutor, filling: _Filling, bands: Bands) -> _Found:
+    """Return what some files are; those are opened that are not known, or could be kept and are not."""
+    stats = [_stamp(file) for file in files]
+    known = memory.recall(stats)
+    fresh = {stamp: file for file, stamp in zip(files, stats, strict=True) if filling.lacks(known.get(stamp))}
+    scanned = pool.map(partial(_scan_one, pixels=filling.pixels, bands=bands), fresh.values())
+    for stamp, (scan, row) in zip(fresh, scanned, strict=True):
+        known[stamp] = scan
+        filling.add(scan, row)
+    filling.flush()
+    lasting = {stamp: known[stamp] for stamp in fresh if not known[stamp].is_passing}
+    memory.remember(lasting)
+    return _Found([known[stamp] for stamp in stats], lasting, filling.sent())
 
 
 def unchanged(manifest: Manifest) -> Manifest:
@@ -127,7 +155,7 @@ def unchanged(manifest: Manifest) -> Manifest:
     By size and time of change; no file is opened.
     """
     stamps = [_stamp(Path(manifest.root, sample.file)) for sample in manifest.samples]
-    with closing(_Memory(manifest.bands)) as memory:
+    with closing(ScanMemory(manifest.bands)) as memory:
         known = memory.recall(stamps)
     samples = tuple(
         sample if (scan := known.get(stamp)) and scan.digest == sample.digest else replace(sample, digest="")
@@ -137,11 +165,12 @@ def unchanged(manifest: Manifest) -> Manifest:
 
 
 def fill(manifest: Manifest, pixels: PixelCache | None, *, on_event: OnEvent = ignore) -> None:
-    """Fill a pixel cache with what it lacks of a scanned manifest."""
-    if pixels is not None:
+    """Fill a pixel cache with what it lacks of a scanned manifest; of several processes of a run each reads a part."""
+    if ranks.agreed(lambda: pixels is not None):
         with quiet():
             files = [Path(manifest.root, sample.file) for sample in manifest.samples]
-            deque(scan_files(files, pixels=pixels, bands=pixels.preprocessing.bands, on_event=on_event), maxlen=0)
+            bands = pixels.preprocessing.bands if pixels else manifest.bands
+            deque(scan_files(files, pixels=pixels, bands=bands, on_event=on_event), maxlen=0)
 
 
 def _scan_one(file: Path, *, pixels: PixelCache | None, bands: Bands) -> tuple[Scan, PixelRow | None]:
@@ -152,6 +181,9 @@ def _scan_one(file: Path, *, pixels: PixelCache | None, bands: Bands) -> tuple[S
 def _scanned(file: Path, pixels: PixelCache | None, bands: Bands) -> tuple[Scan, PixelRow | None]:
     try:
         content = read_content(file)
+    except StoreError as error:
+        text = f"{whole_place(file)}: cannot be read: {error.strerror}"
+        raise DataError(text, hint="Nothing is left out for it. What was scanned is known: try again later.") from error
     except OSError as error:
         return Scan("", f"cannot be read: {error.strerror or error}", is_passing=True), None
     digest = blake2b(content, digest_size=16).hexdigest()
@@ -204,6 +236,16 @@ class _Filling:
         if len(self.waiting) >= AT_ONCE:
             self.flush()
 
+    def sent(self) -> list[tuple[Scan, PixelRow]]:
+        """Return what was added and is to be kept by another process."""
+        return []
+
+    def take(self, rows: list[tuple[Scan, PixelRow]]) -> None:
+        """Keep what another process of the run has decoded."""
+        for scan, row in rows:
+            self.add(scan, row)
+        self.flush()
+
     def flush(self) -> None:
         if not self.waiting or self.pixels is None:
             return
@@ -219,7 +261,21 @@ class _Filling:
         self.pixels = None
 
 
-Stamp = tuple[str, int, int]
+class _Sending(_Filling):
+    """Images on their way to the first process of a run, which keeps them."""
+
+    def __enter__(self) -> None:
+        self.rows: list[tuple[Scan, PixelRow]] = []
+        if self.pixels:
+            self.pixels.entry.refresh()
+
+    def add(self, scan: Scan, row: PixelRow | None) -> None:
+        if row is not None and self._is_to_keep(scan):
+            self.rows.append((scan, row))
+
+    def sent(self) -> list[tuple[Scan, PixelRow]]:
+        rows, self.rows = self.rows, []
+        return rows
 
 
 def _stamp(file: Path) -> Stamp:
@@ -227,60 +283,6 @@ def _stamp(file: Path) -> Stamp:
         return (str(file), *stamp_of(file))
     except OSError:
         return (str(file), -1, -1)
-
-
-class _Memory:
-    """Earlier scans in a small database in the cache folder; without one that can be written, none."""
-
-    def __init__(self, bands: Bands) -> None:
-        """Open it for what is known of files that are decoded in so many channels: others may be usable."""
-        self.version = SCAN_VERSION + (0 if bands.are_colours else 100 * bands.count) + 10_000 * bands.is_full
-        place = cache_folder() / "scans.sqlite"
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            self.database = sqlite3.connect(place, timeout=30)
-            self._create()
-        except (OSError, sqlite3.Error):
-            self.database = sqlite3.connect(":memory:")
-            self._create()
-
-    def _create(self) -> None:
-        self.database.execute(
-            "create table if not exists images (path blob, size integer, changed integer,"
-            " version integer, found text, primary key (path))"
-        )
-
-    def recall(self, stamps: Iterable[Stamp]) -> dict[Stamp, Scan]:
-        scans = {}
-        try:
-            for stamp in stamps:
-                row = self.database.execute(RECALL, (*_row(stamp), self.version)).fetchone()
-                if row and stamp[1] >= 0:
-                    digest, problem, span, remark = json.loads(row[0])
-                    scans[stamp] = Scan(digest, problem, span=span and Span(*span), remark=remark)
-        except (sqlite3.Error, ValueError, TypeError):
-            pass  # a damaged or locked file costs the memory, not the run
-        return scans
-
-    def remember(self, scans: dict[Stamp, Scan]) -> None:
-        rows = [(*_row(stamp), self.version, _text(scan)) for stamp, scan in scans.items()]
-        try:
-            with self.database:
-                self.database.executemany("insert or replace into images values (?, ?, ?, ?, ?)", rows)
-        except sqlite3.Error:
-            pass  # so does a full disk
-
-    def close(self) -> None:
-        self.database.close()
-
-
-def _row(stamp: Stamp) -> tuple[bytes, int, int]:
-    """Return a stamp as it is stored: the name as bytes, since not every name is UTF-8."""
-    return (os.fsencode(stamp[0]), *stamp[1:])
-
-
-def _text(scan: Scan) -> str:
-    return json.dumps([scan.digest, scan.problem, scan.span, scan.remark])
 
 
 def _check_left(manifest: Manifest, needs_all_classes: bool) -> None:

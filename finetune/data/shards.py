@@ -12,20 +12,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from finetune import ranks
 from finetune.data.label_columns import cell_text
 from finetune.data.listing import SPLIT_NAMES, Listing, Row, normal, split_of, split_within
-from finetune.data.places import braces_expanded, root_of, settled_path, shards_named
+from finetune.data.places import WILD, braces_expanded, root_of, settled_path, shards_named
 from finetune.errors import DataError
-from finetune.images.shards import SUFFIX, Entry, Shard, shard_of
+from finetune.images.shards import SUFFIX, Entry, Shard, keep_news, news_of, shard_of
 from finetune.images.stores import is_there, matches, read_range
 from finetune.tasks import BETWEEN_LABELS
 from finetune.types import Event, OnEvent, Problem, Split, ignore
 
 EXPECTED = "Expected tar shards: wds:FOLDER, wds:FOLDER/train-*.tar, wds:s3://BUCKET/train-{000..099}.tar."
+UNREADABLE = (
+    "Shards that were looked through are known: try again later, or name those that can be read (wds:FOLDER/{a,b}.tar)."
+)
 INFO = ("_info.json", "info.json")  # as timm looks for them
 NAMES = "classnames.txt"
 LARGEST_INFO = 2**28  # bytes
@@ -43,9 +48,10 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class _Info:
-    """What stands beside shards: the names of the classes by number, and the split of each shard by its name."""
+    """What stands beside shards: the names of the classes by number, how many images each shard has, and its split."""
 
     classes: tuple[str, ...] = ()
+    shards: Mapping[str, int | None] = field(default_factory=dict)
     splits: Mapping[str, Split] = field(default_factory=dict)
     is_ours: bool = False
 
@@ -68,9 +74,14 @@ def read_shards(
         name = shard.removeprefix(f"{root}/")
         others += found.others
         split = _split_named(name, info)
-        listing.problems += [Problem(f"{name}/{member}".rstrip("/"), reason) for member, reason in found.problems]
+        problems = _problems(found, info.shards.get(PurePosixPath(name).name))
+        listing.problems += [Problem(f"{name}/{member}".rstrip("/"), reason) for member, reason in problems]
         for entry in found.entries:
             _add(listing, f"{name}/{entry.name}", entry, split, columns, info, needs_split=needs_split)
+    if root == (shards_named(path) or "").rstrip("/"):  # the whole folder is meant
+        names = {PurePosixPath(shard).name for shard in shards}
+        missing = sorted(info.shards.keys() - names)
+        listing.problems += [Problem(name, f"is named by {INFO[0]}, and is not there") for name in missing]
     listing.notes += _told(listing, others, info)
     return root, listing
 
@@ -85,8 +96,28 @@ def looked_through(shards: Sequence[str], *, on_event: OnEvent = ignore) -> Iter
         try:
             yield shard, shard_of(shard)
         except OSError as error:
-            raise DataError(f"{shard}: cannot be read: {error.strerror or error}", hint=EXPECTED) from error
+            raise DataError(f"{shard}: cannot be read: {error.strerror or error}", hint=UNREADABLE) from error
         on_event(Event.progress("look through shards", count, len(shards)))
+
+
+def look_through_together(path: str, *, on_event: OnEvent = ignore) -> None:
+    """Look through what is new of some shards, each process of a run at every so many of them; all keep what is found.
+
+    What cannot be read is left to whoever lists them.
+
+    Raises:
+        DataError: there are none.
+    """
+    shards = ranks.agreed(lambda: named_shards(settled_path(path)))
+    for start in range(0, len(shards), ranks.count()):
+        mine = shards[start:][ranks.rank() : ranks.rank() + 1]
+        found = None
+        with suppress(OSError):
+            found = news_of(mine[0]) if mine else None
+        for shard, news in zip(shards[start:], ranks.exchanged(found), strict=False):
+            if news is not None:
+                keep_news(shard, news)
+        on_event(Event.progress("look through shards", min(start + ranks.count(), len(shards)), len(shards)))
 
 
 def named_shards(path: str) -> list[str]:
@@ -165,6 +196,7 @@ def _info_beside(root: str) -> _Info:
         DataError: it is there and cannot be read.
     """
     classes: tuple[str, ...] = ()
+    shards: dict[str, int | None] = {}
     splits: dict[str, Split] = {}
     is_ours = False
     for name in INFO:
@@ -175,12 +207,32 @@ def _info_beside(root: str) -> _Info:
                 classes = tuple(map(str, info.get("classes", ())))
                 is_ours = "format_version" in info
                 parts = {word: part["filenames"] for word, part in info.get("splits", {}).items()}
+                shards = dict(pair for part in info.get("splits", {}).values() for pair in _lengths(part))
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise DataError(f"{root}/{name} cannot be read as what stands beside shards: {error!r}") from error
             splits = {file: split for word, files in parts.items() for file in files if (split := split_of(word))}
             break
     names = _content(f"{root}/{NAMES}").decode("utf-8", "replace").splitlines()
-    return _Info(classes or tuple(name.strip() for name in names if name.strip()), splits, is_ours)
+    return _Info(classes or tuple(name.strip() for name in names if name.strip()), shards, splits, is_ours)
+
+
+def _lengths(part: Mapping[str, Any]) -> Iterator[tuple[str, int | None]]:
+    """Yield the shards of a split by `_info.json`, and how many images each has where that stands there."""
+    files, counts = part["filenames"], part.get("shard_lengths") or ()
+    for number, file in enumerate(files):
+        name, count = PurePosixPath(str(file)).name, counts[number] if len(counts) == len(files) else None
+        if name.endswith(SUFFIX) and not set(WILD) & set(name):
+            yield name, count if isinstance(count, int) else None
+
+
+def _problems(found: Shard, wanted: int | None) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the members of a shard, then with itself, and how many of its images are missing."""
+    own = [reason for member, reason in found.problems if not member]
+    if wanted is not None and len(found.entries) < wanted:
+        own.append(f"{wanted - len(found.entries):,} of its {wanted:,} images are missing, by {INFO[0]}")
+    yield from ((member, reason) for member, reason in found.problems if member)
+    if own:
+        yield "", "; ".join(own)
 
 
 def _content(place: str) -> bytes:

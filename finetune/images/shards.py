@@ -123,6 +123,22 @@ def shard_of(place: str) -> Shard:
     return _load(place, changed, is_listed=True) or _looked_up(place, changed)
 
 
+def news_of(place: str) -> Shard | None:
+    """Return what lies in a shard, from a pass over it; None where that is kept already.
+
+    Raises:
+        OSError: it is not there, or cannot be read at all.
+    """
+    changed = stamp(place)
+    return None if _load(place, changed, is_listed=False) else _looked_up(place, changed)
+
+
+def keep_news(place: str, shard: Shard) -> None:
+    """Keep what another process has found in a shard, unless it is known here."""
+    if _load(place, shard.changed, is_listed=False) is None:
+        _save(place, shard)
+
+
 def _looked_up(place: str, changed: tuple[int, int]) -> Shard:
     """Go through a shard, and keep where its images lie."""
     shard = _looked_through(place, changed)

@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import glob
 from hashlib import blake2b
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Any
 
 from finetune.errors import DataError
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)  # longer than the letter of a drive
 AHEAD = 2**23  # bytes that are asked for at once where a whole file is gone through
+
+
+class StoreError(OSError):
+    """When a store does not answer, or refuses."""
 
 
 def address_of(text: str) -> str | None:
@@ -81,33 +85,54 @@ def opened(place: str) -> Iterator[IO[bytes]]:
 
 
 def matches(pattern: str) -> list[str]:
-    """Return what a pattern with * matches, or every .tar below a folder, sorted.
+    """Return what a pattern with * matches, or every .tar below a folder, sorted; nothing that is hidden.
 
     Raises:
         OSError: it cannot be asked.
     """
     if address_of(pattern) is not None:
         with _as_os_error():
-            store, path = _store(pattern)
-            if "*" not in path and not path.endswith(".tar"):
-                path = f"{path.rstrip('/')}/**/*.tar"
-            found = store.glob(path) if "*" in path else [path] * store.exists(path)
-            return sorted(store.unstrip_protocol(name) for name in found)
+            return sorted(_matches_in_store(pattern.rstrip("/")))
     place = Path(pattern)
     if place.is_dir():
-        return sorted(file.as_posix() for file in place.rglob("*.tar") if not file.name.startswith("."))
+        return sorted(file.as_posix() for file in place.rglob("*.tar") if not _is_hidden(file.relative_to(place)))
     return sorted(glob(pattern, recursive=True)) if "*" in pattern else [pattern]  # noqa: PTH207
+
+
+def _matches_in_store(pattern: str) -> Iterator[str]:
+    """Yield the addresses of what a pattern matches, each with the beginning that the pattern has."""
+    store, path = _store(pattern)
+    if "*" not in pattern and pattern.endswith(".tar"):
+        yield from [pattern] * store.exists(path)
+        return
+    if "*" not in pattern:
+        pattern, path = f"{pattern}/**/*.tar", f"{path.rstrip('/')}/**/*.tar"
+    beginning, fixed = (text.partition("*")[0].rpartition("/")[0] for text in (pattern, path))
+    for name in store.glob(path):
+        below = name[len(fixed) :]  # a store may leave its host out of names, or begin them with /
+        if not _is_hidden(PurePosixPath(below)):
+            yield f"{beginning}{below}"
+
+
+def _is_hidden(place: PurePath) -> bool:
+    """Tell whether a name below a folder is hidden, or in a folder that is, as what is still being written."""
+    return any(part.startswith(".") for part in place.parts)
 
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    """Turn whatever the libraries of a store raise into an OSError, which says what they said."""
+    """Turn whatever the libraries of a store raise into an OSError, which says what they said.
+
+    Raises:
+        FileNotFoundError: there is no such file. StoreError: for any other reason.
+    """
     try:
         yield
-    except (OSError, DataError):
+    except (FileNotFoundError, StoreError, DataError):
         raise
     except Exception as error:
-        raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
+        said = error.strerror if isinstance(error, OSError) else None
+        raise StoreError(errno.EIO, said or f"{type(error).__name__}: {error}") from error
 
 
 def _store(place: str) -> tuple[Any, str]:

@@ -20,7 +20,8 @@ from finetune.checkpoint import run_folder
 from finetune.checkpoint.saved import pinned_task
 from finetune.data import balance, checks, sources, split
 from finetune.data.loaders import ImageBatches, ImageDataset
-from finetune.data.places import settled_path
+from finetune.data.places import settled_path, shards_named
+from finetune.data.shards import look_through_together
 from finetune.data.statistics import FULL_LEVEL, LEVEL, STATISTICS
 from finetune.device import Compute, in_fast_layout
 from finetune.errors import BackboneError, DataError, RecipeError
@@ -193,7 +194,7 @@ def _statistics(inputs: Inputs, kind: str) -> tuple[tuple[float, ...], tuple[flo
 def _filled_pixels(recipe: Recipe, manifest: Manifest, backbone: Backbone, on_event: OnEvent) -> PixelCache | None:
     """Return the pixel cache of a scanned manifest, filled with what it lacks."""
     pixels = pixels_of(recipe, manifest, backbone)
-    ranks.agreed(lambda: checks.fill(manifest, pixels, on_event=on_event))
+    checks.fill(manifest, pixels, on_event=on_event)
     return as_filled(pixels)
 
 
@@ -250,7 +251,7 @@ def read_inputs(
         DataError, BackboneError, RecipeError, ResourceError: what cannot be used, and the way out.
     """
     of, compute = of or architecture_of(recipe), Compute.of(recipe.train)
-    listed = manifest or ranks.agreed(lambda: list_data(recipe, on_event=on_event))
+    listed = manifest or list_together(recipe, on_event=on_event)
     recipe = with_task(recipe, listed)
     backbone = load_backbone(recipe, of, compute, num_classes=len(listed.classes), classes=listed.classes)
     if manifest is not None:
@@ -258,7 +259,7 @@ def read_inputs(
         inputs = Inputs(recipe, manifest, backbone, pixels_of(recipe, manifest, backbone), compute)
         return measured_statistics(inputs, on_event=on_event)
     pixels = pixels_of(recipe, listed, backbone)
-    manifest = ranks.agreed(lambda: read_data(recipe, listed, pixels=pixels, on_event=on_event))
+    manifest = read_data(recipe, listed, pixels=pixels, on_event=on_event)
     ranged = at_range(backbone, manifest)
     pixels = as_filled(pixels) if ranged is backbone else _filled_pixels(recipe, manifest, ranged, on_event)
     return measured_statistics(Inputs(recipe, manifest, ranged, pixels, compute), on_event=on_event)
@@ -308,6 +309,13 @@ def list_data(recipe: Recipe, *, is_to_train: bool = True, on_event: OnEvent = i
         on_event=on_event,
     )
     return replace(listed, bands=data.bands)
+
+
+def list_together(recipe: Recipe, *, on_event: OnEvent = ignore) -> Manifest:
+    """List the data of a recipe in the first process of a run, which tells the others; all look through shards."""
+    if ranks.count() > 1 and recipe.data.path and shards_named(recipe.data.path) is not None:
+        look_through_together(recipe.data.path, on_event=on_event)
+    return ranks.agreed(lambda: list_data(recipe, on_event=on_event))
 
 
 def pixels_of(recipe: Recipe, manifest: Manifest, backbone: Backbone) -> PixelCache | None:

@@ -22,7 +22,7 @@ from finetune.prepare.inputs import (
     Inputs,
     architecture_of,
     as_filled,
-    list_data,
+    list_together,
     load_backbone,
     pixels_of,
     range_named,
@@ -128,8 +128,12 @@ def reopen_inputs(
     backbone = load_backbone(recipe, architecture_of(recipe), compute, num_classes=len(classes), classes=classes)
     pixels = pixels_of(recipe, kept, backbone)
 
+    if now is None:
+        listed = list_together(recipe, on_event=on_event)
+        now = checks.scan(listed, pixels=pixels, value_range=range_named(recipe), on_event=on_event)
+    there = now
+
     def settle() -> tuple[Manifest, list[str]]:
-        there = now or checks.scan(list_data(recipe), pixels=pixels, value_range=range_named(recipe), on_event=on_event)
         manifest, more = changes.settle_data(named, kept, there, allow=terms.allow)
         if not news:
             changes.check_weights(named, began, with_head(recipe, backbone))

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from finetune.cache_dir import cache_folder
-from finetune.data import checks
+from finetune.data import checks, scan_memory
 from finetune.data.checks import Scan, conflicts, scan_files
 from finetune.errors import DataError
 from finetune.images.decode import decode, read_rgb
@@ -193,7 +193,7 @@ def test_another_version_of_the_scan_opens_all_files_again(
     root = image_folder()
     scanned(root)
     opened.clear()
-    monkeypatch.setattr(checks, "SCAN_VERSION", checks.SCAN_VERSION + 1)
+    monkeypatch.setattr(scan_memory, "SCAN_VERSION", scan_memory.SCAN_VERSION + 1)
     scanned(root)
     assert len(opened) == 12
 
@@ -302,7 +302,7 @@ def test_scans_come_in_the_order_of_the_files_with_any_number_of_workers(
     monkeypatch.setattr(checks, "CHUNK", 5)
     files = sorted(image_folder().rglob("*.*"))
     alone = [next(scan_files([file])) for file in files]
-    monkeypatch.setattr(checks, "cache_folder", lambda: Path("/dev/null/cache"))
+    monkeypatch.setattr(scan_memory, "cache_folder", lambda: Path("/dev/null/cache"))
     assert list(scan_files(files, workers=workers)) == alone
     assert all(isinstance(found, Scan) and found.digest for found in alone)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.data import checks, sources
+from finetune.data import checks, scan_memory, sources
 from finetune.data.asked_images import asked_images
 from finetune.images import decode, levels
 from tests.corpus import EITHER, FLIPS, IGNORED, LISTED, USED, Odd, corpus, noise, write_corpus
@@ -179,7 +179,7 @@ def test_of_large_pictures_one_is_decoded_at_a_time(tmp_path: Path, monkeypatch:
     files = [tmp_path / f"{number}.png" for number in range(8)]
     for number, file in enumerate(files):
         noise(seed=number).save(file)
-    monkeypatch.setattr(checks, "cache_folder", lambda: Path("/dev/null/cache"))
+    monkeypatch.setattr(scan_memory, "cache_folder", lambda: Path("/dev/null/cache"))
     inside: list[int] = []
     most = watch(monkeypatch, inside)
     list(checks.scan_files(files, workers=4))

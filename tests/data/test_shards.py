@@ -6,8 +6,12 @@ import csv
 import io
 import json
 import os
+import re
+import shutil
 import tarfile
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from finetune.errors import DataError, ResourceError
 from finetune.images import shards as members
 from finetune.images.files import read_content
 from finetune.types import Manifest, Sample, Target
+from tests.killing import forked
 
 
 def written(data: Path, out: Path, **more: Any) -> str:
@@ -129,6 +134,53 @@ def test_shards_are_written_whole_or_not_at_all(few: Path, tmp_path: Path, monke
     with pytest.raises(DataError, match="Input/output error"):
         written(few, tmp_path / "shards")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("has_hidden", [False, True])
+def test_killed_while_shards_are_written_none_is_taken_for_a_whole_one(
+    few: Path, tmp_path: Path, has_hidden: bool
+) -> None:
+    """At a file's first byte, half-way, and when the folder takes its place, also where that has a hidden file."""
+    whole = sources.read(written(few, tmp_path / "whole"))
+    sets = tmp_path / "sets"
+    work = partial(written, few, sets / "shards")
+    points = forked(partial(written, few, tmp_path / "again")).points
+    last = len(points) + (len(list((tmp_path / "whole").iterdir())) if has_hidden else 0)
+    for number in sorted({1, 2, len(points) // 2, len(points) - 1, last - 3, last - 1, last}):
+        (sets / "shards").mkdir(parents=True)
+        if has_hidden:
+            (sets / "shards" / ".keep").touch()
+        ended = forked(work, lambda at, _, stop=number: at == stop)
+        if ended.signal:
+            with suppress(DataError):  # no shards there
+                there = sources.read(f"wds:{sets / 'shards' if has_hidden else sets}", needs_two_classes=False)
+                assert len(there.samples) == 24 or "is not there" in next(iter(reasons(there).values())), number
+            with suppress(ResourceError):  # is not empty
+                work()
+                assert sources.read(f"wds:{sets / 'shards'}").samples == whole.samples
+        shutil.rmtree(sets)
+
+
+def test_shards_that_were_not_copied_are_told_of(few: Path, tmp_path: Path) -> None:
+    shards = written(few, tmp_path / "shards")
+    lost = sorted((tmp_path / "shards").glob("*.tar"))[1]
+    lost.unlink()
+    assert reasons(sources.read(shards)) == {lost.name: "is named by _info.json, and is not there"}
+    assert reasons(sources.read(f"{shards}/all-*.tar")) == {}
+
+
+def test_how_many_images_a_shard_lacks_is_said(few: Path, tmp_path: Path) -> None:
+    shards = written(few, tmp_path / "shards", size=10**6)
+    (shard,) = (tmp_path / "shards").glob("*.tar")
+    shard.write_bytes(shard.read_bytes()[:100_000])
+    there = sources.read(shards)
+    missing = 24 - len(there.samples) - (".jpg" in "".join(reasons(there)))
+    assert re.search(
+        rf"what lies before is read; {missing} of its 24 images are missing, by _info", reasons(there)[shard.name]
+    )
+    shard.write_bytes(b"")
+    with pytest.raises(DataError, match="empty file; 24 of its 24 images are missing"):
+        sources.read(shards)
 
 
 def test_a_folder_with_something_in_it_and_a_full_disk_are_refused(

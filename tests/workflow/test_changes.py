@@ -15,7 +15,7 @@ import finetune
 from finetune import cache_entries
 from finetune import recipe as recipes
 from finetune.checkpoint import changes
-from finetune.data import checks
+from finetune.data import scan_memory
 from finetune.runs import training
 from tests.support import assert_same, stop_after
 
@@ -198,7 +198,7 @@ def test_rows_and_scans_of_another_format_are_made_anew(tiny_run, monkeypatch: p
     first = tiny_run("head-only", out="first", overrides={"cache.views": 2}).folder
     before = {entry.name for entry in cache_entries.list_entries(cache_entries.entries_folder())}
     monkeypatch.setattr(cache_entries, "LAYOUT", cache_entries.LAYOUT + 1)
-    monkeypatch.setattr(checks, "SCAN_VERSION", checks.SCAN_VERSION - 1)
+    monkeypatch.setattr(scan_memory, "SCAN_VERSION", scan_memory.SCAN_VERSION - 1)
     again = tiny_run("head-only", out="again", overrides={"cache.views": 2}).folder
     names = {entry.name for entry in cache_entries.list_entries(cache_entries.entries_folder())}
     assert len(names - before) == len(before) == 3

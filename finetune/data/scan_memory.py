@@ -1,0 +1,86 @@
+"""What earlier scans have found, by file: a small database in the cache folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from finetune.bands import Bands
+from finetune.cache_dir import cache_folder
+from finetune.images.levels import Span
+
+SCAN_VERSION = 8  # goes up when `decode` begins to accept or refuse other files
+RECALL = "select found from images where path=? and size=? and changed=? and version=?"
+
+Stamp = tuple[str, int, int]  # path, size, a number that is another one when the file has changed
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What one file is: the hash of its bytes, and why it is no usable image, if it is none.
+
+    `span` is what the numbers of an image deeper than 8 bits span, `remark` what of the file is not seen.
+    """
+
+    digest: str
+    problem: str = ""
+    is_passing: bool = False  # the problem lies with the machine, and may be gone the next time
+    span: Span | None = None
+    remark: str = ""
+
+
+class ScanMemory:
+    """Earlier scans in a small database in the cache folder; without one that can be written, none."""
+
+    def __init__(self, bands: Bands) -> None:
+        """Open it for what is known of files that are decoded in so many channels: others may be usable."""
+        self.version = SCAN_VERSION + (0 if bands.are_colours else 100 * bands.count) + 10_000 * bands.is_full
+        place = cache_folder() / "scans.sqlite"
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self.database = sqlite3.connect(place, timeout=30)
+            self._create()
+        except (OSError, sqlite3.Error):
+            self.database = sqlite3.connect(":memory:")
+            self._create()
+
+    def _create(self) -> None:
+        self.database.execute(
+            "create table if not exists images (path blob, size integer, changed integer,"
+            " version integer, found text, primary key (path))"
+        )
+
+    def recall(self, stamps: Iterable[Stamp]) -> dict[Stamp, Scan]:
+        scans = {}
+        try:
+            for stamp in stamps:
+                row = self.database.execute(RECALL, (*_row(stamp), self.version)).fetchone()
+                if row and stamp[1] >= 0:
+                    digest, problem, span, remark = json.loads(row[0])
+                    scans[stamp] = Scan(digest, problem, span=span and Span(*span), remark=remark)
+        except (sqlite3.Error, ValueError, TypeError):
+            pass  # a damaged or locked file costs the memory, not the run
+        return scans
+
+    def remember(self, scans: dict[Stamp, Scan]) -> None:
+        rows = [(*_row(stamp), self.version, _text(scan)) for stamp, scan in scans.items()]
+        try:
+            with self.database:
+                self.database.executemany("insert or replace into images values (?, ?, ?, ?, ?)", rows)
+        except sqlite3.Error:
+            pass  # so does a full disk
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def _row(stamp: Stamp) -> tuple[bytes, int, int]:
+    """Return a stamp as it is stored: the name as bytes, since not every name is UTF-8."""
+    return (os.fsencode(stamp[0]), *stamp[1:])
+
+
+def _text(scan: Scan) -> str:
+    return json.dumps([scan.digest, scan.problem, scan.span, scan.remark])
