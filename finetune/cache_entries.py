@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from finetune.cache_dir import cache_folder
 from finetune.errors import ResourceError
 from finetune.types import NEVER, Event, OnEvent, StopSign
-from finetune.whole import nearest, whole_file
+from finetune.whole import there_above, whole_file
 
 ABOUT, LOCK = "about.json", "lock"
 LAYOUT = 3  # goes up when rows of an older version must not be read
@@ -305,7 +305,7 @@ def make_room(folder: Path, *, needed: int, limit: int, keep: Collection[str] = 
     take more than the limit, or what is missing more than half of what the disk has free; or when other
     processes are filling what would have to go.
     """
-    there = nearest(folder)
+    there = there_above(folder)
     entries = list_entries(folder)
     if missing is None:
         missing = max(0, needed - sum(entry.num_bytes for entry in entries if entry.name in keep))

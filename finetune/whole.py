@@ -15,7 +15,7 @@ from finetune.errors import RecipeError, ResourceError
 READABLE = 0o666  # the part of a new folder's rights that a file in it has: the umask holds for both
 
 
-def nearest(place: Path) -> Path:
+def there_above(place: Path) -> Path:
     """Return the path itself, or the nearest folder above it, that is there and can be looked at."""
     for there in (place, *place.absolute().parents):
         with suppress(PermissionError):
