@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from finetune.cache_dir import cache_folder
 from finetune.errors import ResourceError
 from finetune.types import NEVER, Event, OnEvent, StopSign
-from finetune.whole import whole_file
+from finetune.whole import there_above, whole_file
 
 ABOUT, LOCK = "about.json", "lock"
 LAYOUT = 3  # goes up when rows of an older version must not be read
@@ -259,9 +259,11 @@ class EntryFacts:
 
 
 def list_entries(folder: Path) -> list[EntryFacts]:
-    """Return the entries of a cache, the least recently used first."""
-    entries = []
-    for about in folder.glob(f"[!.]*/{ABOUT}"):
+    """Return the entries of a cache, the least recently used first; none where it may not be looked into."""
+    entries, found = [], []
+    with suppress(PermissionError):
+        found = list(folder.glob(f"[!.]*/{ABOUT}"))
+    for about in found:
         try:
             content = json.loads(about.read_text(encoding="utf-8"))
             sizes = {file.name: file.stat().st_size for file in about.parent.iterdir()}
@@ -303,7 +305,7 @@ def make_room(folder: Path, *, needed: int, limit: int, keep: Collection[str] = 
     take more than the limit, or what is missing more than half of what the disk has free; or when other
     processes are filling what would have to go.
     """
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    there = there_above(folder)
     entries = list_entries(folder)
     if missing is None:
         missing = max(0, needed - sum(entry.num_bytes for entry in entries if entry.name in keep))

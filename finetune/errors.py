@@ -16,6 +16,7 @@ The library raises; only `finetune.cli` prints and picks the exit code.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -93,6 +94,30 @@ class Interrupted(FinetuneError):
     def __init__(self, message: str, *, hint: str = "", exit_code: int = 130) -> None:
         super().__init__(message, hint=hint)
         self.exit_code = exit_code
+
+
+REFUSED = {
+    errno.EACCES: "See who may read and write it, or name another place.",
+    errno.EPERM: "See who may read and write it, or name another place.",
+    errno.EROFS: "Name a place that can be written.",
+    errno.ENOSPC: "Free some disk, or name a place on another one.",
+    errno.EDQUOT: "Free some disk, or name a place on another one.",
+    errno.ENAMETOOLONG: "Give it a shorter name.",
+    errno.ELOOP: "Its links lead in a circle: see where they point.",
+    errno.EMFILE: "Too many files are open: `ulimit -n` allows more, fewer --workers need less.",
+    errno.ENFILE: "Too many files are open on this machine.",
+    errno.EIO: "See whether the disk or the network drive is well.",
+    errno.ESTALE: "See whether the network drive is still there.",
+}  # what a machine says no to, and what then helps: no bugs of ours
+
+
+def refused(error: OSError) -> ResourceError | None:
+    """Return the error for what the system refuses of a file, of no rights or no room, say; None for other faults."""
+    hint = REFUSED.get(error.errno or 0)
+    if hint is None:
+        return None
+    place = f"{printable(str(error.filename))}: " if error.filename else ""
+    return ResourceError(f"{place}{error.strerror}", hint=hint)
 
 
 def printable(text: str) -> str:

@@ -15,6 +15,15 @@ from finetune.errors import RecipeError, ResourceError
 READABLE = 0o666  # the part of a new folder's rights that a file in it has: the umask holds for both
 
 
+def there_above(place: Path) -> Path:
+    """Return the path itself, or the nearest folder above it, that is there and can be looked at."""
+    for there in (place, *place.absolute().parents):
+        with suppress(PermissionError):
+            if there.exists():
+                return there
+    return place.absolute()
+
+
 @contextmanager
 def whole_file(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     """Yield a name beside a file's own; what the block writes there takes the file's place when it ends.

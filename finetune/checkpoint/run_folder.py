@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune import ranks
 from finetune.errors import CheckpointError, ResourceError
-from finetune.whole import beside_of, is_vacant, old_of, write_text
+from finetune.whole import beside_of, is_vacant, old_of, there_above, write_text
 
 LOCK = ".lock"
 
@@ -225,7 +225,7 @@ def check_new(out: Path) -> None:
             f"the run folder {out} cannot be made: its name is not UTF-8, as safetensors wants it",
             hint="Give another with --out.",
         )
-    there = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+    there = there_above(out)
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ResourceError(
             f"the run folder {out} cannot be made: {there} is no folder that can be written",

@@ -42,7 +42,7 @@ def main() -> None:
 def _code() -> str | int | None:
     """Run the command that is asked for and return its exit code."""
     from finetune.cli.app import app
-    from finetune.errors import FinetuneError
+    from finetune.errors import FinetuneError, refused
 
     try:
         with _heard():
@@ -52,6 +52,12 @@ def _code() -> str | int | None:
         return error.exit_code
     except SystemExit as end:
         return _cause(end) or end.code
+    except OSError as error:
+        told = refused(error)
+        if told is None:
+            raise
+        _say(told)
+        return told.exit_code
     return 0
 
 

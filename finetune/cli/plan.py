@@ -15,6 +15,8 @@ from finetune.cli.screen import watching
 from finetune.cli.show_plan import show_plan
 from finetune.data.places import SHARDS
 
+FILES = (".csv", ".tsv", ".parquet", ".txt", ".json", ".zip", ".tar")  # endings of what is no network
+
 EXAMPLES = examples(
     "plan imgs",
     "plan resnet18 --top-k 2",
@@ -49,8 +51,7 @@ def plan(
 ) -> None:
     """Show what a run would do, without training."""
     if name is not None:
-        is_network = find(name) is not None or not (name.startswith(SHARDS) or Path(name).exists())
-        set_once(settings, "backbone" if is_network else "data", name)
+        set_once(settings, "backbone" if _is_network(name) else "data", name)
     base = base_recipe(recipe, settings, overrides, needs_data=False if layers else None)
     room = memory if within is None else parse_size(within, "--within")
     with watching(is_quiet=json_) as on_event:
@@ -63,3 +64,12 @@ def plan(
         tables.print_json(planned.to_json())
     else:
         show_plan(planned)
+
+
+def _is_network(name: str) -> bool:
+    """Return whether a name is that of a network, not of data; what is neither is taken for what it looks like."""
+    if find(name) is not None:
+        return True
+    if name.startswith(SHARDS) or "://" in name or Path(name).exists():
+        return False
+    return ":" in name or not (set("/\\~") & set(name) or Path(name).suffix.lower() in FILES)

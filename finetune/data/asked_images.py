@@ -124,7 +124,9 @@ def missing_path(given: str, path: Path, *, expected: str) -> DataError:
     """Return the error of a path that is not there: an address, a pattern that nothing matched, or a misspelt name."""
     if address := re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", given, re.IGNORECASE):  # a Path folds // to /
         where = f"{address[1]}://{address[2]}"
-        return DataError(f"{where} is an address: images are read from this machine", hint="Download it first.")
+        if address[1].lower() == "file":
+            return DataError(f"{given} is an address", hint=f"Name the file itself: /{address[2]}")
+        return DataError(f"{where} is an address of a kind that is not read here", hint="Download it first.")
     if set("*?[") & set(path.name):
         return DataError(f"nothing matches {given}", hint=f"See what is in {path.parent}. {expected}")
     try:

@@ -31,7 +31,7 @@ from finetune.images.remarks import remarks_of
 from finetune.images.stores import StoreError, whole_place
 from finetune.process import num_cores
 from finetune.tasks import AnyTarget
-from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
+from finetune.types import Event, Manifest, OnEvent, Problem, Sample, Split, ignore
 from finetune.wording import counted
 
 CHUNK = 256
@@ -347,4 +347,8 @@ def conflicts(manifest: Manifest) -> Iterator[str]:
     copies = sum(count - 1 for count in Counter(s.digest for s in samples).values())
     if copies:
         stand = counted(copies, "image is an exact copy", "images are exact copies")
-        yield f"{stand} of others; copies stay in one split"
+        splits: dict[str, set[Split | None]] = {}
+        for sample in samples:
+            splits.setdefault(sample.digest, set()).add(sample.split)
+        is_divided = any(len(where - {None}) > 1 for where in splits.values())
+        yield f"{stand} of others" + ("" if is_divided else "; copies stay in one split")

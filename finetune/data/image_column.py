@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.label_columns import cell_text
+from finetune.data.tables import separator_of
 from finetune.errors import DataError, RecipeError, did_you_mean
 
 AUTO = "auto"
@@ -80,7 +81,7 @@ def _delimited(path: Path) -> Iterator[list[str]]:
     """Yield the head of a table and its rows, but for empty lines."""
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            rows = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            rows = csv.reader(stream, delimiter=separator_of(path, stream))
             head = next(rows, None)
             if head is not None:
                 yield [name.strip() for name in head]

@@ -14,6 +14,7 @@ from finetune.wording import listed
 MANY = 20  # different numbers as labels: with more they look like measurements, not like classes
 FEW = 5  # images per class on average: with fewer that is so
 NONE = frozenset(re.findall(r"\S+", "nan null n/a na #n/a unlabeled unlabelled unsorted unclassified todo"))
+SIGNS = ("|", ";", ",", "+", "&", "/")  # a space is in names: red car, red bus, blue car
 BETWEEN = re.compile(r"\s*[,;|+&/]\s*|\s+")
 MASK = re.compile(r"(.+?)[-_. ]*(?:masks?|seg|segmentation|gt|groundtruth)(?:[-_. ]*\d+)?", re.IGNORECASE)
 
@@ -80,6 +81,14 @@ def _none_or_several(labels: list[str]) -> Iterator[str]:
         yield f"{listed(map(repr, none))} {are}: where that means that no class is known, take these images out"
     known = set(labels)
     several = [label for label in labels if len(parts := BETWEEN.split(label)) > 1 and known.issuperset(parts)]
+    sign = None if several else _sign_between(labels)
+    if sign:
+        joined = [label for label in labels if sign in label]
+        named = "" if sign == SIGNS[0] else f" --set data.label_separator='{sign}'"
+        yield (
+            f"{listed(map(repr, joined))} may name several classes with {sign!r} between them, and are classes of their"
+            f" own: --task multilabel{named} gives an image several"
+        )
     if several:
         is_one = len(several) == 1
         yield (
@@ -87,6 +96,17 @@ def _none_or_several(labels: list[str]) -> Iterator[str]:
             f" {'is a class' if is_one else 'are classes'} of {'its' if is_one else 'their'} own:"
             " --task multilabel gives an image several"
         )
+
+
+def _sign_between(labels: list[str]) -> str | None:
+    """Return what stands between classes in two labels or more: every part of these is also in another label."""
+    for sign in SIGNS:
+        parts = [{part.strip() for part in label.split(sign)} for label in labels]
+        times = Counter(part for of_one in parts for part in of_one)
+        joined = [of_one for of_one in parts if len(of_one) > 1]
+        if len(joined) > 1 and all(times[part] > 1 for of_one in joined for part in of_one):
+            return sign
+    return None
 
 
 def masks(rows: list[Row]) -> Iterator[str]:

@@ -316,7 +316,7 @@ def _check(manifest: Manifest, splits: Sequence[Split]) -> None:
         if not manifest.split(split):
             raise DataError(
                 f"no image is left for {split}",
-                hint="Groups may be too large to divide: see split.val and data.group_by.",
+                hint=_why_none(manifest),
             )
     train = manifest.counts("train")
     gone = [name for name, count in train.items() if not count]
@@ -325,3 +325,12 @@ def _check(manifest: Manifest, splits: Sequence[Split]) -> None:
             f"{', '.join(map(repr, gone))} would have no image in train",
             hint="Each class needs images in at least two groups, or a split of your own.",
         )
+
+
+def _why_none(manifest: Manifest) -> str:
+    if any(sample.group for sample in manifest.samples):
+        return "Groups may be too large to divide: see split.val and data.group_by."
+    return (
+        "A class keeps an image for train, and copies of an image stay in one split: add images, so that a class has"
+        " two that differ or more."
+    )

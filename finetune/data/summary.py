@@ -106,4 +106,4 @@ def _share(values: NDArray[Any], labels: NDArray[np.int64]) -> float:
     shares = joint.sum(axis=0)
     entropy = -float((shares * np.log(shares)).sum())
     chance = (joint.shape[0] - 1) * (joint.shape[1] - 1) / (2 * len(labels))
-    return max(0.0, told - chance) / entropy if entropy > 0 else 0.0
+    return max(0.0, told - chance) / entropy if len(shares) > 1 else 0.0

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TextIO
 
 from finetune.csv_cells import MARK, unguarded_cell
 from finetune.data.label_columns import cell_text, join_columns, label_columns
 from finetune.data.listing import NOTHING, SPLIT_NAMES, Listing, Row, folded, holds, normal, split_of
 from finetune.data.tree import folders_below
-from finetune.errors import DataError, RecipeError, did_you_mean
+from finetune.errors import DataError, FinetuneError, RecipeError, did_you_mean
 from finetune.images.names import is_image_name
 from finetune.types import Problem
 from finetune.wording import counted, listed
@@ -41,12 +41,7 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
     labels = label_columns(label, columns)
     for key, column in (("data.image_column", image), *(("data.label_column", column) for column in labels)):
         if column not in columns:
-            other = next((sign for sign in ";\t|" if any(sign in name for name in columns)), "")
-            raise RecipeError(
-                f"{path} has no column {column!r}.{did_you_mean(column, columns)}",
-                hint=f"It has {', '.join(columns)}. Name the right one with --set {key}=NAME."
-                + (f" Its columns seem to be separated by {other!r}: save it with commas." if other else ""),
-            )
+            raise _no_column(path, columns, column, key)
     for column in dict.fromkeys((image, *labels, split, group_by)):
         _check_column(listing, path, columns, column)
     if len(labels) > 1:
@@ -72,6 +67,21 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
         listing.notes.append(f"{images} outside of the table's folder, e.g. {outside[0]}")
     listing.notes += _unnamed(listing, path.parent)
     return listing
+
+
+def _no_column(path: Path, columns: list[str], column: str, key: str) -> FinetuneError:
+    """Return the error of a table without a column, by what it has in place of it."""
+    if not columns:
+        return DataError(f"{path} is empty", hint="A table begins with the names of its columns: image,label.")
+    if any(is_image_name(name) for name in columns):
+        return DataError(
+            f"{path} begins with {', '.join(columns)}, which are no names of columns",
+            hint="Put a line in front that names them: image,label.",
+        )
+    return RecipeError(
+        f"{path} has no column {column!r}.{did_you_mean(column, columns)}",
+        hint=f"It has {', '.join(columns)}. Name the right one with --set {key}=NAME.",
+    )
 
 
 def _check_column(listing: Listing, path: Path, columns: list[str], column: str) -> None:
@@ -141,7 +151,7 @@ def _add_row(
     elif not is_there:
         listing.problems.append(Problem(file, MISSING))
     elif file in listing.files:
-        again = Problem(file, f"listed again in line {number}; the first time counts")
+        again = Problem(file, f"listed again in line {number} ({label}); the first time counts")
         listing.problems.append(again)
         listing.problems_repeated.append(again)
         listing.repeated.append(Row(file, label))
@@ -251,13 +261,25 @@ def _step(root: Path, parts: tuple[str, ...]) -> str | None:
 def _delimited(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            reader = csv.DictReader(stream, delimiter=separator_of(path, stream))
             reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
             return list(reader.fieldnames), [_unguarded(row) for row in reader]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read as a table: {error}", hint="Save it as UTF-8.") from error
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from error
+
+
+def separator_of(path: Path, stream: TextIO) -> str:
+    """Return what stands between the columns of a table: a tab in TSV, else a comma or what its first line has.
+
+    Spreadsheets write semicolons wherever the comma is that of decimal numbers.
+    """
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    first = stream.readline()
+    stream.seek(0)
+    return "," if "," in first else next((sign for sign in ";\t|" if sign in first), ",")
 
 
 def _unguarded(row: dict[str, Any]) -> dict[str, Any]:

@@ -50,9 +50,22 @@ def settle_task(path: Path, listing: Listing, asked: TaskName, separator: str, *
     else:
         others = (file for file in listing.unlabelled if file not in listing.files)
         listing.problems += [Problem(file, NOTHING) for file in others]
+        listing.notes += _contradicted(listing, task)
     if task == "regress":
         _check_numbers(path, listing.rows)
     return task
+
+
+def _contradicted(listing: Listing, task: Task) -> Iterator[str]:
+    """Yield how many images are listed again with another label, of which the first counts."""
+    taken = {row.file: row.label for row in listing.rows}
+    torn = sorted({row.file for row in listing.repeated if row.label != taken.get(row.file)})
+    if torn:
+        several = "; --task multilabel gives an image several" if task == "classify" else ""
+        yield (
+            f"{counted(len(torn), 'image is', 'images are')} listed again with another label, and the first counts,"
+            f" e.g. {torn[0]}{several}"
+        )
 
 
 def _separator(labels: set[str]) -> str | None:
@@ -129,5 +142,6 @@ def _check_numbers(path: Path, rows: list[Row]) -> None:
         if not is_number:
             raise DataError(
                 f"{path}: the label {row.label!r} of {row.file} is no number",
-                hint="With --task regress every label is a number. Leave a cell empty where none is known.",
+                hint="With --task regress every label is a number. Leave a cell empty where none is known."
+                + (" A decimal comma is not read: write a point." if "," in row.label else ""),
             )

@@ -19,6 +19,7 @@ from finetune.randomness import derive
 
 SHARES = (1.0, 0.5, 0.25, 0.1)  # of the features of several layer groups that may stay
 STRENGTHS = tuple(10.0**power for power in (4, 3, 2, 1, 0, -1))  # strong first: each solution starts the next
+UNJUDGED = 1.0  # the strength where no class has two units: whatever is held out is of a class never seen
 RISES = 2  # in a row of the loss of what is held out, after which weaker ones are not tried
 FOLDS = 5
 MOST_FOR_SEARCH = 2000  # images on which the strength is chosen
@@ -66,6 +67,7 @@ def fit_probe(
     + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one unit (copies, a group) are in one fold. The
     strength is chosen on at most 2,000 images, of more than 400 classes on those of 400; as the loss is a mean, it is
     then divided by how many times as many independent images all of them are, so that it weighs the same per image.
+    A class of a single unit does not take part in that: where it is held out, nobody knows it.
     With `whiten` ("pca", "zca") the features are made white before, by `scaling.whitening`, which is folded in too.
     `weights` (N,) say how much each image counts in the loss, by default all alike; they are for one class alone.
     If selective, then on the most relevant features only: their relevance is the norm of their weights
@@ -87,9 +89,14 @@ def fit_probe(
     own = _of(units, sampled)
     search = _Search(scaled[sampled], targets[sampled], num_classes, weights[sampled], family)
     parts = [held for held in unit_folds(family.strata(search.targets), own, seed=seed) if len(held) < len(sampled)]
-    strength, left_out = _left_out(search, parts)
+    judged = 1.0
+    if _has_one_class(targets):
+        search = replace(search, is_judged=_have_others(search.targets, own))
+        judged = len(torch.unique(search.targets[search.is_judged])) / len(torch.unique(targets))
+        parts = parts if judged else []
+    strength, left_out = _left_out(search, parts) if parts else (UNJUDGED, torch.empty(0))
     share = 1.0
-    if is_selective:
+    if is_selective and parts:
         share, left_out = _choose_share(search, strength, parts, own)
     top1, loss = (search.top1(left_out, parts), search.loss(left_out, parts)) if parts else (0.0, 0.0)
     strength *= len(set(own)) / len(set(units))
@@ -102,9 +109,6 @@ def fit_probe(
     for matrix in reversed(turned):
         folded = folded @ matrix.double().T
     folded = folded / divisors.double()
-    judged = 1.0
-    if _has_one_class(targets):
-        judged = len(torch.unique(targets[sampled])) / len(torch.unique(targets))
     return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, top1, share, loss, judged)
 
 
@@ -142,6 +146,12 @@ def unit_folds(targets: Tensor, units: Sequence[int], *, seed: int) -> list[Tens
     return [held for part in parts if len(held := torch.from_numpy(np.flatnonzero(np.isin(unit, part.numpy()))))]
 
 
+def _have_others(targets: Tensor, units: Sequence[int]) -> Tensor:
+    """Return of which images (N,) the class has another unit, too."""
+    classes = np.unique(np.stack([np.asarray(units), targets.numpy()]), axis=1)[1]  # (units,)
+    return torch.from_numpy(np.bincount(classes)[targets.numpy()] > 1)
+
+
 def _by_relevance(scaled: Tensor, targets: Tensor, units: Sequence[int], family: Family) -> Tensor:
     """Return the features (D,), the most relevant first."""
     sampled = _sample(targets, 0)
@@ -170,6 +180,7 @@ class _Search:
     num_classes: int
     weights: Tensor  # (N,)
     family: Family
+    is_judged: Tensor | None = None  # (N,): by which a loss is measured; all, where not given
 
     def solve(self, kept: Tensor, strength: float, *, start: Solution | None = None) -> Solution:
         """Return the classifier of the images that a mask (N,) keeps."""
@@ -177,14 +188,19 @@ class _Search:
         return _solve(*chosen, start=start, weights=self.weights[kept], family=self.family)
 
     def loss(self, logits: Tensor, parts: Sequence[Tensor]) -> float:
-        """Return the mean loss of the images of some parts."""
-        held = torch.cat(list(parts))
+        """Return the mean loss of the judged images of some parts."""
+        held = self.judged(parts)
         return float(self.family.mean_loss(logits[held], self.targets[held], self.weights[held]))
 
     def top1(self, logits: Tensor, parts: Sequence[Tensor]) -> float:
-        """Return how many of the images of some parts are guessed right, among all."""
+        """Return the share of the judged images of some parts that are guessed right."""
+        held = self.judged(parts)
+        return float(self.family.hits(logits[held], self.targets[held])) / len(held)
+
+    def judged(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the places of the judged images of some parts."""
         held = torch.cat(list(parts))
-        return float(self.family.hits(logits[held], self.targets[held])) / len(self.targets)
+        return held if self.is_judged is None else held[self.is_judged[held]]
 
 
 def _left_out(search: _Search, parts: Sequence[Tensor]) -> tuple[float, Tensor]:

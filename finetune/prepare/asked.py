@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import recipe as recipes
+from finetune.backbone.catalogue import find
 from finetune.bands import PICTURE_CHANNELS, Bands
 from finetune.belongings import BELONGS, HAVE_MOMENTUM
 from finetune.data.sources import check_there
@@ -81,8 +82,11 @@ def check_decidable(recipe: Recipe) -> None:
         RecipeError: it has none.
     """
     if recipe.strategy.name in ("auto", "race") and not recipe.data.path:
+        name = recipe.backbone.name
+        is_known = name == "auto" or ":" in name or find(name) is not None
         raise RecipeError(
-            f"strategy {recipe.strategy.name} decides from the data, and there is none",
+            f"strategy {recipe.strategy.name} decides from the data, and there is none"
+            + ("" if is_known else f"; {name!r} is neither a network nor a file or folder here"),
             hint="Add --data DIR, or name a strategy, e.g. --strategy head-only.",
         )
 

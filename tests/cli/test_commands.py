@@ -162,6 +162,18 @@ def test_run_and_plan_take_the_data_as_an_argument(
     assert json.loads(finetune_cli("plan", "resnet18", *quick[2:]).out)["backbone"].startswith("resnet18")
 
 
+@pytest.mark.parametrize("name", ["nowhere/imgs", "./imgs", "table.csv", "https://example.org/imgs.zip", "imgs.zip"])
+def test_plan_takes_what_looks_like_a_path_for_data_that_is_not_there(finetune_cli, name: str) -> None:
+    done = finetune_cli("plan", name)
+    assert done.code == 3 and "network" not in done.err
+
+
+def test_plan_says_of_a_name_that_is_nothing_that_it_is_neither_network_nor_data(finetune_cli) -> None:
+    done = finetune_cli("plan", "imgz")
+    assert done.code == 2 and "'imgz' is neither a network nor a file or folder here" in done.err
+    assert "neither" not in finetune_cli("plan", "resnet18").err
+
+
 def test_doctor_names_the_ways_out_where_there_is_no_hub(finetune_cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from finetune.backbone import hub
 

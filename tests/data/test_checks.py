@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -287,7 +288,15 @@ def test_pictures_in_two_classes_and_copies_are_noted(image_folder: MakeImages) 
     (root / "bee/twin.jpg").write_bytes((root / "ant/ant-00.jpg").read_bytes())
     notes = list(conflicts(scanned(root)))
     assert "1 image stands in two classes, e.g. ant/ant-00.jpg; `finetune check` lists all" in notes
-    assert any(note.startswith("1 image is an exact copy of others") for note in notes)
+    assert "1 image is an exact copy of others; copies stay in one split" in notes
+
+
+def test_of_copies_in_two_splits_it_is_not_said_that_they_stay_in_one(image_folder: MakeImages) -> None:
+    root = image_folder()
+    manifest = scanned(root)
+    twin = replace(manifest.samples[0], file="twin", split="val")
+    divided = replace(manifest, samples=(replace(manifest.samples[0], split="train"), twin))
+    assert list(conflicts(divided)) == ["1 image is an exact copy of others"]
 
 
 def test_a_clean_folder_has_no_notes_and_no_problems(image_folder: MakeImages) -> None:

@@ -34,6 +34,20 @@ def test_a_label_that_names_several_classes_is_a_class_of_its_own_and_noted(tmp_
     assert f"{label!r} names several classes and is a class of its own" in notes_of(tmp_path, "ant", "bee", label)
 
 
+@pytest.mark.parametrize(
+    ("sign", "named"), [("|", ""), (";", " --set data.label_separator=';'"), (",", " --set data.label_separator=','")]
+)
+def test_classes_that_never_stand_alone_are_still_seen_in_labels_that_join_them(
+    tmp_path, sign: str, named: str
+) -> None:
+    said = notes_of(tmp_path, "daisy", f"daisy{sign}red", f"rose{sign}red", "rose", "tulip")
+    assert f"may name several classes with {sign!r} between them" in said and f"--task multilabel{named}" in said
+
+
+def test_names_with_a_sign_in_them_cost_no_word(tmp_path: Path) -> None:
+    assert notes_of(tmp_path, "Acer, red", "Quercus, red", "AC/DC", "red car", "red bus", "blue car") == ""
+
+
 def test_one_number_written_in_two_ways_is_two_classes_and_noted(tmp_path: Path) -> None:
     assert "labels that are one number are classes of their own: '1', '1.0'" in notes_of(tmp_path, "1", "1.0", "2")
 

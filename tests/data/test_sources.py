@@ -269,7 +269,7 @@ def test_images_that_are_missing_unlabelled_or_listed_again_are_problems(table: 
     assert reasons["gone.jpg"] == reasons["x" * 300 + ".jpg"] == reasons["."] == "no such file"
     assert "no label" in reasons["2.jpg"] and "no label" in reasons["short"]
     assert "line 5" in next(file for file in reasons if "t.csv" in file)
-    assert reasons["1.jpg"] == "listed again in line 9; the first time counts"
+    assert reasons["1.jpg"] == "listed again in line 9 (b); the first time counts"
 
 
 def test_numbers_in_parquet_are_labels_and_groups_even_zero(table: WriteTable) -> None:

@@ -339,6 +339,12 @@ def test_data_in_one_group_is_an_error_that_names_the_setting() -> None:
     assert "data.group_by" in caught.value.hint
 
 
+def test_one_image_a_class_is_an_error_that_speaks_of_no_groups() -> None:
+    with pytest.raises(DataError, match="no image is left for val") as caught:
+        assign(singles(1, 1), val=0.2, test=0.0, seed=0)
+    assert "two that differ" in caught.value.hint and "group" not in caught.value.hint
+
+
 @pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (0.9, 0.2)])
 def test_shares_that_leave_no_train_are_an_error(val: float, test: float) -> None:
     with pytest.raises(DataError, match=r"split\.val \+ split\.test"):

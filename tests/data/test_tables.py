@@ -10,6 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from finetune.data.image_column import check_column
 from finetune.data.sources import read
 from finetune.errors import DataError, RecipeError
 from finetune.types import Manifest
@@ -167,12 +168,42 @@ def test_fractions_as_labels_are_refused_where_no_class_has_two_images_and_noted
     assert any("labels are numbers" in note for note in read(path, needs_two_classes=False).notes)
 
 
+def test_a_table_of_another_encoding_has_a_way_out(write: Write) -> None:
+    with pytest.raises(DataError) as caught:
+        read(write("i/1.jpg,a", encoding="utf-16"))
+    assert "UTF-8" in caught.value.hint
+
+
+def raw(tmp_path: Path, text: str) -> Path:
+    for place in range(4):
+        (tmp_path / f"{place}.jpg").touch()
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8-sig", newline="")
+    return tmp_path / "t.csv"
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
+def test_columns_may_be_separated_by_what_the_first_line_has_in_place_of_commas(tmp_path: Path, sign: str) -> None:
+    lines = ["image,label", '0.jpg,"a, big"', "1.jpg,b"]
+    manifest = read(raw(tmp_path, "\r\n".join(line.replace(",", sign) for line in lines)))
+    assert [manifest.label(sample.target) for sample in manifest.samples] == [f"a{sign} big", "b"]
+    assert check_column(tmp_path / "t.csv", "auto") == "image"
+
+
+def test_a_semicolon_in_a_name_of_a_column_separates_nothing_where_there_are_commas(tmp_path: Path) -> None:
+    assert read(raw(tmp_path, "image,label;a\n0.jpg,a\n1.jpg,b\n"), label_column="label;a").classes == ("a", "b")
+
+
 @pytest.mark.parametrize(
-    ("encoding", "header", "hint"), [("utf-16", "image,label", "UTF-8"), ("utf-8", "image;label", "commas")]
+    ("text", "said"), [("", "is empty"), ("0.jpg,a\n1.jpg,b\n", "begins with 0.jpg, a, which are no names of columns")]
 )
-def test_a_table_of_another_encoding_or_separator_has_a_way_out(
-    write: Write, encoding: str, header: str, hint: str
-) -> None:
-    with pytest.raises((DataError, RecipeError)) as caught:
-        read(write("i/1.jpg;a", header=header, encoding=encoding))
-    assert hint in caught.value.hint
+def test_a_table_without_names_of_columns_is_told_to_have_them(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        read(raw(tmp_path, text))
+    assert "image,label" in caught.value.hint
+
+
+def test_an_image_listed_again_with_another_label_is_noted(tmp_path: Path) -> None:
+    text = "image,label\n0.jpg,a\n1.jpg,b\n2.jpg,b\n0.jpg,b\n1.jpg,b\n"
+    (note,) = [note for note in read(raw(tmp_path, text)).notes if "again" in note]
+    assert note.startswith("1 image is listed again with another label, and the first counts, e.g. 0.jpg")
+    assert not any("again" in note for note in read(tmp_path / "t.csv", task="multilabel").notes)

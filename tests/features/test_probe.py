@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from finetune.errors import TrainingError
 from finetune.features import probe as probes
 from finetune.features import ridge as ridges
-from finetune.features.probe import STRENGTHS, Probe, fit_probe, folds
+from finetune.features.probe import STRENGTHS, UNJUDGED, Probe, fit_probe, folds
 from finetune.features.ridge import RIDGES, loo_guesses, loo_ridge
 
 
@@ -344,3 +344,19 @@ def test_of_many_classes_the_strength_is_chosen_on_so_many_as_have_images_in_eve
 def test_of_few_classes_all_are_judged() -> None:
     features, targets = clouds()
     assert fit_probe(features, targets, num_classes=3).judged == 1
+
+
+def test_where_no_class_has_two_units_the_strength_is_not_the_one_that_guesses_nothing() -> None:
+    features, targets = clouds(count=4, num_classes=4)
+    views, labels = features.repeat(3, 1), targets.repeat(3)
+    probe = fit_probe(views, labels, num_classes=4, units=[0, 1, 2, 3] * 3, is_selective=True)
+    assert (probe.strength, probe.judged, probe.share) == (UNJUDGED, 0, 1)
+
+
+def test_classes_of_one_image_have_no_part_in_the_choice_of_the_strength() -> None:
+    features, targets = clouds(distance=4)
+    odd = torch.randn(120, 5, generator=torch.Generator().manual_seed(1)) * 40
+    all_targets = torch.cat([targets, torch.arange(3, 123)])
+    probe = fit_probe(torch.cat([features, odd]), all_targets, num_classes=123)
+    assert probe.judged == pytest.approx(3 / 123)
+    assert probe.top1 > 0.8

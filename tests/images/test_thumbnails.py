@@ -132,3 +132,8 @@ def test_a_trait_that_tells_the_class_is_named_and_chance_is_not() -> None:
     rng = np.random.default_rng(0)
     mixed = rows(rng.choice(["PNG", "JPEG", "BMP"], 60).tolist(), [(int(s), 64) for s in rng.integers(16, 512, 60)])
     assert give_aways(mixed, labels, ("ant", "bee")) == []
+
+
+def test_of_one_class_nothing_is_told() -> None:
+    told = rows(["PNG", "JPEG"] * 10, [(64, 64)] * 20)
+    assert give_aways(told, np.zeros(20, dtype=np.int64), ("ant",)) == []
