@@ -26,19 +26,18 @@ def settle_task(path: Path, listing: Listing, asked: TaskName, separator: str, *
 
     Raises:
         DataError: a label that is no number, where numbers are asked for.
-        RecipeError: several label columns, and not several classes are asked for.
+        RecipeError: several label columns, and another task is asked for than these allow.
     """
-    if listing.is_joined and asked not in ("auto", "multilabel"):
-        raise RecipeError(
-            f"several label columns are classes that an image may have, which is no {asked}",
-            hint="Name one column with --set data.label_column=NAME, or leave --task away.",
-        )
+    if listing.is_joined:
+        _check_joined(listing, asked)
     labels = {row.label for row in listing.rows}
     sign = separator if separator != "auto" else _separator(labels) if is_table else None
     task: Task
     if asked != "auto":
         task = asked
-    elif listing.is_joined or (is_table and _names_several(labels, separator, sign)):
+    elif listing.is_joined:
+        task = "classify" if _has_one_each(listing) else "multilabel"
+    elif is_table and _names_several(labels, separator, sign):
         task = "multilabel"
     else:
         task = "regress" if is_table and are_surely_measures(listing.rows) else "classify"
@@ -54,6 +53,27 @@ def settle_task(path: Path, listing: Listing, asked: TaskName, separator: str, *
     if task == "regress":
         _check_numbers(path, listing.rows)
     return task
+
+
+def _check_joined(listing: Listing, asked: TaskName) -> None:
+    """See that what several label columns say of an image is what is asked for.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    several = next((row for row in listing.rows if BETWEEN_LABELS in row.label), None)
+    if asked == "regress" or (asked == "classify" and several is not None):
+        which = f": {several.file} has {listed(several.label.split(BETWEEN_LABELS))}" if several is not None else ""
+        raise RecipeError(
+            f"several label columns are classes that an image may have, which is no {asked}{which}",
+            hint="Name one column with --set data.label_column=NAME, or leave --task away.",
+        )
+
+
+def _has_one_each(listing: Listing) -> bool:
+    """Tell whether every image has exactly one of several label columns, which exclude each other then."""
+    many = (row for row in listing.rows if BETWEEN_LABELS in row.label)
+    return not (listing.unlabelled or listing.repeated or any(many))
 
 
 def _contradicted(listing: Listing, task: Task) -> Iterator[str]:
@@ -90,13 +110,15 @@ def _names_several(labels: set[str], separator: str, sign: str | None) -> bool:
 
 
 def _told(task: Task, labels: set[str], sign: str, *, is_joined: bool) -> Iterator[str]:
-    """Yield what was told from the labels, where it is not one class for each image."""
+    """Yield what was told from the labels, where it is not one column with one class for each image."""
     if task == "regress":
         shown = listed(sorted(labels, key=float), most=3)
         yield (
             f"task regress: the labels are numbers, as of a quantity to be measured ({shown});"
             " --task classify makes classes of them"
         )
+    elif task == "classify" and is_joined:
+        yield "task classify: each image has one of the label columns; --task multilabel lets it have several or none"
     elif task == "multilabel" and is_joined:
         yield "task multilabel: each of the label columns is a class that an image may have"
     elif task == "multilabel":

@@ -95,12 +95,12 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
         head.bias.copy_(probe.bias)
     has_one_class = fit.objective.family.has_one_class
     judged = f"cross-validated {f'top1 {probe.top1:.3f}' if has_one_class else f'loss {probe.loss:.4f}'}"
+    if not probe.judged:
+        judged = "not cross-validated: no class has two independent train images"
+    elif probe.judged < 1:
+        judged += f" (both on {probe.judged:.0%} of the classes)"
     shown_as = f" in {work.views} views" if work.views > 1 else ""
     text = f"head solved on {work.train.num_images} images{shown_as}, L2 strength {probe.strength:g}, {judged}"
-    if has_one_class and not probe.judged:
-        text = text.replace(f", {judged}", ", not cross-validated: no class has two independent train images")
-    elif probe.judged < 1:
-        text += f" (both on {probe.judged:.0%} of the classes)"
     if is_selective:
         text += f", {probe.share:.0%} of the features kept"
     fit.on_event(Event.message(text))

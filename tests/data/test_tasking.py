@@ -81,10 +81,26 @@ def test_a_label_column_with_anything_but_0_and_1_is_an_error_that_names_the_pla
         read(path, task="auto", label_column="a,b")
 
 
+def test_columns_that_exclude_each_other_are_one_class_for_each_image(tmp_path: Path) -> None:
+    path = table(tmp_path, "image,a,b", "1.jpg,0,1", "2.jpg,1,0", "3.jpg,0,1")
+    manifest = read(path, task="auto", label_column="a,b")
+    assert (manifest.task, labels(manifest)) == ("classify", {"1.jpg": "b", "2.jpg": "a", "3.jpg": "b"})
+    assert "each image has one of the label columns; --task multilabel" in said(manifest)
+    assert read(path, task="multilabel", label_column="a,b").task == "multilabel"
+    for row in ("4.jpg,0,0", "4.jpg,1,1", "1.jpg,1,0"):  # none, several, another one listed again
+        path = table(tmp_path, "image,a,b", "1.jpg,0,1", "2.jpg,1,0", "3.jpg,0,1", row)
+        assert read(path, task="auto", label_column="a,b").task == "multilabel"
+    path = table(tmp_path, "image,a,b", "1.jpg,0,1", "2.jpg,1,0", "3.jpg,0,0")
+    assert labels(read(path, task="classify", label_column="a,b")) == {"1.jpg": "b", "2.jpg": "a"}
+
+
 def test_several_columns_are_no_single_class(tmp_path: Path) -> None:
     path = table(tmp_path, "image,a,b", "1.jpg,0,1", "2.jpg,1,0")
     with pytest.raises(RecipeError, match="several label columns are classes that an image may have"):
         read(path, task="regress", label_column="a,b")
+    both = table(tmp_path, "image,a,b", "1.jpg,0,1", "2.jpg,1,1")
+    with pytest.raises(RecipeError, match=r"which is no classify: 2\.jpg has a, b"):
+        read(both, task="classify", label_column="a,b")
     with pytest.raises(RecipeError, match="has no column 'x'"):
         read(path, task="auto", label_column="a,x")
 
