@@ -31,6 +31,7 @@ from finetune.whole import whole_file
 
 DIGEST = re.compile("(?:[0-9a-f]{2})*")
 COLUMNS = ("file", "label", "split", "group", "digest")
+FAR = 1.5  # by this factor another share than was asked for is told
 
 
 def assign_as(manifest: Manifest, section: SplitSection) -> Manifest:
@@ -79,7 +80,18 @@ def assign(
         if "val" in has:
             done = replace(done, notes=(*done.notes, "split.folds: the data's own val is divided together with train"))
     _check(done, SPLITS if shares["test"] else ("train", "val"))
-    return replace(done, notes=done.notes + tuple(leaks(done)))
+    return replace(done, notes=(*done.notes, *_far_from(shares, [splits[place] for place in places]), *leaks(done)))
+
+
+def _far_from(shares: dict[str, float], drawn: Sequence[Split]) -> Iterator[str]:
+    """Yield which split has got a share of the images that is far from the one that was asked for."""
+    for split, share in shares.items():
+        found = drawn.count(split) / len(drawn)
+        if share and not share / FAR <= found <= share * FAR:
+            yield (
+                f"{split} has {found:.0%} of the images, and {share:.0%} was asked for: each class that can has an"
+                " image there, and copies and groups are not divided"
+            )
 
 
 def in_folds(manifest: Manifest, *, folds: int, seed: int) -> tuple[Manifest, ...]:

@@ -165,7 +165,8 @@ def _counted(evidence: Evidence) -> str:
 
 def _compared(evidence: Evidence) -> str:
     last, best = evidence.last, evidence.best
-    if evidence.size.num_probed < FEWEST_PROBED:
+    is_alone = evidence.measure == TASKS["classify"].score and evidence.size.images_per_class_median < 2
+    if evidence.size.num_probed < FEWEST_PROBED or is_alone:
         return "too few to see how well they are told apart"
     at_last, size = evidence.probe[last], evidence.size
     if evidence.measure != TASKS["classify"].score:

@@ -281,6 +281,14 @@ def test_a_small_class_stands_in_train_and_val_whatever_the_share(val: float, co
     assert done.counts("train")["class 0"] + done.counts("val")["class 0"] == count
 
 
+def test_a_share_that_is_far_from_the_one_asked_for_is_told() -> None:
+    few, many = (assign(singles(*[count] * 5), val=0.2, test=0.0, seed=0) for count in (2, 10))
+    assert "val has 50% of the images, and 20% was asked for" in "\n".join(few.notes)
+    assert not many.notes
+    users = replace(few, samples=tuple(replace(s, split=s.split) for s in few.samples), notes=())
+    assert not assign(users, val=0.2, test=0.0, seed=0).notes  # nobody asked for a share
+
+
 def test_of_two_images_val_comes_before_test() -> None:
     done = assign(singles(2, 30), val=0.2, test=0.4, seed=0)
     assert [done.counts(split)["class 0"] for split in SPLITS] == [1, 1, 0]

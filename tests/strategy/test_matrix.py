@@ -101,6 +101,12 @@ def test_of_a_network_that_shows_its_last_group_alone_the_probe_stands_there() -
     assert (found.strategy, found.probe_at) == ("linear-probe", None)
 
 
+def test_of_one_image_of_a_class_nothing_is_said_to_be_told_apart() -> None:
+    alone, pairs = (decide(evidence(num_images=300, per_class=n, probe=(0.0, 0.0), shift=NEAR)) for n in (1, 2))
+    assert "too few to see how well they are told apart" in alone.reason
+    assert "the last stage separates them at 0%" in pairs.reason
+
+
 @pytest.mark.parametrize("similarity", ["similar", "dissimilar"])
 @pytest.mark.parametrize(
     ("in_all", "per_class", "is_many"),
