@@ -1,7 +1,7 @@
 """The strategy matrix of the notes: few or many images, similar or dissimilar to the pretraining data.
 
               similar                                   dissimilar
-    few       linear-probe: the head; from 50 images    linear-probe on all stages together
+    few       linear-probe: the head; from 45 images    linear-probe on all stages together
               on all stages together
     many      top-k: the later half                     the same, of plenty of images everything
 
@@ -27,13 +27,13 @@ from finetune.wording import apart
 # Fewer images than these are few: per class in the median, and in all. Where images are dissimilar, training inner
 # layers pays much sooner: benchmarks/strategy, docs/strategies.md.
 CELLS = {  # what is trained, by size and similarity
-    ("few", "similar"): "the head, solved to convergence; from 50 images a linear classifier on all stages",
+    ("few", "similar"): "the head, solved to convergence; from 45 images a linear classifier on all stages",
     ("few", "dissimilar"): "a linear classifier on all stages",
     ("many", "similar"): "the head and the later half; little left to gain: the head",
     ("many", "dissimilar"): "the head and the later half; of plenty everything",
 }
 FEW = {"similar": (30.0, 100.0), "dissimilar": (3.0, 8.0)}
-FOR_ALL_STAGES = 50  # images: of fewer similar ones a classifier that sees all stages learns what is chance
+FOR_ALL_STAGES = 45  # images: of fewer similar ones a classifier that sees all stages learns what is chance
 PLENTY = 300.0  # images per class: enough to train everything where images are dissimilar
 SOLVED = 0.98  # top1 of the last stage's probe: on similar images at most 2 points are left to gain
 MOST_SOLVED = 20_000  # images times classes: what solving a head takes grows with it, to half a minute about here
