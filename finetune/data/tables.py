@@ -16,6 +16,7 @@ from finetune.data.listing import NOTHING, SPLIT_NAMES, Listing, Row, folded, ho
 from finetune.data.tree import folders_below
 from finetune.errors import DataError, FinetuneError, RecipeError, did_you_mean
 from finetune.images.names import is_image_name
+from finetune.tasks import BETWEEN_LABELS
 from finetune.types import Problem
 from finetune.wording import counted, listed
 
@@ -65,6 +66,8 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
     if outside:
         images = counted(len(outside), "image lies", "images lie")
         listing.notes.append(f"{images} outside of the table's folder, e.g. {outside[0]}")
+    has_several = any(BETWEEN_LABELS in row.label for row in listing.rows)
+    listing.is_exclusive = listing.is_joined and not (listing.unlabelled or listing.repeated or has_several)
     listing.notes += _unnamed(listing, path.parent)
     return listing
 

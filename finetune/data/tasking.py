@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune.data.labels import are_surely_measures
+from finetune.data.labels import SIGNS, are_surely_measures
 from finetune.data.listing import NOTHING, Listing, Row
 from finetune.errors import DataError, RecipeError
 from finetune.tasks import BETWEEN_LABELS, Task
@@ -14,7 +14,7 @@ from finetune.types import Problem
 from finetune.values import TaskName
 from finetune.wording import counted, listed
 
-SEPARATORS = ("|", ";", ",", "+", "&", "/", " ")
+SEPARATORS = (*SIGNS, " ")
 CERTAIN = 0.5  # share of the labels holding a separator that name classes which are labels themselves
 
 
@@ -36,7 +36,7 @@ def settle_task(path: Path, listing: Listing, asked: TaskName, separator: str, *
     if asked != "auto":
         task = asked
     elif listing.is_joined:
-        task = "classify" if _has_one_each(listing) else "multilabel"
+        task = "classify" if listing.is_exclusive else "multilabel"
     elif is_table and _names_several(labels, separator, sign):
         task = "multilabel"
     else:
@@ -68,12 +68,6 @@ def _check_joined(listing: Listing, asked: TaskName) -> None:
             f"several label columns are classes that an image may have, which is no {asked}{which}",
             hint="Name one column with --set data.label_column=NAME, or leave --task away.",
         )
-
-
-def _has_one_each(listing: Listing) -> bool:
-    """Tell whether every image has exactly one of several label columns, which exclude each other then."""
-    many = (row for row in listing.rows if BETWEEN_LABELS in row.label)
-    return not (listing.unlabelled or listing.repeated or any(many))
 
 
 def _contradicted(listing: Listing, task: Task) -> Iterator[str]:

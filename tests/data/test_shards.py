@@ -107,6 +107,12 @@ def test_several_classes_and_numbers_come_back(few: Path, tmp_path: Path, labels
     assert sorted(back.label(s.target) for s in back.samples) == sorted(label.replace(";", "|") for label in labels)
 
 
+def test_a_list_of_classes_stays_one_where_every_image_has_a_single_class(few: Path, tmp_path: Path) -> None:
+    """Columns that exclude each other are one class; a list in a .json says itself that there may be several."""
+    foreign(few, tmp_path / "0.tar", {"json": [{"label": [name]} for name in ("a", "b", "a", "b")]})
+    assert sources.read(f"wds:{tmp_path / '0.tar'}", task="auto").task == "multilabel"
+
+
 def test_the_same_data_gives_the_same_bytes_and_a_shard_is_no_larger_than_asked(few: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         written(few, tmp_path / name)
