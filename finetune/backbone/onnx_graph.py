@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -87,6 +86,8 @@ def _check_another_batch(model: nn.Module, example: Tensor, file: Path) -> None:
     Raises:
         ValueError: with one image more it answers otherwise than the network.
     """
+    import onnxruntime
+
     drawn = torch.rand((len(example) + 1, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
     images = drawn if example.is_floating_point() else (255 * drawn).to(example.dtype)
     with torch.no_grad():

@@ -13,9 +13,10 @@ from finetune.cli.help import examples
 from finetune.cli.options import JsonOption, RecipeOption, base_recipe, parse_size, recipe_options, set_once
 from finetune.cli.screen import watching
 from finetune.cli.show_plan import show_plan
+from finetune.data.listing import TABLES
 from finetune.data.places import SHARDS
 
-FILES = (".csv", ".tsv", ".parquet", ".txt", ".json", ".zip", ".tar")  # endings of what is no network
+FILES = (*TABLES, ".txt", ".json", ".zip", ".tar")  # endings of what is no network
 
 EXAMPLES = examples(
     "plan imgs",

@@ -29,7 +29,7 @@ from finetune.images.files import read_content, stamp_of
 from finetune.randomness import derive_each
 from finetune.tasks import Labels, Target
 from finetune.types import SPLITS, Event, Manifest, OnEvent, Sample, ignore
-from finetune.whole import is_vacant, whole_folder
+from finetune.whole import is_vacant, there_above, whole_folder
 
 FORMAT = 1
 UNDIVIDED = "all"  # what the shards of images without a split are called
@@ -160,8 +160,7 @@ def _check_room(manifest: Manifest, out: Path) -> None:
             needed += _padded(stamp_of(Path(manifest.root, sample.file))[0]) + 4 * tarfile.BLOCKSIZE
         except OSError as error:
             raise DataError(f"{sample.file}: cannot be read: {error.strerror or error}") from error
-    there = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(there_above(out)).free
     if needed > free:
         raise ResourceError(
             f"{out}: the shards take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",

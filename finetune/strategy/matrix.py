@@ -24,16 +24,18 @@ from finetune.tasks import TASKS
 from finetune.types import FEWEST_PROBED, Evidence, Interval, Verdict
 from finetune.wording import apart
 
+FOR_ALL_STAGES = 45  # images: of fewer similar ones a classifier that sees all stages learns what is chance
 # Fewer images than these are few: per class in the median, and in all. Where images are dissimilar, training inner
 # layers pays much sooner: benchmarks/strategy, docs/strategies.md.
 CELLS = {  # what is trained, by size and similarity
-    ("few", "similar"): "the head, solved to convergence; from 45 images a linear classifier on all stages",
+    ("few", "similar"): (
+        f"the head, solved to convergence; from {FOR_ALL_STAGES} images a linear classifier on all stages"
+    ),
     ("few", "dissimilar"): "a linear classifier on all stages",
     ("many", "similar"): "the head and the later half; little left to gain: the head",
     ("many", "dissimilar"): "the head and the later half; of plenty everything",
 }
 FEW = {"similar": (30.0, 100.0), "dissimilar": (3.0, 8.0)}
-FOR_ALL_STAGES = 45  # images: of fewer similar ones a classifier that sees all stages learns what is chance
 PLENTY = 300.0  # images per class: enough to train everything where images are dissimilar
 SOLVED = 0.98  # top1 of the last stage's probe: on similar images at most 2 points are left to gain
 MOST_SOLVED = 20_000  # images times classes: what solving a head takes grows with it, to half a minute about here
@@ -156,7 +158,7 @@ def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str
 
 def _counted(evidence: Evidence) -> str:
     size = evidence.size
-    among = apart(size.num_images, size.num_independent or size.num_images)
+    among = apart(size.num_images, _num_independent(evidence))
     if evidence.measure == TASKS["regress"].score:
         return f"{size.num_images} images{among} with a number ({size.images_per_class_median:g} in a tenth of them)"
     many = f"{size.num_images} images{among}, {size.num_classes} classes"
