@@ -5,6 +5,7 @@ Nothing is imported before `main` has begun, so that whatever stops it ends in i
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
 
 USAGE = "`finetune COMMAND --help` lists the flags, `finetune recipes show default` every key of the recipe."
 GRACE = 3.0  # seconds for another process of a run to say why it ends: a launcher ends all when one has ended
+SPINS = "30000"  # rounds in which a thread looks for work before it sleeps: a tenth of what is usual (docs/log.md)
 ENDS: dict[type[BaseException], int] = {KeyboardInterrupt: 130, BrokenPipeError: 141}  # as a shell has them
 
 
 def main() -> None:
     """Run the command line; an error of ours ends as two lines on stderr and its own exit code."""
+    _have_threads_sleep()
     try:
         code = _code()
         if sys.stdout is not None:
@@ -37,6 +40,16 @@ def main() -> None:
     if code == ENDS[BrokenPipeError]:
         _write_no_more()
     sys.exit(code)
+
+
+def _have_threads_sleep() -> None:
+    """Have torch's threads sleep soon where they wait for each other: they would spin on cores that others need.
+
+    Read when torch is imported, by the OpenMP library of its wheels for Linux; whoever has said something about
+    waiting is obeyed.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def _code() -> str | int | None:
@@ -84,8 +97,6 @@ def _cause(end: BaseException) -> int | None:
 
 def _write_no_more() -> None:
     """Have what is still to be written to stdout go nowhere: the interpreter would complain when it ends."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

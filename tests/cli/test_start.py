@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.cli import SPINS
 from finetune.prepare import costs
 from finetune.workflow.plan import plan
 
@@ -94,6 +95,20 @@ def test_a_network_is_timed_once_on_a_machine(monkeypatch: pytest.MonkeyPatch) -
     assert [cost.seconds for cost in first.costs] == [cost.seconds for cost in again.costs]
     plan(strategy="full", backbone="test_resnet", image_size=96)
     assert len(timed) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch's OpenMP library is another there")
+@pytest.mark.parametrize(
+    "said, spins", [({}, SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
+)
+def test_threads_sleep_soon_where_they_wait_unless_the_user_says_otherwise(said: dict[str, str], spins: str) -> None:
+    """The library of torch's threads says what it has read."""
+    others = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune", "doctor"],
+        capture_output=True, text=True, env={**others, "OMP_DISPLAY_ENV": "verbose", **said},
+    )  # fmt: skip
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
 
 
 def test_nothing_but_the_words_of_a_module_is_read_before_main_begins() -> None:
