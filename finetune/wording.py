@@ -44,6 +44,11 @@ def trial_place(study: str, number: int, of: str = "") -> str:
     return study if study == "usual" else f"{study} {number + 1}{of}"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def shown_value(value: Any) -> str:
     """Return a value of a key in a few signs."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -22,7 +22,7 @@ LAYERS = [
     {"sections"},
     {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
     {"ranks"},
-    {"whole", "process", "threads", "arguments", "belongings", "inline", "underway"},
+    {"whole", "process", "threads", "arguments", "belongings", "inline", "underway", "hub"},
     {"cache_entries", "timings"},
     {"images"},
     {"recipe", "device", "data", "optim", "backbone", "environment"},

@@ -218,7 +218,7 @@ def main() -> None:
     done = {_key(row): row for row in rows}
     missing = (
         row
-        for seed in range(chosen.seeds)
+        for seed in range(chosen.first_seed, chosen.seeds)
         for size in chosen.sizes
         for data in chosen.data
         for row in _case(chosen, data, size, seed, done)
@@ -311,6 +311,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="a timm folder")
     parser.add_argument("--timm-script", type=Path, help="timm's train.py")
     parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--peers", nargs="*", choices=PEERS, help="some of them only, or nobody", metavar="PEER")
     parser.add_argument("--table", action="store_true", help="print what was measured")
     return parser.parse_args()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune.backbone.catalogue import find
-from finetune.backbone.hub import hub_gives
 from finetune.backbone.packaged import INSTALL
 from finetune.backbone.stored import place_of
+from finetune.hub import hub_gives
 from finetune.settings import DEFAULT_BACKBONE, EMBEDDED
 
 # From the first choice to the last: all small, and all pretrained on ImageNet-1k.

@@ -28,7 +28,6 @@ from finetune.backbone.blank import USUAL, set_channels
 from finetune.backbone.classics import CLASSICS
 from finetune.backbone.groups import head_modules, layer_groups
 from finetune.backbone.heads import keep_rows, linear_classifier, renew_head
-from finetune.backbone.hub import hub_is_reachable
 from finetune.backbone.layers import NETWORK_ERRORS
 from finetune.backbone.pools import AUTO, OURS, put_pool, restore_pool
 from finetune.backbone.preprocessing import check_image_size, preprocessing_of
@@ -36,17 +35,17 @@ from finetune.backbone.weights import (
     DAMAGE_ERRORS,
     LoadReport,
     file_of,
-    first_line,
     load_into,
     model_of_run,
     read_weights,
 )
 from finetune.errors import BackboneError
+from finetune.hub import hub_is_reachable
 from finetune.randomness import derive, forked
 from finetune.settings import EMBEDDED, EMBEDDED_FULL
 from finetune.tasks import Task
 from finetune.types import LayerGroup, Preprocessing
-from finetune.wording import listed
+from finetune.wording import first_line, listed
 
 TRAINING_ARGS = {"drop_rate": "regularise.dropout", "drop_path_rate": "regularise.drop_path"}  # and their keys
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"

@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from finetune.backbone.weights import first_line
+from finetune.wording import first_line
 
 EXPORT_ERRORS = (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, TypeError)
 APART = 1e-3  # of the largest value: how far a graph's answers may be from the network's

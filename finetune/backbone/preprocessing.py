@@ -10,9 +10,9 @@ from torch import nn
 
 from finetune.backbone.blank import USUAL, blank_images, channels_of
 from finetune.backbone.layers import NETWORK_ERRORS
-from finetune.backbone.weights import first_line
 from finetune.errors import BackboneError
 from finetune.types import Preprocessing
+from finetune.wording import first_line
 
 
 def check_image_size(model: nn.Module, size: tuple[int, int], label: str) -> None:

@@ -26,6 +26,7 @@ from finetune.backbone.groups import head_parameters
 from finetune.backbone.sets import flat, matched, of_set
 from finetune.errors import BackboneError
 from finetune.types import LayerGroup
+from finetune.wording import first_line
 
 # What torch and safetensors raise on damaged bytes, as seen when fed truncated and altered files.
 DAMAGE_ERRORS = (
@@ -263,11 +264,6 @@ def _filtered(model: nn.Module, tensors: dict[str, Tensor], architecture: str, s
         return dict(convert(tensors, model))
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise BackboneError(f"{source} does not fit {architecture}: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _refused(error: BaseException) -> str:

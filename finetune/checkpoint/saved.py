@@ -22,7 +22,6 @@ from finetune.backbone import load as backbones
 from finetune.backbone.adapted import cut_at, with_depth, with_range
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
-from finetune.backbone.weights import first_line
 from finetune.bands import Bands
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.contents import PROBLEMS
@@ -37,6 +36,7 @@ from finetune.settings import Recipe
 from finetune.tasks import AnyTarget, Task
 from finetune.types import EpochLine, Manifest, Split, to_json
 from finetune.whole import write_text
+from finetune.wording import first_line
 
 GUESS_COLUMNS = ("file", "split", "class", "predicted")  # of predictions.csv; those of probabilities follow
 SURE_COLUMNS = ("confidence", "second", "confidence of second")  # of one class

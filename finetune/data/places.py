@@ -24,8 +24,8 @@ def shards_named(path: str | Path) -> str | None:
     text = str(path)
     if text.startswith(HUB):
         raise DataError(
-            f"{text}: data sets of the Hub are not read",
-            hint="Save its images to files, with a Parquet or CSV table beside them that names file and label.",
+            f"{text}: a data set of the Hub is read from shards, which are written once",
+            hint=f"finetune shard {text} --out shards; then wds:shards is the data.",
         )
     if not text.startswith(SHARDS):
         return None

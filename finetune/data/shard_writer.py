@@ -57,8 +57,7 @@ def write_shards(manifest: Manifest, out: Path, *, size: int, on_event: OnEvent 
     Raises:
         ResourceError: the folder is not empty, or cannot be written. DataError: an image cannot be read.
     """
-    if not is_vacant(out):
-        raise ResourceError(f"{out} is not empty", hint="Shards are written all or none, into a new folder: name one.")
+    check_vacant(out)
     _check_room(manifest, out)
     shards: dict[str, dict[str, int]] = {}
     total = len(manifest.samples)
@@ -74,6 +73,29 @@ def write_shards(manifest: Manifest, out: Path, *, size: int, on_event: OnEvent 
         (beside / INFO).write_text(json.dumps(_info(manifest, shards), indent=1, ensure_ascii=False), encoding="utf-8")
         num_bytes = sum(file.stat().st_size for file in beside.iterdir())
     return Shards(str(out), shards, num_bytes)
+
+
+def new_tar(place: Path) -> tarfile.TarFile:
+    """Return a tar to be written."""
+    return tarfile.open(place, "w", format=tarfile.USTAR_FORMAT)
+
+
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Write a file of no owner and no time into a tar."""
+    head = tarfile.TarInfo(name)
+    head.size = len(content)
+    tar.addfile(head, io.BytesIO(content))
+    tar.members.clear()  # type: ignore[attr-defined]  # else all of them stay
+
+
+def check_vacant(out: Path) -> None:
+    """See that shards can be written into a folder.
+
+    Raises:
+        ResourceError: it is not empty.
+    """
+    if not is_vacant(out):
+        raise ResourceError(f"{out} is not empty", hint="Shards are written all or none, into a new folder: name one.")
 
 
 def _tell(on_event: OnEvent, before: int, total: int, done: int) -> None:
@@ -99,13 +121,10 @@ def _write_split(
             if tar is None or tar.offset + needed + END > size:
                 stack.close()
                 file = f"{name}-{len(lengths):06d}.tar"
-                tar = stack.enter_context(tarfile.open(folder / file, "w", format=tarfile.USTAR_FORMAT))
+                tar = stack.enter_context(new_tar(folder / file))
                 lengths[file] = 0
             for member, content in members.items():
-                head = tarfile.TarInfo(member)  # of no owner and no time
-                head.size = len(content)
-                tar.addfile(head, io.BytesIO(content))
-            tar.members.clear()  # type: ignore[attr-defined]  # else all of them stay
+                add_member(tar, member, content)
             lengths[file] += 1
             on_done(number + 1)
     return lengths

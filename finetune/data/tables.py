@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from finetune.csv_cells import MARK, unguarded_cell
 from finetune.data.label_columns import cell_text, join_columns, label_columns
 from finetune.data.listing import NOTHING, SPLIT_NAMES, Listing, Row, folded, holds, normal, split_of
+from finetune.data.places import HUB
 from finetune.data.tree import folders_below
 from finetune.errors import DataError, FinetuneError, RecipeError, did_you_mean
 from finetune.images.names import is_image_name
@@ -51,7 +52,8 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
     if odd is not None:
         raise DataError(
             f"{path}: its column {image!r} holds no names of files, but {type(odd).__name__}",
-            hint="Images inside of a table are not read: save each to a file, and name that file in the column.",
+            hint=f"Images inside of a table are written as shards once: finetune shard {HUB}{path} --out shards; then"
+            " wds:shards is the data.",
         )
     fault = _split_fault(path, columns, rows, split, {image, *labels, group_by})
     if fault and needs_split:

@@ -31,12 +31,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from finetune import ranks
 from finetune.backbone.onnx_graph import EXPORT_ERRORS, write_quickly
-from finetune.backbone.weights import first_line
 from finetune.errors import BackboneError, ResourceError
 from finetune.features.divide import Trunk
 from finetune.features.sources import through_trunk
 from finetune.timings import remember, remembered
-from finetune.wording import counted
+from finetune.wording import counted, first_line
 
 TOLERANCE = 1e-4  # of the largest value of a boundary tensor
 FEWEST = 32  # batches of a pass that is worth timing one
