@@ -28,6 +28,7 @@ from finetune.types import Manifest, OnEvent, Sample, ignore
 from finetune.values import TaskName
 from finetune.wording import counted, listed
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 NUMBER = "number"  # what the numbers are called that folders are named by
 
 
@@ -68,6 +69,10 @@ def read(
     elif path.suffix.lower() in TABLES and path.is_file():
         root = str(path.parent.resolve())
         listing = read_table(path, image_column, label_column, split_column, group_by, needs_split=needs_splits)
+    elif path.suffix.lower() in ARCHIVES:
+        raise DataError(
+            f"{path} is an archive, not a folder of images", hint=f"Unpack it, and name the folder. {LAYOUTS}"
+        )
     else:
         raise DataError(f"{path} is a file, not a folder of images", hint=LAYOUTS)
     if group_by != "none" and listing.rows and not any(row.group for row in listing.rows):
