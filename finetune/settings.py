@@ -307,7 +307,16 @@ class LossSection(Section):
         " auto: cross-entropy, of several classes bce, of numbers mse.",
     )
     focal_gamma: NotNegative = Field(2.0, description="How much less; 0 is cross-entropy.")
-    label_smoothing: Fraction = Field(0.0, description="Share of the target spread over all classes.")
+    label_smoothing: Fraction | Auto = Field(
+        "auto",
+        description="Share of the target spread over all classes. auto: 0.1 where cross-entropy trains by top-k two or"
+        " more layer groups of the backbone, else 0.",
+    )
+
+    @property
+    def smoothing(self) -> float:
+        """Share of the target that is spread; none as long as "auto" is not settled."""
+        return 0.0 if self.label_smoothing == "auto" else self.label_smoothing
 
 
 class CacheSection(Section):

@@ -20,7 +20,7 @@ MANY = 100  # independent images: from here on what is usual counts for next to 
 COLDEST, HOTTEST = 0.05, 20.0  # what is looked at: of logits that are right on every image the best would be 0
 ROUNDS = 60
 
-Training = Literal["solved", "head", "deep", "other"]
+Training = Literal["solved", "head", "deep", "smoothed", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ USUAL: dict[Training, Usual] = {  # docs/log.md, 2026-11-30: what test images to
     "solved": Usual(0.9, 0.3),
     "head": Usual(1.8, 0.5),
     "deep": Usual(4.0, 0.7),
+    "smoothed": Usual(1.1, 0.4),  # as deep, of labels that are smoothed by a tenth
     "other": Usual(1.5, 1.0),  # what softens targets, or is none of these
 }
 

@@ -62,7 +62,7 @@ def shares_of(targets: Tensor, num_classes: int, *, smoothing: float) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
-    return cross_entropy(logits, targets, label_smoothing=section.label_smoothing, reduction="none")
+    return cross_entropy(logits, targets, label_smoothing=section.smoothing, reduction="none")
 
 
 def _nll(logits: Tensor, targets: Tensor, _: LossSection) -> Tensor:
@@ -76,13 +76,13 @@ def _bce(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
 
     Source: Wightman et al. 2021, ResNet strikes back, arXiv:2110.00476.
     """
-    shares = shares_of(targets, logits.shape[1], smoothing=section.label_smoothing).to(logits)
+    shares = shares_of(targets, logits.shape[1], smoothing=section.smoothing).to(logits)
     return binary_cross_entropy_with_logits(logits, shares, reduction="none").mean(dim=1)
 
 
 def _mse(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
     """Return the squared distance of the probabilities from the target; slow where they are wrong and sure."""
-    shares = shares_of(targets, logits.shape[1], smoothing=section.label_smoothing)
+    shares = shares_of(targets, logits.shape[1], smoothing=section.smoothing)
     return (logits.softmax(dim=1) - shares.to(logits)).square().sum(dim=1)
 
 

@@ -37,7 +37,7 @@ from finetune.values import TASK_LOSSES
 from finetune.wording import counted
 
 OF_ONE_CLASS: dict[str, tuple[Any, ...]] = {  # keys that mean something where an image has one class alone, and off
-    "loss.label_smoothing": (0.0,),
+    "loss.label_smoothing": ("auto", 0.0),
     "regularise.cutmix": (0.0,),  # what is cut out of an image may be any of its classes
     "train.balance": ("auto", "none"),
     "train.calibrate": ("auto", False),

@@ -20,6 +20,7 @@ from finetune.prepare.inputs import Inputs, with_task
 from finetune.settings import RANGE_TEST, Recipe
 from finetune.strategy.strategies import (
     Choice,
+    Strategy,
     epochs_for,
     is_full,
     is_pretrained,
@@ -88,8 +89,18 @@ def resolve_numbers(
         "optim.lr": lr if recipe.optim.lr in ("auto", RANGE_TEST) else recipe.optim.lr,
         "optim.weight_decay": _or(recipe.optim.weight_decay, numbers.weight_decay),
         "optim.layer_decay": _or(recipe.optim.layer_decay, numbers.layer_decay),
+        "loss.label_smoothing": _or(recipe.loss.label_smoothing, _smoothing(recipe, numbers, top_k)),
     }
     return recipes.update(recipe, changes)
+
+
+def _smoothing(recipe: Recipe, numbers: Strategy, top_k: int | str) -> float:
+    """Return the share of a label that is spread over all classes where nobody names one."""
+    is_of_one_class = recipe.loss.name in ("auto", TASK_LOSSES["classify"][0]) and recipe.data.task in (
+        "auto",
+        "classify",
+    )
+    return numbers.smoothing if is_of_one_class and top_k != 1 else 0.0
 
 
 def plan_phases(recipe: Recipe, backbone: Backbone) -> tuple[Phase, ...]:

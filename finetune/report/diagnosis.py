@@ -68,8 +68,8 @@ def _by_heart(history: Sequence[EpochLine], level: str) -> Iterator[Advice]:
     yield Advice(
         f"It learns its images by heart: train top1 {last.train_top1:.2f}, val {last.val_top1:.2f}, and the val loss"
         f" rises from {min(losses):.2f} (epoch {best}) to {losses[-1]:.2f}. More images help most;"
-        f" {'stronger augmentation' if stronger else 'label smoothing'} may.",
-        f"--set {'augment.level=heavy' if stronger else 'loss.label_smoothing=0.1'}",
+        f" {'stronger augmentation' if stronger else 'mixup'} may.",
+        f"--set {'augment.level=heavy' if stronger else 'regularise.mixup=0.2'}",
     )
 
 

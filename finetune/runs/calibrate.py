@@ -55,12 +55,14 @@ def sentence(temperature: Temperature) -> str:
 def training_of(prepared: Prepared) -> Training:
     """Return how a run trains, as far as its temperature usually follows from it."""
     recipe, phases = prepared.recipe, prepared.phases
-    is_softened = recipe.loss.label_smoothing or recipe.regularise.mixup or recipe.regularise.cutmix
+    is_mixed = recipe.regularise.mixup or recipe.regularise.cutmix
     if all(phase.solver == "lbfgs" for phase in phases):
         return "solved"
-    if is_softened or recipe.loss.name not in ("auto", TASK_LOSSES["classify"][0]) or recipe.strategy.name == "scratch":
+    if is_mixed or recipe.loss.name not in ("auto", TASK_LOSSES["classify"][0]) or recipe.strategy.name == "scratch":
         return "other"
-    return "head" if all(set(phase.plan.trained) == {"head"} for phase in phases) else "deep"
+    if all(set(phase.plan.trained) == {"head"} for phase in phases):
+        return "other" if recipe.loss.smoothing else "head"
+    return "smoothed" if recipe.loss.smoothing else "deep"
 
 
 def last_layers(model: nn.Module) -> tuple[nn.Module, ...] | None:

@@ -230,6 +230,7 @@ class Strategy:
     trains: Trains = "all"  # of each layer group of the backbone
     unused: Mapping[str, str] = field(default_factory=dict)  # keys or sections of the recipe, and why it has no use
     source: str = ""
+    smoothing: float = 0.0  # of labels, but for top-k 1
     level: str = "no other level was measured with it"  # why auto is the usual level of augmentation
 
 
@@ -279,6 +280,7 @@ STRATEGIES: dict[str, Strategy] = {
         takes=frozenset({"top_k"}),
         top_k=1,
         cheaper="head-only",
+        smoothing=0.1,  # docs/log.md, 2026-11-30
         level=_NO_BETTER,
     ),
     "full": Strategy(

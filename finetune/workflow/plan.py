@@ -159,7 +159,9 @@ def _plan(chosen: Recipe, *, layers: bool, images: int | None, memory: bool | in
             told.append(f"{racing.told(race)}; shown is {prepared.recipe.strategy.name}")
     else:
         prepared = _prepared_on_paper(chosen)
-    level = [why_usual_level(prepared.recipe.strategy.name)] if chosen.augment.level == "auto" else []
+    usual = [why_usual_level(prepared.recipe.strategy.name)] if chosen.augment.level == "auto" else []
+    if chosen.loss.label_smoothing == "auto" and (smoothing := prepared.recipe.loss.smoothing):
+        usual.append(f"loss.label_smoothing auto: {smoothing}, which was better by a point in the mean")
     num_images = images or len(prepared.manifest.samples) or USUAL_IMAGES
     if not is_among:
         prepared = within_time(prepared, chosen, may_fall=name == "auto", num_images=num_images, on_event=on_event)
@@ -172,7 +174,7 @@ def _plan(chosen: Recipe, *, layers: bool, images: int | None, memory: bool | in
         strategy=prepared.recipe.strategy.name,
         groups=prepared.backbone.groups,
         phases=prepared.phases,
-        notes=(*told, *prepared.notes, *remarks(prepared.recipe, prepared.backbone), *level),
+        notes=(*told, *prepared.notes, *remarks(prepared.recipe, prepared.backbone), *usual),
         evidence=prepared.evidence,
         verdict=prepared.verdict,
         num_images=num_images,
