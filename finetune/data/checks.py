@@ -19,7 +19,7 @@ from pathlib import Path
 from finetune import ranks
 from finetune.bands import COLOURS, Bands
 from finetune.data.scan_memory import Scan, ScanMemory, Stamp
-from finetune.data.targets import TORN, with_copies_joined
+from finetune.data.targets import with_copies_joined
 from finetune.errors import DataError, ResourceError
 from finetune.images.decode import UndecodableError, alone, examine
 from finetune.images.depths import before_model, in_data
@@ -30,9 +30,7 @@ from finetune.images.quiet import quiet
 from finetune.images.remarks import remarks_of
 from finetune.images.stores import StoreError, whole_place
 from finetune.process import num_cores
-from finetune.tasks import AnyTarget
-from finetune.types import Event, Manifest, OnEvent, Problem, Sample, Split, ignore
-from finetune.wording import counted
+from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 
 CHUNK = 256
 AT_ONCE = 32  # images are written together
@@ -330,25 +328,3 @@ def _of_one_kind(pairs: list[tuple[Sample, Scan]]) -> list[tuple[Sample, Scan]]:
         (sample, replace(scan, problem=problem) if scan.span and scan.span.is_real != is_usual else scan)
         for sample, scan in pairs
     ]
-
-
-def conflicts(manifest: Manifest) -> Iterator[str]:
-    """Yield which images stand in two classes, and how many are exact copies; nothing before the scan."""
-    labels: dict[str, set[AnyTarget]] = {}
-    first: dict[str, Sample] = {}
-    samples = [sample for sample in manifest.samples if sample.digest]
-    for sample in samples:
-        labels.setdefault(sample.digest, set()).add(sample.target)
-        first.setdefault(sample.digest, sample)
-    twice = [first[digest].file for digest, classes in labels.items() if len(classes) > 1]
-    if twice:
-        stand = counted(len(twice), "image stands", "images stand")
-        yield f"{stand} {TORN[manifest.task]}, e.g. {twice[0]}; `finetune check` lists all"
-    copies = sum(count - 1 for count in Counter(s.digest for s in samples).values())
-    if copies:
-        stand = counted(copies, "image is an exact copy", "images are exact copies")
-        splits: dict[str, set[Split | None]] = {}
-        for sample in samples:
-            splits.setdefault(sample.digest, set()).add(sample.split)
-        is_divided = any(len(where - {None}) > 1 for where in splits.values())
-        yield f"{stand} of others" + ("" if is_divided else "; copies stay in one split")

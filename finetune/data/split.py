@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.csv_cells import guarded_cell, unguarded_cell
+from finetune.data.clashes import leaks
 from finetune.data.label_split import LabelPool
 from finetune.data.targets import strata_of, target_of
 from finetune.data.ties import Places, Ties
@@ -130,20 +131,6 @@ def _check_fold(part: Manifest, folds: int) -> None:
     except DataError as error:
         hint = f"{folds} parts need {folds} images, or groups, of each class: take fewer folds."
         raise DataError(f"{error.message}, divided into {folds} folds", hint=hint) from None
-
-
-def leaks(manifest: Manifest) -> Iterator[str]:
-    """Yield which images and groups straddle splits."""
-    for what, values in (
-        ("images", [s.digest for s in manifest.samples]),
-        ("groups", [s.group for s in manifest.samples]),
-    ):
-        side: dict[str, Split | None] = {}
-        pairs = zip(values, manifest.samples, strict=True)
-        astray = {value for value, s in pairs if value and side.setdefault(value, s.split) != s.split}
-        if astray:
-            example = next(s.file for value, s in zip(values, manifest.samples, strict=True) if value in astray)
-            yield f"leak: {len(astray)} {what} stand in more than one split, e.g. {example}; `finetune check` lists all"
 
 
 def write(manifest: Manifest, path: Path) -> None:

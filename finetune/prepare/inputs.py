@@ -19,6 +19,7 @@ from finetune.backbone.load import Architecture, Backbone
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.saved import pinned_task
 from finetune.data import balance, checks, sources, split
+from finetune.data.clashes import conflicts
 from finetune.data.loaders import ImageBatches, ImageDataset
 from finetune.data.places import settled_path, shards_named
 from finetune.data.shards import look_through_together
@@ -346,7 +347,7 @@ def data_notes(manifest: Manifest) -> tuple[str, ...]:
     """Return what a user should know of their data before anything is trained on it."""
     return (
         *manifest.notes,
-        *checks.conflicts(manifest),
+        *conflicts(manifest),
         *balance.thin(manifest),
         *balance.outweighed(manifest),
     )
