@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +30,7 @@ from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.images.decode import UndecodableError
 from finetune.images.files import FORMS, begins_as, read_content
 from finetune.images.shards import Shard, read_member
+from finetune.images.stores import address_of
 from finetune.types import Event, OnEvent, ignore
 
 STDIN = "-"
@@ -122,11 +122,10 @@ def asked_images(
 
 def missing_path(given: str, path: Path, *, expected: str) -> DataError:
     """Return the error of a path that is not there: an address, a pattern that nothing matched, or a misspelt name."""
-    if address := re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", given, re.IGNORECASE):  # a Path folds // to /
-        where = f"{address[1]}://{address[2]}"
-        if address[1].lower() == "file":
-            return DataError(f"{given} is an address", hint=f"Name the file itself: /{address[2]}")
-        return DataError(f"{where} is an address of a kind that is not read here", hint="Download it first.")
+    if address := address_of(given):
+        if address.startswith("file://"):
+            return DataError(f"{given} is an address", hint=f"Name the file itself: /{address.removeprefix('file://')}")
+        return DataError(f"{address} is an address of a kind that is not read here", hint="Download it first.")
     if set("*?[") & set(path.name):
         return DataError(f"nothing matches {given}", hint=f"See what is in {path.parent}. {expected}")
     try:

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from finetune.errors import DataError
 
-SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)  # longer than the letter of a drive
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL | re.IGNORECASE)  # longer than the letter of a drive
 AHEAD = 2**23  # bytes that are asked for at once where a whole file is gone through
 
 
@@ -27,9 +27,9 @@ class StoreError(OSError):
 
 
 def address_of(text: str) -> str | None:
-    """Return an address whose // a Path may have folded; None for what is a path of this machine."""
+    """Return an address as stores know it, even if a Path has folded its //; None for a path of this machine."""
     match = SCHEME.fullmatch(text)
-    return f"{match[1]}://{match[2]}" if match else None
+    return f"{match[1].lower()}://{match[2]}" if match else None
 
 
 def whole_place(place: str | Path) -> str:
