@@ -14,10 +14,10 @@ from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.state import Checkpoint, TrainState, restore_model
 from finetune.errors import BackboneError
 from finetune.features.extract import before_head, extract
-from finetune.features.probe import fit_probe
+from finetune.features.probe import Probe, fit_probe
 from finetune.optim.initialisers import initialise
 from finetune.randomness import derive, forked
-from finetune.train.fit import Fit, renewed, renewed_parameters
+from finetune.train.fit import Fit, Work, renewed, renewed_parameters
 from finetune.train.loop import close_epoch, fit_phase, stoppable
 from finetune.types import Event, Phase
 
@@ -93,6 +93,12 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
     with torch.no_grad():
         head.weight.copy_(probe.weight)
         head.bias.copy_(probe.bias)
+    fit.on_event(Event.message(_told(fit, work, probe, is_selective=is_selective)))
+    _sum_up(fit, state, features @ probe.weight.T + probe.bias, targets)
+    close_epoch(fit, work, phase, state, lr=0.0)
+
+
+def _told(fit: Fit, work: Work, probe: Probe, *, is_selective: bool) -> str:
     has_one_class = fit.objective.family.has_one_class
     judged = f"cross-validated {f'top1 {probe.top1:.3f}' if has_one_class else f'loss {probe.loss:.4f}'}"
     if not probe.judged:
@@ -100,12 +106,8 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
     elif probe.judged < 1:
         judged += f" (both on {probe.judged:.0%} of the classes)"
     shown_as = f" in {work.views} views" if work.views > 1 else ""
-    text = f"head solved on {work.train.num_images} images{shown_as}, L2 strength {probe.strength:g}, {judged}"
-    if is_selective:
-        text += f", {probe.share:.0%} of the features kept"
-    fit.on_event(Event.message(text))
-    _sum_up(fit, state, features @ probe.weight.T + probe.bias, targets)
-    close_epoch(fit, work, phase, state, lr=0.0)
+    kept = f", {probe.share:.0%} of the features kept" if is_selective else ""
+    return f"head solved on {work.train.num_images} images{shown_as}, L2 strength {probe.strength:g}, {judged}{kept}"
 
 
 def linear_head(model: nn.Module) -> nn.Linear | None:
