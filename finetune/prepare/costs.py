@@ -87,12 +87,9 @@ class Speed:
     step: float
 
 
-def costs(prepared: Prepared, skeleton: Backbone, *, num_images: int, speed: Speed | None = None) -> tuple[Cost, ...]:
-    """Return what every phase of a run takes for this number of images, train and val together.
-
-    The machine is timed unless its `speed` is known.
-    """
-    speed = speed or speed_of(prepared.recipe, skeleton, prepared.compute.device)
+def costs(prepared: Prepared, skeleton: Backbone, *, num_images: int) -> tuple[Cost, ...]:
+    """Return what every phase of a run takes for this number of images, train and val together."""
+    speed = speed_of(prepared.recipe, skeleton, prepared.compute.device)
     return tuple(_cost(prepared, skeleton, phase, num_images, speed) for phase in prepared.phases)
 
 

@@ -192,6 +192,6 @@ def _planned(field: Mapping[str, Prepared], recipe: Recipe, gone: float) -> tupl
     options, limit = dict[str, Option](), None
     if recipe.train.time != "none":
         limit = limit_of(recipe, gone=gone)
-        options = {label: predicted([field[label]], num_images=work.num_images)[0] for label, work in works.items()}
+        options = {label: predicted(field[label], num_images=work.num_images) for label, work in works.items()}
     plan = plan_backbone_race(works, options, limit)
     return works, replace(plan, left_out={**unknown, **plan.left_out})

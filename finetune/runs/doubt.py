@@ -42,7 +42,7 @@ def _race_of_both(recipe: Recipe, own: Prepared, on_event: OnEvent) -> PreparedR
     first, rival = both_of(own.verdict, own.evidence)
     field = {label: _without_time(run) for label, run in field_of(recipe, own).items() if label in (first, rival)}
     works = {label: work for label, run in field.items() if (work := work_of(run)) is not None}
-    options = predicted(list(field.values()), num_images=len(own.manifest.samples))
+    options = [predicted(made, num_images=len(own.manifest.samples)) for made in field.values()]
     seconds = sum(option.seconds(option.epochs) for option in options) * (2 if recipe.train.refit else 1)
     if len(works) < 2 or seconds > limit_of(recipe, gone=0.0):
         return None

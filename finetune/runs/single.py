@@ -128,7 +128,7 @@ def settled_run(prepared: Prepared, recipe: Recipe, *, began: float, on_event: O
     num_images = len(prepared.manifest.samples)
     prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
     prepared = with_measured_lr(with_micro_batch(prepared, on_event=on_event), recipe, on_event=on_event)
-    on_event(Event.message(outline(prepared)))
+    on_event(Event.message(outline(prepared, has_limit=recipe.train.time != "none")))
     return PreparedRun(prepared, {"prepare": time.monotonic() - began})
 
 

@@ -32,6 +32,11 @@ class Option:
             return self.epochs
         return min(self.epochs, max(self.least, math.floor((limit - self.once) / self.epoch)))
 
+    def is_enough(self, limit: float) -> bool:
+        """Return whether a third of its epochs fit into so many seconds, so that no cheaper strategy is taken."""
+        epochs = self.fitting(limit)
+        return epochs is not None and epochs >= WORTH * self.epochs
+
 
 def seconds_of(text: str) -> float:
     """Return the seconds of a time as recipes write it: 90s, 20m, 1h30m."""
@@ -55,5 +60,5 @@ def choose(options: Sequence[Option], limit: float) -> tuple[Option, int] | None
     Enough is a third of its epochs; where that holds for none, the last of which any fit; None where none do.
     """
     fitting = [(option, epochs) for option in options if (epochs := option.fitting(limit)) is not None]
-    enough = (pair for pair in fitting if pair[1] >= WORTH * pair[0].epochs)
+    enough = (pair for pair in fitting if pair[0].is_enough(limit))
     return next(enough, fitting[-1] if fitting else None)
