@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from finetune.cache_dir import cache_folder
 from finetune.errors import ResourceError
+from finetune.settings import CacheSection
 from finetune.types import NEVER, Event, OnEvent, StopSign
 from finetune.whole import there_above, whole_file
 
@@ -217,6 +218,20 @@ def open_entry(folder: Path, key: Mapping[str, Any]) -> CacheEntry:
             hint="Name another place with --set cache.folder=DIR, or go without: --set cache.features=memory"
             " --set cache.pixels=none.",
         ) from error
+
+
+def entry_with_room(key: Mapping[str, Any], settings: CacheSection, *, needed: int) -> CacheEntry | None:
+    """Return the entry of a key for `needed` bytes of rows, opened or begun; None where they would not fit.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    folder, limit = entries_folder(settings.folder), int(settings.limit * 2**30)
+    if not make_room(folder, needed=needed, limit=limit, keep=[entry_name(key)]):
+        return None
+    entry = open_entry(folder, key)
+    entry.touch()
+    return entry
 
 
 def _begin(place: Path, about: str) -> None:

@@ -77,7 +77,7 @@ def _by_epoch(folder: RunFolder) -> Iterator[Path]:
 
 
 def _spoken(checkpoint: Path) -> int | None:
-    """Return the epoch to deliver of which a checkpoint speaks."""
+    """Return the epoch to deliver that a checkpoint names."""
     try:
         return int(json.loads((checkpoint / state.STATE).read_text(encoding="utf-8"))["best"]["epoch"])
     except (OSError, ValueError, TypeError, LookupError):

@@ -107,7 +107,7 @@ def check_weights(folder: RunFolder, began: Beginning, backbone: Backbone) -> No
 
 
 def settle_changes(folder: RunFolder, recipe: Recipe, began: Beginning, *, allow: Collection[str]) -> list[str]:
-    """Return in words what changed in recipe and versions and was allowed.
+    """Return what changed in recipe and versions and was allowed, in words.
 
     Raises:
         CheckpointError: something changed that was not allowed, or never can be.
@@ -133,7 +133,7 @@ def settle_changes(folder: RunFolder, recipe: Recipe, began: Beginning, *, allow
 
 
 def settle_processes(folder: RunFolder, now: int, began: Beginning, *, allow: Collection[str]) -> list[str]:
-    """Return in words that another number of processes shares the run, where it does and that was allowed.
+    """Return, in words, that another number of processes shares the run, where it does and that was allowed.
 
     Raises:
         CheckpointError: it does, and that was not allowed: sums of parts are rounded otherwise.

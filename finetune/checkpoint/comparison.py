@@ -10,16 +10,15 @@ compare.html    one page that opens offline
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
-from finetune.checkpoint.run_folder import RunFolder, is_unwritten, read_json, stopped_before, write_json
-from finetune.checkpoint.state import check_format
+from finetune.checkpoint.contents import read_as
+from finetune.checkpoint.run_folder import RunFolder, is_unwritten, stopped_before, write_json
 from finetune.errors import CheckpointError
 from finetune.settings import FORMAT_VERSION
 from finetune.types import Event
@@ -51,26 +50,12 @@ class ComparisonRecord(BaseModel):
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
         """
-        write_json(folder.content, self.model_dump())
+        write_json(folder.comparison, self.model_dump())
 
 
 @dataclass(frozen=True, slots=True)
-class ComparisonFolder:
+class ComparisonFolder(RunFolder):
     """The places in a comparison folder."""
-
-    path: Path
-
-    @property
-    def content(self) -> Path:
-        return RunFolder(self.path).comparison
-
-    @property
-    def recipe(self) -> Path:
-        return self.path / "recipe.toml"
-
-    @property
-    def split(self) -> Path:
-        return self.path / "split.csv"
 
     @property
     def report(self) -> Path:
@@ -92,28 +77,14 @@ def open_comparison(path: str | Path) -> tuple[ComparisonFolder, ComparisonRecor
         CheckpointError: there is none at this path, or of another version.
     """
     folder = ComparisonFolder(Path(path))
-    if is_unwritten(RunFolder(folder.path)):
-        raise stopped_before(RunFolder(folder.path))
-    if not folder.content.is_file():
+    if is_unwritten(folder):
+        raise stopped_before(folder)
+    if not folder.comparison.is_file():
         raise CheckpointError(
             f"{folder.path} is no comparison folder: it has no compare.json",
             hint="Start one: finetune compare --data DIR --out FOLDER",
         )
-    content = read_json(folder.content)
-    if not isinstance(content, dict):
-        raise _damaged(folder)
-    check_format(folder.content, content.get("format_version"))
-    try:
-        return folder, ComparisonRecord.model_validate(content)
-    except ValidationError as error:
-        raise _damaged(folder) from error
-
-
-def _damaged(folder: ComparisonFolder) -> CheckpointError:
-    return CheckpointError(
-        f"{folder.content} does not hold a comparison: it is damaged",
-        hint=f"Start it again: finetune compare --recipe {shlex.quote(str(folder.recipe))}",
-    )
+    return folder, read_as(ComparisonRecord, folder.comparison, has_format=True, what="a comparison")
 
 
 class Clock:

@@ -5,15 +5,13 @@ Written by the tool, but it lies where anybody may write: names become folders, 
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from finetune.checkpoint.run_folder import RunFolder, read_json, write_json
-from finetune.checkpoint.state import check_format
-from finetune.errors import CheckpointError
+from finetune.checkpoint.contents import read_as
+from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.settings import FORMAT_VERSION
 
 
@@ -105,18 +103,4 @@ def open_race(folder: RunFolder) -> RaceRecord:
     Raises:
         CheckpointError: it is damaged or of another version.
     """
-    content = read_json(folder.race)
-    if not isinstance(content, dict):
-        raise _damaged(folder)
-    check_format(folder.race, content.get("format_version"))
-    try:
-        return RaceRecord.model_validate(content)
-    except ValidationError as error:
-        raise _damaged(folder) from error
-
-
-def _damaged(folder: RunFolder) -> CheckpointError:
-    return CheckpointError(
-        f"{folder.race} does not hold a race: it is damaged",
-        hint=f"Start it again: finetune run --recipe {shlex.quote(str(folder.asked))}",
-    )
+    return read_as(RaceRecord, folder.race, has_format=True, what="a race")

@@ -193,7 +193,8 @@ class RunFolder:
     def anew(self) -> str:
         """How to begin anew; a race that is not over has its recipe as it was asked for."""
         recipe = self.asked if self.is_racing else self.recipe
-        return f"start a new {self.what}: {ranks.launcher()}{self.command} --recipe {shlex.quote(str(recipe))}"
+        flags = " --folds K (or --seeds N)" if self.several.is_file() else ""
+        return f"start a new {self.what}: {ranks.launcher()}{self.command} --recipe {shlex.quote(str(recipe))}{flags}"
 
     @property
     def is_begun(self) -> bool:

@@ -212,7 +212,7 @@ def write_predictions(
 
 
 def _two_likeliest(shares: NDArray[np.float64], classes: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield for each image the largest of its probabilities (N, K), and the second class with its own."""
+    """Yield the largest probability (N, K) of each image, and the second class with its own."""
     for row in shares:
         best, second = np.argsort(-row, kind="stable")[:2]
         yield f"{row[best]:.6f}", classes[second], f"{row[second]:.6f}"

@@ -9,14 +9,13 @@ out_of_fold.csv, ensemble.json, exports/                      of folds: every im
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
-from finetune.checkpoint.run_folder import RunFolder, is_unwritten, read_json, stopped_before, write_json
-from finetune.checkpoint.state import check_format
+from finetune.checkpoint.contents import read_as
+from finetune.checkpoint.run_folder import RunFolder, is_unwritten, stopped_before, write_json
 from finetune.errors import CheckpointError
 from finetune.settings import FORMAT_VERSION
 
@@ -74,19 +73,4 @@ def open_several(path: str | Path) -> tuple[RunFolder, SeveralRecord]:
             f"{folder.path} is no folder of several runs: it has no several.json",
             hint="Start some: finetune run DATA --folds 5, or --seeds 3.",
         )
-    content = read_json(folder.several)
-    if not isinstance(content, dict):
-        raise _damaged(folder)
-    check_format(folder.several, content.get("format_version"))
-    try:
-        return folder, SeveralRecord.model_validate(content)
-    except ValidationError as error:
-        raise _damaged(folder) from error
-
-
-def _damaged(folder: RunFolder) -> CheckpointError:
-    flag = "--folds K or --seeds N"
-    return CheckpointError(
-        f"{folder.several} does not hold several runs: it is damaged",
-        hint=f"Start them again: finetune run --recipe {shlex.quote(str(folder.recipe))} {flag}",
-    )
+    return folder, read_as(SeveralRecord, folder.several, has_format=True, what="several runs")

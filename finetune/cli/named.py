@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from finetune.cli import tables
 from finetune.cli.terminal import Console
-from finetune.errors import DataError, RecipeError, ResourceError
+from finetune.errors import DataError, RecipeError
+from finetune.whole import check_vacant
 from finetune.wording import counted
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def shape_of(out: Path | None, form: str | None, *, is_csv: bool, is_json: bool)
         found = Shape(named or ("json" if is_json else "table"))
     else:
         found = Shape(named or _form_of(out), out)
-        _check_vacant(out)
+        check_vacant(out)
     if found.form == "parquet":
         from finetune.evaluation.prediction_files import check_parquet
 
@@ -85,13 +86,6 @@ def _form_of(out: Path) -> str:
             hint="Say what it is to be: --format csv, tsv, jsonl or parquet.",
         )
     return out.suffix.lower()[1:]
-
-
-def _check_vacant(out: Path) -> None:
-    if out.exists():
-        raise ResourceError(f"{out} is there already", hint="Name another file, or remove it.")
-    if not out.parent.is_dir():
-        raise ResourceError(f"no such folder: {out.parent}", hint="Make it, or name another place.")
 
 
 class Tally:

@@ -32,7 +32,6 @@ FAMILIES = {
 }
 KINDS = tuple(kind for kinds in FAMILIES.values() for kind in kinds)
 OWN_SEED = ("glass_blur", "impulse_noise")  # these draw from no generator that is shared
-SEVERITIES = (1, 2, 3)
 MOST_SEVERE = 5
 FEWEST_PIXELS = 32  # on a side: the package takes no smaller images
 Pixels = NDArray[np.uint8]  # (H, W, 3)

@@ -45,7 +45,6 @@ LONG = 0.2  # seconds of a pass that is timed once
 MOST_AT_ONCE = 8  # batches: each holds a network's activations in memory
 Run = Callable[[Tensor], tuple[Tensor, ...]]  # images (B, 3, H, W), as many as it was built for, to what crosses
 Built = tuple[Run | None, str, int]  # what runs a trunk, what that depends on, batches at once
-Times = dict[str, float | None]  # seconds of a batch by engine, None for one that cannot be used; "+" is building it
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +180,7 @@ def _fastest(
     num_batches = -(-num_images // len(images))
     if num_batches < FEWEST:
         return "torch", ""
-    times = dict(remembered(key) or {})
+    times = dict(remembered(key) or {})  # seconds of a batch by engine, None for one that cannot be used; "+": building
     if "torch" not in times:
         times["torch"] = _seconds(trunk, images)
     whole = num_batches * (times["torch"] or 0.0)

@@ -24,10 +24,8 @@ from finetune.cache_entries import (
     CacheEntry,
     checksum,
     entries_folder,
-    entry_name,
+    entry_with_room,
     find_entry,
-    make_room,
-    open_entry,
 )
 from finetune.errors import ResourceError
 from finetune.images.decode import DECODE_VERSION
@@ -150,18 +148,13 @@ def open_pixels(
     """
     if settings.pixels == "none" or not num_images:
         return None
-    key = _key(root, preprocessing)
-    folder, limit = entries_folder(settings.folder), int(settings.limit * 2**30)
     needed = pixel_bytes(preprocessing, num_images)
-    if not make_room(folder, needed=needed, limit=limit, keep=[entry_name(key)]):
-        return None
-    entry = open_entry(folder, key)
-    entry.touch()
-    return PixelCache(entry, preprocessing)
+    entry = entry_with_room(_key(root, preprocessing), settings, needed=needed)
+    return PixelCache(entry, preprocessing) if entry else None
 
 
 def pixel_bytes(preprocessing: Preprocessing, num_images: int) -> int:
-    """Return about how many bytes the pixel cache of so many photographs takes."""
+    """Return roughly how many bytes the pixel cache of this number of photographs takes."""
     small = picture_side(preprocessing) ** 2 * USUAL_ASPECT
     each = _itemsize(preprocessing.bands) * preprocessing.bands.count
     return int(num_images * each * (small + prod(preprocessing.image_size)))

@@ -132,7 +132,7 @@ def check_initial_loss(prepared: Prepared) -> str:
 
 def check_overfit(recipe: Recipe, manifest: Manifest, *, stop: Stop, on_event: OnEvent) -> str:
     """Say whether some images can be learned by heart, without augmentation and decay; else what may be wrong."""
-    small = _few(manifest, SMALL)
+    small = _few(manifest)
     plain = recipe.model_copy(update={"augment": AugmentSection(level="none"), "regularise": RegulariseSection()})
     plain = recipes.update(
         plain,
@@ -177,15 +177,15 @@ def _is_known(row: EpochLine) -> bool:
     return row.train_loss is not None and row.train_loss < KNOWN_LOSS
 
 
-def _few(manifest: Manifest, count: int) -> Manifest:
+def _few(manifest: Manifest) -> Manifest:
     """Return data whose train is a few images, of each class in turn; val stays, and is not judged by."""
     queues: dict[tuple[int, ...], list[Sample]] = {}
     for sample in manifest.split("train"):
         queues.setdefault(sample.target.classes, []).append(sample)
     chosen: list[Sample] = []
-    while len(chosen) < count and any(queues.values()):
+    while len(chosen) < SMALL and any(queues.values()):
         for queue in queues.values():
-            if queue and len(chosen) < count:
+            if queue and len(chosen) < SMALL:
                 chosen.append(queue.pop(0))
     names = {sample.file for sample in chosen}
     kept = tuple(s for s in manifest.samples if s.split != "train" or s.file in names)
