@@ -157,7 +157,7 @@ def value(record: Record, score: str) -> float:
 
 
 def agreement(ranking: Record, accuracy: dict[str, float]) -> Iterator[tuple[str, float, float]]:
-    """Yield for each score its weighted tau with the accuracies, and its regret; last what the tool says to take."""
+    """Yield the weighted tau of each score with the accuracies, and its regret; last what the tool says to take."""
     scores, best = ranking["candidates"], max(accuracy.values())
     reached = [accuracy[record["name"]] for record in scores]
     for score in SCORES:

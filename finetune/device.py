@@ -91,7 +91,7 @@ def in_fast_layout(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Tell whether the channels of images or feature maps (B, C, H, W) lie last in memory."""
+    """Return whether the channels of images or feature maps (B, C, H, W) lie last in memory."""
     return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -130,7 +130,7 @@ def _groups(cgroups: Path, own: Path) -> Iterator[tuple[Path, tuple[str, str, st
 
 
 def _left_in(group: Path, names: tuple[str, str, str]) -> int | None:
-    """Return what a group has left; pages of files that nobody uses now are given back when they are needed."""
+    """Return what a group has left; pages of files not in use are given back when they are needed."""
     limit, usage, idle = names
     try:
         most, used = int((group / limit).read_text()), int((group / usage).read_text())

@@ -136,12 +136,12 @@ def _leave() -> None:
 
 
 def is_together() -> bool:
-    """Tell whether this process is one of several of a run."""
+    """Return whether this process is one of several of a run."""
     return _group is not None
 
 
 def is_first() -> bool:
-    """Tell whether this process writes files, measures and speaks."""
+    """Return whether this process writes files, measures and speaks."""
     return _group is None or _group.here.rank == 0
 
 
@@ -288,7 +288,7 @@ def share_model(model: nn.Module) -> None:
 
 
 def speaks() -> bool:
-    """Tell whether this process is to say why the run ended: of several that fail, the one that asks first."""
+    """Return whether this process is to say why the run ended: of several that fail, the one that asks first."""
     if _store is None:
         return launched().local_rank == 0
     try:

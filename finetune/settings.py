@@ -109,7 +109,7 @@ class DataSection(Section):
 
     @property
     def bands(self) -> Bands:
-        """In what images are decoded."""
+        """How images are decoded."""
         return bands_of(self.channels, self.depth)
 
 

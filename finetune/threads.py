@@ -20,7 +20,7 @@ WORTH = 1.5  # by this factor fewer threads must be faster
 
 
 def fastest_threads() -> int:
-    """Return with how many threads, at most those that torch has now, this machine computes fastest at the moment.
+    """Return the number of threads, up to torch's current one, with which this machine computes fastest right now.
 
     All of them, unless fewer are faster beyond doubt. Timed once in a process, in less than a second.
     """

@@ -24,7 +24,7 @@ MEANINGS = {
 
 
 def listed(names: Iterable[str], *, most: int = 6) -> str:
-    """Return at most so many names, with a sign of those that are left out."""
+    """Return at most `most` names, and how many there are if some are left out."""
     names = list(names)
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 

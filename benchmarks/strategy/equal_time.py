@@ -267,7 +267,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def ahead_of(found: dict[tuple[str, int, int, str], dict[str, Any]], who: str) -> str:
-    """Return by how many points ours is ahead of somebody on the same images, in the mean of the pairs."""
+    """Return how many points ours is ahead of somebody on the same images, in the mean of the pairs."""
     pairs = [(row, found.get((*key[:3], OURS))) for key, row in found.items() if key[3] == who]
     gains = [100 * (mine["top1"] - row["top1"]) for row, mine in pairs if mine is not None]
     if len(gains) < 2:

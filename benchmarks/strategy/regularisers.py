@@ -135,7 +135,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def gained(found: dict[tuple[str, str, int, int], float], case: str) -> str:
-    """Return by how much a case is above its baseline on the same images and seeds, in points with their 95 % interval.
+    """Return how far a case is above its baseline on the same images and seeds, in points with their 95 % interval.
 
     The interval is that of the mean over pairs: 1.96 standard errors.
     """

@@ -16,7 +16,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def fit(cases: Sequence[Case], names: Sequence[str]) -> Rule:
 def _sides(
     cases: Sequence[Case], names: Sequence[str], weights: dict[str, float]
 ) -> Iterator[tuple[float, float, str, str]]:
-    """Yield for every cut-off of size what is lost with the best strategies, the cut-off, and both."""
+    """Yield what is lost with the best strategies at each cut-off of size, the cut-off, and both."""
     for cut in SIZES:
         chosen, total = [], 0.0
         for is_many in (False, True):

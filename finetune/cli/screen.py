@@ -147,7 +147,7 @@ class Screen:
             self._drop(task)
 
     def _endless(self, task: str, done: int) -> None:
-        """Draw how far a task is of which nobody knows how far it goes."""
+        """Draw the progress of a task whose end is unknown."""
         if self.console.is_terminal:
             self._bar(task, done, None, f"{done:,}" if done else "")
         elif time.monotonic() - self.last > SILENCE:
@@ -234,7 +234,7 @@ def _trial_cells(facts: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ..
 
 
 def sparkline(values: Sequence[float], *, most: int = 12) -> str:
-    """Return a curve between its lowest and its highest value, at most so many points of it."""
+    """Return a curve between its lowest and highest values, with at most `most` points."""
     count = min(len(values), most)
     shown = [values[round(place * (len(values) - 1) / max(count - 1, 1))] for place in range(count)]
     low, high = min(shown, default=0.0), max(shown, default=0.0)

@@ -1,7 +1,6 @@
-"""The images that somebody asks about by name: files, folders, patterns, tables, addresses, standard input.
+"""The images a user asks about by name: files, folders, patterns, tables, addresses, standard input.
 
-They are gone through in order, as often as they are asked for, and no list of them is ever made: names of one folder
-are the most that is held.
+They can be iterated over in order, more than once, and are never all listed: at most the names of one folder are held.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ TEXT = frozenset(range(9, 14)) | frozenset(range(32, 256))  # what names of file
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """One image that is to be named: what it is called, and what gives the bytes of its file or the image itself.
+    """One image to be named: what it is called, and a function that returns the bytes of its file or the image itself.
 
-    `read` raises UndecodableError or OSError where it cannot be had.
+    `read` raises UndecodableError or OSError where it cannot be read.
     """
 
     name: str
@@ -52,7 +51,7 @@ class ImageSource:
 
 
 class Images(Protocol):
-    """Images in order, and how many there are; None where that is known at their end only."""
+    """Images in order, and how many there are; None if that is known only at their end."""
 
     @property
     def total(self) -> int | None:
@@ -73,7 +72,7 @@ class AskedImages:
         """Yield every image.
 
         Raises:
-            DataError: there is none: of standard input, that is known at its end.
+            DataError: there is none; for standard input that is known only at its end.
         """
         is_empty = True
         for place in self.places:
@@ -95,8 +94,9 @@ def asked_images(
 ) -> AskedImages:
     """Return the images among files, in folders (sorted within each), of patterns, in a column of tables, at addresses.
 
-    "-" is standard input, where `stdin` is given: one image, or names of images, one a line. What folders hold that is
-    not read is said. A file or an address that a table or standard input names is looked for only when it is read.
+    "-" is standard input, where `stdin` is given: one image, or names of images, one a line. What
+    folders hold that is not read is reported. A file or address named by a table or standard input is looked for only
+    when it is read.
 
     Raises:
         DataError: a path does not exist, a table cannot be read, or there are no images at all.
@@ -160,7 +160,7 @@ def _places(given: str, column: str, stdin: BinaryIO | None, others: Listing) ->
 
 
 def _of_match(match: str, column: str, others: Listing) -> list[_Place]:
-    """Return where the images of one match of a pattern are; a link to nothing is told in its place."""
+    """Return where the images of one match of a pattern are; a broken link is reported in its place."""
     if holds(Path(match).exists):
         return _places(match, column, None, others)
     return [_Place(partial(_one, file_source(Path(match))), 1)]

@@ -20,7 +20,7 @@ from finetune.tasks import Task
 from finetune.types import Interval
 
 Units = Sequence[int] | None
-Weighed = Callable[[NDArray[Any]], float]  # a measure of images (N,) that count so many times
+Weighed = Callable[[NDArray[Any]], float]  # a measure of images (N,) by how often each counts
 
 
 class Comparing(Protocol):

@@ -96,7 +96,7 @@ def _rank(chosen: Mixture) -> tuple[float, float]:
 def score_gain(
     task: Task, ours: Tensor, theirs: Tensor, targets: Tensor, *, units: Sequence[int] | None = None
 ) -> Interval:
-    """Return by how much the score of outputs (N, K) is above that of others on the same images, with its interval.
+    """Return how much higher outputs (N, K) score than others on the same images, with the interval of the difference.
 
     top1 by the images on which they differ (`paired`); mAP and R2 by resamples of the images, the same for both.
     """

@@ -37,7 +37,7 @@ def collect_logits(
 def watched(
     batches: Iterable[tuple[Any, Tensor]], what: str, num_images: int, *, on_event: OnEvent
 ) -> Iterator[tuple[Any, Tensor]]:
-    """Yield batches, and say after each how many of so many images of a task are done."""
+    """Yield batches, and report after each how many of the images of a task are done."""
     done = 0
     for inputs, labels in batches:
         yield inputs, labels

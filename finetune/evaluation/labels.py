@@ -60,7 +60,7 @@ class RankedImages:
         return RankedImages(order, np.take_along_axis(right, order, axis=0), last)
 
     def average_precisions(self, weight: NDArray[Any] | None = None) -> NDArray[np.float64]:
-        """Return the average precision of each class (K,), each image (N,) so many times; NaN without an image of it.
+        """Return the average precision of each class (K,), each image (N,) weighted; NaN for a class without images.
 
         The mean over its images of the share of its images among those that are at least as sure.
         """
@@ -134,7 +134,7 @@ def _f1(hits: NDArray[Any], total: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def best_thresholds(logits: Tensor, targets: Tensor) -> tuple[float, ...]:
-    """Return for each class the probability from which on it is said, so that its F1 on these images (N, K) is highest.
+    """Return the threshold for each class: the probability that maximises its F1 on these images (N, K).
 
     It lies midway between two images; of equally good ones it is the nearest to 0.5. A class without images has 0.5.
     """

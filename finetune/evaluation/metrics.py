@@ -67,7 +67,7 @@ class Metric:
 
 
 def measure(logits: Tensor, targets: Tensor, *, units: Sequence[int] | None = None) -> dict[str, Interval]:
-    """Return the metrics that (N, K) logits of such images and so many classes say something of; intervals are 95 %."""
+    """Return the metrics that apply to (N, K) logits of these images and classes, with 95 % intervals."""
     guesses, right = logits.argmax(dim=1).numpy(), targets.numpy()
     judged = Predicted(logits, guesses, right, units, Resamples(len(right), units, draws=DRAWS, seed=0))
     return _known(METRICS, judged)
@@ -135,7 +135,7 @@ def _mean_of(judged: Predicted, *, each: Callable[[Tensor, Tensor], NDArray[np.f
 
 
 def macro_f1(guesses: NDArray[Any], right: NDArray[Any], num_classes: int, weight: NDArray[Any]) -> float:
-    """Return the mean F1 over the classes that are guessed or right, each image (N,) so many times."""
+    """Return the mean F1 over the classes that are guessed or right, each image (N,) weighted."""
     guessed, actual = (np.bincount(x, weights=weight, minlength=num_classes) for x in (guesses, right))
     hits = np.bincount(right, weights=weight * (guesses == right), minlength=num_classes)
     total = guessed + actual

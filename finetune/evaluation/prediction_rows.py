@@ -29,7 +29,7 @@ class AnswerLayout:
     has_unsure: bool = False
 
     def columns(self, num_features: int = 0) -> list[str]:
-        """Return the names of the columns, of which each of so many features is one."""
+        """Return the names of the columns; each feature is one."""
         places = range(1, min(self.top, len(self.classes)) + 1)
         said = {
             "classify": [f"{what}{place}" for place in places for what in ("class", "probability")],

@@ -155,7 +155,7 @@ class FeatureCache:
     def room(
         self, trunk: Trunk, shapes: tuple[tuple[int, ...], ...], needs: Sequence[tuple[Sequence[Sample], int]]
     ) -> Room | None:
-        """Return where rows for some samples, each in so many views, are kept; None when they do not fit.
+        """Return where rows for some samples, each with its number of views, are kept; None when they do not fit.
 
         `shapes` are those of the trunk's boundary tensors for one image. On the disk what lies there already
         needs no room.

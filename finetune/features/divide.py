@@ -146,7 +146,7 @@ def _narrowed(trunk: set[str], in_training: ModelGraph, in_eval: ModelGraph) -> 
 
 
 def agrees(model: nn.Module, divided: Divided, images: Tensor, *, fork: Callable[[], Any]) -> bool:
-    """Tell whether `tail(trunk(images))` is bit for bit `model(images)`, in training and in eval mode.
+    """Return whether `tail(trunk(images))` is bit for bit `model(images)`, in training and in eval mode.
 
     `fork` is a context that seeds the random generators alike each time. Statistics that the passes
     update are put back.

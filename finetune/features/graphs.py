@@ -126,7 +126,7 @@ class ModelGraph:
         }
 
     def follows_from(self, key: str, others: set[str]) -> bool:
-        """Tell whether a node computes from other crossing nodes alone, without weights, over any number of steps."""
+        """Return whether a node computes from other crossing nodes alone, without weights, over any number of steps."""
         node = self.by_key[key]
         if node.op == "call_module" and any(True for _ in self.root.get_submodule(str(node.target)).parameters()):
             return False

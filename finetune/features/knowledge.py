@@ -59,7 +59,7 @@ class Knowledge:
     def reasons(
         self, nearness: NDArray[np.float64], confidence: NDArray[np.float64], *, coverage: float
     ) -> list[Reason]:
-        """Return of each image why it had better not be named; "" where it may be. So it is for `coverage` of val."""
+        """Return why each image should not be named, "" where it may be; `coverage` of val may be."""
         border = self.border(coverage)
         is_far = _share_below(self.nearness, nearness) < border
         is_torn = self.usual(nearness, confidence) < border

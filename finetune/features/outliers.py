@@ -19,7 +19,7 @@ from finetune.randomness import derive
 NEIGHBOURS = 5
 FAR = 3.5  # deviations of the log distance above its class's median
 FEWEST = 10  # images of a class that has a usual distance of its own
-MOST_COMPARED = 20_000  # of more images, each is compared with so many, drawn
+MOST_COMPARED = 20_000  # among more images, each is compared with this many, drawn at random
 NARROW = 0.05  # least deviation of a log distance: in a set of near copies nothing is far
 NEARLY_ZERO = 1e-6
 ROWS_AT_ONCE = 1024

@@ -62,17 +62,17 @@ def fit_probe(
 ) -> Probe:
     """Fit a multinomial logistic regression on (N, D) features, its L2 strength by cross-validation.
 
-    Of another family of targets (N, K): a logistic regression of each class, or a ridge regression of numbers.
-    Features are brought to one scale by `scaling.rescaled`, each layer group of so many features (`widths`) by itself;
+    For another family of targets (N, K): a logistic regression of each class, or a ridge regression of numbers.
+    Features are brought to one scale by `scaling.rescaled`, each layer group by itself where their `widths` are given;
     that is folded into weight and bias. Minimises mean cross-entropy (or the family's loss)
     + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one unit (copies, a group) are in one fold. The
-    strength is chosen on at most 2,000 images, of more than 400 classes on those of 400; as the loss is a mean, it is
-    then divided by how many times as many independent images all of them are, so that it weighs the same per image.
-    A class of a single unit does not take part in that: where it is held out, nobody knows it.
-    With `whiten` ("pca", "zca") the features are made white before, by `scaling.whitening`, which is folded in too.
-    `weights` (N,) say how much each image counts in the loss, by default all alike; they are for one class alone.
-    If selective, then on the most relevant features only: their relevance is the norm of their weights
-    in a ridge regression on all, how many stay is chosen by cross-validation.
+    strength is chosen on at most 2,000 images, of at most 400 classes; as the loss is a mean, it is then divided by the
+    ratio of all independent images to these, so that it weighs the same per image.
+    A class of a single unit takes no part in that: when it is held out, no other image shows it.
+    With `whiten` ("pca", "zca") the features are whitened first, by `scaling.whitening`, which is folded in too.
+    `weights` (N,) say how much each image counts in the loss (default: all the same), for targets of one class only.
+    If selective, only the most relevant features are used: relevance is the norm of a feature's weights in a ridge
+    regression on all of them, and how many stay is chosen by cross-validation.
     Source: Evci et al. 2022, Head2Toe, arXiv:2201.03529 (selection over the features of all layers).
 
     Raises:
@@ -166,7 +166,7 @@ def unit_folds(targets: Tensor, units: Sequence[int], *, seed: int) -> list[Tens
 
 
 def _have_others(targets: Tensor, units: Sequence[int]) -> Tensor:
-    """Return of which images (N,) the class has another unit, too."""
+    """Return which images (N,) are of a class that has another unit, too."""
     classes = np.unique(np.stack([np.asarray(units), targets.numpy()]), axis=1)[1]  # (units,)
     return torch.from_numpy(np.bincount(classes)[targets.numpy()] > 1)
 

@@ -35,7 +35,7 @@ def loo_guesses(
     """Return the class (N,) that a ridge classifier fitted to the other units gives each image; by default each image
     is a unit of its own.
 
-    Features are brought to one scale by `scaling.rescaled`, each layer group of so many features (`widths`) by itself.
+    Features are brought to one scale by `scaling.rescaled`, each layer group by itself where their `widths` are given.
     The strength is the one with the best top-1. With G = K + s I for the linear kernel K of the N images, image i's
     prediction without itself is
     y_i - (G^-1 y)_i / ((G^-1)_ii - 1 / (N s)): one eigendecomposition serves all, of a matrix that is N x N or

@@ -32,7 +32,7 @@ class ValueRidge:
 
     @staticmethod
     def of(features: Tensor, targets: Tensor, widths: Sequence[int] | None = None) -> ValueRidge:
-        """Return the regressions of targets (N, K) on features (N, D), of layer groups of so many features (`widths`).
+        """Return the regressions of targets (N, K) on features (N, D), of layer groups with `widths` features each.
 
         Raises:
             TrainingError: a feature is not finite.

@@ -69,7 +69,7 @@ def norm_shift(
 
 
 def _variance_of_mean(values: Tensor, units: Sequence[int] | None) -> Tensor:
-    """Return the variance (C,) of the mean over images (B, C) of which those of one unit are not independent."""
+    """Return the variance (C,) of the mean over images (B, C); those of one unit are not independent."""
     numbers = torch.arange(len(values)) if units is None else torch.unique(torch.tensor(units), return_inverse=True)[1]
     num_units = int(numbers.max()) + 1
     rest = values - values.mean(dim=0)

@@ -120,7 +120,7 @@ class RowsInMemory:
         return np.concatenate(self.parts) if self.parts else np.empty((0, self.layout.row_bytes), dtype=np.uint8)
 
     def refresh(self) -> None:
-        """Nobody else adds to them."""
+        """Do nothing: no other process adds to them."""
 
     def touch(self) -> None:
         """They are as old as the run."""

@@ -1,4 +1,4 @@
-"""Image files: their bytes, of which format they are, and what reading them may raise."""
+"""Image files: their bytes, their format, and what reading them may raise."""
 
 from __future__ import annotations
 

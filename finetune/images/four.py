@@ -1,4 +1,4 @@
-"""Images of four channels of which none is transparency: each is scaled by itself.
+"""Images of four channels, none of them transparency: each is scaled by itself.
 
 Of Pillow's modes of four channels, CMYK is the one in which they are.
 """

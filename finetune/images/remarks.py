@@ -8,7 +8,7 @@ from finetune.wording import counted
 
 
 class Remarks:
-    """The remarks on any number of files, of which the first of each kind is kept by name."""
+    """The remarks on any number of files; the first file of each kind is kept by name."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, tuple[int, str]] = {}

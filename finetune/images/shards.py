@@ -36,7 +36,7 @@ FORMAT = 1  # of what is kept of a shard
 SUFFIX = ".tar"
 FIELDS = ("cls", "json")  # members beside an image that say what it shows
 LARGEST_FIELD = 2**20  # bytes of one of them
-CLOSE = 2**20  # bytes between two reads of which the second follows the first: what other threads have asked for
+CLOSE = 2**20  # bytes between a read and one that follows it: what other threads have asked for
 IN_A_ROW = 3  # reads after which more is asked for than is wanted: in a drawn order two may be close by chance
 
 

@@ -47,7 +47,7 @@ def stack_of(array: NDArray[Any], between: Range) -> Stack:
 
 
 def stack_from(numbers: NDArray[np.float32]) -> Stack:
-    """Return the stack of which these are the numbers (H, W, C)."""
+    """Return the stack with these numbers (H, W, C)."""
     return Stack(tuple(Image.fromarray(np.ascontiguousarray(numbers[:, :, c])) for c in range(numbers.shape[2])))
 
 

@@ -115,7 +115,7 @@ def _matches_in_store(pattern: str) -> Iterator[str]:
 
 
 def _is_hidden(place: PurePath) -> bool:
-    """Tell whether a name below a folder is hidden, or in a folder that is, as what is still being written."""
+    """Return whether a name below a folder is hidden, or in a folder that is, as what is still being written."""
     return any(part.startswith(".") for part in place.parts)
 
 
@@ -155,7 +155,7 @@ def _store(place: str) -> tuple[Any, str]:
 
 
 def is_there(place: str) -> bool:
-    """Tell whether there is a file at a path of this machine."""
+    """Return whether there is a file at a path of this machine."""
     try:
         return os.path.isfile(place)  # noqa: PTH113
     except ValueError:

@@ -70,7 +70,7 @@ def _check_parts(prepared: Prepared) -> None:
 
 
 def phase_memory(skeleton: Backbone, phase: Phase, recipe: Recipe, *, batch: int, precision: str) -> Memory:
-    """Return what a step of a phase takes of memory, with up to so many images."""
+    """Return how much memory a step of a phase takes, with up to `batch` images."""
     trained = 4 * sum(group.num_trained(phase.plan[group.name]) for group in skeleton.groups)
     batch = max(batch, LEAST)
     return step_memory(step_held(skeleton, phase, recipe, batch=batch, precision=precision), batch, trained=trained)

@@ -249,6 +249,6 @@ def _views(recipe: Recipe) -> int:
 
 
 def _is_exact(recipe: Recipe, phase: Phase) -> bool:
-    """Tell whether a phase trains on the same bits with the cache and without it."""
+    """Return whether a phase trains on the same bits with the cache and without it."""
     is_alike = phase.solver == "lbfgs" or recipe.augment.level == "none"
     return is_alike and recipe.cache.precision == "float32"

@@ -114,7 +114,7 @@ def ranked(
     most: int,
     on_event: OnEvent = ignore,
 ) -> Ranked:
-    """Rank candidates, named by what they are called, on a stratified sample of train, at most so many images.
+    """Rank candidates, by the names they go by, on a stratified sample of at most `most` train images.
 
     Raises:
         BackboneError: none of them can be used. DataError, RecipeError: what cannot be used, and the way out.

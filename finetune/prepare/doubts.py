@@ -29,7 +29,7 @@ FAR = 3.5  # deviations that a number may be off, a deviation being 1.4826 times
 
 @dataclass(frozen=True, slots=True)
 class Doubts:
-    """How well the model tells images that it was not fitted to, of which it judges labels (N,), and its doubts."""
+    """How well the model tells images that it was not fitted to, whose labels (N,) it judges, and its doubts."""
 
     score: Interval
     is_judged: Tensor

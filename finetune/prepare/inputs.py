@@ -116,7 +116,7 @@ def architecture_of(recipe: Recipe) -> Architecture:
 
 
 def _of_channels(of: Architecture, channels: int) -> Architecture:
-    """Return an architecture that takes images of so many channels.
+    """Return an architecture that takes images with this number of channels.
 
     Raises:
         BackboneError: it names another number itself.
@@ -361,7 +361,7 @@ def describe_data(manifest: Manifest) -> str:
 
 
 def _shown(manifest: Manifest) -> str:
-    """Return in words what the images of a data set have."""
+    """Return what the images of a data set have, in words."""
     if manifest.task == "classify":
         return f"in {len(manifest.classes)} classes"
     if manifest.task == "multilabel":

@@ -87,7 +87,7 @@ class Joined:
 
 
 def join_members(members: Members, outputs: Mapping[Split, Tensor], counts: Sequence[int]) -> Joined:
-    """Return how outputs (N, K) on each split compare with those of the members, of which each took part so often.
+    """Return how outputs (N, K) on each split compare with those of the members, weighted by how often each took part.
 
     The thresholds of several classes are chosen on val.
     """

@@ -42,7 +42,7 @@ JUDGED: tuple[Split, ...] = ("val", "test", "train")
 
 
 def _some(samples: Sequence[Sample], num: int) -> Sequence[Sample]:
-    """Return so many samples, from everywhere among them."""
+    """Return `num` samples, spread evenly over all of them."""
     return samples[:: max(1, len(samples) // num)][:num]
 
 

@@ -33,7 +33,7 @@ from finetune.values import AUTO_LEVEL, TASK_LOSSES
 from finetune.wording import listed
 
 WHAT = {"norm": "norms with weights", "bias": "biases", "lora": "linear or convolution layers"}
-BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a step takes so many
+BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from this number of train images on, a step takes that many
 
 
 def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
@@ -63,7 +63,7 @@ def train_counts(inputs: Inputs) -> list[int]:
 
 
 def wanted_batch(num_train: int) -> int:
-    """Return the batch size for so many train images."""
+    """Return the batch size for a number of train images."""
     return next(size for least, size in BATCHES.items() if num_train >= least)
 
 
@@ -193,7 +193,7 @@ def _of_steps(recipe: Recipe) -> list[str]:
 
 
 def is_staged(recipe: Recipe, backbone: Backbone) -> bool:
-    """Tell whether a resolved recipe asks for a probe at an inner layer group."""
+    """Return whether a resolved recipe asks for a probe at an inner layer group."""
     return recipe.strategy.name in taking("probe_at") and recipe.strategy.probe_at not in ("auto", _last(backbone))
 
 

@@ -103,7 +103,7 @@ def scale(low: float, high: float) -> tuple[float, float, list[float]]:
 
 
 def reliability(confidence: Sequence[float], hits: Sequence[bool], *, bins: int = 10) -> list[dict[str, Any]]:
-    """Return of every tenth of confidence that occurs its mean, how many are right, and how many images there are."""
+    """Return mean confidence, number right and number of images for every tenth of confidence that occurs."""
     rows = []
     for place in range(bins):
         inside = [

@@ -70,7 +70,7 @@ def panels(standings: Sequence[Any], colours: Mapping[str, str], *, guess_loss: 
 
 
 def marks(low: float, high: float, *, most: int = 6) -> tuple[float, ...]:
-    """Return round numbers from low to high, at most so many, a step of 1, 2 or 5 times a power of ten apart."""
+    """Return at most `most` round numbers from low to high, a step of 1, 2 or 5 times a power of ten apart."""
     span = max(high - low, 1e-9)
     power = 10 ** math.floor(math.log10(span / most))
     step = next(power * factor for factor in (1, 2, 5, 10, 20) if span / (power * factor) <= most - 1)

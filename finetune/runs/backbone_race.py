@@ -41,7 +41,7 @@ from finetune.strategy.race import CandidateWork, RacePlan, images_to_rank, plan
 from finetune.strategy.strategies import is_pretrained
 from finetune.types import MOST_RANKED, Event, Manifest, OnEvent, ignore
 
-FEWEST_RANKED = 64  # images of train, where there are so many
+FEWEST_RANKED = 64  # images of train, where there are as many
 UNKNOWN = "its operations cannot be counted"
 
 

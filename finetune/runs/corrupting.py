@@ -1,4 +1,4 @@
-"""Asking a model about corrupted images, each of which is decoded once. Letters: B batch, H W pixels, K classes."""
+"""Asking a model about corrupted images, decoding each once. Letters: B batch, H W pixels, K classes."""
 
 from __future__ import annotations
 

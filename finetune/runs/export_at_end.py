@@ -11,7 +11,7 @@ from finetune.prepare.proof import proof_of
 from finetune.settings import Recipe
 from finetune.types import Event, OnEvent
 
-WORTH = 10.0  # seconds of a run of which an export is a small part
+WORTH = 10.0  # seconds: an export is a small part of a run that takes as long
 
 
 def export_at_end(folder: RunFolder, recipe: Recipe, *, seconds: float, on_event: OnEvent) -> None:

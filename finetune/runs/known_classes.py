@@ -19,7 +19,7 @@ from finetune.wording import counted
 
 
 def before_and_after(prepared: Prepared, guesses: Sequence[AnyTarget]) -> str | None:
-    """Return in a sentence how val's images of the known classes were named before, and are now by `guesses`.
+    """Return a sentence: how val's images of the known classes were named before, and how `guesses` name them now.
 
     None where no class was known, or val has no image of one. Before, only the old classes could be said.
     """

@@ -202,7 +202,7 @@ def _kind(folder: RunFolder) -> str:
 
 
 def _is_done(folder: RunFolder, kind: str) -> bool:
-    """Tell whether what several runs are for is there."""
+    """Return whether what several runs are for is there."""
     if kind == "search":
         return (folder.path / "winner.toml").is_file()
     if kind in ("comparison", "set"):

@@ -45,7 +45,7 @@ class Stop:
         """Take a signal inside the block as a wish, to be asked for by `raise_if_asked`.
 
         Raises:
-            Interrupted: one came that nobody asked for.
+            Interrupted: a signal came.
         """
         self.is_training = True
         try:

@@ -104,7 +104,7 @@ def _named(recipe: Recipe, on_event: OnEvent) -> Recipe:
 
 
 def _is_open(recipe: Recipe) -> bool:
-    """Tell whether the data is to choose the backbone of a recipe."""
+    """Return whether the data is to choose the backbone of a recipe."""
     return ranks.agreed(lambda: bool(backbones_of(recipe)))
 
 

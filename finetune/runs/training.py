@@ -122,7 +122,7 @@ def train(
     until: int | None = None,
     led_by: Sequence[EpochLine] | None = None,
 ) -> Trained:
-    """Train from a checkpoint (or the first step) to the end of the phases, or until so many epochs are done.
+    """Train from a checkpoint (or the first step) to the end of the phases, or until `until` epochs are done.
 
     What a stopped process wrote about epochs behind the checkpoint is cut. `led_by` are the epochs of a fit whose
     learning rates this one follows.

@@ -65,7 +65,7 @@ class _OneClass:
         return None  # it is that of the number of classes
 
 
-Weighed = Callable[[NDArray[Any] | None], float]  # a measure of images (N,) that count so many times, or once each
+Weighed = Callable[[NDArray[Any] | None], float]  # a measure of images (N,) by how often each counts, or once each
 
 
 @dataclass(frozen=True, slots=True)

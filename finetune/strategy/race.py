@@ -26,7 +26,7 @@ from finetune.types import Evidence, Verdict
 MOST_OVERHEAD = 0.5  # share of the winner's own work
 MOST_STARTS = 3
 CHEAP_PASSES, CHEAP_EPOCH = 6.0, 0.05  # over the images, in all and per epoch: who takes no more than this runs whole
-FEW_IMAGES = 500  # a few passes over so many are not counted beside others on cached features
+FEW_IMAGES = 500  # a few passes over this many do not count beside others on cached features
 RANKED_SHARE = 0.25  # of the time that backbones are chosen and trained in
 MOST_OF_EPOCHS = 3  # the first rung comes at the latest after the epochs divided by this
 
@@ -74,7 +74,7 @@ class RacePlan:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a candidate stands at a rung: score and loss on val of the epoch that it would deliver after so many."""
+    """Where a candidate stands at a rung: score and loss on val of the epoch that it would deliver by then."""
 
     label: str
     epochs: int
@@ -132,7 +132,7 @@ def plan_race(works: Mapping[str, CandidateWork]) -> RacePlan:
 
 
 def images_to_rank(seconds: Mapping[str, float], limit: float, *, fewest: int, most: int) -> tuple[int, dict[str, str]]:
-    """Return on how many images backbones are ranked, and which are left out for what an image takes them, and why.
+    """Return how many images backbones are ranked on, and which are left out as too slow for that, and why.
 
     Ranking takes at most a quarter of the `limit` in seconds; the slowest give way while that is not enough for the
     fewest images.

@@ -32,7 +32,7 @@ class Averages:
 
     @torch.no_grad()
     def update(self, num_steps: int) -> None:
-        """Take in the weights after so many steps of the phase."""
+        """Take in the weights after a number of steps of the phase."""
         decay = min(self.decay, (1 + num_steps) / (10 + num_steps))
         current = self._current()
         torch._foreach_lerp_([self.tensors[name] for name in self.names], [*current.values()], 1 - decay)

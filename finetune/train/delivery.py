@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-TOLD_APART = 5  # val images: the fewest of which a sign test can say that it is no chance (p = 1/32)
+TOLD_APART = 5  # val images: the fewest for which a sign test can rule out chance (p = 1/32)
 
 
 class EpochOnVal(Protocol):

@@ -143,7 +143,7 @@ def _on_val(fit: Fit, work: Work, save: Callable[[], None] | None) -> tuple[floa
 
 
 def stoppable(fit: Fit, batches: Iterator[tuple[Any, Tensor]], save: Callable[[], None] | None = None) -> Iterator[Any]:
-    """Yield batches as long as nobody asks the run to stop."""
+    """Yield batches until the run is asked to stop."""
     for batch in batches:
         yield batch
         fit.stop.raise_if_asked(save)
@@ -202,7 +202,7 @@ class _Unread:
         self.steps.append((loss, num_correct, num_images))
 
     def read(self, fit: Fit, phase: Phase, state: TrainState) -> None:
-        """Add them to the sums of the epoch, in the order of the steps, of which `state.step` was the last.
+        """Add them to the sums of the epoch, in the order of the steps; `state.step` was the last.
 
         Raises:
             TrainingError: the loss of one of them is not finite.

@@ -24,7 +24,7 @@ class Memory:
     per_image: int
 
     def of(self, batch: int) -> int:
-        """Return the bytes for a batch of so many images."""
+        """Return the bytes for a batch of this size."""
         return self.fixed + batch * self.per_image
 
 
@@ -85,7 +85,7 @@ def out_of_memory(micro_batch: int) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Tell whether an error of torch says that memory ran out; on a CPU it is a plain RuntimeError."""
+    """Return whether an error of torch says that memory ran out; on a CPU it is a plain RuntimeError."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(

@@ -39,12 +39,12 @@ class Step:
     adapters: Adapters | None = None
     anchors: Mapping[str, Tensor] = field(default_factory=dict)  # pretrained values, by name, that weights stay near
     objective: Objective = CLASSES
-    connections: tuple[str, ...] = ()  # weights of the head, by name, of which a share is dropped
+    connections: tuple[str, ...] = ()  # weights of the head, by name, that are dropped in part
 
     def take(
         self, run: nn.Module, inputs: Any, targets: Tensor, *, num_images: int = 0, num_steps: int, seeded: Seeded
     ) -> tuple[Tensor, Tensor]:
-        """Take one step on the mean loss of a batch, its gradient summed over micro-batches; so many were before it.
+        """Take one step on the mean loss of a batch, its gradient summed over micro-batches, after `num_steps` others.
 
         Of several processes of a run each has its part of the `num_images` of the batch (0: this is all), and
         gradients are summed over all. What is random is drawn inside `seeded()`. Returns loss and hits, both (), on the
@@ -166,7 +166,7 @@ def _against(criterion: Criterion, targets: Tensor, logits: Tensor) -> Tensor:
 
 
 def _num_parts(num_images: int, size: int | None) -> int:
-    """Return in how many parts of at most `size` images a batch passes, in every process of a run as many."""
+    """Return how many parts of at most `size` images a batch is divided into, the same in every process."""
     most, least = -(-num_images // ranks.count()), num_images // ranks.count()  # that a process has of it
     return min(-(-most // (size or most)), least)
 

@@ -32,7 +32,7 @@ class Wish:
     is_here: bool = False
 
     def suits(self, entry: CatalogueEntry) -> bool:
-        """Tell whether an entry is what was asked for; what is not known about it suits no limit."""
+        """Return whether an entry is what was asked for; what is not known about it suits no limit."""
         network = entry.network
         return (
             (self.family is None or network.family == self.family)
@@ -159,7 +159,7 @@ def fetch_backbones(names: Sequence[str], to: Path, *, on_event: OnEvent = ignor
 
 
 def _is_toy(entry: CatalogueEntry) -> bool:
-    """Tell whether it is one of timm's networks for tests, whose accuracy would flatten the image."""
+    """Return whether it is one of timm's networks for tests, whose accuracy would flatten the image."""
     return entry.name.startswith("test_")
 
 
@@ -193,7 +193,7 @@ def _target(name: str, to: Path) -> Path:
 
 
 def _is_there(of: Architecture, target: Path) -> bool:
-    """Tell whether a folder holds this backbone already.
+    """Return whether a folder holds this backbone already.
 
     Raises:
         ResourceError: it holds something else.

@@ -220,7 +220,7 @@ def _pictures(looks: Looks, bands: Bands, backbone: Backbone | None) -> Pictures
 
 
 def _class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Return for each class its images, and how many of them each split has."""
+    """Return the number of images of each class, in all and in each split."""
     parts = {name: manifest.counts(name) for name in SPLITS if manifest.split(name)}
     totals = manifest.counts()
     return {name: {"images": totals[name], **{part: parts[part][name] for part in parts}} for name in manifest.classes}

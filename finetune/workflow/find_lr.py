@@ -59,7 +59,7 @@ def find_lr(
     on_event: OnEvent = ignore,
     **settings: Unpack[Settings],
 ) -> RateSearch:
-    """Return the loss of a step at each of so many rates, from the lowest to the highest, and which they suggest.
+    """Return the loss of a step at each of a number of rates, from lowest to highest, and the rate that they suggest.
 
         finetune.find_lr("imgs", strategy="head-only").curve.suggested
 

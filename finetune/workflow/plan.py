@@ -190,7 +190,7 @@ def _memory(
     """Return what a GPU would hold in each phase.
 
     Raises:
-        BackboneError: a network of which that cannot be counted.
+        BackboneError: it cannot be counted for this network.
     """
     train = prepared.recipe.train
     asked = next((size for size in (train.micro_batch, train.batch_size) if size != "auto"), wanted_batch(num_images))

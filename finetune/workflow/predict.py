@@ -73,7 +73,7 @@ class Wanted:
 
 
 class Stream(Iterator[Prediction]):
-    """Predictions as they come, in the order of the images; `total` is None where nobody knows how many come."""
+    """Predictions as they come, in the order of the images; `total` is None where their number is unknown."""
 
     def __init__(self, layout: AnswerLayout, total: int | None, named: Iterator[Named]) -> None:
         self.layout, self.total = layout, total

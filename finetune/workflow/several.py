@@ -92,7 +92,7 @@ def run_several(
     on_event: OnEvent = ignore,
     **settings: Unpack[Settings],
 ) -> Several:
-    """Train one recipe on each of so many folds of its data, or on so many seeds, in one folder.
+    """Train one recipe on each fold of its data, or on several seeds, in one folder.
 
         finetune.run_several("imgs", folds=5, strategy="head-only")
 
@@ -286,7 +286,7 @@ def _write_unseen(
 
 
 def _sure(run: SavedRun, rows: Tensor) -> Iterator[tuple[str, ...]]:
-    """Yield for each image the probability of what is said, or of each of several classes; nothing of a number."""
+    """Yield the probability of what is said of each image, or of each of several classes; nothing for a number."""
     shares = probabilities_of(TASKS[run.task].activation, rows.numpy())  # (N, K)
     for row in shares:
         if run.task == "classify":
