@@ -41,7 +41,7 @@ def own_turn() -> Iterator[None]:
 
 
 def check_launched_once() -> None:
-    """See that no launcher has started several processes for this, unless these share it.
+    """Check that no launcher has started several processes for this, unless these share it.
 
     Raises:
         ResourceError: one has.

@@ -94,7 +94,7 @@ def weights_digest(backbone: Backbone) -> str:
 
 
 def check_weights(folder: RunFolder, began: Beginning, backbone: Backbone) -> None:
-    """See that the pretrained weights are those that the run began with.
+    """Check that the pretrained weights are those that the run began with.
 
     Raises:
         CheckpointError: they are not.

@@ -216,7 +216,7 @@ class RunFolder:
 
 
 def check_new(out: Path) -> None:
-    """See, before any work is done, that a run folder can be made at `out`.
+    """Check, before any work is done, that a run folder can be made at `out`.
 
     Raises:
         ResourceError: it holds something already, or cannot be written.

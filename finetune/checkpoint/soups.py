@@ -25,7 +25,7 @@ def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def check_one_start(runs: Sequence[SavedRun]) -> None:
-    """See that the weights of runs can be averaged: one network, and one start from which each has gone.
+    """Check that the weights of runs can be averaged: one network, and one start from which each has gone.
 
     Raises:
         CheckpointError: they cannot, with the reason.

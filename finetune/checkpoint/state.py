@@ -236,7 +236,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def check_format(path: Path, version: object) -> None:
-    """See that this version of finetune reads what a file says it holds.
+    """Check that this version of finetune reads what a file says it holds.
 
     Raises:
         CheckpointError: it does not.

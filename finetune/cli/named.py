@@ -109,7 +109,7 @@ class Tally:
         return f"{counted(self.num_named + self.num_unread, 'image')}{unread}"
 
     def check(self) -> None:
-        """See that at least one image was named.
+        """Check that at least one image was named.
 
         Raises:
             DataError: none could be read.

@@ -1,4 +1,4 @@
-"""What a solved head is fitted to, by the task: the loss, and how images are put into folds.
+"""How a head is solved for each task: the loss, and how images are put into folds.
 
 Letters: N images, D features, K classes.
 """
@@ -23,7 +23,7 @@ Slopes = Callable[[Tensor, Tensor], Tensor]  # of outputs (N, K) and targets: th
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A kind of regression: logistic of one class, of each of several classes, or linear of a number."""
+    """A kind of regression: logistic for one class or for each of several, or linear for a number."""
 
     loss: Loss
     slopes: Slopes

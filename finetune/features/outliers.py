@@ -27,7 +27,7 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """An image far from all others: its distance, that of its class's middle, and by how many deviations."""
+    """An image far from all others: its distance, its class's median distance, and the gap in deviations."""
 
     place: int
     distance: float
@@ -36,7 +36,7 @@ class Odd:
 
 
 def odd_ones(features: Tensor, targets: Tensor, units: Sequence[int], *, seed: int) -> list[Odd]:
-    """Return images far off, the farthest first; of each unit (copies, a group) the first image is judged.
+    """Return outlying images, the farthest first; the first image of each unit (copies, a group) is judged.
 
     An image's distance is the mean of 1 - cosine to the five nearest, of whatever class. It is far when
     its logarithm lies more than 3.5 deviations (1.4826 times the median deviation from the median) above

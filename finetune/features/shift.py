@@ -1,4 +1,4 @@
-"""How far the inputs of batch norm lie from the statistics that it has stored.
+"""How far the inputs of batch norm are from the statistics that it has stored.
 
 Letters: B batch, C channels, R resamples.
 """
@@ -22,7 +22,7 @@ RESAMPLES = 200
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """The mean shift of all layer groups with batch norm, and of each: in stored deviations."""
+    """The mean shift over the layer groups with batch norm, and that of each, in stored deviations."""
 
     mean: Interval
     groups: dict[str, float] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Shift:
 def norm_shift(
     model: nn.Module, groups: Sequence[LayerGroup], images: Tensor, units: Sequence[int] | None = None
 ) -> Shift | None:
-    """Return how far some images (B, 3, H, W) lie from what a network has seen; None without batch norm.
+    """Return how far images (B, 3, H, W) are from what a network has seen; None without batch norm.
 
     Of a channel: |mean over these images - stored mean| / stored deviation, less what so few images stray by
     chance. Of a layer group: the mean over the channels of its norms. The interval is that of other

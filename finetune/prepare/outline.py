@@ -1,6 +1,6 @@
 """What a run is about to do, in one line before its first step: the steps, and how long they take at most.
 
-To time the network for that takes a second or two (see `costs`), so it is done where the work is worth minutes.
+Timing the network for that takes a second or two (see `costs`), so it is done only if the work takes minutes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _step(phase: Phase) -> str:
 
 
 def _most_seconds(prepared: Prepared) -> float | None:
-    """Return what training takes, if all epochs are trained and torch runs what is frozen; None where that is short.
+    """Return the seconds of training, if all epochs are trained and torch runs what is frozen; None if that is short.
 
     None too for a network that cannot be timed.
     """

@@ -102,7 +102,7 @@ def logits_of(
 
 
 def equipped(trunk: Trunk, inputs: Inputs, samples: Sequence[Sample], *, num_images: int) -> tuple[str, str]:
-    """Have the fastest engine run a trunk over some images, where that pays; return its name, and what it brings.
+    """Have the fastest engine run a trunk over some images, if that pays; return its name, and the gain in words.
 
     It is proven on the first samples.
     """
@@ -122,13 +122,13 @@ def equipped(trunk: Trunk, inputs: Inputs, samples: Sequence[Sample], *, num_ima
 
 
 def _may_pay(inputs: Inputs, num_images: int) -> bool:
-    """Return whether another engine than torch is to be thought of for a pass, without computing anything."""
+    """Return whether another engine than torch may pay for a pass, without computing anything."""
     engine = inputs.recipe.cache.engine
     return engine != "torch" and (engine != "auto" or num_images >= FEWEST * trunk_batch(inputs.compute.device))
 
 
 def _engine_of(inputs: Inputs, samples: Sequence[Sample]) -> Trunk | None:
-    """Return the whole network under another engine; None where torch runs it."""
+    """Return the whole network under another engine; None if torch runs it."""
     if not _may_pay(inputs, len(samples)):
         return None  # before it is traced: that takes longer than a short pass
     try:

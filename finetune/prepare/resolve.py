@@ -1,4 +1,4 @@
-"""From what is asked for to a recipe with every number settled, and to its phases."""
+"""From what is asked for to a recipe with every number settled, and its phases."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def wanted_batch(num_train: int) -> int:
 def resolve_numbers(
     recipe: Recipe, backbone: Backbone, verdict: Verdict | None, *, num_train: int | None = None
 ) -> Recipe:
-    """Return the recipe with the strategy and its numbers settled; needs no data but for a verdict."""
+    """Return the recipe with the strategy and its numbers settled; needs no data except for a verdict."""
     name = verdict.strategy if verdict else recipe.strategy.name
     numbers = strategy(name)
     batch_size = _or(recipe.train.batch_size, wanted_batch(num_train) if num_train else "auto")
@@ -111,7 +111,7 @@ def plan_phases(recipe: Recipe, backbone: Backbone) -> tuple[Phase, ...]:
 
 
 def choice_of(recipe: Recipe, backbone: Backbone) -> Choice:
-    """Return what a resolved recipe says of its strategy."""
+    """Return a resolved recipe's strategy with its numbers."""
     return Choice(
         recipe.strategy.name,
         epochs=int(recipe.train.epochs),
@@ -126,7 +126,7 @@ def choice_of(recipe: Recipe, backbone: Backbone) -> Choice:
 
 
 def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
-    """Say what a user may not expect of a resolved recipe."""
+    """Yield what users may not expect of a resolved recipe."""
     choice = choice_of(recipe, backbone)
     if is_full(choice, backbone.groups):
         yield f"top-k {choice.top_k} is all layer groups of this backbone: the same as full"
@@ -155,12 +155,12 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
 
 
 def _solved_as(recipe: Recipe) -> str:
-    """Return what a head that is solved is called."""
+    """Return the name of a solved head's regression."""
     return "ridge regression" if recipe.data.task == "regress" else "logistic regression"
 
 
 def balancing(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
-    """Say what is done about classes of different size, where something is."""
+    """Yield what is done about classes of different size, if anything."""
     counts = {name: count for name, count in manifest.counts("train").items() if count}
     if recipe.train.balance not in ("weights", "sampling") or not counts:
         return
@@ -174,7 +174,7 @@ def balancing(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
 
 
 def flipping(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
-    """Say why images should perhaps not be flipped, where they are."""
+    """Yield why images should perhaps not be flipped, if they are."""
     pieces = pieces_of(recipe.augment)
     if pieces is not None and pieces.horizontal_flip:
         for hint in flip_hints(manifest):
@@ -198,7 +198,7 @@ def is_staged(recipe: Recipe, backbone: Backbone) -> bool:
 
 
 def with_head(recipe: Recipe, backbone: Backbone) -> Backbone:
-    """Return the backbone as it is, or cut at the inner layer group that a probe is to stand on."""
+    """Return the backbone unchanged, or cut at the inner layer group that is probed."""
     return cut_at(backbone, str(recipe.strategy.probe_at)) if is_staged(recipe, backbone) else backbone
 
 

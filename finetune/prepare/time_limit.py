@@ -1,8 +1,8 @@
-"""Keeping to a time: what training is predicted to take on this machine decides epochs, or the strategy.
+"""Keeping to a time: the predicted time of training on this machine decides the epochs, or the strategy.
 
-Predicted is the computing of training, from times that are measured on this machine with random weights
-(see `costs`). Reading the data and measuring the evidence come before; what else the machine does is not
-known, so `MARGIN` of the time is kept back.
+The prediction covers the computing of training, from times measured on this machine with random weights (see `costs`).
+Reading the data and measuring the evidence come before; what else the machine does is unknown, so `MARGIN` of the
+time is kept back.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class SideBySide:
     said: tuple[str, ...]
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         rows = ([key, *values] for key, values in self.differences.items())
         return inline.html_table(["", *self.labels], rows) + inline.html_lines(*self.said)
 

@@ -128,7 +128,7 @@ def scorer_of(client: Client, *, tta: Tta = "none") -> Scorer[NDArray[Any]]:
 
 
 def _check_proven(file: Path) -> None:
-    """See that the ONNX file in a folder of exports is the one that was proven, where that is said there.
+    """Check that the ONNX file in a folder of exports is the one that was proven, where that is said there.
 
     Raises:
         ExportError: it is another.

@@ -49,7 +49,7 @@ class JudgedModel(Protocol):
     is_refit: bool
 
     def check_views(self, tta: Tta) -> None:
-        """See that its images can be seen in these views. Raises RecipeError: they cannot."""
+        """Check that its images can be seen in these views. Raises RecipeError: they cannot."""
 
     def manifest(self) -> Manifest:
         """Return the data that it was trained on. Raises DataError: none is known."""

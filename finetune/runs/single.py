@@ -72,7 +72,7 @@ class RunResult:
     never_predicted: dict[str, int] = field(default_factory=dict)  # by the first fit: classes of val
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         told = inline.html_lines(f"{self.strategy}, {counted(self.num_epochs, 'epoch')}: {self.folder}")
         return told + inline.html_metrics(self.metrics, first="split")
 

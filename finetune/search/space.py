@@ -188,7 +188,7 @@ def _value(text: str) -> Any:
 
 
 def _check_values(key: str, axis: Axis, recipe: Recipe) -> None:
-    """See that a recipe takes both ends of a range, or every choice."""
+    """Check that a recipe takes both ends of a range, or every choice."""
     values: Sequence[Any] = [axis.at(0.0), axis.at(1.0)] if isinstance(axis, Range) else axis.values
     for value in values:
         recipes.update(recipe, {key: value})

@@ -97,7 +97,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return made
 
     def move(self, tensor: Tensor, part: Part) -> None:
-        """Book what a tensor lies in under another part."""
+        """Book a tensor's storage under another part."""
         place = tensor.untyped_storage()._cdata
         before, size = self.booked[place]
         self.held[before] -= size

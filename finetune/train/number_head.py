@@ -30,7 +30,7 @@ def scale_of(manifest: Manifest) -> Scale | None:
 
 
 def check_number_head(model: nn.Module, label: str) -> None:
-    """See that a scale can be folded into the head of a network.
+    """Check that a scale can be folded into the head of a network.
 
     Raises:
         BackboneError: its head is not one linear layer.

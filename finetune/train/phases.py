@@ -23,9 +23,9 @@ from finetune.types import Event, Phase
 
 
 def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: Checkpoint | None = None) -> TrainState:
-    """Run every phase to its end and return the state at the end; from a checkpoint on where one is given.
+    """Run every phase to its end, from a checkpoint if one is given, and return the final state.
 
-    `fresh` is the same network as it is when new, for what is re-initialised.
+    `fresh` is the same network when new, for what is re-initialised.
     """
     state, optimiser_state = (resumed.state, resumed.optimiser) if resumed else (TrainState(), {})
     is_adapted = any(item.trains == "lora" for phase in phases for item in phase.plan.groups)
@@ -53,13 +53,13 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
 
 
 def pretrained_weights(fit: Fit, phases: Sequence[Phase]) -> dict[str, Tensor]:
-    """Return the weights of what no phase re-initialises, as they are before any step."""
+    """Return the weights that no phase re-initialises, as they are before any step."""
     new = {name for phase in phases for name in renewed_parameters(fit, phase)}
     return {name: weight.detach().clone() for name, weight in fit.model.named_parameters() if name not in new}
 
 
 def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
-    """Set the head to the regression on what reaches it, solved to convergence: logistic, or of numbers linear."""
+    """Set the head to a regression on its inputs, solved to convergence: logistic, or linear for numbers."""
     head = linear_head(fit.model)
     if head is None:
         raise BackboneError("the head of this network is not one linear layer, so it cannot be solved")
@@ -111,7 +111,7 @@ def _told(fit: Fit, work: Work, probe: Probe, *, is_selective: bool) -> str:
 
 
 def linear_head(model: nn.Module) -> nn.Linear | None:
-    """Return the head when it is one linear layer with a bias, else None."""
+    """Return the head if it is one linear layer with a bias, else None."""
     heads = head_modules(model)
     if len(heads) == 1 and type(heads[0]) is nn.Linear and heads[0].bias is not None:
         return heads[0]
@@ -119,7 +119,7 @@ def linear_head(model: nn.Module) -> nn.Linear | None:
 
 
 def _sum_up(fit: Fit, state: TrainState, logits: Tensor, targets: Tensor) -> None:
-    """Put what the solved head gives the images of train, (N, K), into the sums of the epoch."""
+    """Enter the logits (N, K) of the solved head on train into the sums of the epoch."""
     hits, summed = fit.objective.hits, fit.objective.summed
     state.num_seen, state.num_correct, state.loss_sum = ranks.agreed(
         lambda: (len(targets), int(hits(logits, targets)), summed(logits, targets))

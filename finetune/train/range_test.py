@@ -1,4 +1,4 @@
-"""A learning-rate range test: a step at each of rising rates, after which everything is as it was before.
+"""A learning-rate range test: a step at each of rising rates, after which everything is as before.
 
 Source: Smith 2017, arXiv:1506.01186.
 """

@@ -29,7 +29,7 @@ Seeded = Callable[[], AbstractContextManager[object]]
 
 @dataclass(slots=True)
 class Step:
-    """What a step of a phase needs beside its batch."""
+    """What a step of a phase needs besides its batch."""
 
     model: nn.Module
     optimiser: Any
@@ -105,7 +105,7 @@ class Step:
         return loss, hits
 
     def _output(self, run: nn.Module, inputs: Any) -> Any:
-        """Return what a network yields with the weights that training puts in the place of its own, if any."""
+        """Return a network's output with the weights that training substitutes for its own, if any."""
         weights = self.adapters.weights() if self.adapters else {}
         if self.connections:
             weights |= dropped(run, self.connections, self.model, self.settings.regularise.drop_connect)
@@ -116,7 +116,7 @@ class Step:
 
     @contextmanager
     def _uphill(self) -> Iterator[None]:
-        """Have weights stand inside the block where the loss rises fastest to, `optim.sam` away, without a gradient.
+        """Move weights inside the block by `optim.sam` in the direction in which the loss rises fastest.
 
         Statistics that follow batches stand still meanwhile: they have seen this one.
         Source: Foret et al. 2021, arXiv:2010.01412.
@@ -144,7 +144,7 @@ class Step:
                     weight.copy_(before)
 
     def _penalise(self) -> None:
-        """Add the gradient of what weights are penalised for.
+        """Add the gradient of the penalties on weights.
 
         Source of L2-SP: Li et al. 2018, arXiv:1802.01483.
         """

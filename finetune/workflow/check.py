@@ -106,7 +106,7 @@ class Check:
             )
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         told = inline.html_lines(f"{counted(self.num_images, 'image')}: {self.data}", *self.notes)
         rows = ([one.kind, "yes" if one.spoils else "no", one.text, one.advice] for one in self.findings)
         return told + inline.html_table(["finding", "spoils results", "what", "way out"], rows)

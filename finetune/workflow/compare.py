@@ -66,7 +66,7 @@ class Comparison:
     said: tuple[str, ...]
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         return inline.html_lines(*self.said) + inline.html_page(self.folder / "compare.html")
 
     def to_json(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Ensemble:
     proof: dict[str, Any] | None
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         return inline.html_metrics(self.joined.metrics, first="split")
 
     def to_json(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Evaluation:
         return matrix
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         told = inline.html_lines(f"{counted(self.num_images, 'image')} of {self.split}")
         return told + inline.html_metrics({self.split: self.metrics}, first="split")
 

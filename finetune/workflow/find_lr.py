@@ -37,7 +37,7 @@ class RateSearch:
     plot: Path | None
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         rates = [("suggested", self.curve.suggested), ("the strategy's own", self.usual)]
         return inline.html_table(["", "learning rate"], rates)
 

@@ -69,7 +69,7 @@ class Plan:
         return sum(group.num_trained(plan[group.name]) for group in self.groups)
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         verdict = [self.verdict.line] if self.verdict else []
         told = inline.html_lines(f"{self.strategy} on {self.backbone}", *verdict, *self.notes)
         rows = (

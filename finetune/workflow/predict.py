@@ -320,7 +320,7 @@ def _of_model(model: Model, wanted: Wanted, engine: By) -> By:
 
 
 def check_coverage(coverage: float) -> None:
-    """See that a share of val that is to be answered is one.
+    """Check that a share of val that is to be answered is one.
 
     Raises:
         RecipeError: it is not above 0 and at most 1.

@@ -68,7 +68,7 @@ class Several:
     is_exported: bool
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         tables = [inline.html_metrics(values, first=name) for name, values in self.runs.items()]
         tables += [inline.html_metrics(self.mean, first="mean")]
         tables += [inline.html_metrics({"all": self.ensemble}, first="together")] if self.ensemble else []
