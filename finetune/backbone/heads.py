@@ -18,6 +18,14 @@ def linear_classifier(model: nn.Module) -> nn.Linear | None:
     return heads[0] if len(heads) == 1 and isinstance(heads[0], nn.Linear) else None
 
 
+def linear_head(model: nn.Module) -> nn.Linear | None:
+    """Return the head if it can be solved: it is one plain linear layer with a bias; else None."""
+    heads = head_modules(model)
+    if len(heads) == 1 and type(heads[0]) is nn.Linear and heads[0].bias is not None:
+        return heads[0]
+    return None
+
+
 def renew_head(model: nn.Module, name: str, num_classes: int | None, *, pool: str = AUTO) -> None:
     """Give a network a fresh head (None keeps its own, or its size), on one of timm's pools where one is named.
 

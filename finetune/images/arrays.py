@@ -11,6 +11,7 @@ from PIL import Image, TiffImagePlugin
 
 from finetune.bands import Bands
 from finetune.images.files import FORMATS
+from finetune.images.four import take_fourth
 from finetune.images.levels import deep_colour, read_lower_bytes
 from finetune.images.rasters import BANDS_TAG, RasterError, bands_of_tiff, is_npy, read_npy, read_tiff
 from finetune.images.shapes import upright
@@ -35,7 +36,7 @@ def array_in(content: bytes, bands: Bands | None) -> NDArray[Any] | None:
 def array_of(image: Any, content: bytes) -> NDArray[Any]:
     """Return all channels of an open picture (H, W, C), upright, with all of their bits."""
     raw = deep_colour(image)
-    _take_fourth(image)
+    take_fourth(image, num_bands_of(image))
     image.load()
     turned = upright(image)
     if turned.mode in ("P", "PA", "1"):
@@ -45,16 +46,11 @@ def array_of(image: Any, content: bytes) -> NDArray[Any]:
         if not content:
             raise RasterError("channels of 16 bits, of which Pillow keeps 8: give its file")
         with Image.open(io.BytesIO(content), formats=FORMATS) as again:
-            _take_fourth(again)
+            take_fourth(again, num_bands_of(again))
             if not read_lower_bytes(again, raw):
                 raise RasterError("channels of 16 bits, of which Pillow reads 8: save it as .npy (H, W, C)")
             numbers = numbers.astype(np.uint16) * 256 + np.asarray(upright(again))
     return numbers if numbers.ndim == 3 else numbers[:, :, None]
-
-
-def _take_fourth(image: Any) -> None:
-    if num_bands_of(image) == 4 and image.mode == "RGB":
-        image._mode = "RGBX"  # else Pillow would leave the fourth out
 
 
 def check_channels(count: int, bands: Bands) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from finetune import recipe as recipes
 from finetune.backbone.adapted import cut_at
 from finetune.backbone.freeze import drops_blocks
+from finetune.backbone.heads import linear_head
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier, check_stage, stages
 from finetune.data.directions import flip_hints
@@ -27,7 +28,6 @@ from finetune.strategy.strategies import (
     strategy,
     taking,
 )
-from finetune.train.phases import linear_head
 from finetune.types import Manifest, Phase, Verdict
 from finetune.values import AUTO_LEVEL, TASK_LOSSES
 from finetune.wording import listed

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from finetune.backbone.heads import linear_head
 from finetune.errors import BackboneError, DataError
 from finetune.tasks import Quantity, Scale
-from finetune.train.phases import linear_head
 from finetune.types import Manifest
 
 

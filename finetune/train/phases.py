@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from finetune import ranks
 from finetune.backbone.freeze import freezing, reinitialise
-from finetune.backbone.groups import head_modules
+from finetune.backbone.heads import linear_head
 from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.state import Checkpoint, TrainState, restore_model
 from finetune.errors import BackboneError
@@ -108,14 +108,6 @@ def _told(fit: Fit, work: Work, probe: Probe, *, is_selective: bool) -> str:
     shown_as = f" in {work.views} views" if work.views > 1 else ""
     kept = f", {probe.share:.0%} of the features kept" if is_selective else ""
     return f"head solved on {work.train.num_images} images{shown_as}, L2 strength {probe.strength:g}, {judged}{kept}"
-
-
-def linear_head(model: nn.Module) -> nn.Linear | None:
-    """Return the head if it is one linear layer with a bias, else None."""
-    heads = head_modules(model)
-    if len(heads) == 1 and type(heads[0]) is nn.Linear and heads[0].bias is not None:
-        return heads[0]
-    return None
 
 
 def _sum_up(fit: Fit, state: TrainState, logits: Tensor, targets: Tensor) -> None:

@@ -14,7 +14,8 @@ from finetune.errors import TrainingError
 from finetune.features import probe as probes
 from finetune.features import ridge as ridges
 from finetune.features.probe import STRENGTHS, UNJUDGED, Probe, fit_probe, folds
-from finetune.features.ridge import RIDGES, loo_guesses, loo_ridge
+from finetune.features.ridge import RIDGES, loo_guesses
+from tests.support import loo_ridge
 
 
 def clouds(

@@ -71,6 +71,18 @@ def initialise_convolutions(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+def sides(img_size: int | tuple[int, int], *, smallest: int) -> tuple[int, int]:
+    """Return height and width in pixels.
+
+    Raises:
+        ValueError: one is too small for the network.
+    """
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if min(height, width) < smallest:
+        raise ValueError(f"images of {smallest} pixels or more are needed, not {height}x{width}")
+    return height, width
+
+
 def slid(side: int, kernel: int, *, stride: int = 1, padding: int = 0, ceil: bool = False) -> int:
     """Return the side of the output of a convolution or pool: (side + 2 padding - kernel) / stride + 1."""
     return (side + 2 * padding - kernel + (stride - 1 if ceil else 0)) // stride + 1
