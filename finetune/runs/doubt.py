@@ -1,4 +1,4 @@
-"""A run before its first step; of a verdict that is not certain both choices, raced, where the time holds both."""
+"""A run before its first step; or, if the verdict is uncertain and there is time, a race of both choices."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def prepare_run(
 
 
 def _race_of_both(recipe: Recipe, own: Prepared, on_event: OnEvent) -> PreparedRace | None:
-    """Return the race of both choices of an uncertain verdict, each to its end; None where time does not hold both."""
+    """Return the race of both choices of an uncertain verdict, each to its end; None if there is no time for both."""
     if recipe.train.time == "none" or own.verdict is None or own.verdict.rival is None or ranks.is_together():
         return None
     assert own.evidence is not None  # as it has a verdict
@@ -58,5 +58,5 @@ def _race_of_both(recipe: Recipe, own: Prepared, on_event: OnEvent) -> PreparedR
 
 
 def _without_time(run: Prepared) -> Prepared:
-    """Return a run whose epochs are settled: the time was looked at, and is no part of the recipe that repeats it."""
+    """Return a run without its time limit: the epochs are settled, and a recipe that repeats it needs no limit."""
     return replace(run, recipe=recipes.update(run.recipe, {"train.time": "none"}))

@@ -1,4 +1,4 @@
-"""The run in prose: prepare, train, evaluate the best, leave a run folder behind."""
+"""A run in prose: prepare, train, evaluate the best epoch, leave a run folder behind."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class RunResult:
 
 @dataclass(slots=True)
 class Assessed:
-    """What was measured of a model: metrics, what it says of every image, and of several classes their thresholds."""
+    """The evaluation of a model: metrics, what it says of every image, and with several classes their thresholds."""
 
     metrics: Metrics = field(default_factory=dict)
     guesses: Guesses = field(default_factory=dict)
@@ -95,14 +95,14 @@ class Assessed:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """One run before its first step, and the seconds that it took to come there."""
+    """One run before its first step, and the seconds that took."""
 
     prepared: Prepared
     seconds: dict[str, float]
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What the run folder is called by, where it has no name."""
+        """What the run folder is named after, if it is not named."""
         recipe = self.prepared.recipe
         return (Path(data_name(recipe.data.path)).stem, self.prepared.backbone.architecture.label, recipe.strategy.name)
 
@@ -119,7 +119,7 @@ class PreparedRun:
 
 
 def settled_run(prepared: Prepared, recipe: Recipe, *, began: float, on_event: OnEvent = ignore) -> PreparedRun:
-    """Return a run that is prepared with all numbers settled that the machine decides; it `began` at that second.
+    """Return a prepared run with the numbers settled that depend on the machine; it `began` at that second.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
@@ -141,9 +141,9 @@ def resume_alone(
     stop: Stop,
     on_event: OnEvent = ignore,
 ) -> RunResult:
-    """Go on with one run, whose folder is held, from its last checkpoint to its end.
+    """Resume one run, whose folder is held, from its last checkpoint to its end.
 
-    `now` is its data as it is, where it was read before; `seconds` is what came before, for timing.json.
+    `now` is its current data, if that was read before; `seconds` is earlier time, for timing.json.
 
     Raises:
         CheckpointError: damaged, or something changed that may not.
@@ -202,7 +202,7 @@ def _train(
 
 
 def _tracked(folder: RunFolder, prepared: Prepared, on_event: OnEvent) -> AbstractContextManager[Tracking]:
-    """Return what tells the trackers of a run; of several processes the first tells them."""
+    """Return a context with the trackers of a run; with several processes only the first has any."""
     recipe = prepared.recipe
     names = tracker_names(recipe.train.track) if ranks.is_first() else ()
     keys = {key: recipes.value(recipe, key) for key in recipes.fields()}
@@ -228,7 +228,7 @@ def _conclude(
     seconds: dict[str, float],
     on_event: OnEvent,
 ) -> RunResult:
-    """Say what is to be said of a measured model, and deliver it."""
+    """Report on a measured model, and deliver it."""
     assessed.known = None if refitted else knowledge_of(trained.feeder)
     never = _never_predicted(prepared, assessed.guesses)
     if told := _known_classes(prepared, assessed.guesses):
@@ -243,7 +243,7 @@ def _conclude(
 
 
 def _known_classes(prepared: Prepared, guesses: Guesses) -> str | None:
-    """Return what became of the classes that the weights knew before."""
+    """Return a sentence on the classes that the weights knew before."""
     if not prepared.backbone.known or prepared.manifest.task != "classify" or "val" not in guesses:
         return None
     return before_and_after(prepared, guesses["val"])
@@ -314,7 +314,7 @@ def _deliver(
 
 
 def _answered(prepared: Prepared, assessed: Assessed) -> Answered | None:
-    """Return the answers that a report shows: to test where there is one, else to val."""
+    """Return the answers that a report shows: on test if there is one, else on val."""
     manifest = prepared.manifest
     if manifest.task != "classify" or not assessed.outputs:
         return None

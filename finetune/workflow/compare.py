@@ -40,7 +40,7 @@ from finetune.types import Event, Manifest, OnEvent, ignore, to_json
 from finetune.whole import write_text
 
 HEADER = "What the runs of this comparison share."
-SHOWN = ("progress", "step", "warning", "timing")  # what a single run says is for its own folder
+SHOWN = ("progress", "step", "warning", "timing")  # what a single run reports is for its own folder
 
 
 @dataclass(frozen=True, slots=True)

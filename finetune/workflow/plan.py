@@ -37,8 +37,8 @@ from finetune.tasks import Task
 from finetune.train.guard import guarded
 from finetune.types import Event, Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
 
-USUAL_CLASSES = 1000  # of ImageNet, where neither the data nor the weights have classes
-USUAL_IMAGES = 1000  # that sizes and times are for where there is no data
+USUAL_CLASSES = 1000  # of ImageNet, if neither the data nor the weights have classes
+USUAL_IMAGES = 1000  # that sizes and times are for, if there is no data
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def plan(
     on_event: OnEvent = ignore,
     **settings: Unpack[Settings],
 ) -> Plan:
-    """Return what `run` with the same arguments would do, without training, and what that takes.
+    """Return what `run` with the same arguments would do, without training, and what that would take.
 
     Needs neither data nor weights, unless the strategy is auto, which measures both; without data, auto
     shows the `layers` alone. Sizes and times are for `images` images: those of the data, without data
@@ -208,7 +208,7 @@ def _memory(
 
 
 def _prepared(recipe: Recipe, on_event: OnEvent) -> Prepared:
-    """Prepare a run; what the plan itself shows (its notes, the verdict) is said there alone."""
+    """Prepare a run; what the plan itself shows (its notes, the verdict) is not reported as well."""
     held: list[Event] = []
 
     def hold(event: Event) -> None:
@@ -245,7 +245,7 @@ def _layers_alone(recipe: Recipe) -> Plan:
 
 
 def _num_train(recipe: Recipe, manifest: Manifest | None) -> int | None:
-    """Return how many images will train: those of the train split, or what val and test leave of all."""
+    """Return how many images will be trained on: those of the train split, or what val and test leave."""
     if manifest is None:
         return None
     named = len(manifest.split("train"))
@@ -255,7 +255,7 @@ def _num_train(recipe: Recipe, manifest: Manifest | None) -> int | None:
 
 
 def _prepared_on_paper(recipe: Recipe) -> Prepared:
-    """Settle a recipe on a network without weights, and on the names of the classes alone."""
+    """Settle a recipe on a network without weights, and with only the names of the classes."""
     manifest = list_data(recipe) if recipe.data.path else None
     recipe = with_task(recipe, manifest) if manifest else recipe
     skeleton = skeleton_of(recipe, num_classes=len(manifest.classes) if manifest else None)
