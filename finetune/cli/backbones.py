@@ -69,11 +69,11 @@ def list_them(
         ),
     ] = None,
     max_params: Annotated[
-        float | None, typer.Option("--max-params", metavar="M", help="At most so many million parameters.")
+        float | None, typer.Option("--max-params", metavar="M", help="At most this many million parameters.")
     ] = None,
     max_gmacs: Annotated[
         float | None,
-        typer.Option("--max-gmacs", metavar="G", help="At most so many billion multiply-adds for an image."),
+        typer.Option("--max-gmacs", metavar="G", help="At most this many billion multiply-adds for an image."),
     ] = None,
     min_top1: Annotated[
         float | None, typer.Option("--min-top1", metavar="PERCENT", help="At least this top-1 on ImageNet-1k.")

@@ -39,7 +39,7 @@ def plan(
         bool, typer.Option("--layers", help="Show every layer: output, parameters, memory, receptive field.")
     ] = False,
     images: Annotated[
-        int | None, typer.Option("--images", min=1, metavar="N", help="Show sizes and times for so many images.")
+        int | None, typer.Option("--images", min=1, metavar="N", help="Show sizes and times for this many images.")
     ] = None,
     memory: Annotated[
         bool, typer.Option("--memory", help="Show what a step takes of a GPU's memory; needs no GPU.")

@@ -17,7 +17,7 @@ from finetune.backbone.groups import head_modules
 from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import write_model, write_predictions
-from finetune.checkpoint.state import Checkpoint
+from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.data.balance import never_among, never_predicted_text
 from finetune.data.places import data_name
 from finetune.data.split import units_of
@@ -266,7 +266,7 @@ def _deliver(
     seconds: dict[str, float],
 ) -> RunResult:
     """Write the model, what it named, and the report; metrics.json last, which ends the run."""
-    recipe, manifest, end = prepared.recipe, prepared.manifest, trained.state
+    manifest, end = prepared.manifest, trained.state
     delivered = refitted.prepared.backbone if refitted else prepared.backbone
     deviation = prepared.scale.deviation if prepared.scale else None
     of_task: Any = {"task": manifest.task, "thresholds": assessed.thresholds, "deviation": deviation}
@@ -282,7 +282,31 @@ def _deliver(
         "training": list(trained.timing),
     }
     write_json(folder.timing, timing)
-    delivered_epoch = end.best.epoch if end.best else 0
+    _write_report(folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds)
+    best.settle(folder, end.best)
+    write_json(folder.metrics, assessed.metrics)
+    return RunResult(
+        folder.path, prepared.recipe.strategy.name, assessed.metrics, len(end.history), _delivered_epoch(end),
+        len(manifest.problems),
+    )  # fmt: skip
+
+
+def _delivered_epoch(end: TrainState) -> int:
+    return end.best.epoch if end.best else 0
+
+
+def _write_report(
+    folder: RunFolder,
+    prepared: Prepared,
+    trained: Trained,
+    refitted: Refit | None,
+    assessed: Assessed,
+    *,
+    computed: Sequence[str],
+    seconds: dict[str, float],
+) -> None:
+    recipe, manifest = prepared.recipe, prepared.manifest
+    delivered = refitted.prepared.backbone if refitted else prepared.backbone
     shown = _answered(prepared, assessed)
     looked: tuple[LitImage, ...] = ()
     if shown and not refitted:
@@ -295,8 +319,8 @@ def _deliver(
         folder,
         recipe,
         assessed.metrics,
-        end.history,
-        delivered_epoch=delivered_epoch,
+        trained.state.history,
+        delivered_epoch=_delivered_epoch(trained.state),
         by_class=assessed.by_class,
         answers=shown,
         eyes=Eyes(looked, first_filters(delivered.model), fed),
@@ -306,11 +330,6 @@ def _deliver(
         device=str(prepared.compute.device),
     )
     page.write(folder.report, {**content, "computed": computed, "refit": refitted})
-    best.settle(folder, end.best)
-    write_json(folder.metrics, assessed.metrics)
-    return RunResult(
-        folder.path, recipe.strategy.name, assessed.metrics, len(end.history), delivered_epoch, len(manifest.problems)
-    )
 
 
 def _answered(prepared: Prepared, assessed: Assessed) -> Answered | None:
