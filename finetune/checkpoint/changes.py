@@ -1,6 +1,6 @@
-"""What a run began with, and what has changed since: recipe, versions, data. Resume refuses or is told.
+"""What a run began with, and what has changed since: recipe, versions, data. Resume refuses, or allows it.
 
-A resumed run ends with the bits of one that was never stopped only when nothing has changed that its
+A resumed run ends with the bits of one that was never stopped only if nothing has changed that its
 numbers depend on. `--allow recipe`, `--allow version` and `--allow data` each let one kind of change
 pass; the report then says so.
 """
@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
 
 
 def weights_digest(backbone: Backbone) -> str:
-    """Return the hash of what was loaded, the head left out: that one is new."""
+    """Return the hash of what was loaded, without the head, which is new."""
     digest = blake2b(digest_size=16)
     names = [group.name for group in backbone.groups if not group.is_head]
     own = backbone.model.state_dict()

@@ -1,8 +1,8 @@
-"""The comparison folder: its places, and what each run in it took, epoch by epoch.
+"""The comparison folder: its files, and the time of each run in it, epoch by epoch.
 
 compare.json    who is compared, on which seeds, what failed, and (last) how it came out
 recipe.toml     what all runs share, as it was asked for      split.csv   the images of every run
-began.json      what a comparison that goes on is compared with
+began.json      what a resumed comparison is compared with
 runs/           a run folder for each strategy and seed       clocks/     seconds at the end of each epoch
 compare.html    one page that opens offline
 """
@@ -55,7 +55,7 @@ class ComparisonRecord(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ComparisonFolder(RunFolder):
-    """The places in a comparison folder."""
+    """The paths in a comparison folder."""
 
     @property
     def report(self) -> Path:
@@ -66,7 +66,7 @@ class ComparisonFolder(RunFolder):
         return RunFolder(self.path / "runs" / name)
 
     def clock(self, name: str) -> Path:
-        """Return where the seconds of one run lie."""
+        """Return the file of the seconds of one run."""
         return self.path / "clocks" / f"{name}.jsonl"
 
 
@@ -88,10 +88,10 @@ def open_comparison(path: str | Path) -> tuple[ComparisonFolder, ComparisonRecor
 
 
 class Clock:
-    """Writes after how many seconds of a run each epoch was over; a run that goes on adds to what it took before."""
+    """Records the seconds of a run at the end of each epoch; a resumed run adds to its earlier seconds."""
 
     def __init__(self, path: Path) -> None:
-        """Go on with the file at a path, or begin it.
+        """Append to the file at a path, or begin it.
 
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
@@ -119,7 +119,7 @@ class Clock:
 
 
 def seconds_by_epoch(path: Path) -> dict[int, float]:
-    """Return what a `Clock` wrote; an epoch that was done twice counts by its later end, half a line not at all."""
+    """Return what a `Clock` wrote; of an epoch done twice the later end counts, and half a line not at all."""
     seconds: dict[int, float] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -1,7 +1,7 @@
 """What the files of a run folder must hold before a run goes on, is compared, or is shown in a report.
 
 They were written by the tool, but lie where anybody may write: what is missing or of another type costs one
-error that names the file, and it is looked for before training goes on, not after it.
+error that names the file, and that is checked before training goes on, not after it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """race.json: who started, at which epochs the rungs are, what each showed, who failed, who won, what it took.
 
-Written by the tool, but it lies where anybody may write: names become folders, so they are checked.
+The tool writes it, but anybody may change it: names become folders, so they are checked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Label = Annotated[str, AfterValidator(_bare)]
 
 
 class RecordedWork(BaseModel):
-    """Forward passes that each epoch of a candidate takes, the images that they are counted over, their weight."""
+    """The forward passes of each epoch of a candidate, the images they are counted over, and their weight."""
 
     model_config = ConfigDict(strict=True)
     epochs: list[float] = Field(min_length=1)
@@ -53,7 +53,7 @@ class RecordedRung(BaseModel):
 
 
 class RankedBackbone(BaseModel):
-    """What a linear classifier on a backbone's frozen features is predicted to reach, with its interval."""
+    """The predicted score of a linear classifier on a backbone's frozen features, with its interval."""
 
     model_config = ConfigDict(strict=True)
     name: str

@@ -2,9 +2,9 @@
 
 several.json    folds or seeds, how many, what failed, and (last) how they came out
 recipe.toml     what all runs share, as it was asked for      split.csv   the images, fold 1 as val
-began.json      what is compared with when it goes on         runs/       a run folder for each fold or seed
+began.json      what they are compared with when resumed      runs/       a run folder for each fold or seed
 report.html     all of them on one page
-out_of_fold.csv, ensemble.json, exports/                      of folds: every image by who has not seen it; all as one
+out_of_fold.csv, ensemble.json, exports/                      for folds: images by a run that never saw them; all as one
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SeveralRecord(BaseModel):
         return self.results is not None and not self.failed
 
     def name(self, number: int) -> str:
-        """Return what the run of a fold or a seed is called."""
+        """Return the name of the run of a fold or a seed."""
         return f"{self.kind.removesuffix('s')}-{number}"
 
     def run(self, folder: RunFolder, number: int) -> RunFolder:
@@ -55,7 +55,7 @@ class SeveralRecord(BaseModel):
 
 
 def out_of_fold(folder: RunFolder) -> Path:
-    """Return where every image stands with what the run says of it that had it in val."""
+    """Return the file of what is said of each image by the run that had it in val."""
     return folder.path / "out_of_fold.csv"
 
 

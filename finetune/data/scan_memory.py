@@ -15,7 +15,7 @@ from finetune.images.levels import Span
 SCAN_VERSION = 8  # goes up when `decode` begins to accept or refuse other files
 RECALL = "select found from images where path=? and size=? and changed=? and version=?"
 
-Stamp = tuple[str, int, int]  # path, size, a number that is another one when the file has changed
+Stamp = tuple[str, int, int]  # path, size, a number that changes with the file
 
 
 @dataclass(frozen=True, slots=True)

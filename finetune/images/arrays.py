@@ -1,4 +1,4 @@
-"""What a file holds as an array (H, W, C): the numbers of .npy and TIFF files, or of a picture with all of its bits."""
+"""The content of a file as an array (H, W, C): the numbers of .npy and TIFF files, or a picture with all its bits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PICTURED = 4  # bands that Pillow knows the meaning of
 
 
 def array_in(content: bytes, bands: Bands | None) -> NDArray[Any] | None:
-    """Return the array (H, W, C) that a file holds which is no picture; None of pictures."""
+    """Return the array (H, W, C) in a file that is not a picture; None for pictures."""
     if is_npy(content):
         return read_npy(content)
     num_bands = bands_of_tiff(content)
@@ -54,7 +54,7 @@ def array_of(image: Any, content: bytes) -> NDArray[Any]:
 
 
 def check_channels(count: int, bands: Bands) -> None:
-    """Refuse an image of other channels than are read.
+    """Refuse an image with other channels than are read.
 
     Raises:
         RasterError: it has others.
@@ -68,5 +68,5 @@ def check_channels(count: int, bands: Bands) -> None:
 
 
 def num_bands_of(image: Any) -> int:
-    """Return how many bands an open TIFF says that it has; of other pictures 3."""
+    """Return how many bands an open TIFF claims to have; 3 for other pictures."""
     return int(image.tag_v2.get(BANDS_TAG, 1)) if isinstance(image, TiffImagePlugin.TiffImageFile) else 3

@@ -23,9 +23,9 @@ def take_fourth(image: Any, num_bands: int) -> None:
 
 
 def why_not_four(image: Any, num_bands: int) -> str:
-    """Return why an image that is not loaded yet has no four channels of 8 bits; empty where it has.
+    """Return why an image that is not loaded yet does not have four channels of 8 bits; empty if it does.
 
-    `num_bands` is what a TIFF says: whatever its fourth is declared to be, it is a channel here.
+    `num_bands` is what a TIFF claims: whatever its fourth is declared to be, it is a channel here.
     """
     take_fourth(image, num_bands)
     if image.mode not in MODES:

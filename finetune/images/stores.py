@@ -38,7 +38,7 @@ def whole_place(place: str | Path) -> str:
 
 
 def stamp(place: str) -> tuple[int, int]:
-    """Return the size of a file in bytes, and a number that is another one when it has changed.
+    """Return the size of a file in bytes, and a number that changes with it.
 
     Raises:
         OSError: it is not there, or cannot be asked.
@@ -53,7 +53,7 @@ def stamp(place: str) -> tuple[int, int]:
 
 
 def read_range(place: str, start: int, size: int) -> bytes:
-    """Return some bytes of a file, fewer where it ends before.
+    """Return some bytes of a file, fewer if it ends before.
 
     Raises:
         OSError: it cannot be read.
@@ -69,7 +69,7 @@ def read_range(place: str, start: int, size: int) -> bytes:
 
 @contextmanager
 def opened(place: str) -> Iterator[IO[bytes]]:
-    """Open a file that is to be gone through from its beginning to its end.
+    """Open a file to be read from beginning to end.
 
     Raises:
         OSError: it cannot be read.
@@ -121,7 +121,7 @@ def _is_hidden(place: PurePath) -> bool:
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    """Turn whatever the libraries of a store raise into an OSError, which says what they said.
+    """Turn whatever the libraries of a store raise into an OSError with their message.
 
     Raises:
         FileNotFoundError: there is no such file. StoreError: for any other reason.

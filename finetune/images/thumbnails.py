@@ -1,7 +1,7 @@
-"""What each image looks like, small: its size and format, the hash of its pixels, and images of 32 and 8 pixels.
+"""A small summary of each image: its size and format, the hash of its pixels, and images of 32 and 8 pixels.
 
-Everything that is told about copies comes from these, never from the files again. They are kept by
-content in the cache, about a kilobyte an image.
+Everything about copies is told from these, never from the files again. They are kept by content in the
+cache, about a kilobyte per image.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _look_at(manifest: Manifest, sample: Sample) -> Looks:
 
 
 def _entry(manifest: Manifest, settings: CacheSection) -> CacheEntry | None:
-    """Return the cache entry of a data set's looks; None where nothing can be kept."""
+    """Return the cache entry of a data set's looks; None if nothing can be kept."""
     key = {
         "kind": "looks",
         "root": whole_place(manifest.root),
