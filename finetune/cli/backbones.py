@@ -1,6 +1,6 @@
 """`backbones`, `backbones show|fetch`: which networks there are, how large and how good, and their weights.
 
-`finetune backbones FILTER` lists: what is no command of the group is an argument of its command `ls`.
+`finetune backbones FILTER` lists: what is not a command of the group is an argument of its command `ls`.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def show_one(facts: dict[str, Any]) -> None:
 
 
 def _lines(facts: dict[str, Any]) -> dict[str, str]:
-    """Return the facts of one backbone, one per line, without those that are not known."""
+    """Return the known facts of one backbone, one per line."""
     from finetune.backbone.catalogue import fold
 
     name, top1, size = facts["name"], facts["imagenet_top1_percent"], _pixels(facts["image_size"])

@@ -117,7 +117,7 @@ def _having(checked: Check) -> str:
 
 
 def _judged(judged: Judged) -> str:
-    """Return one sentence about what labels were judged by, and how far it can be believed."""
+    """Return one sentence about what judged the labels, and how reliable it is."""
     among = apart(judged.num_images, judged.num_independent)
     scores = {"top1": judged.top1} if judged.top1 else judged.scores
     told = [f"{name} {score.value:.3f} (95 %: {score.low:.3f} to {score.high:.3f})" for name, score in scores.items()]

@@ -1,4 +1,4 @@
-"""What `finetune predict` shows: in which shape and where it goes, tables and JSON, and how many images there were."""
+"""The output of `finetune predict`: its form and where it goes, tables and JSON, and how many images there were."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Shape:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether a bar would stand between the rows, or nothing but JSON is wanted."""
+        """Whether a bar would be drawn between the rows, or only JSON is wanted."""
         return self.form == "json" or (self.file is None and self.form != "table" and self.stdout.isatty())
 
 
 def shape_of(out: Path | None, form: str | None, *, is_csv: bool, is_json: bool) -> Shape:
-    """Return the shape that is asked for.
+    """Return the shape asked for.
 
     Raises:
         RecipeError: two of them, a file of no known form, or Parquet without its package or without a file.
@@ -127,7 +127,7 @@ def print_json_document(predictions: Iterable[Prediction]) -> None:
 
 
 def print_tables(predictions: Iterable[Prediction], layout: AnswerLayout, stdout: TextIO) -> None:
-    """Print predictions as a table; of very many, in a file, as several below each other."""
+    """Print predictions as a table; very many, in a file, as several tables below each other."""
     rows, is_first = iter(predictions), True
     console, what = Console(file=stdout), layout.columns()[1].rstrip("1")
     while some := list(islice(rows, None if stdout.isatty() else ROWS_AT_ONCE)):

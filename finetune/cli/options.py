@@ -85,9 +85,9 @@ def recipe_options(command: Callable[..., None], *, flags: Collection[str] = FLA
 def base_recipe(
     recipe: str | None, settings: Mapping[str, Any], overrides: Mapping[str, Any], *, needs_data: bool | None = True
 ) -> Recipe | None:
-    """Return the recipe that a command starts from, once what can be refused without torch was not refused.
+    """Return the recipe that a command starts from, after the checks that need no torch.
 
-    With `needs_data` None data is needed where the strategy decides from it.
+    With `needs_data` None, data is needed if the strategy decides from it.
 
     Raises:
         RecipeError, DataError: a key, a value, or the place of the data.

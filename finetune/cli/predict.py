@@ -199,14 +199,14 @@ def _deliver(stream: Stream, shape: Shape, copy_to: Path | None, *, is_linked: b
 
 
 def _check_model(run: Path) -> None:
-    """Refuse without torch what is nothing that can name images."""
+    """Refuse, without torch, what cannot name images."""
     from finetune.runs.answering import open_model
 
     open_model(run)
 
 
 def _sorted(stream: Stream, place: Path, is_linked: bool, stack: ExitStack) -> Iterator[Prediction]:
-    """Return the predictions; each image is sorted into the folder of its class on the way.
+    """Return the predictions, sorting each image into the folder of its class on the way.
 
     Raises:
         RecipeError: what is said of images is not one class. ResourceError: the folder holds something.

@@ -129,7 +129,7 @@ class _Search:
         return is_sifted
 
     def _apart(self, rows: Places, columns: Places) -> NDArray[np.bool_]:
-        """Return whether each row and each column are not tied yet."""
+        """Return for each row and column whether the two are not tied yet."""
         is_apart: NDArray[np.bool_] = self.ties.roots(self.places[rows])[:, None] != self.ties.roots(
             self.places[columns]
         )
