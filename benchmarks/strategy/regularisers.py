@@ -117,7 +117,7 @@ def _measured(
 
 
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Yield what a row is found again by."""
+    """Return what a row is found again by."""
     return tuple(row[name] for name in ("data", "weights", "size", "seed", "case"))
 
 
@@ -137,7 +137,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def gained(found: dict[tuple[str, str, int, int], float], case: str) -> str:
-    """Yield by how much a case is above its baseline on the same images and seeds, in points with their 95 % interval.
+    """Return how far a case is above its baseline on the same images and seeds, in points with their 95 % interval.
 
     The interval is that of the mean over pairs: 1.96 standard errors.
     """

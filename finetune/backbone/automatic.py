@@ -1,4 +1,4 @@
-"""The backbone where none is named: the first of a short list that is to be had, else the embedded one."""
+"""The backbone if none is named: the first of a short list that is available, else the embedded one."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Chosen:
 
 
 def chosen(*, is_pretrained: bool = True) -> Chosen:
-    """Return the backbone that "auto" stands for on this machine now; with random weights, always the first choice.
+    """Return the backbone that "auto" means on this machine now; with random weights, always the first choice.
 
-    The hub is asked for a name only where its weights are not here.
+    The hub is asked only about names whose weights are not here.
     """
     if not is_pretrained:
         return Chosen(AUTO[0])

@@ -90,10 +90,10 @@ def base_recipe(
     needs_data: bool | None = True,
     takes_hub: bool = False,
 ) -> Recipe | None:
-    """Return the recipe that a command starts from, once what can be refused without torch was not refused.
+    """Return the recipe that a command starts from, after the checks that need no torch.
 
-    With `needs_data` None data is needed where the strategy decides from it; with `takes_hub` a data set of the Hub is
-    taken, and looked for later.
+    With `needs_data` None, data is needed if the strategy decides from it. With `takes_hub`, a data set of the Hub is
+    accepted, and looked for later.
 
     Raises:
         RecipeError, DataError: a key, a value, or the place of the data.

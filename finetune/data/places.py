@@ -1,4 +1,4 @@
-"""Where data lies, by the words of `data.path`: a folder, a table, or shards (wds:) of this machine or of a store."""
+"""Where data is, as `data.path` says: a folder, a table, or shards (wds:) on this machine or in a store."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def root_of(path: str) -> str:
 
 
 def data_name(path: str) -> str:
-    """Return what a data set is called where its place does not matter: its folder or file."""
+    """Return what a data set is called: the name of its folder or file."""
     return Path(root_of(path) if shards_named(path) is not None else path).name
 
 

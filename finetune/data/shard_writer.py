@@ -4,8 +4,8 @@
 
 Of each image three members with one key: the file, byte for byte; .cls, the number of its class; .json with its name
 before (`filename`), `label`, `split`, `group` and content hash (`digest`). `_info.json` names the classes, and the
-shards of each split as timm's reader wants them. Images lie in an order that is drawn, so that what lies together is
-no class. The same data gives the same bytes.
+shards of each split as timm's reader wants them. Images are in a drawn order, so that neighbours are not of
+one class. The same data gives the same bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from finetune.types import SPLITS, Event, Manifest, OnEvent, Sample, ignore
 from finetune.whole import is_vacant, there_above, whole_folder
 
 FORMAT = 1
-UNDIVIDED = "all"  # what the shards of images without a split are called
+UNDIVIDED = "all"  # the name of shards of images without a split
 USUAL = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}  # endings that other readers look for
 INFO = "_info.json"
 END = tarfile.RECORDSIZE  # bytes at most of zeros behind the last member
@@ -81,7 +81,7 @@ def new_tar(place: Path) -> tarfile.TarFile:
 
 
 def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Write a file of no owner and no time into a tar."""
+    """Write a file without owner and time into a tar."""
     head = tarfile.TarInfo(name)
     head.size = len(content)
     tar.addfile(head, io.BytesIO(content))
@@ -103,7 +103,7 @@ def _tell(on_event: OnEvent, before: int, total: int, done: int) -> None:
 
 
 def _drawn(samples: Sequence[Sample]) -> list[Sample]:
-    """Return samples in an order that is drawn by their names."""
+    """Return samples in a random order that depends on their names."""
     order = np.argsort(derive_each(0, "shard", [sample.file for sample in samples]), kind="stable")
     return [samples[place] for place in order.tolist()]
 
@@ -168,10 +168,10 @@ def _info(manifest: Manifest, shards: Mapping[str, Mapping[str, int]]) -> dict[s
 
 
 def _check_room(manifest: Manifest, out: Path) -> None:
-    """See that there is room for shards before any is written.
+    """Check that there is room for shards before any is written.
 
     Raises:
-        ResourceError: there is not. DataError: an image is no longer there.
+        ResourceError: there is none. DataError: an image is no longer there.
     """
     needed = 0
     for sample in manifest.samples:
@@ -188,5 +188,5 @@ def _check_room(manifest: Manifest, out: Path) -> None:
 
 
 def _padded(size: int) -> int:
-    """Return the bytes that a member takes, its head among them."""
+    """Return the bytes that a member takes, including its header."""
     return tarfile.BLOCKSIZE + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE

@@ -15,7 +15,7 @@ LOG_IN = "Log in: hf auth login. What was exported is untouched; the same comman
 
 
 def check_repository(repository: str) -> None:
-    """See that a name can be that of a repository.
+    """Check that a name can be that of a repository.
 
     Raises:
         RecipeError: it cannot.

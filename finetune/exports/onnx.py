@@ -208,7 +208,7 @@ def _loss(parity: Parity) -> float:
 def _check_outputs(
     network: ExportedNetwork, path: Path, proof: ProofImages, precision: ExportPrecision = "fp32"
 ) -> None:
-    """See that the outputs of a file are those of its network, where their size is free on larger images, too.
+    """Check that the outputs of a file are those of its network, where their size is free on larger images, too.
 
     Less precise logits, and the probabilities made of them, are judged by what they lose.
 

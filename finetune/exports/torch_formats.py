@@ -129,7 +129,7 @@ def _by(what: Exporting) -> Callable[[Path], NDArray[Any]]:
 
 
 def check_transform(saved: SavedRun) -> None:
-    """See that timm's own transform gives a model what it takes.
+    """Check that timm's own transform gives a model what it takes.
 
     Raises:
         ExportError: it does not.

@@ -1,6 +1,6 @@
-"""What to do next with a run, by what its figures say: one sentence and one command each, what matters most first.
+"""What to do next with a run, from its figures: one sentence and one command each, what matters most first.
 
-Pure: numbers in, advice out. Of a model that gives an image one class.
+Pure: numbers in, advice out. For models that give an image one class.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OFTEN = 3  # images of one class that are taken for another
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What is seen, and the command or setting that may help."""
+    """An observation, and the command or setting that may help."""
 
     seen: str
     command: str
@@ -41,7 +41,7 @@ def advice(
     level: str,
     image_size: int,
 ) -> list[Advice]:
-    """Return what a run's figures speak for; `metrics` are of the split that was answered, as JSON has them."""
+    """Return what a run's figures suggest; `metrics` are of the split that was answered, as JSON has them."""
     if answers is None:
         return []
     found = [
