@@ -195,7 +195,7 @@ def flipping(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
 def _of_steps(recipe: Recipe) -> list[str]:
     """Return the settings of training by steps that a recipe changes, but for numbers that a strategy settles."""
     losses = {"loss.name": TASK_LOSSES[recipe.data.task][0]} if recipe.data.task != "auto" else {}
-    usual = recipes.update(Recipe(), losses)
+    usual = recipes.update(Recipe(), {**losses, "loss.label_smoothing": 0.0})
     settled = ("optim.lr", "optim.weight_decay", "optim.layer_decay")
     keys = [
         key for key in recipes.fields() if key.startswith(("loss.", "optim.", "regularise.")) and key not in settled
