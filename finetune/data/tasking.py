@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.data.labels import SIGNS, are_surely_measures
-from finetune.data.listing import NOTHING, Listing, Row
+from finetune.data.listing import Listing, Row
 from finetune.errors import DataError, RecipeError
 from finetune.tasks import BETWEEN_LABELS, Task
 from finetune.types import Problem
@@ -48,7 +48,7 @@ def settle_task(path: Path, listing: Listing, asked: TaskName, separator: str, *
         _join(listing, used, is_table=is_table)
     else:
         others = (file for file in listing.unlabelled if file not in listing.files)
-        listing.problems += [Problem(file, NOTHING) for file in others]
+        listing.problems += [Problem(file, listing.no_label, is_of_row=True) for file in others]
         listing.notes += _contradicted(listing, task)
     if task == "regress":
         _check_numbers(path, listing.rows)

@@ -296,7 +296,7 @@ def test_what_is_wrong_with_a_shard_is_said_and_the_rest_is_read(few: Path, tmp_
     assert [s.file for s in manifest.samples] == ["a.tar/0.jpg", "a.tar/4.jpg"]
     assert reasons(manifest) == {
         "a.tar/1": "has a .cls, and no image",
-        "a.tar/2.jpg": "no image or no label in its row",
+        "a.tar/2.jpg": "no class beside it: no .cls, and no label in a .json",
         "a.tar/3.jpg": "its .json is damaged",
         "a.tar/0.png": "has the key of 0.jpg, which counts",
         "a.tar/4.jpg": "is twice in its shard; the first counts",
