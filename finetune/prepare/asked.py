@@ -5,7 +5,7 @@ What is wrong here is told at once: to import torch takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,26 +91,35 @@ def check_decidable(recipe: Recipe) -> None:
         )
 
 
+def meaningless(recipe: Recipe, named: Iterable[str]) -> dict[str, str]:
+    """Return the keys that the strategy, loss or optimiser of a recipe would not use, each with the reason.
+
+    Of most keys only those are meant that are `named`.
+    """
+    name, named = recipe.strategy.name, list(named)
+    found = {}
+    users = {"top_k": ("auto", *taking("top_k")), "probe_at": ("auto", *taking("probe_at")), "assume": ("auto", "race")}
+    for number, of in users.items():
+        key = f"strategy.{number}"
+        if key in named and recipes.value(recipe, key) not in ("auto", "none") and name not in of:
+            only = " and ".join(map(repr, [user for user in of if user != "auto" or number == "assume"]))
+            found[key] = f"{key} has no meaning with strategy.name = {name!r}, only with {only}"
+    unused = STRATEGIES[name].unused if name in STRATEGIES else {}
+    for key in named:
+        why = unused.get(key) or unused.get(key.partition(".")[0])
+        if why and recipes.value(recipe, key) != recipes.fields()[key].default:
+            found[key] = f"{key} has no meaning with strategy.name = {name!r}, which {why}"
+    found |= {key: _without_use(key, recipe) for key in BELONGS if _is_unused(key, recipe, is_named=key in named)}
+    if recipe.optim.momentum_from != "none" and recipe.optim.name not in HAVE_MOMENTUM:
+        of = f"optim.name = {recipe.optim.name!r}, without momentum"
+        found["optim.momentum_from"] = f"optim.momentum_from has no meaning with {of}"
+    return found
+
+
 def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
     """Refuse a number that the named strategy or loss would not use: nothing is silently ignored."""
     name = recipe.strategy.name
-    problems = []
-    users = {"top_k": ("auto", *taking("top_k")), "probe_at": ("auto", *taking("probe_at")), "assume": ("auto", "race")}
-    for number, of in users.items():
-        if changes.get(f"strategy.{number}", "auto") not in ("auto", "none") and name not in of:
-            only = " and ".join(map(repr, [user for user in of if user != "auto" or number == "assume"]))
-            problems.append(f"strategy.{number} has no meaning with strategy.name = {name!r}, only with {only}")
-    unused = STRATEGIES[name].unused if name in STRATEGIES else {}
-    problems += [
-        f"{key} has no meaning with strategy.name = {name!r}, which {why}"
-        for key in changes
-        if (why := unused.get(key) or unused.get(key.partition(".")[0]))
-        and recipes.value(recipe, key) != recipes.fields()[key].default
-    ]
-    problems += [_without_use(key, recipe) for key in BELONGS if _is_unused(key, recipe, is_named=key in changes)]
-    if recipe.optim.momentum_from != "none" and recipe.optim.name not in HAVE_MOMENTUM:
-        problems.append(f"optim.momentum_from has no meaning with optim.name = {recipe.optim.name!r}, without momentum")
-    problems += _of_bands(recipe)
+    problems = [*meaningless(recipe, changes).values(), *_of_bands(recipe)]
     if recipe.strategy.initialiser == "zero" and (recipe.strategy.reinit or name == "scratch"):
         problems.append("strategy.initialiser = 'zero' is for the head alone: units that are equal stay equal")
     if name == "race" and recipe.optim.lr == RANGE_TEST:

@@ -20,7 +20,7 @@ from finetune.prepare.members import Joined, Members, join_members, joined_facts
 from finetune.prepare.proof import proof_of
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import Event, OnEvent, Split, ignore
-from finetune.whole import whole_folder
+from finetune.whole import new_whole_folder
 from finetune.wording import counted
 
 
@@ -111,7 +111,7 @@ def _left(
     proof, facts = proof_of(runs[0]), joined_facts(found)
     for member in facts["members"]:
         member["run"] = str(Path(member["run"]).absolute())  # so that it is found from any working directory
-    with whole_folder(out) as beside:
+    with new_whole_folder(out, hint="Give a new folder with --out.") as beside:
         folder = RunFolder(beside)
         proven = write_ensemble(
             folder, runs, counts, proof, name=out.name, average=average, thresholds=found.thresholds, facts=facts,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from finetune.arguments import Settings
+from finetune.data.places import check_outside
 from finetune.data.shard_writer import Shards, write_shards
 from finetune.errors import RecipeError
 from finetune.prepare.asked import recipe_of
@@ -39,7 +40,9 @@ def shard(
     if size < LEAST:
         raise RecipeError(f"size = {size}: a shard has at least {LEAST:,} bytes", hint="Usual is 1GB.")
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
+    place = Path(out).expanduser()
+    check_outside(place, chosen.data.path)
     manifest = list_data(chosen, is_to_train=False, on_event=on_event)
     for note in (*data_notes(manifest), *problem_notes(manifest)):
         on_event(Event.warning(note))
-    return write_shards(manifest, Path(out).expanduser(), size=size, on_event=on_event)
+    return write_shards(manifest, place, size=size, on_event=on_event)
