@@ -158,8 +158,9 @@ def predict(
     if features and shape.form == "table":
         raise RecipeError("--features are too many for a table", hint="Use --json, --format, or --out FILE.")
     _check_model(run)
-    for path in paths if copy_to else ():
-        check_outside(copy_to, path, flag="--copy-to")
+    for path in paths:
+        if copy_to is not None:
+            check_outside(copy_to, path, flag="--copy-to")
     with watching(is_quiet=shape.is_quiet) as on_event:
         from finetune.workflow.predict import COVERAGE, Wanted, predict_with
 

@@ -111,8 +111,9 @@ def meaningless(recipe: Recipe, named: Iterable[str]) -> dict[str, str]:
             found[key] = f"{key} has no meaning with strategy.name = {name!r}, which {why}"
     found |= {key: _without_use(key, recipe) for key in BELONGS if _is_unused(key, recipe, is_named=key in named)}
     if recipe.optim.momentum_from != "none" and recipe.optim.name not in HAVE_MOMENTUM:
-        of = f"optim.name = {recipe.optim.name!r}, without momentum"
-        found["optim.momentum_from"] = f"optim.momentum_from has no meaning with {of}"
+        found["optim.momentum_from"] = (
+            f"optim.momentum_from has no meaning with optim.name = {recipe.optim.name!r}, without momentum"
+        )
     return found
 
 
