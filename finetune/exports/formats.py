@@ -115,6 +115,8 @@ def free_place(folder: RunFolder, format: str, *, form: OnnxForm, out: Path | No
     path = out or (own / form.folder / "model.onnx" if is_file else own / (layout if format == "onnx" else format))
     if is_file and path.is_dir():
         raise ResourceError(f"{path} is a folder", hint="Give a file name with --out, e.g. model.onnx.")
+    if is_file and path.suffix.lower() != ".onnx":  # by which predict and others tell it
+        raise RecipeError(f"{path} does not end in .onnx", hint=f"Name it {path.name}.onnx.")
     if not is_file and path.exists() and not path.is_dir():
         raise ResourceError(f"{path} is a file, and {format} fills a folder", hint="Give another place with --out.")
     if own.resolve() not in path.resolve().parents:  # where others keep their files

@@ -137,7 +137,7 @@ def test_without_candidates_the_short_list_is_taken_as_far_as_it_is_here(
 
 
 def test_a_sample_too_small_for_the_classes_is_an_error(drawn: Path, weights: Path) -> None:
-    with pytest.raises(finetune.BackboneError, match="6 classes need 12 images"):
+    with pytest.raises(finetune.RecipeError, match="6 classes need 12 images"):
         rank(drawn, [weights / "test_resnet"], sample=11, **QUICK)
 
 
@@ -154,5 +154,5 @@ def test_a_ranking_leaves_the_strategy_of_the_recipe_aside(drawn: Path, weights:
 
 
 def test_an_image_size_of_0_is_refused_and_not_taken_for_none(drawn: Path) -> None:
-    with pytest.raises(finetune.RecipeError, match=r"backbone.image_size = 0: must be"):
+    with pytest.raises(finetune.BackboneError, match=r"backbone.image_size = 0: must be"):
         rank(drawn, ["test_resnet@0", "test_vit"], sample=24, **QUICK)
