@@ -6,8 +6,8 @@ from finetune.types import BRIGHTNESS, LONGEST, Preprocessing
 
 OWN_RANGE = (
     "255 * (x - b) / (w - b), b being 0, and w the least of 255, 511, 1023, ..., 65535 that the image does not exceed"
-    " (of floats the one of 1, 255 and 65535 that its greatest number is at most, and at least an eighth of; where there"
-    " is none such, the greatest number itself; where a number is negative, b is the least and w the greatest)"
+    " (of floats the one of 1, 255 and 65535 that its greatest number is at most, and at least an eighth of; where"
+    " there is none such, the greatest number itself; where a number is negative, b is the least and w the greatest)"
 )
 
 
