@@ -14,7 +14,7 @@ from finetune.backbone.catalogue import find
 from finetune.bands import PICTURE_CHANNELS, Bands
 from finetune.belongings import BELONGS, HAVE_MOMENTUM
 from finetune.data.sources import check_there
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, did_you_mean
 from finetune.images.augmentation import pieces_of
 from finetune.settings import RANGE_TEST, Recipe
 from finetune.strategy.strategies import STRATEGIES, is_pretrained, taking
@@ -34,6 +34,7 @@ def recipe_of(
     Raises:
         RecipeError: what is not allowed, all of it at once.
     """
+    _check_kinds(base, settings or {}, {} if overrides is None else overrides)
     changes: dict[str, Any] = {}
     for name, value in (settings or {}).items():
         if value is not None:
@@ -49,6 +50,24 @@ def recipe_of(
         if changes.get(f"strategy.{number}", "auto") != "auto" and recipe.strategy.name == "auto":
             recipe = recipes.update(recipe, {"strategy.name": taking(number)[0]})
     return recipe
+
+
+def _check_kinds(base: object, settings: Mapping[str, Any], overrides: object) -> None:
+    """See that Python code gives a recipe, settings and overrides as they are taken.
+
+    Raises:
+        RecipeError: it does not.
+    """
+    if not isinstance(overrides, Mapping):
+        raise RecipeError(f"overrides = {overrides!r}: must map keys to values", hint='As {"optim.lr": 0.01}.')
+    if not isinstance(base, Recipe | str | Path | None):
+        hint = 'Keys alone are overrides: overrides={"optim.lr": 0.01}.'
+        raise RecipeError(f"recipe = {base!r}: must be a recipe, its name or its file", hint=hint)
+    strange = [name for name in settings if name not in recipes.ALIASES and "." not in name]
+    if strange:
+        problems = [f"{name}: no such setting.{did_you_mean(name, recipes.ALIASES)}" for name in strange]
+        hint = f"There are {', '.join(recipes.ALIASES)}; any other key of the recipe goes into overrides."
+        raise RecipeError(problems, hint=hint)
 
 
 def options(recipe: Recipe) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from finetune import recipe as recipes
+from finetune.arguments import each_of
 from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.data import checks
 from finetune.data.split import units_of
@@ -174,7 +175,7 @@ def load_members(
     Raises:
         RecipeError: fewer than two runs, or one twice. CheckpointError: runs that cannot be judged on the same images.
     """
-    paths = [Path(run) for run in runs]
+    paths = [Path(run) for run in each_of(runs)]
     if len(paths) < 2:
         raise RecipeError(f"{what} of {len(paths)} run: name two or more")
     twice = next((path for place, path in enumerate(paths) if path.resolve() in _resolved(paths[:place])), None)

@@ -16,7 +16,7 @@ from typing import Any, Literal, Unpack
 from uuid import uuid4
 
 from finetune import recipe as recipes
-from finetune.arguments import Settings
+from finetune.arguments import Settings, each_of
 from finetune.checkpoint import changes
 from finetune.checkpoint.claim import new_folder
 from finetune.checkpoint.run_folder import RunFolder
@@ -146,7 +146,7 @@ def tune(
         raise RecipeError(f"trials = {trials!r}: must be a whole number of {FEWEST} or more")
     kind = check_sampler(sampler)
     asked = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    named = space_of(search, asked)
+    named = space_of(each_of(search), asked)
     check_space(asked, named)
     load_optuna()
     if storage is not None:
