@@ -422,3 +422,10 @@ def test_what_is_written_does_not_lie_inside_of_the_data(image_folder, out: str)
     (imgs / "labels.csv").touch()
     check_outside(imgs / out, str(imgs / "labels.csv"))
     check_outside(imgs.parent / "shards", str(imgs))
+
+
+def test_a_folder_of_shards_that_is_named_as_one_of_images_is_told_of_wds(few: Path, tmp_path: Path) -> None:
+    written(few, tmp_path / "shards")
+    with pytest.raises(DataError, match=r"but [0-9]+ tar shards") as refused:
+        sources.read(tmp_path / "shards")
+    assert f"wds:{tmp_path / 'shards'}." in refused.value.hint
