@@ -75,7 +75,7 @@ def ensemble(
     if out is not None:
         check_new(Path(out))
     members = load_members(
-        runs, what="an ensemble", device=device, batch_size=batch_size, workers=workers, on_event=on_event
+        runs, what="an ensemble", out=out, device=device, batch_size=batch_size, workers=workers, on_event=on_event
     )
     counts = _counts(members, average, once) if greedy else (1,) * len(members.runs)
     places = [place for place, count in enumerate(counts) if count]

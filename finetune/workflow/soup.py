@@ -64,7 +64,7 @@ def soup(
     if out is not None:
         check_new(Path(out))
     members = load_members(
-        runs, what="a soup", device=device, batch_size=batch_size, workers=workers, on_event=on_event
+        runs, what="a soup", out=out, device=device, batch_size=batch_size, workers=workers, on_event=on_event
     )
     check_one_start(members.runs)
     if not heads_begin_alike(members.runs):
