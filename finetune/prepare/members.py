@@ -175,7 +175,8 @@ def load_members(
     """Return several finished runs and their outputs on val and test; `what` they become, at `out`, stands in errors.
 
     Raises:
-        RecipeError: fewer than two runs, or one twice, or a place inside of their data. CheckpointError: runs that cannot be judged on the same images.
+        RecipeError: fewer than two runs, one twice, or a place inside of their data.
+        CheckpointError: runs that cannot be judged on the same images.
     """
     paths = [Path(run) for run in each_of(runs)]
     if len(paths) < 2:
