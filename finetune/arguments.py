@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from os import PathLike
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from finetune.values import StrategyName, TaskName
 
@@ -44,3 +46,9 @@ class SettingsWithData(Settings, total=False):
     """The same where the data is no argument of its own."""
 
     data: str | Path | None
+
+
+def each_of(named: Any) -> list[Any]:
+    """Return what is named as a list; one text or path alone is a list of one."""
+    things: Iterable[Any] = [named] if isinstance(named, str | PathLike) else named
+    return list(things)

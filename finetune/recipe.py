@@ -13,6 +13,8 @@ import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from difflib import get_close_matches
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -82,8 +84,25 @@ def loads(text: str, *, source: str) -> Recipe:
     return _checked(_parse(text, source), {}, source)
 
 
+def shipped_names() -> list[str]:
+    """Return the names of the recipes that ship with the tool."""
+    entries = [entry.name for entry in _shipped().iterdir()]
+    return sorted(name.removesuffix(".toml") for name in entries if name.endswith(".toml"))
+
+
+def shipped_text(name: str) -> str:
+    """Return the text of a shipped recipe."""
+    return (_shipped() / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def _shipped() -> Traversable:
+    """Return the recipes' folder: inside the package in a wheel, beside it in a checkout."""
+    packaged = files("finetune") / "_recipes"
+    return packaged if packaged.is_dir() else files("finetune") / ".." / "recipes"
+
+
 def load(path: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Return the recipe of a TOML file (or the defaults) with overrides by dotted key.
+    """Return the recipe of a TOML file or of a shipped one by its name (or the defaults), overrides by key on top.
 
     Raises:
         RecipeError: the file cannot be read, or holds unknown keys or values that are not allowed;
@@ -183,7 +202,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return _parse(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
-        raise RecipeError(f"no recipe file {path}", hint="`finetune recipes ls` lists the shipped ones.") from None
+        name = str(path)
+        if name in shipped_names():
+            return _parse(shipped_text(name), name)
+        near = did_you_mean(name, shipped_names())
+        raise RecipeError(
+            f"no recipe file {name}{near and '.'}{near}", hint="`finetune recipes ls` lists the shipped ones."
+        ) from None
     except (OSError, ValueError) as error:
         raise RecipeError(f"recipe file {path} cannot be read: {error}") from error
 

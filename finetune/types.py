@@ -32,10 +32,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An image that was left out, and why."""
+    """An image that was left out, and why: for its file, or for what its row (in a shard what is beside it) says."""
 
     file: str
     reason: str
+    is_of_row: bool = False
 
 
 @dataclass(frozen=True, slots=True)

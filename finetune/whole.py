@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import get_ident
 
+from filelock import FileLock, Timeout
+
 from finetune.errors import RecipeError, ResourceError
 
 READABLE = 0o666  # the part of a new folder's rights that a file in it has: the umask holds for both
@@ -74,6 +76,44 @@ def whole_folder(place: Path, *, before: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
+def new_whole_folder(place: Path, *, hint: str) -> Iterator[Path]:
+    """Yield a new folder beside a place that is free, and put it there when the block ends; no other process meanwhile.
+
+    Raises:
+        ResourceError: it holds something, another process writes it, or it cannot be written.
+    """
+    with held(place):
+        check_vacant(place, hint=hint)
+        with whole_folder(place) as beside:
+            yield beside
+
+
+@contextmanager
+def held(place: Path) -> Iterator[None]:
+    """Hold the place of a file or folder inside the block, so that no other process writes it by the same name beside.
+
+    Raises:
+        ResourceError: another process holds it, or it cannot be written.
+    """
+    path = place.with_name(f".{place.name}.lock")
+    with folder_made(place.parent):
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            hint = "Wait until it ends, or name another place."
+            raise ResourceError(f"another process is writing {place}", hint=hint) from error
+        except OSError as error:
+            raise unwritable(place, error) from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()  # while it is still held
+            lock.release()
+
+
+@contextmanager
 def folder_made(folder: Path) -> Iterator[None]:
     """Make a folder for what the block writes into it; where that fails, what was made and is empty is gone again.
 
@@ -135,6 +175,16 @@ def is_vacant(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir()))
 
 
+def check_vacant(place: Path, *, hint: str) -> None:
+    """See that a folder is free to be filled.
+
+    Raises:
+        ResourceError: it is a file, or holds something.
+    """
+    if not is_vacant(place):
+        raise ResourceError(f"{place} is {'not empty' if place.is_dir() else 'a file'}", hint=hint)
+
+
 def flush(path: Path) -> None:
     """Have the system write a file, or the names in a folder, to the disk, else a power cut may leave a name alone."""
     if path.is_dir() and sys.platform == "win32":  # folders cannot be opened there
@@ -164,6 +214,8 @@ def _settle(folder: Path) -> None:
     """Give the files of a new folder the rights that the umask leaves, and flush everything in it."""
     rights = folder.stat().st_mode & READABLE
     for file in folder.rglob("*"):
+        if file.is_symlink():
+            continue  # what it leads to is another's
         if file.is_file():
             file.chmod(rights)
         flush(file)
@@ -171,17 +223,17 @@ def _settle(folder: Path) -> None:
 
 
 def check_new_file(path: Path, suffix: str) -> None:
-    """Refuse a file of another name than `suffix` ends, or that could not be written: see `check_vacant`.
+    """Refuse a file of another name than `suffix` ends, or that could not be written: see `check_new_place`.
 
     Raises:
         RecipeError: its name ends otherwise. ResourceError: it is there already, or its folder is not.
     """
     if path.suffix.lower() != suffix:
         raise RecipeError(f"{path} does not end in {suffix}", hint=f"Name it {path.with_suffix(suffix).name}.")
-    check_vacant(path)
+    check_new_place(path)
 
 
-def check_vacant(path: Path) -> None:
+def check_new_place(path: Path) -> None:
     """Refuse before anything is computed a file that could not be written after it.
 
     Raises:

@@ -68,4 +68,9 @@ def meaning(problem: Mapping[str, Any]) -> str:
     """Return what a problem that pydantic found in a value means to a user: "must be true or false"."""
     kind = str(problem["type"])
     known = next((words for start, words in MEANINGS.items() if kind == start or kind.startswith(f"{start}_")), None)
-    return known or str(problem["msg"]).replace("Input should", "must").removeprefix("Value error, ")
+    return known or in_our_words(str(problem["msg"]))
+
+
+def in_our_words(text: str) -> str:
+    """Return what pydantic says of a value without its turns."""
+    return text.replace("Input should", "must").replace("Value error, ", "")

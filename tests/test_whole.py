@@ -75,3 +75,16 @@ def test_a_folder_is_vacant_whatever_is_hidden_in_it_and_what_is_hidden_stays(tm
     assert sorted(path.name for path in place.iterdir()) == [".DS_Store", "config.json"]
     assert not whole.is_vacant(place)
     assert not whole.is_vacant(place / "config.json")
+
+
+def test_a_place_that_another_process_writes_is_refused_and_what_it_writes_stays(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "shards"
+    with whole.new_whole_folder(out, hint="Name another.") as beside:
+        (beside / "a.tar").write_text("first")
+        with pytest.raises(ResourceError, match="another process is writing"), whole.new_whole_folder(out, hint=""):
+            pass
+        assert (beside / "a.tar").read_text() == "first"
+    assert [file.name for file in out.iterdir()] == ["a.tar"]
+    with pytest.raises(ResourceError, match="is not empty"), whole.new_whole_folder(out, hint="Name another."):
+        pass
+    assert [file.name for file in out.parent.iterdir()] == ["shards"]

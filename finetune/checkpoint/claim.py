@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from finetune.checkpoint.run_folder import LOCK, RunFolder, check_new, slug
+from finetune.data.places import check_outside
 from finetune.errors import ResourceError
 from finetune.types import Event, OnEvent, ignore
 
@@ -50,14 +51,16 @@ def claimed(folder: RunFolder, *, seconds: float, on_event: OnEvent = ignore) ->
 
 
 @contextmanager
-def new_folder(out: Path | None, *, words: Iterable[str] = ()) -> Iterator[RunFolder]:
-    """Make and hold a run folder: `out` (new or empty), else runs/<date-time>-<words>.
+def new_folder(out: Path | None, *, words: Iterable[str] = (), data: str = "") -> Iterator[RunFolder]:
+    """Make and hold a run folder outside of the data: `out` (new or empty), else runs/<date-time>-<words>.
 
     A block that fails before the run is laid out leaves nothing behind.
 
     Raises:
         ResourceError: it holds something, another process holds it, or it cannot be written.
+        RecipeError: it lies inside of the data.
     """
+    check_outside(out or RUNS, data)
     try:
         created = _made_by_name(words) if out is None else _made(out)
     except OSError as error:

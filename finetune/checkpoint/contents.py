@@ -129,7 +129,7 @@ def read_problems(path: Path) -> list[Problem]:
             columns, *rows = list(csv.reader(stream))
         if tuple(columns) != PROBLEMS:
             raise ValueError("its columns are others")
-        return [Problem(*(unguarded_cell(cell) for cell in row)) for row in rows]
+        return [Problem(unguarded_cell(file), unguarded_cell(reason)) for file, reason in rows]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise _damaged(path, str(error)) from error
 

@@ -11,11 +11,12 @@ import typer
 from finetune.cli import tables
 from finetune.cli.completion import complete_run, complete_strategy, complete_unfinished, in_list
 from finetune.cli.help import examples
-from finetune.cli.options import FLAGS, JsonOption, RecipeOption, base_recipe, recipe_options
+from finetune.cli.options import FLAGS, JsonOption, RecipeOption, base_recipe, recipe_options, set_once
 from finetune.cli.screen import HEIGHTS, watching
 from finetune.cli.show_side_by_side import show_side_by_side
 from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
+from finetune.runs.listed import is_run
 from finetune.strategy.entrants import USUAL
 from finetune.wording import counted
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from finetune.workflow.compare import Comparison
 
 EXAMPLES = examples(
-    "compare --data imgs",
-    "compare --data imgs --strategies head-only,top-k:3 --seeds 3 --test 0.2",
+    "compare imgs",
+    "compare imgs --strategies head-only,top-k:3 --seeds 3 --test 0.2",
     "compare --resume runs/COMPARISON",
     "compare runs/A runs/B --md",
 )
@@ -41,8 +42,8 @@ def compare(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[RUN RUN...]",
-            help="Finished runs to compare, in place of new ones.",
+            metavar="[DATA | RUN RUN...]",
+            help="Short for --data DATA; or finished runs to compare, in place of new ones.",
             show_default=False,
             autocompletion=complete_run,
         ),
@@ -72,7 +73,9 @@ def compare(
     json_: JsonOption = False,
 ) -> None:
     """Run several strategies on your data, or take finished runs, and say which are better beyond chance."""
-    if runs:
+    if runs and len(runs) == 1 and not is_run(runs[0]):
+        set_once(settings, "data", str(runs[0]))
+    elif runs:
         if settings or overrides or recipe or out or strategies or seeds or resume or allow:
             raise RecipeError(
                 "finished runs are compared as they are: RUN RUN... takes no other flag but --md, --json",

@@ -59,6 +59,9 @@ def evaluate(
     severities: Annotated[
         str | None, typer.Option("--severities", metavar="LIST", help="Of --corrupt, 1 to 5. Default: 1,2,3.")
     ] = None,
+    known_only: Annotated[
+        bool, typer.Option("--known-only", help="Of --data leave out images of classes that the model does not know.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Measure the model of a run or an export on a split, or on other data."""
@@ -71,7 +74,7 @@ def evaluate(
 
         evaluation = measure(
             run, data=data, split=split.value if split else None, device=device, batch_size=batch_size,
-            workers=workers, tta=tta.value, corrupt=at, on_event=on_event,
+            workers=workers, tta=tta.value, corrupt=at, known_only=known_only, on_event=on_event,
         )  # fmt: skip
     if json_:
         tables.print_json(evaluation.to_json())

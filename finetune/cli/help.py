@@ -15,6 +15,7 @@ from finetune.cli.screen import VOLUMES, Volume, at_volume
 from finetune.cli.tables import out, table
 from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
+from finetune.wording import in_our_words
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # has no public name
 LIST = "ls"  # the command of a group that lists
@@ -108,7 +109,7 @@ class App(typer.Typer):
             if not (message := error.format_message()):
                 sys.exit(error.exit_code)  # no arguments at all: the help was printed
             asked = error.ctx.command_path if error.ctx else "finetune"
-            raise RecipeError(message, hint=f"`{asked} --help` shows what it takes.") from None
+            raise RecipeError(in_our_words(message), hint=f"`{asked} --help` shows what it takes.") from None
         if isinstance(code, int) and code:
             sys.exit(code)
 

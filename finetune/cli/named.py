@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from finetune.cli import tables
 from finetune.cli.terminal import Console
 from finetune.errors import DataError, RecipeError
-from finetune.whole import check_vacant
+from finetune.whole import check_new_place
 from finetune.wording import counted
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def shape_of(out: Path | None, form: str | None, *, is_csv: bool, is_json: bool)
         found = Shape(named or ("json" if is_json else "table"))
     else:
         found = Shape(named or _form_of(out), out)
-        check_vacant(out)
+        check_new_place(out)
     if found.form == "parquet":
         from finetune.evaluation.prediction_files import check_parquet
 

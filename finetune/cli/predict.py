@@ -23,6 +23,7 @@ from finetune.cli.options import (
     with_interrupt,
 )
 from finetune.cli.screen import watching
+from finetune.data.places import check_outside
 from finetune.errors import RecipeError
 from finetune.wording import counted
 
@@ -168,6 +169,9 @@ def predict(
     if features and shape.form == "table":
         raise RecipeError("--features are too many for a table", hint="Use --json, --format, or --out FILE.")
     _check_model(run)
+    for path in paths:
+        if copy_to is not None:
+            check_outside(copy_to, path, flag="--copy-to")
     with watching(is_quiet=shape.is_quiet) as on_event:
         from finetune.workflow.predict import COVERAGE, Wanted, predict_with
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ from finetune.cli.help import examples
 from finetune.cli.options import JsonOption, base_recipe, recipe_options
 from finetune.cli.screen import watching
 from finetune.cli.terminal import escape
+from finetune.errors import RecipeError
 from finetune.types import MOST_RANKED
 from finetune.wording import apart, counted
 
@@ -54,6 +57,11 @@ def rank(
     json_: JsonOption = False,
 ) -> None:
     """Rank backbones by how well they serve your data, without training them."""
+    if candidates and "data" not in settings and Path(candidates[0]).exists():
+        raise RecipeError(
+            "data.path is empty: where are the images?",
+            hint=f"Data is named with a flag here: finetune backbones rank --data {shlex.quote(candidates[0])}",
+        )
     base_recipe(None, settings, overrides)
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.rank import rank as rank_them

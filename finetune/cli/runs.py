@@ -30,7 +30,7 @@ def list_them(
     json_: JsonOption = False,
 ) -> None:
     """List run folders, the newest last."""
-    runs = list_runs(place)
+    runs = list_runs(place) if place != RUNS or place.is_dir() else ()  # before the first run there is none
     if json_:
         tables.print_json([run.to_json() for run in runs])
         return

@@ -149,11 +149,13 @@ class Screen:
     def _endless(self, task: str, done: int) -> None:
         """Draw the progress of a task whose end is unknown."""
         if self.console.is_terminal:
+            self._drop("train")  # a phase may have ended before its last epoch
             self._bar(task, done, None, f"{done:,}" if done else "")
         elif time.monotonic() - self.last > SILENCE:
             self._line(f"{escape(task)}: {done}" if done else f"{escape(task)} ...")
 
     def _phase(self, facts: dict[str, Any]) -> None:
+        self._drop("train")
         how = "solved" if facts["solver"] == "lbfgs" else counted(facts["epochs"], "epoch")
         trained, self.curve = facts["trained"], []
         shown = ", ".join(trained) if len(trained) <= 4 else f"{trained[0]} ... {trained[-1]}"
@@ -170,9 +172,10 @@ class Screen:
         if self.console.is_terminal:
             done = (facts["epoch"] - 1) * facts["steps"] + facts["step"]
             told = f"loss {facts['loss']:.3f}  {facts['images_per_second']:.0f} images/s  {sparkline(self.curve)}"
-            self._bar(
-                "train", done, facts["epochs"] * facts["steps"], told, f"epoch {facts['epoch']}/{facts['epochs']}"
-            )
+            total = facts["epochs"] * facts["steps"]
+            self._bar("train", done, total, told, f"epoch {facts['epoch']}/{facts['epochs']}")
+            if done >= total:
+                self._drop("train")
         elif time.monotonic() - self.last > SILENCE:
             self._line(f"epoch {facts['epoch']}: step {facts['step']} of {facts['steps']}")
         self.speed = facts["images_per_second"]
@@ -205,7 +208,8 @@ class Screen:
         )
 
     def _drop(self, task: str) -> None:
-        self.progress.remove_task(self.tasks.pop(task))
+        if task in self.tasks:
+            self.progress.remove_task(self.tasks.pop(task))
 
 
 def trial_line(facts: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from finetune.cli.screen import trials_table, watching
 from finetune.cli.terminal import escape
 from finetune.errors import RecipeError
 from finetune.types import to_json
+from finetune.wording import counted
 
 if TYPE_CHECKING:
     from finetune.search.outcome import Tuned
@@ -27,6 +29,7 @@ EXAMPLES = examples(
     "tune --resume runs/SEARCH",
 )
 SHARED = tuple(flag for flag in FLAGS if flag not in ("time", "refit"))
+FAILURES = 3  # reasons of failed trials that are told
 SHOWN = 10  # trials of the table at the end
 
 
@@ -114,12 +117,15 @@ def show(found: Tuned) -> None:
     console.print(trials_table(shown, score=found.score))
     ends = {state: sum(facts.state == state for facts in found.trials) for state in ("done", "pruned", "failed")}
     told = ", ".join(f"{count} {state}" for state, count in ends.items() if count)
-    console.print(f"\n{len(found.trials)} trials: {told}; usual: the recipe as it is, whole")
+    console.print(f"\n{counted(len(found.trials), 'trial')}: {told}; usual: the recipe as it is, whole")
+    reasons = Counter(facts.reason for facts in found.trials if facts.state == "failed")
+    for reason, count in reasons.most_common(FAILURES):
+        console.print(escape(f"failed: {counted(count, 'trial')}, {reason}"))
     if found.best == found.usual:
         console.print("no trial did better on val than the recipe as it is")
     elif found.usual.score is not None and found.best.score is not None:
         gap = found.best.score - found.usual.score
-        console.print(f"the best is {gap:+.3f} beside the recipe as it is; val chose it, so this flatters")
+        console.print(f"the best is {gap:+.3f} from the recipe as it is; val chose it, so this flatters")
     for text in found.curves:
         console.print(escape(f"curves: {text}"))
     console.print(f"next: finetune run --recipe {escape(shlex.quote(str(found.recipe)))}")

@@ -23,6 +23,15 @@ from finetune.types import SPLITS, Manifest
 from finetune.wording import counted
 
 MOST_DAMAGED = 0.01  # share of all files; `run` leaves them out by name, and up to this many change little
+UNUSED = {  # whether what is left out is a row: its kind, what it is called, and the way out
+    False: ("damaged", "file", "Get them anew, or remove them."),
+    True: (
+        "rows",
+        "row",
+        "Correct them, or take them out: each names one file that is there, with a label, once; in shards"
+        " each image has one class beside it.",
+    ),
+}
 BLANK = 2.0  # deviation of the grey values of an image, in levels, below which there is nothing to see
 HOW = {"bytes": "same bytes", "pixels": "same pixels", "near": "near copy"}
 ALIKE_NUMBERS = 0.1  # deviations of all numbers by which those of near copies may differ
@@ -81,7 +90,7 @@ def picture_findings(listed: Manifest, manifest: Manifest, looks: Looks, copies:
         *_conflicts(manifest, copies),
         *_groups_astray(manifest),
         *_unmeasured(manifest),
-        *_damaged(manifest),
+        *_unused(manifest),
         *_harmless_copies(manifest, copies),
         *_blank(manifest, looks),
         *_imbalance(manifest),
@@ -194,17 +203,19 @@ def _unmeasured(manifest: Manifest) -> Iterator[Finding]:
         yield Finding("too-few", True, text, "Expected a folder or a label for each class.")
 
 
-def _damaged(manifest: Manifest) -> Iterator[Finding]:
-    if manifest.problems:
-        count, total = len(manifest.problems), len(manifest.problems) + len(manifest.samples)
-        share = count / total
-        yield Finding(
-            "damaged",
-            share > MOST_DAMAGED,
-            f"{counted(count, 'file')} of {total:,} ({share:.1%}) cannot be used; `run` leaves them out",
-            "Get them anew, or remove them.",
-            tuple(Case((Seen(p.file),), p.reason, {"reason": p.reason}) for p in manifest.problems),
-        )
+def _unused(manifest: Manifest) -> Iterator[Finding]:
+    total = len(manifest.problems) + len(manifest.samples)
+    for is_of_row, (kind, what, advice) in UNUSED.items():
+        problems = [problem for problem in manifest.problems if problem.is_of_row is is_of_row]
+        if problems:
+            share = len(problems) / total
+            yield Finding(
+                kind,
+                share > MOST_DAMAGED,
+                f"{counted(len(problems), what)} of {total:,} ({share:.1%}) cannot be used; `run` leaves them out",
+                advice,
+                tuple(Case((Seen(p.file),), p.reason, {"reason": p.reason}) for p in problems),
+            )
 
 
 def _harmless_copies(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding]:

@@ -38,7 +38,7 @@ COMPANIONS = frozenset(
 )
 PAPERS = frozenset({"readme", "license", "licence", "copying", "notice", "changelog", "authors", "citation"})
 TABLES = (".csv", ".tsv", ".parquet")
-NOTHING = "no image or no label in its row"
+NO_IMAGE, NO_LABEL = "no image in its row", "no label in its row"
 LAYOUTS = (
     "Expected DIR/<class>/images, DIR/{train,val,test}/<class>/images,"
     " or a CSV, TSV or Parquet file with the columns image and label; tar shards are wds:DIR."
@@ -66,6 +66,7 @@ class Listing:
     unread: Counter[str] = field(default_factory=Counter)
     num_loose: int = 0
     unlabelled: dict[str, Row] = field(default_factory=dict)  # by file; that it has no class may be meant
+    no_label: str = NO_LABEL  # what is said of them
     repeated: list[Row] = field(default_factory=list)  # rows whose file an earlier one names
     problems_repeated: list[Problem] = field(default_factory=list)  # what is said of them
     is_joined: bool = False  # the labels were joined by |, from several columns or a list

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from finetune.data.listing import TABLES
-from finetune.errors import DataError
+from finetune.errors import DataError, RecipeError
 from finetune.images.stores import address_of
 
 SHARDS = "wds:"
@@ -51,6 +51,21 @@ def root_of(path: str) -> str:
     place = Path(path)
     is_table = place.is_file() or (not place.exists() and place.suffix.lower() in TABLES)  # or was one, and is gone
     return str(place.parent if is_table else place)
+
+
+def check_outside(place: Path, data: str, *, flag: str = "--out") -> None:
+    """See that what is written at a place doesn't become data: that the place isn't inside of the data's folder.
+
+    Raises:
+        RecipeError: it is.
+    """
+    root = root_of(data)
+    is_folder = shards_named(data) is not None or Path(data).is_dir()  # beside a table nothing is read
+    if data and is_folder and address_of(root) is None and place.resolve().is_relative_to(Path(root).resolve()):
+        raise RecipeError(
+            f"{place} lies inside of the data, {Path(root).resolve()}: what is written there would be read as data",
+            hint=f"Name a place outside of it with {flag}.",
+        )
 
 
 def data_name(path: str) -> str:

@@ -29,12 +29,13 @@ from finetune.images.files import read_content, stamp_of
 from finetune.randomness import derive_each
 from finetune.tasks import Labels, Target
 from finetune.types import SPLITS, Event, Manifest, OnEvent, Sample, ignore
-from finetune.whole import is_vacant, there_above, whole_folder
+from finetune.whole import check_vacant, new_whole_folder, there_above
 
 FORMAT = 1
 UNDIVIDED = "all"  # the name of shards of images without a split
 USUAL = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}  # endings that other readers look for
 INFO = "_info.json"
+INTO_A_NEW = "Shards are written all or none, into a new folder: name one."
 END = tarfile.RECORDSIZE  # bytes at most of zeros behind the last member
 
 
@@ -55,13 +56,14 @@ def write_shards(manifest: Manifest, out: Path, *, size: int, on_event: OnEvent 
     """Write a manifest as shards of at most `size` bytes (or one image) into a new folder, whole or not at all.
 
     Raises:
-        ResourceError: the folder is not empty, or cannot be written. DataError: an image cannot be read.
+        ResourceError: the folder is not empty, another process writes it, or it cannot be written.
+        DataError: an image cannot be read.
     """
-    check_vacant(out)
+    check_vacant(out, hint=INTO_A_NEW)
     _check_room(manifest, out)
     shards: dict[str, dict[str, int]] = {}
     total = len(manifest.samples)
-    with whole_folder(out) as beside:
+    with new_whole_folder(out, hint=INTO_A_NEW) as beside:
         for split in (None, *SPLITS):
             samples = _drawn([sample for sample in manifest.samples if sample.split == split])
             if samples:
@@ -86,16 +88,6 @@ def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     head.size = len(content)
     tar.addfile(head, io.BytesIO(content))
     tar.members.clear()  # type: ignore[attr-defined]  # else all of them stay
-
-
-def check_vacant(out: Path) -> None:
-    """See that shards can be written into a folder.
-
-    Raises:
-        ResourceError: it is not empty.
-    """
-    if not is_vacant(out):
-        raise ResourceError(f"{out} is not empty", hint="Shards are written all or none, into a new folder: name one.")
 
 
 def _tell(on_event: OnEvent, before: int, total: int, done: int) -> None:

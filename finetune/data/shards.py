@@ -34,6 +34,7 @@ UNREADABLE = (
 INFO = ("_info.json", "info.json")  # as timm looks for them
 NAMES = "classnames.txt"
 LARGEST_INFO = 2**28  # bytes
+NO_LABEL = "no class beside it: no .cls, and no label in a .json"
 GROUP = "group"  # the key under which `finetune shard` keeps the group of an image
 
 
@@ -65,7 +66,7 @@ def read_shards(
         DataError: there are none, one cannot be read, or a split or class is unknown.
     """
     path = settled_path(path)
-    root, listing, others = root_of(path), Listing(), Counter[str]()
+    root, listing, others = root_of(path), Listing(no_label=NO_LABEL), Counter[str]()
     shards = named_shards(path)
     info = _info_beside(root)
     if info.is_ours and columns.group == "none":
@@ -75,7 +76,9 @@ def read_shards(
         others += found.others
         split = _split_named(name, info)
         problems = _problems(found, info.shards.get(PurePosixPath(name).name))
-        listing.problems += [Problem(f"{name}/{member}".rstrip("/"), reason) for member, reason in problems]
+        listing.problems += [
+            Problem(f"{name}/{member}".rstrip("/"), reason, is_of_row=bool(member)) for member, reason in problems
+        ]
         for entry in found.entries:
             _add(listing, f"{name}/{entry.name}", entry, split, columns, info, needs_split=needs_split)
     if root == (shards_named(path) or "").rstrip("/"):  # the whole folder is meant
@@ -145,7 +148,7 @@ def _add(
     try:
         beside = json.loads(entry.json) if entry.json else {}
     except ValueError:
-        listing.problems.append(Problem(file, "its .json is damaged"))
+        listing.problems.append(Problem(file, "its .json is damaged", is_of_row=True))
         return
     beside = beside if isinstance(beside, dict) else {}
     word = cell_text(beside.get(columns.split))
@@ -156,7 +159,7 @@ def _add(
         label = _label(listing, beside.get(columns.label), entry.cls.strip(), info)
     except LookupError:
         reason = f"its class is {entry.cls.strip()}, and {len(info.classes)} are named"
-        listing.problems.append(Problem(file, reason))
+        listing.problems.append(Problem(file, reason, is_of_row=True))
         return
     row = Row(file, label, (split_of(word) if word else None) or split, group)
     if label:

@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetune.errors import RecipeError, ResourceError
-from finetune.whole import beside_of, is_vacant, put, unwritable
+from finetune.errors import RecipeError
+from finetune.whole import check_vacant, new_whole_folder
 
+A_NEW = "Name a new folder with --copy-to."
 UNSURE = "unsure"  # the folder of images that should not be named
 
 
@@ -54,8 +55,7 @@ def check_sortable(place: Path, classes: Collection[str], *, has_unsure: bool) -
     Raises:
         ResourceError: it holds something already. RecipeError: a class whose name cannot be that of a folder.
     """
-    if not is_vacant(place):
-        raise ResourceError(f"{place} is not empty", hint="Name a new folder with --copy-to.")
+    check_vacant(place, hint=A_NEW)
     for name in classes:
         if name in ("", ".", "..") or set(name) & set("/\\\0") or name.startswith("."):
             raise RecipeError(f"the class {name!r} cannot be the name of a folder", hint="Leave --copy-to away.")
@@ -71,15 +71,7 @@ def sorted_copies(place: Path, *, is_linked: bool = False) -> Iterator[SortedCop
     """Yield the new folder to sort images into; it is filled beside its place and moved there when the block ends.
 
     Raises:
-        ResourceError: the disk is full, or the folder cannot be written.
+        ResourceError: it holds something, another process writes it, the disk is full, or it cannot be written.
     """
-    beside = beside_of(place)
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        beside.mkdir(parents=True)
+    with new_whole_folder(place, hint=A_NEW) as beside:
         yield SortedCopies(beside, is_linked=is_linked)
-        put(beside, place)
-    except OSError as error:
-        raise unwritable(place, error) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

@@ -23,6 +23,7 @@ from finetune.data.targets import target_of
 from finetune.data.tasking import settle_task
 from finetune.data.tree import table_beside
 from finetune.errors import DataError, RecipeError, did_you_mean
+from finetune.images.shards import SUFFIX
 from finetune.tasks import BETWEEN_LABELS, Task
 from finetune.types import Manifest, OnEvent, Sample, ignore
 from finetune.values import TaskName
@@ -166,6 +167,9 @@ def _without_rows(path: Path, listing: Listing) -> DataError:
         images = counted(listing.num_loose, "image")
         text = f"{path} holds {images}, but no class folders: which class each belongs to is not said"
         return DataError(text, hint=f"{table_beside(path)}{LAYOUTS}")
+    if set(listing.unread) == {SUFFIX}:
+        shards = counted(listing.unread.total(), "tar shard")
+        return DataError(f"no images in {path}, but {shards}", hint=f"Shards are named with wds: before: wds:{path}.")
     if listing.unread:
         return DataError(f"no images in {path} that can be read: {unread_note(listing.unread)}", hint=LAYOUTS)
     if shards_named(path) is not None:

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from finetune.csv_cells import MARK, unguarded_cell
 from finetune.data.label_columns import cell_text, join_columns, label_columns
-from finetune.data.listing import NOTHING, SPLIT_NAMES, Listing, Row, folded, holds, normal, split_of
+from finetune.data.listing import NO_IMAGE, SPLIT_NAMES, Listing, Row, folded, holds, normal, split_of
 from finetune.data.places import HUB
 from finetune.data.tree import folders_below
 from finetune.errors import DataError, FinetuneError, RecipeError, did_you_mean
@@ -139,7 +139,7 @@ def _add_row(
 ) -> None:
     file, label, split, group = (cell_text(row.get(name)) for name in names)
     if not file:
-        listing.problems.append(Problem(f"{path.name} line {number}", NOTHING))
+        listing.problems.append(Problem(f"{path.name} line {number}", NO_IMAGE, is_of_row=True))
         return
     if split and not split_of(split):
         raise DataError(
@@ -152,11 +152,12 @@ def _add_row(
     if not label and is_there and file not in listing.files:
         listing.unlabelled.setdefault(file, Row(file, label, split_of(split), normal(group) or None))
     elif not label:
-        listing.problems.append(Problem(file, NOTHING))
+        listing.problems.append(Problem(file, listing.no_label, is_of_row=True))
     elif not is_there:
-        listing.problems.append(Problem(file, MISSING))
+        listing.problems.append(Problem(file, MISSING, is_of_row=True))
     elif file in listing.files:
-        again = Problem(file, f"listed again in line {number} ({label}); the first time counts")
+        reason = f"listed again in line {number} ({label}); the first time counts"
+        again = Problem(file, reason, is_of_row=True)
         listing.problems.append(again)
         listing.problems_repeated.append(again)
         listing.repeated.append(Row(file, label))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from finetune.data.labels import SIGNS, are_surely_measures
-from finetune.data.listing import NOTHING, Listing, Row
+from finetune.data.listing import Listing, Row
 from finetune.errors import DataError, RecipeError
 from finetune.tasks import BETWEEN_LABELS, Task
 from finetune.types import Problem
 from finetune.values import TaskName
 from finetune.wording import counted, listed
 
+DECIMAL, THOUSANDS = re.compile(r"[+-]?\d+(,\d+)?"), re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 SEPARATORS = (*SIGNS, " ")
 CERTAIN = 0.5  # share of the labels holding a separator that name classes which are labels themselves
 
@@ -30,6 +33,8 @@ def settle_task(path: Path, listing: Listing, asked: TaskName, separator: str, *
     """
     if listing.is_joined:
         _check_joined(listing, asked)
+    elif is_table and separator == "auto":
+        _read_decimal_commas(path, listing, asked)
     labels = {row.label for row in listing.rows}
     sign = separator if separator != "auto" else _separator(labels) if is_table else None
     task: Task
@@ -48,7 +53,7 @@ def settle_task(path: Path, listing: Listing, asked: TaskName, separator: str, *
         _join(listing, used, is_table=is_table)
     else:
         others = (file for file in listing.unlabelled if file not in listing.files)
-        listing.problems += [Problem(file, NOTHING) for file in others]
+        listing.problems += [Problem(file, listing.no_label, is_of_row=True) for file in others]
         listing.notes += _contradicted(listing, task)
     if task == "regress":
         _check_numbers(path, listing.rows)
@@ -68,6 +73,30 @@ def _check_joined(listing: Listing, asked: TaskName) -> None:
             f"several label columns are classes that an image may have, which is no {asked}{which}",
             hint="Name one column with --set data.label_column=NAME, or leave --task away.",
         )
+
+
+def _read_decimal_commas(path: Path, listing: Listing, asked: TaskName) -> None:
+    """Put a point in the place of the decimal comma of labels that are numbers, and say so.
+
+    Raises:
+        DataError: every comma may as well stand between thousands.
+    """
+    labels = sorted({row.label for row in listing.rows if "," in row.label})
+    if not labels or not all(DECIMAL.fullmatch(row.label) for row in listing.rows):
+        return
+    numbers = [replace(row, label=row.label.replace(",", ".")) for row in listing.rows]
+    is_told = asked == "auto" and _separator({row.label for row in listing.rows}) is None
+    if asked != "regress" and not (is_told and are_surely_measures(numbers)):
+        return
+    point = labels[0].replace(",", ".")
+    if all(THOUSANDS.fullmatch(label) for label in labels):
+        raise DataError(
+            f"{path}: it cannot be told whether the label {labels[0]!r} is {point} or {labels[0].replace(',', '')}",
+            hint="Write decimals with a point, and nothing between thousands.",
+        )
+    for row in (*listing.rows, *listing.repeated):
+        row.label = row.label.replace(",", ".")
+    listing.notes.append(f"labels have a decimal comma, which is read as a point: {labels[0]!r} is {point}")
 
 
 def _contradicted(listing: Listing, task: Task) -> Iterator[str]:
@@ -159,5 +188,5 @@ def _check_numbers(path: Path, rows: list[Row]) -> None:
             raise DataError(
                 f"{path}: the label {row.label!r} of {row.file} is no number",
                 hint="With --task regress every label is a number. Leave a cell empty where none is known."
-                + (" A decimal comma is not read: write a point." if "," in row.label else ""),
+                + (" Write all of them with a point, or all with a comma." if "," in row.label else ""),
             )

@@ -23,7 +23,7 @@ SHARED: tuple[Any, ...] = (
     client.prepared,
     client.of_stack,
     client.of_channels,
-    client._white,
+    client._own_range,
     client._cut,
     client._normalised,
     client._middle,
@@ -149,7 +149,7 @@ def pictured(numbers, facts):
 
 def eight_bits(numbers, value_range):
     """Return deeper numbers as levels from black to white; without a range by as many bits as they fill."""
-    low, high = value_range or (0, _white(numbers))
+    low, high = value_range or _own_range(numbers)
     values = numbers.astype(np.float64)
     return np.nan_to_num(255 * (values - low) / (high - low)).clip(0, 255).round().astype(np.uint8)
 

@@ -152,7 +152,7 @@ def of_stack(numbers: NDArray[Any], facts: dict[str, Any]) -> NDArray[np.float32
     """Return the input (C, H, W) that a network wants of all numbers (H, W, C) of an image, upright."""
     if numbers.shape[2] != facts["channels"]:
         raise ValueError(f"it has {numbers.shape[2]} channels, and the model takes {facts['channels']}")
-    low, high = (0, 255) if numbers.dtype == np.uint8 else facts["value_range"] or (0, _white(numbers))
+    low, high = (0, 255) if numbers.dtype == np.uint8 else facts["value_range"] or _own_range(numbers)
     each = (numbers[:, :, place].astype(np.float64) for place in range(numbers.shape[2]))
     levels = ((255 * (channel - low) / (high - low)).clip(0, 255).astype(np.float32) for channel in each)
     return of_channels([Image.fromarray(channel) for channel in levels], facts)
@@ -164,12 +164,15 @@ def of_channels(channels: Sequence[Image.Image], facts: dict[str, Any]) -> NDArr
     return _normalised(np.stack([np.array(channel) for channel in cut], axis=-1), facts)
 
 
-def _white(numbers: NDArray[Any]) -> int:
-    """Return the greatest whole number of as many bits as an image fills, where no data said what is white."""
-    if numbers.dtype.kind == "f" or numbers.min() < 0 or numbers.max() > 65535:
-        raise ValueError("floats, negative or very large numbers, which the images trained on had not")
-    white: int = 2 ** max(8, int(numbers.max()).bit_length()) - 1
-    return white
+def _own_range(numbers: NDArray[Any]) -> tuple[float, float]:
+    """Return what is black and white in an image by itself, where no data said it."""
+    finite = numbers[np.isfinite(numbers)]
+    low, white = (min(0.0, float(finite.min())), float(finite.max())) if finite.size else (0.0, 0.0)
+    if low == 0 and numbers.dtype.kind == "f":
+        white = next((step for step in (1.0, 255.0, 65535.0) if step / 8 <= white <= step), white)
+    elif low == 0 and white < 2**16:
+        white = 2.0 ** max(8, int(white).bit_length()) - 1
+    return low, max(white, low + 1e-6)
 
 
 def _cut(image: Image.Image, mean: Sequence[float], facts: dict[str, Any]) -> Image.Image:

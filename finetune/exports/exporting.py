@@ -40,6 +40,10 @@ class Export:
     proof: dict[str, Any]
     address: str = ""
 
+    def __fspath__(self) -> str:
+        """Return the place, so that the result itself may be named where a path is asked for."""
+        return str(self.path)
+
     def _repr_html_(self) -> str:
         """Return the HTML that a notebook shows."""
         told = [[key, value] for key, value in self.proof.items() if isinstance(value, str | int | float)]

@@ -12,6 +12,9 @@ from finetune.values import ExportPrecision, InsideGraph
 OUTPUT, PROBABILITIES, FEATURES, SALIENCY = "logits", "probabilities", "features", "saliency"
 
 
+MAX_LOSS = 1.0  # points
+
+
 @dataclass(frozen=True, slots=True)
 class OnnxForm:
     """The form of an ONNX file.
@@ -28,7 +31,7 @@ class OnnxForm:
     saliency: bool = False
     precision: ExportPrecision = "fp32"
     dynamic_size: bool = False
-    max_loss: float = 1.0
+    max_loss: float = MAX_LOSS
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -41,6 +44,10 @@ class OnnxForm:
                 raise RecipeError(f"{key} = {value!r} is none of {', '.join(get_args(kind))}.{near}")
         if not 0 <= self.max_loss <= 100:
             raise RecipeError(f"max_loss = {self.max_loss:g} is no number of points from 0 to 100")
+        if self.max_loss != MAX_LOSS and self.precision == "fp32":
+            raise RecipeError(
+                "--max-loss is of --precision fp16 and int8: fp32 gives what the model gives", hint="Leave it away."
+            )
         if self.force and self.precision != "int8":
             raise RecipeError("--force is of --precision int8: nothing else is refused for its speed or size")
         if self.dynamic_size and self.preprocessing == "full":

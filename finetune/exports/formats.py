@@ -33,7 +33,7 @@ from finetune.exports.triton import triton_place, write_config
 from finetune.types import Event, OnEvent, ignore, to_json
 from finetune.underway import underway
 from finetune.values import ExportLayout
-from finetune.whole import folder_made, is_vacant, unwritable, write_text
+from finetune.whole import folder_made, held, is_vacant, unwritable, write_text
 
 LESS_LOSSY = {"int8": "--precision fp16 or fp32.", "fp16": "--precision fp32."}
 MOST_OF_FP32 = 0.35  # of the size of a file in fp32 may that in 8 bits have
@@ -92,7 +92,8 @@ def export_model(
     if format == "onnx" and layout == "file":
         with underway(f"export to {path.name}", on_event):
             return write_proven(what, path, of_model=of_model, on_event=on_event)
-    with underway(f"export to {path.name}", on_event), written_beside(path, keeps_before=False) as beside:
+    place = written_beside(path, keeps_before=False)
+    with underway(f"export to {path.name}", on_event), held(path), place as beside:
         if format == "onnx":
             facts = _fill_repository(what, beside, of_model, on_event)
         else:
@@ -114,6 +115,8 @@ def free_place(folder: RunFolder, format: str, *, form: OnnxForm, out: Path | No
     path = out or (own / form.folder / "model.onnx" if is_file else own / (layout if format == "onnx" else format))
     if is_file and path.is_dir():
         raise ResourceError(f"{path} is a folder", hint="Give a file name with --out, e.g. model.onnx.")
+    if is_file and path.suffix.lower() != ".onnx":  # by which predict and others tell it
+        raise RecipeError(f"{path} does not end in .onnx", hint=f"Name it {path.name}.onnx.")
     if not is_file and path.exists() and not path.is_dir():
         raise ResourceError(f"{path} is a file, and {format} fills a folder", hint="Give another place with --out.")
     if own.resolve() not in path.resolve().parents:  # where others keep their files
@@ -134,11 +137,12 @@ def write_proven(
     Raises:
         ExportError: it cannot be exported, or differs; no file stays then. ResourceError: it cannot be written.
     """
-    with _proven_file(what, path, on_event) as of_file:
-        facts = {**of_file, **(of_model or {})}
-        texts = texts_beside(what, path, format="onnx", proof=facts)
-    write_json(names_beside(path)[PROOF], facts)
-    _write_all(texts)
+    with held(path):
+        with _proven_file(what, path, on_event) as of_file:
+            facts = {**of_file, **(of_model or {})}
+            texts = texts_beside(what, path, format="onnx", proof=facts)
+        write_json(names_beside(path)[PROOF], facts)
+        _write_all(texts)
     return Export(path, "onnx", facts)
 
 

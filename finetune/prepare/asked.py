@@ -5,7 +5,7 @@ Errors here are reported at once, since importing torch takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from finetune.backbone.catalogue import find
 from finetune.bands import PICTURE_CHANNELS, Bands
 from finetune.belongings import BELONGS, HAVE_MOMENTUM
 from finetune.data.sources import check_there
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, did_you_mean
 from finetune.images.augmentation import pieces_of
 from finetune.settings import RANGE_TEST, Recipe
 from finetune.strategy.strategies import STRATEGIES, is_pretrained, taking
@@ -34,6 +34,7 @@ def recipe_of(
     Raises:
         RecipeError: what is not allowed, all of it at once.
     """
+    _check_kinds(base, settings or {}, {} if overrides is None else overrides)
     changes: dict[str, Any] = {}
     for name, value in (settings or {}).items():
         if value is not None:
@@ -49,6 +50,24 @@ def recipe_of(
         if changes.get(f"strategy.{number}", "auto") != "auto" and recipe.strategy.name == "auto":
             recipe = recipes.update(recipe, {"strategy.name": taking(number)[0]})
     return recipe
+
+
+def _check_kinds(base: object, settings: Mapping[str, Any], overrides: object) -> None:
+    """See that Python code gives a recipe, settings and overrides as they are taken.
+
+    Raises:
+        RecipeError: it does not.
+    """
+    if not isinstance(overrides, Mapping):
+        raise RecipeError(f"overrides = {overrides!r}: must map keys to values", hint='As {"optim.lr": 0.01}.')
+    if not isinstance(base, Recipe | str | Path | None):
+        hint = 'Keys alone are overrides: overrides={"optim.lr": 0.01}.'
+        raise RecipeError(f"recipe = {base!r}: must be a recipe, its name or its file", hint=hint)
+    strange = [name for name in settings if name not in recipes.ALIASES and "." not in name]
+    if strange:
+        problems = [f"{name}: no such setting.{did_you_mean(name, recipes.ALIASES)}" for name in strange]
+        hint = f"There are {', '.join(recipes.ALIASES)}; any other key of the recipe goes into overrides."
+        raise RecipeError(problems, hint=hint)
 
 
 def options(recipe: Recipe) -> str:
@@ -91,26 +110,36 @@ def check_decidable(recipe: Recipe) -> None:
         )
 
 
+def meaningless(recipe: Recipe, named: Iterable[str]) -> dict[str, str]:
+    """Return the keys that the strategy, loss or optimiser of a recipe would not use, each with the reason.
+
+    Of most keys only those are meant that are `named`.
+    """
+    name, named = recipe.strategy.name, list(named)
+    found = {}
+    users = {"top_k": ("auto", *taking("top_k")), "probe_at": ("auto", *taking("probe_at")), "assume": ("auto", "race")}
+    for number, of in users.items():
+        key = f"strategy.{number}"
+        if key in named and recipes.value(recipe, key) not in ("auto", "none") and name not in of:
+            only = " and ".join(map(repr, [user for user in of if user != "auto" or number == "assume"]))
+            found[key] = f"{key} has no meaning with strategy.name = {name!r}, only with {only}"
+    unused = STRATEGIES[name].unused if name in STRATEGIES else {}
+    for key in named:
+        why = unused.get(key) or unused.get(key.partition(".")[0])
+        if why and recipes.value(recipe, key) != recipes.fields()[key].default:
+            found[key] = f"{key} has no meaning with strategy.name = {name!r}, which {why}"
+    found |= {key: _without_use(key, recipe) for key in BELONGS if _is_unused(key, recipe, is_named=key in named)}
+    if recipe.optim.momentum_from != "none" and recipe.optim.name not in HAVE_MOMENTUM:
+        found["optim.momentum_from"] = (
+            f"optim.momentum_from has no meaning with optim.name = {recipe.optim.name!r}, without momentum"
+        )
+    return found
+
+
 def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
     """Refuse a number that the named strategy or loss would not use: nothing is silently ignored."""
     name = recipe.strategy.name
-    problems = []
-    users = {"top_k": ("auto", *taking("top_k")), "probe_at": ("auto", *taking("probe_at")), "assume": ("auto", "race")}
-    for number, of in users.items():
-        if changes.get(f"strategy.{number}", "auto") not in ("auto", "none") and name not in of:
-            only = " and ".join(map(repr, [user for user in of if user != "auto" or number == "assume"]))
-            problems.append(f"strategy.{number} has no meaning with strategy.name = {name!r}, only with {only}")
-    unused = STRATEGIES[name].unused if name in STRATEGIES else {}
-    problems += [
-        f"{key} has no meaning with strategy.name = {name!r}, which {why}"
-        for key in changes
-        if (why := unused.get(key) or unused.get(key.partition(".")[0]))
-        and recipes.value(recipe, key) != recipes.fields()[key].default
-    ]
-    problems += [_without_use(key, recipe) for key in BELONGS if _is_unused(key, recipe, is_named=key in changes)]
-    if recipe.optim.momentum_from != "none" and recipe.optim.name not in HAVE_MOMENTUM:
-        problems.append(f"optim.momentum_from has no meaning with optim.name = {recipe.optim.name!r}, without momentum")
-    problems += _of_bands(recipe)
+    problems = [*meaningless(recipe, changes).values(), *_of_bands(recipe)]
     if recipe.strategy.initialiser == "zero" and (recipe.strategy.reinit or name == "scratch"):
         problems.append("strategy.initialiser = 'zero' is for the head alone: units that are equal stay equal")
     if name == "race" and recipe.optim.lr == RANGE_TEST:

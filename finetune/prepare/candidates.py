@@ -164,7 +164,7 @@ def labelled(names: Sequence[str]) -> dict[str, str]:
         bare, size = _split_size(name)
         is_path = bare.startswith("local-dir:") or os.sep in bare
         stem = Path(bare.removeprefix("local-dir:")).name if is_path else bare.split(".")[0]
-        return f"{stem}@{size}" if size else stem
+        return stem if size is None else f"{stem}@{size}"
 
     names = tuple(dict.fromkeys(names))
     counts = Counter(map(short, names))
@@ -195,14 +195,15 @@ def of_backbone(recipe: Recipe, name: str) -> Recipe:
         "backbone.name": "auto" if is_path else bare,
         "backbone.weights": str(path) if is_path else "none",
     }
-    return recipes.update(recipe, changes | ({"backbone.image_size": size} if size else {}))
+    return recipes.update(recipe, changes | ({} if size is None else {"backbone.image_size": size}))
 
 
 def whole_name(name: str) -> str:
     """Return a candidate so that it is found from any folder: a folder's whole path, else the name unchanged."""
     bare, size = _split_size(name)
     path = Path(bare).expanduser()
-    return f"{path.resolve()}{f'@{size}' if size else ''}" if is_folder(path) else name
+    at = "" if size is None else f"@{size}"
+    return f"{path.resolve()}{at}" if is_folder(path) else name
 
 
 @guarded()

@@ -13,8 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from finetune import recipe as recipes
+from finetune.arguments import each_of
 from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.data import checks
+from finetune.data.places import check_outside
 from finetune.data.split import units_of
 from finetune.device import Compute
 from finetune.errors import CheckpointError, RecipeError
@@ -164,23 +166,28 @@ def load_members(
     runs: Sequence[str | Path],
     *,
     what: str,
+    out: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 32,
     workers: int | None = None,
     on_event: OnEvent = ignore,
 ) -> Members:
-    """Return several finished runs and their outputs on val and test; `what` they become stands in errors.
+    """Return several finished runs and their outputs on val and test; `what` they become, at `out`, stands in errors.
 
     Raises:
-        RecipeError: fewer than two runs, or one twice. CheckpointError: runs that cannot be judged on the same images.
+        RecipeError: fewer than two runs, one twice, or a place inside of their data.
+        CheckpointError: runs that cannot be judged on the same images.
     """
-    paths = [Path(run) for run in runs]
+    paths = [Path(run) for run in each_of(runs)]
     if len(paths) < 2:
         raise RecipeError(f"{what} of {len(paths)} run: name two or more")
     twice = next((path for place, path in enumerate(paths) if path.resolve() in _resolved(paths[:place])), None)
     if twice is not None:
         raise RecipeError(f"{twice} is named twice", hint="Name each run once; --greedy may weight one.")
     loaded = [load_run(path, device=device) for path in paths]
+    if out is not None:
+        for run in loaded:
+            check_outside(Path(out), run.recipe.data.path)
     manifests = [run.manifest() for run in loaded]
     for run, manifest in zip(loaded[1:], manifests[1:], strict=True):
         _check_alike(loaded[0], manifests[0], run, manifest, what)

@@ -71,6 +71,11 @@ def list_runs(place: str | Path = RUNS) -> tuple[FoundRun, ...]:
     return tuple(sorted(found, key=lambda run: (run.changed, run.path.name)))
 
 
+def is_run(path: str | Path) -> bool:
+    """Return whether a path is a run folder, of any kind."""
+    return bool(_kind(RunFolder(Path(path))))
+
+
 def show_run(path: str | Path) -> FoundRun:
     """Return what is known of a run folder; damaged files are passed over.
 

@@ -110,7 +110,7 @@ def new_batch(
     if kind == "folds":
         recipe = recipes.update(recipe, {"split.folds": count, "split.fold": 1})
     words = (Path(data_name(recipe.data.path)).stem, architecture_of(recipe).label, kind)
-    with new_folder(out, words=words) as folder:
+    with new_folder(out, words=words, data=recipe.data.path) as folder:
         inputs = read_inputs(recipe, on_event=on_event)
         value_range = inputs.backbone.preprocessing.value_range or "auto"
         recipe = recipes.update(with_task(recipe, inputs.manifest), {"data.value_range": value_range})

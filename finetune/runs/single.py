@@ -71,6 +71,10 @@ class RunResult:
     problems: int
     never_predicted: dict[str, int] = field(default_factory=dict)  # by the first fit: classes of val
 
+    def __fspath__(self) -> str:
+        """Return the place, so that the result itself may be named where a path is asked for."""
+        return str(self.folder)
+
     def _repr_html_(self) -> str:
         """Return the HTML that a notebook shows."""
         told = inline.html_lines(f"{self.strategy}, {counted(self.num_epochs, 'epoch')}: {self.folder}")

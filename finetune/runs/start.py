@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from finetune import ranks
 from finetune import recipe as recipes
-from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
+from finetune.checkpoint.claim import LINGER, RUNS, claimed, clear_leftovers, new_folder
 from finetune.checkpoint.run_folder import RunFolder
+from finetune.data.places import check_outside
 from finetune.errors import CheckpointError, RecipeError
 from finetune.prepare.inputs import with_backbone
 from finetune.runs import doubt, race
@@ -49,12 +50,13 @@ def start(
     tracker_names(recipe.train.track)  # missing packages are reported now, not after the first pass
     recipe = _named(recipe, on_event)
     if out is not None:
-        with _shared(new_folder, out) as folder:
+        with _shared(new_folder, out, data=recipe.data.path) as folder:
             asked = recipes.dump(with_whole_paths(recipe))
             ranks.agreed(lambda: write_text(folder.asked, asked))
             return _ready(recipe, manifest, on_event).begin(folder, stop=stop, on_event=on_event)
+    ranks.agreed(lambda: check_outside(RUNS, recipe.data.path))  # before the first pass
     ready = _ready(recipe, manifest, on_event)
-    with _shared(new_folder, None, words=ready.words) as folder:
+    with _shared(new_folder, None, words=ready.words, data=recipe.data.path) as folder:
         return ready.begin(folder, stop=stop, on_event=on_event)
 
 

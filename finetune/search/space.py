@@ -109,8 +109,8 @@ def space_of(texts: Iterable[str], recipe: Recipe) -> dict[str, Axis]:
 
 
 def around_best(space: Space, best: Mapping[str, Any]) -> dict[str, Axis]:
-    """Return a space with each range narrowed around the best values."""
-    return {key: axis.around(best[key]) for key, axis in space.items()}
+    """Return a space with each range narrowed around the best values; whole where the best has none."""
+    return {key: axis.around(best[key]) if key in best else axis for key, axis in space.items()}
 
 
 def grid_points(space: Space, count: int) -> list[dict[str, Any]]:

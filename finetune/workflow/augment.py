@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetune import recipe as recipes
+from finetune.data.places import check_outside
 from finetune.errors import RecipeError
 from finetune.images.augmentation import LEVELS
 from finetune.images.decode import UndecodableError, read_rgb
@@ -48,6 +49,7 @@ def augment(
     if images < 1:
         raise RecipeError(f"images = {images}: at least one")
     chosen = recipe_of(recipe, settings={"data": data}, overrides=overrides)
+    check_outside(file, chosen.data.path)
     manifest = list_data(chosen, is_to_train=False)
     drawn = _drawn(manifest, images, seed)
     pictures = [(sample, read) for sample in drawn if (read := _read(manifest, sample, chosen)) is not None]

@@ -24,7 +24,7 @@ from finetune.data import checks, split
 from finetune.data.findings import Case, Finding, Seen, picture_findings, seen
 from finetune.data.grouping import table_of, with_groups
 from finetune.data.near_duplicates import ALIKE, copies_of
-from finetune.data.places import shards_named
+from finetune.data.places import check_outside, shards_named
 from finetune.data.summary import Pictures, pictures_of, shown_shares
 from finetune.data.targets import known_target, strata_of
 from finetune.device import Compute
@@ -158,6 +158,8 @@ def check(
             check_new_file(Path(path), suffix)
     chosen = _as_probe(recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides))
     _check_shares(chosen)
+    if sheet is not None:
+        check_outside(Path(sheet), chosen.data.path, flag="--sheet")
     if groups is not None and shards_named(chosen.data.path) is not None:
         raise RecipeError(
             "--groups writes a table of files, and images in shards are no files of their own",

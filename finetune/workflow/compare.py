@@ -128,7 +128,8 @@ def compare(
         own["export.onnx_at_end"] = False  # most of its models are only compared
     shared = with_backbone(with_whole_paths(recipes.update(shared, own)), on_event=on_event)
     words = (Path(data_name(shared.data.path)).stem, architecture_of(shared).label, "compare")
-    with stop_on_signals() as stop, new_folder(None if out is None else Path(out), words=words) as place:
+    where = new_folder(None if out is None else Path(out), words=words, data=shared.data.path)
+    with stop_on_signals() as stop, where as place:
         inputs = read_inputs(shared, on_event=on_event)
         manifest, backbone = inputs.manifest, inputs.backbone
         value_range = backbone.preprocessing.value_range or "auto"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from finetune.arguments import each_of
 from finetune.checkpoint.run_folder import RunFolder, open_finished
 from finetune.checkpoint.several import open_several
 from finetune.errors import CheckpointError, RecipeError
@@ -23,7 +24,7 @@ def compare_runs(runs: Sequence[str | Path]) -> SideBySide:
         RecipeError: fewer than two runs.
         CheckpointError: one is no finished run, they have other tasks or labels, or share too few judged images.
     """
-    places = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    places = [Path(run) for run in each_of(runs)]
     if len(places) < 2:
         raise RecipeError("one run has nothing to be compared with", hint="finetune compare runs/A runs/B")
     return side_by_side({label: _runs_of(place) for label, place in zip(names_of(places), places, strict=True)})

@@ -20,7 +20,7 @@ from finetune.prepare.members import Joined, Members, join_members, joined_facts
 from finetune.prepare.proof import proof_of
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import Event, OnEvent, Split, ignore
-from finetune.whole import whole_folder
+from finetune.whole import new_whole_folder
 from finetune.wording import counted
 
 
@@ -75,7 +75,7 @@ def ensemble(
     if out is not None:
         check_new(Path(out))
     members = load_members(
-        runs, what="an ensemble", device=device, batch_size=batch_size, workers=workers, on_event=on_event
+        runs, what="an ensemble", out=out, device=device, batch_size=batch_size, workers=workers, on_event=on_event
     )
     counts = _counts(members, average, once) if greedy else (1,) * len(members.runs)
     places = [place for place, count in enumerate(counts) if count]
@@ -111,7 +111,7 @@ def _left(
     proof, facts = proof_of(runs[0]), joined_facts(found)
     for member in facts["members"]:
         member["run"] = str(Path(member["run"]).absolute())  # so that it is found from any working directory
-    with whole_folder(out) as beside:
+    with new_whole_folder(out, hint="Give a new folder with --out.") as beside:
         folder = RunFolder(beside)
         proven = write_ensemble(
             folder, runs, counts, proof, name=out.name, average=average, thresholds=found.thresholds, facts=facts,

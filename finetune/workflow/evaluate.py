@@ -11,8 +11,8 @@ from finetune import inline
 from finetune.data import checks, sources
 from finetune.data.balance import never_among
 from finetune.data.split import units_of
-from finetune.data.targets import target_of
-from finetune.errors import DataError, check_count, did_you_mean
+from finetune.data.targets import known_target, target_of
+from finetune.errors import DataError, RecipeError, check_count, did_you_mean
 from finetune.evaluation.answers import answers
 from finetune.evaluation.by_class import ClassFigures, figures_by_class
 from finetune.evaluation.corruptions import UnderCorruption, check_severities
@@ -25,7 +25,7 @@ from finetune.runs.judging import JudgedModel, judged
 from finetune.tasks import TASKS, Task
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore, to_json
-from finetune.wording import counted
+from finetune.wording import counted, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ def evaluate(
     workers: int | None = None,
     tta: Tta = "none",
     corrupt: Sequence[int] = (),
+    known_only: bool = False,
     on_event: OnEvent = ignore,
 ) -> Evaluation:
     """Measure a model on one split of the data that it was trained on (test where it has one, else val), or of `data`.
@@ -88,6 +89,7 @@ def evaluate(
     run, unless they are given. With the `tta` "flip" what is measured is the mean of the logits of each image and of
     its mirror image, with "5crop" the mean over its four corners and its middle. `corrupt` names severities, 1 to 5, at
     which images are corrupted in fifteen kinds (see `evaluation.corruptions`), and the first metric measured again.
+    With `known_only` images of `data` that show a class that the model does not know are left out, and counted.
 
     Raises:
         CheckpointError: no finished run. ExportError: no ONNX file of ours, or not the one that was proven.
@@ -99,13 +101,15 @@ def evaluate(
     severities = check_severities(corrupt, tta=tta)
     if split is not None and split not in SPLITS:
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
+    if known_only and data is None:
+        raise RecipeError("known_only is of other data: a model knows the classes of its own", hint="Name data, too.")
     model = open_model(run)
     if model.file is not None:
         chosen_export(model, "auto", device, num_images=None, on_event=on_event)  # which refuses another device
     of = judged(model, device=device, on_event=on_event)
     of.check_views(tta)
     by_pixels = of.of_pixels() if severities else None
-    manifest = of.manifest() if data is None else _other_data(of, data, on_event)
+    manifest = of.manifest() if data is None else _other_data(of, data, known_only, on_event)
     name, samples = _chosen(manifest, split, is_own=data is None, is_refit=of.is_refit)
     logits, targets = of.logits(manifest, samples, batch_size=batch_size, workers=workers, tta=tta)
     task, limits = of.task, of.thresholds
@@ -150,7 +154,7 @@ def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool, is_refit: 
     return name, manifest.split(name)
 
 
-def _other_data(of: JudgedModel, data: str | Path, on_event: OnEvent) -> Manifest:
+def _other_data(of: JudgedModel, data: str | Path, known_only: bool, on_event: OnEvent) -> Manifest:
     """Read other data and give its labels the model's indices."""
     read = sources.read(
         data,
@@ -165,12 +169,9 @@ def _other_data(of: JudgedModel, data: str | Path, on_event: OnEvent) -> Manifes
         needs_splits=False,
         needs_groups=False,
     )
-    strange = [name for name in read.classes if name not in of.classes]
-    if strange and of.task != "regress":
-        raise DataError(
-            f"the model does not know the class {strange[0]!r}.{did_you_mean(strange[0], of.classes)}",
-            hint=f"It knows {', '.join(of.classes)}.",
-        )
+    strange = [name for name in read.classes if name not in of.classes] if of.task != "regress" else []
+    if strange:
+        read = _without(read, strange, of.classes, known_only, on_event)
     read = replace(read, bands=of.bands)
     scanned = checks.scan(read, value_range=of.value_range, is_for_model=True, on_event=on_event)
     for note in (*scanned.notes, *problem_notes(scanned)):
@@ -180,3 +181,29 @@ def _other_data(of: JudgedModel, data: str | Path, on_event: OnEvent) -> Manifes
         replace(sample, target=target_of(of.task, scanned.label(sample.target), index)) for sample in scanned.samples
     )
     return Manifest(scanned.root, of.classes, samples, scanned.problems, scanned.notes, task=of.task)
+
+
+def _without(
+    read: Manifest, strange: Sequence[str], known: Sequence[str], known_only: bool, on_event: OnEvent
+) -> Manifest:
+    """Return data without the images that show a class that the model does not know, where that is asked for.
+
+    Raises:
+        DataError: it is not, or none is left.
+    """
+    told = f"the model does not know the class{'es' if len(strange) > 1 else ''} {listed(map(repr, strange))}"
+    classes = tuple(name for name in read.classes if name not in strange)
+    index = {name: place for place, name in enumerate(classes)}
+    targets = [known_target(read.task, read.label(sample.target), index) for sample in read.samples]
+    pairs = zip(read.samples, targets, strict=True)
+    left = tuple(replace(sample, target=target) for sample, target in pairs if target is not None)
+    if not known_only or not left:
+        more = "; no image of another is there" if not left else ""
+        raise DataError(
+            f"{told}{more}.{did_you_mean(strange[0], known)}",
+            hint=f"It knows {listed(known)}."
+            + (" --known-only measures the images of these alone." if left else " Is it the right data?"),
+        )
+    count = counted(len(read.samples) - len(left), "image")
+    on_event(Event.warning(f"{told}: {count} left out, and {len(left):,} measured"))
+    return replace(read, classes=classes, samples=left)

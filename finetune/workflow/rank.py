@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from finetune.arguments import Settings
+from finetune.arguments import Settings, each_of
 from finetune.backbone.shortlist import on_this_machine
 from finetune.errors import RecipeError
 from finetune.prepare.asked import recipe_of
@@ -40,7 +40,7 @@ def rank(
     """
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     with computing_as(chosen, on_event=on_event):
-        called = labelled([str(candidate) for candidate in candidates] or on_this_machine())
+        called = labelled([str(candidate) for candidate in each_of(candidates)] or on_this_machine())
         manifest = read_data(chosen, list_data(chosen), on_event=on_event)
         most = _checked_size(sample, manifest)
         return ranked(chosen, called, manifest=manifest, most=most, on_event=on_event)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from itertools import takewhile
 from pathlib import Path
 
@@ -27,7 +25,7 @@ class ShippedRecipe:
 def list_recipes() -> list[ShippedRecipe]:
     """Return the shipped recipes by name."""
     shipped = []
-    for name in _names():
+    for name in recipes.shipped_names():
         text = recipe_text(name)
         shipped.append(ShippedRecipe(name, header_of(text)["Purpose"], recipes.loads(text, source=name).strategy.name))
     return shipped
@@ -47,13 +45,14 @@ def recipe_text(name: str) -> str:
     """
     if name == DEFAULT:
         return recipes.dump(Recipe(), header="Every key with its default.", describe=True)
-    if name in _names() and not Path(name).is_file():
-        return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    if name in recipes.shipped_names() and not Path(name).is_file():
+        return recipes.shipped_text(name)
     try:
         return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise RecipeError(
-            f"no recipe {name!r}.{did_you_mean(name, _names())}", hint="`finetune recipes ls` lists them."
+            f"no recipe {name!r}.{did_you_mean(name, recipes.shipped_names())}",
+            hint="`finetune recipes ls` lists them.",
         ) from None
 
 
@@ -82,14 +81,3 @@ def copy_recipe(name: str, to: Path) -> Path:
     except OSError as error:
         raise ResourceError(f"{target} cannot be written: {error.strerror}") from error
     return target
-
-
-def _folder() -> Traversable:
-    """Return the recipes' folder: inside the package in a wheel, beside it in a checkout."""
-    packaged = files("finetune") / "_recipes"
-    return packaged if packaged.is_dir() else files("finetune") / ".." / "recipes"
-
-
-def _names() -> list[str]:
-    entries = [entry.name for entry in _folder().iterdir()]
-    return sorted(name.removesuffix(".toml") for name in entries if name.endswith(".toml"))

@@ -34,8 +34,11 @@ def run(
 
         finetune.run("imgs", strategy="head-only", backbone="resnet18", epochs=5)
 
-    `settings` are the flags of `finetune run`, `overrides` any key of the recipe by its dotted name. Processes that
-    a launcher has started share the run (docs/scale.md).
+    `settings` are the flags of `finetune run`: task, group_by, val, test, backbone, among, weights, pretrained,
+    image_size, strategy, assume, top_k, probe_at, reinit, epochs, time, batch_size, micro_batch, lr, balance,
+    calibrate, refit, track, seed, device, workers, threads. `overrides` are any keys of the recipe by their dotted
+    names, `recipe` is one to start from: a file, or the name of one that ships with the tool. Processes that a
+    launcher has started share the run (docs/scale.md).
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.

@@ -67,6 +67,10 @@ class Several:
     failed: dict[str, str]
     is_exported: bool
 
+    def __fspath__(self) -> str:
+        """Return the place, so that the result itself may be named where a path is asked for."""
+        return str(self.folder)
+
     def _repr_html_(self) -> str:
         """Return the HTML that a notebook shows."""
         tables = [inline.html_metrics(values, first=name) for name, values in self.runs.items()]

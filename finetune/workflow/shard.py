@@ -10,14 +10,15 @@ from typing import Any, Unpack
 from finetune import recipe as recipes
 from finetune.arguments import Settings
 from finetune.data.hub_rows import as_shards
-from finetune.data.places import HUB
-from finetune.data.shard_writer import Shards, check_vacant, write_shards
+from finetune.data.places import HUB, check_outside
+from finetune.data.shard_writer import INTO_A_NEW, Shards, write_shards
 from finetune.data.shards import Columns
 from finetune.errors import RecipeError
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import data_notes, list_data, problem_notes
 from finetune.settings import Recipe
 from finetune.types import Event, OnEvent, ignore
+from finetune.whole import check_vacant
 
 USUAL = 10**9  # bytes of a shard
 LEAST = 10**4
@@ -46,8 +47,9 @@ def shard(
         raise RecipeError(f"size = {size}: a shard has at least {LEAST:,} bytes", hint="Usual is 1GB.")
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     place = Path(out).expanduser()
-    check_vacant(place)
+    check_vacant(place, hint=INTO_A_NEW)
     with _as_images(chosen, place, on_event) as source:
+        check_outside(place, source.data.path)
         manifest = list_data(source, is_to_train=False, on_event=on_event)
         for note in (*data_notes(manifest), *problem_notes(manifest)):
             on_event(Event.warning(note))
@@ -56,7 +58,7 @@ def shard(
 
 @contextmanager
 def _as_images(recipe: Recipe, out: Path, on_event: OnEvent) -> Iterator[Recipe]:
-    """Yield a recipe whose data are images: itself, or one of what the rows of its data set are laid out as."""
+    """Yield a recipe whose data are images: itself, or one of shards that the rows of its data set were laid out as."""
     data = recipe.data
     if not data.path.startswith(HUB):
         yield recipe

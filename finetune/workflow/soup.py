@@ -21,7 +21,7 @@ from finetune.prepare.members import Joined, Members, join_members, joined_facts
 from finetune.settings import FORMAT_VERSION
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import Event, OnEvent, Split, ignore
-from finetune.whole import whole_folder, write_text
+from finetune.whole import new_whole_folder, write_text
 
 HEADER = "The recipe of the first run of a soup; soup.json names all of them."
 
@@ -64,7 +64,7 @@ def soup(
     if out is not None:
         check_new(Path(out))
     members = load_members(
-        runs, what="a soup", device=device, batch_size=batch_size, workers=workers, on_event=on_event
+        runs, what="a soup", out=out, device=device, batch_size=batch_size, workers=workers, on_event=on_event
     )
     check_one_start(members.runs)
     if not heads_begin_alike(members.runs):
@@ -129,7 +129,7 @@ def _leave(out: Path, members: Members, found: Joined, outputs: dict[Split, Tens
     first = members.runs[0]
     said = {name: answers(members.task, rows, found.thresholds) for name, rows in outputs.items()}
     of_task: Any = {"task": first.task, "thresholds": found.thresholds, "deviation": first.deviation}
-    with whole_folder(out) as beside:
+    with new_whole_folder(out, hint="Give a new folder with --out.") as beside:
         folder = RunFolder(beside)
         for file in (first.folder.split, first.folder.plan, first.folder.problems, first.folder.began):
             if file.is_file():

@@ -10,13 +10,13 @@ import math
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
 from uuid import uuid4
 
 from finetune import recipe as recipes
-from finetune.arguments import Settings
+from finetune.arguments import Settings, each_of
 from finetune.checkpoint import changes
 from finetune.checkpoint.claim import new_folder
 from finetune.checkpoint.run_folder import RunFolder
@@ -26,10 +26,18 @@ from finetune.data.places import data_name
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError, TrainingError
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import architecture_of, computing_as, describe_data, with_backbone, with_task
-from finetune.prepare.prepared import Prepared, prepare
+from finetune.prepare.prepared import prepare
 from finetune.report.searched import write_search
 from finetune.runs import trials
 from finetune.runs.layout import Terms, reopen_inputs, with_whole_paths
+from finetune.runs.searchable import (
+    check_beginnings,
+    check_space,
+    check_steps,
+    decided,
+    known_of_data,
+    with_meaning,
+)
 from finetune.runs.signals import Stop, stop_on_signals
 from finetune.runs.trials import LeftBehindError, settled, tried, unseen_test
 from finetune.search.diagnosis import diagnosed
@@ -44,7 +52,7 @@ from finetune.search.space import (
     usual_space,
 )  # fmt: skip
 from finetune.search.study import Search, TrialFacts, check_sampler, is_left_behind, load_optuna, open_storage
-from finetune.settings import RANGE_TEST, Recipe
+from finetune.settings import Recipe
 from finetune.strategy.budget import seconds_of
 from finetune.tasks import TASKS, guess_loss
 from finetune.train.guard import IN_A_RUN, guarded
@@ -93,7 +101,19 @@ class _Tuning:
         """Return the recipe of a trial."""
         is_free = epochs is not None and "train.epochs" not in self.space
         more = {"train.epochs": epochs} if is_free else {}
-        return recipes.update(self.recipe, {**self.record.pinned, **params, **more})
+        return with_meaning(self._base, {**params, **more})[0]
+
+    def ended(self, stage: str) -> list[TrialFacts]:
+        """Return the trials of a stage that ended, with the values that meant something."""
+        return [replace(facts, params=self.used(facts.params)) for facts in self.search.ended(stage)]
+
+    def used(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of a trial that mean something."""
+        return with_meaning(self._base, params)[1]
+
+    @property
+    def _base(self) -> Recipe:
+        return recipes.update(self.recipe, self.record.pinned)
 
 
 @guarded(IN_A_RUN)
@@ -126,29 +146,34 @@ def tune(
         raise RecipeError(f"trials = {trials!r}: must be a whole number of {FEWEST} or more")
     kind = check_sampler(sampler)
     asked = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
-    _check_recipe(asked)
-    named = space_of(search, asked)
+    named = space_of(each_of(search), asked)
+    check_space(asked, named)
     load_optuna()
     if storage is not None:
         open_storage(storage)
     seconds, asked = _seconds(asked), recipes.update(asked, {"train.time": "none", "train.refit": False})
     asked = with_backbone(with_whole_paths(asked), on_event=on_event)
     words = (Path(data_name(asked.data.path)).stem, architecture_of(asked).label, "tune")
-    with stop_on_signals() as stop, new_folder(None if out is None else Path(out), words=words) as folder:
+    where = new_folder(None if out is None else Path(out), words=words, data=asked.data.path)
+    with stop_on_signals() as stop, where as folder:
         with computing_as(asked, on_event=on_event):
             prepared = prepare(asked, on_event=on_event)
-        asked = recipes.update(with_task(asked, prepared.manifest), _known_of_data(prepared))
+        asked = recipes.update(with_task(asked, prepared.manifest), known_of_data(prepared))
+        space = named or usual_space(float(prepared.recipe.optim.lr), float(prepared.recipe.optim.weight_decay))
+        pinned = decided(asked, prepared, named)
+        check_steps(prepared, space, is_named=bool(named))
+        check_beginnings(space, recipes.update(asked, pinned), prepared.manifest)
         record = TuneRecord(
             name=uuid4().hex[:12],
             storage=storage,
-            space=space_to_json(named or usual_space(float(prepared.recipe.optim.lr), _decay(prepared))),
+            space=space_to_json(space),
             sampler=kind,
             seed=asked.train.seed,
             trials=trials,
             seconds=seconds,
             epochs=int(prepared.recipe.train.epochs),
             classes=list(prepared.manifest.classes),
-            pinned=_decided(asked, prepared, named),
+            pinned=pinned,
         )
         split.write(prepared.manifest, folder.split)
         changes.note_beginning(folder, asked, prepared.backbone, prepared.compute)
@@ -180,38 +205,8 @@ def resume_tuning(path: str | Path, *, allow: Iterable[str] = (), on_event: OnEv
         return _search(folder, record, recipe, again.manifest, stop, on_event)
 
 
-def _check_recipe(recipe: Recipe) -> None:
-    if recipe.strategy.name == "race":
-        raise RecipeError("a race has several strategies, each with numbers of its own", hint="Name one of them.")
-    if recipe.optim.lr == RANGE_TEST:
-        raise RecipeError(
-            "optim.lr = 'range-test' has no meaning with tune, which tests rates and searches among them",
-            hint="Leave --lr away, or name what is searched: --search optim.lr=log:1e-4:1e-1.",
-        )
-
-
 def _seconds(recipe: Recipe) -> float | None:
     return None if recipe.train.time == "none" else float(seconds_of(recipe.train.time))
-
-
-def _known_of_data(prepared: Prepared) -> dict[str, Any]:
-    """Return what the data has told, which every trial takes as given."""
-    return {
-        "data.value_range": prepared.recipe.data.value_range,
-        "data.statistics": prepared.recipe.data.statistics,
-    }
-
-
-def _decided(asked: Recipe, prepared: Prepared, named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what auto has decided, once for all trials; nothing of what is searched."""
-    if asked.strategy.name != "auto" or "strategy.name" in named:
-        return {}
-    keys = ("strategy.name", "strategy.top_k", "strategy.probe_at")
-    return {key: recipes.value(prepared.recipe, key) for key in keys if key not in named}
-
-
-def _decay(prepared: Prepared) -> float:
-    return float(prepared.recipe.optim.weight_decay)
 
 
 def _search(
@@ -251,7 +246,7 @@ def _look_first(tuning: _Tuning) -> None:
         tuning.on_event(Event.message(f"{number}. {text}"))
     if record.usual is None:
         rows: list[EpochLine] = []
-        record.usual = to_json(_tried(tuning, "usual", 0, {}, rows, []))
+        record.usual = to_json(_tried(tuning, "usual", 0, {}, rows, [], []))
         _write(tuning)
     _tell(tuning, _usual(record), 1)
 
@@ -264,12 +259,15 @@ def _run_stage(tuning: _Tuning, stage: str, worker: str) -> None:
     """
     space, points = _stage_space(tuning, stage)
     count = len(points) if tuning.record.sampler == "grid" else tuning.count(stage)
+    if stage == "coarse" and count > tuning.count(stage):
+        text = f"the grid has {count} points, with two of every range: more trials than {tuning.record.trials} allow"
+        tuning.on_event(Event.warning(text))
     study = tuning.search.plan(stage, count, points)
     words = {"coarse": f"4. coarse: {counted(count, 'trial')} of {counted(tuning.short, 'epoch')}",
              "finer": f"5. finer: {counted(count, 'trial')} of {counted(tuning.record.epochs, 'epoch')}, near the best",
              "finest": f"7. once more: {counted(count, 'trial')}, nearer still"}  # fmt: skip
     tuning.on_event(Event.message(words[stage]))
-    failures: list[str] = []
+    failures: list[FinetuneError] = []
     while time.monotonic() < tuning.until[stage]:
         trial = tuning.search.claim(study, space, worker)
         if trial is None:
@@ -277,14 +275,14 @@ def _run_stage(tuning: _Tuning, stage: str, worker: str) -> None:
                 break
             time.sleep(WAIT)
             continue
-        ended = [facts.curve for facts in tuning.search.ended(stage) if facts.number < trial.number]
+        ended = [facts.curve for facts in tuning.ended(stage) if facts.number < trial.number]
         rows: list[EpochLine] = []
-        facts = _tried(tuning, stage, trial.number, dict(trial.params), rows, ended)
+        facts = _tried(tuning, stage, trial.number, tuning.used(trial.params), rows, ended, failures)
         tuning.search.end(study, trial, facts)
-        failures += [facts.reason] if facts.state == "failed" else []
         _tell(tuning, facts, count)
-    if failures and not any(facts.state == "done" for facts in tuning.search.ended(stage)):
-        raise TrainingError(f"every trial of {stage} failed, the first with: {failures[0]}")
+    if failures and not any(facts.state == "done" for facts in tuning.ended(stage)):
+        first = failures[0]
+        raise TrainingError(f"every trial of {stage} failed, the first with: {first.message}", hint=first.hint)
 
 
 def _stage_space(tuning: _Tuning, stage: str) -> tuple[Space, list[dict[str, Any]]]:
@@ -292,7 +290,7 @@ def _stage_space(tuning: _Tuning, stage: str) -> tuple[Space, list[dict[str, Any
     is_grid, count = tuning.record.sampler == "grid", tuning.count(stage)
     if stage == "coarse":
         return tuning.space, grid_points(tuning.space, count) if is_grid else []
-    before = [facts for name in STAGES for facts in tuning.search.ended(name) if facts.state == "done"]
+    before = [facts for name in STAGES for facts in tuning.ended(name) if facts.state == "done"]
     coarse = [facts for facts in before if facts.study == "coarse"]
     whole = [facts for facts in before if facts.study != "coarse"]
     known = whole if stage == "finest" and whole else coarse
@@ -313,8 +311,9 @@ def _tried(
     params: Mapping[str, Any],
     rows: list[EpochLine],
     others: Sequence[Sequence[float]],
+    failures: list[FinetuneError],
 ) -> TrialFacts:
-    """Do a trial and return how it ended."""
+    """Do a trial and return how it ended; the error that it failed with goes to `failures`."""
 
     def goes_on(history: Sequence[EpochLine]) -> bool:
         rows[:] = history
@@ -337,6 +336,7 @@ def _tried(
         if stage == "usual":
             raise
         state, reason = "failed", error.message
+        failures.append(error)
     curve = tuple(_score(row) for row in rows)
     history = tuple(to_json(row) for row in rows)
     return TrialFacts(stage, number, dict(params), state, score, loss, curve, reason, history)
@@ -366,7 +366,7 @@ def _write(tuning: _Tuning) -> None:
 def _sum_up(tuning: _Tuning) -> Tuned:
     """Name the winner, say what its curves tell, and write its recipe; tune.json last."""
     record, usual = tuning.record, _usual(tuning.record)
-    every = [facts for stage in STAGES if tuning.count(stage) for facts in tuning.search.ended(stage)]
+    every = [facts for stage in STAGES if tuning.count(stage) for facts in tuning.ended(stage)]
     whole = [facts for facts in every if facts.state == "done" and facts.study != "coarse"]
     best = max([usual, *whole], key=lambda facts: facts.rank)
     names = EpochLine.__dataclass_fields__

@@ -141,6 +141,18 @@ def test_a_full_folder_is_not_written_into(finetune_cli, tmp_path: Path) -> None
     assert "is not empty" in done.err
 
 
+@pytest.mark.parametrize("out", [None, "run"])
+def test_a_run_folder_inside_of_the_data_is_refused(finetune_cli, tmp_path: Path, monkeypatch, out: str | None) -> None:
+    imgs = good(tmp_path / "imgs")
+    monkeypatch.chdir(imgs)
+    before = sorted(imgs.rglob("*"))
+    done = finetune_cli("run", *data(Path()), *(["--out", out] if out else []))
+    assert done.code == 2
+    assert f"error: {out or 'runs'} lies inside of the data" in done.err
+    assert "--out" in done.err.splitlines()[-1]
+    assert sorted(imgs.rglob("*")) == before
+
+
 def test_eval_of_no_run_is_an_error(finetune_cli, tmp_path: Path) -> None:
     done = finetune_cli("eval", tmp_path)
     assert done.code == 6

@@ -83,3 +83,18 @@ def test_a_task_that_cannot_tell_how_far_it_is_has_a_line_of_its_own_after_a_sil
     with underway("report", shown.show):
         shown.last -= screen.SILENCE + 1
     assert console.file.getvalue() == "report ...\n"
+
+
+def test_the_bar_of_a_phase_goes_with_its_last_step_or_with_what_comes_after_an_early_end() -> None:
+    console = terminal.Console(file=io.StringIO(), width=80, force_terminal=True)
+    drawing = Screen(console, screen._Board(console=console, auto_refresh=False))
+    step = {"epochs": 2, "steps": 2, "loss": 1.0, "images_per_second": 10.0}
+    bars = lambda: [task.description for task in drawing.progress.tasks if task.visible]  # noqa: E731
+    drawing.show(Event("step", {**step, "epoch": 2, "step": 1}))
+    assert bars() == ["epoch 2/2"]
+    drawing.show(Event("step", {**step, "epoch": 2, "step": 2}))
+    assert bars() == []
+    drawing.show(Event("step", {**step, "epoch": 1, "step": 1}))
+    with underway("export to model.onnx", drawing.show):
+        assert bars() == ["export to model.onnx"]
+    assert bars() == []

@@ -275,3 +275,31 @@ def test_tune_tells_its_steps_and_trials_and_prints_a_table_and_json(
     given = json.loads(finetune_cli(*asked, "--json", "--search", "optim.name=adamw,lion", "--out", tmp_path / "j").out)
     assert {one["params"]["optim.name"] for one in given["trials"]} <= {"adamw", "lion"} and given["score"] == "top1"
     assert finetune_cli("tune", "--resume", tmp_path / "s", "--trials", "9").code == 2
+
+
+def test_one_argument_of_compare_that_is_no_run_is_the_data(finetune_cli, tmp_path: Path) -> None:
+    done = finetune_cli("compare", tmp_path / "nothing", "--strategies", "head-only")
+    assert (done.code, f"no such file or folder: {tmp_path / 'nothing'}" in done.err) == (3, True)
+    done = finetune_cli("compare", tmp_path, tmp_path / "other", "--strategies", "head-only")
+    assert (done.code, "finished runs are compared as they are" in done.err) == (2, True)
+
+
+def test_data_that_stands_among_the_candidates_of_a_ranking_is_told_its_flag(finetune_cli, tmp_path: Path) -> None:
+    done = finetune_cli("backbones", "rank", tmp_path)
+    assert (done.code, f"hint: Data is named with a flag here: finetune backbones rank --data {tmp_path}"[:70] in
+            done.err) == (2, True)  # fmt: skip
+
+
+def test_a_value_that_a_flag_does_not_take_is_refused_in_our_words(finetune_cli) -> None:
+    for arguments in (("tune", "--trials", "2"), ("predict", "x", "y", "--top", "many"), ("check", "--show", "-1")):
+        done = finetune_cli(*arguments)
+        assert done.code == 2
+        assert "Input should" not in done.err and "Value error" not in done.err
+
+
+def test_runs_before_the_first_run_are_none(finetune_cli, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = finetune_cli("runs")
+    assert (done.code, done.out.startswith("runs holds no run folder")) == (0, True)
+    assert finetune_cli("runs", "--json").out.strip() == "[]"
+    assert finetune_cli("runs", "elsewhere").code == 6

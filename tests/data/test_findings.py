@@ -19,14 +19,14 @@ from finetune.tasks import Target
 from finetune.types import Manifest, Problem, Sample
 
 
-def manifest_of(*rows: str, problems: int = 0) -> Manifest:
+def manifest_of(*rows: str, problems: int = 0, are_rows: bool = False) -> Manifest:
     """Make a manifest of rows such as "a.jpg ant train g1": file, class, split (- for none), group."""
     cells = [(*row.split(), "")[:4] for row in rows]
     samples = tuple(
         Sample(file, Target(["ant", "bee"].index(label)), None if part == "-" else part, group or None)
         for file, label, part, group in cells
     )
-    bad = tuple(Problem(f"bad{n}.jpg", "the file is empty") for n in range(problems))
+    bad = tuple(Problem(f"bad{n}.jpg", "the file is empty", is_of_row=are_rows) for n in range(problems))
     return Manifest("/data", ("ant", "bee"), samples, bad)
 
 
@@ -95,6 +95,14 @@ def test_damaged_files_spoil_a_result_when_they_are_more_than_a_hundredth(proble
     (finding,) = found_in(manifest_of(*rows, problems=problems))
     assert (finding.kind, finding.spoils) == ("damaged", spoils)
     assert finding.cases[0].files[0].file == "bad0.jpg"
+
+
+def test_rows_that_are_at_fault_are_not_called_damaged_files() -> None:
+    (finding,) = found_in(manifest_of(*BASE, problems=1, are_rows=True))
+    assert (finding.kind, finding.spoils) == ("rows", True)
+    assert "1 row of 7" in finding.text
+    assert "Correct" in finding.advice
+    assert "anew" not in finding.advice
 
 
 def test_blank_pictures_and_imbalance_are_notes() -> None:

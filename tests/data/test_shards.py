@@ -21,12 +21,13 @@ import pytest
 import finetune
 from finetune.data import checks, sources
 from finetune.data.loaders import Order, shards_of
-from finetune.data.places import braces_expanded, data_name, root_of, settled_path
+from finetune.data.places import braces_expanded, check_outside, data_name, root_of, settled_path
 from finetune.data.shards import named_shards
-from finetune.errors import DataError, ResourceError
+from finetune.errors import DataError, RecipeError, ResourceError
 from finetune.images import shards as members
 from finetune.images.files import read_content
 from finetune.types import Manifest, Sample, Target
+from finetune.whole import held
 from tests.killing import forked
 
 
@@ -296,7 +297,7 @@ def test_what_is_wrong_with_a_shard_is_said_and_the_rest_is_read(few: Path, tmp_
     assert [s.file for s in manifest.samples] == ["a.tar/0.jpg", "a.tar/4.jpg"]
     assert reasons(manifest) == {
         "a.tar/1": "has a .cls, and no image",
-        "a.tar/2.jpg": "no image or no label in its row",
+        "a.tar/2.jpg": "no class beside it: no .cls, and no label in a .json",
         "a.tar/3.jpg": "its .json is damaged",
         "a.tar/0.png": "has the key of 0.jpg, which counts",
         "a.tar/4.jpg": "is twice in its shard; the first counts",
@@ -403,3 +404,28 @@ def test_an_order_of_shards_shows_each_image_once_and_moves_none_far(monkeypatch
         orders.append(drawn)
     assert orders[0] != orders[1]
     assert shards_of([Sample("a/b.jpg", Target(0))]) is None
+
+
+def test_shards_are_not_written_where_another_process_writes_them(few: Path, tmp_path: Path) -> None:
+    with held(tmp_path / "shards"), pytest.raises(ResourceError, match="another process is writing"):
+        written(few, tmp_path / "shards")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["shards", "ant/shards", "../imgs/shards", "runs/one"])
+def test_what_is_written_does_not_lie_inside_of_the_data(image_folder, out: str) -> None:
+    imgs = image_folder("imgs", per_class=1)
+    with pytest.raises(RecipeError, match=r"lies inside of the data, .*imgs:"):
+        written(imgs, imgs / out)
+    with pytest.raises(RecipeError, match="inside of the data"):
+        check_outside(imgs / out, f"wds:{imgs}")
+    (imgs / "labels.csv").touch()
+    check_outside(imgs / out, str(imgs / "labels.csv"))
+    check_outside(imgs.parent / "shards", str(imgs))
+
+
+def test_a_folder_of_shards_that_is_named_as_one_of_images_is_told_of_wds(few: Path, tmp_path: Path) -> None:
+    written(few, tmp_path / "shards")
+    with pytest.raises(DataError, match=r"but [0-9]+ tar shards") as refused:
+        sources.read(tmp_path / "shards")
+    assert f"wds:{tmp_path / 'shards'}." in refused.value.hint

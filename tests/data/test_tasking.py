@@ -16,7 +16,7 @@ from tests.support import scanned
 
 def table(tmp_path: Path, header: str, *rows: str) -> Path:
     for row in rows:
-        (tmp_path / row.split(",")[0]).touch()
+        (tmp_path / row.replace(";", ",").split(",")[0]).touch()
     (tmp_path / "t.csv").write_text("\n".join([header, *rows]))
     return tmp_path / "t.csv"
 
@@ -124,6 +124,23 @@ def test_a_label_that_is_no_number_is_an_error_that_names_the_file(tmp_path: Pat
         path = table(tmp_path, "image,label", "1.jpg,1.5", f"2.jpg,{wrong}")
         with pytest.raises(DataError, match=rf"the label '{wrong}' of 2.jpg is no number"):
             read(path, task="regress")
+
+
+@pytest.mark.parametrize("task", ["auto", "regress"])
+def test_a_decimal_comma_is_read_as_a_point_and_that_is_said(tmp_path: Path, task: Any) -> None:
+    rows = [f"{n}.jpg;{n},{n}5" for n in range(8)]
+    found = read(table(tmp_path, "image;label", *rows, "0.jpg;0,05"), task=task)
+    assert found.task == "regress"
+    assert labels(found)["3.jpg"] == "3.35"
+    assert "decimal comma, which is read as a point: '0,05' is 0.05" in said(found)
+    assert "another label" not in said(found)
+
+
+@pytest.mark.parametrize(("label", "match"), [("1,234", "is 1.234 or 1234"), ("1.5", "'0,1' of 0.jpg is no number")])
+def test_commas_that_may_mean_something_else_are_no_decimals(tmp_path: Path, label: str, match: str) -> None:
+    rows = [f"{n}.jpg;{label if n else label.replace('.', ',').replace('1,5', '0,1')}" for n in range(3)]
+    with pytest.raises(DataError, match=match):
+        read(table(tmp_path, "image;label", *rows), task="regress")
 
 
 def test_a_class_with_the_sign_between_classes_in_its_name_is_refused(tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ def odd(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     Image.fromarray(grey * 16).save(place / "twelve.png")
     Image.fromarray(grey * 257).save(place / "sixteen.tif")
     image.resize((400, 20)).save(place / "strip.png")
+    Image.fromarray(grey.astype(np.float32) / 257).save(place / "floats.tif")
+    Image.fromarray(grey.astype(np.float32) * 2 - 100).save(place / "below.tif")
+    Image.fromarray(grey.astype(np.int32) * 1000).save(place / "large.tif")
     return sorted(place.iterdir())
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune.exports import client
 from finetune.exports.client import input_of
 from finetune.exports.described import preprocessing_facts
 from finetune.images.decode import read_rgb
 from finetune.images.decoding import decoding_steps
+from finetune.images.levels import Span, range_of
 from finetune.images.transforms import normalise, plain_view
 from finetune.types import Preprocessing
 from tests.corpus import USED, corpus, noise
@@ -56,6 +58,17 @@ def test_a_client_decodes_odd_files_the_same(tmp_path: Path, value_range: tuple[
             found = differences(tmp_path / odd.name, preprocessing(value_range=value_range))
             wrong |= {odd.name: found} if found > 0.01 else {}
     assert wrong == {}
+
+
+@pytest.mark.parametrize("numbers", [
+    np.array([0.0, 0.6], np.float32), np.array([0.0, 200.0]), np.array([0.0, 7.0]), np.array([-3.0, 5.0]),
+    np.array([np.nan, 0.5, np.inf]), np.array([3, 70_000]), np.array([5, 4000], np.uint16), np.array([-4, 9], np.int16),
+    np.array([0.0, 0.0]), np.array([np.nan]),
+])  # fmt: skip
+def test_a_client_takes_the_same_numbers_for_black_and_white(numbers: np.ndarray) -> None:
+    finite = numbers[np.isfinite(numbers)]
+    ends = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    assert client._own_range(numbers) == range_of(Span(*ends, numbers.dtype.kind == "f"))
 
 
 def test_what_other_programs_must_do_with_deep_numbers_is_said() -> None:

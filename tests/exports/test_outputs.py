@@ -164,6 +164,8 @@ def test_an_output_that_is_not_what_it_says_is_refused(
         ({"preprocessing": "some"}, "preprocessing = 'some' is none of none, uint8, full"),
         ({"precision": "int4"}, "precision = 'int4' is none of"),
         ({"max_loss": -1.0}, "is no number of points"),
+        ({"max_loss": 3.0}, "--max-loss is of --precision fp16 and int8"),
+        ({"out": "model"}, r"model does not end in \.onnx"),
         ({"max_loss": float("nan")}, "is no number of points"),
         ({"precision": "fp16", "force": True}, "--force is of --precision int8"),
         ({"format": "torch", "force": True}, "--force is of --precision int8"),

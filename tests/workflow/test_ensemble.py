@@ -189,6 +189,10 @@ def test_runs_that_do_not_fit_are_refused_with_the_reason(
     (tmp_path / "taken" / "mine.txt").write_text("mine")
     with pytest.raises(finetune.ResourceError, match="is not empty"):
         finetune.ensemble(three, out=tmp_path / "taken")
+    for together in (finetune.ensemble, finetune.soup):
+        with pytest.raises(finetune.RecipeError, match="lies inside of the data"):
+            together(three, out=few / "new")
+    assert not (few / "new").exists()
 
 
 def test_refitted_runs_have_no_val_to_choose_on(few: Path, tmp_path: Path) -> None:

@@ -47,6 +47,31 @@ def test_a_split_that_is_not_there_is_an_error(quick_run) -> None:
         finetune.evaluate(result.folder, split="test")
 
 
+def test_images_of_classes_that_the_model_does_not_know_can_be_left_out(
+    finished: Path, drawn: Path, tmp_path: Path
+) -> None:
+    classes, other = finetune.load(finished).classes, tmp_path / "other"
+    for name in classes[:2]:
+        shutil.copytree(drawn / name, other / name)
+    shutil.copytree(drawn / classes[2], other / "a zebra")
+    with pytest.raises(finetune.DataError, match="does not know the class 'a zebra'") as refused:
+        finetune.evaluate(finished, data=other, device="cpu")
+    assert "--known-only" in refused.value.hint
+    notes: list[str] = []
+    tell = lambda event: notes.append(str(event.facts.get("text")))  # noqa: E731
+    found = finetune.evaluate(finished, data=other, known_only=True, device="cpu", on_event=tell)
+    shutil.rmtree(other / "a zebra")
+    assert found == finetune.evaluate(finished, data=other, device="cpu")
+    assert any("10 images left out, and 20 measured" in note for note in notes)
+    for name in classes[:2]:
+        shutil.rmtree(other / name)
+    shutil.copytree(drawn / classes[2], other / "a zebra")
+    with pytest.raises(finetune.DataError, match="no image of another is there"):
+        finetune.evaluate(finished, data=other, known_only=True, device="cpu")
+    with pytest.raises(finetune.RecipeError, match="known_only is of other data"):
+        finetune.evaluate(finished, known_only=True, device="cpu")
+
+
 def test_other_data_is_measured_by_the_groups_of_the_run_where_it_has_them(few: Path, tmp_path: Path, tiny_run) -> None:
     result = tiny_run(group_by=r"-(\d+)\.jpg", epochs=1)
     said: list[str] = []

@@ -150,3 +150,8 @@ def test_a_ranking_leaves_the_strategy_of_the_recipe_aside(drawn: Path, weights:
         drawn, [weights / "test_resnet"], sample=24, overrides={"strategy.name": "top-k", "strategy.top_k": 2}, **QUICK
     )
     assert found.num_images == 24
+
+
+def test_an_image_size_of_0_is_refused_and_not_taken_for_none(drawn: Path) -> None:
+    with pytest.raises(finetune.BackboneError, match=r"backbone.image_size = 0: must be"):
+        rank(drawn, ["test_resnet@0", "test_vit"], sample=24, **QUICK)

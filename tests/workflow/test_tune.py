@@ -14,6 +14,8 @@ import pytest
 
 import finetune
 from finetune import recipe as recipes
+from finetune.prepare.asked import recipe_of
+from finetune.runs.searchable import with_meaning
 from finetune.search.study import TrialFacts
 from finetune.types import Event, Manifest
 from finetune.workflow import tune as tuning
@@ -186,12 +188,40 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_run(few: Path, tm
         ({"search": ["optim.rate=1,2"]}, "no such key"),
         ({"strategy": "race"}, "a race has several strategies"),
         ({"lr": "range-test"}, "has no meaning with tune"),
+        ({"search": ["strategy.name=full,race"]}, "a race has several strategies"),
+        ({"search": ["optim.lr=0.1,range-test"]}, "has no meaning with tune"),
+        ({"search": ["loss.focal_gamma=lin:1:3"]}, "loss.focal_gamma has no meaning with loss.name = 'auto'"),
+        ({"search": ["strategy.top_k=1,2"]}, "strategy.top_k has no meaning with strategy.name = 'full'"),
+        ({"strategy": "linear-probe"}, "learning rate and weight decay, .* change nothing with linear-probe"),
+        ({"strategy": "linear-probe", "search": ["optim.lr=0.1,1"]}, "optim.lr changes nothing with linear-probe"),
     ):
         with pytest.raises(finetune.RecipeError, match=said):
             finetune.tune(few, out=tmp_path / "s", **{**MORE, **asked})
     assert not (tmp_path / "s").exists()
     with pytest.raises(finetune.CheckpointError, match="is no folder of a search"):
         finetune.resume_tuning(tmp_path)
+
+
+def test_what_no_trial_could_begin_with_is_told_before_the_first_one(few: Path, tmp_path: Path) -> None:
+    for search, said in (
+        ("backbone.name=lenet5,no_such_net", "--search backbone.name: with no_such_net, "),
+        ("strategy.top_k=int:1:99", "--search strategy.top_k: with 99, "),
+    ):
+        with pytest.raises(finetune.FinetuneError, match=said) as failed:
+            finetune.tune(few, out=tmp_path / "s", search=[search], **{**MORE, "strategy": "top-k"})
+        assert failed.value.hint or "top" in str(failed.value)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_key_that_belongs_to_another_choice_is_only_in_the_trials_that_use_it(few: Path, tmp_path: Path) -> None:
+    space = ["loss.name=focal,cross-entropy", "loss.focal_gamma=1,3"]
+    found = finetune.tune(few, out=tmp_path / "s", search=space, sampler="grid", **{**MORE, "trials": 4, "epochs": 1})
+    plain = [one for one in found.trials if one.params["loss.name"] == "cross-entropy"]
+    assert plain and all("loss.focal_gamma" not in one.params for one in plain)
+    assert all("loss.focal_gamma" in one.params for one in found.trials if one not in plain)
+    recipe, own = with_meaning(recipes.load(found.folder / "recipe.toml"), plain[0].params | {"loss.focal_gamma": 3})
+    assert own == plain[0].params
+    assert recipe_of(recipe) == recipe  # can be run: nothing in it is without a meaning
 
 
 def test_a_storage_that_cannot_be_reached_is_told_at_once_and_leaves_nothing(few: Path, tmp_path: Path) -> None:

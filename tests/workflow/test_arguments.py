@@ -1,0 +1,57 @@
+"""What Python code gives the functions: results where paths are asked for, one thing in place of a list, mistakes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import finetune
+from finetune import recipe as recipes
+from finetune.arguments import Settings
+from finetune.prepare.asked import recipe_of
+
+
+def test_a_result_stands_for_its_folder(tiny_run: Any) -> None:
+    result = tiny_run(epochs=1)
+    assert finetune.evaluate(result, device="cpu") == finetune.evaluate(result.folder, device="cpu")
+    assert finetune.load(result).classes == finetune.load(str(result.folder)).classes
+    assert Path(finetune.export(result)) == result.folder / "exports" / "model.onnx"
+
+
+def test_one_text_in_place_of_several_is_one_and_not_its_letters(few: Path) -> None:
+    with pytest.raises(finetune.RecipeError, match="an ensemble of 1 run"):
+        finetune.ensemble("runs/one")
+    with pytest.raises(finetune.BackboneError, match="unknown backbone 'no_such_net'"):
+        finetune.rank(few, "no_such_net", sample=24, device="cpu")
+    with pytest.raises(finetune.RecipeError, match="no such key"):
+        finetune.tune(few, search="optim.rate=1,2")
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "hint"),
+    [
+        ({"strategie": "full"}, "strategie: no such setting. Did you mean 'strategy'?", "There are data, task"),
+        ({"learning_rate": 0.1}, "learning_rate: no such setting.", "lr, "),
+        ({"overrides": ["optim.lr=1"]}, "overrides = ['optim.lr=1']: must map keys to values", '{"optim.lr": 0.01}'),
+        ({"overrides": "optim.lr=1"}, "overrides = 'optim.lr=1': must map", "As "),
+        ({"recipe": {"optim": {}}}, "recipe = {'optim': {}}: must be a recipe, its name or its file", "overrides"),
+        ({"recipe": "head-onl"}, "no recipe file head-onl. Did you mean 'head-only'", "recipes ls"),
+    ],
+)
+def test_what_a_function_does_not_take_is_told(few: Path, given: dict[str, Any], said: str, hint: str) -> None:
+    for function in (finetune.run, finetune.check, finetune.tune):
+        with pytest.raises(finetune.RecipeError, match=re.escape(said)) as refused:
+            function(few, **given)
+        assert hint in refused.value.hint
+
+
+def test_a_shipped_recipe_is_taken_by_its_name() -> None:
+    assert recipe_of("head-only") == recipes.loads(recipes.shipped_text("head-only"), source="head-only")
+
+
+def test_the_help_of_run_names_every_setting() -> None:
+    named = re.search(r"flags of `finetune run`: ([^.]*)\.", finetune.run.__doc__ or "")
+    assert named and re.split(r",\s+", named[1]) == list(Settings.__annotations__)
