@@ -1,12 +1,12 @@
-"""Data sets of the Hub, and others whose Parquet or Arrow files hold the images themselves, laid out as tar shards.
+"""Rows that hold images, as in data sets of the Hub, laid out as tar shards.
 
-    with as_shards("hfds:OWNER/NAME", columns, near=out) as path:   # "wds:FOLDER", there for as long as the block lasts
+    with as_shards("hfds:OWNER/NAME", "image", columns, near=out) as path:    # "wds:FOLDER", gone after the block
 
-`hfds:` names a data set of the Hub, with :CONFIG behind it where it has several, or a file or folder of this machine:
-what `hf download` or `datasets.save_to_disk` has left. Classes that are numbers get the names that the schema of the
-file has for them (`ClassLabel`). Splits go by the names of files and folders, as those of shards do.
+`hfds:` names a data set of the Hub, with :CONFIG behind it if it has several, or a file or folder of this machine, as
+`hf download` and `datasets.save_to_disk` write them. Class numbers get the names that the schema of the file has for
+them (`ClassLabel`). Splits are told from the names of files and folders, as for shards.
 
-What is not covered: rows that hold paths of images, and not the images.
+What is not covered: rows with the path of an image instead of the image.
 """
 
 from __future__ import annotations
@@ -19,34 +19,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from finetune.data.listing import holds
+from finetune.data.hub_files import find_files
 from finetune.data.places import HUB, SHARDS
 from finetune.data.shard_writer import add_member, new_tar
 from finetune.data.shards import Columns
 from finetune.errors import DataError, RecipeError, did_you_mean
-from finetune.hub import hub_is_reachable
 from finetune.images.files import FORMS, begins_as
 from finetune.types import Event, OnEvent, ignore
 from finetune.whole import there_above, unwritable
-from finetune.wording import counted, first_line, listed
+from finetune.wording import first_line, listed
 
-KINDS = (".parquet", ".arrow")
-CONVERTED = "refs/convert/parquet"  # the branch on which the Hub keeps any data set as Parquet
-PARTIAL = "partial-"  # how the Hub's folders of a split begin of which it converted a part
 ROWS_AT_ONCE = 100
 ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif"}  # the others end as they are called
-NOT_HERE = (
-    "Where there is a network: hf download {name} --repo-type dataset --local-dir FOLDER (add --revision"
-    f" {CONVERTED} where it is not Parquet). Then hfds:FOLDER reads it anywhere."
-)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What of a row is read: the columns of image, label, split and group, and the names of classes that are numbers.
-
-    A column that is not there is "".
-    """
+    """The columns of a row that are read ("" if there is none), and the names of the classes in a column of numbers."""
 
     image: str
     label: str
@@ -59,15 +48,15 @@ class _Rows:
 def as_shards(
     path: str, image_column: str, columns: Columns, *, near: Path, on_event: OnEvent = ignore
 ) -> Iterator[str]:
-    """Yield data.path of tar shards with all rows of a data set, in a folder that is gone after the block.
+    """Yield the `data.path` of shards that hold all rows of a data set, in a folder that is gone after the block.
 
-    A .json beside each image has its label, split and group under the names that `columns` gives them.
+    The .json beside each image has its label, split and group under the names in `columns`.
 
     Raises:
         DataError: it is not there, cannot be read, or holds no images. RecipeError: it lacks a column.
-        ResourceError: the folder, on the disk that `near` will be on, cannot be written.
+        ResourceError: the folder, which lies beside `near`, cannot be written.
     """
-    root, files = _found(path.removeprefix(HUB), on_event)
+    root, files = find_files(path.removeprefix(HUB), on_event=on_event)
     with ExitStack() as stack:
         try:
             folder = TemporaryDirectory(prefix=f".{near.name}.rows-", dir=there_above(near.parent))
@@ -86,7 +75,7 @@ def as_shards(
 def _laid_out(
     root: Path, files: Sequence[Path], folder: Path, image: str, columns: Columns, on_event: OnEvent
 ) -> Iterator[bool]:
-    """Write every file as a shard of the same name, and yield of each row whether it has an image."""
+    """Write each file as a shard of the same name, and yield for each row whether it has an image."""
     total, done = sum(map(_num_rows, files)), 0
     for file in files:
         rows = _columns(file, image, columns)
@@ -105,28 +94,28 @@ def _laid_out(
 
 
 def _image(cell: Any) -> bytes | None:
-    """Return the bytes of an image: a cell, or what a cell of the Hub has beside a path."""
+    """Return the bytes of an image: the cell, or those that a cell of the Hub has beside a path."""
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     return content if isinstance(content, bytes) and content else None
 
 
 def _ending(content: bytes) -> str:
-    form = next((form for form in FORMS if begins_as(content, form)), "JPEG")  # what is none is found to be damaged
+    form = next((form for form in FORMS if begins_as(content, form)), "JPEG")  # what is no image is found damaged later
     return ENDINGS.get(form, f".{form.lower()}")
 
 
 def _about(row: dict[str, Any], rows: _Rows, columns: Columns, place: str) -> dict[str, Any]:
-    """Return what is written beside an image.
+    """Return the content of the .json beside an image.
 
     Raises:
-        DataError: its class is none of those that are named, or no class.
+        DataError: its class is no class, or has no name.
     """
     pairs = ((columns.label, rows.label), (columns.split, rows.split), (columns.group, rows.group))
     return {key: _named(row[name], rows.classes.get(name, ()), f"{place}, {name}") for key, name in pairs if name}
 
 
 def _named(value: Any, classes: Sequence[str], place: str) -> Any:
-    """Return a cell as JSON takes it, a number of a class as its name; -1, which stands for none, as None.
+    """Return a cell as JSON can hold it: the number of a class as its name, and -1, which means none, as None.
 
     Raises:
         DataError: it is no class.
@@ -143,7 +132,7 @@ def _named(value: Any, classes: Sequence[str], place: str) -> Any:
 
 
 def _columns(file: Path, image: str, columns: Columns) -> _Rows:
-    """Return what of a file is read: the columns that are named, else the one that must be meant.
+    """Return the columns of a file that are read: those that are named, else the only ones that can be meant.
 
     Raises:
         RecipeError: there is none.
@@ -173,7 +162,7 @@ def _column(file: Path, named: str, there: Sequence[str], likely: Sequence[str],
 
 
 def _features(schema: Any) -> dict[str, Any]:
-    """Return what `datasets` says of each column, nothing where it has not written the file."""
+    """Return what `datasets` has written about each column; nothing if it did not write the file."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
@@ -186,7 +175,7 @@ def _is(feature: Any, kind: str) -> bool:
 
 
 def _class_names(feature: Any) -> list[str] | None:
-    """Return the names of classes that a column holds the numbers of, one or a list in each row."""
+    """Return the names of the classes in a column of class numbers or of lists of them; None for other columns."""
     if isinstance(feature, list) and len(feature) == 1:
         return _class_names(feature[0])
     if _is(feature, "ClassLabel"):
@@ -228,7 +217,7 @@ def _num_rows(file: Path) -> int:
 
 
 def _rows(file: Path, rows: _Rows) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file, of the columns that are read."""
+    """Yield the rows of a file, with the columns that are read."""
     names = list(dict.fromkeys(name for name in (rows.image, rows.label, rows.split, rows.group) if name))
     with _as_data_error(file):
         from pyarrow import parquet
@@ -246,106 +235,3 @@ def _stream(file: Path) -> Any:
     from pyarrow import ipc, memory_map
 
     return ipc.open_stream(memory_map(str(file)))
-
-
-def _found(where: str, on_event: OnEvent) -> tuple[Path, list[Path]]:
-    """Return the files of a data set, and the folder that they are relative to.
-
-    Raises:
-        DataError: there are none.
-    """
-    place = Path(where).expanduser()
-    if not holds(place.exists):
-        place, files = _fetched(where, on_event)
-        return place, files
-    if place.is_file():
-        files = [place] if place.suffix in KINDS else []
-        root = place.parent
-    else:
-        hidden = (file for file in place.rglob("*") if file.suffix in KINDS)
-        files = sorted(file for file in hidden if not any(p.startswith(".") for p in file.relative_to(place).parts))
-        root = place
-    if not files:
-        raise DataError(f"{HUB}{where}: no {' or '.join(KINDS)} file there", hint="A folder of images needs no hfds:.")
-    return root, files
-
-
-def _fetched(where: str, on_event: OnEvent) -> tuple[Path, list[Path]]:
-    """Return the files of a data set of the Hub, fetched unless they are here, and their folder.
-
-    Raises:
-        DataError: there is none, or the Hub cannot be reached.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    name, _, config = where.partition(":")
-    try:
-        validate_repo_id(name)
-        if not hub_is_reachable():
-            raise ConnectionError("no answer")
-        revision, names = _files_on_hub(name, config)
-        parts = [file for file in names if any(part.startswith(PARTIAL) for part in file.split("/"))]
-        if parts:
-            on_event(
-                Event.warning(f"{name}: the Hub has converted a part of it alone, which is read ({parts[0]}, ...)")
-            )
-        on_event(Event.message(f"{name}: {counted(len(names), 'file')} of the Hub, fetched unless they are here"))
-        root = Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=names))
-    except HFValidationError as error:
-        raise DataError(
-            f"{HUB}{where}: no such file or folder, and no name of a data set",
-            hint="hfds:OWNER/NAME, hfds:OWNER/NAME:CONFIG or hfds:FOLDER.",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise DataError(
-            f"{HUB}{where}: no such file or folder, and the Hub has no data set {name}",
-            hint="One that is private asks for a login: hf auth login.",
-        ) from error
-    except DataError:
-        raise
-    except Exception as error:  # what finds no way has classes of its own in every version of the library
-        raise DataError(
-            f"{HUB}{where}: no such file or folder, and the Hub cannot be reached: {first_line(error)}",
-            hint=NOT_HERE.format(name=name),
-        ) from error
-    return root, [root / file for file in names]
-
-
-def _files_on_hub(name: str, config: str) -> tuple[str, list[str]]:
-    """Return on which branch the Parquet files of a data set lie, and their names.
-
-    Raises:
-        DataError: there are none, or several sets of them.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RevisionNotFoundError
-
-    for revision in ("main", CONVERTED):
-        try:
-            names = HfApi().list_repo_files(name, repo_type="dataset", revision=revision)
-        except RevisionNotFoundError:
-            continue
-        names = sorted(file for file in names if file.endswith(".parquet"))
-        if names:
-            return revision, _of_config(name, config, names)
-    raise DataError(f"{HUB}{name}: the Hub has no Parquet files of it", hint="Fetch its images, and name their folder.")
-
-
-def _of_config(name: str, config: str, names: Sequence[str]) -> list[str]:
-    """Return the files of one configuration: those in its folder."""
-    configs = sorted({file.split("/")[0] for file in names if "/" in file})
-    wanted = config or ("default" if "default" in configs else "")
-    if wanted in configs:
-        return [file for file in names if file.startswith(f"{wanted}/")]
-    if config or len(configs) > 1:
-        what = (
-            f"has no configuration {config!r}.{did_you_mean(config, configs)}"
-            if config
-            else "has several configurations"
-        )
-        raise DataError(
-            f"{HUB}{name} {what}", hint=f"Name one of {listed(configs, most=20)}: hfds:{name}:{configs[0]}."
-        )
-    return list(names)

@@ -14,7 +14,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from pyarrow import ipc, parquet
 
 import finetune
-from finetune.data import hub_rows, sources
+from finetune.data import hub_files, sources
 from finetune.errors import DataError, FinetuneError, RecipeError, ResourceError
 from finetune.images.files import read_content
 from tests.support import warned
@@ -185,7 +185,7 @@ def on_hub(contents: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             put(place / file, table(contents[:4], label=[0, 1] * 2))
         return str(place)
 
-    monkeypatch.setattr(hub_rows, "hub_is_reachable", lambda: True)
+    monkeypatch.setattr(hub_files, "hub_is_reachable", lambda: True)
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", files)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     return branches
@@ -195,7 +195,7 @@ def on_hub(contents: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("branches", "asked", "num_images"),
     [
         ({"main": ["data/train-00000-of-00001.parquet"]}, "some/set", 4),
-        ({"main": [], hub_rows.CONVERTED: ["default/train/0000.parquet"]}, "some/set", 4),
+        ({"main": [], hub_files.CONVERTED: ["default/train/0000.parquet"]}, "some/set", 4),
         ({"main": ["default/train.parquet", "other/train.parquet"]}, "some/set", 4),
         ({"main": ["small/train.parquet", "large/train.parquet"]}, "some/set:small", 4),
         ({"main": ["train.parquet"]}, "some/set", 4),
@@ -227,7 +227,7 @@ def test_what_the_hub_does_not_have_is_one_error(
 
 
 def test_a_data_set_of_which_the_hub_converted_a_part_is_told(on_hub: dict[str, list[str]], tmp_path: Path) -> None:
-    on_hub[hub_rows.CONVERTED] = ["default/partial-train/0000.parquet"]
+    on_hub[hub_files.CONVERTED] = ["default/partial-train/0000.parquet"]
     _, told = warned(finetune.shard, "hfds:some/set", out=tmp_path / "shards")
     assert any("a part of it alone" in line for line in told)
 
