@@ -114,13 +114,10 @@ def _of_config(name: str, config: str, names: Sequence[str]) -> list[str]:
     wanted = config or ("default" if "default" in configs else "")
     if wanted in configs:
         return [file for file in names if file.startswith(f"{wanted}/")]
-    if config or len(configs) > 1:
-        what = (
-            f"has no configuration {config!r}.{did_you_mean(config, configs)}"
-            if config
-            else "has several configurations"
-        )
-        raise DataError(
-            f"{HUB}{name} {what}", hint=f"Name one of {listed(configs, most=20)}: hfds:{name}:{configs[0]}."
-        )
+    if config:
+        lacks = f"{HUB}{name} has no configuration {config!r}.{did_you_mean(config, configs)}"
+        raise DataError(lacks, hint=f"It has {listed(configs, most=20)}." if configs else f"It has one: {HUB}{name}.")
+    if len(configs) > 1:
+        hint = f"Name one of {listed(configs, most=20)}: {HUB}{name}:{configs[0]}."
+        raise DataError(f"{HUB}{name} has several configurations", hint=hint)
     return list(names)

@@ -213,6 +213,7 @@ def test_the_files_of_the_hub_are_those_of_one_configuration(
     [
         ({"main": ["small/a.parquet", "large/a.parquet"]}, "some/set", "has several configurations"),
         ({"main": ["small/a.parquet", "large/a.parquet"]}, "some/set:smal", "Did you mean 'small'"),
+        ({"main": ["a.parquet"]}, "some/set:small", "no configuration 'small'"),
         ({"main": ["images.zip"]}, "some/set", "no Parquet files"),
         ({}, "some/other", "the Hub has no data set some/other"),
         ({}, "no/such/name", "no name of a data set"),
