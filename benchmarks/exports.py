@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def measured(name: str, size: int, place: Path, forms: list[str]) -> dict[str, object]:
-    """Return for each form how far the export lies from the model, of the largest logit, or why there is none."""
+    """Return how far the export of each form is from the model, relative to the largest logit, or why there is none."""
     torch.manual_seed(0)
     try:
         model = timm.create_model(name, num_classes=len(CLASSES)).eval().requires_grad_(False)

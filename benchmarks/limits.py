@@ -24,6 +24,7 @@ from itertools import repeat
 from pathlib import Path
 
 import torch
+from peers import Watch
 
 import finetune
 from finetune import cache_entries
@@ -67,24 +68,18 @@ def _decode(files: Sequence[Path], *, side: int) -> None:
 
 
 def run(data: Path, weights: Path, place: str, out: str, *, size: int, epochs: int) -> float:
-    """Yield the seconds of a head-only run from the first file read to the last val."""
-    began: list[float] = []
-    ended: list[float] = []
-
-    def watch(event: finetune.Event) -> None:
-        began.append(time.monotonic()) if event.facts.get("task") == "scan images" else None
-        ended.append(time.monotonic()) if event.kind == "epoch" else None
-
+    """Return the seconds of a head-only run from the first file read to the last val."""
+    watch = Watch()
     finetune.run(
         data, weights=weights, image_size=size, epochs=epochs, strategy="head-only", out=f"{place}/{out}",
         on_event=watch,
         overrides={"train.patience": "none", "cache.folder": place, "train.threads": torch.get_num_threads()},
     )  # fmt: skip
-    return ended[-1] - began[0]
+    return watch.seconds
 
 
 def peak(*words: str) -> float:
-    """Yield the peak memory of a finetune command in MB."""
+    """Return the peak memory of a finetune command in MB."""
     subprocess.run([sys.executable, __file__, "--child", *words], check=True, stdout=subprocess.DEVNULL)
     return float(Path(words[-1]).read_text())
 

@@ -34,7 +34,7 @@ NUM_CLASSES = 1000
 
 
 def manifest_of(count: int) -> Manifest:
-    """Yield a manifest of generated names, 1,000 classes."""
+    """Return a manifest of generated names, 1,000 classes."""
     targets = [Target(index) for index in range(NUM_CLASSES)]
     samples = tuple(
         Sample(f"class_{i % NUM_CLASSES:04d}/image_{i:08d}.jpg", targets[i % NUM_CLASSES], digest=f"{i:032x}")
@@ -56,7 +56,7 @@ def write_shards(folder: Path, count: int) -> None:
 
 
 def indexed(folder: Path, count: int) -> Any:
-    """Yield a cache entry with a row of one byte an image."""
+    """Return a cache entry with a row of one byte an image."""
     entry = open_entry(folder, {})
     records = np.zeros(count, RECORD)
     keys = np.zeros((count, 16), np.uint8)
@@ -69,7 +69,7 @@ def indexed(folder: Path, count: int) -> Any:
 
 
 def resident() -> tuple[int, int]:
-    """Yield the bytes of memory that this process holds, and the most that it held (Linux)."""
+    """Return the bytes of memory that this process holds, and the most that it held (Linux)."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if "kB" in line)
     now, most = (1024 * int(lines[name].split()[0]) for name in ("VmRSS", "VmHWM"))
     return now, most

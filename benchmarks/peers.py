@@ -22,7 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -143,48 +144,79 @@ def timm_script_channels_last(job: Job) -> Outcome:
 
 
 def _by_script(job: Job, *more: str) -> Outcome:
-    """Run timm's train.py as a process; time from its first epoch to its last val, by what it prints."""
+    """Train by timm's train.py; time from its first epoch to its last val, by what it prints."""
     assert job.script is not None
-    num_classes = sum(1 for place in (job.data / "train").iterdir() if place.is_dir())
-    began = ended = top1 = num_batches = 0.0
+    began = ended = top1 = 0.0
+    num_batches = 0
     with tempfile.TemporaryDirectory() as place:
-        command = [
-            sys.executable, "-u", str(job.script), "--data-dir", str(job.data), "--val-split", "val",
-            "--model", f"local-dir:{job.weights}", "--pretrained", "--num-classes", str(num_classes),
-            "--img-size", str(job.size), "--batch-size", str(job.batch), "--epochs", str(job.epochs),
-            "--workers", str(PEERS_WORKERS), "--device", "cpu", "--no-prefetcher", "--seed", str(job.seed),
-            "--warmup-epochs", "0", "--scale", str(MIN_CROP), "1", "--color-jitter", "0",
-            "--output", place, "--experiment", "timm", *more,
-        ]  # fmt: skip
-        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-        with subprocess.Popen(
-            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | threads
-        ) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                now = time.monotonic()
-                if line.startswith("Scheduled epochs"):
-                    began = now
-                elif line.startswith("Test: ["):
-                    ended = now
-                elif step := re.match(r"Train: \d+ \[ *\d+/(\d+)", line):
-                    num_batches = int(step[1])  # the last one, where it is smaller, is dropped
-                elif best := re.match(r"\*\*\* Best metric: ([\d.]+)", line):
-                    top1 = float(best[1]) / 100
-        if process.returncode or not began or not ended:
-            raise SystemExit(f"{job.script} failed: {' '.join(command)}")
-    return Outcome(ended - began, top1, num_images=int(num_batches) * job.batch)
+        options = ("--scale", str(MIN_CROP), "1", "--color-jitter", "0", *more)
+        for now, line in timm_lines(
+            job.script, job.data, job.weights, image_size=job.size, batch_size=job.batch, epochs=job.epochs,
+            seed=job.seed, out=Path(place), options=options,
+        ):  # fmt: skip
+            if line.startswith("Scheduled epochs"):
+                began = now
+            elif line.startswith("Test: ["):
+                ended = now
+            elif step := re.match(r"Train: \d+ \[ *\d+/(\d+)", line):
+                num_batches = int(step[1])  # the last one, where it is smaller, is dropped
+            elif best := re.match(r"\*\*\* Best metric: ([\d.]+)", line):
+                top1 = float(best[1]) / 100
+    assert began and ended, f"{job.script} prints other lines than it did"
+    return Outcome(ended - began, top1, num_images=num_batches * job.batch)
+
+
+def timm_lines(
+    script: Path, data: Path, weights: Path, *, image_size: int, batch_size: int, epochs: int, seed: int, out: Path,
+    options: Sequence[str],
+) -> Iterator[tuple[float, str]]:  # fmt: skip
+    """Run timm's train.py, without warm-up, on data with train/ and val/; yield its lines, each with the time it came.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    num_classes = sum(1 for place in (data / "train").iterdir() if place.is_dir())
+    command = [
+        sys.executable, "-u", str(script), "--data-dir", str(data), "--val-split", "val",
+        "--model", f"local-dir:{weights}", "--pretrained", "--num-classes", str(num_classes),
+        "--img-size", str(image_size), "--batch-size", str(batch_size), "--epochs", str(epochs),
+        "--workers", str(PEERS_WORKERS), "--device", "cpu", "--no-prefetcher", "--seed", str(seed),
+        "--warmup-epochs", "0", "--output", str(out), "--experiment", "timm", *options,
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    said: deque[str] = deque(maxlen=20)
+    with subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line)
+            yield time.monotonic(), line
+    if process.returncode:
+        raise SystemExit(f"{script} failed: {' '.join(command)}\n{''.join(said)}")
+
+
+class Watch:
+    """Takes the events of a run of finetune, and has the seconds from its first decoded image to its last val."""
+
+    def __init__(self) -> None:
+        self.began = self.ended = 0.0
+
+    def __call__(self, event: finetune.Event) -> None:
+        """Take an event."""
+        if event.facts.get("task") == "scan images":
+            self.began = self.began or time.monotonic()
+        if event.kind == "epoch":
+            self.ended = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
 
 
 def ours(job: Job) -> Outcome:
     """Train with finetune, its cache empty; time from the first decoded image to the last val."""
-    began: list[float] = []
-    ended: list[float] = []
-
-    def watch(event: finetune.Event) -> None:
-        began.append(time.monotonic()) if event.facts.get("task") == "scan images" else None
-        ended.append(time.monotonic()) if event.kind == "epoch" else None
-
+    watch = Watch()
     with tempfile.TemporaryDirectory() as place:
         result = finetune.run(
             job.data, weights=job.weights, image_size=job.size, epochs=job.epochs, seed=job.seed,
@@ -194,7 +226,7 @@ def ours(job: Job) -> Outcome:
         )  # fmt: skip
         rows = json.loads((result.folder / "timing.json").read_text())["training"][1:]
     waited = sum(row["waited"] for row in rows) / max(sum(row["seconds"] for row in rows), 1e-9)
-    return Outcome(ended[-1] - began[0], result.metrics["val"]["top1"]["value"], waited)
+    return Outcome(watch.seconds, result.metrics["val"]["top1"]["value"], waited)
 
 
 CASES: dict[str, tuple[int, tuple[Callable[[Job], Outcome], ...]]] = {

@@ -43,7 +43,7 @@ Record = dict[str, Any]
 
 
 def weighted_tau(one: Sequence[float], other: Sequence[float]) -> float:
-    """Yield the weighted Kendall's tau of two lists; nan where one of them is all ties.
+    """Return the weighted Kendall's tau of two lists; nan where one of them is all ties.
 
     A pair counts 1 / (r + 1) + 1 / (s + 1) for the ranks r, s of its two, by `one` and by `other` in
     turn; the mean of both is taken. Source: Vigna 2015, A weighted correlation index for rankings with
@@ -79,7 +79,7 @@ class Results:
         self.records: list[Record] = [json.loads(line) for line in lines]
 
     def find(self, key: Record) -> Record | None:
-        """Yield the record of a key, if there is one."""
+        """Return the record of a key, if there is one."""
         return next((record for record in self.records if record["key"] == key), None)
 
     def add(self, key: Record, found: Record) -> Record:
@@ -93,7 +93,7 @@ class Results:
 
 
 def ranked(results: Results, data: Path, candidates: Sequence[str], chosen: argparse.Namespace) -> Record:
-    """Yield the ranking of the candidates on a data set, as `--json` prints it."""
+    """Return the ranking of the candidates on a data set, as `--json` prints it."""
     key = {"data": data.name, "candidates": list(candidates), "sample": chosen.sample, **SPLIT}
     record = results.find(key)
     if record is None:
@@ -105,7 +105,7 @@ def ranked(results: Results, data: Path, candidates: Sequence[str], chosen: argp
 
 
 def trained(results: Results, data: Path, name: str, seed: int, chosen: argparse.Namespace) -> float:
-    """Yield top1 on test of one candidate after training."""
+    """Return top1 on test of one candidate after training."""
     key = {"data": data.name, "candidate": name, "strategy": chosen.strategy, "epochs": chosen.epochs, **SPLIT}
     key["seed"] = seed
     record = results.find(key)
@@ -121,7 +121,7 @@ def trained(results: Results, data: Path, name: str, seed: int, chosen: argparse
 
 
 def overrides(chosen: argparse.Namespace) -> Record:
-    """Yield the keys of the recipe that ranking and training share."""
+    """Return the keys of the recipe that ranking and training share."""
     return {**SPLIT, "train.workers": chosen.workers, "train.device": chosen.device}
 
 
@@ -139,7 +139,7 @@ def random_weights(name: str) -> str:
 
 
 def some_images(data: Path, count: int) -> Path:
-    """Yield a folder of links to so many images of a folder, evenly drawn from the sorted ones."""
+    """Return a folder of links to so many images of a folder, evenly drawn from the sorted ones."""
     place = BUILD / "some" / f"{data.name}-{count}"
     files = sorted(file for file in data.rglob("*") if is_image_name(file.name))
     for index in range(min(count, len(files))):
@@ -152,12 +152,12 @@ def some_images(data: Path, count: int) -> Path:
 
 
 def value(record: Record, score: str) -> float:
-    """Yield a score of a candidate as a number."""
+    """Return a score of a candidate as a number."""
     return float(record[score]["value"] if isinstance(record[score], dict) else record[score])
 
 
 def agreement(ranking: Record, accuracy: dict[str, float]) -> Iterator[tuple[str, float, float]]:
-    """Yield for each score its weighted tau with the accuracies, and its regret; last what the tool says to take."""
+    """Yield the weighted tau of each score with the accuracies, and its regret; last what the tool says to take."""
     scores, best = ranking["candidates"], max(accuracy.values())
     reached = [accuracy[record["name"]] for record in scores]
     for score in SCORES:
@@ -180,7 +180,7 @@ def report(table: dict[str, list[tuple[str, float, float]]]) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """Yield what was asked for on the command line."""
+    """Return what was asked for on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", required=True, type=Path)
     parser.add_argument("--candidate", action="append", default=[], metavar="NAME[@PIXELS]")

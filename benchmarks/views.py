@@ -18,7 +18,7 @@ import finetune
 
 
 def measure(data: str, weights: str, strategy: str, size: int, seed: int, views: int | None) -> tuple[float, float]:
-    """Yield (val top1 of the last epoch, seconds of training) of one run."""
+    """Return (val top1 of the last epoch, seconds of training) of one run."""
     with tempfile.TemporaryDirectory() as place:
         overrides = {
             "train.patience": "none",

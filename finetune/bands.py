@@ -1,4 +1,4 @@
-"""In what images are decoded: how many channels, and how much of each."""
+"""How images are decoded: into how many channels, and how much is kept of each."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ COLOURS = Bands()
 
 
 def bands_of(channels: int, depth: Depth | Literal["auto"] = "auto") -> Bands:
-    """Return in what images are decoded for a network that sees so many channels: brightness is taken from colours.
+    """Return how images are decoded for a network with this number of channels: brightness comes from colours.
 
-    "auto" keeps all of each channel where there are other numbers of them than pictures have.
+    "auto" keeps all of each channel if their number is not one that pictures have.
     """
     if depth == "full" or (depth == "auto" and channels not in PICTURE_CHANNELS):
         return Bands(channels, "full")

@@ -1,10 +1,9 @@
-"""Which keys of the recipe have a meaning with some values of another key alone."""
+"""Keys of the recipe that mean something only with certain values of another key."""
 
 from __future__ import annotations
 
 from finetune.values import OptimiserName
 
-# Keys that have a meaning with some values of another key alone.
 BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "strategy.whiten": ("strategy.name", ("linear-probe", "lp-ft")),
     "strategy.whiten_epsilon": ("strategy.whiten", ("pca", "zca")),

@@ -1,6 +1,6 @@
 """Entries of the cache: folders of rows that were computed once, listed, limited and cleared together.
 
-An entry is a folder named by the hash of everything that its rows depend on but the image. In it lie
+An entry is a folder named by the hash of everything that its rows depend on, except the image. In it lie
 `about.json` (that everything), `rows.bin` (the rows, one after the other) and `index.bin` (one record
 a row: the image's content hash, where the row lies, and a checksum of both). Rows are flushed before their
 records are written, so a killed process leaves whole rows only; a row that does not match its
@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from finetune.cache_dir import cache_folder
 from finetune.errors import ResourceError
+from finetune.settings import CacheSection
 from finetune.types import NEVER, Event, OnEvent, StopSign
 from finetune.whole import there_above, whole_file
 
@@ -61,12 +62,12 @@ class CacheEntry:
 
     @contextmanager
     def filling(self, what: str, *, on_event: OnEvent, stop: StopSign = NEVER) -> Iterator[None]:
-        """Let no other process add rows or remove the entry inside the block; one that does so is waited for.
+        """Let no other process add rows or remove the entry inside the block; waits for one that does.
 
-        That is said once. An entry that was removed meanwhile begins anew, without rows.
+        That is reported once. An entry that was removed meanwhile starts again, without rows.
 
         Raises:
-            ResourceError: it goes on for an hour.
+            ResourceError: the wait lasts an hour.
         """
         began, is_said = time.monotonic(), False
         while not self._locked():
@@ -101,12 +102,12 @@ class CacheEntry:
         return True
 
     def hold(self, row_bytes: int) -> None:
-        """Hold rows of one length; from a record of another one on, nothing counts."""
+        """Hold rows of one length; from a record of another length on, nothing counts."""
         self.row_bytes = row_bytes
         self.refresh()
 
     def refresh(self) -> None:
-        """Read which rows are whole; from half a record on, or one that does not follow the one before, none counts."""
+        """Read which rows are whole; none counts from half a record on, or from one that does not follow the last."""
         self.places.clear()
         self.num_records = self.end = 0
         if not self.index_file.is_file() or not self.rows_file.is_file():
@@ -184,12 +185,12 @@ class CacheEntry:
 
 
 def checksum(row: np.ndarray, record: Record) -> int:
-    """Return the checksum of a row's bytes and of its record (CRC-32: what damages a file, not who forges one)."""
+    """Return the checksum of a row's bytes and of its record (CRC-32: against damage, not forgery)."""
     return crc32(np.ascontiguousarray(row).data, crc32(record.tobytes()[: -RECORD["sum"].itemsize]))
 
 
 def _write(file: Path, start: int, parts: Iterable[np.ndarray], *, is_flushed: bool = True) -> None:
-    """Write parts from some byte on. Records need no flush: rows whose records are lost are computed again."""
+    """Write parts from a byte on. Records need no flush: rows whose records are lost are computed again."""
     with file.open("r+b" if file.exists() else "w+b") as stream:
         stream.seek(start)
         for part in parts:
@@ -219,13 +220,27 @@ def open_entry(folder: Path, key: Mapping[str, Any]) -> CacheEntry:
         ) from error
 
 
+def entry_with_room(key: Mapping[str, Any], settings: CacheSection, *, needed: int) -> CacheEntry | None:
+    """Return the entry of a key for `needed` bytes of rows, opened or begun; None where they would not fit.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    folder, limit = entries_folder(settings.folder), int(settings.limit * 2**30)
+    if not make_room(folder, needed=needed, limit=limit, keep=[entry_name(key)]):
+        return None
+    entry = open_entry(folder, key)
+    entry.touch()
+    return entry
+
+
 def _begin(place: Path, about: str) -> None:
     with whole_file(place / ABOUT, is_shared=True) as beside:
         beside.write_text(about, encoding="utf-8")
 
 
 def find_entry(folder: Path, key: Mapping[str, Any]) -> CacheEntry | None:
-    """Return the entry of a key where there is one that can be read; none is begun."""
+    """Return the entry of a key if there is one that can be read; none is begun."""
     place = folder / entry_name(key)
     try:
         return CacheEntry(place) if (place / ABOUT).is_file() else None
@@ -259,7 +274,7 @@ class EntryFacts:
 
 
 def list_entries(folder: Path) -> list[EntryFacts]:
-    """Return the entries of a cache, the least recently used first; none where it may not be looked into."""
+    """Return the entries of a cache, the least recently used first; none if it cannot be read."""
     entries, found = [], []
     with suppress(PermissionError):
         found = list(folder.glob(f"[!.]*/{ABOUT}"))
@@ -283,7 +298,7 @@ def clear(folder: Path, names: Sequence[str] | None = None) -> int:
 
 
 def _removed(place: Path) -> bool:
-    """Remove an entry that no process is filling, its lock held to the last file, and return whether it is gone."""
+    """Remove an entry that no process is filling, holding its lock to the last file; return whether it is gone."""
     lock = FileLock(place / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -300,8 +315,8 @@ def _removed(place: Path) -> bool:
 def make_room(folder: Path, *, needed: int, limit: int, keep: Collection[str] = (), missing: int | None = None) -> bool:
     """Remove the least recently used entries until `needed` bytes of rows fit under the limit and on the disk.
 
-    The entries that they lie in are to `keep`. `missing` is what is still to be written of them; not given,
-    it is what these entries lack in size. Returns False, removing nothing, when the rows would never fit: they
+    Entries in `keep` stay: the rows belong to them. `missing` is what is still to be written; by default, what
+    these entries lack in size. Returns False, removing nothing, when the rows would never fit: they
     take more than the limit, or what is missing more than half of what the disk has free; or when other
     processes are filling what would have to go.
     """

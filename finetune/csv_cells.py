@@ -2,7 +2,7 @@
 
 A file or a class may be called `=cmd|' /C calc'!A0`. Such a cell gets an apostrophe in front, and so does
 one that begins with an apostrophe already: taking one off gives back what was written. A table that may be
-read back among tables of users marks its guarded rows, so that nobody else's apostrophe is taken off.
+read back among tables of users marks its guarded rows, so that an apostrophe of the user's own stays.
 """
 
 from __future__ import annotations
@@ -17,5 +17,5 @@ def guarded_cell(name: str) -> str:
 
 
 def unguarded_cell(cell: str) -> str:
-    """Return the name that `guarded` made a cell of; files from before guarding existed are read as they are."""
+    """Return the name that `guarded_cell` made a cell of; files from before guarding existed are read as they are."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_SIGNS) else cell

@@ -83,7 +83,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def in_fast_layout(model: nn.Module, device: torch.device) -> nn.Module:
-    """Move a model to a device, a convolutional one with its channels last, as convolutions are fastest."""
+    """Move a model to a device, a convolutional one with its channels last, which is fastest."""
     num_convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
     if num_convolutions > 1 and device.type != "mps":  # a transformer has one, of its patches
         model.to(memory_format=torch.channels_last)
@@ -91,7 +91,7 @@ def in_fast_layout(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Tell whether the channels of images or feature maps (B, C, H, W) lie last in memory."""
+    """Return whether the channels of images or feature maps (B, C, H, W) lie last in memory."""
     return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -130,7 +130,7 @@ def _groups(cgroups: Path, own: Path) -> Iterator[tuple[Path, tuple[str, str, st
 
 
 def _left_in(group: Path, names: tuple[str, str, str]) -> int | None:
-    """Return what a group has left; pages of files that nobody uses now are given back when they are needed."""
+    """Return what a group has left; pages of files not in use are given back when they are needed."""
     limit, usage, idle = names
     try:
         most, used = int((group / limit).read_text()), int((group / usage).read_text())
@@ -174,7 +174,7 @@ def reserve_workspace(device: torch.device) -> None:
 
 @contextmanager
 def deterministic(device: torch.device, *, is_asked: bool = True) -> Iterator[None]:
-    """Have torch take deterministic kernels alone inside the block, where that is asked.
+    """Have torch use only deterministic kernels inside the block, if that is asked for.
 
     Raises:
         ResourceError: CUDA was used before it could be asked to be deterministic.
@@ -193,7 +193,7 @@ def deterministic(device: torch.device, *, is_asked: bool = True) -> Iterator[No
 
 @contextmanager
 def _as_one_process() -> Iterator[None]:
-    """Hide inside the block what launchers and clusters say of other processes: Accelerate would wait for those."""
+    """Hide what launchers and clusters say of other processes inside the block: Accelerate would wait for them."""
     hidden = {name: os.environ.pop(name) for name in LAUNCHED if name in os.environ}
     try:
         yield
@@ -202,7 +202,7 @@ def _as_one_process() -> Iterator[None]:
 
 
 class Accelerator(WholeAccelerator):  # type: ignore[misc]
-    """An Accelerator that shares nothing with others of this process: the caller's stay as they are, and so does it."""
+    """An Accelerator that shares nothing with others in this process: neither affects the other."""
 
     def __init__(self, device: torch.device, precision: str) -> None:
         """Compute on a device and in a precision.
@@ -243,7 +243,7 @@ class Accelerator(WholeAccelerator):  # type: ignore[misc]
             return super().clip_grad_norm_(*args, **more)
 
     def free_memory(self, *args: Any) -> Any:
-        """Let go of what was prepared; on a CPU without collecting all garbage, which takes longer than a phase."""
+        """Release what was prepared; on a CPU without collecting all garbage, which takes longer than a phase."""
         if self.device.type == "cpu":
             for name in ("_models", "_optimizers", "_schedulers", "_dataloaders"):
                 setattr(self, name, [])
@@ -253,7 +253,7 @@ class Accelerator(WholeAccelerator):  # type: ignore[misc]
 
 
 def _auto_threads(device: torch.device) -> tuple[int, str]:
-    """Return how many threads compute on a device, and what a user should know of that."""
+    """Return how many threads compute on a device, and a note for the user."""
     usual = torch.get_num_threads()
     if device.type != "cpu":
         return usual, ""
@@ -281,7 +281,7 @@ class Compute:
 
     @classmethod
     def of(cls, train: TrainSection, *, threads: int | None = None) -> Compute:
-        """Settle what a recipe says of it; `threads` is what auto was before, of a run that is resumed.
+        """Settle what a recipe says about it; `threads` is what auto was before, for a resumed run.
 
         Raises:
             ResourceError: this machine does not have the device, or the device not the precision; or CUDA was
@@ -311,7 +311,7 @@ class Compute:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Have torch compute like this inside the block: its threads, and deterministic kernels where they are asked.
+        """Have torch compute like this inside the block: its threads, and deterministic kernels if asked for.
 
         Raises:
             ResourceError: CUDA was used before it could be asked to be deterministic.

@@ -132,7 +132,7 @@ def did_you_mean(word: str, choices: Iterable[str], *, cutoff: float = 0.6) -> s
 
 
 def check_count(name: str, value: object) -> None:
-    """See that what counts things is a whole number from 1 on.
+    """Check that what counts things is a whole number from 1 on.
 
     Raises:
         RecipeError: it is not.

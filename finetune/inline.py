@@ -28,7 +28,7 @@ def html_metrics(metrics: Mapping[str, Mapping[str, Interval | Mapping[str, floa
 
 
 def bracketed(measured: Interval, *, digits: int = 2) -> str:
-    """Return a value with its interval in brackets, whose ends have so many digits."""
+    """Return a value with its interval in brackets, the ends rounded to `digits`."""
     return f"{measured.value:.3f} [{measured.low:.{digits}f}, {measured.high:.{digits}f}]"
 
 

@@ -1,4 +1,4 @@
-"""What a run asks of the process that it is in: no other run there, and no others like it that it knows nothing of."""
+"""What a run requires of its process: no other run in it, and no sibling processes that share nothing with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TURN = threading.RLock()  # torch draws random numbers and traces networks for 
 
 
 def num_cores(*, most: int | None = None) -> int:
-    """Return how many cores this process may use, at most `most`: its share, where several of a run are at work."""
+    """Return how many cores this process may use, at most `most`: its share, if several of a run are at work."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if ranks.count() > 1:
         cores = max(1, cores // ranks.local_count())
@@ -27,11 +27,11 @@ def num_cores(*, most: int | None = None) -> int:
 
 @contextmanager
 def own_turn() -> Iterator[None]:
-    """Let no other thread train or measure inside the block; one that does so is waited for.
+    """Let no other thread train or measure inside the block; waits for one that does.
 
     Raises:
-        ResourceError: the process is one of several of a launcher that share nothing, or a worker that came here
-            by itself.
+        ResourceError: a launcher started several such processes, which share nothing, or it is a worker that came
+            here by itself.
     """
     check_launched_once()
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -41,7 +41,7 @@ def own_turn() -> Iterator[None]:
 
 
 def check_launched_once() -> None:
-    """See that no launcher has started several processes for this, unless these share it.
+    """Check that no launcher has started several processes for this, unless these share it.
 
     Raises:
         ResourceError: one has.
@@ -59,7 +59,7 @@ def check_launched_once() -> None:
 
 
 def is_unguarded() -> bool:
-    """Return whether new processes would run the script of this one again: it nowhere compares its name."""
+    """Return whether new processes would run this one's script again: it nowhere checks `__name__`."""
     file = getattr(sys.modules["__main__"], "__file__", None)
     if file is None or multiprocessing.get_start_method() == "fork":
         return False
@@ -74,7 +74,7 @@ def is_unguarded() -> bool:
 
 
 def unguarded_script() -> ResourceError:
-    """Return the error of a script that worker processes run anew when they import it."""
+    """Return the error for a script that worker processes run again when they import it."""
     file = getattr(sys.modules["__main__"], "__file__", None) or "the script"
     return ResourceError(
         f"{file} does its work whenever it is imported, as each process that decodes images does",

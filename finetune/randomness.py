@@ -33,7 +33,7 @@ def derive_each(seed: int, place: str, names: Iterable[str]) -> NDArray[np.uint6
 
 @dataclass(frozen=True, slots=True)
 class Resamples:
-    """Bootstrap samples of so many images, one after the other and the same each time: how often each (N,) is drawn.
+    """Bootstrap samples of `count` images, one after the other and the same each time: how often each (N,) is drawn.
 
     Whole units (copies, groups) are drawn, since their images are not independent; without `units` each image is one.
     """
@@ -53,7 +53,7 @@ class Resamples:
 
 
 def resampled(count: int, units: Sequence[int] | None, *, draws: int, seed: int) -> NDArray[np.int64]:
-    """Return how often each of so many images is in each of so many bootstrap samples (draws, count): `Resamples`."""
+    """Return how often each image is in each bootstrap sample (draws, count): see `Resamples`."""
     return np.stack(list(Resamples(count, units, draws, seed)))
 
 

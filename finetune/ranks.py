@@ -71,7 +71,7 @@ def launched() -> Launched:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Be one of the processes that a launcher has started, inside the block; where there is one, nothing changes.
+    """Join the processes that a launcher has started, inside the block; with a single process nothing changes.
 
     Raises:
         ResourceError: the others cannot be reached, or the launcher asks to divide the network.
@@ -99,7 +99,7 @@ def together() -> Iterator[None]:
 
 
 def _connect(here: Launched) -> None:
-    """Meet the other processes; on one machine over its loopback."""
+    """Connect to the other processes; on one machine over its loopback."""
     global _store, _num_joined, _is_ours
     import torch
     import torch.distributed as dist
@@ -136,12 +136,12 @@ def _leave() -> None:
 
 
 def is_together() -> bool:
-    """Tell whether this process is one of several of a run."""
+    """Return whether this process is one of several of a run."""
     return _group is not None
 
 
 def is_first() -> bool:
-    """Tell whether this process writes files, measures and speaks."""
+    """Return whether this process writes files, measures and reports."""
     return _group is None or _group.here.rank == 0
 
 
@@ -151,7 +151,7 @@ def count() -> int:
 
 
 def rank() -> int:
-    """Return which of them this one is, from 0 on."""
+    """Return the number of this process, from 0 on."""
     return 0 if _group is None or _group.is_unshared else _group.here.rank
 
 
@@ -166,7 +166,7 @@ def local_count() -> int:
 
 
 def launcher() -> str:
-    """Return the start of a command that begins as many processes, as this one was; nothing where there is one."""
+    """Return the start of a command that launches as many processes, as this one was; empty for one."""
     if _group is None:
         return ""
     here = _group.here
@@ -175,13 +175,13 @@ def launcher() -> str:
 
 
 def place() -> tuple[int, ...]:
-    """Return what tells this process's random numbers from those of the others; nothing of the first."""
+    """Return what distinguishes this process's random numbers from the others'; nothing for the first."""
     return (rank(),) if rank() else ()
 
 
 @contextmanager
 def unshared() -> Iterator[None]:
-    """Share nothing inside the block: each process that comes here does all of it by itself."""
+    """Share nothing inside the block: each process that comes here does all of it itself."""
     before = _group is not None and _group.is_unshared
     if _group is not None:
         _group.is_unshared = True
@@ -193,7 +193,7 @@ def unshared() -> Iterator[None]:
 
 
 def agreed(decide: Callable[[], T]) -> T:
-    """Return what the first process decides, or does, alone while the others wait; they raise its error of ours, too.
+    """Return what the first process decides, or does, alone while the others wait; they raise its errors (ours), too.
 
     What it returns must be picklable.
     """
@@ -224,7 +224,7 @@ def _told(content: Any) -> Any:
 
 
 def gathered(own: T) -> list[T]:
-    """Return what each process has, by rank, on the first; on others nothing."""
+    """Return what each process has, by rank, on the first; an empty list on others."""
     if count() == 1:
         return [own]
     import torch.distributed as dist
@@ -250,7 +250,7 @@ def exchanged(own: T) -> list[T]:
 def joined_rows(batches: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """Return the columns (N, ...) of batches (B, ...) on the CPU, those of all processes one after the other.
 
-    On others than the first these have no rows: what is read from them is to be `agreed`.
+    On all but the first they have no rows: what is read from them must be `agreed`.
     """
     import torch
 
@@ -288,7 +288,7 @@ def share_model(model: nn.Module) -> None:
 
 
 def speaks() -> bool:
-    """Tell whether this process is to say why the run ended: of several that fail, the one that asks first."""
+    """Return whether this process should say why the run ended: of several that fail, the first to ask."""
     if _store is None:
         return launched().local_rank == 0
     try:
@@ -304,7 +304,7 @@ def _words() -> Any:
 
 @contextmanager
 def _reaching_others() -> Iterator[None]:
-    """Turn what torch says of a connection that broke into our error.
+    """Turn torch's error for a broken connection into ours.
 
     Raises:
         LostProcessError: another process has ended.

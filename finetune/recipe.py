@@ -285,7 +285,7 @@ def _either(reasons: list[str]) -> str:
 
 
 def _specific(reasons: list[str], value: Any) -> list[str]:
-    """Return of a union's reasons only the one about the range, when the type was right."""
+    """Return only the reason about the range, of a union's reasons, if the type was right."""
     ranges = [reason for reason in reasons if any(word in reason for word in ("than", "finite"))]
     return ranges if ranges and not isinstance(value, str) else reasons
 

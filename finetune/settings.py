@@ -109,7 +109,7 @@ class DataSection(Section):
 
     @property
     def bands(self) -> Bands:
-        """In what images are decoded."""
+        """How images are decoded."""
         return bands_of(self.channels, self.depth)
 
 
@@ -121,7 +121,7 @@ class SplitSection(Section):
     seed: Seed = Field(0, description="Seed of the split; independent of the seed of training.")
     folds: Annotated[int, Field(ge=2)] | NoneWord = Field(
         "none",
-        description="Divide what is not test into so many parts, one of which is val, in place of split.val; `finetune"
+        description="Divide all but test into this many parts, one of which is val, in place of split.val; `finetune"
         " run --folds K` trains on each in turn.",
     )
     fold: Count = Field(1, description="folds: which of the parts is val.")
@@ -246,7 +246,7 @@ class TrainSection(Section):
     )
     seed: Seed = Field(0, description="Seed of all that is random in training.")
     deterministic: bool = Field(False, description="Deterministic kernels on a GPU too; slower.")
-    patience: Count | NoneWord = Field("none", description="Stop after so many epochs without a better val.")
+    patience: Count | NoneWord = Field("none", description="Stop after this many epochs without a better val.")
     patience_by: Literal["score", "loss"] = Field("score", description="patience: top1 (mAP, R2) on val, or its loss.")
     least_gain: NotNegative = Field(0.0, description="patience: by how much val must be better to count as better.")
     checkpoint_every: Positive | NoneWord = Field(
@@ -294,7 +294,7 @@ class OptimSection(Section):
     clip: Positive | NoneWord = Field(1.0, description="Largest norm of the gradient.")
     sam: NotNegative = Field(
         0.0,
-        description="Sharpness-aware: the gradient is taken so far up the hill, in a second pass. 0: off; usual: 0.05.",
+        description="Sharpness-aware: the gradient is taken this far uphill, in a second pass. 0: off; usual: 0.05.",
     )
 
 
@@ -307,7 +307,16 @@ class LossSection(Section):
         " auto: cross-entropy, of several classes bce, of numbers mse.",
     )
     focal_gamma: NotNegative = Field(2.0, description="How much less; 0 is cross-entropy.")
-    label_smoothing: Fraction = Field(0.0, description="Share of the target spread over all classes.")
+    label_smoothing: Fraction | Auto = Field(
+        "auto",
+        description="Share of the target spread over all classes. auto: 0.1 where cross-entropy trains by top-k two or"
+        " more layer groups of the backbone, else 0.",
+    )
+
+    @property
+    def smoothing(self) -> float:
+        """Share of the target that is spread; none as long as "auto" is not settled."""
+        return 0.0 if self.label_smoothing == "auto" else self.label_smoothing
 
 
 class CacheSection(Section):

@@ -12,7 +12,7 @@ from typing import Literal
 
 Task = Literal["classify", "multilabel", "regress"]
 BETWEEN_LABELS = "|"  # in files that the tool writes, between the classes of one image
-NUM_FIRST = 3  # of a task's metrics: so many fit a line of 80 columns with their intervals
+NUM_FIRST = 3  # of a task's metrics: as many as fit a line of 80 columns with their intervals
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""How many CPU threads compute: all, or fewer where other work on the machine makes them wait for each other.
+"""How many CPU threads compute: all, or fewer if other work on the machine makes them wait for each other.
 
-A layer is over when its last thread is. On cores that other processes use too, two threads wait many times longer for
+A layer is done when its last thread is. On cores that other processes use too, two threads wait many times longer for
 each other than one takes alone.
 """
 
@@ -20,7 +20,7 @@ WORTH = 1.5  # by this factor fewer threads must be faster
 
 
 def fastest_threads() -> int:
-    """Return with how many threads, at most those that torch has now, this machine computes fastest at the moment.
+    """Return the number of threads, up to torch's current one, with which this machine computes fastest right now.
 
     All of them, unless fewer are faster beyond doubt. Timed once in a process, in less than a second.
     """
@@ -50,7 +50,7 @@ def _fastest(most: int) -> int:
 
 
 def _seconds(count: int) -> float:
-    """Return what a few small layers take, of the size that those of a network have."""
+    """Return the seconds that a few small layers take, of sizes typical for a network."""
     images, kernel = torch.ones(4, 32, 28, 28), torch.ones(32, 32, 3, 3)
     with threads_at(count), torch.no_grad():
         conv2d(images, kernel)

@@ -1,4 +1,4 @@
-"""What was timed or counted on this machine, kept on disk: so that a choice that follows from it is made once.
+"""What was timed or counted on this machine, kept on disk, so that a choice based on it is made once.
 
     CACHE/timings.json      the numbers, by a hash of everything that they depend on
 
@@ -22,13 +22,13 @@ MOST = 1000  # of what was timed last
 
 
 def remembered(about: Mapping[str, Any]) -> dict[str, float | None] | None:
-    """Return the times of what is described, by name; None where it was not timed here."""
+    """Return the times of what is described, by name; None if it was not timed here."""
     times = _read().get(_key(about))
     return times if isinstance(times, dict) and all(_is_time(value) for value in times.values()) else None
 
 
 def remember(about: Mapping[str, Any], times: Mapping[str, float | None]) -> None:
-    """Keep the times of what is described, as far as the disk allows."""
+    """Keep the times of what is described, if the disk allows."""
     kept = _read()
     kept.pop(_key(about), None)
     kept[_key(about)] = dict(times)

@@ -88,7 +88,7 @@ class Preprocessing:
 
     `image_size` is (height, width) in pixels, `mean` and `std` are for values between 0 and 1, a number for each
     channel, `crop_pct` is the share of the resized image that the central crop shows. `value_range` is what is
-    black and what is white in images deeper than 8 bits, of which all is kept where the `depth` is "full".
+    black and what is white in images deeper than 8 bits; nothing of them is lost where the `depth` is "full".
     """
 
     image_size: tuple[int, int]
@@ -103,7 +103,7 @@ class Preprocessing:
 
     @property
     def bands(self) -> Bands:
-        """In what images are decoded and varied."""
+        """How images are decoded and varied."""
         return bands_of(self.channels, self.depth)
 
     @property
@@ -124,7 +124,7 @@ class LayerGroup:
     shapes: tuple[tuple[int, ...], ...] = ()
 
     def moved(self, trains: Trains) -> tuple[str, ...]:
-        """Return the parameters that change where so much of the group is trained."""
+        """Return the parameters that change when this much of the group is trained."""
         if trains in ("none", "all"):
             return self.parameters if trains == "all" else ()
         return tuple(name for name, kind in zip(self.parameters, self.kinds, strict=True) if kind in MOVES[trains])
@@ -340,7 +340,7 @@ class Event:
 
     @classmethod
     def progress(cls, task: str, done: int, total: int | None) -> Event:
-        """Return how far a task is; without a total, nobody knows how far it goes."""
+        """Return how far a task is; without a total, its end is unknown."""
         return cls("progress", {"task": task, "done": done, "total": total})
 
 

@@ -10,7 +10,7 @@ from finetune.types import Event, OnEvent
 
 @contextmanager
 def underway(task: str, on_event: OnEvent) -> Iterator[None]:
-    """Say that a task goes on inside the block, of which nobody knows how far it is."""
+    """Report inside the block that a task is going on whose progress is unknown."""
     on_event(Event.progress(task, 0, None))
     try:
         yield

@@ -224,13 +224,22 @@ def _settle(folder: Path) -> None:
 
 
 def check_new_file(path: Path, suffix: str) -> None:
-    """Refuse before anything is computed a file that could not be written after it.
+    """Refuse a file of another name than `suffix` ends, or that could not be written: see `check_new_place`.
 
     Raises:
         RecipeError: its name ends otherwise. ResourceError: it is there already, or its folder is not.
     """
     if path.suffix.lower() != suffix:
         raise RecipeError(f"{path} does not end in {suffix}", hint=f"Name it {path.with_suffix(suffix).name}.")
+    check_new_place(path)
+
+
+def check_new_place(path: Path) -> None:
+    """Refuse before anything is computed a file that could not be written after it.
+
+    Raises:
+        ResourceError: it is there already, or its folder is not.
+    """
     if path.exists():
         raise ResourceError(f"{path} is there already", hint="Name another file, or remove it.")
     if not path.parent.is_dir():

@@ -24,7 +24,7 @@ MEANINGS = {
 
 
 def listed(names: Iterable[str], *, most: int = 6) -> str:
-    """Return at most so many names, with a sign of those that are left out."""
+    """Return at most `most` names, and how many there are if some are left out."""
     names = list(names)
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
@@ -42,6 +42,11 @@ def apart(num_images: int, num_independent: int) -> str:
 def trial_place(study: str, number: int, of: str = "") -> str:
     """Return which trial it is: its study and its number, `of` how many."""
     return study if study == "usual" else f"{study} {number + 1}{of}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def shown_value(value: Any) -> str:

@@ -70,7 +70,7 @@ SAVED: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def corpus() -> list[Odd]:
-    """Yield all of it; the same files every time."""
+    """Return all of it; the same files every time."""
     return [
         *cut_short(),
         *bits_flipped(),

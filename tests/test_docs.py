@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,14 @@ def test_what_comes_from_the_code_is_what_the_code_says() -> None:
     tool = runpy.run_path(str(ROOT / "tools" / "write_docs.py"))
     pages = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in tool["PAGES"]}
     assert [name for name, text in pages.items() if tool["written"](name, text) != text] == []
+
+
+def test_what_is_written_comes_from_the_checkout_of_the_tool(tmp_path: Path) -> None:
+    (tmp_path / "finetune.py").write_text("raise ImportError('another checkout')")
+    code = f"import runpy; print(runpy.run_path({str(ROOT / 'tools' / 'write_docs.py')!r})['finetune'].__file__)"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(ROOT / "finetune" / "__init__.py"), done.stderr
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -27,7 +27,7 @@ def main() -> int:
 
 
 def verdict(out: str, err: str) -> tuple[int, str]:
-    """Yield the exit code and what to say of pip-audit's two outputs."""
+    """Return the exit code and what to say of pip-audit's two outputs."""
     try:
         packages = json.loads(out)["dependencies"]
     except (ValueError, KeyError, TypeError):

@@ -83,7 +83,7 @@ class Place:
         return ["run", *self.flags, "--out", str(self.out)]
 
     def again(self) -> list[str]:
-        """Yield what a user would type next: resume, or the same command where nothing had been written."""
+        """Return what a user would type next: resume, or the same command where nothing had been written."""
         has_begun = (self.out / "recipe.toml").is_file() or (self.out / "asked.toml").is_file()
         return ["run", "--resume", str(self.out)] if has_begun else self.begin()
 
@@ -173,7 +173,7 @@ def differences(whole: Path, resumed: Path) -> list[str]:
 
 
 def _files(run: Path) -> dict[str, bytes]:
-    """Yield the bytes of every file of a run that counts, its refit's too, by its path; none for a folder."""
+    """Return the bytes of every file of a run that counts, its refit's too, by its path; none for a folder."""
     every = {path.relative_to(run): path for path in run.rglob("*")}
     return {
         place.as_posix(): path.read_bytes() if path.is_file() else b""

@@ -37,7 +37,7 @@ class Locked(NamedTuple):
 
     @property
     def is_for_here(self) -> bool:
-        """Tell whether the entry is meant for this Python and system."""
+        """Return whether the entry is meant for this Python and system."""
         return self.requirement.marker is None or self.requirement.marker.evaluate()
 
 

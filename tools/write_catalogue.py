@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import json
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,8 @@ import timm
 import torch
 from timm.models import get_pretrained_cfg, model_entrypoint
 from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of several checkouts this one, whichever is installed
 
 from finetune.backbone.catalogue import NETWORKS, PACKAGE, WEIGHTS, fold
 from finetune.backbone.groups import head_parameters, layer_groups
@@ -39,7 +42,7 @@ MANY_CLASSES = 10_000  # of ImageNet-12k and 21k: such a head is counted as one 
 
 
 def measure(name: str, tags: list[str]) -> dict[str, Any]:
-    """Yield what a network is, and for each of its weights the input, the compute and the terms."""
+    """Return what a network is, and for each of its weights the input, the compute and the terms."""
     began = time.monotonic()
     default = get_pretrained_cfg(name)
     tags = sorted(tags, key=lambda tag: tag != default.tag)  # the default first, the others as timm has them
@@ -82,14 +85,14 @@ def measure(name: str, tags: list[str]) -> dict[str, Any]:
 
 
 def on_meta(name: str, **arguments: Any) -> torch.nn.Module:
-    """Yield a network in eval mode, without memory for its weights."""
+    """Return a network in eval mode, without memory for its weights."""
     with torch.device("meta"):
         model = timm.create_model(name, pretrained=False, **arguments)
     return model.eval().requires_grad_(False)  # else the counter of operations hooks gradients
 
 
 def groups_of_a_run(model: torch.nn.Module) -> list[str]:
-    """Yield the names of the layer groups as a run has them: with a head where the network can have one."""
+    """Return the names of the layer groups as a run has them: with a head where the network can have one."""
     if not head_parameters(model) and hasattr(model, "reset_classifier"):
         with torch.device("meta"):
             model.reset_classifier(1000)
@@ -97,12 +100,12 @@ def groups_of_a_run(model: torch.nn.Module) -> list[str]:
 
 
 def input_size(model: torch.nn.Module) -> tuple[int, int, int]:
-    """Yield channels, height and width of the input that a network was made for."""
+    """Return channels, height and width of the input that a network was made for."""
     return tuple(timm.data.resolve_model_data_config(model)["input_size"])
 
 
 def compute(model: torch.nn.Module, size: tuple[int, int, int], problems: list[str]) -> float | None:
-    """Yield the billions of multiply-adds of one image: convolutions, matrix products, attention."""
+    """Return the billions of multiply-adds of one image: convolutions, matrix products, attention."""
     try:
         with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, *size))
@@ -113,7 +116,7 @@ def compute(model: torch.nn.Module, size: tuple[int, int, int], problems: list[s
 
 
 def measure_all() -> list[dict[str, Any]]:
-    """Yield every network, from the file where it is there, in the order of their names."""
+    """Return every network, from the file where it is there, in the order of their names."""
     tags: dict[str, list[str]] = {}
     for full in timm.list_pretrained():
         name, _, tag = full.partition(".")
@@ -152,7 +155,7 @@ def add_embedded(networks: Iterable[dict[str, Any]]) -> None:
 
 
 def read_top1() -> tuple[str, dict[tuple[str, int], float]]:
-    """Yield where the top-1 figures come from, and the figures by name and image size."""
+    """Return where the top-1 figures come from, and the figures by name and image size."""
     lines = TOP1.read_text(encoding="utf-8").splitlines()
     source = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
     rows = csv.reader(line for line in lines if line and not line.startswith("#"))
@@ -197,13 +200,13 @@ def write_table(file: str, about: dict[str, str], columns: Iterable[str], rows: 
 
 
 def side(size: list[int]) -> str:
-    """Yield an image's size as its side, or as HxW where it is no square."""
+    """Return an image's size as its side, or as HxW where it is no square."""
     height, width = size
     return str(height) if height == width else f"{height}x{width}"
 
 
 def short(gmacs: float | None) -> str:
-    """Yield compute with four significant digits, or nothing."""
+    """Return compute with four significant digits, or nothing."""
     return "" if gmacs is None else f"{gmacs:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""Writes the parts of docs/ that come from the code: the recipes and their keys, the Python API, the errors.
+"""Writes the parts of docs/ that come from the code beside it: the recipes and their keys, the Python API, the errors.
 
 python tools/write_docs.py
 """
@@ -6,8 +6,11 @@ python tools/write_docs.py
 from __future__ import annotations
 
 import inspect
+import sys
 from pathlib import Path
 from types import FunctionType
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of several checkouts this one, whichever is installed
 
 import finetune
 from finetune import recipe as recipes
@@ -15,7 +18,8 @@ from finetune.errors import FinetuneError
 from finetune.settings import SECTIONS, Recipe
 from finetune.workflow.recipes import header_of, list_recipes, recipe_text
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 _EMPTY = inspect.Parameter.empty
 MARK = "<!-- the rest is written by tools/write_docs.py -->"
 

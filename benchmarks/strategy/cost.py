@@ -22,7 +22,7 @@ from typing import Any
 
 
 def run(flags: list[str], place: Path) -> tuple[float, float]:
-    """Yield the wall and CPU seconds of `finetune run FLAGS...` with empty caches."""
+    """Return the wall and CPU seconds of `finetune run FLAGS...` with empty caches."""
     words = [sys.executable, "-m", "finetune", "run", *flags, "--out", str(place / "run")]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
@@ -34,7 +34,7 @@ def run(flags: list[str], place: Path) -> tuple[float, float]:
 
 
 def picked(verdict: dict[str, Any]) -> list[str]:
-    """Yield the flags that name what a verdict says."""
+    """Return the flags that name what a verdict says."""
     flags = ["--strategy", verdict["strategy"]]
     flags += ["--top-k", str(verdict["top_k"])] if verdict["top_k"] else []
     return flags + (["--probe-at", verdict["probe_at"]] if verdict["probe_at"] else [])

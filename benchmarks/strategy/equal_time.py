@@ -21,12 +21,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import random
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -45,7 +43,7 @@ import finetune
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from peers import PEERS_WORKERS, fastai_learner
+from peers import fastai_learner, timm_lines
 
 VAL_SHARE = 0.2
 MOST_EPOCHS = 300
@@ -167,29 +165,16 @@ def _script(job: Job, epochs: int, *more: str) -> tuple[list[float], Path]:
     assert job.script is not None
     out = job.place / "timm"
     shutil.rmtree(out, ignore_errors=True)
-    command = [
-        sys.executable, "-u", str(job.script), "--data-dir", str(job.divided), "--val-split", "val",
-        "--model", f"local-dir:{job.weights}", "--pretrained", "--num-classes", str(len(job.classes)),
-        "--img-size", str(job.image_size), "--batch-size", str(job.batch_size), "--epochs", str(epochs),
-        "--workers", str(PEERS_WORKERS), "--device", "cpu", "--no-prefetcher", "--seed", str(job.seed),
-        "--warmup-epochs", "0", "--checkpoint-hist", "1", "--output", str(out), "--experiment", "timm", *more,
-    ]  # fmt: skip
-    began = time.monotonic()
-    ends: list[float] = []
-    said: list[str] = []
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(
-        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            said.append(line)
-            if line.startswith("Scheduled epochs"):
-                began = time.monotonic()
-            elif (batch := re.match(r"Test: +\[ *(\d+)/(\d+)\]", line)) and batch[1] == batch[2]:
-                ends.append(time.monotonic() - began)
-    if process.returncode or len(ends) != epochs:
-        raise SystemExit(f"{job.script} failed: {' '.join(command)}\n{''.join(said[-20:])}")
+    began, ends = 0.0, list[float]()
+    for now, line in timm_lines(
+        job.script, job.divided, job.weights, image_size=job.image_size, batch_size=job.batch_size, epochs=epochs,
+        seed=job.seed, out=out, options=("--checkpoint-hist", "1", *more),
+    ):  # fmt: skip
+        if line.startswith("Scheduled epochs"):
+            began = now
+        elif (batch := re.match(r"Test: +\[ *(\d+)/(\d+)\]", line)) and batch[1] == batch[2]:
+            ends.append(now - began)
+    assert began and len(ends) == epochs, f"{job.script} prints other lines than it did"
     return ends, out / "timm" / "model_best.pth.tar"
 
 
@@ -218,7 +203,7 @@ def main() -> None:
     done = {_key(row): row for row in rows}
     missing = (
         row
-        for seed in range(chosen.seeds)
+        for seed in range(chosen.first_seed, chosen.seeds)
         for size in chosen.sizes
         for data in chosen.data
         for row in _case(chosen, data, size, seed, done)
@@ -282,7 +267,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def ahead_of(found: dict[tuple[str, int, int, str], dict[str, Any]], who: str) -> str:
-    """Return by how many points ours is ahead of somebody on the same images, in the mean of the pairs."""
+    """Return how many points ours is ahead of somebody on the same images, in the mean of the pairs."""
     pairs = [(row, found.get((*key[:3], OURS))) for key, row in found.items() if key[3] == who]
     gains = [100 * (mine["top1"] - row["top1"]) for row, mine in pairs if mine is not None]
     if len(gains) < 2:
@@ -311,6 +296,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="a timm folder")
     parser.add_argument("--timm-script", type=Path, help="timm's train.py")
     parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--peers", nargs="*", choices=PEERS, help="some of them only, or nobody", metavar="PEER")
     parser.add_argument("--table", action="store_true", help="print what was measured")
     return parser.parse_args()

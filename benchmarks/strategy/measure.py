@@ -29,7 +29,7 @@ TEST_SHARE = 0.4  # of the images of a set without splits
 
 
 def strategies(num_groups: int) -> dict[str, dict[str, Any]]:
-    """Yield the fixed strategies: a name, and the settings of the run."""
+    """Return the fixed strategies: a name, and the settings of the run."""
     quarter, half = max(1, round(num_groups / 4)), max(2, round(num_groups / 2))
     return {
         "head-only": {"strategy": "head-only"},
@@ -144,7 +144,7 @@ def lay(data: Path, folder: Path, *, size: int, seed: int, most_test: int) -> tu
 
 
 def _sets(manifest: Manifest) -> tuple[list[list[str]], list[list[str]]]:
-    """Yield the files of each class that test and that train."""
+    """Return the files of each class that test and that train."""
     named = {sample.split for sample in manifest.samples}
     testing = next((name for name in ("test", "val") if name in named), None)
     test: list[list[str]] = [[] for _ in manifest.classes]
@@ -168,7 +168,7 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 def options_of(
     doc: str | None, name: str, *, sizes: list[int], seeds: int = 3, late: str = "stop after the row that comes then"
 ) -> argparse.ArgumentParser:
-    """Yield a parser of what every bench takes that lays samples of sets and appends rows to a file."""
+    """Return a parser of what every bench takes that lays samples of sets and appends rows to a file."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes)
     parser.add_argument("--seeds", type=int, default=seeds)

@@ -45,7 +45,7 @@ PIECES: dict[str, Settings] = {
 }
 NOT_OF = {  # pieces without a meaning for a strategy
     "full": ("FroFA 0.1",),
-    "top-k": ("cutmix 1", "norm-only", "bias-only", "lora"),
+    "top-k": ("norm-only", "bias-only", "lora"),
     "head-only": ("cutmix 1", "drop path 0.1", "FroFA 0.1", "l2-sp 0.01", "norm-only", "bias-only", "lora"),
     "linear-probe": tuple(name for name in PIECES if not name.startswith("augment ")),
 }
@@ -92,6 +92,8 @@ def _measured(
         shutil.rmtree(out, ignore_errors=True)
         settings = {key: value for key, value in CASES[name].items() if "." not in key}
         overrides = {key: value for key, value in CASES[name].items() if "." in key}
+        if chosen.top_k and settings["strategy"] == "top-k":
+            settings["top_k"] = chosen.top_k
         overrides |= {"cache.folder": str(chosen.place / "cache"), "split.seed": seed}
         began = time.monotonic()
         result = finetune.run(
@@ -115,7 +117,7 @@ def _measured(
 
 
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Yield what a row is found again by."""
+    """Return what a row is found again by."""
     return tuple(row[name] for name in ("data", "weights", "size", "seed", "case"))
 
 
@@ -135,7 +137,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def gained(found: dict[tuple[str, str, int, int], float], case: str) -> str:
-    """Yield by how much a case is above its baseline on the same images and seeds, in points with their 95 % interval.
+    """Return how far a case is above its baseline on the same images and seeds, in points with their 95 % interval.
 
     The interval is that of the mean over pairs: 1.96 standard errors.
     """
@@ -154,6 +156,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--weights", help="a timm folder", default="")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--cases", nargs="*", choices=CASES, help="some of them only", metavar="CASE")
+    parser.add_argument("--top-k", type=int, help="layer groups that top-k trains (its own default: the last)")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--table", action="store_true", help="print what was measured")
     return parser.parse_args()

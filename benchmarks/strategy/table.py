@@ -16,7 +16,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def fit(cases: Sequence[Case], names: Sequence[str]) -> Rule:
-    """Yield the rule with the least mean regret, every data set counting alike; of equals, the first."""
+    """Return the rule with the least mean regret, every data set counting alike; of equals, the first."""
     weights = {data: 1 / sum(c.data == data for c in cases) for data in {case.data for case in cases}}
     best, found = math.inf, None
     for cut in SIMILARITIES:
@@ -103,8 +103,8 @@ def fit(cases: Sequence[Case], names: Sequence[str]) -> Rule:
 
 def _sides(
     cases: Sequence[Case], names: Sequence[str], weights: dict[str, float]
-) -> Iterable[tuple[float, float, str, str]]:
-    """Yield for every cut-off of size what is lost with the best strategies, the cut-off, and both."""
+) -> Iterator[tuple[float, float, str, str]]:
+    """Yield what is lost with the best strategies at each cut-off of size, the cut-off, and both."""
     for cut in SIZES:
         chosen, total = [], 0.0
         for is_many in (False, True):
@@ -146,7 +146,7 @@ def _evidence(raw: dict[str, Any]) -> Evidence:
 
 
 def _named(evidence: Evidence) -> str:
-    """Yield what auto would do, by its name in the bench."""
+    """Return what auto would do, by its name in the bench."""
     verdict = decide(evidence)
     if verdict.strategy == "linear-probe":
         return f"probe {verdict.probe_at or 'last'}"

@@ -1,4 +1,4 @@
-"""A loaded backbone made to fit: cut at an inner layer group, or with other images to take than it was trained on."""
+"""A loaded backbone adapted: cut at an inner layer group, or for other images than it was trained on."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ FITS = {"crop": "center", "pad": "border", "squash": "squash"}  # and what timm 
 
 
 def with_range(backbone: Backbone, value_range: tuple[float, float] | None) -> Backbone:
-    """Return the backbone with what is black and white in the images that it is shown."""
+    """Return the backbone with a range of values: what is black and white in the images it sees."""
     return replace(backbone, preprocessing=replace(backbone.preprocessing, value_range=value_range))
 
 
 def with_depth(backbone: Backbone, depth: Depth) -> Backbone:
-    """Return the backbone with how much is kept of each channel of its images."""
+    """Return the backbone with a depth: how much is kept of each channel of its images."""
     return replace(backbone, preprocessing=replace(backbone.preprocessing, depth=depth))
 
 
 def with_fit(backbone: Backbone, fit: str) -> Backbone:
-    """Return the backbone with how an image becomes a square; "auto" leaves it as it was trained."""
+    """Return the backbone with a way in which images become squares; "auto" leaves it as it was trained."""
     if fit == "auto":
         return backbone
     own = backbone.preprocessing
@@ -31,7 +31,7 @@ def with_fit(backbone: Backbone, fit: str) -> Backbone:
 
 
 def with_statistics(backbone: Backbone, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Backbone:
-    """Return the backbone with what is taken off pixels between 0 and 1, and what they are divided by."""
+    """Return the backbone with the mean and deviation that standardise pixels between 0 and 1."""
     return replace(backbone, preprocessing=replace(backbone.preprocessing, mean=mean, std=deviation))
 
 

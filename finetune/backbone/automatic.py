@@ -1,13 +1,13 @@
-"""The backbone where none is named: the first of a short list that is to be had, else the embedded one."""
+"""The backbone if none is named: the first of a short list that is available, else the embedded one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from finetune.backbone.catalogue import find
-from finetune.backbone.hub import hub_gives
 from finetune.backbone.packaged import INSTALL
 from finetune.backbone.stored import place_of
+from finetune.hub import hub_gives
 from finetune.settings import DEFAULT_BACKBONE, EMBEDDED
 
 # From the first choice to the last: all small, and all pretrained on ImageNet-1k.
@@ -37,9 +37,9 @@ class Chosen:
 
 
 def chosen(*, is_pretrained: bool = True) -> Chosen:
-    """Return the backbone that "auto" stands for on this machine now; with random weights, always the first choice.
+    """Return the backbone that "auto" means on this machine now; with random weights, always the first choice.
 
-    The hub is asked for a name only where its weights are not here.
+    The hub is asked only about names whose weights are not here.
     """
     if not is_pretrained:
         return Chosen(AUTO[0])

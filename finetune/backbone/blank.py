@@ -1,4 +1,4 @@
-"""Images without content, of as many channels as a network takes: to see what it makes of their shape."""
+"""Blank images with as many channels as a network takes, to see what it makes of their shape."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ NOTED = "num_channels"  # the attribute of a network
 
 
 def set_channels(model: nn.Module, channels: int) -> None:
-    """Note on a network, or a part of one, of how many channels its images are."""
+    """Note on a network, or a part of one, how many channels its images have."""
     setattr(model, NOTED, channels)
 
 
 def channels_of(model: nn.Module) -> int:
-    """Return of how many channels the images of a network are."""
+    """Return how many channels the images of a network have."""
     return int(getattr(model, NOTED, USUAL))
 
 

@@ -1,4 +1,4 @@
-"""What is known of every backbone, from two tables that ship with the package: no torch, no timm, no network.
+"""What is known about every backbone, from two tables that ship with the package: no torch, no timm, no network.
 
     networks()["resnet50"].weights[0].top1
 
@@ -76,7 +76,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """A line of the list: a network, with the set of its weights that was asked for, if it has any."""
+    """A line of the list: a network, with the set of weights asked for, if it has any."""
 
     network: Network
     weights: Weights | None = None
@@ -145,7 +145,7 @@ def networks() -> dict[str, Network]:
 
 
 def entries() -> Iterator[CatalogueEntry]:
-    """Yield every network with each of its weights; one without weights alone."""
+    """Yield every network with each of its sets of weights; a network without weights once."""
     for network in networks().values():
         yield from (CatalogueEntry(network, weights) for weights in network.weights or (None,))
 
@@ -165,7 +165,7 @@ def find(name: str) -> CatalogueEntry | None:
 def search(pattern: str = "", *, keep: Callable[[CatalogueEntry], bool] = lambda entry: True) -> list[CatalogueEntry]:
     """Return what a pattern finds (a glob, or a part of the name) and `keep` keeps, one entry per network.
 
-    That is the default weights, or, where those do not match or are not kept, the first that do. A
+    The entry is for the default weights or, if those do not match or are not kept, for the first that do. A
     pattern with a dot is about weights: every set that matches is an entry.
     """
     kept: dict[str, CatalogueEntry] = {}
@@ -185,7 +185,7 @@ def matching(pattern: str) -> Iterator[CatalogueEntry]:
 
 
 def ordered(chosen: Iterable[CatalogueEntry], by: Sort) -> list[CatalogueEntry]:
-    """Return entries in order: the most accurate first, else the smallest; what is not known comes last."""
+    """Return entries sorted: the most accurate first, else the smallest; unknown values come last."""
     keys: dict[Sort, Callable[[CatalogueEntry], float | None]] = {
         "top1": lambda entry: None if entry.top1 is None else -entry.top1,
         "gmacs": lambda entry: entry.gmacs,
@@ -198,7 +198,7 @@ def ordered(chosen: Iterable[CatalogueEntry], by: Sort) -> list[CatalogueEntry]:
 
 
 def front(candidates: Iterable[CatalogueEntry]) -> list[CatalogueEntry]:
-    """Return the entries that no other beats: none that computes less or as much is as accurate. Cheapest first."""
+    """Return the entries that no other beats (none as cheap or cheaper is as accurate), the cheapest first."""
     known = [
         (entry.gmacs, -entry.top1, entry) for entry in candidates if entry.gmacs is not None and entry.top1 is not None
     ]
@@ -231,7 +231,7 @@ def nearest(name: str, others: Iterable[str] = ()) -> str:
 
 
 def sources() -> dict[str, str]:
-    """Return where the facts come from: of the networks, and of the top-1 figures."""
+    """Return the sources of the facts: of the networks, and of the top-1 figures."""
     return {"networks": _about("networks.csv")["source"], "top1": _about("weights.csv")["source"]}
 
 
@@ -247,7 +247,7 @@ def fold(names: Sequence[str]) -> str:
 
 
 def unfold(text: str) -> tuple[str, ...]:
-    """Return the names of a text of `fold`."""
+    """Return the names in a text made by `fold`."""
     names: list[str] = []
     for word in text.split():
         first, dots, last = word.partition("..")

@@ -153,51 +153,49 @@ def write(
     """Write a model as a timm folder, with its class names (or only their number) and its data config.
 
     A `StagedClassifier` names its layer group as `probe_at`, a network with a pool of ours names that as `pool`; timm
-    itself cannot load these. `value_range` is
-    what other programs have to make of images deeper than 8 bits before timm's transform sees them. A `task` other
-    than one class of each image stands there too, with the probability from which on each class is said, or with the
-    deviation of the numbers of train.
+    itself cannot load these. A range of values says what other programs have to make of images deeper than 8 bits
+    before timm's transform sees them. A `task` other than one class per image is named too, with the probability from
+    which each class counts as said, or with the deviation of the numbers of train.
     """
     folder.mkdir(parents=True, exist_ok=True)
     num_classes = len(classes) if num_classes is None else num_classes
-    kept = ("first_conv", "classifier", "license", "pool_size", "fixed_input_size", "tag")
-    config = {
-        "architecture": architecture,
-        "num_classes": num_classes,
-        **({"label_names": list(classes)} if classes else {}),
+    has_own_task = task != "classify"
+    optional = {
+        "label_names": list(classes) or None,
         "model_args": model_args,
-        "pretrained_cfg": {
-            **{key: pretrained_cfg[key] for key in kept if pretrained_cfg.get(key) is not None},
-            "num_classes": num_classes,
-            "custom_load": False,
-            "input_size": [preprocessing.channels, *preprocessing.image_size],
-            "interpolation": preprocessing.interpolation,
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
-            "crop_pct": preprocessing.crop_pct,
-            "crop_mode": preprocessing.crop_mode,
-        },
+        "pretrained_cfg": _data_config(preprocessing, pretrained_cfg, num_classes),
+        "probe_at": probe_at,
+        "pool": pool if pool in OURS else None,
+        "decoding": list(decoding_steps(preprocessing)),
+        "value_range": preprocessing.value_range,
+        "depth": preprocessing.depth if preprocessing.bands.is_full else None,
+        "task": task if has_own_task else None,
+        "activation": TASKS[task].activation if has_own_task else None,
+        "deviation": deviation,
+        "thresholds": list(thresholds) or None,
     }
-    if probe_at is not None:
-        config["probe_at"] = probe_at
-    if pool in OURS:
-        config["pool"] = pool
-    config["decoding"] = list(decoding_steps(preprocessing))
-    if preprocessing.value_range is not None:
-        config["value_range"] = list(preprocessing.value_range)
-    if preprocessing.bands.is_full:
-        config["depth"] = preprocessing.depth
-    if task != "classify":
-        config["task"] = task
-        config["activation"] = TASKS[task].activation
-    if deviation is not None:
-        config["deviation"] = deviation
-    if thresholds:
-        config["thresholds"] = list(thresholds)
+    config: dict[str, Any] = {"architecture": architecture, "num_classes": num_classes}
+    config |= {key: value for key, value in optional.items() if value is not None}
     (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
     if classes and not any(name.splitlines()[1:] for name in classes):
         (folder / LABELS).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     save_file(plain_tensors(model.state_dict()), folder / WEIGHTS)
+
+
+def _data_config(preprocessing: Preprocessing, pretrained_cfg: dict[str, Any], num_classes: int) -> dict[str, Any]:
+    """Return timm's data config of a model."""
+    kept = ("first_conv", "classifier", "license", "pool_size", "fixed_input_size", "tag")
+    return {
+        **{key: pretrained_cfg[key] for key in kept if pretrained_cfg.get(key) is not None},
+        "num_classes": num_classes,
+        "custom_load": False,
+        "input_size": [preprocessing.channels, *preprocessing.image_size],
+        "interpolation": preprocessing.interpolation,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "crop_pct": preprocessing.crop_pct,
+        "crop_mode": preprocessing.crop_mode,
+    }
 
 
 def plain_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
-"""Making a freeze plan true: what has a gradient, what stands in eval mode, what is re-initialised.
+"""Putting a freeze plan into effect: what has a gradient, what is in eval mode, what is re-initialised.
 
 A frozen group is frozen whole: no gradient, batch-norm statistics fixed *and* used for normalising,
-dropout and stochastic depth off. That holds whatever `train()` is called on the model meanwhile.
+dropout and stochastic depth off. That holds whatever `train()` does to the model meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetune.types import FreezePlan, LayerGroup
 
 
 def check_plan(plan: FreezePlan, groups: Sequence[LayerGroup]) -> None:
-    """See that a plan names every layer group exactly once, in order, and trains at least one.
+    """Check that a plan names every layer group exactly once, in order, and trains at least one.
 
     Raises:
         RecipeError: it does not.
@@ -53,7 +53,7 @@ def freezing(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -
 
     def hold(*_: object) -> None:
         for module in still:
-            if module.training:  # asking costs a hundredth of setting it, at every step
+            if module.training:  # checking costs a hundredth of setting it, at every step
                 module.training = False
 
     handles = [model.register_forward_pre_hook(hold)]
@@ -66,7 +66,7 @@ def freezing(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -
 
 
 def modules_by_group(model: nn.Module, groups: Sequence[LayerGroup]) -> dict[str, str | None]:
-    """Return for every module the layer group it stands in, or None where it spans several.
+    """Return the layer group of every module, or None where it spans several.
 
     A module without parameters (dropout, stochastic depth) stands in the group of what comes next
     beside it, else of what came before; a pool of ours with the head.
@@ -119,7 +119,7 @@ def reinitialise(model: nn.Module, fresh: nn.Module, groups: Sequence[LayerGroup
 
 
 def still_modules(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -> list[nn.Module]:
-    """Return the modules that stand in eval mode under a freeze plan."""
+    """Return the modules that are in eval mode under a freeze plan."""
     places = modules_by_group(model, groups)
     still = []
     for path, module in model.named_modules():
@@ -136,9 +136,9 @@ def still_modules(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGrou
 def drops_blocks(
     model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], *, image_size: tuple[int, int]
 ) -> bool:
-    """Tell whether any residual block is left out in training (stochastic depth) under a freeze plan.
+    """Return whether any residual block is left out in training (stochastic depth) under a freeze plan.
 
-    Seen in a pass of an empty image: some blocks have what would leave them out, and nothing around them to be left.
+    Found by passing an empty image through: some blocks have stochastic depth, but no shortcut around them.
     """
     still, called, modes = set(still_modules(model, plan, groups)), [], [(m, m.training) for m in model.modules()]
     drops = [module for module in model.modules() if isinstance(module, DropPath) and module.drop_prob]

@@ -38,7 +38,7 @@ def layer_groups(model: nn.Module) -> tuple[LayerGroup, ...]:
 
 
 def group_of(model: nn.Module, name: str, members: Sequence[str], *, is_head: bool = False) -> LayerGroup:
-    """Return a layer group of some parameters of a network."""
+    """Return the layer group made of some parameters of a network."""
     parameters = [model.get_parameter(member) for member in members]
     norms, matrices = _norm_parameters(model), _matrices(model)
     return LayerGroup(
@@ -73,7 +73,7 @@ def head_modules(model: nn.Module) -> tuple[nn.Module, ...]:
 
 
 def head_parameters(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the parameters of the head, and of a pool of ours, which is as new as the head."""
+    """Return the parameter names of the head and of a pool of ours, which is as new as the head."""
     owned = {id(parameter) for module in head_modules(model) for parameter in module.parameters()}
     owned |= {id(parameter) for parameter in pool_parameters(model)}
     return tuple(name for name, parameter in model.named_parameters() if id(parameter) in owned)
@@ -97,7 +97,7 @@ def _by_matcher(model: nn.Module, names: Sequence[str]) -> list[list[str]]:
 
 
 def _by_features(model: nn.Module, names: Sequence[str]) -> list[list[str]]:
-    """Return the names cut before the first and after every module of `feature_info`, in the order of registration."""
+    """Return the names split before the first and after every module of `feature_info`, in order of registration."""
     info = getattr(model, "feature_info", None)
     modules = [entry["module"] for entry in _entries(info) if entry.get("module")]
     under = [[i for i, name in enumerate(names) if name.startswith(module + ".")] for module in modules]
@@ -146,7 +146,7 @@ def _join_norms(groups: Sequence[list[str]], norms: frozenset[str]) -> list[list
 
 
 def _without_auxiliary(members: list[str]) -> list[str]:
-    """Return a group without its auxiliary classifier (GoogLeNet's `aux1`), which outweighs the block it hangs on."""
+    """Return a group without its auxiliary classifier (GoogLeNet's `aux1`), which outweighs the block it belongs to."""
     return [member for member in members if not member.startswith("aux")] or members
 
 
@@ -170,7 +170,7 @@ def _names(groups: Sequence[list[str]], sizes: dict[str, int]) -> list[str]:
 
 
 def _vague(names: Sequence[str]) -> frozenset[str]:
-    """Return what cannot name one group of the backbone: nothing, the head's, one of many, the parent of another."""
+    """Return the paths that cannot name one group of the backbone: empty, the head's, shared, or another's parent."""
     counts = Counter(names)
     parents = {name for name in counts for other in counts if other.startswith(f"{name}.")}
     return frozenset({"", "head"} | parents | {name for name, count in counts.items() if count > 1})

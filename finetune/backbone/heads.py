@@ -1,4 +1,4 @@
-"""The head of a loaded network made new for other classes, those kept that its weights knew by name."""
+"""A new head for a loaded network: for other classes, keeping those that its weights knew by name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from finetune.errors import BackboneError
 
 
 def linear_classifier(model: nn.Module) -> nn.Linear | None:
-    """Return the classifier of a network, where it is one linear layer; else None."""
+    """Return the classifier of a network if it is one linear layer, else None."""
     heads = head_modules(model) if getattr(model, "num_classes", 0) else []
     return heads[0] if len(heads) == 1 and isinstance(heads[0], nn.Linear) else None
+
+
+def linear_head(model: nn.Module) -> nn.Linear | None:
+    """Return the head if it can be solved: it is one plain linear layer with a bias; else None."""
+    heads = head_modules(model)
+    if len(heads) == 1 and type(heads[0]) is nn.Linear and heads[0].bias is not None:
+        return heads[0]
+    return None
 
 
 def renew_head(model: nn.Module, name: str, num_classes: int | None, *, pool: str = AUTO) -> None:
@@ -43,7 +51,7 @@ def renew_head(model: nn.Module, name: str, num_classes: int | None, *, pool: st
 def keep_rows(
     old: Sequence[nn.Module], new: Sequence[nn.Module], before: Sequence[str], now: Sequence[str]
 ) -> tuple[str, ...]:
-    """Give the classes that a classifier knew by name its rows in the new one, and return them."""
+    """Copy the rows of the classes that a classifier knew by name into the new one, and return these classes."""
     places = {name: place for place, name in enumerate(before)}
     known = [name for name in now if name in places]
     rows = [list(now).index(name) for name in known], [places[name] for name in known]

@@ -1,4 +1,4 @@
-"""What every layer of a network puts out, holds and sees, from one forward pass without weights.
+"""The output, parameters and receptive field of every layer of a network, from one forward pass without weights.
 
 Shapes: B images (here one), C channels, H W pixels.
 """
@@ -27,7 +27,7 @@ _WORDS = ("multihead", "pool", "norm", "drop", "activation", "conv", "linear", "
 _KIND_OF_WORD = {"multihead": "other", "drop": "dropout", "relu": "activation"}  # else the word
 
 
-# What networks raise in `forward` for a size that they do not take, or for want of values.
+# What networks raise in `forward` for a size that they do not take, or for lack of values.
 NETWORK_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError)
 
 
@@ -91,9 +91,9 @@ class LayerTable:
             yield (*row.shape[1:], row.shape[0]) if is_first else row.shape
             previous = row
 
-    def activation_bytes(self, *, value_size: int = 4) -> int:
-        """Return the memory of `num_activations`: forward, one image."""
-        return self.num_activations * value_size
+    def activation_bytes(self) -> int:
+        """Return the memory of `num_activations` in float32: forward, one image."""
+        return 4 * self.num_activations
 
 
 def layer_table(model: nn.Module, *, image_size: tuple[int, int]) -> LayerTable:
@@ -148,7 +148,7 @@ def _run(model: nn.Module, input_shape: Sequence[int], *, device: str) -> dict[s
         rows[name] = LayerRow(name, kind, type(layer).__name__, shape, out.numel(), 0, seen)
 
     for module in model.modules():
-        module._forward_hooks.clear()  # copied with their closures: they must not see this pass
+        module._forward_hooks.clear()  # hooks are copied with their closures: they must not see this pass
     names = _layers(model)
     for layer in names:
         layer.register_forward_hook(record)
@@ -159,7 +159,7 @@ def _run(model: nn.Module, input_shape: Sequence[int], *, device: str) -> dict[s
 
 
 def _layers(module: nn.Module, name: str = "") -> dict[nn.Module, str]:
-    """Return the name of every layer: a module without children, or that counts as one with them."""
+    """Return the name of every layer: a module without children, or one that counts as a layer with them."""
     below = list(module.modules())[1:]
     own = bool(module._parameters or module._buffers)  # timm's norms hold their activation
     is_norm = own and all(_kind(child) in ("activation", "dropout", "identity") for child in below)
@@ -185,7 +185,7 @@ def _kind(module: nn.Module) -> str:
 
 
 def _with_parameters(model: nn.Module, rows: dict[str, LayerRow]) -> list[LayerRow]:
-    """Return the rows with each parameter counted in the first that holds it; those of no layer get their own row."""
+    """Return the rows with each parameter counted in the first layer that has it; others get rows of their own."""
     seen: set[Tensor] = set()
     before: dict[str, list[LayerRow]] = {name: [] for name in [*rows, ""]}
     for name, row in rows.items():
@@ -214,7 +214,7 @@ class _Field(NamedTuple):
 
 
 class _FieldTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Carries the receptive field from the image on; what it does not know has none (None)."""
+    """Carries the receptive field forward from the image; operations it does not know have none (None)."""
 
     def __init__(self, image: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -225,7 +225,7 @@ class _FieldTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         fields = [self.fields[tensor] for tensor in tensors if tensor in self.fields]
         if fields and func._schema.name in ("aten::copy_", "aten::index_put_"):
-            self.fields.clear()  # written into part of a tensor: no telling what the whole sees
+            self.fields.clear()  # written into part of a tensor: what the whole sees is unknown
         elif fields:
             call = {given.name: given.default_value for given in func._schema.arguments}
             call |= dict(zip(call, args, strict=False)) | (kwargs or {})
@@ -236,7 +236,7 @@ class _FieldTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _after(func: Any, call: dict[str, Any], fields: list[_Field], ndim: int) -> _Field | None:
-    """Return the field of what an operation puts out, from the union of the fields it takes."""
+    """Return the field of an operation's output, from the union of its inputs' fields."""
     name = func._schema.name.removeprefix("aten::").rstrip("_")
     is_pointwise = torch.Tag.pointwise in func.tags
     if len({(field.jump, field.dim) for field in fields}) > 1:

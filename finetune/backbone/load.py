@@ -28,7 +28,6 @@ from finetune.backbone.blank import USUAL, set_channels
 from finetune.backbone.classics import CLASSICS
 from finetune.backbone.groups import head_modules, layer_groups
 from finetune.backbone.heads import keep_rows, linear_classifier, renew_head
-from finetune.backbone.hub import hub_is_reachable
 from finetune.backbone.layers import NETWORK_ERRORS
 from finetune.backbone.pools import AUTO, OURS, put_pool, restore_pool
 from finetune.backbone.preprocessing import check_image_size, preprocessing_of
@@ -36,17 +35,17 @@ from finetune.backbone.weights import (
     DAMAGE_ERRORS,
     LoadReport,
     file_of,
-    first_line,
     load_into,
     model_of_run,
     read_weights,
 )
 from finetune.errors import BackboneError
+from finetune.hub import hub_is_reachable
 from finetune.randomness import derive, forked
 from finetune.settings import EMBEDDED, EMBEDDED_FULL
 from finetune.tasks import Task
 from finetune.types import LayerGroup, Preprocessing
-from finetune.wording import listed
+from finetune.wording import first_line, listed
 
 TRAINING_ARGS = {"drop_rate": "regularise.dropout", "drop_path_rate": "regularise.drop_path"}  # and their keys
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -66,7 +65,7 @@ class Architecture:
     model_args: dict[str, Any] = field(default_factory=dict)
     pretrained_cfg: dict[str, Any] = field(default_factory=dict)
     training_args: dict[str, Any] = field(default_factory=dict)  # of no effect in eval mode, so not kept
-    classes: tuple[str, ...] = ()  # that the classifier of its weights tells apart, where a folder names them
+    classes: tuple[str, ...] = ()  # class names of the classifier of its weights, if a folder has them
     task: Task = "classify"  # of that classifier
     pool: str = AUTO  # of feature maps; auto: the network's own
 
@@ -82,12 +81,12 @@ class Architecture:
 
     @property
     def channels(self) -> int:
-        """Of how many channels its images are."""
+        """How many channels its images have."""
         return int(self.model_args.get("in_chans", USUAL))
 
     @property
     def pool_args(self) -> dict[str, str]:
-        """The argument by which timm builds the network with one of its pools, where one is named."""
+        """The argument that makes timm build the network with one of its pools, if one is named."""
         return {} if self.pool in (AUTO, *OURS) else {"global_pool": self.pool}
 
 
@@ -106,7 +105,7 @@ class Backbone:
 
     @property
     def network(self) -> list[Any]:
-        """What tells this network from others, for the keys of what is timed or counted once."""
+        """What distinguishes this network from others, for the keys of what is timed or counted once."""
         own = [self.architecture.name, self.model_args]
         return [*own, self.architecture.pool] if self.architecture.pool in OURS else own
 
@@ -201,7 +200,7 @@ def load(
 
 
 def skeleton(of: Architecture, *, num_classes: int | None, image_size: int | None = None) -> Backbone:
-    """Return a network without memory for its weights (on the meta device), to look at its layers."""
+    """Return a network without memory for its weights (on the meta device), for looking at its layers."""
     size_args = _size_args(of, image_size)
     with torch.device("meta"):
         model = _create(of, pretrained=False, **size_args)
@@ -274,7 +273,7 @@ def _create(of: Architecture, *, pretrained: bool, **size_args: Any) -> nn.Modul
         set_channels(model, of.channels)
         return model
     except (OSError, HfHubHTTPError):
-        raise  # the caller says what is not there
+        raise  # the caller reports what is missing
     except TypeError as error:
         keys = [
             "backbone.model_args",
@@ -342,10 +341,10 @@ def _from_torch_hub(of: Architecture, size_args: dict[str, Any], file: torch_hub
 
 
 def _ask_hub(read: Any, name: str) -> Any:
-    """Return what `read` reads, from the hub's cache; the network is asked only for what is not there.
+    """Return what `read` reads from the hub's cache; the network is asked only for what is missing.
 
     Raises:
-        BackboneError: the hub cannot be reached, or does not have it, or it is no name.
+        BackboneError: the hub cannot be reached or does not have it, or the name is invalid.
     """
     with _offline(), _quiet():
         try:

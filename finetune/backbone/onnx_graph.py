@@ -1,4 +1,4 @@
-"""A network as an ONNX graph, by torch's own exporters, which are kept quiet."""
+"""A network as an ONNX graph, made by torch's exporters with their messages silenced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from finetune.backbone.weights import first_line
+from finetune.wording import first_line
 
 EXPORT_ERRORS = (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, TypeError)
 APART = 1e-3  # of the largest value: how far a graph's answers may be from the network's
@@ -59,7 +59,7 @@ def write_graph(
 
 
 def write_quickly(model: nn.Module, example: Tensor, file: Path, *, outputs: Sequence[str]) -> None:
-    """Write a network in eval mode for batches of exactly this shape (B, 3, H, W), to be compared with it at once.
+    """Write a network in eval mode for batches of exactly this shape (B, 3, H, W), for comparison with it at once.
 
     Raises:
         One of EXPORT_ERRORS: the network cannot be exported.
@@ -71,7 +71,7 @@ def write_quickly(model: nn.Module, example: Tensor, file: Path, *, outputs: Seq
 
 
 def _first_of(*ways: Callable[[], None]) -> None:
-    """Go the first way that is open."""
+    """Take the first way that works."""
     *others, last = ways
     for way in others:
         with contextlib.suppress(*EXPORT_ERRORS):
@@ -81,10 +81,10 @@ def _first_of(*ways: Callable[[], None]) -> None:
 
 
 def _check_another_batch(model: nn.Module, example: Tensor, file: Path) -> None:
-    """See that a graph has kept nothing of the number of images that it was made of.
+    """Check that a graph does not depend on the number of images that it was made from.
 
     Raises:
-        ValueError: with one image more it answers otherwise than the network.
+        ValueError: with one image more its output differs from the network's.
     """
     import onnxruntime
 
@@ -128,7 +128,7 @@ def _write_older(
 
 
 def _dimension(name: str) -> Any:
-    """Return a free dimension; of sides torch finds out by itself what multiples a network takes."""
+    """Return a free dimension; torch finds out by itself which multiples a network takes as sides."""
     return torch.export.Dim("batch", min=1) if name == "batch" else torch.export.Dim.DYNAMIC
 
 

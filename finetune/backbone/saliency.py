@@ -1,4 +1,4 @@
-"""What of an image an answer rests on: Grad-CAM at the deepest feature map that still has places.
+"""What part of an image an answer is based on: Grad-CAM at the deepest feature map that still has places.
 
 Letters: B batch, C channels, H W pixels, K classes, N tokens, h w places of a feature map.
 """
@@ -19,14 +19,14 @@ from finetune.types import LayerGroup
 
 
 class Saliency:
-    """Says of a network's images how much each place speaks for a class.
+    """Tells how much each place of a network's images speaks for a class.
 
-    Where the answer does not hang on the places of the last feature map (a class token has read them before), the last
-    one of the layer group before is taken, and so on. Source: Selvaraju et al. 2017, arXiv:1610.02391.
+    If the answer does not depend on the places of the last feature map (a class token has read them before), the last
+    map of the layer group before is taken, and so on. Source: Selvaraju et al. 2017, arXiv:1610.02391.
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[LayerGroup], *, image_size: tuple[int, int]) -> None:
-        """Look for the feature maps of a network.
+        """Find the feature maps of a network.
 
         Raises:
             BackboneError: torch.fx cannot follow it, or it has none.
@@ -59,7 +59,7 @@ class Saliency:
         return None
 
     def _places(self, node: str, values: Tensor | None) -> Tensor | None:
-        """Return the values of a feature map, or of tokens, as (C, h, w); None where they lie on no grid."""
+        """Return the values of a feature map, or of tokens, as (C, h, w); None if they form no grid."""
         if values is None:
             return None
         _, dims = self.traced.maps[node]
@@ -102,7 +102,7 @@ def _candidates(traced: Traced, groups: Sequence[LayerGroup]) -> list[str]:
 
 
 def _grid(model: nn.Module, num_tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
-    """Return how the tokens of places lie, those of no place (a class, registers) being first."""
+    """Return the grid of the tokens that have a place; those without one (a class, registers) come first."""
     own = getattr(getattr(model, "patch_embed", None), "grid_size", None)
     if own is not None and prod(own) <= num_tokens:
         return int(own[0]), int(own[1])

@@ -45,12 +45,12 @@ class Matched:
 
 
 def flat(content: Any) -> dict[str, dict[str, Tensor]]:
-    """Return the sets of weights of a file by name, "" for what stands in no container."""
+    """Return the sets of weights of a file by name, "" for what is in no container."""
     return dict(_sets(content, ""))
 
 
 def of_set(sets: Mapping[str, Mapping[str, Tensor]], named: str, file: Path) -> dict[str, Tensor]:
-    """Return the tensors of the set that is named; without a name those of all sets, under their names if several.
+    """Return the tensors of the named set; without a name those of all sets, prefixed with their names if several.
 
     Raises:
         BackboneError: there are no tensors, or no set of that name.
@@ -73,14 +73,14 @@ def of_set(sets: Mapping[str, Mapping[str, Tensor]], named: str, file: Path) -> 
 
 
 def matched(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
-    """Return the tensors under the prefix where most of the network's keys stand, with keys as the network has them.
+    """Return the tensors under the prefix that has most of the network's keys, with keys as the network has them.
 
-    Of prefixes where equally many stand, the averaged set comes first. What stands under no set keeps its key but for
-    the usual prefixes of wrappers, and so does all of a file whose keys are in another layout, which is timm's to know.
+    Among prefixes with equally many, an averaged set comes first. What is under no set keeps its key, but for the usual
+    prefixes of wrappers, and so does a whole file whose keys have another layout, which timm may know.
     """
     counts = _counts_of(tensors, own)
     most = max(counts.values(), default=0)
-    if most * 4 < sum(map(_is_counted, own)):
+    if most * 4 < sum(map(is_counted, own)):
         return _in_another_layout(tensors, own)
     best = min((prefix for prefix, count in counts.items() if count == most), key=lambda name: (_rank(name), len(name)))
     others = [p for p, count in counts.items() if p != best and count * 2 >= most and not p.startswith(best or "?")]
@@ -115,7 +115,7 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _counts_of(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for key in filter(_is_counted, tensors):
+    for key in filter(is_counted, tensors):
         parts = key.split(".")
         counts.update(
             "".join(f"{p}." for p in parts[:cut]) for cut in range(len(parts)) if ".".join(parts[cut:]) in own
@@ -123,12 +123,13 @@ def _counts_of(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Coun
     return counts
 
 
-def _is_counted(key: str) -> bool:
+def is_counted(key: str) -> bool:
+    """Return whether a key counts where keys are matched: how many batches a norm has seen does not."""
     return not key.endswith("num_batches_tracked")  # averages of parameters often lack it
 
 
 def _in_another_layout(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
-    """Return the first set by the names alone, without what all of its keys begin with."""
+    """Return the first set by its names alone, without the prefix that all of its keys share."""
     name = ""
     others: list[str] = []
     while True:

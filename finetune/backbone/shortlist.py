@@ -29,7 +29,7 @@ def on_this_machine() -> tuple[str, ...]:
 
 
 def standing(name: str) -> float | None:
-    """Return the place of a timm name among backbones in general, the strongest highest; None: not known."""
+    """Return the rank of a timm name among backbones in general, higher for stronger; None if unknown."""
     entry = find(name)
     full = entry.full_name if entry and name not in SHORTLIST else name
     return float(SHORTLIST.index(full)) if full in SHORTLIST else None

@@ -66,7 +66,7 @@ class StagedClassifier(nn.Module):
 
 
 def stages(at: str, groups: Sequence[LayerGroup]) -> list[str]:
-    """Return the layer groups that "NAME", "NAME+NAME" or "all" stands for, in the order of the network.
+    """Return the layer groups meant by "NAME", "NAME+NAME" or "all", in the order of the network.
 
     Raises:
         RecipeError: there is no such layer group.

@@ -18,7 +18,7 @@ SUFFIXES = frozenset({".safetensors", ".bin", ".pth", ".npz"})
 
 
 def place_of(weights: Weights | None) -> Path | None:
-    """Return where some weights lie on this machine; None where they would have to be fetched."""
+    """Return where some weights are on this machine; None if they would have to be fetched."""
     if weights is None:
         return None
     if weights.hub == PACKAGE:
@@ -37,7 +37,7 @@ def torch_checkpoints() -> Path:
 
 
 def _in_hub_cache(name: str) -> Path | None:
-    """Return the file of weights in the snapshot that the hub's cache calls the newest."""
+    """Return the weights file in the snapshot that the hub's cache marks as the newest."""
     folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     try:
         snapshot = folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()

@@ -1,4 +1,4 @@
-"""Weights that timm fetches with torch.hub rather than from the model hub: torchvision's, and a few old ones."""
+"""Weights that timm fetches through torch.hub rather than the model hub: torchvision's, and a few old ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HubFile:
 
 
 def hub_file_of(name: str) -> HubFile | None:
-    """Return the file that timm reads for a network through torch.hub; None where it reads from the model hub."""
+    """Return the file that timm reads for a network through torch.hub; None if it reads from the model hub."""
     config = get_pretrained_cfg(name)
     if config is None or config.hf_hub_id or not config.url:
         return None
@@ -34,7 +34,7 @@ def hub_file_of(name: str) -> HubFile | None:
 
 
 def download(file: HubFile, name: str, *, hint: str) -> None:
-    """Download a file to its place; a hash in its name is checked, and half a file is not left.
+    """Download a file to its place; a hash in its name is checked, and no partial file is left.
 
     Raises:
         BackboneError: it cannot be fetched, or is not what its name says.

@@ -26,7 +26,7 @@ from finetune.types import LayerGroup
 PROBE_BATCH = 2
 # What torch.fx raises on a network whose path depends on values.
 TRACE_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, NameError, LookupError, AssertionError)
-# Functions and methods that move or pad values without changing them: the end of a group lies before them.
+# Functions and methods that move or pad values without changing them: the end of a group comes before them.
 MOVES = frozenset({"permute", "transpose", "contiguous", "reshape", "view", "flatten", "movedim", "to", "float", "pad"})
 
 
@@ -35,7 +35,7 @@ CONSTANT = "_tensor_constant"  # what torch.fx calls the tensors that it finds i
 
 @contextmanager
 def without_traces(model: nn.Module) -> Iterator[None]:
-    """Take the constants that tracing hangs onto a model off it again; graphs made meanwhile keep theirs."""
+    """Remove the constants that tracing attaches to a model; graphs made meanwhile keep theirs."""
     before = set(vars(model))
     try:
         yield
@@ -78,14 +78,14 @@ class Tracer(fx.Tracer):
         with _without_caches(root):
             graph = super().trace(root, {**defaults, **(concrete_args or {})} or None)
         for node in [node for node in graph.nodes if node.op == "placeholder"][1:]:
-            if node.args:  # an option; what hangs on it asserts that it has this value
+            if node.args:  # an option; what depends on it asserts that it has this value
                 _erase(graph, node)
         return graph
 
 
 @contextmanager
 def _without_caches(root: nn.Module) -> Iterator[None]:
-    """Empty what modules keep from one pass for the next: a trace would take it for constants, and leave its own."""
+    """Empty what modules cache between passes: a trace would take it for constants, and leave its own there."""
     caches = [
         (value, dict(value))
         for module in root.modules()
@@ -191,7 +191,7 @@ def position_dims(ndim: int, *, is_channels_last: bool) -> tuple[int, ...]:
 
 
 def ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """Return some nodes of a graph and all that they are computed from."""
+    """Return some nodes of a graph and everything that they are computed from."""
     reached: set[fx.Node] = set()
     waiting = list(nodes)
     while waiting:
@@ -250,7 +250,7 @@ def _ends(
 
 
 def _sources(node: fx.Node, module: fx.GraphModule) -> Iterator[fx.Node]:
-    """Yield the nodes that a node is a copy of, the nearest first: each the one input of the next, without weights."""
+    """Yield the nodes that a node is a copy of, nearest first: each is the only input of the next, without weights."""
     while len(node.all_input_nodes) == 1:
         if node.op == "call_module" and any(True for _ in module.get_submodule(str(node.target)).parameters()):
             return

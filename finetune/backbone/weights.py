@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from finetune.backbone.blank import USUAL
 from finetune.backbone.folder import is_folder, read_config
 from finetune.backbone.groups import head_parameters
-from finetune.backbone.sets import flat, matched, of_set
+from finetune.backbone.sets import flat, is_counted, matched, of_set
 from finetune.errors import BackboneError
 from finetune.types import LayerGroup
+from finetune.wording import first_line
 
 # What torch and safetensors raise on damaged bytes, as seen when fed truncated and altered files.
 DAMAGE_ERRORS = (
@@ -37,7 +38,7 @@ FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a file gave to a network: the share of the backbone's weights, and what did not fit."""
+    """What was loaded from a file into a network: the share of the backbone's weights, and what did not fit."""
 
     source: str
     share: float
@@ -49,7 +50,7 @@ class LoadReport:
 
     @property
     def random(self) -> tuple[str, ...]:
-        """The tensors of the backbone that the file did not give."""
+        """The tensors of the backbone that were not in the file."""
         return (*self.missing, *self.other_shape)
 
     def sentence(self) -> str:
@@ -70,7 +71,7 @@ class LoadReport:
 
 
 def file_of(path: Path) -> tuple[Path, str]:
-    """Return the file of weights, and the set in it that FILE#SET names; "" where none is named."""
+    """Return the weights file, and the set in it that FILE#SET names; "" if none is named."""
     file, mark, name = str(path).rpartition("#")
     return (Path(file), name) if mark and not path.exists() and Path(file).is_file() else (path, "")
 
@@ -108,7 +109,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, architecture: str, source: str) -> LoadReport:
     """Copy what fits from a state dict into a network, and report what was and was not loaded.
 
-    Of several sets of weights the one that fits best is taken, of equals the averaged one. Its prefix is taken off,
+    Among several sets of weights the best fit is taken, among equals the averaged one. Its prefix is removed,
     the architecture's own timm filter is applied, a stem of one channel is spread over three, and a classifier of
     another size is left out.
 
@@ -136,20 +137,20 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, architecture: 
         source,
         share,
         has_classifier=bool(head) and head <= fitting.keys(),
-        missing=tuple(key for key in own if key not in filtered and key not in head and _counts(key)),
+        missing=tuple(key for key in own if key not in filtered and key not in head and is_counted(key)),
         unexpected=tuple(key for key in filtered if key not in own),
         other_shape=tuple(
-            key for key in filtered if key in own and key not in fitting and key not in head and _counts(key)
+            key for key in filtered if key in own and key not in fitting and key not in head and is_counted(key)
         ),
         remarks=tuple(said),
     )
 
 
 def _usable(tensor: Tensor, own: Tensor, holder: str, key: str) -> Tensor:
-    """Return a tensor in the precision of the network's own.
+    """Return a tensor in the precision of the network's tensor.
 
     Raises:
-        BackboneError: its numbers are of another kind (quantised, complex), or not finite in that precision.
+        BackboneError: its type is another kind (quantised, complex), or it is not finite in that precision.
     """
     if own.is_floating_point() and not tensor.is_floating_point():
         raise BackboneError(
@@ -166,7 +167,7 @@ def _usable(tensor: Tensor, own: Tensor, holder: str, key: str) -> Tensor:
 
 
 def _of_shape(tensor: Tensor, own: Tensor) -> Tensor:
-    """Return a single number in the shape that the network has for it, anything else as it is."""
+    """Return a single number in the network's shape for it, anything else unchanged."""
     return tensor.reshape(own.shape) if tensor.numel() == own.numel() == 1 else tensor
 
 
@@ -195,14 +196,10 @@ def _spread_stem(model: nn.Module, tensors: dict[str, Tensor], own: Mapping[str,
     return said
 
 
-def _counts(key: str) -> bool:
-    return not key.endswith("num_batches_tracked")
-
-
 def refuse_random(
     report: LoadReport | None, groups: Sequence[LayerGroup], *, trained: Collection[str] = frozenset()
 ) -> None:
-    """Refuse weights that leave a layer random in a layer group which is not trained.
+    """Refuse weights that leave a layer random in a frozen layer group.
 
     Raises:
         BackboneError: tensors of a frozen layer group are not in the file, or have another shape there.
@@ -265,12 +262,7 @@ def _filtered(model: nn.Module, tensors: dict[str, Tensor], architecture: str, s
         raise BackboneError(f"{source} does not fit {architecture}: {first_line(error)}") from error
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _refused(error: BaseException) -> str:
-    """Return what a file wants to be built, of all that torch says when it refuses it."""
+    """Return the class that a file wants to build, from torch's message refusing it."""
     names = re.findall(r"GLOBAL ([\w.]+)", str(error))
     return f"it holds {names[0]}" if names else first_line(error)

@@ -1,7 +1,7 @@
 """The weights of the epoch to deliver: named by their epoch while a run trains, `best` once it has ended.
 
-Two checkpoints are kept of the place in training, and each speaks of an epoch to deliver: the weights of both are
-kept. What neither speaks of goes after the last checkpoint stands, so whenever a run is killed, the weights are there.
+Two checkpoints of the place in training are kept, and each names an epoch to deliver, whose weights are kept too.
+Other weights are removed once the last checkpoint is written, so that whenever a run is killed, its weights are there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def keep(folder: RunFolder, model: dict[str, Tensor], now: TrainState) -> None:
 
 
 def drop_unspoken(folder: RunFolder) -> None:
-    """Remove weights of epochs that neither of the two last checkpoints speaks of."""
+    """Remove weights of epochs that neither of the last two checkpoints names."""
     spoken = {_spoken(place) for place in state.places(folder.last)}
     for place in _by_epoch(folder):
         if place.name not in {_place(folder, epoch).name for epoch in spoken if epoch is not None}:
@@ -49,7 +49,7 @@ def load(folder: RunFolder, wanted: Best | None) -> Checkpoint:
 
 
 def settle(folder: RunFolder, wanted: Best | None) -> None:
-    """Give the weights of the epoch to deliver their last name, and remove those of other epochs."""
+    """Give the weights of the epoch to deliver their final name, and remove those of other epochs."""
     place, _ = _found(folder, wanted)
     if place != folder.best:
         put(place, folder.best)
@@ -77,7 +77,7 @@ def _by_epoch(folder: RunFolder) -> Iterator[Path]:
 
 
 def _spoken(checkpoint: Path) -> int | None:
-    """Return the epoch to deliver of which a checkpoint speaks."""
+    """Return the epoch to deliver that a checkpoint names."""
     try:
         return int(json.loads((checkpoint / state.STATE).read_text(encoding="utf-8"))["best"]["epoch"])
     except (OSError, ValueError, TypeError, LookupError):

@@ -1,7 +1,7 @@
-"""How each phase of a run began, on the feature cache or without it: written down before it computes anything.
+"""How each phase of a run began, with the feature cache or without it: written down before it computes anything.
 
-What fits depends on the disk and the memory that are free at the moment. A run that is stopped, before its
-first checkpoint too, goes on as it began, or not at all.
+What fits depends on the disk and memory that are free at the time. A stopped run, even before its first
+checkpoint, goes on as it began, or not at all.
 """
 
 from __future__ import annotations

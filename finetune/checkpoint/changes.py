@@ -1,6 +1,6 @@
-"""What a run began with, and what has changed since: recipe, versions, data. Resume refuses or is told.
+"""What a run began with, and what has changed since: recipe, versions, data. Resume refuses, or allows it.
 
-A resumed run ends with the bits of one that was never stopped only when nothing has changed that its
+A resumed run ends with the bits of one that was never stopped only if nothing has changed that its
 numbers depend on. `--allow recipe`, `--allow version` and `--allow data` each let one kind of change
 pass; the report then says so.
 """
@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
 
 
 def weights_digest(backbone: Backbone) -> str:
-    """Return the hash of what was loaded, the head left out: that one is new."""
+    """Return the hash of what was loaded, without the head, which is new."""
     digest = blake2b(digest_size=16)
     names = [group.name for group in backbone.groups if not group.is_head]
     own = backbone.model.state_dict()
@@ -94,7 +94,7 @@ def weights_digest(backbone: Backbone) -> str:
 
 
 def check_weights(folder: RunFolder, began: Beginning, backbone: Backbone) -> None:
-    """See that the pretrained weights are those that the run began with.
+    """Check that the pretrained weights are those that the run began with.
 
     Raises:
         CheckpointError: they are not.
@@ -107,7 +107,7 @@ def check_weights(folder: RunFolder, began: Beginning, backbone: Backbone) -> No
 
 
 def settle_changes(folder: RunFolder, recipe: Recipe, began: Beginning, *, allow: Collection[str]) -> list[str]:
-    """Return in words what changed in recipe and versions and was allowed.
+    """Return what changed in recipe and versions and was allowed, in words.
 
     Raises:
         CheckpointError: something changed that was not allowed, or never can be.
@@ -133,7 +133,7 @@ def settle_changes(folder: RunFolder, recipe: Recipe, began: Beginning, *, allow
 
 
 def settle_processes(folder: RunFolder, now: int, began: Beginning, *, allow: Collection[str]) -> list[str]:
-    """Return in words that another number of processes shares the run, where it does and that was allowed.
+    """Return, in words, that another number of processes shares the run, where it does and that was allowed.
 
     Raises:
         CheckpointError: it does, and that was not allowed: sums of parts are rounded otherwise.

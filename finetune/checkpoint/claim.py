@@ -1,7 +1,7 @@
 """Who may write into a run folder: one process at a time, from its first file to its last.
 
-The claim is a lock on the file `.lock` in the folder; the system takes it back when the process
-ends, however it ends.
+The claim is a lock on the file `.lock` in the folder; the system releases it when the process ends,
+however it ends.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ LINGER = 10.0  # seconds: the workers of a killed run notice within five that it
 
 @contextmanager
 def claimed(folder: RunFolder, *, seconds: float, on_event: OnEvent = ignore) -> Iterator[None]:
-    """Hold a run folder inside the block, after waiting so long for another process that holds it.
+    """Hold a run folder inside the block, after waiting up to `seconds` for another process that holds it.
 
     Raises:
-        ResourceError: another process goes on holding it, or the folder cannot be written.
+        ResourceError: another process still holds it, or the folder cannot be written.
     """
     lock = FileLock(folder.path / LOCK)
     try:
@@ -68,7 +68,7 @@ def new_folder(out: Path | None, *, words: Iterable[str] = (), data: str = "") -
     path = out or created[0]
     folder = RunFolder(path)
     with claimed(folder, seconds=0):
-        check_new(path)  # nobody else writes from here on
+        check_new(path)  # no one else writes from here on
         clear_leftovers(folder)
         try:
             yield folder
@@ -79,7 +79,7 @@ def new_folder(out: Path | None, *, words: Iterable[str] = (), data: str = "") -
 
 
 def _made(out: Path) -> list[Path]:
-    """Make a folder and return what was not there before, the innermost first."""
+    """Make a folder and return the folders that were not there before, the innermost first."""
     check_new(out)
     missing = [parent for parent in (out, *out.absolute().parents) if not parent.exists()]
     out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def _made(out: Path) -> list[Path]:
 
 
 def _made_by_name(words: Iterable[str]) -> list[Path]:
-    """Make a folder of a name that is free: of two runs of one minute one gets it, the other the next."""
+    """Make a folder under a free name: of two runs in one minute, one gets the first name, the other the next."""
     missing = [] if RUNS.exists() else [RUNS]
     RUNS.mkdir(exist_ok=True)
     name = "-".join([datetime.now().strftime("%Y-%m-%d-%H%M"), *map(slug, words)])
@@ -112,7 +112,7 @@ def _take_back(folder: RunFolder, created: Iterable[Path]) -> None:
 
 
 def clear_leftovers(folder: RunFolder) -> None:
-    """Remove what a killed process had begun to write in a run folder that is claimed."""
+    """Remove what a killed process had begun to write in a claimed run folder."""
     for leftover in folder.leftovers():
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""The comparison folder: its places, and what each run in it took, epoch by epoch.
+"""The comparison folder: its files, and the time of each run in it, epoch by epoch.
 
 compare.json    who is compared, on which seeds, what failed, and (last) how it came out
 recipe.toml     what all runs share, as it was asked for      split.csv   the images of every run
-began.json      what a comparison that goes on is compared with
+began.json      what a resumed comparison is compared with
 runs/           a run folder for each strategy and seed       clocks/     seconds at the end of each epoch
 compare.html    one page that opens offline
 """
@@ -10,16 +10,15 @@ compare.html    one page that opens offline
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
-from finetune.checkpoint.run_folder import RunFolder, is_unwritten, read_json, stopped_before, write_json
-from finetune.checkpoint.state import check_format
+from finetune.checkpoint.contents import read_as
+from finetune.checkpoint.run_folder import RunFolder, is_unwritten, stopped_before, write_json
 from finetune.errors import CheckpointError
 from finetune.settings import FORMAT_VERSION
 from finetune.types import Event
@@ -51,26 +50,12 @@ class ComparisonRecord(BaseModel):
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
         """
-        write_json(folder.content, self.model_dump())
+        write_json(folder.comparison, self.model_dump())
 
 
 @dataclass(frozen=True, slots=True)
-class ComparisonFolder:
-    """The places in a comparison folder."""
-
-    path: Path
-
-    @property
-    def content(self) -> Path:
-        return RunFolder(self.path).comparison
-
-    @property
-    def recipe(self) -> Path:
-        return self.path / "recipe.toml"
-
-    @property
-    def split(self) -> Path:
-        return self.path / "split.csv"
+class ComparisonFolder(RunFolder):
+    """The paths in a comparison folder."""
 
     @property
     def report(self) -> Path:
@@ -81,7 +66,7 @@ class ComparisonFolder:
         return RunFolder(self.path / "runs" / name)
 
     def clock(self, name: str) -> Path:
-        """Return where the seconds of one run lie."""
+        """Return the file of the seconds of one run."""
         return self.path / "clocks" / f"{name}.jsonl"
 
 
@@ -92,35 +77,21 @@ def open_comparison(path: str | Path) -> tuple[ComparisonFolder, ComparisonRecor
         CheckpointError: there is none at this path, or of another version.
     """
     folder = ComparisonFolder(Path(path))
-    if is_unwritten(RunFolder(folder.path)):
-        raise stopped_before(RunFolder(folder.path))
-    if not folder.content.is_file():
+    if is_unwritten(folder):
+        raise stopped_before(folder)
+    if not folder.comparison.is_file():
         raise CheckpointError(
             f"{folder.path} is no comparison folder: it has no compare.json",
             hint="Start one: finetune compare --data DIR --out FOLDER",
         )
-    content = read_json(folder.content)
-    if not isinstance(content, dict):
-        raise _damaged(folder)
-    check_format(folder.content, content.get("format_version"))
-    try:
-        return folder, ComparisonRecord.model_validate(content)
-    except ValidationError as error:
-        raise _damaged(folder) from error
-
-
-def _damaged(folder: ComparisonFolder) -> CheckpointError:
-    return CheckpointError(
-        f"{folder.content} does not hold a comparison: it is damaged",
-        hint=f"Start it again: finetune compare --recipe {shlex.quote(str(folder.recipe))}",
-    )
+    return folder, read_as(ComparisonRecord, folder.comparison, has_format=True, what="a comparison")
 
 
 class Clock:
-    """Writes after how many seconds of a run each epoch was over; a run that goes on adds to what it took before."""
+    """Records the seconds of a run at the end of each epoch; a resumed run adds to its earlier seconds."""
 
     def __init__(self, path: Path) -> None:
-        """Go on with the file at a path, or begin it.
+        """Append to the file at a path, or begin it.
 
         Raises:
             ResourceError: the disk is full or the folder cannot be written.
@@ -148,7 +119,7 @@ class Clock:
 
 
 def seconds_by_epoch(path: Path) -> dict[int, float]:
-    """Return what a `Clock` wrote; an epoch that was done twice counts by its later end, half a line not at all."""
+    """Return what a `Clock` wrote; of an epoch done twice the later end counts, and half a line not at all."""
     seconds: dict[int, float] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():

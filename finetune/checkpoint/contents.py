@@ -1,7 +1,7 @@
 """What the files of a run folder must hold before a run goes on, is compared, or is shown in a report.
 
 They were written by the tool, but lie where anybody may write: what is missing or of another type costs one
-error that names the file, and it is looked for before training goes on, not after it.
+error that names the file, and that is checked before training goes on, not after it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Environment:
     packages: Packages
 
 
-def read_as(kind: type[Content], path: Path, *, has_format: bool = False) -> Content:
+def read_as(kind: type[Content], path: Path, *, has_format: bool = False, what: str = "what it should") -> Content:
     """Return what a JSON file of a run folder holds; `has_format` says that it names its format_version.
 
     Raises:
@@ -114,8 +114,8 @@ def read_as(kind: type[Content], path: Path, *, has_format: bool = False) -> Con
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _damaged(path, f"{where or 'what it holds'} {meaning(first)}") from error
+        where = ".".join(map(str, first["loc"])) or ("" if first["type"] == "value_error" else "what it holds")
+        raise _damaged(path, f"{where} {meaning(first)}".strip(), what=what) from error
 
 
 def read_problems(path: Path) -> list[Problem]:
@@ -134,6 +134,6 @@ def read_problems(path: Path) -> list[Problem]:
         raise _damaged(path, str(error)) from error
 
 
-def _damaged(path: Path, reason: str) -> CheckpointError:
+def _damaged(path: Path, reason: str, *, what: str = "what it should") -> CheckpointError:
     folder = RunFolder(path.parent)
-    return CheckpointError(f"{path} does not hold what it should: {reason}", hint=f"Put it back, or {folder.anew}")
+    return CheckpointError(f"{path} does not hold {what}: {reason}", hint=f"Put it back, or {folder.anew}")

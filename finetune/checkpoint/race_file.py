@@ -1,19 +1,17 @@
 """race.json: who started, at which epochs the rungs are, what each showed, who failed, who won, what it took.
 
-Written by the tool, but it lies where anybody may write: names become folders, so they are checked.
+The tool writes it, but anybody may change it: names become folders, so they are checked.
 """
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from finetune.checkpoint.run_folder import RunFolder, read_json, write_json
-from finetune.checkpoint.state import check_format
-from finetune.errors import CheckpointError
+from finetune.checkpoint.contents import read_as
+from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.settings import FORMAT_VERSION
 
 
@@ -27,7 +25,7 @@ Label = Annotated[str, AfterValidator(_bare)]
 
 
 class RecordedWork(BaseModel):
-    """Forward passes that each epoch of a candidate takes, the images that they are counted over, their weight."""
+    """The forward passes of each epoch of a candidate, the images they are counted over, and their weight."""
 
     model_config = ConfigDict(strict=True)
     epochs: list[float] = Field(min_length=1)
@@ -55,7 +53,7 @@ class RecordedRung(BaseModel):
 
 
 class RankedBackbone(BaseModel):
-    """What a linear classifier on a backbone's frozen features is predicted to reach, with its interval."""
+    """The predicted score of a linear classifier on a backbone's frozen features, with its interval."""
 
     model_config = ConfigDict(strict=True)
     name: str
@@ -105,18 +103,4 @@ def open_race(folder: RunFolder) -> RaceRecord:
     Raises:
         CheckpointError: it is damaged or of another version.
     """
-    content = read_json(folder.race)
-    if not isinstance(content, dict):
-        raise _damaged(folder)
-    check_format(folder.race, content.get("format_version"))
-    try:
-        return RaceRecord.model_validate(content)
-    except ValidationError as error:
-        raise _damaged(folder) from error
-
-
-def _damaged(folder: RunFolder) -> CheckpointError:
-    return CheckpointError(
-        f"{folder.race} does not hold a race: it is damaged",
-        hint=f"Start it again: finetune run --recipe {shlex.quote(str(folder.asked))}",
-    )
+    return read_as(RaceRecord, folder.race, has_format=True, what="a race")

@@ -1,4 +1,4 @@
-"""The run folder: the names of everything one run leaves behind, and writing it whole or not at all."""
+"""The run folder: the paths of everything one run leaves behind, and writing it whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOCK = ".lock"
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """The places in a run folder."""
+    """The paths in a run folder."""
 
     path: Path
 
@@ -101,7 +101,7 @@ class RunFolder:
 
     @property
     def what(self) -> str:
-        """What is gone on with here, in words."""
+        """What can be resumed here, in words."""
         kinds = {self.comparison: "comparison", self.several: "set", self.tuning: "search"}
         return next((what for place, what in kinds.items() if place.is_file()), "run")
 
@@ -169,7 +169,7 @@ class RunFolder:
 
     @property
     def is_laid(self) -> bool:
-        """Whether all stands that is known before the first step: there is something to go on with."""
+        """Whether everything is written that is known before the first step: there is something to resume."""
         return self.recipe.is_file() or self.race.is_file()
 
     @property
@@ -179,29 +179,30 @@ class RunFolder:
 
     @property
     def command(self) -> str:
-        """The command that goes on with what lies here."""
+        """The command that resumes what is here."""
         if self.tuning.is_file():
             return "finetune tune"
         return "finetune compare" if self.comparison.is_file() else "finetune run"
 
     @property
     def resuming(self) -> str:
-        """The command that goes on with what was begun here, as it is typed."""
+        """The command that resumes what was begun here, as typed."""
         return f"{ranks.launcher()}{self.command} --resume {shlex.quote(str(self.path))}"
 
     @property
     def anew(self) -> str:
-        """How to begin anew; a race that is not over has its recipe as it was asked for."""
+        """How to start again; an unfinished race has its recipe only as it was asked for."""
         recipe = self.asked if self.is_racing else self.recipe
-        return f"start a new {self.what}: {ranks.launcher()}{self.command} --recipe {shlex.quote(str(recipe))}"
+        flags = " --folds K (or --seeds N)" if self.several.is_file() else ""
+        return f"start a new {self.what}: {ranks.launcher()}{self.command} --recipe {shlex.quote(str(recipe))}{flags}"
 
     @property
     def is_begun(self) -> bool:
-        """Whether something stands here that was asked for; without it a killed process has left nothing."""
+        """Whether a recipe that was asked for is here; without one a killed process has left nothing."""
         return self.is_laid or self.asked.is_file()
 
     def leftovers(self) -> Iterator[Path]:
-        """Yield what a killed process had begun to write, and what its lock left while it was tried."""
+        """Yield what a killed process had begun to write, and what a lock left while it was tried."""
         for place in (*self.laid, *self.later):
             yield from (left for left in (beside_of(place), old_of(place)) if left.exists())
         yield from self.path.glob(".filelock-*")
@@ -210,12 +211,12 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run came to its end: metrics.json is written last."""
+        """Whether the run is finished: metrics.json is written last."""
         return self.metrics.is_file()
 
 
 def check_new(out: Path) -> None:
-    """See, before any work is done, that a run folder can be made at `out`.
+    """Check, before any work is done, that a run folder can be made at `out`.
 
     Raises:
         ResourceError: it holds something already, or cannot be written.
@@ -240,7 +241,7 @@ def check_new(out: Path) -> None:
 def is_unwritten(folder: RunFolder) -> bool:
     """Return whether a folder holds no more than what a killed process had begun to lay out.
 
-    Hidden files count as nothing: a lock, what a lock leaves while it is tried, half a file, those of the system.
+    Hidden files do not count: locks, their traces, half-written files, the system's.
     """
     if not folder.path.is_dir() or folder.is_begun:
         return False
@@ -252,7 +253,7 @@ def is_unwritten(folder: RunFolder) -> bool:
 
 
 def is_utf8(name: str) -> bool:
-    """Return whether a name is text; Python hands on bytes that are none as lone surrogates."""
+    """Return whether a name is valid UTF-8; Python passes other bytes on as lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -312,7 +313,7 @@ def open_answering(path: str | Path) -> RunFolder:
 
 
 def open_unfinished(path: str | Path) -> RunFolder:
-    """Return a run folder that can be gone on with, even one whose process was killed while it was laid out.
+    """Return a run folder that can be resumed, even if its process was killed while laying it out.
 
     Raises:
         CheckpointError: there is none at this path, or its run was stopped before it had written anything.
@@ -324,7 +325,7 @@ def open_unfinished(path: str | Path) -> RunFolder:
 
 
 def stopped_before(folder: RunFolder) -> CheckpointError:
-    """Return the error of a folder in which a run or a comparison was stopped before it had written anything."""
+    """Return the error for a folder whose run or comparison was stopped before it had written anything."""
     return CheckpointError(
         f"what began in {folder.path} was stopped before it had written anything",
         hint=f"Nothing is lost: give the same command again, with --out {folder.path} or without.",
@@ -332,7 +333,7 @@ def stopped_before(folder: RunFolder) -> CheckpointError:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON beside its place and rename it, so that no half of it is ever seen."""
+    """Write JSON beside its place and rename it, so that it is never seen half-written."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -364,7 +365,7 @@ def read_classes(folder: RunFolder) -> tuple[str, ...]:
 
 
 def slug(word: str) -> str:
-    """Return a word as it can stand in the name of a run folder."""
+    """Return a word in a form that fits the name of a run folder."""
     return re.sub(r"[^A-Za-z0-9_.]+", "_", word).strip("._") or "x"
 
 

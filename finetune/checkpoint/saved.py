@@ -1,4 +1,4 @@
-"""A finished run, loaded from its folder, and what a run writes there at its end: the model and tables."""
+"""A finished run loaded from its folder, and what a run writes there at its end: the model and tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from finetune.backbone import load as backbones
 from finetune.backbone.adapted import cut_at, with_depth, with_range
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier
-from finetune.backbone.weights import first_line
 from finetune.bands import Bands
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.contents import PROBLEMS
@@ -37,6 +36,7 @@ from finetune.settings import Recipe
 from finetune.tasks import AnyTarget, Task
 from finetune.types import EpochLine, Manifest, Split, to_json
 from finetune.whole import write_text
+from finetune.wording import first_line
 
 GUESS_COLUMNS = ("file", "split", "class", "predicted")  # of predictions.csv; those of probabilities follow
 SURE_COLUMNS = ("confidence", "second", "confidence of second")  # of one class
@@ -72,7 +72,7 @@ def load_run(path: str | Path, *, device: str = "auto") -> SavedRun:
 
 
 def load_timm(path: str | Path, *, device: str = "auto") -> SavedRun:
-    """Return the model of a timm folder that names its classes, as if a run had left it; no data is known of it.
+    """Return the model of a timm folder that names its classes, as if a run had left it; its data is unknown.
 
     Raises:
         BackboneError: it cannot be loaded. CheckpointError: it does not say what its classes are called.
@@ -82,7 +82,7 @@ def load_timm(path: str | Path, *, device: str = "auto") -> SavedRun:
 
 
 def _loaded(folder: RunFolder, model: Path, recipe: Recipe, *, labels: tuple[str, ...] = ()) -> SavedRun:
-    """Return the model in a timm folder, loaded; `labels` are its classes where its config.json names none.
+    """Return the loaded model of a timm folder; `labels` are its classes if its config.json names none.
 
     Raises:
         CheckpointError: it cannot be used, or has no names of classes.
@@ -115,7 +115,7 @@ def _loaded(folder: RunFolder, model: Path, recipe: Recipe, *, labels: tuple[str
 
 
 def _labels_beside(model: Path) -> tuple[str, ...]:
-    """Return the names of classes in the labels.txt of a timm folder; none where there is no such file."""
+    """Return the class names in the labels.txt of a timm folder; none if there is no such file."""
     try:
         return tuple((model / timm_folder.LABELS).read_text(encoding="utf-8").splitlines())
     except (OSError, ValueError):
@@ -125,7 +125,7 @@ def _labels_beside(model: Path) -> tuple[str, ...]:
 def _on(device: torch.device, recipe: Recipe, folder: RunFolder) -> Recipe:
     """Return the recipe of a run for a device: on a CPU, what was settled for a GPU is computed in float32.
 
-    A run that was computed on a CPU keeps the arithmetic that it asked for.
+    A run computed on a CPU keeps its arithmetic.
     """
     if device.type != "cpu" or recipe.train.precision == "float32":
         return recipe
@@ -175,7 +175,7 @@ def data_root(recipe: Recipe) -> str:
 
 
 def pinned_task(recipe: Recipe) -> Task:
-    """Return the task of a run by its resolved recipe; older ones, which name none, have one class for each image."""
+    """Return the task in a run's resolved recipe; older recipes, which name none, have one class per image."""
     return "classify" if recipe.data.task == "auto" else recipe.data.task
 
 
@@ -212,7 +212,7 @@ def write_predictions(
 
 
 def _two_likeliest(shares: NDArray[np.float64], classes: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield for each image the largest of its probabilities (N, K), and the second class with its own."""
+    """Yield the largest probability (N, K) of each image, and the second class with its own."""
     for row in shares:
         best, second = np.argsort(-row, kind="stable")[:2]
         yield f"{row[best]:.6f}", classes[second], f"{row[second]:.6f}"

@@ -2,21 +2,20 @@
 
 several.json    folds or seeds, how many, what failed, and (last) how they came out
 recipe.toml     what all runs share, as it was asked for      split.csv   the images, fold 1 as val
-began.json      what is compared with when it goes on         runs/       a run folder for each fold or seed
+began.json      what they are compared with when resumed      runs/       a run folder for each fold or seed
 report.html     all of them on one page
-out_of_fold.csv, ensemble.json, exports/                      of folds: every image by who has not seen it; all as one
+out_of_fold.csv, ensemble.json, exports/                      for folds: images by a run that never saw them; all as one
 """
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
-from finetune.checkpoint.run_folder import RunFolder, is_unwritten, read_json, stopped_before, write_json
-from finetune.checkpoint.state import check_format
+from finetune.checkpoint.contents import read_as
+from finetune.checkpoint.run_folder import RunFolder, is_unwritten, stopped_before, write_json
 from finetune.errors import CheckpointError
 from finetune.settings import FORMAT_VERSION
 
@@ -39,7 +38,7 @@ class SeveralRecord(BaseModel):
         return self.results is not None and not self.failed
 
     def name(self, number: int) -> str:
-        """Return what the run of a fold or a seed is called."""
+        """Return the name of the run of a fold or a seed."""
         return f"{self.kind.removesuffix('s')}-{number}"
 
     def run(self, folder: RunFolder, number: int) -> RunFolder:
@@ -56,7 +55,7 @@ class SeveralRecord(BaseModel):
 
 
 def out_of_fold(folder: RunFolder) -> Path:
-    """Return where every image stands with what the run says of it that had it in val."""
+    """Return the file of what is said of each image by the run that had it in val."""
     return folder.path / "out_of_fold.csv"
 
 
@@ -74,19 +73,4 @@ def open_several(path: str | Path) -> tuple[RunFolder, SeveralRecord]:
             f"{folder.path} is no folder of several runs: it has no several.json",
             hint="Start some: finetune run DATA --folds 5, or --seeds 3.",
         )
-    content = read_json(folder.several)
-    if not isinstance(content, dict):
-        raise _damaged(folder)
-    check_format(folder.several, content.get("format_version"))
-    try:
-        return folder, SeveralRecord.model_validate(content)
-    except ValidationError as error:
-        raise _damaged(folder) from error
-
-
-def _damaged(folder: RunFolder) -> CheckpointError:
-    flag = "--folds K or --seeds N"
-    return CheckpointError(
-        f"{folder.several} does not hold several runs: it is damaged",
-        hint=f"Start them again: finetune run --recipe {shlex.quote(str(folder.recipe))} {flag}",
-    )
+    return folder, read_as(SeveralRecord, folder.several, has_format=True, what="several runs")

@@ -1,4 +1,4 @@
-"""Weights of several runs averaged into one model, where they began at the same weights."""
+"""Weights of several runs averaged into one model, if they began at the same weights."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ HINT = "`finetune ensemble` averages what such runs answer."
 def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return the mean of the tensors of several models, taken in double precision.
 
-    What all of them have alike, frozen layers above all, is copied bit for bit; so are counts, from the first.
+    What all have in common, frozen layers above all, is copied bit for bit; so are counts, from the first.
     """
     first = states[0]
     return {key: _mean([state[key] for state in states]) for key in first}
 
 
 def check_one_start(runs: Sequence[SavedRun]) -> None:
-    """See that the weights of runs can be averaged: one network, and one start from which each has gone.
+    """Check that the weights of runs can be averaged: they share a network and a starting point.
 
     Raises:
         CheckpointError: they cannot, with the reason.

@@ -1,8 +1,8 @@
-"""A checkpoint: weights, optimiser and the place in training, from which a run goes on exactly.
+"""A checkpoint: weights, optimiser and the place in training, from which a run resumes exactly.
 
-A checkpoint is a folder. It is written beside its place, the file `complete.json` with the hash of
-every other file last, and then renamed; the one before stays beside it as NAME.before, for the case
-that the last one is damaged. Nothing in it is executed: tensors are safetensors, the rest is JSON.
+A checkpoint is a folder. It is written beside its place, with `complete.json`, which has the hash of
+every other file, last, and then renamed; the one before stays beside it as NAME.before, in case the
+last one is damaged. Nothing in it is executed: tensors are safetensors, the rest is JSON.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def check_format(path: Path, version: object) -> None:
-    """See that this version of finetune reads what a file says it holds.
+    """Check that this version of finetune reads what a file says it holds.
 
     Raises:
         CheckpointError: it does not.

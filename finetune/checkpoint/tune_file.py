@@ -9,14 +9,13 @@ report.html   the checks, the trials and what each value brought
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
-from finetune.checkpoint.run_folder import RunFolder, read_json, write_json
-from finetune.checkpoint.state import check_format
+from finetune.checkpoint.contents import read_as
+from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.errors import CheckpointError
 from finetune.settings import FORMAT_VERSION
 
@@ -70,18 +69,4 @@ def open_tuning(path: str | Path) -> tuple[RunFolder, TuneRecord]:
             f"{folder.path} is no folder of a search: it has no tune.json with a recipe.toml",
             hint="Start one: finetune tune --data DIR --out FOLDER",
         )
-    content = read_json(folder.tuning)
-    if not isinstance(content, dict):
-        raise _damaged(folder)
-    check_format(folder.tuning, content.get("format_version"))
-    try:
-        return folder, TuneRecord.model_validate(content)
-    except ValidationError as error:
-        raise _damaged(folder) from error
-
-
-def _damaged(folder: RunFolder) -> CheckpointError:
-    return CheckpointError(
-        f"{folder.tuning} does not hold a search: it is damaged",
-        hint=f"Start it again: finetune tune --recipe {shlex.quote(str(folder.recipe))}",
-    )
+    return folder, read_as(TuneRecord, folder.tuning, has_format=True, what="a search")

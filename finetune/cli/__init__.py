@@ -1,6 +1,6 @@
 """The command line: the only place that prints and exits.
 
-Nothing is imported before `main` has begun, so that whatever stops it ends in its own words.
+Nothing is imported before `main` has begun, so that whatever stops it is reported in our own words.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _have_threads_sleep() -> None:
-    """Have torch's threads sleep soon where they wait for each other: they would spin on cores that others need.
+    """Have torch's threads sleep soon when they wait for each other: they would spin on cores that others need.
 
     Read when torch is imported, by the OpenMP library of its wheels for Linux; whoever has said something about
     waiting is obeyed.
@@ -76,7 +76,7 @@ def _code() -> str | int | None:
 
 @contextmanager
 def _heard() -> Iterator[None]:
-    """Have what is printed inside the block be heard of one process, where a launcher has started several here."""
+    """Let only one process print inside the block if a launcher has started several here."""
     from finetune.ranks import launched
 
     if launched().local_rank == 0:
@@ -87,7 +87,7 @@ def _heard() -> Iterator[None]:
 
 
 def _cause(end: BaseException) -> int | None:
-    """Return the exit code of Ctrl-C, or of output that nobody reads, where a library ended the program for it.
+    """Return the exit code for Ctrl-C, or for output that nobody reads, if a library ended the program for it.
 
     They take the code of a bug.
     """
@@ -96,7 +96,7 @@ def _cause(end: BaseException) -> int | None:
 
 
 def _write_no_more() -> None:
-    """Have what is still to be written to stdout go nowhere: the interpreter would complain when it ends."""
+    """Discard what is still to be written to stdout: the interpreter would complain at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -117,7 +117,7 @@ def _say(error: FinetuneError) -> None:
 
 
 def _lines(text: str) -> str:
-    """Return a text of several lines as it is to stand in rich's markup."""
+    """Return a text of several lines for rich's markup."""
     from finetune.cli.terminal import escape
 
     return "\n".join(map(escape, text.split("\n")))

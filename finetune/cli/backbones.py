@@ -1,6 +1,6 @@
 """`backbones`, `backbones show|fetch`: which networks there are, how large and how good, and their weights.
 
-`finetune backbones FILTER` lists: what is no command of the group is an argument of its command `ls`.
+`finetune backbones FILTER` lists: what is not a command of the group is an argument of its command `ls`.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ def list_them(
         ),
     ] = None,
     max_params: Annotated[
-        float | None, typer.Option("--max-params", metavar="M", help="At most so many million parameters.")
+        float | None, typer.Option("--max-params", metavar="M", help="At most this many million parameters.")
     ] = None,
     max_gmacs: Annotated[
         float | None,
-        typer.Option("--max-gmacs", metavar="G", help="At most so many billion multiply-adds for an image."),
+        typer.Option("--max-gmacs", metavar="G", help="At most this many billion multiply-adds for an image."),
     ] = None,
     min_top1: Annotated[
         float | None, typer.Option("--min-top1", metavar="PERCENT", help="At least this top-1 on ImageNet-1k.")
@@ -215,7 +215,7 @@ def show_one(facts: dict[str, Any]) -> None:
 
 
 def _lines(facts: dict[str, Any]) -> dict[str, str]:
-    """Return the facts of one backbone, one per line, without those that are not known."""
+    """Return the known facts of one backbone, one per line."""
     from finetune.backbone.catalogue import fold
 
     name, top1, size = facts["name"], facts["imagenet_top1_percent"], _pixels(facts["image_size"])

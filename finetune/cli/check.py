@@ -87,7 +87,7 @@ def check(
 
 
 def show_check(checked: Check, *, most: int) -> None:
-    """Print what a data set is and what is wrong with it, with at most so many examples of each finding."""
+    """Print what a data set is and what is wrong with it, with a limited number of examples of each finding."""
     console = tables.out()
     console.print(f"{counted(checked.num_images, 'image')} {_having(checked)}: {_shown(checked.data)}")
     for note in checked.notes:
@@ -109,7 +109,7 @@ def show_check(checked: Check, *, most: int) -> None:
 
 
 def _having(checked: Check) -> str:
-    """Return in words what the images have."""
+    """Return what the images have, in words."""
     if checked.task == "regress":
         return "with a number"
     count = counted(len(checked.classes), "class", "classes")
@@ -117,7 +117,7 @@ def _having(checked: Check) -> str:
 
 
 def _judged(judged: Judged) -> str:
-    """Return one sentence about what labels were judged by, and how far it can be believed."""
+    """Return one sentence about what judged the labels, and how reliable it is."""
     among = apart(judged.num_images, judged.num_independent)
     scores = {"top1": judged.top1} if judged.top1 else judged.scores
     told = [f"{name} {score.value:.3f} (95 %: {score.low:.3f} to {score.high:.3f})" for name, score in scores.items()]

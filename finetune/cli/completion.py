@@ -1,6 +1,6 @@
 """What the shell completes: backbones, strategies, recipes, runs, keys of `--set`. Nothing here imports torch.
 
-Where nothing fits, the shell goes on with the names of files.
+If nothing fits, the shell completes file names.
 """
 
 from __future__ import annotations
@@ -70,17 +70,17 @@ def complete_run(typed: str) -> list[str]:
 
 
 def complete_unfinished(typed: str) -> list[str]:
-    """Return the folders that `--resume` goes on with."""
+    """Return the folders that `--resume` takes."""
     return _folders(typed, lambda folder: folder.is_begun and not folder.is_finished)
 
 
 def complete_any_run(typed: str) -> list[str]:
-    """Return what `finetune runs` lists and begins like that."""
+    """Return what `finetune runs` lists and begins with what is typed."""
     return _folders(typed, lambda folder: folder.is_begun or folder.is_finished or folder.ensemble.is_file())
 
 
 def _folders(typed: str, is_meant: Callable[[RunFolder], bool]) -> list[str]:
-    """Return the folders that begin with what is typed, in order; of a bare name those here and in runs/."""
+    """Return the folders that begin with what is typed, in order; for a bare name those here and in runs/."""
     near = Path(typed if typed.endswith("/") else Path(typed).parent)
     places = [near] if "/" in typed else [Path(), RUNS]
     found = (path for place in places if place.is_dir() for path in place.iterdir() if path.is_dir())
@@ -88,7 +88,7 @@ def _folders(typed: str, is_meant: Callable[[RunFolder], bool]) -> list[str]:
 
 
 def complete_key(typed: str) -> list[str]:
-    """Return the keys of the recipe that begin with what is typed; after KEY= the values that have a name."""
+    """Return the keys of the recipe that begin with what is typed; after KEY= the named values."""
     key, equals, begun = typed.partition("=")
     if not equals:
         return _beginning(recipes.fields(), typed)
@@ -97,7 +97,7 @@ def complete_key(typed: str) -> list[str]:
 
 
 def _names_of(annotation: Any) -> list[str]:
-    """Return the values with a name that a key takes."""
+    """Return the named values of a key."""
     if annotation is bool:
         return ["true", "false"]
     if get_origin(annotation) is Literal:

@@ -34,7 +34,7 @@ SOUP_EXAMPLES = examples(
 
 
 class AverageName(StrEnum):
-    """What of the members is averaged."""
+    """What is averaged over the members."""
 
     probabilities = "probabilities"
     logits = "logits"
@@ -131,7 +131,7 @@ def soup(
 
 
 def show_joined(found: Joined, what: str) -> None:
-    """Print what runs that were put together reach on each split, beside each of them."""
+    """Print what combined runs reach on each split, next to each of them."""
     console = tables.out()
     splits = list(found.metrics)
     score = next(iter(found.metrics[splits[0]]))
@@ -155,14 +155,14 @@ def show_joined(found: Joined, what: str) -> None:
 
 
 def _sentence(gain: Interval, split: str, best: str, what: str) -> str:
-    """Say whether what was put together is better than the best of its parts."""
+    """Return whether the combination is better than the best of its parts, in words."""
     size = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
     sure = "better beyond chance" if gain.low > 0 else "worse beyond chance" if gain.high < 0 else "within chance"
     return f"{split}: the {what} against {best}, the best of them: {size}, {sure}"
 
 
 def _check(runs: Sequence[Path], out: Path | None) -> None:
-    """Refuse, before anything is imported, what cannot be."""
+    """Refuse impossible requests before anything is imported."""
     for run in runs:
         open_finished(run)
     if out is not None:
@@ -178,6 +178,6 @@ def _is_weighted(found: Joined) -> bool:
 
 
 def _short(paths: Sequence[Path]) -> list[str]:
-    """Return names of folders: their last part, where that tells them apart."""
+    """Return names for folders: their last part, if that distinguishes them."""
     names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]

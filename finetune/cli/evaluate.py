@@ -83,10 +83,10 @@ def evaluate(
 
 
 def severities_of(text: str | None, *, is_asked: bool) -> tuple[int, ...]:
-    """Return the severities that are asked for, none without --corrupt.
+    """Return the severities asked for, none without --corrupt.
 
     Raises:
-        RecipeError: they are no numbers, or not asked for.
+        RecipeError: they are not numbers, or --corrupt is missing.
     """
     if text is not None and not is_asked:
         raise RecipeError("--severities are those of --corrupt", hint="Name both.")

@@ -1,4 +1,4 @@
-"""The evidence of auto in the terminal: the probe accuracy over depth, and the numbers beside it."""
+"""The evidence of auto in the terminal: the probe accuracy over depth, and other numbers."""
 
 from __future__ import annotations
 

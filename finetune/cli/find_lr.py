@@ -84,7 +84,7 @@ def show(found: RateSearch) -> None:
 
 
 def plotted(curve: RangeCurve, *, width: int = WIDTH, height: int = HEIGHT) -> list[str]:
-    """Return the averaged losses over the logarithm of the rate, as lines of text with marks below."""
+    """Return a plot of the averaged losses over the logarithm of the rate, as lines of text with marks below."""
     if len(curve.rates) < 2:
         return ["too few steps were finite to draw a curve"]
     start, end = math.log10(curve.rates[0]), math.log10(curve.rates[-1])
@@ -111,7 +111,7 @@ def plotted(curve: RangeCurve, *, width: int = WIDTH, height: int = HEIGHT) -> l
 
 
 def _marked(marks: Sequence[tuple[int, str]], width: int) -> str:
-    """Return texts at their places on one line; one that would run into the one before is left out."""
+    """Return texts at their places on one line; one that would overlap the one before is left out."""
     line = ""
     for place, text in marks:
         if place >= len(line) + bool(line) and place + len(text) <= width + 2:

@@ -1,4 +1,4 @@
-"""Tables that fit a terminal of any width: no word, number or interval is cut, and what has no room is named."""
+"""Tables that fit a terminal of any width: no word, number or interval is cut, and what does not fit is named."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Column:
     is_left: bool = False
 
     def widest(self) -> int:
-        """Return the width that breaks no line."""
+        """Return the width at which no line breaks."""
         return max(map(cell_len, (self.header, *self.cells)))
 
     def least(self) -> int:
-        """Return the width that breaks no word of the header and nothing that is to stay whole."""
+        """Return the width at which no word of the header breaks, and nothing that must stay whole."""
         measure = longest_word if self.is_broken else cell_len
         return max(longest_word(self.header), *map(measure, self.cells), 0)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Columns that are laid out when they are printed, where the width is known.
+    """Columns that are laid out when they are printed and the width is known.
 
     Where they do not fit as they are, in this order: columns are broken between words; cells of the first column
     that are too long get lines of their own; columns are left out, those that `drop` names first, which a line tells.
@@ -72,7 +72,7 @@ class Grid:
         return shown, shown._widths_beside_long(width, at_least=0) or [0] + [width - GAP] * (len(columns) - 1)
 
     def _widths(self, width: int) -> list[int] | None:
-        """Return the width of each column; None where not even the least widths fit."""
+        """Return the width of each column; None if not even the least widths fit."""
         widths, least = [column.widest() for column in self.columns], [column.least() for column in self.columns]
         over = sum(widths) + GAP * (len(widths) - 1) - width
         while over > 0:
@@ -84,7 +84,7 @@ class Grid:
         return widths
 
     def _widths_beside_long(self, width: int, *, at_least: int) -> list[int] | None:
-        """Return the widths where the first column has what the others leave; None if that is less than `at_least`."""
+        """Return the widths when the first column gets what the others leave; None if that is less than `at_least`."""
         rest = replace(self, columns=self.columns[1:])._widths(width - at_least - GAP)
         if rest is None:
             return None

@@ -1,4 +1,4 @@
-"""`--help`: usage, flags in their panels, examples one per line; laid out as all else is, for any width."""
+"""`--help`: usage, flags in their panels, examples one per line; laid out like everything else, for any width."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ARGUMENTS, OPTIONS, COMMANDS = "Arguments", "Options", "Commands"  # the panels 
 
 
 def examples(*lines: str) -> str:
-    """Return the end of a command's help: commands that use it, as they are typed."""
+    """Return the end of a command's help: commands that use it, as typed."""
     return "\n".join(["Examples:", *(f"  finetune {line}" for line in lines)])
 
 
@@ -36,7 +36,7 @@ class Command(TyperCommand):
 
 
 def with_volume(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that draws what it does as much as --quiet or --verbose say.
+    """Return a command that reports as much as --quiet or --verbose say.
 
     Raises:
         RecipeError: it is asked to be both.
@@ -70,7 +70,7 @@ class CommandGroup(TyperGroup):
 
 
 class ListGroup(CommandGroup):
-    """A group that lists where no command is given; its help shows the options of the list as well."""
+    """A group that lists if no command is given; its help shows the options of the list as well."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         is_command = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)

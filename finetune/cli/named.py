@@ -1,4 +1,4 @@
-"""What `finetune predict` shows: in which shape and where it goes, tables and JSON, and how many images there were."""
+"""The output of `finetune predict`: its form and where it goes, tables and JSON, and how many images there were."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from finetune.cli import tables
 from finetune.cli.terminal import Console
-from finetune.errors import DataError, RecipeError, ResourceError
+from finetune.errors import DataError, RecipeError
+from finetune.whole import check_new_place
 from finetune.wording import counted
 
 if TYPE_CHECKING:
@@ -45,12 +46,12 @@ class Shape:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether a bar would stand between the rows, or nothing but JSON is wanted."""
+        """Whether a bar would be drawn between the rows, or only JSON is wanted."""
         return self.form == "json" or (self.file is None and self.form != "table" and self.stdout.isatty())
 
 
 def shape_of(out: Path | None, form: str | None, *, is_csv: bool, is_json: bool) -> Shape:
-    """Return the shape that is asked for.
+    """Return the shape asked for.
 
     Raises:
         RecipeError: two of them, a file of no known form, or Parquet without its package or without a file.
@@ -70,7 +71,7 @@ def shape_of(out: Path | None, form: str | None, *, is_csv: bool, is_json: bool)
         found = Shape(named or ("json" if is_json else "table"))
     else:
         found = Shape(named or _form_of(out), out)
-        _check_vacant(out)
+        check_new_place(out)
     if found.form == "parquet":
         from finetune.evaluation.prediction_files import check_parquet
 
@@ -85,13 +86,6 @@ def _form_of(out: Path) -> str:
             hint="Say what it is to be: --format csv, tsv, jsonl or parquet.",
         )
     return out.suffix.lower()[1:]
-
-
-def _check_vacant(out: Path) -> None:
-    if out.exists():
-        raise ResourceError(f"{out} is there already", hint="Name another file, or remove it.")
-    if not out.parent.is_dir():
-        raise ResourceError(f"no such folder: {out.parent}", hint="Make it, or name another place.")
 
 
 class Tally:
@@ -115,7 +109,7 @@ class Tally:
         return f"{counted(self.num_named + self.num_unread, 'image')}{unread}"
 
     def check(self) -> None:
-        """See that at least one image was named.
+        """Check that at least one image was named.
 
         Raises:
             DataError: none could be read.
@@ -133,7 +127,7 @@ def print_json_document(predictions: Iterable[Prediction]) -> None:
 
 
 def print_tables(predictions: Iterable[Prediction], layout: AnswerLayout, stdout: TextIO) -> None:
-    """Print predictions as a table; of very many, in a file, as several below each other."""
+    """Print predictions as a table; very many, in a file, as several tables below each other."""
     rows, is_first = iter(predictions), True
     console, what = Console(file=stdout), layout.columns()[1].rstrip("1")
     while some := list(islice(rows, None if stdout.isatty() else ROWS_AT_ONCE)):

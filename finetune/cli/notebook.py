@@ -1,4 +1,4 @@
-"""What a notebook shows while a function runs: its lines, a bar, and at the end of a run the report."""
+"""What a notebook shows while a function runs: lines, a bar, and the report at the end of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def in_notebook() -> bool:
 
 
 def drawing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that draws what it does in the cell, unless it is told who hears of it."""
+    """Return a function that draws its progress in the cell, unless it is given an `on_event`."""
     if function.__name__ == "load":
         return _drawing_predictions(function)
     if "on_event" not in inspect.signature(function).parameters:
@@ -50,7 +50,7 @@ def drawing(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _drawing_predictions(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that loads what draws how far its predictions are."""
+    """Return a loading function whose model draws the progress of its predictions."""
 
     @wraps(load)
     def loaded(*args: Any, **given: Any) -> Any:
@@ -62,7 +62,7 @@ def _drawing_predictions(load: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class CellOutput:
-    """The output of a cell: the lines of a terminal that is no terminal, and below them a bar."""
+    """The output of a cell: lines as without a terminal, and a bar below them."""
 
     def __init__(self) -> None:
         self._text = io.StringIO()
@@ -80,7 +80,7 @@ class CellOutput:
         self._draw()
 
     def show(self, event: Event) -> None:
-        """Take one event, and draw what stands there now if the last time is long enough ago."""
+        """Take one event, and redraw if the last time is long enough ago."""
         facts = event.facts
         if event.kind == "progress":
             self._bars[facts["task"]] = facts["done"], facts["total"]

@@ -83,20 +83,29 @@ def recipe_options(command: Callable[..., None], *, flags: Collection[str] = FLA
 
 
 def base_recipe(
-    recipe: str | None, settings: Mapping[str, Any], overrides: Mapping[str, Any], *, needs_data: bool | None = True
+    recipe: str | None,
+    settings: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    *,
+    needs_data: bool | None = True,
+    takes_hub: bool = False,
 ) -> Recipe | None:
-    """Return the recipe that a command starts from, once what can be refused without torch was not refused.
+    """Return the recipe that a command starts from, after the checks that need no torch.
 
-    With `needs_data` None data is needed where the strategy decides from it.
+    With `needs_data` None, data is needed if the strategy decides from it. With `takes_hub`, a data set of the Hub is
+    accepted, and looked for later.
 
     Raises:
         RecipeError, DataError: a key, a value, or the place of the data.
     """
+    from finetune.data.places import HUB
     from finetune.prepare.asked import check_data, check_decidable, recipe_of
     from finetune.workflow.recipes import load_recipe
 
     base = load_recipe(recipe) if recipe else None
     asked = recipe_of(base, settings=settings, overrides=overrides)
+    if takes_hub and asked.data.path.startswith(HUB):
+        return base
     if needs_data or asked.data.path:
         check_data(asked)
     elif needs_data is None:

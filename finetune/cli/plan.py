@@ -39,7 +39,7 @@ def plan(
         bool, typer.Option("--layers", help="Show every layer: output, parameters, memory, receptive field.")
     ] = False,
     images: Annotated[
-        int | None, typer.Option("--images", min=1, metavar="N", help="Show sizes and times for so many images.")
+        int | None, typer.Option("--images", min=1, metavar="N", help="Show sizes and times for this many images.")
     ] = None,
     memory: Annotated[
         bool, typer.Option("--memory", help="Show what a step takes of a GPU's memory; needs no GPU.")
@@ -68,7 +68,7 @@ def plan(
 
 
 def _is_network(name: str) -> bool:
-    """Return whether a name is that of a network, not of data; what is neither is taken for what it looks like."""
+    """Return whether a name is a network's rather than data's; if it is neither, what it looks like."""
     if find(name) is not None:
         return True
     if name.startswith(SHARDS) or "://" in name or Path(name).exists():

@@ -46,109 +46,120 @@ class EngineName(StrEnum):
     onnxruntime = "onnxruntime"
 
 
+ImagesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGES",
+        help="Images, folders, patterns, a CSV, TSV or Parquet file that names images, http addresses; - reads one"
+        " image, or names line by line, from standard input.",
+        show_default=False,
+    ),
+]
+TopOption = Annotated[
+    int, typer.Option("--top", metavar="N", min=1, help="How many classes of each image.", rich_help_panel=SAID)
+]
+ScoresOption = Annotated[
+    bool, typer.Option("--scores", help="The probability of every class, too.", rich_help_panel=SAID)
+]
+FeaturesOption = Annotated[
+    bool, typer.Option("--features", help="What reaches the head, too; computed by the model.", rich_help_panel=SAID)
+]
+UnsureOption = Annotated[
+    bool,
+    typer.Option(
+        "--unsure",
+        help="Say of which images the model had better not be asked: those unlike what it was trained on, and those"
+        " between two classes. Needs a run with 20 val images or more.",
+        rich_help_panel=SAID,
+    ),
+]
+CoverageOption = Annotated[
+    float | None,
+    typer.Option(
+        "--coverage",
+        metavar="SHARE",
+        help="Be unsure so seldom that this share of val is answered; implies --unsure.  [default: 0.95]",
+        show_default=False,
+        rich_help_panel=SAID,
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        metavar="PROBABILITY",
+        help="Be unsure below this probability, whatever val says; an export can say that, too.",
+        show_default=False,
+        rich_help_panel=SAID,
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        help="Write a new file: .csv, .tsv, .jsonl or .parquet.",
+        show_default=False,
+        rich_help_panel=WRITTEN,
+    ),
+]
+FormatOption = Annotated[
+    FormName | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="csv, tsv, jsonl or parquet, for --out of another name or to print.",
+        show_default=False,
+        rich_help_panel=WRITTEN,
+    ),
+]
+CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV.", rich_help_panel=WRITTEN)]
+CopyToOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--copy-to",
+        metavar="DIR",
+        help="Sort the files into a new folder, in a folder of each class; unsure ones in `unsure`.",
+        show_default=False,
+        rich_help_panel=WRITTEN,
+    ),
+]
+LinkOption = Annotated[bool, typer.Option("--link", help="Let --copy-to link and not copy.", rich_help_panel=WRITTEN)]
+ColumnOption = Annotated[
+    str,
+    typer.Option("--column", metavar="NAME", help="The column of a table that names images, where that is unclear."),
+]
+EngineOption = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="auto: the run's ONNX export where it is proven equal to the model (torch is not read then), or the"
+        " model on a GPU from 1,000 images on; torch: the model; onnxruntime: the export.",
+    ),
+]
+
+
 @with_interrupt
 def predict(
     run: ModelArgument,
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES",
-            help="Images, folders, patterns, a CSV, TSV or Parquet file that names images, http addresses; - reads one"
-            " image, or names line by line, from standard input.",
-            show_default=False,
-        ),
-    ],
-    top: Annotated[
-        int, typer.Option("--top", metavar="N", min=1, help="How many classes of each image.", rich_help_panel=SAID)
-    ] = 1,
-    scores: Annotated[
-        bool, typer.Option("--scores", help="The probability of every class, too.", rich_help_panel=SAID)
-    ] = False,
-    features: Annotated[
-        bool,
-        typer.Option("--features", help="What reaches the head, too; computed by the model.", rich_help_panel=SAID),
-    ] = False,
-    unsure: Annotated[
-        bool,
-        typer.Option(
-            "--unsure",
-            help="Say of which images the model had better not be asked: those unlike what it was trained on, and those"
-            " between two classes. Needs a run with 20 val images or more.",
-            rich_help_panel=SAID,
-        ),
-    ] = False,
-    coverage: Annotated[
-        float | None,
-        typer.Option(
-            "--coverage",
-            metavar="SHARE",
-            help="Be unsure so seldom that this share of val is answered; implies --unsure.  [default: 0.95]",
-            show_default=False,
-            rich_help_panel=SAID,
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold",
-            metavar="PROBABILITY",
-            help="Be unsure below this probability, whatever val says; an export can say that, too.",
-            show_default=False,
-            rich_help_panel=SAID,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="Write a new file: .csv, .tsv, .jsonl or .parquet.",
-            show_default=False,
-            rich_help_panel=WRITTEN,
-        ),
-    ] = None,
-    form: Annotated[
-        FormName | None,
-        typer.Option(
-            "--format",
-            metavar="NAME",
-            help="csv, tsv, jsonl or parquet, for --out of another name or to print.",
-            show_default=False,
-            rich_help_panel=WRITTEN,
-        ),
-    ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.", rich_help_panel=WRITTEN)] = False,
-    copy_to: Annotated[
-        Path | None,
-        typer.Option(
-            "--copy-to",
-            metavar="DIR",
-            help="Sort the files into a new folder, in a folder of each class; unsure ones in `unsure`.",
-            show_default=False,
-            rich_help_panel=WRITTEN,
-        ),
-    ] = None,
-    link: Annotated[
-        bool, typer.Option("--link", help="Let --copy-to link and not copy.", rich_help_panel=WRITTEN)
-    ] = False,
-    column: Annotated[
-        str,
-        typer.Option(
-            "--column", metavar="NAME", help="The column of a table that names images, where that is unclear."
-        ),
-    ] = "auto",
+    paths: ImagesArgument,
+    top: TopOption = 1,
+    scores: ScoresOption = False,
+    features: FeaturesOption = False,
+    unsure: UnsureOption = False,
+    coverage: CoverageOption = None,
+    threshold: ThresholdOption = None,
+    out: OutOption = None,
+    form: FormatOption = None,
+    as_csv: CsvOption = False,
+    copy_to: CopyToOption = None,
+    link: LinkOption = False,
+    column: ColumnOption = "auto",
     tta: TtaOption = TtaName.none,
     device: DeviceOption = "auto",
     batch_size: BatchOption = 32,
-    engine: Annotated[
-        EngineName,
-        typer.Option(
-            "--engine",
-            metavar="NAME",
-            help="auto: the run's ONNX export where it is proven equal to the model (torch is not read then), or the"
-            " model on a GPU from 1,000 images on; torch: the model; onnxruntime: the export.",
-        ),
-    ] = EngineName.auto,
+    engine: EngineOption = EngineName.auto,
     json_: JsonOption = False,
 ) -> None:
     """Name what images show."""
@@ -176,24 +187,30 @@ def predict(
             stdin=sys.stdin.buffer if sys.stdin else None,
             on_event=on_event,
         )
-        tally = Tally()
-        with ExitStack() as stack:
-            predictions = tally(_sorted(stream, copy_to, link, stack) if copy_to else stream)
-            _write(predictions, stream, shape, stack)
+        tally = _deliver(stream, shape, copy_to, is_linked=link)
     if shape.file is not None:
         typer.echo(f"{shape.file}: {tally.said()}")
     tally.check()
 
 
+def _deliver(stream: Stream, shape: Shape, copy_to: Path | None, *, is_linked: bool) -> Tally:
+    """Write predictions in a shape, sort the images into folders on the way, and return how many there were."""
+    tally = Tally()
+    with ExitStack() as stack:
+        predictions = tally(_sorted(stream, copy_to, is_linked, stack) if copy_to else stream)
+        _write(predictions, stream, shape, stack)
+    return tally
+
+
 def _check_model(run: Path) -> None:
-    """Refuse without torch what is nothing that can name images."""
+    """Refuse, without torch, what cannot name images."""
     from finetune.runs.answering import open_model
 
     open_model(run)
 
 
 def _sorted(stream: Stream, place: Path, is_linked: bool, stack: ExitStack) -> Iterator[Prediction]:
-    """Return the predictions; each image is sorted into the folder of its class on the way.
+    """Return the predictions, sorting each image into the folder of its class on the way.
 
     Raises:
         RecipeError: what is said of images is not one class. ResourceError: the folder holds something.

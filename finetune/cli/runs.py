@@ -1,4 +1,4 @@
-"""`finetune runs`: the run folders that are there, one of them, without some of them, or its page."""
+"""`finetune runs`: list the run folders, show one, remove some, or open a page."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class _Board(Progress):
         super().__init__(*columns, **settings)
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """Yield the table of trials where there are some, then the bars."""
+        """Yield the table of trials, if there are any, then the bars."""
         ranked = sorted((facts for facts in self.trials if facts["score"] is not None), key=_score)[::-1]
         if ranked:
             yield trials_table(ranked[:BEST], first="best so far")
@@ -83,14 +83,14 @@ def _score(facts: Mapping[str, Any]) -> tuple[float, float]:
 
 
 class _Count(MofNCompleteColumn):
-    """How many of how many; nothing of a task without an end."""
+    """How many of how many; empty for a task without a known end."""
 
     def render(self, task: Task) -> Text:
         return super().render(task) if task.total is not None else Text()
 
 
 class _Remaining(TimeRemainingColumn):
-    """How long a task still takes; nothing of one without an end."""
+    """How long a task still takes; empty for one without a known end."""
 
     def render(self, task: Task) -> Text:
         return super().render(task) if task.total is not None else Text()
@@ -147,7 +147,7 @@ class Screen:
             self._drop(task)
 
     def _endless(self, task: str, done: int) -> None:
-        """Draw how far a task is of which nobody knows how far it goes."""
+        """Draw the progress of a task whose end is unknown."""
         if self.console.is_terminal:
             self._drop("train")  # a phase may have ended before its last epoch
             self._bar(task, done, None, f"{done:,}" if done else "")
@@ -163,7 +163,7 @@ class Screen:
         self._line(f"{place} [bold]{name}[/bold]: {how}, trains {escape(shown)}")
 
     def _timing(self, facts: dict[str, Any]) -> None:
-        """Say where the time of an epoch went, where that is asked for; timing.json has it for all."""
+        """Print where the time of an epoch went, if asked for; timing.json has it for all."""
         if _volume == "verbose":
             took = f"{facts['seconds']:.1f} s, {facts['waited']:.1f} s of them waiting for images"
             self._line(f"epoch {facts['epoch']:>3}  {took}")
@@ -213,7 +213,7 @@ class Screen:
 
 
 def trial_line(facts: Mapping[str, Any]) -> str:
-    """Return a trial of a search in one line: its place, its score with the way there, how it ended, its values."""
+    """Return a trial of a search in one line: its place, its score with its curve, how it ended, its values."""
     place = trial_place(facts["study"], facts["number"], f"/{facts['count']}")
     score = "" if facts["score"] is None else f"{facts['score']:.3f}"
     end = "" if facts["state"] == "done" else facts["state"]
@@ -223,7 +223,7 @@ def trial_line(facts: Mapping[str, Any]) -> str:
 
 
 def trials_table(trials: Sequence[Mapping[str, Any]], *, first: str = "trial", score: str = "score") -> Grid:
-    """Return a table of trials of a search, with what they were tried with and the way of their score."""
+    """Return a table of trials of a search, with their values and curves."""
     keys = list(dict.fromkeys(key for facts in trials for key in facts["params"]))
     headers = [first, f"val {score}", "loss", *(key.partition(".")[2] for key in keys), "epochs", "curve"]
     rows = [_trial_cells(facts, keys) for facts in trials]
@@ -238,7 +238,7 @@ def _trial_cells(facts: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ..
 
 
 def sparkline(values: Sequence[float], *, most: int = 12) -> str:
-    """Return a curve between its lowest and its highest value, at most so many points of it."""
+    """Return a curve between its lowest and highest values, with at most `most` points."""
     count = min(len(values), most)
     shown = [values[round(place * (len(values) - 1) / max(count - 1, 1))] for place in range(count)]
     low, high = min(shown, default=0.0), max(shown, default=0.0)

@@ -1,4 +1,4 @@
-"""`finetune run --folds K` and `--seeds N`: the runs of one recipe, and what they say together."""
+"""`finetune run --folds K` and `--seeds N`: the runs of one recipe, and their joint result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_them(
     overrides: Mapping[str, Any],
     json_: bool,
 ) -> None:
-    """Run one recipe on folds or on seeds, or go on with that, and print what it says."""
+    """Run one recipe on folds or seeds, or resume that, and print the result."""
     if resume is not None and (settings or overrides):
         raise RecipeError("--resume goes on with several runs as they are, and takes no other flag but --allow")
     base = base_recipe(recipe, settings, overrides) if resume is None else None
@@ -50,7 +50,7 @@ def run_them(
 
 
 def show(found: Several) -> None:
-    """Print what each run shows, their mean, and of folds all of them together."""
+    """Print each run's metrics, their mean, and for folds all of them together."""
     console = tables.out()
     columns = [
         (split, name) for split, values in next(iter(found.runs.values())).items() for name in list(values)[:NUM_FIRST]

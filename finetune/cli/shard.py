@@ -15,7 +15,9 @@ from finetune.cli.screen import watching
 from finetune.cli.tables import amount
 from finetune.wording import counted
 
-EXAMPLES = examples("shard imgs --out shards", "shard labels.csv --out shards --size 500MB")
+EXAMPLES = examples(
+    "shard imgs --out shards", "shard labels.csv --out shards --size 500MB", "shard hfds:OWNER/NAME --out shards"
+)
 
 
 @partial(recipe_options, flags=("data", "task", "group_by"))
@@ -34,7 +36,7 @@ def shard(
     if name is not None:
         set_once(settings, "data", name)
     most = parse_size(size, "--size")
-    base = base_recipe(recipe, settings, overrides)
+    base = base_recipe(recipe, settings, overrides, takes_hub=True)
     with watching() as on_event:
         from finetune.workflow.shard import shard as write
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def show_plan(plan: Plan) -> None:
-    """Print the layer groups of every phase, and the layers where they were asked for."""
+    """Print the layer groups of every phase, and the layers if they were asked for."""
     console = tables.out()
     size = plan.image_size
     console.print(
@@ -71,7 +71,7 @@ def _show_cost(console: Console, cost: Cost) -> None:
 
 
 def _show_memory(console: Console, held: Sequence[DeviceMemory]) -> None:
-    """Show what a phase holds on a GPU, a column for each precision."""
+    """Print what a phase holds on a GPU, a column for each precision."""
     first = held[0]
     rows: list[tuple[str, ...]] = []
     if first.step is not None:
@@ -124,7 +124,7 @@ def _phase_table(plan: Plan, phase: Phase, index: int) -> Grid:
 
 
 def _state(group: LayerGroup, item: GroupPlan) -> str:
-    """Say what is trained of a layer group, and how much where that is not all of it."""
+    """Return what is trained of a layer group, and how much if that is not all of it."""
     whole = {"none": "frozen", "all": "trained"}
     return whole.get(item.trains) or f"{item.trains}: {group.num_trained(item):,}"
 

@@ -153,7 +153,7 @@ def _figures(values: Sequence[float]) -> list[str]:
 
 
 def _show_by_class(console: Console, figures: Sequence[ClassFigures]) -> None:
-    """Print how well each class is told, the worst first; at most so many."""
+    """Print how well each class is told, the worst first, up to a limit."""
     worst = sorted(figures, key=lambda row: (row.average_precision is None, row.average_precision or 0.0))
     rows = [
         (row.name, f"{row.num_images:,}", _figure(row.average_precision), _figure(row.f1), f"{row.threshold:.3f}")

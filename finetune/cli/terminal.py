@@ -27,7 +27,7 @@ WORD = re.compile(
     r"|\[[^\[\]]{1,30}\]|\([^()]{1,20}\)"  # an interval, a short remark
     r"|\S)+"
 )
-UNBROKEN = 100_000  # the width where there is no terminal: nobody breaks the lines of a file
+UNBROKEN = 100_000  # the width where there is no terminal: lines of a file are not broken
 
 
 class Console(rich_console.Console):

@@ -11,7 +11,7 @@ from urllib.error import HTTPError, URLError
 from finetune.images.decode import UndecodableError
 
 SCHEMES = ("http://", "https://")
-PAGES = ("text/html", "application/json")  # what servers answer that have no image there
+PAGES = ("text/html", "application/json")  # what servers send that have no image at the address
 SILENCE = 20.0  # seconds that a server may say nothing
 MOST_SECONDS = 120.0  # that one image may take as a whole
 LARGEST = 2**28  # bytes
@@ -27,7 +27,7 @@ def fetched(address: str) -> bytes:
     """Return the bytes that lie behind an address.
 
     Raises:
-        UndecodableError: they cannot be had: no answer, an answer that is an error, too slow, too large.
+        UndecodableError: there is no answer, or it is an error, too slow or too large.
     """
     try:
         asked = request.Request(address, headers={"User-Agent": "finetune", "Accept": "image/*,*/*;q=0.5"})
@@ -46,7 +46,7 @@ def fetched(address: str) -> bytes:
 
 
 def _opener() -> request.OpenerDirector:
-    """Return what opens http and https, redirected ones too, and nothing else: urllib's own follows to ftp."""
+    """Return an opener for http and https, with redirects, and nothing else: urllib's own would follow one to ftp."""
     opener = request.OpenerDirector()
     handlers = (
         request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, request.HTTPDefaultErrorHandler,

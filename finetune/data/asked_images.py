@@ -1,14 +1,12 @@
-"""The images that somebody asks about by name: files, folders, patterns, tables, addresses, standard input.
+"""The images a user asks about by name: files, folders, patterns, tables, addresses, standard input.
 
-They are gone through in order, as often as they are asked for, and no list of them is ever made: names of one folder
-are the most that is held.
+They can be iterated over in order, more than once, and are never all listed: at most the names of one folder are held.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +29,7 @@ from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.images.decode import UndecodableError
 from finetune.images.files import FORMS, begins_as, read_content
 from finetune.images.shards import Shard, read_member
+from finetune.images.stores import address_of
 from finetune.types import Event, OnEvent, ignore
 
 STDIN = "-"
@@ -42,9 +41,9 @@ TEXT = frozenset(range(9, 14)) | frozenset(range(32, 256))  # what names of file
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """One image that is to be named: what it is called, and what gives the bytes of its file or the image itself.
+    """One image to be named: what it is called, and a function that returns the bytes of its file or the image itself.
 
-    `read` raises UndecodableError or OSError where it cannot be had.
+    `read` raises UndecodableError or OSError where it cannot be read.
     """
 
     name: str
@@ -52,7 +51,7 @@ class ImageSource:
 
 
 class Images(Protocol):
-    """Images in order, and how many there are; None where that is known at their end only."""
+    """Images in order, and how many there are; None if that is known only at their end."""
 
     @property
     def total(self) -> int | None:
@@ -73,7 +72,7 @@ class AskedImages:
         """Yield every image.
 
         Raises:
-            DataError: there is none: of standard input, that is known at its end.
+            DataError: there is none; for standard input that is known only at its end.
         """
         is_empty = True
         for place in self.places:
@@ -95,8 +94,9 @@ def asked_images(
 ) -> AskedImages:
     """Return the images among files, in folders (sorted within each), of patterns, in a column of tables, at addresses.
 
-    "-" is standard input, where `stdin` is given: one image, or names of images, one a line. What folders hold that is
-    not read is said. A file or an address that a table or standard input names is looked for only when it is read.
+    "-" is standard input, where `stdin` is given: one image, or names of images, one a line. What
+    folders hold that is not read is reported. A file or address named by a table or standard input is looked for only
+    when it is read.
 
     Raises:
         DataError: a path does not exist, a table cannot be read, or there are no images at all.
@@ -122,11 +122,10 @@ def asked_images(
 
 def missing_path(given: str, path: Path, *, expected: str) -> DataError:
     """Return the error of a path that is not there: an address, a pattern that nothing matched, or a misspelt name."""
-    if address := re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", given, re.IGNORECASE):  # a Path folds // to /
-        where = f"{address[1]}://{address[2]}"
-        if address[1].lower() == "file":
-            return DataError(f"{given} is an address", hint=f"Name the file itself: /{address[2]}")
-        return DataError(f"{where} is an address of a kind that is not read here", hint="Download it first.")
+    if address := address_of(given):
+        if address.startswith("file://"):
+            return DataError(f"{given} is an address", hint=f"Name the file itself: /{address.removeprefix('file://')}")
+        return DataError(f"{address} is an address of a kind that is not read here", hint="Download it first.")
     if set("*?[") & set(path.name):
         return DataError(f"nothing matches {given}", hint=f"See what is in {path.parent}. {expected}")
     try:
@@ -161,7 +160,7 @@ def _places(given: str, column: str, stdin: BinaryIO | None, others: Listing) ->
 
 
 def _of_match(match: str, column: str, others: Listing) -> list[_Place]:
-    """Return where the images of one match of a pattern are; a link to nothing is told in its place."""
+    """Return where the images of one match of a pattern are; a broken link is reported in its place."""
     if holds(Path(match).exists):
         return _places(match, column, None, others)
     return [_Place(partial(_one, file_source(Path(match))), 1)]

@@ -1,4 +1,4 @@
-"""How images are spread over classes and splits, in words: what is not measured, and what may never be predicted."""
+"""How images are spread over classes and splits, in words: classes that are not measured or may never be predicted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ASIDE: tuple[Split, ...] = ("val", "test")
 
 
 def thin(manifest: Manifest) -> Iterator[str]:
-    """Yield which classes have a single image, and which have none in a val or test that is there."""
+    """Yield which classes have a single image, and which have none in val or test."""
     if manifest.task == "regress":
         return
     totals = manifest.counts()
@@ -44,13 +44,13 @@ def outweighed(manifest: Manifest) -> Iterator[str]:
 
 
 def never_among(classes: Sequence[str], targets: Sequence[AnyTarget], guesses: Sequence[AnyTarget]) -> dict[str, int]:
-    """Return the same of what images show and what a model says they do; a number is always predicted."""
+    """Return the same, from what images show and what a model says; a number is always predicted."""
     there, guessed = ([index for target in side for index in target.classes] for side in (targets, guesses))
     return never_predicted(classes, there, guessed)
 
 
 def never_predicted(classes: Sequence[str], targets: Sequence[int], guesses: Sequence[int]) -> dict[str, int]:
-    """Return the classes that have images among these and are never predicted, with the number of their images."""
+    """Return the classes among these images that are never predicted, with their number of images."""
     there, guessed = Counter(targets), set(guesses)
     return {name: there[index] for index, name in enumerate(classes) if there[index] and index not in guessed}
 

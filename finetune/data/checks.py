@@ -1,8 +1,8 @@
 """The scan: every image is hashed and fully decoded once, in parallel, before anything is trained.
 
 What cannot be decoded is listed by name and left out; no file is ever touched. Results are kept by
-path, size and time of change, so that the next run of the same data is quick; what the machine could not
-do, for want of memory, rights or open files, is no result and is tried again.
+path, size and time of change, so that the next run on the same data is quick; what failed for want of memory, rights
+or open files is not kept and is tried again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from finetune import ranks
 from finetune.bands import COLOURS, Bands
 from finetune.data.scan_memory import Scan, ScanMemory, Stamp
-from finetune.data.targets import TORN, with_copies_joined
+from finetune.data.targets import with_copies_joined
 from finetune.errors import DataError, ResourceError
 from finetune.images.decode import UndecodableError, alone, examine
 from finetune.images.depths import before_model, in_data
@@ -30,13 +30,11 @@ from finetune.images.quiet import quiet
 from finetune.images.remarks import remarks_of
 from finetune.images.stores import StoreError, whole_place
 from finetune.process import num_cores
-from finetune.tasks import AnyTarget
-from finetune.types import Event, Manifest, OnEvent, Problem, Sample, Split, ignore
-from finetune.wording import counted
+from finetune.types import Event, Manifest, OnEvent, Problem, Sample, ignore
 
 CHUNK = 256
 AT_ONCE = 32  # images are written together
-LARGE_FILE = 2**26  # bytes; of larger ones a single one is in memory at a time
+LARGE_FILE = 2**26  # bytes; only one larger file is in memory at a time
 
 
 def scan(
@@ -52,9 +50,9 @@ def scan(
     """Return the manifest with a content hash for every sample and without what cannot be decoded.
 
     What is decoded fills the pixel cache, where there is one. Several processes of a run each read a part. Without
-    `needs_all_classes` one may be left empty. `value_range` is what is black and white in images deeper than 8 bits;
-    not given, the data tells. With `is_for_model` it is that of a finished model, which scales each deep image by
-    itself where it has none.
+    `needs_all_classes` a class may be left empty. `value_range` is what is black and white in deep images (over 8
+    bits), measured if not given. With `is_for_model` it is the range of a finished model, which scales each deep image
+    by itself if it has none.
 
     Raises:
         DataError: no usable image is left in a class, or none at all.
@@ -69,7 +67,7 @@ def scan(
 def _judged(
     manifest: Manifest, scans: list[Scan], *, needs_all_classes: bool, value_range: Range | None, is_for_model: bool
 ) -> Manifest:
-    """Return a manifest with what the scans of its images have found."""
+    """Return a manifest completed with what the scans of its images found."""
     pairs = list(zip(manifest.samples, scans, strict=True))
     if not is_for_model:
         pairs = _of_one_kind(pairs)
@@ -94,11 +92,11 @@ def scan_files(
     bands: Bands = COLOURS,
     on_event: OnEvent = ignore,
 ) -> Iterator[Scan]:
-    """Yield what each file is, in order; another process that fills the same pixel cache is waited for.
+    """Yield what each file is, in order; waits for another process that fills the same pixel cache.
 
-    Of several processes of a run each opens the files of one stretch, so that what lies in one shard is read by one or
-    two of them; the first keeps what all have found, and yields it. The others yield nothing. What one cannot read, on
-    a disk that its machine may not see, the first tries again.
+    If a run has several processes, each opens one stretch of the files, so that a shard is read by one or two of them;
+    the first keeps what all have found and yields it, the others yield nothing. What a process cannot read, perhaps
+    because its machine does not see the disk, the first tries again.
     """
     count, rank = ranks.count(), ranks.rank()
     size, step = -(-len(files) // count), -(-CHUNK // count)
@@ -127,7 +125,7 @@ def scan_files(
 
 @dataclass(slots=True)
 class _Found:
-    """What some files are, in order; which of them are to be remembered, and the pixels that others are to keep."""
+    """What some files are, in order; which results to remember, and pixels for another process to keep."""
 
     scans: list[Scan]
     fresh: dict[Stamp, Scan]
@@ -135,7 +133,7 @@ class _Found:
 
 
 def _find(files: list[Path], memory: ScanMemory, pool: ThreadPoolExecutor, filling: _Filling, bands: Bands) -> _Found:
-    """Return what some files are; those are opened that are not known, or could be kept and are not."""
+    """Return what some files are, opening only those that are unknown or missing from the pixel cache."""
     stats = [_stamp(file) for file in files]
     known = memory.recall(stats)
     fresh = {stamp: file for file, stamp in zip(files, stats, strict=True) if filling.lacks(known.get(stamp))}
@@ -150,9 +148,9 @@ def _find(files: list[Path], memory: ScanMemory, pool: ThreadPoolExecutor, filli
 
 
 def unchanged(manifest: Manifest) -> Manifest:
-    """Return a manifest with the digests of those images alone whose files are known to be as they were when scanned.
+    """Return a manifest that keeps the digests only of images whose files have not changed since they were scanned.
 
-    By size and time of change; no file is opened.
+    That is told by size and time of change; no file is opened.
     """
     stamps = [_stamp(Path(manifest.root, sample.file)) for sample in manifest.samples]
     with closing(ScanMemory(manifest.bands)) as memory:
@@ -192,7 +190,7 @@ def _scanned(file: Path, pixels: PixelCache | None, bands: Bands) -> tuple[Scan,
         make = pixels.row if pixels else lambda _: None
         decoded = examine(content, make, value_range=value_range, bands=bands)
     except UndecodableError as error:
-        if value_range is not None:  # what does not fit one range may fit another: that is no property of the file
+        if value_range is not None:  # what does not fit one range may fit another: the file itself is fine
             return _scanned(file, None, bands)
         return Scan(digest, error.message, is_passing=error.is_passing), None
     return Scan(digest, span=decoded.span, remark=decoded.remark), decoded.content
@@ -224,7 +222,7 @@ class _Filling:
         return known is None or self._is_to_keep(known)
 
     def _is_to_keep(self, scan: Scan) -> bool:
-        """Return whether an image can be kept and is not yet: a deep one only when it is known what is white."""
+        """Return whether an image can be kept and is not yet: a deep one only once black and white are known."""
         if self.pixels is None or scan.problem:
             return False
         return (scan.span is None or self.pixels.value_range is not None) and scan.digest not in self.pixels
@@ -237,7 +235,7 @@ class _Filling:
             self.flush()
 
     def sent(self) -> list[tuple[Scan, PixelRow]]:
-        """Return what was added and is to be kept by another process."""
+        """Return what was added for another process to keep."""
         return []
 
     def take(self, rows: list[tuple[Scan, PixelRow]]) -> None:
@@ -330,25 +328,3 @@ def _of_one_kind(pairs: list[tuple[Sample, Scan]]) -> list[tuple[Sample, Scan]]:
         (sample, replace(scan, problem=problem) if scan.span and scan.span.is_real != is_usual else scan)
         for sample, scan in pairs
     ]
-
-
-def conflicts(manifest: Manifest) -> Iterator[str]:
-    """Yield which images stand in two classes, and how many are exact copies; nothing before the scan."""
-    labels: dict[str, set[AnyTarget]] = {}
-    first: dict[str, Sample] = {}
-    samples = [sample for sample in manifest.samples if sample.digest]
-    for sample in samples:
-        labels.setdefault(sample.digest, set()).add(sample.target)
-        first.setdefault(sample.digest, sample)
-    twice = [first[digest].file for digest, classes in labels.items() if len(classes) > 1]
-    if twice:
-        stand = counted(len(twice), "image stands", "images stand")
-        yield f"{stand} {TORN[manifest.task]}, e.g. {twice[0]}; `finetune check` lists all"
-    copies = sum(count - 1 for count in Counter(s.digest for s in samples).values())
-    if copies:
-        stand = counted(copies, "image is an exact copy", "images are exact copies")
-        splits: dict[str, set[Split | None]] = {}
-        for sample in samples:
-            splits.setdefault(sample.digest, set()).add(sample.split)
-        is_divided = any(len(where - {None}) > 1 for where in splits.values())
-        yield f"{stand} of others" + ("" if is_divided else "; copies stay in one split")

@@ -1,7 +1,7 @@
-"""What is wrong with a data set that can be told without a network; each finding with its images and the way out.
+"""What can be found wrong with a data set without a network: each finding with its images and what to do about it.
 
-A finding *spoils* a result when what is measured on val or test would not be what it says: images that
-stand on both sides, images in two classes, a class that is not measured, files that are missing.
+A finding *spoils* a result when what is measured on val or test would mislead: images in several splits,
+images in two classes, a class that is not measured, missing files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from finetune.tasks import TASKS, AnyTarget, Quantity, Task
 from finetune.types import SPLITS, Manifest
 from finetune.wording import counted
 
-MOST_DAMAGED = 0.01  # share of all files; `run` leaves them out by name, and fewer change little
+MOST_DAMAGED = 0.01  # share of all files; `run` leaves them out by name, and up to this many change little
 UNUSED = {  # whether what is left out is a row: its kind, what it is called, and the way out
     False: ("damaged", "file", "Get them anew, or remove them."),
     True: (
@@ -32,10 +32,10 @@ UNUSED = {  # whether what is left out is a row: its kind, what it is called, an
         " each image has one class beside it.",
     ),
 }
-BLANK = 2.0  # deviation of the grey values of an image, in levels, below which nothing is to be seen
+BLANK = 2.0  # deviation of the grey values of an image, in levels, below which there is nothing to see
 HOW = {"bytes": "same bytes", "pixels": "same pixels", "near": "near copy"}
 ALIKE_NUMBERS = 0.1  # deviations of all numbers by which those of near copies may differ
-CONFLICT: dict[Task, tuple[str, str]] = {  # what copies of one image are in, and the way out
+CONFLICT: dict[Task, tuple[str, str]] = {  # how copies of one image contradict each other, and what to do
     "classify": (
         "in more than one class",
         "Keep each in its right class, and remove it from the others; where an image may have both, --task multilabel.",
@@ -60,7 +60,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One example of a finding: the images that are concerned together, and what is said of them."""
+    """One example of a finding: the images involved, and a note on them."""
 
     files: tuple[Seen, ...]
     note: str = ""
@@ -69,7 +69,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong: its kind, whether it spoils a result, one sentence, the way out, and every case of it."""
+    """Something wrong: its kind, whether it spoils a result, one sentence, advice, and every case of it."""
 
     kind: str
     spoils: bool
@@ -79,10 +79,10 @@ class Finding:
 
 
 def picture_findings(listed: Manifest, manifest: Manifest, looks: Looks, copies: Sequence[Copies]) -> list[Finding]:
-    """Return what is wrong with the images of a manifest, what spoils a result first.
+    """Return what is wrong with the images of a manifest, starting with what spoils a result.
 
-    `manifest` has its splits (none, where none could be made), `listed` those that the user made; the looks
-    and the copies go by the place of a sample in both.
+    `manifest` has its final splits (or none, if none could be made), `listed` those that the user made; looks and
+    copies refer to samples by their index in both.
     """
     copies = sorted(copies, key=lambda cluster: list(HOW).index(cluster.how))  # the surest first
     findings = [
@@ -122,7 +122,7 @@ def _labels(manifest: Manifest, copies: Copies) -> set[AnyTarget]:
 
 
 def _are_torn(manifest: Manifest, copies: Copies) -> bool:
-    """Tell whether copies contradict each other; numbers of near ones may differ by a tenth of a deviation."""
+    """Return whether copies contradict each other; numbers of near ones may differ by a tenth of a deviation."""
     targets = _labels(manifest, copies)
     numbers = [target.value for target in targets if isinstance(target, Quantity)]
     if copies.how != "near" or not numbers:

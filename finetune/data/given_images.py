@@ -1,7 +1,7 @@
-"""Images that a Python program hands over: paths, Pillow images, arrays, tensors, bytes, open files, and many of them.
+"""Images that a Python program passes in: paths, Pillow images, arrays, tensors, bytes, open files, or many of these.
 
-What each is to be read as is certain or refused. What is handed over is taken at once, as a generator may reuse an
-array or close a file when it is asked for the next. Letters: N images, C channels, H W pixels.
+How each is to be read is certain, or it is refused. An image is taken at once, as a generator may reuse an array or
+close a file when asked for the next. Letters: N images, C channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ EXPECTED = (
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """Images of which each is turned into a source when its turn comes."""
+    """Images that are each turned into a source when their turn comes."""
 
     items: Iterable[Any]
     total: int | None
@@ -69,7 +69,7 @@ def given_images(images: Any, *, column: str = AUTO, bands: Bands = COLOURS, on_
     Of other `bands` than colours, arrays and tensors are what a .npy file with their numbers would be.
 
     Raises:
-        DataError: it is nothing of the kind, or a path does not exist; of what is in a list or comes from a generator,
+        DataError: it is none of these, or a path does not exist; of what is in a list or comes from a generator,
             when its turn comes.
     """
     if isinstance(images, (str, Path)):
@@ -102,12 +102,12 @@ def _is_one(images: Any) -> bool:
 
 
 def _is_tensor(item: object) -> bool:
-    torch = sys.modules.get("torch")  # who has a tensor has torch
+    torch = sys.modules.get("torch")  # whoever passes a tensor has imported torch
     return torch is not None and isinstance(item, torch.Tensor)
 
 
 def _source(item: Any, name: str, bands: Bands) -> ImageSource:
-    """Return one image that is no path.
+    """Return one image that is not a path.
 
     Raises:
         DataError: it cannot be told what it is.
@@ -135,7 +135,7 @@ def _of_pillow(image: Image.Image, name: str) -> ImageSource:
         upright = ImageOps.exif_transpose(image)  # always a copy
     except DECODE_ERRORS:
         try:
-            upright = image.copy()  # what it is to be turned by is damaged: as it is, as viewers do
+            upright = image.copy()  # its EXIF is damaged: left as it is, as viewers do
         except DECODE_ERRORS as error:
             return ImageSource(name, partial(_fail, f"damaged image: {str(error) or type(error).__name__}"))
     return ImageSource(name, partial(_same, upright))
@@ -168,7 +168,7 @@ def _channels(item: NDArray[Any] | Tensor, name: str) -> NDArray[Any]:
         numbers = item
     else:
         item = item.detach().cpu()
-        numbers = (item.float() if item.dtype.is_floating_point else item).numpy()  # bfloat16 has no array
+        numbers = (item.float() if item.dtype.is_floating_point else item).numpy()  # NumPy has no bfloat16
         numbers = numbers.transpose(1, 2, 0) if numbers.ndim == 3 else numbers
     try:
         return np.array(checked(numbers), order="C")
@@ -220,7 +220,7 @@ def _pixels(tensor: Tensor, name: str) -> NDArray[Any]:
             f"{name} is a tensor of the shape {shape}, and an image is (3, H, W), (1, H, W) or (H, W)",
             hint=f"Channels stand first. {way}",
         )
-    array: NDArray[Any] = tensor.detach().cpu().float().numpy()  # bfloat16 has no array; float32 holds every uint8
+    array: NDArray[Any] = tensor.detach().cpu().float().numpy()  # NumPy has no bfloat16; float32 holds every uint8
     kind = str(tensor.dtype).removeprefix("torch.")
     if not (tensor.dtype.is_floating_point or kind == "uint8"):
         raise DataError(f"{name} is a tensor of {kind}", hint="Give uint8 from 0 to 255, or floats from 0 to 1.")

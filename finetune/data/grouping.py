@@ -1,4 +1,4 @@
-"""Copies of one image as groups, and a table that says so: what `run` takes to keep them in one split."""
+"""Copies of one image as groups, and the table that tells `run` to keep them in one split."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def with_groups(manifest: Manifest, copies: Sequence[Copies]) -> Manifest:
 def table_of(manifest: Manifest, folder: Path) -> str:
     """Return the CSV of a manifest (image, label, split, group), its paths as seen from a folder.
 
-    Where a name would be a formula, the cells of its row are guarded, and a column says so to who reads it back.
+    If a name would be a formula, the cells of its row are guarded, and a column tells readers so.
 
     Raises:
-        DataError: a name that a table cannot hold, as it would be read otherwise than it was written.
+        DataError: a name that a table cannot hold, because it would not be read back as it was written.
     """
     column, mark = MARK
     rows = [_cells(manifest, sample, folder) for sample in manifest.samples]

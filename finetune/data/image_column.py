@@ -28,10 +28,10 @@ def count_rows(path: Path) -> int:
 
 
 def check_column(path: Path, column: str) -> str:
-    """Return the name of the column that names images: the one asked for, or with "auto" the one that must be meant.
+    """Return the name of the column of images: the one asked for, or with "auto" the only possible one.
 
     Raises:
-        DataError: the table cannot be read. RecipeError: there is no such column, or none that must be meant.
+        DataError: the table cannot be read. RecipeError: there is no such column, or no single possible one.
     """
     columns = _parquet(path).schema_arrow.names if _is_parquet(path) else next(_delimited(path), [])
     wanted = USUAL if column == AUTO else (column,)
@@ -49,7 +49,7 @@ def check_column(path: Path, column: str) -> str:
 
 
 def image_cells(path: Path, column: str) -> Iterator[str | bytes]:
-    """Yield of every row its name of an image, or the bytes of one; "" where there is neither.
+    """Yield the name of an image, or its bytes, for every row; "" where there is neither.
 
     Raises:
         DataError: the table cannot be read.
@@ -71,14 +71,14 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _cell(cell: Any) -> str | bytes:
-    """Return a cell of Parquet as a name or as bytes, which some data sets keep beside a path."""
+    """Return a cell of Parquet as a name, or as the bytes that some data sets keep beside it."""
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
     return cell if isinstance(cell, bytes) else cell_text(cell)
 
 
 def _delimited(path: Path) -> Iterator[list[str]]:
-    """Yield the head of a table and its rows, but for empty lines."""
+    """Yield the head of a table and its rows, skipping empty lines."""
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             rows = csv.reader(stream, delimiter=separator_of(path, stream))

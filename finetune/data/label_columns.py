@@ -1,4 +1,4 @@
-"""Several columns of a table as labels: each is a class, of which every row says 0 or 1."""
+"""Several columns of a table as labels: each is a class, marked 0 or 1 in every row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cell_text(cell: Any) -> str:
 
 
 def join_columns(path: Path, rows: list[dict[str, Any]], labels: Sequence[str], key: str) -> list[str]:
-    """Put under a key of every row the classes that it has, joined by |, and return what is to be said of them.
+    """Store the classes of every row, joined by |, under one key, and return notes on them.
 
     Raises:
         DataError: a cell that is neither 0 nor 1, or a column whose name has |.

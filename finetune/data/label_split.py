@@ -38,7 +38,7 @@ class LabelPool:
         return LabelPool(unit, inside, sizes, np.ones(len(sizes), dtype=bool), num_classes)
 
     def take(self, *, share: float, keep: int) -> Places:
-        """Return the places of samples, taken in units so that every class gives its share and keeps so many units.
+        """Return the places of samples, taken in units so that every class gives its share and keeps `keep` units.
 
         A class that would give nothing, because its share is small or its groups are large, gives its smallest.
         """

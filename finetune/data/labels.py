@@ -1,4 +1,4 @@
-"""What is said of labels that may not mean what they are taken for, and of files that may be no images of a class."""
+"""Doubts about labels that may not mean what they are taken for, and about files that may not be images of a class."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _none_or_several(labels: list[str]) -> Iterator[str]:
 
 
 def _sign_between(labels: list[str]) -> str | None:
-    """Return what stands between classes in two labels or more: every part of these is also in another label."""
+    """Return the separator of classes in two labels or more: every part of these labels is also in another one."""
     for sign in SIGNS:
         parts = [{part.strip() for part in label.split(sign)} for label in labels]
         times = Counter(part for of_one in parts for part in of_one)
@@ -110,7 +110,7 @@ def _sign_between(labels: list[str]) -> str | None:
 
 
 def masks(rows: list[Row]) -> Iterator[str]:
-    """Yield how many images are named as the masks of others that lie beside them."""
+    """Yield how many images are named like masks of others beside them."""
     named = [(PurePath(row.file), match[1]) for row in rows if (match := MASK.fullmatch(_stem(row.file)))]
     if not named:
         return

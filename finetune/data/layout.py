@@ -1,6 +1,6 @@
 """Which folders are splits and which are classes, by their names and by what they hold.
 
-A folder's name says its split; where names do not say, but the folders look like splits, they are refused.
+A folder's name says its split; folders that look like splits under other names are refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WAY_OUT = (
 
 
 def into(root: Path, inside: str = "") -> str:
-    """Return the way down through folders that hold nothing but one folder, to where classes or splits are."""
+    """Return the path down through folders that hold only one folder, to where classes or splits are."""
     folders = [name for name in child_folders(root / inside) if has_images(root / inside / name)]
     if len(folders) != 1 or has_own_images(root / inside):
         return inside
@@ -49,7 +49,7 @@ def into(root: Path, inside: str = "") -> str:
 
 
 def splits_of(here: Path, folders: list[str]) -> dict[str, Split]:
-    """Return the folders that are splits; none, where the folders are classes.
+    """Return the folders that are splits; none if the folders are classes.
 
     Raises:
         DataError: two folders say the same split, or one says a split and what stands beside it has no classes.
@@ -75,7 +75,7 @@ def splits_of(here: Path, folders: list[str]) -> dict[str, Split]:
 
 
 def _refuse_split_beside_images(here: Path, used: list[str], said: list[str]) -> None:
-    """Refuse a folder that says a split and holds class folders, where its neighbours hold images alone."""
+    """Refuse a folder that is named like a split and holds class folders while its neighbours hold only images."""
     splits = [name for name in said if not has_own_images(here / name) and len(class_folders(here / name)) > 1]
     others = [name for name in used if name not in said]
     if splits and others and not any(class_folders(here / name) for name in others):
@@ -87,7 +87,7 @@ def _refuse_split_beside_images(here: Path, used: list[str], said: list[str]) ->
 
 
 def _share_classes(here: Path, folders: list[str]) -> bool:
-    """Return whether any folder has a class folder of the first that says train (else of the first)."""
+    """Return whether any folder shares a class folder with the train folder (or, without one, the first)."""
     first = next((name for name in folders if split_within(name) == "train"), folders[0])
     below = {name: _folded(class_folders(here / inner(here, f"{name}/"))) for name in folders}
     return any(below[first] & below[name] for name in folders if name != first)
@@ -98,7 +98,7 @@ def _folded(names: Iterable[str]) -> set[str]:
 
 
 def inner(root: Path, inside: str) -> str:
-    """Return a split folder, or the one folder in it that says the split again, or `images`."""
+    """Return a split folder, or its only folder if that repeats the split's name or is `images`."""
     folders = class_folders(root / inside)
     if len(folders) == 1 and not has_own_images(root / inside) and class_folders(root / inside / folders[0]):
         above = Path(inside).name
@@ -113,7 +113,7 @@ def splits_below(here: Path, folders: list[str]) -> dict[str, dict[str, Split]]:
     Between a class and its splits may be folders that hold nothing but one folder: `cat/images/train`.
 
     Raises:
-        DataError: some do, but other images would belong to no split; or what is divided are whole data sets.
+        DataError: only some do, so that other images would belong to no split; or whole data sets are divided.
     """
     used = [name for name in folders if has_images(here / name)]
     tops = {name: _down(here, name) for name in used}
@@ -140,13 +140,13 @@ def splits_below(here: Path, folders: list[str]) -> dict[str, dict[str, Split]]:
 
 
 def _down(here: Path, inside: str) -> str:
-    """Return the way down through folders that hold nothing but one folder, to where splits of a class may be."""
+    """Return the path down through folders that hold only one folder, to where splits of a class may be."""
     folders = [] if has_own_images(here / inside) else class_folders(here / inside)
     return _down(here, f"{inside}/{folders[0]}") if len(folders) == 1 and not split_within(folders[0]) else inside
 
 
 def _said_below(label: str, folders: list[str]) -> dict[str, Split]:
-    """Return the folders of a class that say a split: by their whole name, beside that of the class, or all in part."""
+    """Return the folders of a class that name a split: by their whole name, besides the class's, or all in part."""
     said = {name: split for name in folders if (split := split_of(name) or split_of(name, besides=label))}
     parts = {name: split for name in folders if (split := split_within(name))}
     kinds = set(parts.values())
@@ -166,7 +166,7 @@ def _refuse_data_sets(here: Path, sets: list[str], divided: list[str]) -> None:
 
 
 def refuse_nested(listing: Listing, here: Path) -> None:
-    """Refuse a split folder that holds splits itself, or of which `images` would be a class; note what else may be."""
+    """Refuse a split folder that holds splits itself, or has `images` for a class; note other oddities."""
     labels = class_folders(here)
     said = {name: split for name in labels if (split := split_of(name))}
     shared = [name for name in said if _folded(class_folders(here / name)) & _folded(set(labels) - {name})]
@@ -189,7 +189,7 @@ def refuse_nested(listing: Listing, here: Path) -> None:
 
 
 def flat_splits(here: Path, insides: Mapping[str, Split]) -> list[str]:
-    """Return those of some split folders that hold images but no class folders: val or test alone may be so.
+    """Return the split folders that hold images but no class folders, which only val and test may.
 
     Raises:
         DataError: none has class folders, or train has not.
@@ -203,7 +203,7 @@ def flat_splits(here: Path, insides: Mapping[str, Split]) -> list[str]:
 
 
 def _is_flat(folder: Path, split: Split) -> bool:
-    """Return whether a split folder has no class folders; one named `images`, or as the split again, is none."""
+    """Return whether a split folder has no class folders, not counting `images` or the split's name again."""
     labels = class_folders(folder)
     if not labels:
         return has_own_images(folder)
@@ -226,7 +226,7 @@ def _without_classes(here: Path, insides: list[str]) -> DataError:
 def unheeded(names: Iterable[str], split: Split | None) -> tuple[list[str], list[str]]:
     """Return the folders among images of a class that say several splits or another one, and those that may be splits.
 
-    `names` are relative to the class. A folder that alone says a split may be anything: a train is a vehicle.
+    `names` are relative to the class. A single folder that names a split may be anything: a train is a vehicle.
     """
     inside: dict[str, dict[str, Split | None]] = {}
     for folder in {name.rpartition("/")[0] for name in names} - {""}:
@@ -249,7 +249,7 @@ def unheeded(names: Iterable[str], split: Split | None) -> tuple[list[str], list
 
 
 def refuse_unnamed(listing: Listing, here: Path, folders: list[str]) -> None:
-    """Refuse folders that look like splits without saying which; note those that may be.
+    """Refuse folders that look like splits without naming one; note those that may be.
 
     Splits hold nearly the same class folders and no images of their own. So may classes (dates, views, patients by
     number): such names below are taken for what they are, unless the folders are called portions (`fold1`).
@@ -290,7 +290,7 @@ def _same_folders(here: Path, folders: list[str]) -> list[str]:
 
 
 def are_portions(names: Collection[str]) -> bool:
-    """Return whether several names are all those of numbered portions: `fold1`, `part_b`."""
+    """Return whether there are several names and all are of numbered portions: `fold1`, `part_b`."""
     return len(names) > 1 and all(_stem(Path(name).name) in PORTIONS for name in names)
 
 
@@ -301,7 +301,7 @@ def _stem(name: str) -> str | None:
 
 
 def _are_no_classes(names: list[str]) -> bool:
-    """Return whether folder names are dates, numbers of one length, views, or a word with numbers, but for `class1`."""
+    """Return whether folder names are dates, numbers of one length, views, or a numbered word other than `class`."""
     if all(name.lower() in VIEWS for name in names):
         return True
     if all(DATED.fullmatch(name) for name in names):

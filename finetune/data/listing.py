@@ -1,4 +1,4 @@
-"""What a reader of folders or tables hands over, and the words that name a split."""
+"""What a reader of folders or tables returns, and the words that name a split."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Listing:
 
 
 def holds(claim: Callable[[], bool]) -> bool:
-    """Return whether a path exists, or is a file; no, where that cannot be told: a name too long, a loop of links."""
+    """Return whether a claim about a path holds; False if that cannot be told: a name too long, a loop of links."""
     try:
         return claim()
     except OSError:
@@ -82,7 +82,7 @@ def holds(claim: Callable[[], bool]) -> bool:
 
 
 def normal(name: str) -> str:
-    """Return a name in the one Unicode form (NFC) in which names are compared."""
+    """Return a name in the Unicode form (NFC) in which names are compared."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -93,9 +93,9 @@ def folded(name: str) -> str:
 
 @lru_cache(maxsize=4096)  # a table says one of a few words in every row
 def split_of(name: str, *, besides: str = "") -> Split | None:
-    """Return the split that a folder's whole name says: `Train`, `training_set`, `test-images`, `valSet`, `val2017`.
+    """Return the split that a folder's whole name means: `Train`, `training_set`, `test-images`, `valSet`, `val2017`.
 
-    Words of another name, `besides`, say nothing: `cat_train` in `cat`.
+    Words of another name, `besides`, are ignored: `cat_train` in `cat`.
     """
     others = set(_words(besides)) - SPLIT_NAMES.keys()
     words = [word for word in _words(name) if word not in PLAIN and word not in others]
@@ -103,7 +103,7 @@ def split_of(name: str, *, besides: str = "") -> Split | None:
 
 
 def split_within(name: str) -> Split | None:
-    """Return the one split that a part of a name says: `seg_train`, `birds test v2`."""
+    """Return the one split that a part of a name stands for: `seg_train`, `birds test v2`."""
     said = {SPLIT_NAMES[word] for word in _words(name) if word in SPLIT_NAMES}
     return said.pop() if len(said) == 1 else None
 
@@ -119,7 +119,7 @@ def _words(name: str) -> list[str]:
 
 
 def count_unread(listing: Listing, names: Iterable[str]) -> None:
-    """Count files that are neither images that are read nor what usually lies beside images."""
+    """Count files that are neither readable images nor what usually lies beside images."""
     for name in names:
         kind = PurePath(name).suffix.lower()
         if kind.removeprefix(".") not in COMPANIONS and PurePath(name).stem.lower() not in PAPERS:
@@ -127,7 +127,7 @@ def count_unread(listing: Listing, names: Iterable[str]) -> None:
 
 
 def kinds_of(unread: Counter[str]) -> str:
-    """Return how many files there are of each kind that is not read, the commonest first."""
+    """Return the number of unread files of each kind, the commonest first."""
     return listed(f"{count:,} {kind}" for kind, count in unread.most_common())
 
 

@@ -1,4 +1,4 @@
-"""Batches of images, in an order and with augmentations that depend on nothing but their place.
+"""Batches of images, whose order and augmentations depend on nothing but their place.
 
 The order is drawn from (seed, phase, epoch), an image's augmentation from (seed, phase, epoch,
 content): the number of workers and what was drawn before do not matter, and an epoch can be entered
@@ -35,14 +35,14 @@ from finetune.randomness import derive, forked
 from finetune.types import Preprocessing, Sample
 
 IN_SHARD = f"{SUFFIX}/"
-WINDOW = 4096  # images: how far a drawn order leaves that in which they lie in shards
+WINDOW = 4096  # images: how far a drawn order may depart from their order in shards
 FEWEST_FORKED, FEWEST_SPAWNED = 100, 500  # images that are worth a worker: a forked one starts at once
 
 Key = tuple[int, int, int]  # phase, epoch, index of the sample
 
 
 class Texts:
-    """Many texts in one buffer: as a million objects they would be copied into every worker, page by page."""
+    """Many texts in one buffer: a million separate objects would be copied into every worker, page by page."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         parts = [os.fsencode(text) for text in texts]
@@ -59,8 +59,8 @@ class Texts:
 class ImageDataset(Dataset[tuple[Tensor, Any] | DataError]):
     """Samples as (image (C, H, W), class index or row of a task's targets), fetched by (phase, epoch, index).
 
-    What the pixel cache holds is not decoded. What cannot be read is handed over as an error, not
-    raised: torch would wrap it in the traceback of its worker.
+    What the pixel cache holds is not decoded. What cannot be read is returned as an error, not raised: torch would wrap
+    it in the traceback of its worker.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ def _collate(items: list[tuple[Tensor, Any] | DataError]) -> Any:
 class Order(Sampler[list[Key]]):
     """The batches of one epoch; evenly sized, so that from batch size 3 on none is left with a single image.
 
-    Of several processes of a run each has its part: of every batch where the order is drawn, else of the whole.
+    If a run has several processes, each has its part: of every batch if the order is drawn, else of the whole.
     """
 
     def __init__(
@@ -190,8 +190,8 @@ class ImageBatches:
     ) -> None:
         """Take a data set; without workers, plain views are made by threads.
 
-        Augmented views draw from the generators of the process: by a thread (one) only with `is_drawn_alone`, which
-        says that nobody else draws from them meanwhile.
+        Augmented views draw from the generators of the process: in a (single) thread only with `is_drawn_alone`,
+        which says that nothing else draws from them meanwhile.
         """
         self.dataset, self.preprocessing = dataset, preprocessing
         is_plain = dataset.seed is None
@@ -237,7 +237,7 @@ class ImageBatches:
 
 
 def _leave_signals_alone(_: int) -> None:
-    """Have a worker go on when a whole group of processes is told to stop: the run that it works for ends it.
+    """Have a worker ignore a signal to its whole process group: the run that it works for ends it.
 
     What comes from that run itself still ends it, so SIGTERM is not just ignored.
     """
@@ -255,7 +255,7 @@ def _end_by_the_parent() -> None:
 
 @contextmanager
 def lost_workers() -> Iterator[None]:
-    """Turn torch's word of a dead worker, which may come at any line of the block, into our error.
+    """Turn torch's report of a dead worker, which may come at any line of the block, into our error.
 
     Raises:
         ResourceError: a process that decodes images died.
@@ -272,7 +272,7 @@ def lost_workers() -> Iterator[None]:
 
 
 def auto_workers(num_images: int, device: torch.device) -> int:
-    """Return how many processes make batches: none for sets so small that starting them costs more."""
+    """Return how many processes make batches: none for sets so small that starting processes would cost more."""
     cores = num_cores()
     fewest = FEWEST_FORKED if multiprocessing.get_start_method() == "fork" else FEWEST_SPAWNED
     if num_images < fewest or cores < 2:

@@ -2,9 +2,9 @@
 
 Near copies are found in two steps. A hash of 63 bits says which pairs are worth a look: the signs of the
 lowest frequencies of the small grey image. Each pair is then confirmed on the small images themselves,
-because a hash of a blank or plain image says nothing. The groups are those that a look at every pair gives; but
-of pairs that are in one group already nothing is asked, so that frames of a fixed camera, of which each
-is like each, take little more than other images. Letters: N images, P pairs, C images of a cell.
+because a hash of a blank or plain image says nothing. The groups are those that comparing every pair would give; but
+pairs already in one group are not compared, so that frames of a fixed camera, which are all alike, take little more
+time than other images. Letters: N images, P pairs, C images of a cell.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ Pairs = tuple[Places, Places]
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Images, by their place, that show one image; `how` is what the least alike of them share."""
+    """Copies of one image, by index; `how` is what the least similar of them share."""
 
     members: tuple[int, ...]
     how: How
 
 
 def copies_of(looks: Looks, digests: Sequence[str], *, alike: float = ALIKE) -> list[Copies]:
-    """Return the groups of images that show one image, in the order of their first members.
+    """Return the groups of copies, in the order of their first members.
 
     Near copies of near copies are in one group. With `alike` = 1 only exact copies count.
     """
@@ -58,7 +58,7 @@ def copies_of(looks: Looks, digests: Sequence[str], *, alike: float = ALIKE) -> 
 
 
 def _telling(looks: Looks, places: Places) -> Places:
-    """Return those of the places whose images are not plain."""
+    """Return the places whose images are not plain."""
     parts = np.split(places, range(PAIRS_AT_ONCE, len(places), PAIRS_AT_ONCE))
     return np.concatenate([part[looks["grey"][part].std(axis=(1, 2)) >= PLAIN] for part in parts])
 
@@ -85,7 +85,7 @@ class _Search:
                     self._tie(hashes, rows, columns, seen)
 
     def _tie_to_representatives(self, hashes: NDArray[np.uint64], cell: Places) -> None:
-        """Compare the others with one image, those that it doesn't take in with another, and so on while it pays."""
+        """Compare all others with one image, those that are unlike it with another, and so on while that pays off."""
         left = cell
         for _ in range(REPRESENTATIVES):
             representative, others = left[0], left[self._apart(left[:1], left)[0]]
@@ -129,7 +129,7 @@ class _Search:
         return is_sifted
 
     def _apart(self, rows: Places, columns: Places) -> NDArray[np.bool_]:
-        """Return for each row and each column whether the two are not tied yet."""
+        """Return for each row and column whether the two are not tied yet."""
         is_apart: NDArray[np.bool_] = self.ties.roots(self.places[rows])[:, None] != self.ties.roots(
             self.places[columns]
         )
@@ -157,9 +157,9 @@ def perceptual_hashes(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def cells(hashes: NDArray[np.uint64], *, radius: int) -> list[tuple[Places, Sequence[np.uint64]]]:
-    """Return sets of places, of which every two hashes (N,) that differ by at most `radius` bits share at least one.
+    """Return sets of places; any two hashes (N,) that differ by at most `radius` bits share at least one set.
 
-    Of radius + 1 parts of a hash such a pair shares at least one: so a set holds the hashes that share a part,
+    Such a pair shares at least one of the radius + 1 parts of a hash: so a set holds the hashes that share a part,
     N^2 / 2^7 pairs rather than N^2 for hashes that are spread out. With each set come the parts that pairs of an
     earlier set share. Where hashes are so alike that this were more pairs than all, all places are one set.
     """
@@ -176,12 +176,12 @@ def cells(hashes: NDArray[np.uint64], *, radius: int) -> list[tuple[Places, Sequ
 
 
 def _part(number: int, count: int) -> np.uint64:
-    """Return every count-th bit: neighbouring frequencies tell each other, and large groups take long."""
+    """Return every count-th bit: neighbouring frequencies are correlated, and large groups take long."""
     return np.uint64(sum(1 << bit for bit in range(number, 64, count)))
 
 
 def confirmed(looks: Looks, left: NDArray[np.int64], right: NDArray[np.int64], *, alike: float) -> Pairs:
-    """Return those of the pairs (P,) whose small images agree, in grey and in colour.
+    """Return the pairs (P,) whose small images agree, in grey and in colour.
 
     In grey by their correlation, which brightness and contrast do not change; in colour by the mean
     difference of red and blue from green, which more contrast makes stronger.
@@ -208,7 +208,7 @@ def _standard(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _tint(colour: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return by how much red and blue (P, 64, 2) differ from green."""
+    """Return how much red and blue (P, 64, 2) differ from green."""
     cells = colour.reshape(len(colour), -1, 3).astype(np.float32)
     difference: NDArray[np.float32] = cells[:, :, ::2] - cells[:, :, 1:2]
     return difference

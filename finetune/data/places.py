@@ -1,4 +1,4 @@
-"""Where data lies, by the words of `data.path`: a folder, a table, or shards (wds:) of this machine or of a store."""
+"""Where data is, as `data.path` says: a folder, a table, or shards (wds:) on this machine or in a store."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def shards_named(path: str | Path) -> str | None:
     text = str(path)
     if text.startswith(HUB):
         raise DataError(
-            f"{text}: data sets of the Hub are not read",
-            hint="Save its images to files, with a Parquet or CSV table beside them that names file and label.",
+            f"{text}: a data set of the Hub is read from shards, which are written once",
+            hint=f"finetune shard {text} --out shards; then wds:shards is the data.",
         )
     if not text.startswith(SHARDS):
         return None
@@ -69,7 +69,7 @@ def check_outside(place: Path, data: str, *, flag: str = "--out") -> None:
 
 
 def data_name(path: str) -> str:
-    """Return what a data set is called where its place does not matter: its folder or file."""
+    """Return what a data set is called: the name of its folder or file."""
     return Path(root_of(path) if shards_named(path) is not None else path).name
 
 

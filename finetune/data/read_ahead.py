@@ -1,4 +1,4 @@
-"""Reading by threads while what was read before is computed on: in order, and a few batches at a time."""
+"""Reading in threads while earlier batches are computed on: in order, a few batches at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Read = TypeVar("Read")
 def read_ahead(
     read: Callable[[Key], Read], batches: Iterable[Sequence[Key]], *, num_threads: int, ahead: int = AHEAD
 ) -> Iterator[list[Read]]:
-    """Yield what `read` makes of each batch, at most `ahead` at work; who leaves early leaves no thread behind."""
+    """Yield what `read` makes of each batch, at most `ahead` in the making; leaving early leaves no thread behind."""
     pool, order = ThreadPoolExecutor(num_threads), iter(batches)
     waiting: deque[list[Future[Read]]] = deque()
     try:

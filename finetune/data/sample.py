@@ -1,4 +1,4 @@
-"""A small labelled set of drawn images, to try the tool with no data at hand.
+"""A small labelled set of drawn images, for trying the tool without data.
 
 Every class is one shape filled with one texture, and nothing else tells the classes apart: place,
 size, rotation, colours, background, clutter and light are drawn anew for each image. A linear

@@ -15,28 +15,28 @@ from finetune.images.levels import Span
 SCAN_VERSION = 8  # goes up when `decode` begins to accept or refuse other files
 RECALL = "select found from images where path=? and size=? and changed=? and version=?"
 
-Stamp = tuple[str, int, int]  # path, size, a number that is another one when the file has changed
+Stamp = tuple[str, int, int]  # path, size, a number that changes with the file
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What one file is: the hash of its bytes, and why it is no usable image, if it is none.
+    """What one file is: the hash of its bytes, and why it cannot be used, if it cannot.
 
     `span` is what the numbers of an image deeper than 8 bits span, `remark` what of the file is not seen.
     """
 
     digest: str
     problem: str = ""
-    is_passing: bool = False  # the problem lies with the machine, and may be gone the next time
+    is_passing: bool = False  # the problem is the machine's, and may be gone next time
     span: Span | None = None
     remark: str = ""
 
 
 class ScanMemory:
-    """Earlier scans in a small database in the cache folder; without one that can be written, none."""
+    """Earlier scans in a small database in the cache folder; nothing is kept if that cannot be written."""
 
     def __init__(self, bands: Bands) -> None:
-        """Open it for what is known of files that are decoded in so many channels: others may be usable."""
+        """Open it for files that are decoded into these channels: with others, other files may be usable."""
         self.version = SCAN_VERSION + (0 if bands.are_colours else 100 * bands.count) + 10_000 * bands.is_full
         place = cache_folder() / "scans.sqlite"
         try:
@@ -62,7 +62,7 @@ class ScanMemory:
                     digest, problem, span, remark = json.loads(row[0])
                     scans[stamp] = Scan(digest, problem, span=span and Span(*span), remark=remark)
         except (sqlite3.Error, ValueError, TypeError):
-            pass  # a damaged or locked file costs the memory, not the run
+            pass  # a damaged or locked file costs what was remembered, not the run
         return scans
 
     def remember(self, scans: dict[Stamp, Scan]) -> None:

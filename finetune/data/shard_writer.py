@@ -4,8 +4,8 @@
 
 Of each image three members with one key: the file, byte for byte; .cls, the number of its class; .json with its name
 before (`filename`), `label`, `split`, `group` and content hash (`digest`). `_info.json` names the classes, and the
-shards of each split as timm's reader wants them. Images lie in an order that is drawn, so that what lies together is
-no class. The same data gives the same bytes.
+shards of each split as timm's reader wants them. Images are in a drawn order, so that neighbours are not of
+one class. The same data gives the same bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from finetune.types import SPLITS, Event, Manifest, OnEvent, Sample, ignore
 from finetune.whole import check_vacant, new_whole_folder, there_above
 
 FORMAT = 1
-UNDIVIDED = "all"  # what the shards of images without a split are called
+UNDIVIDED = "all"  # the name of shards of images without a split
 USUAL = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}  # endings that other readers look for
 INFO = "_info.json"
 INTO_A_NEW = "Shards are written all or none, into a new folder: name one."
@@ -77,12 +77,25 @@ def write_shards(manifest: Manifest, out: Path, *, size: int, on_event: OnEvent 
     return Shards(str(out), shards, num_bytes)
 
 
+def new_tar(place: Path) -> tarfile.TarFile:
+    """Return a tar to be written."""
+    return tarfile.open(place, "w", format=tarfile.USTAR_FORMAT)
+
+
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Write a file without owner and time into a tar."""
+    head = tarfile.TarInfo(name)
+    head.size = len(content)
+    tar.addfile(head, io.BytesIO(content))
+    tar.members.clear()  # type: ignore[attr-defined]  # else all of them stay
+
+
 def _tell(on_event: OnEvent, before: int, total: int, done: int) -> None:
     on_event(Event.progress("write shards", before + done, total))
 
 
 def _drawn(samples: Sequence[Sample]) -> list[Sample]:
-    """Return samples in an order that is drawn by their names."""
+    """Return samples in a random order that depends on their names."""
     order = np.argsort(derive_each(0, "shard", [sample.file for sample in samples]), kind="stable")
     return [samples[place] for place in order.tolist()]
 
@@ -100,13 +113,10 @@ def _write_split(
             if tar is None or tar.offset + needed + END > size:
                 stack.close()
                 file = f"{name}-{len(lengths):06d}.tar"
-                tar = stack.enter_context(tarfile.open(folder / file, "w", format=tarfile.USTAR_FORMAT))
+                tar = stack.enter_context(new_tar(folder / file))
                 lengths[file] = 0
             for member, content in members.items():
-                head = tarfile.TarInfo(member)  # of no owner and no time
-                head.size = len(content)
-                tar.addfile(head, io.BytesIO(content))
-            tar.members.clear()  # type: ignore[attr-defined]  # else all of them stay
+                add_member(tar, member, content)
             lengths[file] += 1
             on_done(number + 1)
     return lengths
@@ -150,10 +160,10 @@ def _info(manifest: Manifest, shards: Mapping[str, Mapping[str, int]]) -> dict[s
 
 
 def _check_room(manifest: Manifest, out: Path) -> None:
-    """See that there is room for shards before any is written.
+    """Check that there is room for shards before any is written.
 
     Raises:
-        ResourceError: there is not. DataError: an image is no longer there.
+        ResourceError: there is none. DataError: an image is no longer there.
     """
     needed = 0
     for sample in manifest.samples:
@@ -170,5 +180,5 @@ def _check_room(manifest: Manifest, out: Path) -> None:
 
 
 def _padded(size: int) -> int:
-    """Return the bytes that a member takes, its head among them."""
+    """Return the bytes that a member takes, including its header."""
     return tarfile.BLOCKSIZE + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE

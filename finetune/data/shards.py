@@ -49,7 +49,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class _Info:
-    """What stands beside shards: the names of the classes by number, how many images each shard has, and its split."""
+    """The files beside shards: the names of the classes by number, how many images each shard has, and its split."""
 
     classes: tuple[str, ...] = ()
     shards: Mapping[str, int | None] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def read_shards(
     """Return the root of shards and what lies in them, in their order.
 
     Raises:
-        DataError: there are none, one cannot be read, or a split or class that is none.
+        DataError: there are none, one cannot be read, or a split or class is unknown.
     """
     path = settled_path(path)
     root, listing, others = root_of(path), Listing(no_label=NO_LABEL), Counter[str]()
@@ -104,7 +104,7 @@ def looked_through(shards: Sequence[str], *, on_event: OnEvent = ignore) -> Iter
 
 
 def look_through_together(path: str, *, on_event: OnEvent = ignore) -> None:
-    """Look through what is new of some shards, each process of a run at every so many of them; all keep what is found.
+    """Look through new shards, divided among the processes of a run; all keep what is found.
 
     What cannot be read is left to whoever lists them.
 
@@ -172,7 +172,7 @@ def _label(listing: Listing, cell: Any, cls: str, info: _Info) -> str:
     """Return the label of an image, by its .json, else by its .cls.
 
     Raises:
-        LookupError: the number of no class.
+        LookupError: there is no class of that number.
     """
     if isinstance(cell, list):
         listing.is_joined = True
@@ -184,7 +184,7 @@ def _label(listing: Listing, cell: Any, cls: str, info: _Info) -> str:
 
 
 def _split_named(name: str, info: _Info) -> Split | None:
-    """Return the split of a shard: as `_info.json` says, else as its name or a folder's does."""
+    """Return the split of a shard: from `_info.json`, else from its name or a folder's."""
     path = PurePosixPath(name)
     if path.name in info.splits:
         return info.splits[path.name]
@@ -193,10 +193,10 @@ def _split_named(name: str, info: _Info) -> Split | None:
 
 
 def _info_beside(root: str) -> _Info:
-    """Return what stands beside shards.
+    """Return what the files beside shards say.
 
     Raises:
-        DataError: it is there and cannot be read.
+        DataError: one is there and cannot be read.
     """
     classes: tuple[str, ...] = ()
     shards: dict[str, int | None] = {}
@@ -239,7 +239,7 @@ def _problems(found: Shard, wanted: int | None) -> Iterator[tuple[str, str]]:
 
 
 def _content(place: str) -> bytes:
-    """Return what stands in a file beside shards; nothing where there is none.
+    """Return the content of a file beside shards; nothing if there is none.
 
     Raises:
         DataError: that cannot be told.

@@ -12,11 +12,11 @@ from finetune.errors import RecipeError
 from finetune.whole import check_vacant, new_whole_folder
 
 A_NEW = "Name a new folder with --copy-to."
-UNSURE = "unsure"  # the folder of images that had better not be named
+UNSURE = "unsure"  # the folder of images that should not be named
 
 
 class SortedCopies:
-    """A folder that images are sorted into; those that are no files of this machine are counted."""
+    """A folder that images are sorted into; those that are not files on this machine are counted."""
 
     def __init__(self, folder: Path, *, is_linked: bool) -> None:
         self.folder, self.is_linked = folder, is_linked
@@ -50,7 +50,7 @@ class SortedCopies:
 
 
 def check_sortable(place: Path, classes: Collection[str], *, has_unsure: bool) -> None:
-    """See before anything is computed that images of these classes can be sorted into a folder.
+    """Check, before anything is computed, that images of these classes can be sorted into a folder.
 
     Raises:
         ResourceError: it holds something already. RecipeError: a class whose name cannot be that of a folder.
@@ -68,7 +68,7 @@ def check_sortable(place: Path, classes: Collection[str], *, has_unsure: bool) -
 
 @contextmanager
 def sorted_copies(place: Path, *, is_linked: bool = False) -> Iterator[SortedCopies]:
-    """Yield what sorts images into a new folder beside its place, which takes the place when the block ends.
+    """Yield the new folder to sort images into; it is filled beside its place and moved there when the block ends.
 
     Raises:
         ResourceError: it holds something, another process writes it, the disk is full, or it cannot be written.

@@ -1,4 +1,4 @@
-"""What the user has: a folder of class folders, with or without splits, a table of images, or shards.
+"""The user's data: a folder of class folders, with or without splits, a table of images, or shards.
 
     manifest = read("imgs")
 
@@ -29,7 +29,8 @@ from finetune.types import Manifest, OnEvent, Sample, ignore
 from finetune.values import TaskName
 from finetune.wording import counted, listed
 
-NUMBER = "number"  # what the numbers are called that folders are named by
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+NUMBER = "number"  # what the numbers that folders are named by are called
 
 
 def read(
@@ -69,6 +70,10 @@ def read(
     elif path.suffix.lower() in TABLES and path.is_file():
         root = str(path.parent.resolve())
         listing = read_table(path, image_column, label_column, split_column, group_by, needs_split=needs_splits)
+    elif path.suffix.lower() in ARCHIVES:
+        raise DataError(
+            f"{path} is an archive, not a folder of images", hint=f"Unpack it, and name the folder. {LAYOUTS}"
+        )
     else:
         raise DataError(f"{path} is a file, not a folder of images", hint=LAYOUTS)
     if group_by != "none" and listing.rows and not any(row.group for row in listing.rows):
@@ -143,7 +148,7 @@ def _manifest(
 
 
 def _class_names(task: Task) -> Callable[[str], list[str]]:
-    """Return what gives the classes that a label names."""
+    """Return a function that returns the classes named by a label."""
     if task == "multilabel":
         return lambda label: label.split(BETWEEN_LABELS) if label else []
     return lambda label: [label]
@@ -157,7 +162,7 @@ def _doubts(task: Task, path: Path, rows: list[Row], labels: list[str], *, is_to
 
 
 def _without_rows(path: Path, listing: Listing) -> DataError:
-    """Return the error for data without one image of a class: what is there instead, and the layout or table needed."""
+    """Return the error for data without any image of a class: what is there instead, and the layout or table needed."""
     if listing.num_loose:
         images = counted(listing.num_loose, "image")
         text = f"{path} holds {images}, but no class folders: which class each belongs to is not said"
@@ -190,7 +195,7 @@ def _one_class(path: Path, listing: Listing, label: str) -> DataError:
 
 
 def _one_form(rows: list[Row]) -> Iterator[str]:
-    """Bring labels into one Unicode form, and yield which were written in two."""
+    """Bring labels into one Unicode form, and yield which were written in two forms."""
     forms: dict[str, set[str]] = {}
     for row in rows:
         forms.setdefault(normal(row.label), set()).add(row.label)

@@ -1,7 +1,7 @@
 """Train, val and test: stratified, seeded, and without a leak.
 
-Copies of one image and images of one group stay on one side. A split that the user made is
-obeyed, and what leaks in it is reported.
+Copies of an image and images of a group stay in one split. A split that the user made is obeyed, and leaks in it are
+reported.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.csv_cells import guarded_cell, unguarded_cell
+from finetune.data.clashes import leaks
 from finetune.data.label_split import LabelPool
 from finetune.data.targets import strata_of, target_of
 from finetune.data.ties import Places, Ties
@@ -31,7 +32,7 @@ from finetune.whole import whole_file
 
 DIGEST = re.compile("(?:[0-9a-f]{2})*")
 COLUMNS = ("file", "label", "split", "group", "digest")
-FAR = 1.5  # by this factor another share than was asked for is told
+FAR = 1.5  # a share that is off by more than this factor is reported
 
 
 def assign_as(manifest: Manifest, section: SplitSection) -> Manifest:
@@ -45,8 +46,8 @@ def assign(
 ) -> Manifest:
     """Return the manifest with a split for every sample.
 
-    Where the user set val (or test) aside, that stands; what is missing is taken from train. With `folds` val is one
-    of so many parts of all that is not test, the user's val among it.
+    Splits that the user made stand; what is missing of val and test is taken from train. With `folds` val is one
+    of that many parts of everything but test, the user's val included.
 
     Raises:
         DataError: a class has too few images to stand in train and in val.
@@ -84,7 +85,7 @@ def assign(
 
 
 def _far_from(shares: dict[str, float], drawn: Sequence[Split]) -> Iterator[str]:
-    """Yield which split has got a share of the images that is far from the one that was asked for."""
+    """Yield which splits got a share of the images far from the one asked for."""
     for split, share in shares.items():
         found = drawn.count(split) / len(drawn)
         if share and not share / FAR <= found <= share * FAR:
@@ -95,12 +96,12 @@ def _far_from(shares: dict[str, float], drawn: Sequence[Split]) -> Iterator[str]
 
 
 def in_folds(manifest: Manifest, *, folds: int, seed: int) -> tuple[Manifest, ...]:
-    """Return the manifest once for each of so many parts of what is not test, that part as val and the rest as train.
+    """Return one manifest per fold: everything but test is divided into parts, and each in turn is val, the rest train.
 
     Every image is in val once; units are not divided, and each class is spread as evenly as they allow.
 
     Raises:
-        DataError: a class has too few units for so many parts.
+        DataError: a class has too few units for that many parts.
     """
     places = [place for place, s in enumerate(manifest.samples) if s.split != "test"]
     pool = _pool_of([manifest.samples[place] for place in places], seed=seed)
@@ -130,20 +131,6 @@ def _check_fold(part: Manifest, folds: int) -> None:
     except DataError as error:
         hint = f"{folds} parts need {folds} images, or groups, of each class: take fewer folds."
         raise DataError(f"{error.message}, divided into {folds} folds", hint=hint) from None
-
-
-def leaks(manifest: Manifest) -> Iterator[str]:
-    """Yield which images and groups straddle splits."""
-    for what, values in (
-        ("images", [s.digest for s in manifest.samples]),
-        ("groups", [s.group for s in manifest.samples]),
-    ):
-        side: dict[str, Split | None] = {}
-        pairs = zip(values, manifest.samples, strict=True)
-        astray = {value for value, s in pairs if value and side.setdefault(value, s.split) != s.split}
-        if astray:
-            example = next(s.file for value, s in zip(values, manifest.samples, strict=True) if value in astray)
-            yield f"leak: {len(astray)} {what} stand in more than one split, e.g. {example}; `finetune check` lists all"
 
 
 def write(manifest: Manifest, path: Path) -> None:
@@ -199,24 +186,24 @@ def val_in_train(manifest: Manifest) -> Manifest:
 
 
 def is_digest(text: str) -> bool:
-    """Return whether a text is a content hash in digits of base 16, or none."""
+    """Return whether a text is a hexadecimal content hash, or empty."""
     return DIGEST.fullmatch(text) is not None
 
 
 def units_of(samples: Sequence[Sample]) -> list[int]:
-    """Return the number of each sample's unit: samples joined by a content hash or a group; by first sight."""
+    """Return the number of each sample's unit (samples joined by a content hash or a group), in order of appearance."""
     numbers: list[int] = _unit_numbers(samples).tolist()
     return numbers
 
 
 def first_of_units(units: Sequence[int]) -> list[int]:
-    """Return the place of the first of each unit, in the order of the units' numbers."""
+    """Return the index of the first sample of each unit, in the order of the units' numbers."""
     places = {unit: place for place, unit in reversed(list(enumerate(units)))}
     return [places[unit] for unit in sorted(places)]
 
 
 def _unit_numbers(samples: Sequence[Sample]) -> Places:
-    """Return the unit of each sample: what shares a content hash, a group or a name, even through others, is one."""
+    """Return the unit of each sample; a unit is what shares a content hash, group or name, even indirectly."""
     ties = Ties(len(samples))
     ties.join_alike([sample.digest for sample in samples])
     ties.join_alike([sample.group for sample in samples])
@@ -225,7 +212,7 @@ def _unit_numbers(samples: Sequence[Sample]) -> Places:
 
 
 def _pool_of(samples: Sequence[Sample], *, seed: int) -> _Pool | LabelPool:
-    """Return the units of samples, large ones first, of one size drawn by the seed and their first file's name."""
+    """Return the units of samples, large ones first, equal ones in an order drawn from the seed and names."""
     numbers = _unit_numbers(samples)
     sizes = np.bincount(numbers)
     names: list[str] = [""] * len(sizes)
@@ -252,7 +239,7 @@ class _Pool:
     is_there: NDArray[np.bool_]  # (U,): is not taken yet
 
     def take(self, *, share: float, keep: int) -> Places:
-        """Return the places of samples, taken in units so that every class gives its share and keeps so many units.
+        """Return the places of samples, taken in units so that every class gives its share and keeps `keep` units.
 
         A class that would give nothing, because its share is small or its groups are large, gives its smallest.
         """

@@ -1,4 +1,4 @@
-"""What pixels of a data set are, channel by channel: mean and deviation, least and greatest value.
+"""Statistics of the pixels of a data set by channel: mean and deviation, least and greatest value.
 
 Letters: B batch, H W pixels, C channels.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Numbers = tuple[float, ...]  # of each channel
-LEVEL, FULL_LEVEL = 1 / 255, 1 / 65535  # of pixels of 8 bits, and of stacks: to divide by less would be to show noise
+LEVEL, FULL_LEVEL = 1 / 255, 1 / 65535  # of pixels of 8 bits, and of stacks: dividing by less would show noise
 
 
 def mean_and_deviation(batches: Iterable[Tensor], least_deviation: float = LEVEL) -> tuple[Numbers, Numbers]:

@@ -1,4 +1,4 @@
-"""What the files of a data set are, besides what they show: sizes, formats, grey or colour.
+"""The files of a data set apart from what they show: sizes, formats, grey or colour.
 
 Letters: N images, K classes, V values of a trait.
 """
@@ -16,12 +16,12 @@ from finetune.bands import COLOURS, Bands
 from finetune.images.files import FORMS
 from finetune.images.thumbnails import Looks
 
-GIVES_AWAY = 0.2  # share of what there is to know about the class that a trait must tell to be named
+GIVES_AWAY = 0.2  # share of the entropy of the class that a trait must explain to be named
 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Sizes (width, height) by their area, and how many images have which format and are grey."""
+    """Sizes (width, height) in order of area, how many images have each format, and how many are grey."""
 
     smallest: tuple[int, int]
     median: tuple[int, int]
@@ -29,12 +29,12 @@ class Pictures:
     formats: dict[str, int]
     num_grey: int  # of stacks none
     channels: int = 3  # that are read of each image, see `bands`
-    shown: tuple[float, float] | None = None  # the share of it that the plain view shows: the median, and the least
+    shown: tuple[float, float] | None = None  # the share that the plain view shows: the median, and the least
 
 
 @dataclass(frozen=True, slots=True)
 class GiveAway:
-    """A trait that tells the class: what share of it, and of each of its values how many images of which class."""
+    """A trait that gives the class away: how much of it, and how many images of each class have each value."""
 
     trait: str
     share: float
@@ -42,7 +42,7 @@ class GiveAway:
 
 
 def pictures_of(looks: Looks, bands: Bands = COLOURS) -> Pictures:
-    """Return what the images of a data set (N,) are, read in these bands."""
+    """Return a summary of the images of a data set (N,), read in these bands."""
     order = np.argsort(looks["width"].astype(np.int64) * looks["height"], kind="stable")
     ends = (looks[order[place]] for place in (0, len(order) // 2, -1))
     sizes: list[tuple[int, int]] = [(int(row["width"]), int(row["height"])) for row in ends]
@@ -52,7 +52,7 @@ def pictures_of(looks: Looks, bands: Bands = COLOURS) -> Pictures:
 
 
 def shown_shares(looks: Looks, *, crop_pct: float, crop_mode: str) -> tuple[float, float]:
-    """Return what share of an image the plain view shows, the median over the images and the least.
+    """Return the share of an image that the plain view shows: the median over the images, and the least.
 
     The centre crop of a square is the middle of the shorter side; on a border or squashed an image is shown whole.
     """
@@ -64,7 +64,7 @@ def shown_shares(looks: Looks, *, crop_pct: float, crop_mode: str) -> tuple[floa
 
 
 def give_aways(looks: Looks, labels: NDArray[np.int64], classes: tuple[str, ...]) -> list[GiveAway]:
-    """Return the traits of files that tell the class index (N,) of images, the most telling first.
+    """Return the traits of files that give away the class (N,) of images, the most telling first.
 
     A classifier may learn them in place of what it should see. A trait is named when its mutual
     information with the class is a fifth or more of the entropy of the class, less what chance gives
@@ -96,7 +96,7 @@ def _traits(looks: Looks) -> dict[str, NDArray[np.str_]]:
 
 
 def _share(values: NDArray[Any], labels: NDArray[np.int64]) -> float:
-    """Return the share of the entropy of labels (N,) that values (N,) tell, what chance gives taken off."""
+    """Return the share of the entropy of labels (N,) that values (N,) explain, corrected for chance."""
     _, value = np.unique(values, return_inverse=True)
     _, label = np.unique(labels, return_inverse=True)
     joint = np.zeros((value.max() + 1, label.max() + 1))

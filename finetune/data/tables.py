@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from finetune.csv_cells import MARK, unguarded_cell
 from finetune.data.label_columns import cell_text, join_columns, label_columns
 from finetune.data.listing import NO_IMAGE, SPLIT_NAMES, Listing, Row, folded, holds, normal, split_of
+from finetune.data.places import HUB
 from finetune.data.tree import folders_below
 from finetune.errors import DataError, FinetuneError, RecipeError, did_you_mean
 from finetune.images.names import is_image_name
@@ -51,7 +52,8 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
     if odd is not None:
         raise DataError(
             f"{path}: its column {image!r} holds no names of files, but {type(odd).__name__}",
-            hint="Images inside of a table are not read: save each to a file, and name that file in the column.",
+            hint=f"Images inside of a table are written as shards once: finetune shard {HUB}{path} --out shards; then"
+            " wds:shards is the data.",
         )
     fault = _split_fault(path, columns, rows, split, {image, *labels, group_by})
     if fault and needs_split:
@@ -73,7 +75,7 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
 
 
 def _no_column(path: Path, columns: list[str], column: str, key: str) -> FinetuneError:
-    """Return the error of a table without a column, by what it has in place of it."""
+    """Return the error for a table that lacks a column, with what it has instead."""
     if not columns:
         return DataError(f"{path} is empty", hint="A table begins with the names of its columns: image,label.")
     if any(is_image_name(name) for name in columns):
@@ -88,7 +90,7 @@ def _no_column(path: Path, columns: list[str], column: str, key: str) -> Finetun
 
 
 def _check_column(listing: Listing, path: Path, columns: list[str], column: str) -> None:
-    """Refuse a column that is there twice; note one whose name differs from it by case alone."""
+    """Refuse a column that is there twice; note one whose name differs only in case."""
     if columns.count(column) > 1:
         places = " and ".join(str(place) for place, name in enumerate(columns, 1) if name == column)
         raise DataError(
@@ -125,7 +127,7 @@ def _split_fault(
 
 
 def _is_outside(root: Path, file: str) -> bool:
-    """Return whether a table names a file that is not below its folder; links are not looked into."""
+    """Return whether a file named by a table is outside its folder; links are not resolved."""
     if not Path(file).is_absolute() and ".." not in file:
         return False
     top = os.path.normpath(root.absolute())
@@ -165,10 +167,10 @@ def _add_row(
 
 
 def _tell_missing(listing: Listing, path: Path) -> None:
-    """Note how many rows name a file that is not there, where the first was looked for, and what is there instead.
+    """Note how many rows name a missing file, where the first was looked for, and what is there instead.
 
     Raises:
-        DataError: that holds of all rows.
+        DataError: all rows do.
     """
     missing = [problem.file for problem in listing.problems if problem.reason == MISSING]
     if not missing:
@@ -189,7 +191,7 @@ def _tell_missing(listing: Listing, path: Path) -> None:
 
 
 def _unnamed(listing: Listing, root: Path) -> Iterator[str]:
-    """Yield how many images below the table's folder no row names; in a huge folder, how many of those seen."""
+    """Yield how many images below the table's folder are not in the table; in a huge folder, how many of those seen."""
     real = cache(lambda folder: os.path.realpath(Path(root, folder)))
     named = (
         os.path.split(file)
@@ -221,7 +223,7 @@ def _in_other_form(root: Path, file: str, in_folder: InFolder) -> str | None:
 
 
 def _by_form(folder: Path) -> dict[str, str]:
-    """Return the names in a folder by their one Unicode form; none, where it cannot be read."""
+    """Return the names in a folder by their normal Unicode form; none if it cannot be read."""
     try:
         return {normal(entry.name): entry.name for entry in os.scandir(folder)}
     except (OSError, ValueError):
@@ -244,7 +246,7 @@ def _near(root: Path, file: str) -> str | None:
 
 
 def _step(root: Path, parts: tuple[str, ...]) -> str | None:
-    """Return the path below a folder whose parts are these in any case; the last may lack its ending."""
+    """Return the path below a folder with these parts, ignoring case; the last may lack its extension."""
     here = root
     taken: list[str] = []
     for place, part in enumerate(parts):
@@ -275,7 +277,7 @@ def _delimited(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def separator_of(path: Path, stream: TextIO) -> str:
-    """Return what stands between the columns of a table: a tab in TSV, else a comma or what its first line has.
+    """Return the separator of the columns of a table: a tab in TSV, else a comma or what its first line has.
 
     Spreadsheets write semicolons wherever the comma is that of decimal numbers.
     """
@@ -287,7 +289,7 @@ def separator_of(path: Path, stream: TextIO) -> str:
 
 
 def _unguarded(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as it was named, where it is one that `check --groups` has guarded against spreadsheets."""
+    """Return a row with the original names if `check --groups` guarded them against spreadsheets."""
     column, mark = MARK
     if row.get(column) != mark:
         return row

@@ -14,12 +14,12 @@ from finetune.tasks import BETWEEN_LABELS, AnyTarget, Labels, Quantity, Target, 
 from finetune.types import Manifest, Sample, Split
 from finetune.wording import counted
 
-TORN: dict[Task, str] = {  # where copies of one image contradict each other
+TORN: dict[Task, str] = {  # how copies of one image contradict each other
     "classify": "in two classes",
     "multilabel": "with two sets of classes",
     "regress": "with two numbers",
 }
-TENTHS = 10  # parts of equally many images into which numbers are divided where classes are needed
+TENTHS = 10  # parts of equal size that numbers are divided into where classes are needed
 
 
 def target_of(task: Task, text: str, index: Mapping[str, int]) -> AnyTarget:
@@ -40,7 +40,7 @@ def target_of(task: Task, text: str, index: Mapping[str, int]) -> AnyTarget:
 
 
 def known_target(task: Task, text: str, index: Mapping[str, int]) -> AnyTarget | None:
-    """Return the same; None for a class that is not known, or where it is no number."""
+    """Return the same, or None for an unknown class or what is not a number."""
     try:
         return target_of(task, text, index)
     except (KeyError, ValueError):
@@ -48,7 +48,7 @@ def known_target(task: Task, text: str, index: Mapping[str, int]) -> AnyTarget |
 
 
 def with_copies_joined(manifest: Manifest) -> Manifest:
-    """Return a scanned tree with one image for its copies in several class folders of a split, of all their classes."""
+    """Return a scanned tree whose copies in several class folders of a split are one image with all their classes."""
     if not manifest.is_tree:
         return manifest
     first: dict[tuple[str, Split | None], Sample] = {}
@@ -71,7 +71,7 @@ def _with_classes(target: AnyTarget, other: AnyTarget) -> Labels:
 
 
 def target_array(samples: Sequence[Sample]) -> NDArray[Any]:
-    """Return class indices (N,) of int64; of several classes 0 and 1 (N, K), of numbers (N, 1), both of float32."""
+    """Return class indices (N,) as int64; sets of classes as 0 and 1 (N, K), numbers as (N, 1), both float32."""
     targets = [sample.target for sample in samples]
     sets = [target for target in targets if isinstance(target, Labels)]
     if sets:
@@ -86,15 +86,15 @@ def target_array(samples: Sequence[Sample]) -> NDArray[Any]:
 
 
 def strata_of(samples: Sequence[Sample]) -> NDArray[np.int64]:
-    """Return the classes (N,) by which images are drawn in equal shares.
+    """Return the classes (N,) that images are stratified by.
 
-    Of several classes the rarest one that an image has, of numbers the tenth of the images that it is in.
+    With several classes an image counts for its rarest one, with a number for the tenth of the images that it is in.
     """
     return strata(target_array(samples))
 
 
 def strata(targets: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the same of an array of targets: see `target_array`."""
+    """Return the same for an array of targets: see `target_array`."""
     if targets.ndim == 1:
         return targets.astype(np.int64)
     if targets.shape[1] == 1 and not np.isin(targets, (0, 1)).all():
@@ -105,7 +105,7 @@ def strata(targets: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _tenths(numbers: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the tenth (N,) that each number is in, counted without those that are empty; equal numbers are in one."""
+    """Return the tenth (N,) that each number is in, skipping empty tenths; equal numbers share a tenth."""
     borders = np.quantile(numbers, np.arange(1, TENTHS) / TENTHS) if len(numbers) else np.zeros(0)
     tenths = np.searchsorted(np.unique(borders), numbers, side="right")
     places: NDArray[np.int64] = np.unique(tenths, return_inverse=True)[1].astype(np.int64)

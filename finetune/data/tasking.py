@@ -1,4 +1,4 @@
-"""What an image is to have, one class, several or a number: as is asked for, else told from the labels of a table."""
+"""Whether an image has one class, several or a number: as asked for, else as the labels of a table suggest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CERTAIN = 0.5  # share of the labels holding a separator that name classes which
 
 
 def settle_task(path: Path, listing: Listing, asked: TaskName, separator: str, *, is_table: bool) -> Task:
-    """Return the task, and bring the rows into its form.
+    """Return the task, and bring the rows into the form it needs.
 
     Labels of several classes are joined by | from here on. Images without a label stay where an image may have no
     class, and are problems elsewhere.
@@ -61,7 +61,7 @@ def settle_task(path: Path, listing: Listing, asked: TaskName, separator: str, *
 
 
 def _check_joined(listing: Listing, asked: TaskName) -> None:
-    """See that what several label columns say of an image is what is asked for.
+    """Check that several label columns fit the task that is asked for.
 
     Raises:
         RecipeError: it is not.
@@ -100,7 +100,7 @@ def _read_decimal_commas(path: Path, listing: Listing, asked: TaskName) -> None:
 
 
 def _contradicted(listing: Listing, task: Task) -> Iterator[str]:
-    """Yield how many images are listed again with another label, of which the first counts."""
+    """Yield how many images are listed again with another label; the first counts."""
     taken = {row.file: row.label for row in listing.rows}
     torn = sorted({row.file for row in listing.repeated if row.label != taken.get(row.file)})
     if torn:
@@ -112,7 +112,7 @@ def _contradicted(listing: Listing, task: Task) -> Iterator[str]:
 
 
 def _separator(labels: set[str]) -> str | None:
-    """Return what parts the most labels into classes that are labels themselves; None where nothing does."""
+    """Return the separator that splits the most labels into classes that are labels themselves; None if none does."""
     known = {sign: sum(1 for label in labels if _is_of(label, sign, labels)) for sign in SEPARATORS}
     holding = {sign: sum(1 for label in labels if sign in label) for sign in SEPARATORS}
     certain = [sign for sign in SEPARATORS if known[sign] and known[sign] >= CERTAIN * holding[sign]]
@@ -133,7 +133,7 @@ def _names_several(labels: set[str], separator: str, sign: str | None) -> bool:
 
 
 def _told(task: Task, labels: set[str], sign: str, *, is_joined: bool) -> Iterator[str]:
-    """Yield what was told from the labels, where it is not one column with one class for each image."""
+    """Yield what was inferred from the labels, unless it is one column with one class for each image."""
     if task == "regress":
         shown = listed(sorted(labels, key=float), most=3)
         yield (

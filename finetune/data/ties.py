@@ -1,4 +1,4 @@
-"""What belongs together, directly or through others: sets of places that are joined. Letters: N places, P pairs."""
+"""Sets of places that belong together, directly or through others. Letters: N places, P pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Places = NDArray[np.int64]
 
 
 class Ties:
-    """Which places belong together; the root of a place is the first of its set."""
+    """A union-find over places; the root of a place is the first of its set."""
 
     def __init__(self, count: int) -> None:
         self.parent = np.arange(count)  # (N,): never a later place
@@ -25,9 +25,9 @@ class Ties:
         return roots
 
     def join(self, left: Places, right: Places) -> None:
-        """Tie each place of the left (P,) to its one of the right (P,).
+        """Join each place on the left (P,) with its partner on the right (P,).
 
-        All at once: every root is hung on the least that it is paired with, and so on until both of each pair have one.
+        All at once: every root is attached to the least that it is paired with, until both of each pair share one.
         """
         while True:
             left, right = self.roots(left), self.roots(right)
@@ -41,7 +41,7 @@ class Ties:
                 self.parent[hung] = above
 
     def join_alike(self, keys: Sequence[Hashable]) -> None:
-        """Tie the places whose keys, one for each place, are equal; an empty key is equal to none."""
+        """Join the places with equal keys (one key per place); an empty key equals none."""
         named = [key for key in keys if key]
         if len(set(named)) == len(named):
             return
@@ -50,7 +50,7 @@ class Ties:
         self.join(np.arange(len(same)), np.array(same, dtype=np.int64))
 
     def numbers(self) -> Places:
-        """Return the number of each place's set (N,), by first sight."""
+        """Return the number of each place's set (N,), in order of appearance."""
         roots = self.roots(np.arange(len(self.parent)))
         return np.unique(roots, return_inverse=True)[1]
 

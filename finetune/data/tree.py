@@ -16,7 +16,7 @@ RUN_FILES = ("recipe.toml", "plan.json")  # a folder that holds both is one of o
 
 
 def is_ignored(path: Path) -> bool:
-    """Return whether a file or folder is hidden, of the system, or one of our run folders."""
+    """Return whether a file or folder is hidden, the system's, or one of our run folders."""
     return is_hidden(path.name) or all(holds((path / name).is_file) for name in RUN_FILES)
 
 
@@ -27,7 +27,7 @@ def is_hidden(name: str) -> bool:
 def walk(
     folder: Path, on_error: Callable[[OSError], None], on_other: Callable[[list[str]], None] | None = None
 ) -> Iterator[str]:
-    """Yield the images below a folder, relative to it, in sorted order; a folder that cannot be read is handed over."""
+    """Yield the images below a folder, relative to it, in sorted order; a folder that cannot be read is reported."""
     for inside, shown in folders_below(folder, on_error):
         images = [name for name in shown if is_image_name(name)]
         if on_other and len(images) < len(shown):
@@ -60,20 +60,20 @@ def child_folders(folder: Path) -> list[str]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the folders in a folder that hold images; none, where it cannot be read."""
+    """Return the folders in a folder that hold images; none if it cannot be read."""
     if not os.access(folder, os.R_OK | os.X_OK):
         return []
     return [name for name in child_folders(folder) if has_images(folder / name)]
 
 
 def has_images(folder: Path) -> bool:
-    """Return whether images are below a folder, or may be: it cannot be read."""
+    """Return whether images are below a folder; True also if it cannot be read."""
     unread: list[OSError] = []
     return has_own_images(folder) or next(walk(folder, unread.append), None) is not None or bool(unread)
 
 
 def has_own_images(folder: Path) -> bool:
-    """Return whether images lie in a folder itself; no, where it cannot be read."""
+    """Return whether images are in a folder itself; False if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return any(is_image_name(e.name) and not is_ignored(Path(e)) and holds(e.is_file) for e in entries)
@@ -82,7 +82,7 @@ def has_own_images(folder: Path) -> bool:
 
 
 def table_beside(folder: Path) -> str:
-    """Return a hint at the tables in a folder, which may say the classes."""
+    """Return a hint at the tables in a folder, which may name the classes."""
     if not folder.is_dir():
         return ""
     tables = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in TABLES and holds(entry.is_file))

@@ -1,4 +1,4 @@
-"""What outputs say of images, in the form in which labels say it. Letters: N images, K classes."""
+"""What outputs say of images, in the form of labels. Letters: N images, K classes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from finetune.types import Split
 
 
 def answers(task: Task, outputs: Tensor, thresholds: Sequence[float] = ()) -> list[AnyTarget]:
-    """Return what outputs (N, K) say of each image; of several classes those at or above their thresholds."""
+    """Return what outputs (N, K) say of each image; with several classes, those at or above their thresholds."""
     return ANSWERS[task](outputs, thresholds)
 
 
 def class_shares(task: Task, outputs: Mapping[Split, Tensor]) -> dict[Split, NDArray[np.float64]]:
-    """Return the probabilities (N, K) of the classes by outputs (N, K), split by split; nothing of numbers."""
+    """Return the probabilities (N, K) of the classes from outputs (N, K), for each split; nothing for numbers."""
     if task == "regress":
         return {}
     doubles = {name: rows.double() for name, rows in outputs.items()}

@@ -1,4 +1,4 @@
-"""How well each class is told, where an image may have several. Letters: N images, K classes."""
+"""How well each class is told if an image may have several. Letters: N images, K classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that were asked about the same images, compared by their task: what they reach over seeds, and who is better.
+"""Runs asked about the same images, compared by their task: what they reach over seeds, and which is better.
 
 Letters: S seeds, N images, K classes.
 """
@@ -20,11 +20,11 @@ from finetune.tasks import Task
 from finetune.types import Interval
 
 Units = Sequence[int] | None
-Weighed = Callable[[NDArray[Any]], float]  # a measure of images (N,) that count so many times
+Weighed = Callable[[NDArray[Any]], float]  # a measure of images (N,) by how often each counts
 
 
 class Comparing(Protocol):
-    """What compares runs by what they said of each image (S, N, ...), and what is right (N, ...)."""
+    """Compares runs by what they said of each image (S, N, ...) and what is right (N, ...)."""
 
     def score(self, said: NDArray[Any], right: NDArray[Any], units: Units) -> Interval: ...
 
@@ -32,7 +32,7 @@ class Comparing(Protocol):
 
 
 class _OneClass:
-    """By the share of right images: intervals of shares, and of pairs of answers to the same image."""
+    """Compares by the share of right images: intervals of shares, and of pairs of answers to the same image."""
 
     def score(self, said: NDArray[Any], right: NDArray[Any], units: Units) -> Interval:
         return over_seeds(said == right, units)
@@ -43,7 +43,7 @@ class _OneClass:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """By a measure of all images together: percentiles over resamples, in which all runs show the same images."""
+    """Compares by a measure of all images together: percentiles over resamples, the same images for all runs."""
 
     measure: Callable[[NDArray[Any], NDArray[Any]], Weighed]  # of what was said and what is right, (N, K) each
     lowest: float

@@ -1,4 +1,4 @@
-"""How fast a model's answers get worse on images that are noisy, blurred, or of bad weather: ImageNet-C's protocol.
+"""How fast a model's answers get worse on noisy, blurred or weathered images: ImageNet-C's protocol.
 
 Source: Hendrycks & Dietterich 2019, arXiv:1903.12261, by the package imagecorruptions. As there, what is corrupted is
 the view of evaluation, cut out and in 8 bits. Letters: H W pixels.
@@ -31,8 +31,7 @@ FAMILIES = {
     "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 }
 KINDS = tuple(kind for kinds in FAMILIES.values() for kind in kinds)
-OWN_SEED = ("glass_blur", "impulse_noise")  # these draw from no generator that is shared
-SEVERITIES = (1, 2, 3)
+OWN_SEED = ("glass_blur", "impulse_noise")  # these draw from a generator of their own
 MOST_SEVERE = 5
 FEWEST_PIXELS = 32  # on a side: the package takes no smaller images
 Pixels = NDArray[np.uint8]  # (H, W, 3)
@@ -57,7 +56,7 @@ def check_severities(severities: Sequence[int], *, tta: Tta = "none") -> tuple[i
     """Return severities in order, once each.
 
     Raises:
-        RecipeError: one that is none, together with views over which answers are averaged, or without the package.
+        RecipeError: one is not a severity, answers are averaged over views too, or the package is missing.
     """
     strange = [severity for severity in severities if severity not in range(1, MOST_SEVERE + 1)]
     if strange:
@@ -72,10 +71,10 @@ def check_severities(severities: Sequence[int], *, tta: Tta = "none") -> tuple[i
 
 
 def check_corruptible(bands: Bands, image_size: tuple[int, int]) -> None:
-    """See that what a model is shown of an image can be corrupted.
+    """Check that a model's view of an image can be corrupted.
 
     Raises:
-        RecipeError: it has no red, green and blue of 8 bits, or too few pixels.
+        RecipeError: it is not red, green and blue of 8 bits, or has too few pixels.
     """
     if not bands.are_colours:
         bits = " with all bits" if bands.is_full else ""
@@ -97,7 +96,7 @@ def corrupted(pixels: Pixels, kind: str, severity: int) -> Pixels:
     digest = blake2b(pixels.tobytes(), digest_size=16).hexdigest()
     seed = derive(severity, kind, digest)
     own = {"seed": seed % 2**32} if kind in OWN_SEED else {}
-    with forked(seed), contextlib.redirect_stdout(io.StringIO()):  # some kinds print what they make do with
+    with forked(seed), contextlib.redirect_stdout(io.StringIO()):  # some kinds print what they fall back on
         found: Pixels = _package().corrupt(pixels, severity=severity, corruption_name=kind, **own)
     return found
 

@@ -1,4 +1,4 @@
-"""Several classifiers as one: their outputs averaged, who takes part chosen on val, and what that brings.
+"""Several classifiers as one: their outputs averaged, members chosen on val, and what that gains.
 
 Letters: M members, N images, K classes.
 """
@@ -49,7 +49,7 @@ def averaged(outputs: Sequence[Tensor], counts: Sequence[int], *, task: Task, av
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """How often each candidate takes part, and what val says of the ensemble."""
+    """How often each candidate takes part, and how the ensemble does on val."""
 
     counts: tuple[int, ...]
     score: float
@@ -59,7 +59,7 @@ class Mixture:
 def chosen_greedily(
     outputs: Sequence[Tensor], judge: Judge, *, task: Task, average: Average, is_once: bool = False
 ) -> Mixture:
-    """Return the ensemble that grows by the candidate which helps most, at the size where it was best.
+    """Return the ensemble grown by the candidate that helps most, at the size where it was best.
 
     A candidate may be taken again, which weights it, unless `is_once` says otherwise. The better of two has the
     higher score; of equals the lower loss; then the one with fewer members.
@@ -96,7 +96,7 @@ def _rank(chosen: Mixture) -> tuple[float, float]:
 def score_gain(
     task: Task, ours: Tensor, theirs: Tensor, targets: Tensor, *, units: Sequence[int] | None = None
 ) -> Interval:
-    """Return by how much the score of outputs (N, K) is above that of others on the same images, with its interval.
+    """Return how much higher outputs (N, K) score than others on the same images, with the interval of the difference.
 
     top1 by the images on which they differ (`paired`); mAP and R2 by resamples of the images, the same for both.
     """

@@ -37,7 +37,7 @@ def collect_logits(
 def watched(
     batches: Iterable[tuple[Any, Tensor]], what: str, num_images: int, *, on_event: OnEvent
 ) -> Iterator[tuple[Any, Tensor]]:
-    """Yield batches, and say after each how many of so many images of a task are done."""
+    """Yield batches, and report after each how many of the images of a task are done."""
     done = 0
     for inputs, labels in batches:
         yield inputs, labels
@@ -48,7 +48,7 @@ def watched(
 def over_views(model: nn.Module, tta: Tta) -> nn.Module:
     """Return a model that answers with the mean of its logits (B, K) over the views that a name stands for.
 
-    Of five crops it takes images of all of them, below each other: (B, C, 5 H, W).
+    For five crops it takes images with all of them stacked vertically: (B, C, 5 H, W).
     """
     return model if tta == "none" else _OverViews(model, tta)
 

@@ -1,4 +1,4 @@
-"""95 % confidence intervals for what is measured on a finite number of images.
+"""95 % confidence intervals for measures on a finite number of images.
 
 Letters: S seeds, N images.
 """
@@ -31,7 +31,7 @@ def wilson(share: float, count: float) -> Interval:
 
 
 def independent(values: np.ndarray, units: Sequence[int] | None) -> float:
-    """Return how many independent values say as much about the mean as these, where those of one unit are alike.
+    """Return how many independent values say as much about the mean as these, whose values within a unit are alike.
 
     The number of values over their design effect: the variance of the sums by unit over that of single
     values, at least 1. Where all values are equal, nothing tells how alike a unit is: its values count as one.
@@ -51,7 +51,7 @@ def independent(values: np.ndarray, units: Sequence[int] | None) -> float:
 
 
 def share(hits: np.ndarray, units: Sequence[int] | None = None) -> Interval:
-    """Return the score interval of a share of hits (N,), on as many images as are independent."""
+    """Return the score interval of a share of hits (N,), counting independent images."""
     return wilson(float(hits.mean()) if len(hits) else 0.0, independent(hits, units))
 
 
@@ -97,7 +97,7 @@ def paired_over_seeds(hits: np.ndarray, other_hits: np.ndarray, units: Sequence[
 
 
 def over_fold_values(values: Sequence[float]) -> Interval:
-    """Return the t interval of the mean of what the folds of one data set show.
+    """Return the t interval of the mean of the values on the folds of one data set.
 
     Folds share most of their train images, so that their values lie closer together than those of new data would: the
     variance counts 1 / K + 1 / (K - 1) of it, for the share of val in train, in place of 1 / K.
@@ -110,7 +110,7 @@ def over_fold_values(values: Sequence[float]) -> Interval:
 
 
 def over_seed_values(measured: Sequence[Interval]) -> Interval:
-    """Return the interval of the mean of what several seeds show on the same images, each with its own interval.
+    """Return the interval of the mean of several seeds' values on the same images, each with its own interval.
 
     Ends are put together as in `over_seeds`: how far the images let each value reach, in the mean, and the t interval
     over the seeds. One seed has its own interval alone.
@@ -138,7 +138,7 @@ def t95(freedom: int) -> float:
 
 
 def with_seeds(images: Interval, by_seed: np.ndarray, *, lowest: float) -> Interval:
-    """Return an interval over images as wide as another seed would have made it too, from what each seed shows (S,)."""
+    """Return an interval over images widened by what another seed would change, from the value of each seed (S,)."""
     count = len(by_seed)
     if count < 2:
         return images
@@ -164,6 +164,6 @@ def bootstrap(
 
 
 def percentiles(value: float, drawn: Sequence[float]) -> Interval:
-    """Return the interval of a value from what resamples of whole units show of it."""
+    """Return the interval of a value from its values on resamples of whole units."""
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(value, float(min(low, value)), float(max(high, value)))

@@ -18,9 +18,9 @@ from finetune.evaluation.intervals import percentiles
 from finetune.randomness import Resamples
 from finetune.types import Interval
 
-FALLBACK = 0.5  # threshold of a class that val has no image of
+FALLBACK = 0.5  # threshold of a class without images in val
 DRAWS, FEWEST_DRAWS = 300, 100  # resamples, and of what is large
-MOST_DRAWN = 300_000_000  # images times classes times resamples: more of them take minutes
+MOST_DRAWN = 300_000_000  # images times classes times resamples: more would take minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class JudgedLabels:
 
 @dataclass(frozen=True, slots=True)
 class RankedImages:
-    """The images of each class from the surest to the least sure, of equals the place of the last one."""
+    """The images of each class from the surest to the least sure, and for equal ones the place of the last."""
 
     order: NDArray[np.int64]  # (N, K)
     right: NDArray[np.bool_]  # (N, K), in that order
@@ -60,9 +60,9 @@ class RankedImages:
         return RankedImages(order, np.take_along_axis(right, order, axis=0), last)
 
     def average_precisions(self, weight: NDArray[Any] | None = None) -> NDArray[np.float64]:
-        """Return the average precision of each class (K,), each image (N,) so many times; NaN without an image of it.
+        """Return the average precision of each class (K,), each image (N,) weighted; NaN for a class without images.
 
-        The mean over its images of the share of its images among those that are at least as sure.
+        For each image of the class, the share of its images among those at least as sure; the mean of these.
         """
         drawn = np.ones(self.order.shape) if weight is None else weight[self.order].astype(float)
         hits = drawn * self.right
@@ -72,7 +72,7 @@ class RankedImages:
         return np.where(total > 0, summed / np.maximum(total, 1e-12), np.nan)
 
     def mean(self, weight: NDArray[Any] | None = None) -> float:
-        """Return the mean over the classes that occur; 0 where none does."""
+        """Return the mean over the classes that occur; 0 if none does."""
         return mean_of_known(self.average_precisions(weight))
 
 
@@ -83,7 +83,7 @@ def resamples_of(shape: tuple[int, ...], units: Sequence[int] | None) -> Resampl
 
 
 def mean_of_known(values: NDArray[np.float64]) -> float:
-    """Return the mean of what is not NaN; 0 where nothing is."""
+    """Return the mean of what is not NaN; 0 if everything is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else 0.0
 
@@ -134,7 +134,7 @@ def _f1(hits: NDArray[Any], total: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def best_thresholds(logits: Tensor, targets: Tensor) -> tuple[float, ...]:
-    """Return for each class the probability from which on it is said, so that its F1 on these images (N, K) is highest.
+    """Return the threshold for each class: the probability that maximises its F1 on these images (N, K).
 
     It lies midway between two images; of equally good ones it is the nearest to 0.5. A class without images has 0.5.
     """
@@ -149,7 +149,7 @@ def _threshold(probabilities: NDArray[np.float64], right: NDArray[np.bool_]) -> 
     ranked, hits = probabilities[order], np.cumsum(right[order])
     below = np.append(ranked[1:], 0.0)
     f1 = 2 * hits / (np.arange(1, len(ranked) + 1) + right.sum())
-    f1[ranked == below] = -1  # no threshold parts equal ones
+    f1[ranked == below] = -1  # no threshold separates equal ones
     midway = (ranked + below) / 2
     best = np.flatnonzero(f1 >= f1.max() - 1e-12)
     return float(midway[best[np.abs(midway[best] - FALLBACK).argmin()]])

@@ -1,6 +1,6 @@
 """The metrics of each task, each with its interval, in one table.
 
-The first ones of a task are those that a short table has room for (`tasks.NUM_FIRST`).
+The first ones of a task are shown in short tables (`tasks.NUM_FIRST`).
 
 Letters: N images, K classes.
 """
@@ -28,7 +28,7 @@ from finetune.types import Interval
 
 BINS, DRAWS = 15, 300
 ANY_SIZE = (0.0, math.inf)
-FEWEST_FOR_TOP5 = 10  # classes: with fewer, half of them or more are among five guesses
+FEWEST_FOR_TOP5 = 10  # classes: with fewer, five guesses hold half of them or more
 
 
 def top1(logits: Tensor, targets: Tensor) -> float:
@@ -58,16 +58,16 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric with its interval, what its name means to a reader, and the fewest classes it says anything of."""
+    """A metric with its interval, what its name means, and the fewest classes for which it says anything."""
 
-    of: Callable[[Any], Interval | None]  # None: these images say nothing of it
+    of: Callable[[Any], Interval | None]  # None: it is undefined on these images
     meaning: str
     fewest_classes: int = 1
-    bounds: tuple[float, float] = (0.0, 1.0)  # what it can be
+    bounds: tuple[float, float] = (0.0, 1.0)  # the least and the most it can be
 
 
 def measure(logits: Tensor, targets: Tensor, *, units: Sequence[int] | None = None) -> dict[str, Interval]:
-    """Return the metrics that (N, K) logits of such images and so many classes say something of; intervals are 95 %."""
+    """Return the metrics that apply to (N, K) logits of these images and classes, with 95 % intervals."""
     guesses, right = logits.argmax(dim=1).numpy(), targets.numpy()
     judged = Predicted(logits, guesses, right, units, Resamples(len(right), units, draws=DRAWS, seed=0))
     return _known(METRICS, judged)
@@ -81,7 +81,7 @@ def measure_task(
     units: Sequence[int] | None = None,
     thresholds: Sequence[float] = (),
 ) -> dict[str, Interval]:
-    """Return the metrics of a task: of outputs (N, K) against its targets, of several classes by `thresholds`."""
+    """Return the metrics of a task, from outputs (N, K) and targets; with several classes, at their `thresholds`."""
     if task == "classify":
         return measure(outputs, targets, units=units)
     weights = resamples_of(tuple(targets.shape), units)
@@ -129,13 +129,13 @@ def _auroc(judged: Predicted) -> Interval | None:
 
 
 def _mean_of(judged: Predicted, *, each: Callable[[Tensor, Tensor], NDArray[np.float64]]) -> Interval:
-    """Return the mean of a number that each image has, with percentiles."""
+    """Return the mean of a number per image, with percentiles."""
     values = each(judged.logits, torch.from_numpy(judged.right))
     return percentiles(float(values.mean()), [float(weight @ values / weight.sum()) for weight in judged.weights])
 
 
 def macro_f1(guesses: NDArray[Any], right: NDArray[Any], num_classes: int, weight: NDArray[Any]) -> float:
-    """Return the mean F1 over the classes that are guessed or right, each image (N,) so many times."""
+    """Return the mean F1 over the classes that are guessed or right, each image (N,) weighted."""
     guessed, actual = (np.bincount(x, weights=weight, minlength=num_classes) for x in (guesses, right))
     hits = np.bincount(right, weights=weight * (guesses == right), minlength=num_classes)
     total = guessed + actual
@@ -165,9 +165,9 @@ def calibration(confidence: Tensor, hits: NDArray[Any], weights: Iterable[NDArra
 
 
 def confusions(logits: Tensor, targets: Tensor) -> tuple[tuple[int, int, int], ...]:
-    """Return how many images of a class were taken for a class: (true, predicted, count) of each pair that occurs.
+    """Return how many images of a class were taken for each class: (true, predicted, count) of pairs that occur.
 
-    Most of all pairs do not: of 5,000 classes a whole matrix holds 25 million counts.
+    Most pairs do not: for 5,000 classes the whole matrix has 25 million counts.
     """
     taken = torch.stack([targets, logits.argmax(dim=1)], dim=1)
     pairs, counts = torch.unique(taken, dim=0, return_counts=True)
@@ -207,5 +207,5 @@ TASK_METRICS: dict[Task, dict[str, Metric]] = {
 
 
 def bounds_of(name: str) -> tuple[float, float]:
-    """Return the least and the most that a metric can be."""
+    """Return the range of values of a metric."""
     return next(rows[name].bounds for rows in TASK_METRICS.values() if name in rows)

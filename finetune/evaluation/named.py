@@ -1,4 +1,4 @@
-"""What images are said to show: a record for each, and a list of them as arrays or as a data frame.
+"""What images are said to show: a record for each, and a list of records as arrays or as a data frame.
 
 Letters: N images, K classes, D features.
 """
@@ -22,7 +22,7 @@ from finetune.wording import counted
 Row = NDArray[np.float32]  # (K,) or (D,)
 MOST_SAID = 3  # classes in a line
 MOST_ROWS = 20  # images in a notebook
-OPTIONAL = ("scores", "features")  # what a record in JSON lacks where it was not asked for
+OPTIONAL = ("scores", "features")  # what a record in JSON lacks if it was not asked for
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -48,7 +48,7 @@ class Prediction:
 
     @property
     def likely(self) -> tuple[str, ...]:
-        """What the image is said to show, in words: a class with its probability, one after the other."""
+        """What the image is said to show, in words: classes with their probabilities."""
         pairs = zip(self.classes, self.probabilities, strict=True)
         return tuple(f"{name} {probability:.3f}" for name, probability in pairs) or ("none of them",)
 
@@ -96,14 +96,14 @@ class NumberPrediction(Prediction):
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A prediction with what it was told from: the probabilities of all classes (K,), none of an unread image."""
+    """A prediction with its source: the probabilities of all classes (K,); none for an unread image."""
 
     prediction: Prediction
     row: Row | None
 
 
 class Predictions(Sequence[Prediction]):
-    """Predictions in the order of their images, and what they say together as arrays and as a table."""
+    """Predictions in the order of their images, also as arrays and as a table."""
 
     def __init__(self, layout: AnswerLayout, named: Iterable[Named]) -> None:
         self.classes = layout.classes
@@ -162,7 +162,7 @@ class Predictions(Sequence[Prediction]):
         return pandas.DataFrame(rows, columns=self._layout.columns(num_features))
 
     def _repr_html_(self) -> str:
-        """Return the first of them as a notebook shows them."""
+        """Return the first predictions as a notebook shows them."""
         rows = [self._layout.cells(one) for one in self[:MOST_ROWS]]
         rest = f"and {len(self) - MOST_ROWS:,} more" if len(self) > MOST_ROWS else ""
         return inline.html_table(self._layout.columns(), rows) + inline.html_lines(rest)

@@ -1,4 +1,4 @@
-"""How near estimated numbers are: R2, mean absolute error, root mean squared error. Letters: N images."""
+"""How close estimated numbers are: R2, mean absolute error, root mean squared error. Letters: N images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class JudgedNumbers:
 def r2(guesses: Numbers, right: Numbers, weight: Numbers) -> float:
     """Return the share of the variance that is explained: 1 - squared errors / squared distances from the mean.
 
-    0 where all numbers are equal: then there is nothing to explain.
+    0 if all numbers are equal: then there is nothing to explain.
     """
     mean = np.average(right, weights=weight)
     spread = float((weight * (right - mean) ** 2).sum())

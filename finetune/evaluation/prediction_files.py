@@ -63,7 +63,7 @@ def write_parquet(predictions: Iterable[Prediction], layout: AnswerLayout, strea
 
 
 def check_parquet() -> None:
-    """See before anything is computed that Parquet can be written.
+    """Check, before anything is computed, that Parquet can be written.
 
     Raises:
         RecipeError: pyarrow is not installed.
@@ -94,7 +94,7 @@ def _write_delimited(predictions: Iterable[Prediction], layout: AnswerLayout, st
 
 
 def _counted_features(predictions: Iterable[Prediction]) -> tuple[int, Iterator[Prediction]]:
-    """Return how many features an image has, as the first one that can be read says, and all predictions."""
+    """Return how many features an image has, told by the first readable one, and all predictions."""
     rows, before = iter(predictions), []
     for prediction in rows:
         before.append(prediction)

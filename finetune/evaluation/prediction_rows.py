@@ -1,4 +1,4 @@
-"""Predictions as rows of a table: which columns there are, and what stands in them.
+"""Predictions as rows of a table: the columns and their contents.
 
 `file`, then what the task says (the likeliest classes with their probabilities; the classes that an image has; a
 number), then what was asked for on top, then `problem`. CSV, Parquet and data frames have the same columns.
@@ -29,7 +29,7 @@ class AnswerLayout:
     has_unsure: bool = False
 
     def columns(self, num_features: int = 0) -> list[str]:
-        """Return the names of the columns, of which each of so many features is one."""
+        """Return the names of the columns; each feature is one."""
         places = range(1, min(self.top, len(self.classes)) + 1)
         said = {
             "classify": [f"{what}{place}" for place in places for what in ("class", "probability")],
@@ -42,7 +42,7 @@ class AnswerLayout:
         return ["file", *said, *features, *["unsure"] * self.has_unsure, "problem"]
 
     def cells(self, prediction: Prediction, num_features: int = 0) -> list[Cell]:
-        """Return the cells of an image; None where it has none."""
+        """Return the cells of an image; None for empty ones."""
         said: list[Cell]
         if self.task == "classify":
             pairs = zip(prediction.classes, prediction.probabilities, strict=True)
@@ -59,7 +59,7 @@ class AnswerLayout:
         return [prediction.file, *said, *[prediction.unsure] * self.has_unsure, prediction.problem]
 
     def has_text(self, column: str) -> bool:
-        """Return whether words stand in a column, and not numbers."""
+        """Return whether a column holds words rather than numbers."""
         return column in ("file", "classes", "unsure", "problem") or (
             self.task == "classify" and column.removeprefix("class").isdigit()
         )

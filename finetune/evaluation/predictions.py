@@ -1,4 +1,4 @@
-"""Naming what images show: read by threads, a batch at a time, whatever computes the probabilities.
+"""Naming what images show: read in threads, a batch at a time, whatever computes the probabilities.
 
 Memory holds a few batches, however many images there are. Letters: B batch, K classes, D features.
 """
@@ -43,7 +43,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Scorer(Generic[T]):
-    """What names images: `prepare` makes of an image what `answers` are computed from.
+    """What names images: `prepare` turns an image into the input of `answers`.
 
     Of several classes those are said that reach their `thresholds`; what is computed of numbers are the numbers.
     """
@@ -58,7 +58,7 @@ class Scorer(Generic[T]):
 
 
 def check_top(task: Task, top: int) -> None:
-    """Refuse to name the likeliest of what is not one class.
+    """Refuse to name the likeliest classes of a model that gives no single class.
 
     Raises:
         RecipeError: more than one answer is asked for, where an image has no single class.
@@ -71,7 +71,7 @@ def check_top(task: Task, top: int) -> None:
 
 
 def check_asked(scorer: Scorer[Any], layout: AnswerLayout, threshold: float | None) -> None:
-    """Refuse what cannot be said of images by what names them.
+    """Refuse requests that the model cannot answer.
 
     Raises:
         RecipeError: the likeliest of what is not one class; a threshold of it; probabilities of numbers.
@@ -89,7 +89,7 @@ def check_asked(scorer: Scorer[Any], layout: AnswerLayout, threshold: float | No
 
 
 class _Seen:
-    """What is to be said at the end: how deep the images were, and what of their files was not seen."""
+    """What to report at the end: how deep the images were, and what of their files was not seen."""
 
     def __init__(self, value_range: Range | None) -> None:
         self.depths, self.remarks = DepthsSeen(value_range), Remarks()
@@ -113,7 +113,7 @@ def predictions(
     threshold: float | None = None,
     on_event: OnEvent,
 ) -> Iterator[Named]:
-    """Yield a prediction for every image, in order; what a user should know of them is said at the end.
+    """Yield a prediction for every image, in order; what a user should know is reported at the end.
 
     One that cannot be read has its problem in its place. Below a `threshold` an image is said to be unsure.
     """
@@ -204,7 +204,7 @@ PREDICTIONS: dict[Task, Callable[[Scorer[Any], str, Row, AnswerLayout], Predicti
 
 
 def probabilities_of(activation: Activation, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what outputs (B, K) mean: probabilities that add up to 1, one for each class, or numbers as they are."""
+    """Return what outputs (B, K) mean: probabilities that sum to 1, one for each class, or plain numbers."""
     if activation == "softmax":
         powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         found: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)

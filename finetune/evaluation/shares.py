@@ -1,4 +1,4 @@
-"""What the probabilities of single-class images are worth: AUROC, Brier score, NLL; and accuracy averaged over classes.
+"""The quality of probabilities for single-class images: AUROC, Brier score, NLL; and accuracy averaged over classes.
 
 Letters: N images, K classes.
 """

@@ -1,7 +1,7 @@
 """Temperature scaling: one number by which logits are divided, so that a classifier is as sure as it is right.
 
-Few val images tell little of it, and none where all of them are right; how classifiers are usually too sure after
-training of some kind is known, and counts the more the fewer images there are. Letters: N images, K classes.
+Few val images tell little about it, and nothing if all of them are right. How overconfident classifiers usually are
+after some kind of training is known, and counts more the fewer images there are. Letters: N images, K classes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-MANY = 100  # independent images: from here on what is usual counts for next to nothing
+MANY = 100  # independent images: from here on, what is usual hardly counts
 COLDEST, HOTTEST = 0.05, 20.0  # what is looked at: of logits that are right on every image the best would be 0
 ROUNDS = 60
 
-Training = Literal["solved", "head", "deep", "other"]
+Training = Literal["solved", "head", "deep", "smoothed", "other"]
 
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """What a temperature usually is: log-normal, with this median, and this deviation of its logarithm."""
+    """The usual temperature: log-normal, with this median and this deviation of its logarithm."""
 
     median: float
     spread: float
@@ -35,13 +35,14 @@ USUAL: dict[Training, Usual] = {  # docs/log.md, 2026-11-30: what test images to
     "solved": Usual(0.9, 0.3),
     "head": Usual(1.8, 0.5),
     "deep": Usual(4.0, 0.7),
+    "smoothed": Usual(1.1, 0.4),  # as deep, of labels that are smoothed by a tenth
     "other": Usual(1.5, 1.0),  # what softens targets, or is none of these
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Temperature:
-    """The likeliest temperature, and how much it brings.
+    """The likeliest temperature, and how much it gains.
 
     `gain` is the mean cross-entropy at 1 less that at `value`; `num_independent` counts copies and groups once; `usual`
     is the median of what it was held towards.

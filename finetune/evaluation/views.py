@@ -12,17 +12,17 @@ NUM_CROPS = 5  # the four corners and the middle
 
 
 def check_tta(name: str) -> None:
-    """See that views are known by a name.
+    """Check that there are views of this name.
 
     Raises:
-        RecipeError: they are not.
+        RecipeError: there are none.
     """
     if name not in get_args(Tta):
         raise RecipeError(f"tta = {name!r} is none of {', '.join(get_args(Tta))}.{did_you_mean(name, get_args(Tta))}")
 
 
 def check_cut(tta: Tta, *, crop_mode: str, inside: InsideGraph = "none") -> None:
-    """See that a model can be shown views, by how its images are cut and what of that its file does inside.
+    """Check that a model can be shown views, from how its images are cut and what its file does itself.
 
     Raises:
         RecipeError: no corners can be cut out of its images.

@@ -127,7 +127,7 @@ def _interval(value: Mapping[str, float] | None) -> str:
 
 
 def _by_class(folder: RunFolder, judged: str) -> list[Row]:
-    """Return of every class how many images of a split were judged and right, and what it was mostly taken for."""
+    """Return how many images of each class in a split were judged and right, and what it was mostly taken for."""
     taken: dict[str, Counter[str]] = defaultdict(Counter)
     if not folder.predictions.is_file():  # its owner has removed it
         return []

@@ -264,7 +264,7 @@ def _start(there: int, wanted: int) -> int:
 
 
 def scale_size(image_size: tuple[int, int], crop_pct: float) -> list[int]:
-    """Return to what (height, width) an image is resized before its middle is cut out."""
+    """Return the (height, width) that an image is resized to before its middle is cut out."""
     return [math.floor(side / crop_pct) for side in image_size]
 
 

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from finetune.backbone.weights import first_line
 from finetune.checkpoint.run_folder import write_json
 from finetune.errors import ExportError
 from finetune.exports.client import INPUT, input_of
@@ -26,6 +25,7 @@ from finetune.exports.proof import Logits, Parity, prove
 from finetune.exports.silence import without_remarks, without_words
 from finetune.exports.torch_formats import FACTS
 from finetune.types import OnEvent
+from finetune.wording import first_line
 
 PACKAGE = "model.mlpackage"
 

@@ -45,6 +45,6 @@ class Export:
         return str(self.path)
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         told = [[key, value] for key, value in self.proof.items() if isinstance(value, str | int | float)]
         return inline.html_lines(f"{self.format}: {self.path}", self.address) + inline.html_table(["proof", ""], told)

@@ -57,7 +57,7 @@ class OnnxForm:
             )
 
     def check_for(self, task: Task) -> None:
-        """See that a model of a task can have this form.
+        """Check that a model of a task can have this form.
 
         Raises:
             RecipeError: it has no probabilities.

@@ -203,7 +203,7 @@ def described(saved: SavedRun) -> Described:
 
 
 def check_form(format: str, form: OnnxForm) -> None:
-    """See that a format has a meaning for what is asked of the form.
+    """Check that a format has a meaning for what is asked of the form.
 
     Raises:
         RecipeError: it has none.
@@ -221,7 +221,7 @@ def check_form(format: str, form: OnnxForm) -> None:
 
 
 def check_model(saved: SavedRun, format: str, form: OnnxForm) -> None:
-    """See that a run's model can be exported in a format and a form, before all of val is asked.
+    """Check that a run's model can be exported in a format and a form, before all of val is asked.
 
     Raises:
         ExportError: it cannot. RecipeError: its task has no such output.
@@ -235,7 +235,7 @@ def check_model(saved: SavedRun, format: str, form: OnnxForm) -> None:
 
 
 def check_library(format: str) -> None:
-    """See that what writes a format, and proves it, is there.
+    """Check that what writes a format, and proves it, is there.
 
     Raises:
         ExportError: it is not.
@@ -272,7 +272,7 @@ def _check(parity: Parity, what: Exporting) -> None:
 
 
 def _check_worth(parity: Parity, size: int, what: Exporting, on_event: OnEvent) -> None:
-    """See that 8 bits are worth it on this machine, or say so where they are wanted all the same.
+    """Check that 8 bits are worth it on this machine, or say so where they are wanted all the same.
 
     Raises:
         ExportError: the file is hardly smaller than in fp32, or no quicker.

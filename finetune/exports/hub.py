@@ -8,14 +8,14 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from finetune.backbone.weights import first_line
 from finetune.errors import RecipeError, ResourceError
+from finetune.wording import first_line
 
 LOG_IN = "Log in: hf auth login. What was exported is untouched; the same command tries again."
 
 
 def check_repository(repository: str) -> None:
-    """See that a name can be that of a repository.
+    """Check that a name can be that of a repository.
 
     Raises:
         RecipeError: it cannot.

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from finetune.backbone.onnx_graph import EXPORT_ERRORS, write_graph
-from finetune.backbone.weights import first_line
 from finetune.errors import DataError, ExportError
 from finetune.exports.any_size import with_whole_preprocessing
 from finetune.exports.client import INPUT, Client
@@ -34,6 +33,7 @@ from finetune.exports.precision import WAYS, for_8_bits, in_8_bits, in_float16
 from finetune.exports.proof import TOLERANCE, TOLERANCE_OF_PIXELS, Parity, ProofImages, milliseconds, prove
 from finetune.types import OnEvent, ignore
 from finetune.values import ExportPrecision
+from finetune.wording import first_line
 
 PLAIN = OnnxForm()
 OUTPUTS_APART = {"fp16": 0.02, "int8": 0.5}
@@ -208,7 +208,7 @@ def _loss(parity: Parity) -> float:
 def _check_outputs(
     network: ExportedNetwork, path: Path, proof: ProofImages, precision: ExportPrecision = "fp32"
 ) -> None:
-    """See that the outputs of a file are those of its network, where their size is free on larger images, too.
+    """Check that the outputs of a file are those of its network, where their size is free on larger images, too.
 
     Less precise logits, and the probabilities made of them, are judged by what they lose.
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.backbone.weights import first_line
 from finetune.checkpoint.run_folder import write_json
 from finetune.errors import ExportError
 from finetune.exports.client import INPUT, input_of
@@ -20,6 +19,7 @@ from finetune.exports.onnx import write_onnx
 from finetune.exports.proof import Logits, Parity, prove
 from finetune.exports.torch_formats import FACTS
 from finetune.types import OnEvent
+from finetune.wording import first_line
 
 
 class OpenVinoStranger:

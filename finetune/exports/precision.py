@@ -10,11 +10,11 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from finetune.backbone.weights import first_line
 from finetune.errors import ExportError
 from finetune.exports.client import INPUT
 from finetune.exports.form import PROBABILITIES
 from finetune.exports.silence import without_remarks
+from finetune.wording import first_line
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")  # where the time goes
 

@@ -253,7 +253,7 @@ def _same_top1(ours: Logits, theirs: Logits, difference: float, thresholds: Sequ
 
 
 def _same_sets(ours: Logits, theirs: Logits, difference: float, thresholds: Sequence[float]) -> bool:
-    """Tell whether the same classes are said, wherever a logit is further from its threshold than both differ."""
+    """Return whether the same classes are said, wherever a logit is further from its threshold than both differ."""
     limits = _limits(thresholds)
     clear = np.abs(ours - limits) > difference
     return bool(((ours >= limits) == (theirs >= limits))[clear].all())

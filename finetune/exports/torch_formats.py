@@ -25,7 +25,6 @@ from finetune.backbone.classics import CLASSICS
 from finetune.backbone.onnx_graph import EXPORT_ERRORS
 from finetune.backbone.pools import OURS
 from finetune.backbone.staged import StagedClassifier
-from finetune.backbone.weights import first_line
 from finetune.checkpoint.run_folder import write_json
 from finetune.checkpoint.saved import SavedRun
 from finetune.device import in_fast_layout
@@ -35,7 +34,7 @@ from finetune.exports.exporting import Exporting
 from finetune.exports.proof import Logits, Parity, prove
 from finetune.images.decode import read_rgb
 from finetune.types import OnEvent
-from finetune.wording import counted
+from finetune.wording import counted, first_line
 
 FACTS = "facts.json"
 FULL = " with all bits"
@@ -130,7 +129,7 @@ def _by(what: Exporting) -> Callable[[Path], NDArray[Any]]:
 
 
 def check_transform(saved: SavedRun) -> None:
-    """See that timm's own transform gives a model what it takes.
+    """Check that timm's own transform gives a model what it takes.
 
     Raises:
         ExportError: it does not.

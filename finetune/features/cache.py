@@ -45,7 +45,7 @@ from finetune.types import NEVER, Event, OnEvent, Preprocessing, Sample, StopSig
 from finetune.wording import counted
 
 MEMORY_SHARE = 0.25  # of what is free: rows beyond that are read from the file as they are needed
-SELDOM = 1.0  # seconds after which rows are written: to have a disk flushed for every batch takes longer than the batch
+SELDOM = 1.0  # seconds after which rows are written: flushing the disk for every batch would take longer than the batch
 MOST_UNKEPT = 1024  # rows that wait for it
 FEWEST_IN_ONE_PASS = 500  # images that are worth starting workers for a single pass
 Rows = RowsOnDisk | RowsInMemory
@@ -53,7 +53,7 @@ Rows = RowsOnDisk | RowsInMemory
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Boundary tensors (N, ...) that another pass has yielded for the plain view of some images, by digest."""
+    """Boundary tensors (N, ...) from another pass over the plain view of some images, by digest."""
 
     digests: tuple[str, ...]
     boundary: tuple[Tensor, ...]
@@ -61,7 +61,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Where what a trunk yields is kept, view by view, once there is room for it."""
+    """Where the outputs of a trunk are kept, view by view, once there is room for them."""
 
     trunk: Trunk
     layout: Layout
@@ -70,7 +70,7 @@ class Room:
 
 @dataclass(slots=True)
 class _Filling:
-    """A view that is being filled: whose rows are missing, and which are computed and not kept yet.
+    """A view that is being filled: which rows are missing, and which are computed but not kept yet.
 
     Of several processes of a run each computes its part of the batches, and the first keeps the rows; what lies in
     memory is kept by all.
@@ -93,7 +93,7 @@ class _Filling:
         self.own = self.samples[ranks.rank() :: ranks.count()]
 
     def take(self, passes: Iterator[tuple[Boundary, int]]) -> None:
-        """Take the rows of the next images, those of every process."""
+        """Take the rows of the next images from every process."""
         digests, rows = [], None
         if self.num_own < len(self.own):
             boundary, count = next(passes)
@@ -112,7 +112,7 @@ class _Filling:
         self.num_done += len(digests)
 
     def keep_seldom(self) -> None:
-        """Keep what waits for it, where it has waited long or is much, or nothing else comes."""
+        """Keep the waiting rows if they have waited long, are many, or are the last."""
         is_last = self.num_done == len(self.samples)
         if is_last or time.monotonic() - self.waits_since > SELDOM or sum(map(len, self.parts)) >= MOST_UNKEPT:
             self.keep()
@@ -125,7 +125,7 @@ class _Filling:
         self.parts.clear()
 
     def finish(self) -> None:
-        """Map all rows of the view, and let other processes in."""
+        """Map all rows of the view, and let other processes fill it."""
         ranks.agreed(self.kept.touch)  # what the first has added is there now
         if not ranks.is_first():
             self.kept.refresh()
@@ -135,7 +135,7 @@ class _Filling:
 
 @dataclass(slots=True)
 class FeatureCache:
-    """Everything that an entry's key and filling depend on, but the trunk and the samples."""
+    """Everything that an entry's key and filling depend on, except the trunk and the samples."""
 
     root: Path
     preprocessing: Preprocessing
@@ -155,10 +155,10 @@ class FeatureCache:
     def room(
         self, trunk: Trunk, shapes: tuple[tuple[int, ...], ...], needs: Sequence[tuple[Sequence[Sample], int]]
     ) -> Room | None:
-        """Return where rows for some samples, each in so many views, are kept; None when they do not fit.
+        """Return where rows for some samples, each with its number of views, are kept; None when they do not fit.
 
-        `shapes` are those of the trunk's boundary tensors for one image. On the disk what lies there already
-        needs no room.
+        `shapes` are those of the trunk's boundary tensors for one image. Rows that are on disk already
+        need no room.
         """
         layout = Layout(shapes, self.settings.precision)
         count = max(views for _, views in needs)
@@ -173,7 +173,7 @@ class FeatureCache:
         return Room(trunk, layout, tuple(RowsInMemory(layout) for _ in keys)) if place == "memory" else None
 
     def _place(self, layout: Layout, wanted: Sequence[set[str]], keys: Sequence[dict[str, Any]]) -> str:
-        """Return where rows are kept, "disk", "memory" or nowhere (empty); on the disk room is made for them."""
+        """Return where rows are kept: "disk", "memory" or "" (nowhere); room is made for them on disk."""
         needed = sum(map(len, wanted)) * layout.row_bytes
         in_memory = "memory" if needed < MEMORY_SHARE * available_memory() else ""
         if self.settings.features == "memory":
@@ -204,9 +204,9 @@ class FeatureCache:
         known: Known | None = None,
         shares: NDArray[np.float64] | None = None,
     ) -> CachedBatches:
-        """Return cached batches of samples, the cache filled as far as it was not.
+        """Return cached batches of samples, after filling what the cache lacks.
 
-        What is `known` is not computed again, if the trunk yields the same bits for the first images of it.
+        What is `known` is not computed again if the trunk yields the same bits for its first images.
         """
         layout = room.layout
         digests = [sample.digest for sample in samples]
@@ -233,7 +233,7 @@ class FeatureCache:
     def _filled(
         self, room: Room, samples: Sequence[Sample], tasks: Sequence[str], known: Known | None
     ) -> list[np.ndarray]:
-        """Run the trunk over what is not kept yet, view by view; another process that does so is waited for.
+        """Run the trunk over what is not kept yet, view by view; waits for another process that does so.
 
         Returns all rows of each view that are kept, mapped before another process may remove them.
         """
@@ -270,7 +270,7 @@ class FeatureCache:
         known: Known | None,
         held: ExitStack,
     ) -> list[str]:
-        """Return whose rows are to be computed, with other processes kept out until `held` is closed."""
+        """Return the digests whose rows must be computed; other processes are kept out until `held` is closed."""
         held.enter_context(kept.filling(on_event=self.on_event, stop=self.stop))
         missing = self._unkept(kept, samples)
         if missing and known is not None:
@@ -278,7 +278,7 @@ class FeatureCache:
         return [digest for digest in missing if digest not in kept]
 
     def _unkept(self, kept: Rows, samples: Sequence[Sample]) -> dict[str, Sample]:
-        """Return the samples that have no row, by digest; damaged rows are forgotten, and that is said."""
+        """Return the samples that have no row, by digest; damaged rows are forgotten and reported."""
         kept.refresh()
         damaged = kept.drop_damaged([sample.digest for sample in samples])
         if damaged:
@@ -287,7 +287,7 @@ class FeatureCache:
         return {s.digest: s for s in samples if s.digest not in kept}
 
     def _adopt(self, kept: Rows, trunk: Trunk, missing: dict[str, Sample], task: str, known: Known) -> None:
-        """Take the rows of another pass, once the trunk has yielded the same bits for a batch of its images."""
+        """Take over the rows of another pass, if the trunk yields the same bits for a batch of its images."""
         places = {digest: place for place, digest in enumerate(known.digests) if digest in missing}
         if tuple(tuple(tensor.shape[1:]) for tensor in known.boundary) != kept.layout.shapes or not places:
             return
@@ -334,7 +334,7 @@ class FeatureCache:
         )
 
     def _keys(self, trunk: Trunk, layout: Layout, views: int) -> list[dict[str, Any]]:
-        """Return the key of each view's entry: everything that its rows depend on but the image."""
+        """Return the key of each view's entry: everything that its rows depend on, except the image."""
         shared = {
             "kind": "features",
             "shapes": layout.shapes,
@@ -358,7 +358,7 @@ class FeatureCache:
 
 
 def _num_missing(folder: Path, key: dict[str, Any], layout: Layout, digests: set[str]) -> int:
-    """Return how many of some images have no row in the entry of a key."""
+    """Return how many of these images have no row in the entry of a key."""
     entry = find_entry(folder, key)
     if entry is None:
         return len(digests)

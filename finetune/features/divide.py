@@ -2,7 +2,7 @@
 
 A node of the graph belongs to the trunk when neither it nor anything before it depends on a
 trainable parameter, or on an operation that is random or updates statistics. The rest is the tail.
-The trunk is a function of the image alone: it can run once, and what crosses into the tail be kept.
+The trunk is a function of the image alone: it can run once, and what crosses into the tail can be kept.
 
 The graph is traced twice over the same parameters: in training mode, where dropout shows, and in
 eval mode. The cut is found in the first and carried over to the second by structure.
@@ -84,14 +84,14 @@ class Trunk(nn.Module):
         return self.laid(boundary)
 
     def laid(self, boundary: Iterable[Tensor]) -> tuple[Tensor, ...]:
-        """Return boundary tensors as they lie in memory when they come from the trunk."""
+        """Return boundary tensors laid out in memory as they come from the trunk."""
         formats = (torch.channels_last if is_last else torch.contiguous_format for is_last in self.channels_last)
         return tuple(t.contiguous(memory_format=form) for t, form in zip(boundary, formats, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Divided:
-    """A model cut in two: `tail(trunk(images))` is what `model(images)` is.
+    """A model cut in two: `tail(trunk(images))` equals `model(images)`.
 
     `shapes` are those of the boundary tensors for one image.
     """
@@ -102,7 +102,7 @@ class Divided:
 
 
 def divide(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], *, image_size: tuple[int, int]) -> Divided:
-    """Cut a model where its freeze plan lets it.
+    """Cut a model where its freeze plan allows it.
 
     Raises:
         IndivisibleError: torch.fx cannot follow the model, nothing is frozen before what is trained,
@@ -132,7 +132,7 @@ def _divide(model: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup], im
 
 
 def _narrowed(trunk: set[str], in_training: ModelGraph, in_eval: ModelGraph) -> list[str]:
-    """Return what crosses, in order; what follows from the rest without weights is left to the tail.
+    """Return what crosses, in order; what can be computed from the rest without weights is left to the tail.
 
     A pooled or permuted copy beside the tensor itself would only make the cache larger.
     """
@@ -146,7 +146,7 @@ def _narrowed(trunk: set[str], in_training: ModelGraph, in_eval: ModelGraph) -> 
 
 
 def agrees(model: nn.Module, divided: Divided, images: Tensor, *, fork: Callable[[], Any]) -> bool:
-    """Tell whether `tail(trunk(images))` is bit for bit `model(images)`, in training and in eval mode.
+    """Return whether `tail(trunk(images))` is bit for bit `model(images)`, in training and in eval mode.
 
     `fork` is a context that seeds the random generators alike each time. Statistics that the passes
     update are put back.
@@ -174,7 +174,7 @@ def _output(
     *,
     owner: nn.Module | None = None,
 ) -> tuple[Tensor, ...]:
-    """Run a module; beside the logits it may yield those of auxiliary or twin classifiers."""
+    """Run a module; besides the logits it may return those of auxiliary or twin classifiers."""
     module.train(is_training)
     if not isinstance(inputs, Tensor):
         inputs = tuple(tensor.clone() for tensor in inputs)  # the tail may work in place

@@ -1,9 +1,9 @@
 """What runs a frozen trunk: torch as it is, torch with batch norms folded into convolutions, or another library.
 
-An engine is taken only where it is proven on a batch of the data: its boundary tensors lie within `TOLERANCE` of
-torch's, and an image gives the same bits wherever in the batch it stands: what is cached and what is computed again
-are one. "auto" takes the fastest where that pays for building it. What was timed is kept for this machine (`timings`):
-the same run takes the same engine again.
+An engine is used only if it is proven on a batch of the data: its boundary tensors are within `TOLERANCE` of torch's,
+and an image gives the same bits at any place in the batch, so that cached and recomputed values are the same. "auto"
+takes the fastest if that pays for building it. Timings are kept for this machine (`timings`), so that the same run
+takes the same engine again.
 
 To add one: a row in `ENGINES`, its name in `values.EngineName`, a line in docs/performance.md.
 
@@ -12,7 +12,6 @@ Letters: B batch.
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 from collections import deque
@@ -26,34 +25,32 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor, fx
 
 from finetune import ranks
 from finetune.backbone.onnx_graph import EXPORT_ERRORS, write_quickly
-from finetune.backbone.weights import first_line
 from finetune.errors import BackboneError, ResourceError
 from finetune.features.divide import Trunk
+from finetune.features.folding import folded_graph
 from finetune.features.sources import through_trunk
 from finetune.timings import remember, remembered
-from finetune.wording import counted
+from finetune.wording import counted, first_line
 
 TOLERANCE = 1e-4  # of the largest value of a boundary tensor
-FEWEST = 32  # batches of a pass that is worth timing one
-FASTER = 1.15  # than torch, or it is not worth other last bits
-LONG = 0.2  # seconds of a pass that is timed once
+FEWEST = 32  # batches: a shorter pass is not worth timing engines
+FASTER = 1.15  # times torch's speed, or it is not worth other last bits
+LONG = 0.2  # seconds: a longer pass is timed only once
 MOST_AT_ONCE = 8  # batches: each holds a network's activations in memory
 Run = Callable[[Tensor], tuple[Tensor, ...]]  # images (B, 3, H, W), as many as it was built for, to what crosses
 Built = tuple[Run | None, str, int]  # what runs a trunk, what that depends on, batches at once
-Times = dict[str, float | None]  # seconds of a batch by engine, None for one that cannot be used; "+" is building it
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
     """How an engine is built, and what it needs.
 
-    `guess` is how many seconds building it takes, before it was timed, `gain` the share of torch's time that it may
-    save.
+    `guess` is how many seconds building it takes, as long as that was not timed; `gain` is the share of torch's time
+    that it may save.
     """
 
     build: Callable[[fx.GraphModule, Tensor], Run]
@@ -61,7 +58,7 @@ class Engine:
     guess: float
     gain: float
     is_for_cpu: bool = False
-    is_parallel: bool = False  # may be called from several threads, each of which has its share of torch's number
+    is_parallel: bool = False  # may be called from several threads, which share torch's number of threads
 
     @property
     def package(self) -> str:
@@ -81,7 +78,7 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How many batches are computed at once, and by how many threads each: the bits may hang on the latter."""
+    """How many batches are computed at once, and by how many threads each: the bits may depend on the latter."""
 
     at_once: int
     threads: int
@@ -91,7 +88,7 @@ class Shares:
 
 
 def shares(num_threads: int) -> Shares:
-    """Share threads among batches: one thread computes a batch of a small network at less cost than two."""
+    """Divide threads among batches: on a small network one thread per batch costs less than two."""
     at_once = min(num_threads, MOST_AT_ONCE)
     return Shares(at_once, num_threads // at_once)
 
@@ -106,7 +103,7 @@ def equip(
     about: Mapping[str, Any],
     kept: str | None = None,
 ) -> tuple[str, str]:
-    """Choose what runs a trunk from now on; return its name, and in words what that brings (empty for torch).
+    """Choose what runs a trunk from now on; return its name, and a description of the gain (empty for torch).
 
     `images` is a batch of the data of the size in which the trunk runs, `num_images` what it will run over, `about`
     what describes the network, `kept` the engine that a run which goes on began with. Of several processes of a run
@@ -157,7 +154,7 @@ def _chosen(
 
 
 def check_engine(name: str, device: torch.device, precision: str) -> None:
-    """See, before anything is computed, that the engine that a recipe names can be had.
+    """Check, before anything is computed, that the engine a recipe names is available.
 
     Raises:
         BackboneError: it is not installed, or not for this device or precision.
@@ -169,7 +166,7 @@ def check_engine(name: str, device: torch.device, precision: str) -> None:
 def _fastest(
     trunk: Trunk, images: Tensor, num_images: int, precision: str, about: Mapping[str, Any]
 ) -> tuple[str, str]:
-    """Take the engine with which a pass over some images ends first, building included."""
+    """Use the engine that finishes a pass over this number of images first, building included."""
     there = [name for name in ENGINES if _reason_against(name, images.device, precision) is None]
     key = {
         **about,
@@ -181,13 +178,13 @@ def _fastest(
     num_batches = -(-num_images // len(images))
     if num_batches < FEWEST:
         return "torch", ""
-    times = dict(remembered(key) or {})
+    times = dict(remembered(key) or {})  # seconds of a batch by engine, None for one that cannot be used; "+": building
     if "torch" not in times:
         times["torch"] = _seconds(trunk, images)
     whole = num_batches * (times["torch"] or 0.0)
-    # Others that a longer pass has timed meanwhile do not count: the same pass takes the same engine again.
+    # Engines that a longer pass has timed since do not count: the same pass must take the same engine again.
     worth = [name for name in there if whole * ENGINES[name].gain > ENGINES[name].guess]
-    built: dict[str, tuple[Built, float]] = {}  # what was built to be timed, and how far it lies from torch
+    built: dict[str, tuple[Built, float]] = {}  # what was built to be timed, and its distance from torch
     for name in worth:
         if name not in times:
             began = time.perf_counter()
@@ -210,17 +207,17 @@ def _fastest(
         return "torch", ""
     try:
         difference = _again(trunk, built[best]) if best in built else _take(trunk, best, images, precision)
-    except BackboneError:  # these weights differ by more than others of this network did
+    except BackboneError:  # with these weights it differs by more than with others of this network
         return "torch", ""
     speedup = (times["torch"] or 0.0) / max(times[best] or 0.0, 1e-9)
     return best, f"by {best}, {speedup:.1f} times as fast as torch here and within {difference:.0e} of it"
 
 
 def _take(trunk: Trunk, name: str, images: Tensor, precision: str) -> float:
-    """Have an engine run a trunk, and return how far it lies from torch, in shares of the largest value.
+    """Have an engine run a trunk, and return its distance from torch, relative to the largest value.
 
     Raises:
-        BackboneError: it cannot be had, or is not proven; the trunk is as it was.
+        BackboneError: it is not available or not proven; the trunk is left as it was.
     """
     if name not in ENGINES:
         raise BackboneError(f"there is no engine {name!r}")
@@ -246,7 +243,7 @@ def _take(trunk: Trunk, name: str, images: Tensor, precision: str) -> float:
 
 
 def _again(trunk: Trunk, built: tuple[Built, float]) -> float:
-    """Have what was built run a trunk, and return how far it lies from torch."""
+    """Have a built engine run a trunk, and return its distance from torch."""
     (trunk.run, trunk.engine, trunk.at_once), difference = built
     return difference
 
@@ -281,9 +278,9 @@ def _is_installed(library: str) -> bool:
 
 
 def _seconds(trunk: Trunk, images: Tensor) -> float:
-    """Return what a batch of a pass takes, as many at once as the engine computes.
+    """Return the seconds that a batch of a pass takes, with as many at once as the engine computes.
 
-    The better of two after a first; of batches that take long, which vary less, one after a first.
+    The best of two after a warm-up; long batches, which vary less, are timed once after it.
     """
     taken, count = [], 1 if trunk.at_once == 1 else 2 * trunk.at_once
     for _ in range(3):
@@ -305,35 +302,6 @@ def _torch(graph: fx.GraphModule) -> Run:
     return run
 
 
-def folded_graph(graph: fx.GraphModule) -> fx.GraphModule:
-    """Return a copy of a graph in eval mode in which a batch norm behind a convolution has become part of it.
-
-    Source: Jacob et al. 2018, arXiv:1712.05877, section 3.2, by torch's `fuse_conv_bn_eval`.
-    """
-    folded = fx.GraphModule(graph, copy.deepcopy(graph.graph))
-    modules = dict(graph.named_modules())
-    for node in list(folded.graph.nodes):
-        norm = modules.get(str(node.target)) if node.op == "call_module" else None
-        before = node.args[0] if isinstance(norm, nn.BatchNorm2d) and node.args else None
-        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
-            continue
-        convolution = modules[str(before.target)]
-        if not isinstance(convolution, nn.Conv2d) or norm is None or norm.running_mean is None:
-            continue
-        if sum(other.target in (before.target, node.target) for other in folded.graph.nodes) > 2:
-            continue  # layers that are used twice
-        _put(folded, str(before.target), fuse_conv_bn_eval(convolution, norm))
-        rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]  # of timm's BatchNormAct2d
-        _put(folded, str(node.target), nn.Sequential(*rest))
-    folded.recompile()
-    return folded.eval()
-
-
-def _put(graph: fx.GraphModule, name: str, module: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(graph.get_submodule(parent), last, module)
-
-
 def _folded(graph: fx.GraphModule, images: Tensor) -> Run:
     return _torch(folded_graph(graph))
 
@@ -344,7 +312,7 @@ def _onnxruntime(graph: fx.GraphModule, images: Tensor) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = shares(torch.get_num_threads()).threads
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # on a busy machine it makes others wait
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # else others wait
     with TemporaryDirectory() as folder:
         file = _write(graph, images, Path(folder))
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -377,7 +345,7 @@ def _openvino(graph: fx.GraphModule, images: Tensor) -> Run:
 
 
 def _write(graph: fx.GraphModule, images: Tensor, folder: Path) -> Path:
-    """Write a graph for batches of exactly this shape as ONNX; folded first, which halves the work of the exporter."""
+    """Write a graph for batches of exactly this shape as ONNX; it is folded first, which halves the exporter's work."""
     (results,) = (node.args[0] for node in graph.graph.nodes if node.op == "output")
     count = len(results) if isinstance(results, Sequence) else 1
     file = folder / "trunk.onnx"

@@ -24,7 +24,7 @@ Tap = Callable[[Any], tuple[Tensor, ...]]
 def extract(
     tap: Tap, batches: Batches, *, autocast: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return the tapped features (N, D), one tensor a tap, and the class indices (N,), on the CPU.
+    """Return the tapped features (N, D), one tensor per tap, and the class indices (N,), on the CPU.
 
     Of several processes of a run the first has those of all (see `ranks.joined_rows`).
     """
@@ -39,12 +39,12 @@ def extract(
 
 
 def taps(traced: Traced, groups: Sequence[str]) -> Trunk:
-    """Return what gives the pooled output of several layer groups in one pass, each (B, D)."""
+    """Return a trunk that gives the pooled output of several layer groups in one pass, each (B, D)."""
     return Trunk(prefix(traced, groups, is_pooled=True), [1] * len(groups))
 
 
 def before_head(model: nn.Module, head: nn.Module) -> Tap:
-    """Return a function of a model's inputs that gives what reaches the head, traced or not, tail or whole.
+    """Return a function of a model's inputs that returns what reaches the head; the model may be traced, or a tail.
 
     Raises:
         BackboneError: that cannot be told (when the function is called).
@@ -54,7 +54,7 @@ def before_head(model: nn.Module, head: nn.Module) -> Tap:
 
 
 def with_output(model: nn.Module, head: nn.Module) -> Tap:
-    """Return a function of a model's inputs that gives what reaches the head, (B, D), and the model's outputs (B, K).
+    """Return a function of a model's inputs that returns what reaches the head, (B, D), and the outputs (B, K).
 
     Raises:
         BackboneError: what reaches the head cannot be told (when the function is called).
@@ -81,7 +81,7 @@ def with_output(model: nn.Module, head: nn.Module) -> Tap:
 
 
 def _boundary(inputs: Any) -> Tensor:
-    """Return what crosses into a tail that is a head of plain functions, such as timm's own Linear is in a trace."""
+    """Return what crosses into a tail whose head is plain functions, as timm's own Linear is in a trace."""
     if isinstance(inputs, tuple) and len(inputs) == 1 and inputs[0].ndim == 2:
         boundary: Tensor = inputs[0]
         return boundary

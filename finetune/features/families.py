@@ -1,4 +1,4 @@
-"""What a solved head is fitted to, by the task: the loss, and how images are put into folds.
+"""How a head is solved for each task: the loss, and how images are put into folds.
 
 Letters: N images, D features, K classes.
 """
@@ -17,22 +17,22 @@ from finetune.features.ridge_values import ValueRidge, best_left_out
 from finetune.features.scaling import blocks
 from finetune.tasks import Task
 
-Loss = Callable[[Tensor, Tensor, str], Tensor]  # of outputs (N, K), targets, and "sum" or "mean" over the images
+Loss = Callable[[Tensor, Tensor], Tensor]  # of outputs (N, K) and targets, the mean over the images
 Slopes = Callable[[Tensor, Tensor], Tensor]  # of outputs (N, K) and targets: the gradient (N, K) of the losses
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A kind of regression: logistic of one class, of each of several classes, or linear of a number."""
+    """A kind of regression: logistic for one class or for each of several, or linear for a number."""
 
     loss: Loss
     slopes: Slopes
     has_one_class: bool = False
 
     def mean_loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        """Return the mean loss, of one class each image times what it counts."""
+        """Return the mean loss; where images have one class, each loss times what its image counts."""
         if weights is None or bool((weights == 1).all()):
-            return self.loss(logits, targets, "mean")
+            return self.loss(logits, targets)
         assert self.has_one_class  # others are not weighted
         return (cross_entropy(logits, targets, reduction="none") * weights).mean()
 
@@ -58,18 +58,9 @@ def relevance(scaled: Tensor, targets: Tensor, units: Sequence[int]) -> Tensor:
     return norms
 
 
-def _of_one(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
-    return cross_entropy(logits, targets, reduction=reduction)
-
-
-def _of_each(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
+def _of_each(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the loss of a logistic regression for each class, summed over the classes: each is fitted by itself."""
-    rows = binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1)
-    return rows.sum() if reduction == "sum" else rows.mean()
-
-
-def _of_number(outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
-    return mse_loss(outputs, targets, reduction=reduction)
+    return binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1).mean()
 
 
 def _slopes_of_one(logits: Tensor, targets: Tensor) -> Tensor:
@@ -85,7 +76,7 @@ def _slopes_of_number(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 FAMILIES: dict[Task, Family] = {
-    "classify": Family(_of_one, _slopes_of_one, has_one_class=True),
+    "classify": Family(cross_entropy, _slopes_of_one, has_one_class=True),
     "multilabel": Family(_of_each, _slopes_of_each),
-    "regress": Family(_of_number, _slopes_of_number),
+    "regress": Family(mse_loss, _slopes_of_number),
 }

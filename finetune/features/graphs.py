@@ -17,7 +17,7 @@ from finetune.backbone.blank import blank_images
 from finetune.backbone.trace import CONSTANT, TRACE_ERRORS, Tracer, ancestors
 from finetune.features.randomops import is_random
 
-PROBES = (2, 3)  # two batch sizes tell what grows with the batch from what does not
+PROBES = (2, 3)  # two batch sizes: what grows with the batch differs between them
 
 
 class IndivisibleError(Exception):
@@ -82,7 +82,7 @@ class ModelGraph:
         return keys
 
     def _target(self, node: fx.Node) -> str:
-        """Name what a node calls or reads; a constant that the tracer found, by its value."""
+        """Return a name for what a node calls or reads; a constant that the tracer found is named by its value."""
         if not isinstance(node.target, str):
             return repr(node.target)
         if node.op == "get_attr" and node.target.startswith(CONSTANT):
@@ -91,7 +91,7 @@ class ModelGraph:
         return node.target
 
     def _independent(self) -> set[fx.Node]:
-        """Nodes that no image influences: constants, parameters and what is computed from them."""
+        """The nodes that no image influences: constants, parameters and what is computed from them."""
         independent: set[fx.Node] = set()
         for node in self.graph.nodes:
             if node is not self.input and node.op != "output" and all(s in independent for s in node.all_input_nodes):
@@ -126,7 +126,7 @@ class ModelGraph:
         }
 
     def follows_from(self, key: str, others: set[str]) -> bool:
-        """Tell whether a node computes from other crossing nodes alone, without weights, over any number of steps."""
+        """Return whether a node computes from other crossing nodes alone, without weights, over any number of steps."""
         node = self.by_key[key]
         if node.op == "call_module" and any(True for _ in self.root.get_submodule(str(node.target)).parameters()):
             return False
@@ -209,7 +209,7 @@ def _times(batch: int, number: int) -> int:
 def classify(
     model: nn.Module, source: ModelGraph, crossing: Sequence[str], image_size: tuple[int, int]
 ) -> dict[str, Kind]:
-    """Run what crosses at two batch sizes and tell rows of images from numbers."""
+    """Run what crosses at two batch sizes, to distinguish rows of images from numbers."""
     part = source.part(crossing).eval()
     seen = []
     with torch.no_grad():

@@ -1,8 +1,8 @@
-"""What a classifier knows: how near an image is to those it was trained on, how sure it is, when it had better pass.
+"""What a classifier knows: how near an image is to those it was trained on, how sure it is, when it should pass.
 
-A classifier names any picture, with confidence, also what none of its classes show. Two things are looked at: how
-near the features of an image are to those of train images, which tells pictures of another kind, and the largest
-probability, which tells those between two classes. What is usual for each is seen on val, which no step was taken on.
+A classifier names any image with confidence, even if none of its classes is shown. Two things are checked: how near
+the features of an image are to those of train images, which reveals images of another kind, and the largest
+probability, which reveals those between two classes. What is usual for each is seen on val, on which no step was taken.
 
 Letters: N images, M train images, V val images, D features.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 NEIGHBOURS = 5
-FEWEST_VAL = 20  # independent images: of fewer, a share of 95 % is no more than a guess
+FEWEST_VAL = 20  # independent images: with fewer, a share of 95 % is only a guess
 MOST_KEPT = 1000  # train images whose features are kept
 MOST_VALUES = 4_000_000  # numbers that are kept of them, in 2 bytes each
 
@@ -47,19 +47,19 @@ class Knowledge:
         return near
 
     def usual(self, nearness: NDArray[np.float64], confidence: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the share of val that is no nearer, or no surer if that is less, (N,): small is unusual."""
+        """Return the share of val (N,) that is no nearer, or no surer if that share is smaller: small is unusual."""
         near = _share_below(self.nearness, nearness)
         return np.minimum(near, _share_below(self.confidence, confidence)) if len(self.confidence) else near
 
     def border(self, coverage: float) -> float:
-        """Return what is just usual enough where so great a share of val is to be answered."""
+        """Return the value of `usual` from which on images are answered, so that this share of val is."""
         ordered = np.sort(self.usual(self.nearness, self.confidence))[::-1]
         return float(ordered[max(0, math.ceil(coverage * len(ordered)) - 1)])
 
     def reasons(
         self, nearness: NDArray[np.float64], confidence: NDArray[np.float64], *, coverage: float
     ) -> list[Reason]:
-        """Return of each image why it had better not be named; "" where it may be. So it is for `coverage` of val."""
+        """Return why each image should not be named, "" where it may be; `coverage` of val may be."""
         border = self.border(coverage)
         is_far = _share_below(self.nearness, nearness) < border
         is_torn = self.usual(nearness, confidence) < border
@@ -69,7 +69,7 @@ class Knowledge:
         ]
 
     def accuracies(self) -> list[tuple[float, float]]:
-        """Return what share of val is answered, and what share of these answers is right, from few answers to all.
+        """Return the share of val that is answered and the share of that which is right, from few answers to all.
 
         One pair for each border that parts val; none where an image has no single class.
         """

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from finetune.features.probe import held_out_logits, unit_folds
 
-DOUBT = 0.25  # of its class's threshold: most probability that a suspicious label has
-FEWEST = 10  # units of a class that can be judged: of fewer, a fold leaves too little to learn from
+DOUBT = 0.25  # share of its class's threshold: a suspicious label has at most this probability
+FEWEST = 10  # units a class needs to be judged: with fewer, a fold leaves too little to learn from
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """An image whose label is doubted: the class suggested instead, and what probability each has."""
+    """An image whose label is doubted: the class suggested instead, and the probability of each."""
 
     place: int
     suggested: int
@@ -31,9 +31,9 @@ class Suspect:
 def held_out_probabilities(
     features: Tensor, targets: Tensor, units: Sequence[int], *, num_classes: int, seed: int
 ) -> Tensor:
-    """Return the probabilities (N, K) that logistic regressions give images which they were not fitted to.
+    """Return the probabilities (N, K) that logistic regressions give to images they were not fitted to.
 
-    Images of one unit (copies, a group) are in one fold, so that no copy speaks for its copy.
+    Images of one unit (copies, a group) are in one fold, so that no copy vouches for another.
 
     Raises:
         TrainingError: a feature is not finite.
@@ -67,7 +67,7 @@ def suspects(probabilities: Tensor, targets: Tensor, units: Sequence[int]) -> li
 
 
 def is_judged(targets: Tensor, units: Sequence[int]) -> Tensor:
-    """Tell of each image (N,) whether its class has enough units to judge its label."""
+    """Return whether the class of each image (N,) has enough units to judge its label."""
     pairs = np.unique(np.stack([targets.numpy(), np.asarray(units)]), axis=1)
     counts = torch.bincount(torch.from_numpy(pairs[0]), minlength=int(targets.max()) + 1)
     return counts[targets] >= FEWEST

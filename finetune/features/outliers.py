@@ -19,7 +19,7 @@ from finetune.randomness import derive
 NEIGHBOURS = 5
 FAR = 3.5  # deviations of the log distance above its class's median
 FEWEST = 10  # images of a class that has a usual distance of its own
-MOST_COMPARED = 20_000  # of more images, each is compared with so many, drawn
+MOST_COMPARED = 20_000  # among more images, each is compared with this many, drawn at random
 NARROW = 0.05  # least deviation of a log distance: in a set of near copies nothing is far
 NEARLY_ZERO = 1e-6
 ROWS_AT_ONCE = 1024
@@ -27,7 +27,7 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """An image far from all others: its distance, that of its class's middle, and by how many deviations."""
+    """An image far from all others: its distance, its class's median distance, and the gap in deviations."""
 
     place: int
     distance: float
@@ -36,7 +36,7 @@ class Odd:
 
 
 def odd_ones(features: Tensor, targets: Tensor, units: Sequence[int], *, seed: int) -> list[Odd]:
-    """Return images far off, the farthest first; of each unit (copies, a group) the first image is judged.
+    """Return outlying images, the farthest first; the first image of each unit (copies, a group) is judged.
 
     An image's distance is the mean of 1 - cosine to the five nearest, of whatever class. It is far when
     its logarithm lies more than 3.5 deviations (1.4826 times the median deviation from the median) above

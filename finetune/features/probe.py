@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -61,17 +62,17 @@ def fit_probe(
 ) -> Probe:
     """Fit a multinomial logistic regression on (N, D) features, its L2 strength by cross-validation.
 
-    Of another family of targets (N, K): a logistic regression of each class, or a ridge regression of numbers.
-    Features are brought to one scale by `scaling.rescaled`, each layer group of so many features (`widths`) by itself;
+    For another family of targets (N, K): a logistic regression of each class, or a ridge regression of numbers.
+    Features are brought to one scale by `scaling.rescaled`, each layer group by itself where their `widths` are given;
     that is folded into weight and bias. Minimises mean cross-entropy (or the family's loss)
     + strength / (2 D) * |weight|^2 by full-batch L-BFGS. Images of one unit (copies, a group) are in one fold. The
-    strength is chosen on at most 2,000 images, of more than 400 classes on those of 400; as the loss is a mean, it is
-    then divided by how many times as many independent images all of them are, so that it weighs the same per image.
-    A class of a single unit does not take part in that: where it is held out, nobody knows it.
-    With `whiten` ("pca", "zca") the features are made white before, by `scaling.whitening`, which is folded in too.
-    `weights` (N,) say how much each image counts in the loss, by default all alike; they are for one class alone.
-    If selective, then on the most relevant features only: their relevance is the norm of their weights
-    in a ridge regression on all, how many stay is chosen by cross-validation.
+    strength is chosen on at most 2,000 images, of at most 400 classes; as the loss is a mean, it is then divided by the
+    ratio of all independent images to these, so that it weighs the same per image.
+    A class of a single unit takes no part in that: when it is held out, no other image shows it.
+    With `whiten` ("pca", "zca") the features are whitened first, by `scaling.whitening`, which is folded in too.
+    `weights` (N,) say how much each image counts in the loss (default: all the same), for targets of one class only.
+    If selective, only the most relevant features are used: relevance is the norm of a feature's weights in a ridge
+    regression on all of them, and how many stay is chosen by cross-validation.
     Source: Evci et al. 2022, Head2Toe, arXiv:2201.03529 (selection over the features of all layers).
 
     Raises:
@@ -85,31 +86,49 @@ def fit_probe(
         scaled = scaled @ matrix
     units = range(len(targets)) if units is None else units
     weights = torch.ones(len(targets)) if weights is None else weights
-    sampled = _sample(targets, seed)
-    own = _of(units, sampled)
-    search = _Search(scaled[sampled], targets[sampled], num_classes, weights[sampled], family)
-    parts = [held for held in unit_folds(family.strata(search.targets), own, seed=seed) if len(held) < len(sampled)]
-    judged = 1.0
-    if _has_one_class(targets):
-        search = replace(search, is_judged=_have_others(search.targets, own))
-        judged = len(torch.unique(search.targets[search.is_judged])) / len(torch.unique(targets))
-        parts = parts if judged else []
-    strength, left_out = _left_out(search, parts) if parts else (UNJUDGED, torch.empty(0))
-    share = 1.0
-    if is_selective and parts:
-        share, left_out = _choose_share(search, strength, parts, own)
-    top1, loss = (search.top1(left_out, parts), search.loss(left_out, parts)) if parts else (0.0, 0.0)
-    strength *= len(set(own)) / len(set(units))
+    images = _Images(scaled, targets, num_classes, weights, family)
+    chosen = _chosen(images, units, seed=seed, is_selective=is_selective)
     kept = torch.arange(scaled.shape[1])
-    if share < 1:
-        kept = _kept(_by_relevance(scaled, targets, units, family), num_classes, share)
+    if chosen.share < 1:
+        kept = _kept(_by_relevance(images, units), num_classes, chosen.share)
     weight = torch.zeros(num_classes, scaled.shape[1])
-    weight[:, kept], bias = _solve(scaled[:, kept], targets, num_classes, strength, weights=weights, family=family)
+    weight[:, kept], bias = images.of_features(kept).solve(chosen.strength)
     folded = weight.double()
     for matrix in reversed(turned):
         folded = folded @ matrix.double().T
     folded = folded / divisors.double()
-    return Probe(folded.float(), (bias - folded @ mean.double()).float(), strength, top1, share, loss, judged)
+    return Probe(folded.float(), (bias - folded @ mean.double()).float(), *chosen)
+
+
+class _Choice(NamedTuple):
+    """What a probe is but for its weights."""
+
+    strength: float
+    top1: float
+    share: float
+    loss: float
+    judged: float
+
+
+def _chosen(images: _Images, units: Sequence[int], *, seed: int, is_selective: bool) -> _Choice:
+    """Choose the strength, and if selective the share of the features, by cross-validation on some of the images."""
+    sampled = _sample(images, seed)
+    own = _of(units, sampled)
+    search, judged = images.among(sampled), 1.0
+    strata = images.family.strata(search.targets)
+    parts = [held for held in unit_folds(strata, own, seed=seed) if len(held) < len(sampled)]
+    if images.family.has_one_class:
+        search = replace(search, is_judged=_have_others(search.targets, own))
+        judged = len(torch.unique(search.targets[search.is_judged])) / len(torch.unique(images.targets))
+        parts = parts if judged else []
+    strength, share, top1, loss = UNJUDGED, 1.0, 0.0, 0.0
+    if parts:
+        strength, left_out = _left_out(search, parts)
+        if is_selective:
+            share, left_out = _choose_share(search, strength, parts, own)
+        top1, loss = search.top1(left_out, parts), search.loss(left_out, parts)
+    strength *= len(set(own)) / len(set(units))
+    return _Choice(strength, top1, share, loss, judged)
 
 
 def held_out_logits(
@@ -124,19 +143,19 @@ def held_out_logits(
         TrainingError: a feature is not finite.
     """
     scaled, _, _ = rescaled(features)
-    search = _Search(scaled @ spanning(scaled), targets, num_classes, torch.ones(len(targets)), family)
-    return _left_out(search, parts)[1]
+    images = _Images(scaled @ spanning(scaled), targets, num_classes, torch.ones(len(targets)), family)
+    return _left_out(images, parts)[1]
 
 
-def folds(targets: Tensor, *, seed: int, count: int = FOLDS) -> list[Tensor]:
+def folds(targets: Tensor, *, seed: int) -> list[Tensor]:
     """Return stratified folds as index tensors; the same seed gives the same folds."""
     labels = targets.numpy()
     place = np.empty(len(labels), dtype=np.int64)
     generator = np.random.default_rng(derive(seed, "folds"))
     for label in np.unique(labels):
         mine = generator.permutation(np.flatnonzero(labels == label))
-        place[mine] = (np.arange(len(mine)) + generator.integers(count)) % count
-    return [torch.from_numpy(np.flatnonzero(place == fold)) for fold in range(count)]
+        place[mine] = (np.arange(len(mine)) + generator.integers(FOLDS)) % FOLDS
+    return [torch.from_numpy(np.flatnonzero(place == fold)) for fold in range(FOLDS)]
 
 
 def unit_folds(targets: Tensor, units: Sequence[int], *, seed: int) -> list[Tensor]:
@@ -147,19 +166,19 @@ def unit_folds(targets: Tensor, units: Sequence[int], *, seed: int) -> list[Tens
 
 
 def _have_others(targets: Tensor, units: Sequence[int]) -> Tensor:
-    """Return of which images (N,) the class has another unit, too."""
+    """Return which images (N,) are of a class that has another unit, too."""
     classes = np.unique(np.stack([np.asarray(units), targets.numpy()]), axis=1)[1]  # (units,)
     return torch.from_numpy(np.bincount(classes)[targets.numpy()] > 1)
 
 
-def _by_relevance(scaled: Tensor, targets: Tensor, units: Sequence[int], family: Family) -> Tensor:
+def _by_relevance(images: _Images, units: Sequence[int]) -> Tensor:
     """Return the features (D,), the most relevant first."""
-    sampled = _sample(targets, 0)
-    if not family.has_one_class:
-        used = relevance(scaled[sampled], targets[sampled], _of(units, sampled))
-        return used.argsort(descending=True, stable=True)
-    x = scaled[sampled].double()
-    _, ridge, strength = best_ridge(x, targets[sampled], _of(units, sampled))
+    sampled = _sample(images, 0)
+    search, own = images.among(sampled), _of(units, sampled)
+    if not images.family.has_one_class:
+        return relevance(search.scaled, search.targets, own).argsort(descending=True, stable=True)
+    x = search.scaled.double()
+    _, ridge, strength = best_ridge(x, search.targets, own)
     weight = x.T @ ridge.solved(strength, torch.arange(len(x)))  # (D, K), but for a factor
     order: Tensor = weight.norm(dim=1).argsort(descending=True, stable=True)
     return order
@@ -172,8 +191,8 @@ def _kept(order: Tensor, num_classes: int, share: float) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Search:
-    """Images by which a strength, or a share of the features, is chosen."""
+class _Images:
+    """Images that classifiers are fitted to, or a strength or a share of the features is chosen on."""
 
     scaled: Tensor  # (N, D)
     targets: Tensor
@@ -182,10 +201,33 @@ class _Search:
     family: Family
     is_judged: Tensor | None = None  # (N,): by which a loss is measured; all, where not given
 
-    def solve(self, kept: Tensor, strength: float, *, start: Solution | None = None) -> Solution:
-        """Return the classifier of the images that a mask (N,) keeps."""
-        chosen = (self.scaled[kept], self.targets[kept], self.num_classes, strength)
-        return _solve(*chosen, start=start, weights=self.weights[kept], family=self.family)
+    def among(self, kept: Tensor) -> _Images:
+        """Return the images that places or a mask (N,) keep."""
+        return replace(self, scaled=self.scaled[kept], targets=self.targets[kept], weights=self.weights[kept])
+
+    def of_features(self, kept: Tensor) -> _Images:
+        """Return the images with some of their features."""
+        return replace(self, scaled=self.scaled[:, kept])
+
+    def solve(self, strength: float, *, start: Solution | None = None) -> Solution:
+        """Return the classifier of the images, found from a start, or from zeros."""
+        scaled, width = self.scaled, self.scaled.shape[1]
+        weight = torch.zeros(self.num_classes, width) if start is None else start[0].clone()
+        bias = torch.zeros(self.num_classes) if start is None else start[1].clone()
+        optimiser = torch.optim.LBFGS(
+            [weight, bias], max_iter=200, tolerance_grad=1e-5, history_size=20, line_search_fn="strong_wolfe"
+        )
+        decay = strength / width
+
+        def closure() -> Tensor:  # the gradient by hand: of problems as small as these autograd takes most of the time
+            logits = scaled @ weight.T + bias
+            slopes = self.family.mean_slopes(logits, self.targets, self.weights)  # (N, K)
+            weight.grad, bias.grad = slopes.T @ scaled + decay * weight, slopes.sum(dim=0)
+            return self.family.mean_loss(logits, self.targets, self.weights) + decay / 2 * weight.square().sum()
+
+        with torch.no_grad():
+            optimiser.step(closure)  # type: ignore[no-untyped-call]
+        return weight, bias
 
     def loss(self, logits: Tensor, parts: Sequence[Tensor]) -> float:
         """Return the mean loss of the judged images of some parts."""
@@ -202,18 +244,23 @@ class _Search:
         held = torch.cat(list(parts))
         return held if self.is_judged is None else held[self.is_judged[held]]
 
+    def others(self, held: Tensor) -> Tensor:
+        """Return a mask (N,) of the images that are not held out."""
+        kept = torch.ones(len(self.targets), dtype=torch.bool)
+        kept[held] = False
+        return kept
 
-def _left_out(search: _Search, parts: Sequence[Tensor]) -> tuple[float, Tensor]:
+
+def _left_out(images: _Images, parts: Sequence[Tensor]) -> tuple[float, Tensor]:
     """Return the strength with the least loss of what is held out, and the logits (N, K) that the others give it."""
-    logits = torch.zeros(len(search.targets), search.num_classes)
+    logits = torch.zeros(len(images.targets), images.num_classes)
     chosen, best, least, rises = STRENGTHS[-1], logits, float("inf"), 0
-    masks = [_others(search, held) for held in parts]
     starts: list[Solution | None] = [None] * len(parts)
-    for strength in STRENGTHS if parts else ():
-        for place, (held, kept) in enumerate(zip(parts, masks, strict=True)):
-            weight, bias = starts[place] = search.solve(kept, strength, start=starts[place])
-            logits[held] = search.scaled[held] @ weight.T + bias
-        loss = search.loss(logits, parts)
+    for strength in STRENGTHS:
+        for place, held in enumerate(parts):
+            weight, bias = starts[place] = images.among(images.others(held)).solve(strength, start=starts[place])
+            logits[held] = images.scaled[held] @ weight.T + bias
+        loss = images.loss(logits, parts)
         rises = rises + 1 if loss >= least else 0
         if loss < least:
             chosen, best, least = strength, logits.clone(), loss
@@ -223,75 +270,34 @@ def _left_out(search: _Search, parts: Sequence[Tensor]) -> tuple[float, Tensor]:
 
 
 def _choose_share(
-    search: _Search, strength: float, parts: Sequence[Tensor], units: Sequence[int]
+    images: _Images, strength: float, parts: Sequence[Tensor], units: Sequence[int]
 ) -> tuple[float, Tensor]:
     """Return the share of features with the least loss of what is held out, and its logits; of equals, the larger."""
-    chosen, least, best = SHARES[0], float("inf"), torch.zeros(len(search.targets), search.num_classes)
-    logits = {share: torch.zeros_like(best) for share in SHARES}
+    logits = {share: torch.zeros(len(images.targets), images.num_classes) for share in SHARES}
     for held in parts:
-        kept = _others(search, held)
-        own = _of(units, kept.nonzero()[:, 0])
-        order = _by_relevance(search.scaled[kept], search.targets[kept], own, search.family)
+        kept = images.others(held)
+        rest = images.among(kept)
+        order = _by_relevance(rest, _of(units, kept.nonzero()[:, 0]))
         for share in SHARES:
-            columns = _kept(order, search.num_classes, share)
-            weight, bias = replace(search, scaled=search.scaled[:, columns]).solve(kept, strength)
-            logits[share][held] = search.scaled[held][:, columns] @ weight.T + bias
-    for share in SHARES if parts else ():
-        loss = search.loss(logits[share], parts)
-        if loss < least:
-            chosen, least, best = share, loss, logits[share]
-    return chosen, best
-
-
-def _others(search: _Search, held: Tensor) -> Tensor:
-    """Return a mask (N,) of the images that are not held out."""
-    kept = torch.ones(len(search.targets), dtype=torch.bool)
-    kept[held] = False
-    return kept
+            columns = _kept(order, images.num_classes, share)
+            weight, bias = rest.of_features(columns).solve(strength)
+            logits[share][held] = images.scaled[held][:, columns] @ weight.T + bias
+    chosen = min(SHARES, key=lambda share: images.loss(logits[share], parts))
+    return chosen, logits[chosen]
 
 
 def _of(units: Sequence[int], chosen: Tensor) -> list[int]:
     return [units[place] for place in chosen.tolist()]
 
 
-def _sample(targets: Tensor, seed: int) -> Tensor:
+def _sample(images: _Images, seed: int) -> Tensor:
     """Return the images of a search: of so few classes that each, if they are alike, has an image in every fold."""
-    if len(targets) <= MOST_FOR_SEARCH:
-        return torch.arange(len(targets))
-    generator, places = np.random.default_rng(derive(seed, "probe")), np.arange(len(targets))
-    classes = np.unique(targets.numpy()) if _has_one_class(targets) else places[:0]
-    if len(classes) > (most := MOST_FOR_SEARCH // FOLDS):
-        places = np.flatnonzero(np.isin(targets.numpy(), generator.permutation(classes)[:most]))
+    count = len(images.targets)
+    if count <= MOST_FOR_SEARCH:
+        return torch.arange(count)
+    generator, places = np.random.default_rng(derive(seed, "probe")), np.arange(count)
+    if images.family.has_one_class:
+        classes = np.unique(images.targets.numpy())
+        if len(classes) > (most := MOST_FOR_SEARCH // FOLDS):
+            places = np.flatnonzero(np.isin(images.targets.numpy(), generator.permutation(classes)[:most]))
     return torch.from_numpy(np.sort(generator.permutation(places)[:MOST_FOR_SEARCH]))
-
-
-def _has_one_class(targets: Tensor) -> bool:
-    return targets.ndim == 1 and not targets.is_floating_point()
-
-
-def _solve(
-    scaled: Tensor,
-    targets: Tensor,
-    num_classes: int,
-    strength: float,
-    *,
-    start: Solution | None = None,
-    weights: Tensor | None = None,
-    family: Family = CLASSES,
-) -> Solution:
-    weight = torch.zeros(num_classes, scaled.shape[1]) if start is None else start[0].clone()
-    bias = torch.zeros(num_classes) if start is None else start[1].clone()
-    optimiser = torch.optim.LBFGS(
-        [weight, bias], max_iter=200, tolerance_grad=1e-5, history_size=20, line_search_fn="strong_wolfe"
-    )
-    decay = strength / scaled.shape[1]
-
-    def closure() -> Tensor:  # the gradient by hand: of problems as small as these autograd takes most of the time
-        logits = scaled @ weight.T + bias
-        slopes = family.mean_slopes(logits, targets, weights)  # (N, K)
-        weight.grad, bias.grad = slopes.T @ scaled + decay * weight, slopes.sum(dim=0)
-        return family.mean_loss(logits, targets, weights) + decay / 2 * weight.square().sum()
-
-    with torch.no_grad():
-        optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return weight, bias

@@ -25,7 +25,7 @@ PLAIN = ("torch.nn.modules.activation", "torch.nn.modules.pooling", "torch.nn.mo
 
 
 def is_random(node: fx.Node, root: nn.Module) -> bool:
-    """Tell whether a node, traced in training mode, is random or updates statistics.
+    """Return whether a node, traced in training mode, is random or updates statistics.
 
     A leaf module in training mode that is not known to be plain counts as random: that costs
     speed, never exactness.

@@ -11,22 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from finetune.features.kernel import Kernel
 from finetune.features.scaling import blocks, rescaled
 
 RIDGES = tuple(10.0**power for power in (-5, -4, -3, -2, -1, 0))  # of an image
 ROWS_AT_ONCE = 1024  # images whose labels (N, K) are computed together
-
-
-def loo_ridge(
-    features: Tensor, targets: Tensor, *, units: Sequence[int] | None = None, widths: Sequence[int] | None = None
-) -> float:
-    """Return the leave-one-out top-1 of a ridge classifier on (N, D) features, at its best strength.
-
-    Raises:
-        TrainingError: a feature is not finite.
-    """
-    guesses = loo_guesses(features, targets, units=units, widths=widths)
-    return float((guesses == targets).double().mean())
 
 
 def loo_guesses(
@@ -35,7 +24,7 @@ def loo_guesses(
     """Return the class (N,) that a ridge classifier fitted to the other units gives each image; by default each image
     is a unit of its own.
 
-    Features are brought to one scale by `scaling.rescaled`, each layer group of so many features (`widths`) by itself.
+    Features are brought to one scale by `scaling.rescaled`, each layer group by itself where their `widths` are given.
     The strength is the one with the best top-1. With G = K + s I for the linear kernel K of the N images, image i's
     prediction without itself is
     y_i - (G^-1 y)_i / ((G^-1)_ii - 1 / (N s)): one eigendecomposition serves all, of a matrix that is N x N or
@@ -55,51 +44,32 @@ def loo_guesses(
 class Ridge:
     """Ridge regressions of every strength s on the labels of features (N, D) of mean 0, from one decomposition.
 
-    With the linear kernel K, (K + s I)^-1 = a I + B diag(g) B': of K itself (a = 0, g = 1 / (values + s)), or, where
-    there are fewer features than images, of the covariance of the features (a = 1 / s, g = -a / (values + s)). M is
-    the smaller of N and D. Only classes that occur have a column: one that does not is never the likeliest.
+    Only classes that occur have a column: one that does not is never the likeliest.
     """
 
-    basis: Tensor  # (N, M)
-    values: Tensor  # (M,)
+    kernel: Kernel
     turned: Tensor  # (M, K): B' y, of centred labels y
     targets: Tensor  # (N,): columns of y
     means: Tensor  # (K,): of the labels -1 and 1
 
-    @property
-    def count(self) -> int:
-        return len(self.basis)
-
-    def inverse(self, strength: float) -> tuple[float, Tensor]:
-        """Return a and g (M,)."""
-        if len(self.values) == self.count:
-            return 0.0, 1 / (self.values + strength)
-        return 1 / strength, -1 / (strength * (self.values + strength))
-
     def labels(self, places: Tensor) -> Tensor:
         """Return the labels (..., K) of some images (...,): 1 for their class, else -1."""
         shape = (*places.shape, len(self.means))
-        minus = torch.full(shape, -1.0, dtype=self.basis.dtype)
+        minus = torch.full(shape, -1.0, dtype=self.turned.dtype)
         return minus.scatter_(-1, self.targets[places][..., None], 1.0)
 
     def solved(self, strength: float, places: Tensor) -> Tensor:
         """Return the rows (..., K) of (K + s I)^-1 y of some images (...,)."""
-        own, inner = self.inverse(strength)
-        rows = self.basis[places] @ (inner[:, None] * self.turned)
+        own, inner = self.kernel.inverse(strength)
+        rows = self.kernel.basis[places] @ (inner[:, None] * self.turned)
         return rows + own * (self.labels(places) - self.means) if own else rows
 
 
 def _ridge(scaled: Tensor, targets: Tensor) -> Ridge:
-    count, width = scaled.shape
     occurring, columns, sizes = torch.unique(targets, return_inverse=True, return_counts=True)
-    if width < count:
-        values, vectors = torch.linalg.eigh(scaled.T @ scaled / width)  # (D,), (D, D)
-        basis = scaled @ vectors / width**0.5
-    else:
-        values, basis = torch.linalg.eigh(scaled @ scaled.T / width)  # (N,), (N, N)
-    means = 2 * sizes.double() / count - 1
-    turned = 2 * class_sums(basis, columns, len(occurring)).T - basis.sum(dim=0)[:, None] * (1 + means)
-    return Ridge(basis, values.clamp_min(0), turned, columns, means)
+    kernel, means = Kernel.of(scaled), 2 * sizes.double() / len(scaled) - 1
+    sums = class_sums(kernel.basis, columns, len(occurring))
+    return Ridge(kernel, 2 * sums.T - kernel.basis.sum(dim=0)[:, None] * (1 + means), columns, means)
 
 
 def class_sums(rows: Tensor, targets: Tensor, num_classes: int) -> Tensor:
@@ -109,20 +79,21 @@ def class_sums(rows: Tensor, targets: Tensor, num_classes: int) -> Tensor:
 
 def _left_out(ridge: Ridge, strength: float, parts: Sequence[Tensor]) -> Tensor:
     """Return the column (N,) that the other units give each image; the units are the rows of `parts`, each (P, S)."""
-    own, inner = ridge.inverse(strength)
-    part_in_means = 1 / (ridge.count * strength)
-    columns = torch.full((ridge.count,), -1)
+    count, basis = ridge.kernel.count, ridge.kernel.basis
+    own, inner = ridge.kernel.inverse(strength)
+    part_in_means = 1 / (count * strength)
+    columns = torch.full((count,), -1)
     for units in parts:
         size = units.shape[1]
-        if size == ridge.count:  # nobody else is there
+        if size == count:  # nobody else is there
             continue
         for places in torch.split(units, max(1, ROWS_AT_ONCE // size)):
             solved = ridge.solved(strength, places)  # (P, S, K)
             if size == 1:
-                diagonal = (ridge.basis[places] ** 2) @ inner + own - part_in_means  # (P, 1)
+                diagonal = (basis[places] ** 2) @ inner + own - part_in_means  # (P, 1)
                 errors = solved / diagonal[..., None]
             else:
-                rows = ridge.basis[places]  # (P, S, M)
+                rows = basis[places]  # (P, S, M)
                 block = (rows * inner) @ rows.mT + own * torch.eye(size, dtype=rows.dtype) - part_in_means
                 errors = torch.linalg.solve(block, solved)
             columns[places] = (ridge.labels(places) - errors).argmax(dim=-1)

@@ -1,6 +1,6 @@
 """How well features serve a classification before any classifier is trained: LogME, H-score, k-NN.
 
-Of each, more is better. They compare backbones on the same images; across data sets they mean nothing.
+More is better for each. They compare backbones on the same images; across data sets they mean nothing.
 
 Letters: N images, D features, K classes, M = min(N, D) singular values, T trial points.
 """
@@ -120,7 +120,7 @@ def h_score(features: Tensor, targets: Tensor) -> float:
 
 
 def _shrinkage(rows: Tensor, values: Tensor, width: int) -> float:
-    """Return how far a covariance is best drawn towards a multiple of the identity, between 0 and 1."""
+    """Return how far to shrink a covariance towards a multiple of the identity, between 0 and 1."""
     squared = float(values.square().sum())  # |C|^2
     distance = squared - float(values.sum()) ** 2 / width  # |C - tr(C) / D I|^2
     variance = (float(rows.square().sum(dim=1).square().mean()) - squared) / len(rows)
@@ -149,7 +149,7 @@ def knn_top1(
         weights = (nearest.values / TEMPERATURE).exp()  # (at once, neighbours)
         votes = weights.new_zeros(len(places), int(targets.max()) + 1)
         votes.scatter_add_(1, targets[nearest.indices], weights)
-        is_told = votes.amax(dim=1) > 0  # one that has no neighbour is told nothing
+        is_told = votes.amax(dim=1) > 0  # an image without neighbours gets no class
         num_hits += int(((votes.argmax(dim=1) == targets[places]) & is_told).sum())
     return num_hits / len(rows)
 

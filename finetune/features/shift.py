@@ -1,4 +1,4 @@
-"""How far the inputs of batch norm lie from the statistics that it has stored.
+"""How far the inputs of batch norm are from the statistics that it has stored.
 
 Letters: B batch, C channels, R resamples.
 """
@@ -22,7 +22,7 @@ RESAMPLES = 200
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """The mean shift of all layer groups with batch norm, and of each: in stored deviations."""
+    """The mean shift over the layer groups with batch norm, and that of each, in stored deviations."""
 
     mean: Interval
     groups: dict[str, float] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Shift:
 def norm_shift(
     model: nn.Module, groups: Sequence[LayerGroup], images: Tensor, units: Sequence[int] | None = None
 ) -> Shift | None:
-    """Return how far some images (B, 3, H, W) lie from what a network has seen; None without batch norm.
+    """Return how far images (B, 3, H, W) are from what a network has seen; None without batch norm.
 
     Of a channel: |mean over these images - stored mean| / stored deviation, less what so few images stray by
     chance. Of a layer group: the mean over the channels of its norms. The interval is that of other
@@ -69,7 +69,7 @@ def norm_shift(
 
 
 def _variance_of_mean(values: Tensor, units: Sequence[int] | None) -> Tensor:
-    """Return the variance (C,) of the mean over images (B, C) of which those of one unit are not independent."""
+    """Return the variance (C,) of the mean over images (B, C); those of one unit are not independent."""
     numbers = torch.arange(len(values)) if units is None else torch.unique(torch.tensor(units), return_inverse=True)[1]
     num_units = int(numbers.max()) + 1
     rest = values - values.mean(dim=0)

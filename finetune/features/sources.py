@@ -1,8 +1,8 @@
 """Batches for a tail: boundary tensors from the trunk as images come, or from the cache.
 
-Both kinds run the trunk in one fixed batch size, the last batch padded: some networks' results
-depend on the batch size, none on what the other rows hold. So a cached run and an uncached one
-train on the same bits.
+Both kinds run the trunk in one fixed batch size, padding the last batch: some networks' results
+depend on the batch size, but none on the content of other rows. So cached and uncached runs train on
+the same bits.
 
 Letters: B batch, N images.
 """
@@ -59,8 +59,8 @@ def through_trunk(
 ) -> Generator[tuple[Boundary, int], None, None]:
     """Yield for each batch of images (B, 3, H, W) its boundary tensors (B, ...) and B, in order.
 
-    As many batches as the trunk's engine computes at a time are at work, each by a thread of its own: a small network
-    keeps no more than one core busy with one batch.
+    As many batches as the trunk's engine computes at a time run in parallel, each in a thread of its own: a batch of a
+    small network keeps only one core busy.
     """
     run = partial(run_trunk, trunk, autocast=autocast)
     if trunk.at_once == 1:
@@ -72,7 +72,7 @@ def through_trunk(
 
 
 def joined(trunk: Trunk, parts: Sequence[Boundary]) -> Boundary:
-    """Return boundary tensors of several passes as one, lying in memory as the trunk puts them."""
+    """Return boundary tensors of several passes as one, laid out in memory as the trunk does."""
     return trunk.laid(torch.cat(column) for column in zip(*parts, strict=True))
 
 
@@ -102,7 +102,7 @@ class TrunkBatches:
 
     @staticmethod
     def _passes(batches: Iterable[tuple[Tensor, Tensor]], waiting: deque[Tensor]) -> Iterator[Tensor]:
-        """Yield the images of some batches in the trunk's batch size, the last ones alone; note their class indices."""
+        """Yield the images of some batches in the trunk's batch size (fewer at the end); note their targets."""
         held: Tensor | None = None
         for images, targets in batches:
             waiting.append(targets)
@@ -116,7 +116,7 @@ class TrunkBatches:
             yield held
 
     def _whole(self, waiting: deque[Tensor], rows: list[Boundary]) -> Iterator[tuple[Boundary, Tensor]]:
-        """Yield the batches whose rows are all there; of `rows` the others stay."""
+        """Yield the batches whose rows are all there; the other `rows` stay."""
         held = joined(self.trunk, rows)
         while waiting and len(waiting[0]) <= len(held[0]):
             targets = waiting.popleft()
@@ -127,7 +127,7 @@ class TrunkBatches:
 
 
 class CachedBatches:
-    """Rows of the cache in the order that image batches would have, of one drawn view each."""
+    """Rows of the cache in the order that image batches would have, each of one drawn view."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class CachedBatches:
             yield boundary, self.targets[torch.from_numpy(index)].to(self.device)
 
     def _rows(self, index: np.ndarray, views: np.ndarray) -> np.ndarray:
-        """Return the rows (B, row_bytes) of images, each of its view."""
+        """Return the rows (B, row_bytes) of images, each from its view."""
         rows = np.empty((len(index), self.layout.row_bytes), dtype=np.uint8)
         for view in np.unique(views):
             here = views == view

@@ -1,4 +1,4 @@
-"""How boundary tensors lie in rows of the cache, and the rows of a run that keeps them in memory.
+"""The layout of boundary tensors in rows of the cache, and the rows of a run that keeps them in memory.
 
 Letters: B batch, N images.
 """
@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the boundary tensors of one image lie in a row."""
+    """The layout of the boundary tensors of one image in a row."""
 
     shapes: tuple[tuple[int, ...], ...]
     precision: str
@@ -63,7 +63,7 @@ class RowsOnDisk:
         return digest in self.entry
 
     def refresh(self) -> None:
-        """See what other processes have added."""
+        """Read what other processes have added."""
         self.entry.refresh()
 
     def add(self, digests: Sequence[str], rows: np.ndarray) -> None:
@@ -71,7 +71,7 @@ class RowsOnDisk:
         self.entry.add(digests, list(rows))
 
     def drop_damaged(self, digests: Sequence[str]) -> list[str]:
-        """Forget the rows that do not match their checksum, and return whose they are."""
+        """Forget the rows that do not match their checksum, and return their digests."""
         return self.entry.drop_damaged(digests)
 
     def places(self, digests: Sequence[str]) -> np.ndarray:
@@ -89,7 +89,7 @@ class RowsOnDisk:
 
 
 class RowsInMemory:
-    """Rows that live as long as the run: where the disk is full, or asked for."""
+    """Rows that live as long as the run: if the disk is full, or on request."""
 
     is_own = True
 
@@ -99,7 +99,7 @@ class RowsInMemory:
         self.parts: list[np.ndarray] = []
 
     def filling(self, *, on_event: OnEvent, stop: StopSign) -> AbstractContextManager[None]:
-        """No other process can see them."""
+        """Do nothing: no other process can see them."""
         return nullcontext()
 
     def __contains__(self, digest: str) -> bool:
@@ -120,11 +120,11 @@ class RowsInMemory:
         return np.concatenate(self.parts) if self.parts else np.empty((0, self.layout.row_bytes), dtype=np.uint8)
 
     def refresh(self) -> None:
-        """Nobody else adds to them."""
+        """Do nothing: no other process adds to them."""
 
     def touch(self) -> None:
-        """They are as old as the run."""
+        """Do nothing: they are as old as the run."""
 
     def drop_damaged(self, digests: Sequence[str]) -> list[str]:
-        """Memory is not checked."""
+        """Return nothing: memory is not checked."""
         return []

@@ -1,4 +1,4 @@
-"""What a file holds as an array (H, W, C): the numbers of .npy and TIFF files, or of a picture with all of its bits."""
+"""The content of a file as an array (H, W, C): the numbers of .npy and TIFF files, or a picture with all its bits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image, TiffImagePlugin
 
 from finetune.bands import Bands
 from finetune.images.files import FORMATS
+from finetune.images.four import take_fourth
 from finetune.images.levels import deep_colour, read_lower_bytes
 from finetune.images.rasters import BANDS_TAG, RasterError, bands_of_tiff, is_npy, read_npy, read_tiff
 from finetune.images.shapes import upright
@@ -20,7 +21,7 @@ PICTURED = 4  # bands that Pillow knows the meaning of
 
 
 def array_in(content: bytes, bands: Bands | None) -> NDArray[Any] | None:
-    """Return the array (H, W, C) that a file holds which is no picture; None of pictures."""
+    """Return the array (H, W, C) in a file that is not a picture; None for pictures."""
     if is_npy(content):
         return read_npy(content)
     num_bands = bands_of_tiff(content)
@@ -35,7 +36,7 @@ def array_in(content: bytes, bands: Bands | None) -> NDArray[Any] | None:
 def array_of(image: Any, content: bytes) -> NDArray[Any]:
     """Return all channels of an open picture (H, W, C), upright, with all of their bits."""
     raw = deep_colour(image)
-    _take_fourth(image)
+    take_fourth(image, num_bands_of(image))
     image.load()
     turned = upright(image)
     if turned.mode in ("P", "PA", "1"):
@@ -45,20 +46,15 @@ def array_of(image: Any, content: bytes) -> NDArray[Any]:
         if not content:
             raise RasterError("channels of 16 bits, of which Pillow keeps 8: give its file")
         with Image.open(io.BytesIO(content), formats=FORMATS) as again:
-            _take_fourth(again)
+            take_fourth(again, num_bands_of(again))
             if not read_lower_bytes(again, raw):
                 raise RasterError("channels of 16 bits, of which Pillow reads 8: save it as .npy (H, W, C)")
             numbers = numbers.astype(np.uint16) * 256 + np.asarray(upright(again))
     return numbers if numbers.ndim == 3 else numbers[:, :, None]
 
 
-def _take_fourth(image: Any) -> None:
-    if num_bands_of(image) == 4 and image.mode == "RGB":
-        image._mode = "RGBX"  # else Pillow would leave the fourth out
-
-
 def check_channels(count: int, bands: Bands) -> None:
-    """Refuse an image of other channels than are read.
+    """Refuse an image with other channels than are read.
 
     Raises:
         RasterError: it has others.
@@ -72,5 +68,5 @@ def check_channels(count: int, bands: Bands) -> None:
 
 
 def num_bands_of(image: Any) -> int:
-    """Return how many bands an open TIFF says that it has; of other pictures 3."""
+    """Return how many bands an open TIFF claims to have; 3 for other pictures."""
     return int(image.tag_v2.get(BANDS_TAG, 1)) if isinstance(image, TiffImagePlugin.TiffImageFile) else 3

@@ -68,7 +68,7 @@ class UndecodableError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Decoded(Generic[T]):
-    """What was made of an image, what the numbers of a deep one span, and what of the file is not in the image."""
+    """The result for an image, the span of the numbers of a deep one, and what of the file is not in the image."""
 
     content: T
     span: Span | None = None
@@ -78,8 +78,8 @@ class Decoded(Generic[T]):
 def read_rgb(path: Path, *, side: int | None = None, value_range: Range | None = None) -> Image.Image:
     """Return the image of a file.
 
-    With `side`, an image whose shorter side has more pixels is made smaller until it has that many, a JPEG
-    decoded at reduced scale before, as long as that leaves `DRAFT` times as many: for looking at, not for
+    With `side`, an image is shrunk until its shorter side has that many pixels, after decoding a JPEG at
+    reduced scale, as long as that leaves `DRAFT` times as many: for looking at, not for
     a network. `value_range` is what is black and white in an image deeper than 8 bits.
 
     Raises:
@@ -109,7 +109,7 @@ _turn = threading.RLock()
 
 
 def alone(is_large: bool) -> AbstractContextManager[Any]:
-    """Return a context manager that only one thread at a time is inside of, where what it decodes is large."""
+    """Return a context that lets only one thread in at a time, if what it decodes is large."""
     return _turn if is_large else nullcontext()
 
 
@@ -174,7 +174,7 @@ def _of_array(
     bands: Bands | None,
     remark: str = "",
 ) -> Decoded[T]:
-    """Return what `make` makes of an array (H, W, C), as `examine` does of a file."""
+    """Return what `make` makes of an array (H, W, C), as `examine` does for a file."""
     if bands is not None:
         check_channels(array.shape[2], bands)
     array, span = middle_of(array), span_of_array(array)
@@ -209,7 +209,7 @@ def read_array(path: Path, bands: Bands) -> NDArray[Any]:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Return width and height of the image of a file; of a picture without decoding it.
+    """Return width and height of the image of a file; pictures are not decoded for that.
 
     Raises:
         UndecodableError, OSError: there is none.
@@ -226,7 +226,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def _remark(image: Image.Image) -> str:
-    """Return what of a file will not be seen, in the words of a note; empty where all is."""
+    """Return what of a file will not be seen, as a note; empty if all is seen."""
     if num_bands_of(image) == 4 and image.mode == "RGB":
         return "four bands of which the fourth is no transparency; the first three are used as red, green and blue"
     return _pages(image)
@@ -246,7 +246,7 @@ def examine_open(
     value_range: Range | None = None,
     bands: Bands = COLOURS,
 ) -> Decoded[T]:
-    """Return what `make` makes of an image that is in memory, as `examine` does of the bytes of a file.
+    """Return what `make` makes of an image in memory, as `examine` does for the bytes of a file.
 
     Raises:
         UndecodableError: it cannot be brought into the range of values, or has other channels.
@@ -265,7 +265,7 @@ def examine_open(
 
 
 def _levelled(image: Image.Image, content: bytes, value_range: Range | None) -> tuple[Image.Image, Span | None]:
-    """Return an image upright, with 8 bits a channel, and what its numbers spanned where they were deeper."""
+    """Return an image upright, with 8 bits per channel, and the span of its numbers if they were deeper."""
     raw = deep_colour(image)
     image.load()
     turned = middle(upright(image))
@@ -281,7 +281,7 @@ def _levelled(image: Image.Image, content: bytes, value_range: Range | None) -> 
 
 
 def _fitting(span: Span, value_range: Range | None) -> Range:
-    """Return the range of values of an image: the one given, or its own.
+    """Return the range of values for an image: the one given, or its own.
 
     Raises:
         UndecodableError: it does not fit.
@@ -293,7 +293,7 @@ def _fitting(span: Span, value_range: Range | None) -> Range:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Return an image in RGB, a large one band by band: otherwise it would be in memory up to five times."""
+    """Return an image in RGB, a large one band by band: otherwise memory would hold it up to five times."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.width * image.height <= LARGE:

@@ -1,4 +1,4 @@
-"""What is said of images with numbers deeper than 8 bits: among the data of a run, and before a finished model."""
+"""Notes on images with numbers deeper than 8 bits: in the data of a run, and as the input of a finished model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def before_model(spans: Iterable[Span | None], value_range: Range | None) -> Ite
 
 
 class DepthsSeen:
-    """What is to be said of the depths of any number of images before a model; see `before_model`."""
+    """The notes on the depths of any number of images as the input of a model; see `before_model`."""
 
     def __init__(self, value_range: Range | None) -> None:
         self.value_range = value_range
@@ -53,7 +53,7 @@ class DepthsSeen:
             self.deep.add(span)
 
     def notes(self) -> Iterator[str]:
-        """Yield what is to be said of the images so far."""
+        """Yield the notes on the images so far."""
         if self.deep.count and self.value_range is None:
             yield (
                 f"{_deep(self.deep.count)}, and the model was trained on images of 8 bits: each is scaled by its own"
@@ -74,7 +74,7 @@ class DepthsSeen:
 
 
 class _Deep:
-    """How many deep images there are, and how far they go beyond a range of values."""
+    """How many deep images there are, and how far they exceed a range of values."""
 
     def __init__(self, value_range: Range | None) -> None:
         self.value_range = value_range

@@ -1,4 +1,4 @@
-"""Image files: their bytes, of which format they are, and what reading them may raise."""
+"""Image files: their bytes, their format, and what reading them may raise."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read_content(path: Path) -> bytes:
 
 
 def openable(path: Path) -> Path | io.BytesIO:
-    """Return what other libraries open of an image: its file, or its bytes where it lies in a shard.
+    """Return what other libraries can open: an image's file, or its bytes if it is in a shard.
 
     Raises:
         OSError: it is in a shard, and cannot be read.
@@ -65,7 +65,7 @@ def openable(path: Path) -> Path | io.BytesIO:
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
-    """Return the size of a file, or of an image in a shard, and a number that is another one when it has changed.
+    """Return the size of a file, or of an image in a shard, and a number that changes with it.
 
     Raises:
         OSError: it is not there.

@@ -70,7 +70,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def span_of(image: Image.Image) -> Span:
-    """Return what the finite numbers of a deep image span."""
+    """Return the span of the finite numbers of a deep image."""
     ends = [(part.min(), part.max()) for box in strips(image) if (part := _finite(image.crop(box))).size]
     low, high = (float(min(e[0] for e in ends)), float(max(e[1] for e in ends))) if ends else (0.0, 0.0)
     return Span(low, high, image.mode == "F")
@@ -112,14 +112,14 @@ def read_lower_bytes(image: Any, raw: re.Match[str]) -> bool:
 
 
 def span_of_colours(upper: Image.Image, lower: Image.Image | None) -> Span:
-    """Return what the colours of an image span whose channels are two images: the upper bytes and the lower."""
+    """Return the span of the colours of an image given as two images: the upper bytes and the lower ones."""
     ends = [(part.min(), part.max()) for _, part in _colours(upper, lower)]
     low, high = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
     return Span(low, high, is_upper=lower is None)
 
 
 def colour_levels(upper: Image.Image, lower: Image.Image | None, between: Range) -> Image.Image:
-    """Return an image with 8 bits a colour, its channels being two images; transparency keeps its upper byte."""
+    """Return an image with 8 bits per colour from its upper and lower bytes; transparency keeps its upper byte."""
     levels = np.array(upper)  # (H, W, C)
     for rows, values in _colours(upper, lower):
         levels[rows, :, : values.shape[2]] = levels_of(values, between)
@@ -144,7 +144,7 @@ def _colours(upper: Image.Image, lower: Image.Image | None) -> Iterator[tuple[sl
 
 
 def scaled(values: NDArray[np.float64], between: Range) -> NDArray[np.float64]:
-    """Return numbers from 0 (black) to 255 (white), clipped and not rounded; what is no number is black."""
+    """Return numbers from 0 (black) to 255 (white), clipped but not rounded; NaN is black."""
     low, high = between
     with np.errstate(invalid="ignore", over="ignore"):
         levels = 255 * (values - low) / (high - low)
@@ -157,7 +157,7 @@ def levels_of(values: NDArray[Any], between: Range) -> NDArray[np.uint8]:
 
 
 def span_of_array(array: NDArray[Any]) -> Span | None:
-    """Return what the numbers of an array span; None where they are of 8 bits."""
+    """Return the span of an array's numbers; None if they have 8 bits."""
     if array.dtype == np.uint8:
         return None
     return Span(float(array.min()), float(array.max()), array.dtype.kind == "f")

@@ -1,7 +1,7 @@
 """The pixel cache: the plain view of every image and a smaller image, as uint8 rows of one memory-mapped file.
 
-The scan decodes every file anyway; what passes need of it is kept here, so that no later pass decodes it
-again. It is the same whether it comes from here or from its file. Letters: H W pixels, N images.
+The scan decodes every file anyway; what passes need is kept here, so that no later pass decodes it again.
+It is the same whether it comes from here or from the file. Letters: H W pixels, N images.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ from finetune.cache_entries import (
     CacheEntry,
     checksum,
     entries_folder,
-    entry_name,
+    entry_with_room,
     find_entry,
-    make_room,
-    open_entry,
 )
 from finetune.errors import ResourceError
 from finetune.images.decode import DECODE_VERSION
@@ -40,7 +38,7 @@ from finetune.settings import CacheSection
 from finetune.types import Preprocessing
 
 USUAL_ASPECT = 1.5  # of photographs: tells the size of the cache before any is read
-LARGEST = 2**26  # bytes of a row: longer strips than that are decoded anew
+LARGEST = 2**26  # bytes of a row: longer strips are decoded each time
 ABSENT = np.zeros((), RECORD)
 
 
@@ -90,7 +88,7 @@ class PixelCache:
         return FoundPixels(self.entry.rows_file, np.array(records, RECORD), own.image_size, own.bands)
 
     def serves(self, preprocessing: Preprocessing) -> bool:
-        """Return whether the views of some preprocessing can be cut from here."""
+        """Return whether the views of a preprocessing can be cut from here."""
         return _facts(preprocessing) == _facts(self.preprocessing)
 
 
@@ -150,18 +148,13 @@ def open_pixels(
     """
     if settings.pixels == "none" or not num_images:
         return None
-    key = _key(root, preprocessing)
-    folder, limit = entries_folder(settings.folder), int(settings.limit * 2**30)
     needed = pixel_bytes(preprocessing, num_images)
-    if not make_room(folder, needed=needed, limit=limit, keep=[entry_name(key)]):
-        return None
-    entry = open_entry(folder, key)
-    entry.touch()
-    return PixelCache(entry, preprocessing)
+    entry = entry_with_room(_key(root, preprocessing), settings, needed=needed)
+    return PixelCache(entry, preprocessing) if entry else None
 
 
 def pixel_bytes(preprocessing: Preprocessing, num_images: int) -> int:
-    """Return about how many bytes the pixel cache of so many photographs takes."""
+    """Return roughly how many bytes the pixel cache of this number of photographs takes."""
     small = picture_side(preprocessing) ** 2 * USUAL_ASPECT
     each = _itemsize(preprocessing.bands) * preprocessing.bands.count
     return int(num_images * each * (small + prod(preprocessing.image_size)))
@@ -174,7 +167,7 @@ def _itemsize(bands: Bands) -> int:
 def opened_or_none(
     root: str | Path, *, preprocessing: Preprocessing, num_images: int, settings: CacheSection
 ) -> PixelCache | None:
-    """Return a pixel cache, opened, or None where its folder cannot be written: what is cached is never needed."""
+    """Return an open pixel cache, or None if its folder cannot be written: a cache is never necessary."""
     try:
         return open_pixels(root, preprocessing=preprocessing, num_images=num_images, settings=settings)
     except ResourceError:
@@ -204,7 +197,7 @@ def _key(root: str | Path, preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def _facts(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return what the pixels of a view depend on; the mean is the colour of its border."""
+    """Return what the pixels of a view depend on; the mean is the colour of the border."""
     names = ("image_size", "interpolation", "crop_pct", "crop_mode", "value_range")
     return {name: getattr(preprocessing, name) for name in names} | {
         "mean": preprocessing.border,

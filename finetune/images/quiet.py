@@ -1,4 +1,4 @@
-"""Silence for what the libraries that read images have to say on odd files."""
+"""Silence for the messages of image libraries about odd files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import _imaging
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what Pillow, libtiff and tifffile have to say on odd files inside the block.
+    """Silence what Pillow, libtiff and tifffile say about odd files inside the block.
 
     Filters belong to the whole process: with several blocks at a time, in threads too, the first sets them and the
     last puts them back.

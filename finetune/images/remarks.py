@@ -1,4 +1,4 @@
-"""What of files is not seen, in sentences: each kind once, with how many there are and an example."""
+"""What is not seen of files, in sentences: each kind once, with its count and an example."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from finetune.wording import counted
 
 
 class Remarks:
-    """The remarks on any number of files, of which the first of each kind is kept by name."""
+    """The remarks on any number of files; the first file of each kind is kept by name."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, tuple[int, str]] = {}
 
     def add(self, file: str, remark: str) -> None:
-        """Take note of what is not seen of a file; "" where all is."""
+        """Note what is not seen of a file; "" if all is."""
         if remark:
             count, first = self._kinds.get(remark, (0, file))
             self._kinds[remark] = (count + 1, first)

@@ -1,4 +1,4 @@
-"""Images inside of tar shards (WebDataset): which there are, where each lies, and its bytes.
+"""Images inside tar shards (WebDataset): which there are, where each is, and its bytes.
 
 An image in a shard has a path like that of any file, SHARD.tar/MEMBER, on this machine or in an object store. One pass
 over the heads of a shard's members tells where they lie; that is kept until the shard has another size or time:
@@ -36,13 +36,13 @@ FORMAT = 1  # of what is kept of a shard
 SUFFIX = ".tar"
 FIELDS = ("cls", "json")  # members beside an image that say what it shows
 LARGEST_FIELD = 2**20  # bytes of one of them
-CLOSE = 2**20  # bytes between two reads of which the second follows the first: what other threads have asked for
+CLOSE = 2**20  # bytes between a read and one that follows it: what other threads have asked for
 IN_A_ROW = 3  # reads after which more is asked for than is wanted: in a drawn order two may be close by chance
 
 
 @dataclass(slots=True)
 class Entry:
-    """An image of a shard, and what stands beside it: the contents of its .cls and .json, empty where there is none."""
+    """An image of a shard, and what is beside it: the contents of its .cls and .json, empty if there is none."""
 
     name: str
     cls: str = ""
@@ -51,7 +51,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Shard:
-    """Where the images of a shard lie, and what was wrong with it: (member, reason), "" for the shard itself."""
+    """Where the images of a shard are, and what was wrong with it: (member, reason), "" for the shard itself."""
 
     changed: tuple[int, int]
     keys: NDArray[np.uint64]  # (N,): hashes of the names, in their own order
@@ -75,7 +75,7 @@ class Shard:
 
 
 def in_shard(path: Path) -> tuple[str, str] | None:
-    """Return the shard and the member that a path names; None for what is no image in a shard."""
+    """Return the shard and the member that a path names; None if it is not an image in a shard."""
     text = path.as_posix()
     start = text.find(f"{SUFFIX}/")
     while start >= 0:
@@ -103,7 +103,7 @@ def read_member(shard: str, name: str) -> bytes:
 
 
 def member_stamp(shard: str, name: str) -> tuple[int, int]:
-    """Return the size of an image in a shard, and a number that is another one when the shard has changed.
+    """Return the size of an image in a shard, and a number that changes with the shard.
 
     Raises:
         OSError: the shard or the image in it is not there.
@@ -114,7 +114,7 @@ def member_stamp(shard: str, name: str) -> tuple[int, int]:
 
 
 def shard_of(place: str) -> Shard:
-    """Return what lies in a shard, as kept, else in a pass over it.
+    """Return the content of a shard, as kept, or else from a pass over it.
 
     Raises:
         OSError: it is not there, or cannot be read at all.
@@ -124,7 +124,7 @@ def shard_of(place: str) -> Shard:
 
 
 def news_of(place: str) -> Shard | None:
-    """Return what lies in a shard, from a pass over it; None where that is kept already.
+    """Return the content of a shard, from a pass over it; None if that is kept already.
 
     Raises:
         OSError: it is not there, or cannot be read at all.
@@ -134,13 +134,13 @@ def news_of(place: str) -> Shard | None:
 
 
 def keep_news(place: str, shard: Shard) -> None:
-    """Keep what another process has found in a shard, unless it is known here."""
+    """Keep what another process has found in a shard, unless that is known here."""
     if _load(place, shard.changed, is_listed=False) is None:
         _save(place, shard)
 
 
 def _looked_up(place: str, changed: tuple[int, int]) -> Shard:
-    """Go through a shard, and keep where its images lie."""
+    """Go through a shard, and keep where its images are."""
     shard = _looked_through(place, changed)
     _save(place, shard)
     return shard
@@ -151,7 +151,7 @@ _lock = threading.Lock()
 
 
 def _known(place: str) -> Shard:
-    """Return a shard that this process has looked up before, without its labels; one of this machine as it is now."""
+    """Return a shard without its labels, remembered by this process; a changed file is looked up again."""
     with _lock:
         known = _shards.get(place)
         if known is None or (address_of(place) is None and stamp(place) != known.changed):
@@ -192,7 +192,7 @@ def _looked_through(place: str, changed: tuple[int, int]) -> Shard:
 
 
 def _members(stream: Any, shard: Shard) -> Iterator[tuple[str, str, str, tarfile.TarInfo, str]]:
-    """Yield the files in a tar with key, kind, and the text of what is read beside images; note where it breaks off.
+    """Yield the files in a tar with key, kind, and the text of labels; note where it breaks off.
 
     The key is all before the first dot of the name without folders, the kind all behind it.
     """
@@ -236,7 +236,7 @@ def _file(place: str) -> Path:
 
 
 def _load(place: str, changed: tuple[int, int], *, is_listed: bool) -> Shard | None:
-    """Return what is kept of a shard, its labels where it is to be listed; None where nothing is, or it has changed."""
+    """Return what is kept of a shard, with labels if it is to be listed; None if nothing is, or it has changed."""
     try:
         with np.load(_file(place), allow_pickle=False) as kept:
             about = json.loads(kept["about"].tobytes())
@@ -251,7 +251,7 @@ def _load(place: str, changed: tuple[int, int], *, is_listed: bool) -> Shard | N
 
 
 def _save(place: str, shard: Shard) -> None:
-    """Keep what lies in a shard, as far as the disk allows."""
+    """Keep the content of a shard, if the disk allows."""
     rows = [[entry.name, entry.cls, entry.json] for entry in shard.entries]
     about = {"format": FORMAT, "changed": shard.changed, "problems": shard.problems, "others": shard.others}
     texts = {"about": about, "entries": rows}
@@ -261,7 +261,7 @@ def _save(place: str, shard: Shard) -> None:
 
 
 class _Ahead:
-    """The last bytes of a far shard: images that are asked for one after the other come in one piece of many."""
+    """The last bytes read from a remote shard: images read in sequence come in one large piece."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -269,7 +269,7 @@ class _Ahead:
         self.start, self.piece = 0, b""
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
-        """Return some bytes of a shard; what follows the last ones is asked for with more behind it."""
+        """Return some bytes of a shard; reads in sequence fetch more than asked for."""
         with self.lock:
             if shard != self.shard:
                 self.shard, self.in_a_row, self.piece = shard, 0, b""

@@ -1,6 +1,6 @@
 """Images of any number of channels, each with all of its bits: what a file is with `data.depth = "full"`.
 
-A channel is a Pillow image of floats, so that what cuts and scales pictures does it to each channel by itself.
+A channel is a Pillow image of floats, so that pictures' functions can cut and scale each channel by itself.
 Letters: H W pixels, C channels.
 """
 
@@ -41,13 +41,13 @@ class Stack:
 
 
 def stack_of(array: NDArray[Any], between: Range) -> Stack:
-    """Return an array (H, W, C) as a stack, whose black and white are the numbers given; beyond them it is clipped."""
+    """Return an array (H, W, C) as a stack, scaled from a range of black and white and clipped to it."""
     channels = (scaled(array[:, :, place].astype(np.float64), between) for place in range(array.shape[2]))
     return Stack(tuple(Image.fromarray(channel.astype(np.float32)) for channel in channels))
 
 
 def stack_from(numbers: NDArray[np.float32]) -> Stack:
-    """Return the stack of which these are the numbers (H, W, C)."""
+    """Return the stack with these numbers (H, W, C)."""
     return Stack(tuple(Image.fromarray(np.ascontiguousarray(numbers[:, :, c])) for c in range(numbers.shape[2])))
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from finetune.errors import DataError
 
-SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)  # longer than the letter of a drive
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL | re.IGNORECASE)  # longer than the letter of a drive
 AHEAD = 2**23  # bytes that are asked for at once where a whole file is gone through
 
 
@@ -27,9 +27,9 @@ class StoreError(OSError):
 
 
 def address_of(text: str) -> str | None:
-    """Return an address whose // a Path may have folded; None for what is a path of this machine."""
+    """Return an address as stores know it, even if a Path has folded its //; None for a path of this machine."""
     match = SCHEME.fullmatch(text)
-    return f"{match[1]}://{match[2]}" if match else None
+    return f"{match[1].lower()}://{match[2]}" if match else None
 
 
 def whole_place(place: str | Path) -> str:
@@ -38,7 +38,7 @@ def whole_place(place: str | Path) -> str:
 
 
 def stamp(place: str) -> tuple[int, int]:
-    """Return the size of a file in bytes, and a number that is another one when it has changed.
+    """Return the size of a file in bytes, and a number that changes with it.
 
     Raises:
         OSError: it is not there, or cannot be asked.
@@ -53,7 +53,7 @@ def stamp(place: str) -> tuple[int, int]:
 
 
 def read_range(place: str, start: int, size: int) -> bytes:
-    """Return some bytes of a file, fewer where it ends before.
+    """Return some bytes of a file, fewer if it ends before.
 
     Raises:
         OSError: it cannot be read.
@@ -69,7 +69,7 @@ def read_range(place: str, start: int, size: int) -> bytes:
 
 @contextmanager
 def opened(place: str) -> Iterator[IO[bytes]]:
-    """Open a file that is to be gone through from its beginning to its end.
+    """Open a file to be read from beginning to end.
 
     Raises:
         OSError: it cannot be read.
@@ -115,13 +115,13 @@ def _matches_in_store(pattern: str) -> Iterator[str]:
 
 
 def _is_hidden(place: PurePath) -> bool:
-    """Tell whether a name below a folder is hidden, or in a folder that is, as what is still being written."""
+    """Return whether a name below a folder is hidden, or in a folder that is, as what is still being written."""
     return any(part.startswith(".") for part in place.parts)
 
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    """Turn whatever the libraries of a store raise into an OSError, which says what they said.
+    """Turn whatever the libraries of a store raise into an OSError with their message.
 
     Raises:
         FileNotFoundError: there is no such file. StoreError: for any other reason.
@@ -155,7 +155,7 @@ def _store(place: str) -> tuple[Any, str]:
 
 
 def is_there(place: str) -> bool:
-    """Tell whether there is a file at a path of this machine."""
+    """Return whether there is a file at a path of this machine."""
     try:
         return os.path.isfile(place)  # noqa: PTH113
     except ValueError:

@@ -1,7 +1,7 @@
-"""What each image looks like, small: its size and format, the hash of its pixels, and images of 32 and 8 pixels.
+"""A small summary of each image: its size and format, the hash of its pixels, and images of 32 and 8 pixels.
 
-Everything that is told about copies comes from these, never from the files again. They are kept by
-content in the cache, about a kilobyte an image.
+Everything about copies is told from these, never from the files again. They are kept by content in the
+cache, about a kilobyte per image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.bands import COLOURS, Bands
-from finetune.cache_entries import CacheEntry, entries_folder, entry_name, make_room, open_entry
+from finetune.cache_entries import CacheEntry, entry_with_room
 from finetune.errors import DataError, ResourceError
 from finetune.images.decode import DECODE_VERSION, UndecodableError, decode, examine
 from finetune.images.files import FORMS, form_of, read_content
@@ -115,7 +115,7 @@ def _look_at(manifest: Manifest, sample: Sample) -> Looks:
 
 
 def _entry(manifest: Manifest, settings: CacheSection) -> CacheEntry | None:
-    """Return the cache entry of a data set's looks; None where nothing can be kept."""
+    """Return the cache entry of a data set's looks; None if nothing can be kept."""
     key = {
         "kind": "looks",
         "root": whole_place(manifest.root),
@@ -126,16 +126,10 @@ def _entry(manifest: Manifest, settings: CacheSection) -> CacheEntry | None:
         **({"bands": manifest.bands.count} if manifest.bands.is_full else {}),
         "versions": {"pillow": PIL.__version__},
     }
-    folder, limit = entries_folder(settings.folder), int(settings.limit * 2**30)
-    needed = len(manifest.samples) * LOOK.itemsize
     try:
-        if not make_room(folder, needed=needed, limit=limit, keep=[entry_name(key)]):
-            return None
-        entry = open_entry(folder, key)
-        entry.touch()
+        return entry_with_room(key, settings, needed=len(manifest.samples) * LOOK.itemsize)
     except (OSError, ResourceError):
         return None
-    return entry
 
 
 def _recall(entry: CacheEntry, samples: Sequence[Sample]) -> dict[str, Looks]:

@@ -1,4 +1,4 @@
-"""How much an image of each class counts where classes are of very different size.
+"""How much an image of each class counts if classes differ greatly in size.
 
 Free of torch. Letters: K classes, N images.
 """
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-BETA = 0.999  # an image more adds this much less than the one before: up to some hundreds it is one over the count
-UNEVEN = 3.0  # times as many images in the largest class as in the smallest: from there on "auto" weighs
+BETA = 0.999  # each further image adds this much less: up to some hundreds the weight is one over the count
+UNEVEN = 3.0  # ratio of the largest class to the smallest from which on "auto" weighs classes
 
 
 def is_uneven(counts: Sequence[int]) -> bool:
@@ -34,6 +34,6 @@ def class_weights(counts: Sequence[int]) -> NDArray[np.float64]:
 
 
 def drawing_shares(targets: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
-    """Return with which probability (N,) each image is drawn, so that classes are drawn by their weight."""
+    """Return the probability (N,) of drawing each image, so that classes are drawn by their weight."""
     weights = class_weights(np.bincount(targets, minlength=num_classes).tolist())[targets]
     return np.asarray(weights / weights.sum())

@@ -1,4 +1,4 @@
-"""What layers that are re-initialised begin with: weights of linear and convolution layers; their biases are zero.
+"""What re-initialised layers begin with: weights of linear and convolution layers; their biases are zero.
 
 To add one: a row in `INITIALISERS`, its name in `values.Initialiser`, a line in docs/training.md. Norms, tokens and
 positions begin as the network has them. Letters: n inputs of a unit.

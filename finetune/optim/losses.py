@@ -1,7 +1,7 @@
-"""Losses of logits (B, K) against what images show: class indices (B,), or shares of classes (B, K) that sum to one.
+"""Losses of logits (B, K) against targets: class indices (B,), or shares of classes (B, K) that sum to one.
 
-Of an image with several classes the shares are 0 and 1, each by itself. Numbers (B, 1) have losses of their own, in
-deviations from the mean of train.
+For an image with several classes each share is 0 or 1. Numbers (B, 1) have losses of their own, in deviations from the
+mean of train.
 
 To add one: a row in `LOSSES`, its name in `values.Loss`, a line in docs/training.md.
 """
@@ -31,7 +31,7 @@ from finetune.values import TASK_LOSSES
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """The loss that a recipe asks for: of a batch the mean, each image weighted by its class where classes are."""
+    """The loss that a recipe asks for: the mean over a batch, each image weighted by its class if classes are."""
 
     section: LossSection
     class_weights: Tensor | None = None  # (K,)
@@ -62,7 +62,7 @@ def shares_of(targets: Tensor, num_classes: int, *, smoothing: float) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
-    return cross_entropy(logits, targets, label_smoothing=section.label_smoothing, reduction="none")
+    return cross_entropy(logits, targets, label_smoothing=section.smoothing, reduction="none")
 
 
 def _nll(logits: Tensor, targets: Tensor, _: LossSection) -> Tensor:
@@ -72,17 +72,17 @@ def _nll(logits: Tensor, targets: Tensor, _: LossSection) -> Tensor:
 
 
 def _bce(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
-    """Return the mean over the classes of each one's own cross-entropy against all others.
+    """Return the mean over the classes of each one's binary cross-entropy.
 
     Source: Wightman et al. 2021, ResNet strikes back, arXiv:2110.00476.
     """
-    shares = shares_of(targets, logits.shape[1], smoothing=section.label_smoothing).to(logits)
+    shares = shares_of(targets, logits.shape[1], smoothing=section.smoothing).to(logits)
     return binary_cross_entropy_with_logits(logits, shares, reduction="none").mean(dim=1)
 
 
 def _mse(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
-    """Return the squared distance of the probabilities from the target; slow where they are wrong and sure."""
-    shares = shares_of(targets, logits.shape[1], smoothing=section.label_smoothing)
+    """Return the squared distance of the probabilities from the target; it learns slowly from confident mistakes."""
+    shares = shares_of(targets, logits.shape[1], smoothing=section.smoothing)
     return (logits.softmax(dim=1) - shares.to(logits)).square().sum(dim=1)
 
 
@@ -97,7 +97,7 @@ def _focal(logits: Tensor, targets: Tensor, section: LossSection) -> Tensor:
 
 
 def _asymmetric(logits: Tensor, targets: Tensor, _: LossSection) -> Tensor:
-    """Return the loss that counts classes for less which an image surely lacks: their probability less 0.05, ^4.
+    """Return the loss that discounts classes which an image surely lacks: by (their probability - 0.05)^4.
 
     The mean over the classes, like `bce`, so that one learning rate serves both.
     Source: Ridnik et al. 2021, Asymmetric loss for multi-label classification, arXiv:2009.14119, gamma 4 and 1.

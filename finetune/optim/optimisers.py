@@ -42,7 +42,7 @@ def parameter_groups(
     head_lr: float = 1.0,
     adapted: Callable[[str], Sequence[nn.Parameter]] = lambda group: (),
 ) -> list[dict[str, Any]]:
-    """Return the optimiser's groups: for each trained layer group one with weight decay and one without.
+    """Return the optimiser's groups: for each trained layer group, one with weight decay and one without.
 
     Layer group g trains at `lr * plan[g].lr_scale`, the head at `head_lr` times that. Norms, biases and what the
     network names in `no_weight_decay()` are not decayed. Of an adapted group factors are moved.

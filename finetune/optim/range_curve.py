@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-WINDOW = 3.0  # steps: the deviation of the weights by which neighbouring losses are averaged
-LEFT_OUT = 0.05  # of the steps at the start: new averages of an optimiser are no guide
-DIVERGED = 2.0  # times the first loss is lost, and nothing beyond it tells anything
+WINDOW = 3.0  # steps: the deviation of the kernel that smooths losses
+LEFT_OUT = 0.05  # of the steps at the start: an optimiser's new averages are no guide
+DIVERGED = 2.0  # a loss this many times the first is lost; nothing beyond it tells anything
 FEWEST = 8  # steps
 
 
@@ -41,7 +41,7 @@ class RangeCurve:
 
 
 def curve_of(rates: Sequence[float], losses: Sequence[float], *, is_cut: bool) -> RangeCurve:
-    """Return the curve of the losses (S,) seen at rates (S,), of which the last may not be finite."""
+    """Return the curve of the losses (S,) seen at rates (S,); the last losses may not be finite."""
     known = [(rate, loss) for rate, loss in zip(rates, losses, strict=True) if math.isfinite(loss)]
     rates, losses = [rate for rate, _ in known], [loss for _, loss in known]
     smooth = smoothed(np.array(losses))
@@ -65,7 +65,7 @@ def smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def longest_fall(losses: Sequence[float] | NDArray[Any]) -> tuple[int, int]:
-    """Return the first and the last place of the longest subsequence in which each loss is below the one before."""
+    """Return the first and last index of the longest subsequence in which each loss is below the one before."""
     best = [(1, place) for place in range(len(losses))]  # (length, where it begins) of the longest that ends here
     for here in range(len(losses)):
         for before in range(here):
@@ -78,12 +78,12 @@ def longest_fall(losses: Sequence[float] | NDArray[Any]) -> tuple[int, int]:
 
 
 def has_run_away(losses: Sequence[float]) -> bool:
-    """Return whether the last of some losses says that larger rates need not be tried."""
+    """Return whether the last losses say that larger rates need not be tried."""
     if not math.isfinite(losses[-1]):
         return True
     return len(losses) > FEWEST and float(np.mean(losses[-3:])) > DIVERGED * float(np.mean(losses[:3]))
 
 
 def rising_rates(low: float, high: float, count: int) -> list[float]:
-    """Return so many rates from one to another, each by the same factor above the one before."""
+    """Return `count` rates from one to another, each larger than the one before by the same factor."""
     return [float(rate) for rate in np.geomspace(low, high, count)]

@@ -1,4 +1,4 @@
-"""Learning rate and momentum as pure functions of the step, so that a resumed run needs no state of them.
+"""Learning rate and momentum as pure functions of the step, so that a resumed run needs no state for them.
 
 To add one: a row in `SCHEDULES`, its name in `values.Schedule`, a line in docs/training.md.
 """
@@ -13,12 +13,12 @@ from finetune.settings import OptimSection
 
 CYCLE_MOMENTUM = (0.95, 0.85)  # of one-cycle: at its ends, and where the learning rate is highest
 CYCLE_START, CYCLE_END = 1 / 25, 1 / 25e4  # of one-cycle: shares of the peak learning rate
-LEAST_GAIN = 1e-4  # as a share of the lowest val loss: less counts as none on a plateau
+LEAST_GAIN = 1e-4  # share of the lowest val loss: a smaller gain counts as a plateau
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A step of a phase: `done` steps behind the warm-up of the `steps` that follow it, and the drops before it."""
+    """A step of a phase: `done` of the `steps` after the warm-up, and the drops before it."""
 
     done: int
     steps: int
@@ -27,7 +27,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The share of the peak rate behind the warm-up, and in it (step, steps of the warm-up)."""
+    """The share of the peak rate after the warm-up, and during it (step, steps of the warm-up)."""
 
     after: Callable[[Moment, OptimSection], float]
     rise: Callable[[int, int], float] = lambda step, rise: (step + 1) / (rise + 1)
@@ -37,7 +37,7 @@ class Schedule:
 def lr_factor(step: int, *, total: int, per_epoch: int, optim: OptimSection, drops: int = 0) -> float:
     """Return the share of the peak learning rate at a step (0 is the first of `total`, of a phase).
 
-    `drops` is how often a plateau of val was met before (`plateaus`).
+    `drops` is how many plateaus of val came before (`plateaus`).
     """
     schedule = SCHEDULES[optim.schedule]
     rise = warmup_steps(optim, total=total, per_epoch=per_epoch)
@@ -76,7 +76,7 @@ def warmup_steps(optim: OptimSection, *, total: int, per_epoch: int) -> int:
 
 
 def plateaus(losses: Sequence[float], *, patience: int) -> int:
-    """Return how often the val losses of the epochs so far have stood still for `patience` epochs.
+    """Return how often the val losses so far have not fallen for `patience` epochs.
 
     As torch's ReduceLROnPlateau counts, with `patience` the epochs without a lower loss that lead to a drop.
     """

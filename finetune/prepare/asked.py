@@ -1,6 +1,6 @@
 """What is asked for, as a recipe: settings, their keys and the data's place, checked without torch.
 
-What is wrong here is told at once: to import torch takes seconds.
+Errors here are reported at once, since importing torch takes seconds.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _check_kinds(base: object, settings: Mapping[str, Any], overrides: object) -
 
 
 def options(recipe: Recipe) -> str:
-    """Return what a recipe changes of how it trains, in one line; empty where that is nothing."""
+    """Return what a recipe changes about training, in one line; empty if nothing."""
     sections = ("optim.", "loss.", "regularise.", "augment.")
     data = ("data.channels", "data.depth", "data.fit", "data.statistics")
     more = (*data, "backbone.pool", "strategy.initialiser", "strategy.whiten", "train.balance")
@@ -81,7 +81,7 @@ def options(recipe: Recipe) -> str:
 
 
 def check_data(recipe: Recipe) -> None:
-    """See that the data of a recipe is named and there.
+    """Check that a recipe names data and that it is there.
 
     Raises:
         RecipeError: no data is named. DataError: there is none at this place.
@@ -95,7 +95,7 @@ def check_data(recipe: Recipe) -> None:
 
 
 def check_decidable(recipe: Recipe) -> None:
-    """See that what decides from the data has some.
+    """Check that a strategy that decides from the data has some.
 
     Raises:
         RecipeError: it has none.
@@ -154,7 +154,7 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
 
 
 def _of_among(recipe: Recipe) -> Iterator[str]:
-    """Yield why no backbone can be chosen among several."""
+    """Yield why no backbone can be chosen from several."""
     backbone = recipe.backbone
     if backbone.among in ("auto", "none"):
         return
@@ -173,7 +173,7 @@ def _of_among(recipe: Recipe) -> Iterator[str]:
 
 
 def _of_bands(recipe: Recipe) -> Iterator[str]:
-    """Yield what has no meaning for the channels that images are decoded in."""
+    """Yield the settings that mean nothing for the channels that images are decoded into."""
     data = recipe.data
     bands, images = data.bands, f"data.channels is {data.channels}, data.depth {data.depth}"
     varied = None if bands.are_colours else pieces_of(recipe.augment)
@@ -188,7 +188,7 @@ def _of_bands(recipe: Recipe) -> Iterator[str]:
 
 
 def _is_unused(key: str, recipe: Recipe, *, is_named: bool) -> bool:
-    """Return whether a key that belongs to some values of another is named or changed without one of them."""
+    """Return whether a key that belongs to certain values of another is set without one of them."""
     chooser, values = BELONGS[key]
     is_set = is_named or recipes.value(recipe, key) != recipes.fields()[key].default
     return is_set and recipes.value(recipe, chooser) not in values

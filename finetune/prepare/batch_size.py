@@ -31,7 +31,7 @@ from finetune.wording import counted
 
 MARGIN = 0.1  # of what is free on a GPU
 LEAST = 2  # images that are counted: batch norm wants more than one
-COUNTED_AS = 2  # goes up when memory is counted otherwise
+COUNTED_AS = 2  # goes up when memory is counted differently
 
 
 def with_micro_batch(prepared: Prepared, *, on_event: OnEvent) -> Prepared:
@@ -54,7 +54,7 @@ def with_micro_batch(prepared: Prepared, *, on_event: OnEvent) -> Prepared:
 
 
 def _check_parts(prepared: Prepared) -> None:
-    """See that every process has an image of every batch.
+    """Check that every process has an image of every batch.
 
     Raises:
         RecipeError: a batch has too few.
@@ -70,14 +70,14 @@ def _check_parts(prepared: Prepared) -> None:
 
 
 def phase_memory(skeleton: Backbone, phase: Phase, recipe: Recipe, *, batch: int, precision: str) -> Memory:
-    """Return what a step of a phase takes of memory, with up to so many images."""
+    """Return how much memory a step of a phase takes, with up to `batch` images."""
     trained = 4 * sum(group.num_trained(phase.plan[group.name]) for group in skeleton.groups)
     batch = max(batch, LEAST)
     return step_memory(step_held(skeleton, phase, recipe, batch=batch, precision=precision), batch, trained=trained)
 
 
 def skeleton_or_none(recipe: Recipe, *, num_classes: int) -> Backbone | None:
-    """Return a recipe's network without memory for its weights; None where it cannot be built like that."""
+    """Return a recipe's network without memory for its weights; None if it cannot be built like that."""
     try:
         return with_head(recipe, skeleton_of(recipe, num_classes=num_classes))
     except (BackboneError, NotImplementedError, RuntimeError):
@@ -96,7 +96,7 @@ def _fitting(prepared: Prepared, batch: int) -> int:
 
 
 def need_of(prepared: Prepared, phase: Phase, batch: int, skeleton: Callable[[], Backbone | None]) -> Memory | None:
-    """Return what a step of a phase takes, counted once on this machine and kept; None where it cannot be counted."""
+    """Return what a step of a phase takes, counted once on this machine and kept; None if it cannot be counted."""
     recipe, backbone = prepared.recipe, prepared.backbone
     about = {
         "what": "memory",

@@ -40,7 +40,7 @@ class Feeder:
         stop: StopSign = NEVER,
         began: BeganCached | None = None,
     ) -> None:
-        """Take, of a run, how its phases began: each goes on like that, cached or not."""
+        """Take a run, and how its phases began: each goes on that way, cached or not."""
         self.prepared, self.on_event, self.began = prepared, on_event, began
         num_images = len(prepared.manifest.split("train"))
         self.cache = feature_cache(prepared, num_images=num_images, on_event=on_event, stop=stop)
@@ -101,9 +101,9 @@ class Feeder:
                 self.work_of(last)
 
     def _room(self, divided: Divided, phase: Phase, views: int) -> Room | None:
-        """Return where a phase keeps what its trunk yields; None where it does not fit, or the phase began without.
+        """Return where a phase keeps its trunk's outputs; None if they do not fit, or the phase began without.
 
-        Which it is is written down before anything is computed.
+        The choice is written down before anything is computed.
 
         Raises:
             ResourceError: the phase began on the cache, other bits would come without, and it no longer fits.
@@ -130,7 +130,7 @@ class Feeder:
         return room
 
     def _divide(self, phase: Phase) -> tuple[Divided, str]:
-        """Return the model in two parts, and in words what runs the trunk.
+        """Return the model in two parts, and what runs the trunk, in words.
 
         Raises:
             IndivisibleError: it cannot be cut.
@@ -147,7 +147,7 @@ class Feeder:
         return divided, self._equip(divided, phase, images)
 
     def _equip(self, divided: Divided, phase: Phase, images: Tensor) -> str:
-        """Choose what runs a trunk, write it down before anything is computed, and return it in words.
+        """Choose what runs a trunk, write it down before anything is computed, and return a description.
 
         The choice is by the views that a cache would keep, whether there is one or not: both see the same bits.
         """
@@ -227,7 +227,7 @@ class ViewBatches:
 
 
 def num_views(recipe: Recipe, phase: Phase) -> int:
-    """Return how many views of each train image a phase keeps; 0 where nothing would be read twice."""
+    """Return how many views of each train image a phase keeps; 0 if nothing would be read twice."""
     if recipe.cache.features == "none":
         return 0
     is_used_again = phase.solver == "lbfgs" or recipe.augment.level == "none" or phase.epochs > AUTO_VIEWS
@@ -235,7 +235,7 @@ def num_views(recipe: Recipe, phase: Phase) -> int:
 
 
 def drawn_views(recipe: Recipe, phase: Phase) -> int:
-    """Return how many views of each train image a phase sees at most, as if the cache had room for them.
+    """Return how many views of each train image a phase sees at most, assuming the cache had room for them.
 
     A head is solved on all of them, the plain one first; each epoch of steps draws one for each image.
     """
@@ -249,6 +249,6 @@ def _views(recipe: Recipe) -> int:
 
 
 def _is_exact(recipe: Recipe, phase: Phase) -> bool:
-    """Tell whether a phase trains on the same bits with the cache and without it."""
+    """Return whether a phase trains on the same bits with the cache and without it."""
     is_alike = phase.solver == "lbfgs" or recipe.augment.level == "none"
     return is_alike and recipe.cache.precision == "float32"

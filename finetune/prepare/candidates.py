@@ -73,7 +73,7 @@ class Ranked:
         return TASKS[self.task].score
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         rows = ([one.name, one.image_size[0], one.gmacs, one.predicted] for one in self.ranking.candidates)
         told = inline.html_lines(f"take {self.ranking.reason}", *self.ranking.remarks)
         return inline.html_table(["backbone", "pixels", "GMACs", f"predicted {self.metric}"], rows) + told
@@ -102,7 +102,7 @@ class Ranked:
 
 
 def fewest_ranked(manifest: Manifest) -> int:
-    """Return how many images of train candidates can be ranked on at least."""
+    """Return the fewest train images that candidates can be ranked on."""
     return 2 * len(manifest.classes) if manifest.task != "regress" else FEWEST_PROBED
 
 
@@ -114,7 +114,7 @@ def ranked(
     most: int,
     on_event: OnEvent = ignore,
 ) -> Ranked:
-    """Rank candidates, named by what they are called, on a stratified sample of train, at most so many images.
+    """Rank candidates, by the names they go by, on a stratified sample of at most `most` train images.
 
     Raises:
         BackboneError: none of them can be used. DataError, RecipeError: what cannot be used, and the way out.
@@ -158,7 +158,7 @@ def _measure_all(
 
 
 def labelled(names: Sequence[str]) -> dict[str, str]:
-    """Return candidates by short names for tables: of a folder its last part, of a timm name no tag, where unique."""
+    """Return candidates by short names for tables: a folder's last part, a timm name without its tag, if unique."""
 
     def short(name: str) -> str:
         bare, size = _split_size(name)
@@ -199,7 +199,7 @@ def of_backbone(recipe: Recipe, name: str) -> Recipe:
 
 
 def whole_name(name: str) -> str:
-    """Return a candidate that is found from any folder: of a folder its whole path, else its name as it is."""
+    """Return a candidate so that it is found from any folder: a folder's whole path, else the name unchanged."""
     bare, size = _split_size(name)
     path = Path(bare).expanduser()
     at = "" if size is None else f"@{size}"
@@ -221,7 +221,7 @@ def measure_candidate(
     inputs = Inputs(recipe, manifest, backbone, None, compute)
     features, targets = features_of(inputs, samples, on_event=under_name(on_event, name))
     units = units_of(samples)
-    first = first_of_units(units)  # LogME and H-score take images for independent
+    first = first_of_units(units)  # LogME and H-score assume that images are independent
     probing, has_one_class = PROBES[manifest.task], manifest.task == "classify"
     judged = probing.judged(features, targets, units)
     evidence = logme if has_one_class else logme_of_values
@@ -246,7 +246,7 @@ def _split_size(name: str) -> tuple[str, int | None]:
 
 
 def under_name(on_event: OnEvent, name: str, *, kinds: Container[str] = ("progress", "warning")) -> OnEvent:
-    """Pass on events of some kinds under a candidate's name; how its phase computes is of no interest here."""
+    """Pass on events of some kinds under a candidate's name; how its phase is computed does not matter here."""
 
     def told(event: Event) -> None:
         key = "task" if event.kind == "progress" else "text"

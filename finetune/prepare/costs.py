@@ -3,7 +3,7 @@
 Multiplications are counted on a network without weights; how long they take is measured on this
 machine with random ones, forward and in training.
 
-What is not covered: decoding, solving a head, and what else the machine does meanwhile.
+What is not covered: decoding, solving a head, and what else the machine does in the meantime.
 """
 
 from __future__ import annotations
@@ -87,12 +87,9 @@ class Speed:
     step: float
 
 
-def costs(prepared: Prepared, skeleton: Backbone, *, num_images: int, speed: Speed | None = None) -> tuple[Cost, ...]:
-    """Return what every phase of a run takes for this number of images, train and val together.
-
-    The machine is timed unless its `speed` is known.
-    """
-    speed = speed or speed_of(prepared.recipe, skeleton, prepared.compute.device)
+def costs(prepared: Prepared, skeleton: Backbone, *, num_images: int) -> tuple[Cost, ...]:
+    """Return what every phase of a run takes for a number of images, train and val together."""
+    speed = speed_of(prepared.recipe, skeleton, prepared.compute.device)
     return tuple(_cost(prepared, skeleton, phase, num_images, speed) for phase in prepared.phases)
 
 
@@ -124,7 +121,7 @@ def _cost(prepared: Prepared, skeleton: Backbone, phase: Phase, num_images: int,
 
 
 def divided_or_none(skeleton: Backbone, plan: FreezePlan) -> Divided | None:
-    """Cut a model as a run would; None where nothing can be kept."""
+    """Cut a model as a run would; None if nothing can be kept."""
     try:
         return divide(skeleton.model, plan, skeleton.groups, image_size=skeleton.preprocessing.image_size)
     except IndivisibleError:
@@ -157,7 +154,7 @@ def operations_of(skeleton: Backbone, plan: FreezePlan, divided: Divided | None)
 def cut_of(
     recipe: Recipe, phase: Phase, num_train: int, num_val: int, *, divided: Divided | None, counts: Operations
 ) -> Cut | None:
-    """Return what cutting the model of a phase brings; None where it is not cut."""
+    """Return what cutting the model of a phase gains; None if it is not cut."""
     if divided is None:
         return None
     views = num_views(recipe, phase)
@@ -174,7 +171,7 @@ def cut_of(
 
 
 def _step_flops(skeleton: Backbone, plan: FreezePlan, size: tuple[int, int]) -> int:
-    """Return the operations of a forward pass of one image and of the backward pass that a plan needs."""
+    """Return the operations of a forward pass of one image plus the backward pass that a plan needs."""
     model = skeleton.model
     with freezing(model, plan, skeleton.groups), FlopCounterMode(display=False) as counter:
         torch.autograd.backward(model.eval()(_picture(skeleton, size)).sum())
@@ -231,7 +228,7 @@ def _timed(recipe: Recipe, size: tuple[int, int], device: torch.device) -> dict[
 
 
 def _seconds(act: Callable[[], None], device: torch.device) -> float:
-    """Return the seconds that an image takes, the better of two after a first."""
+    """Return the seconds that an image takes, the best of two after a warm-up."""
     taken = []
     for _ in range(3):
         began = time.perf_counter()

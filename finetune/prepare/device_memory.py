@@ -1,4 +1,4 @@
-"""What a plan takes of a device's memory, phase by phase and in which precision, and how many images fit into it.
+"""How much of a device's memory a plan takes, by phase and precision, and how many images fit into it.
 
 For the GPU that the run is meant for, which need not be here: nothing is computed.
 """

@@ -29,7 +29,7 @@ FAR = 3.5  # deviations that a number may be off, a deviation being 1.4826 times
 
 @dataclass(frozen=True, slots=True)
 class Doubts:
-    """How well the model tells images that it was not fitted to, of which it judges labels (N,), and its doubts."""
+    """How well the model tells images that it was not fitted to, whose labels (N,) it judges, and its doubts."""
 
     score: Interval
     is_judged: Tensor
@@ -65,7 +65,7 @@ def _of_one(manifest: Manifest, features: Tensor, targets: Tensor, units: Sequen
 
 
 def _of_several(manifest: Manifest, features: Tensor, targets: Tensor, units: Sequence[int], seed: int) -> Doubts:
-    """Judge each class by itself, as one of two: an image has it, or has it not."""
+    """Judge each class by itself as a binary one: an image has it or not."""
     parts = unit_folds(torch.from_numpy(strata(targets.numpy())), units, seed=seed)
     count, family = len(manifest.classes), FAMILIES["multilabel"]
     logits = held_out_logits(features, targets, num_classes=count, parts=parts, family=family)

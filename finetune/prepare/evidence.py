@@ -1,4 +1,4 @@
-"""The evidence of auto: one pass of the frozen backbone over a sample of train, and what is read from it."""
+"""The evidence of auto: one pass of the frozen backbone over a sample of train, and what it shows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from finetune.strategy import evidence
 from finetune.strategy.evidence import LookedAt
 from finetune.types import Confidence, Event, Evidence, OnEvent, Sample, ignore
 
-MOST_LOOKED_AT = 64  # images for what is no feature: sides, grey, statistics of norms
+MOST_LOOKED_AT = 64  # images looked at for more than features: sides, grey, statistics of norms
 GREY = 6  # levels by which the channels of a grey image may differ
 
 
@@ -48,7 +48,7 @@ class Tapped:
     features: dict[str, Tensor]
 
     def known(self, model: nn.Module) -> Known | None:
-        """Return what reaches the head of a model, as far as it is among these features."""
+        """Return what reaches the head of a model, if it is among these features."""
         names = model.at.split(JOIN) if isinstance(model, StagedClassifier) else list(self.features)[-1:]
         if not set(names) <= self.features.keys():
             return None
@@ -57,7 +57,7 @@ class Tapped:
 
 
 def measure_evidence(inputs: Inputs, *, on_event: OnEvent = ignore) -> tuple[Evidence, Tapped]:
-    """Run the frozen backbone over a sample once; return the evidence, and the features for who trains on them.
+    """Run the frozen backbone over a sample once; return the evidence, and the features for later training.
 
     Of several processes of a run the first has the features.
     """
@@ -82,7 +82,7 @@ def _measured(
         dict(zip(names, features, strict=True)),
         targets,
         looked_at=_looked_at(inputs, chosen),
-        # Of several things in one image any classifier is unsure, however well it knows each of them.
+        # With several things in one image any classifier is unsure, however well it knows each of them.
         confidence=None
         if manifest.task == "multilabel"
         else _confidence(inputs.backbone, features[-1], units_of(chosen)),
@@ -120,7 +120,7 @@ def _features(
 
 
 def _looked_at(inputs: Inputs, chosen: Sequence[Sample]) -> LookedAt:
-    """Look at some of the images themselves, and at what they do to the norms."""
+    """Look at some of the images themselves, and at their effect on the norms."""
     backbone = inputs.backbone
     some = [chosen[place * len(chosen) // MOST_LOOKED_AT] for place in range(MOST_LOOKED_AT)]
     some = list(dict.fromkeys(some))
@@ -139,7 +139,7 @@ def _looked_at(inputs: Inputs, chosen: Sequence[Sample]) -> LookedAt:
 
 
 def _look(inputs: Inputs, sample: Sample) -> tuple[int, bool] | None:
-    """Return the shorter side of an image and whether it is grey; None where it can no longer be read."""
+    """Return the shorter side of an image and whether it is grey; None if it can no longer be read."""
     file, preprocessing = Path(inputs.manifest.root, sample.file), inputs.backbone.preprocessing
     try:
         side = min(size_of(file))
@@ -150,7 +150,7 @@ def _look(inputs: Inputs, sample: Sample) -> tuple[int, bool] | None:
 
 
 def _confidence(backbone: Backbone, features: Tensor, units: Sequence[int]) -> Confidence | None:
-    """Ask the classifier that came with the weights, where it is one linear layer on the last features (N, D)."""
+    """Ask the classifier that came with the weights, if it is one linear layer on the last features (N, D)."""
     own = backbone.classifier
     if own is None or own.in_features != features.shape[1]:
         return None

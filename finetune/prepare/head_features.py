@@ -1,4 +1,4 @@
-"""What reaches the head of a frozen backbone, of a sample of images, by the work of a run's first phase."""
+"""What reaches the head of a frozen backbone for a sample of images, from the work of a run's first phase."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def features_of(inputs: Inputs, samples: Sequence[Sample], *, on_event: OnEvent 
     plain = recipes.update(inputs.recipe, {"augment.level": "none"})
     small = replace(inputs, recipe=plain, manifest=replace(inputs.manifest, samples=(*samples, *judged)))
     planned = planned_run(small, resolve(small))
-    phase = replace(planned.phases[0], solver="lbfgs")  # plain images in order, whatever the head
+    phase = replace(planned.phases[0], solver="lbfgs")  # plain images in order, whatever the head is
     prepared = replace(planned, phases=(phase,), pixels=_pixels(small, on_event))
     with freezing(backbone.model, phase.plan, backbone.groups) as hold:
         work = Feeder(prepared, on_event=on_event).work_of(phase)

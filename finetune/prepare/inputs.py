@@ -1,4 +1,4 @@
-"""What a run takes in: its data and its backbone, read as the recipe says."""
+"""The inputs of a run: its data and its backbone, read as the recipe says."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from finetune.backbone.load import Architecture, Backbone
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.saved import pinned_task
 from finetune.data import balance, checks, sources, split
+from finetune.data.clashes import conflicts
 from finetune.data.loaders import ImageBatches, ImageDataset
 from finetune.data.places import settled_path, shards_named
 from finetune.data.shards import look_through_together
@@ -36,8 +37,8 @@ from finetune.types import Event, Manifest, OnEvent, ignore
 from finetune.values import TASK_LOSSES
 from finetune.wording import counted
 
-OF_ONE_CLASS: dict[str, tuple[Any, ...]] = {  # keys that mean something where an image has one class alone, and off
-    "loss.label_smoothing": (0.0,),
+OF_ONE_CLASS: dict[str, tuple[Any, ...]] = {  # keys for one class per image, and values for off
+    "loss.label_smoothing": ("auto", 0.0),
     "regularise.cutmix": (0.0,),  # what is cut out of an image may be any of its classes
     "train.balance": ("auto", "none"),
     "train.calibrate": ("auto", False),
@@ -60,7 +61,7 @@ class Inputs:
 
 @contextmanager
 def computing_as(recipe: Recipe, *, on_event: OnEvent = ignore) -> Iterator[Compute]:
-    """Compute inside the block as a recipe asks, and say what a user should know of it.
+    """Compute inside the block as a recipe asks, and report what a user should know about that.
 
     Raises:
         ResourceError: this machine does not have what is asked for.
@@ -115,7 +116,7 @@ def architecture_of(recipe: Recipe) -> Architecture:
 
 
 def _of_channels(of: Architecture, channels: int) -> Architecture:
-    """Return an architecture that takes images of so many channels.
+    """Return an architecture that takes images with this number of channels.
 
     Raises:
         BackboneError: it names another number itself.
@@ -182,7 +183,7 @@ def measured_statistics(inputs: Inputs, *, on_event: OnEvent = ignore) -> Inputs
 
 
 def _statistics(inputs: Inputs, kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return what is taken off the train images' pixels and by what the rest is divided, a number for each channel."""
+    """Return the mean and deviation of the train images' pixels, or what stands for them, for each channel."""
     own, samples = inputs.backbone.preprocessing, inputs.manifest.split("train")
     dataset = ImageDataset(inputs.manifest.root, samples, plain_view(own), own, seed=None, pixels=inputs.pixels)
     batches = ImageBatches(dataset, preprocessing=own, batch_size=32, device=torch.device("cpu"))
@@ -199,7 +200,7 @@ def _filled_pixels(recipe: Recipe, manifest: Manifest, backbone: Backbone, on_ev
 
 
 def as_filled(pixels: PixelCache | None) -> PixelCache | None:
-    """Return a pixel cache as the first process has filled it."""
+    """Return a pixel cache as filled by the first process."""
     if pixels is not None and not ranks.is_first():
         pixels.entry.refresh()
     return pixels
@@ -228,12 +229,12 @@ def with_task(recipe: Recipe, manifest: Manifest) -> Recipe:
 
 
 def range_named(recipe: Recipe) -> tuple[float, float] | None:
-    """Return what a recipe says is black and white in images deeper than 8 bits; None where the data is to tell."""
+    """Return what a recipe says is black and white in deep images; None if the data is to tell."""
     return None if recipe.data.value_range == "auto" else recipe.data.value_range
 
 
 def at_range(backbone: Backbone, manifest: Manifest) -> Backbone:
-    """Return the backbone with the range of its data, where the recipe has not named one."""
+    """Return the backbone with the range of its data, unless the recipe names one."""
     if backbone.preprocessing.value_range or not manifest.value_range:
         return backbone
     return with_range(backbone, manifest.value_range)
@@ -319,7 +320,7 @@ def list_together(recipe: Recipe, *, on_event: OnEvent = ignore) -> Manifest:
 
 
 def pixels_of(recipe: Recipe, manifest: Manifest, backbone: Backbone) -> PixelCache | None:
-    """Return the pixel cache of a recipe's data at its backbone's size, where it is wanted and fits."""
+    """Return the pixel cache of a recipe's data at its backbone's size, if it is wanted and fits."""
     return opened_or_none(
         manifest.root,
         preprocessing=backbone.preprocessing,
@@ -343,10 +344,10 @@ def read_data(
 
 
 def data_notes(manifest: Manifest) -> tuple[str, ...]:
-    """Return what a user should know of their data before anything is trained on it."""
+    """Return what users should know about their data before anything is trained on it."""
     return (
         *manifest.notes,
-        *checks.conflicts(manifest),
+        *conflicts(manifest),
         *balance.thin(manifest),
         *balance.outweighed(manifest),
     )
@@ -360,7 +361,7 @@ def describe_data(manifest: Manifest) -> str:
 
 
 def _shown(manifest: Manifest) -> str:
-    """Return in words what the images of a data set have."""
+    """Return what the images of a data set have, in words."""
     if manifest.task == "classify":
         return f"in {len(manifest.classes)} classes"
     if manifest.task == "multilabel":

@@ -1,4 +1,4 @@
-"""Finished runs that are put together: whether they may be, and what each says of the same images.
+"""Finished runs that are combined: whether they can be, and what each says of the same images.
 
 Letters: N images, K classes.
 """
@@ -50,7 +50,7 @@ class AskedSplit:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Runs of one task, with the same classes and the same val and test images, and what they say of those."""
+    """Runs of one task, with the same classes and val and test images, and their outputs on those."""
 
     runs: tuple[SavedRun, ...]
     manifest: Manifest
@@ -67,7 +67,7 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class MemberFacts:
-    """A run of several that were put together: how often it takes part, and its metrics by split and name."""
+    """One of several combined runs: how often it takes part, and its metrics by split and name."""
 
     run: Path
     count: int
@@ -76,7 +76,7 @@ class MemberFacts:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What runs that were put together reach on each split, and by how much their score is above the best one's.
+    """What combined runs reach on each split, and by how much they beat the best one.
 
     The best run is the best on val; `gains` are its differences, paired image by image.
     """
@@ -89,7 +89,7 @@ class Joined:
 
 
 def join_members(members: Members, outputs: Mapping[Split, Tensor], counts: Sequence[int]) -> Joined:
-    """Return how outputs (N, K) on each split compare with those of the members, of which each took part so often.
+    """Return how outputs (N, K) on each split compare with those of the members, weighted by how often each took part.
 
     The thresholds of several classes are chosen on val.
     """
@@ -116,7 +116,7 @@ def join_members(members: Members, outputs: Mapping[Split, Tensor], counts: Sequ
 
 
 def joined_facts(found: Joined) -> dict[str, Any]:
-    """Return what runs that were put together reach, as JSON has it."""
+    """Return what combined runs reach, as JSON."""
     facts: dict[str, Any] = to_json(found)
     facts["best"] = str(found.best)
     for member, own in zip(found.members, facts["members"], strict=True):
@@ -125,7 +125,7 @@ def joined_facts(found: Joined) -> dict[str, Any]:
 
 
 def best_member(members: Members) -> int:
-    """Return the place of the run with the highest score on val (else on test), of equals that with the lowest loss."""
+    """Return the index of the run with the highest score on val (else on test); among equals, the lowest loss."""
     judged = next(members.judged[name] for name in JUDGED if name in members.judged)
     judge = judge_of(members.task, judged.targets)
     ranks = [(score, -loss) for score, loss in map(judge, judged.outputs)]
@@ -133,7 +133,7 @@ def best_member(members: Members) -> int:
 
 
 def judge_of(task: Task, targets: Tensor) -> Judge:
-    """Return what tells of outputs (N, K) their score and their loss against targets."""
+    """Return a function that returns the score and the loss of outputs (N, K) against targets."""
     objective = objective_of(task)
     exact = targets.double() if targets.is_floating_point() else targets
     return lambda outputs: (objective.score(outputs, targets), float(objective.loss(outputs.double(), exact)))
@@ -212,7 +212,7 @@ def _resolved(paths: Sequence[Path]) -> set[Path]:
 
 
 def _check_alike(first: SavedRun, manifest: Manifest, other: SavedRun, others: Manifest, what: str) -> None:
-    """See that two runs answer the same question on the same images.
+    """Check that two runs answer the same question on the same images.
 
     Raises:
         CheckpointError: they do not.

@@ -1,6 +1,6 @@
 """What a run is about to do, in one line before its first step: the steps, and how long they take at most.
 
-To time the network for that takes a second or two (see `costs`), so it is done where the work is worth minutes.
+Timing the network for that takes a second or two (see `costs`), so it is done only if the work takes minutes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ WORTH = {"cpu": 1_500.0}  # billions of multiply-adds that take a minute or so
 WORTH_ELSEWHERE = 300_000.0  # on a GPU
 
 
-def outline(prepared: Prepared) -> str:
-    """Return the steps of a run that is prepared, in words, with the time that they take at most where it is long."""
+def outline(prepared: Prepared, *, has_limit: bool = False) -> str:
+    """Return the steps of a prepared run in words, with the time they take at most where that is long.
+
+    A run that `has_limit` was fitted into a time, and has told how much of it it takes (`time_limit`).
+    """
     steps = [_step(phase) for phase in prepared.phases]
     measured = " and ".join(name for name in ("val", "test") if prepared.manifest.split(name))
     steps += [f"measure on {measured}"] if measured else []
     steps += ["refit on train and val"] if prepared.recipe.train.refit else []
-    seconds = _most_seconds(prepared)
+    seconds = None if has_limit else _most_seconds(prepared)
     about = "" if seconds is None else f", at most about {told(seconds)} of computing"
     return f"{counted(len(steps) + 1, 'step')}{about}: {', '.join(steps)}, report"
 
@@ -38,7 +41,7 @@ def _step(phase: Phase) -> str:
 
 
 def _most_seconds(prepared: Prepared) -> float | None:
-    """Return what training takes, if all epochs are trained and torch runs what is frozen; None where that is short.
+    """Return the seconds of training, if all epochs are trained and torch runs what is frozen; None if that is short.
 
     None too for a network that cannot be timed.
     """
@@ -46,7 +49,7 @@ def _most_seconds(prepared: Prepared) -> float | None:
         return None
     num_images = len(prepared.manifest.split("train")) + len(prepared.manifest.split("val"))
     try:
-        (option,) = predicted([prepared], num_images=num_images)
+        option = predicted(prepared, num_images=num_images)
     except FinetuneError:
         return None
     return option.seconds(option.epochs) * (2 if prepared.recipe.train.refit else 1)

@@ -54,7 +54,7 @@ def plain_batches(
     """Return batches of samples in order, as evaluation sees them; of five crops (B, C, 5 H, W)."""
     train, own = inputs.recipe.train, inputs.backbone.preprocessing
     size = batch_size or next((n for n in (train.micro_batch, train.batch_size) if n != "auto"), 32)
-    if tta == "5crop":  # of which the pixel cache has the middle alone
+    if tta == "5crop":  # the pixel cache has only the middle one
         return _batches(
             replace(inputs, pixels=None), samples, five_crops_view(own), size, _plain_workers(inputs), seed=None
         )
@@ -70,7 +70,7 @@ def augmented_batches(inputs: Inputs, samples: Sequence[Sample]) -> ImageBatches
 
 
 def shares_drawn(inputs: Inputs, samples: Sequence[Sample]) -> NDArray[np.float64] | None:
-    """Return with which probability (N,) each sample is drawn; None where each comes once an epoch."""
+    """Return the probability (N,) of drawing each sample; None where each comes once an epoch."""
     if inputs.recipe.train.balance != "sampling":
         return None
     return drawing_shares(strata_of(samples), len(inputs.manifest.classes))
@@ -102,7 +102,7 @@ def logits_of(
 
 
 def equipped(trunk: Trunk, inputs: Inputs, samples: Sequence[Sample], *, num_images: int) -> tuple[str, str]:
-    """Have the fastest engine run a trunk over some images, where that pays; return its name, and what it brings.
+    """Have the fastest engine run a trunk over some images, if that pays; return its name, and the gain in words.
 
     It is proven on the first samples.
     """
@@ -122,13 +122,13 @@ def equipped(trunk: Trunk, inputs: Inputs, samples: Sequence[Sample], *, num_ima
 
 
 def _may_pay(inputs: Inputs, num_images: int) -> bool:
-    """Tell whether another engine than torch is to be thought of for a pass, without computing anything."""
+    """Return whether another engine than torch may pay for a pass, without computing anything."""
     engine = inputs.recipe.cache.engine
     return engine != "torch" and (engine != "auto" or num_images >= FEWEST * trunk_batch(inputs.compute.device))
 
 
 def _engine_of(inputs: Inputs, samples: Sequence[Sample]) -> Trunk | None:
-    """Return the whole network under another engine; None where torch runs it."""
+    """Return the whole network under another engine; None if torch runs it."""
     if not _may_pay(inputs, len(samples)):
         return None  # before it is traced: that takes longer than a short pass
     try:

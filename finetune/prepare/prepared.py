@@ -25,13 +25,13 @@ class Prepared(Inputs):
     phases: tuple[Phase, ...]
     evidence: Evidence | None = None
     verdict: Verdict | None = None
-    tapped: Tapped | None = None  # what the evidence has computed already
+    tapped: Tapped | None = None  # what the evidence has already computed
     notes: tuple[str, ...] = ()
     scale: Scale | None = None  # in which training sees the numbers that images have
 
 
 def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEvent = ignore) -> Prepared:
-    """Read the data, load the backbone, decide what "auto" leaves open, and settle every number.
+    """Read the data, load the backbone, decide what is "auto", and settle every number.
 
     `manifest` is the data where it was read before.
 
@@ -71,7 +71,7 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
 
 
 def _known(planned: Prepared) -> Iterator[str]:
-    """Say which classes keep what an earlier classifier had learned of them.
+    """Report which classes keep what an earlier classifier learned about them.
 
     Raises:
         RecipeError: it is to be re-initialised.

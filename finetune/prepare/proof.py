@@ -21,7 +21,7 @@ NUM_CALIBRATED = 128  # images of train by which numbers of 8 bits get their ran
 
 
 def proof_of(saved: SavedRun, *, is_whole: bool = False, on_event: OnEvent = ignore) -> ProofImages:
-    """Return some images of val, or of what split there is, as evaluation sees them; the whole split where asked."""
+    """Return some images of val, or of what split there is, as evaluation sees them; the whole split on request."""
     manifest = saved.manifest()
     name, judged = next((name, there) for name in JUDGED if (there := manifest.split(name)))
     samples = _some(judged, NUM_IMAGES)
@@ -42,7 +42,7 @@ JUDGED: tuple[Split, ...] = ("val", "test", "train")
 
 
 def _some(samples: Sequence[Sample], num: int) -> Sequence[Sample]:
-    """Return so many samples, from everywhere among them."""
+    """Return `num` samples, spread evenly over all of them."""
     return samples[:: max(1, len(samples) // num)][:num]
 
 

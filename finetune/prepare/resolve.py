@@ -1,4 +1,4 @@
-"""From what is asked for to a recipe with every number settled, and to its phases."""
+"""From what is asked for to a recipe with every number settled, and its phases."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from finetune import recipe as recipes
 from finetune.backbone.adapted import cut_at
 from finetune.backbone.freeze import drops_blocks
+from finetune.backbone.heads import linear_head
 from finetune.backbone.load import Backbone
 from finetune.backbone.staged import StagedClassifier, check_stage, stages
 from finetune.data.directions import flip_hints
@@ -20,6 +21,7 @@ from finetune.prepare.inputs import Inputs, with_task
 from finetune.settings import RANGE_TEST, Recipe
 from finetune.strategy.strategies import (
     Choice,
+    Strategy,
     epochs_for,
     is_full,
     is_pretrained,
@@ -27,13 +29,12 @@ from finetune.strategy.strategies import (
     strategy,
     taking,
 )
-from finetune.train.phases import linear_head
 from finetune.types import Manifest, Phase, Verdict
 from finetune.values import AUTO_LEVEL, TASK_LOSSES
 from finetune.wording import listed
 
 WHAT = {"norm": "norms with weights", "bias": "biases", "lora": "linear or convolution layers"}
-BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from so many train images on, a step takes so many
+BATCHES = {2000: 64, 256: 32, 64: 16, 0: 8}  # from this number of train images on, a step takes that many
 
 
 def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
@@ -63,14 +64,14 @@ def train_counts(inputs: Inputs) -> list[int]:
 
 
 def wanted_batch(num_train: int) -> int:
-    """Return the batch size for so many train images."""
+    """Return the batch size for a number of train images."""
     return next(size for least, size in BATCHES.items() if num_train >= least)
 
 
 def resolve_numbers(
     recipe: Recipe, backbone: Backbone, verdict: Verdict | None, *, num_train: int | None = None
 ) -> Recipe:
-    """Return the recipe with the strategy and its numbers settled; needs no data but for a verdict."""
+    """Return the recipe with the strategy and its numbers settled; needs no data except for a verdict."""
     name = verdict.strategy if verdict else recipe.strategy.name
     numbers = strategy(name)
     batch_size = _or(recipe.train.batch_size, wanted_batch(num_train) if num_train else "auto")
@@ -88,8 +89,18 @@ def resolve_numbers(
         "optim.lr": lr if recipe.optim.lr in ("auto", RANGE_TEST) else recipe.optim.lr,
         "optim.weight_decay": _or(recipe.optim.weight_decay, numbers.weight_decay),
         "optim.layer_decay": _or(recipe.optim.layer_decay, numbers.layer_decay),
+        "loss.label_smoothing": _or(recipe.loss.label_smoothing, _smoothing(recipe, numbers, top_k)),
     }
     return recipes.update(recipe, changes)
+
+
+def _smoothing(recipe: Recipe, numbers: Strategy, top_k: int | str) -> float:
+    """Return the share of a label that is spread over all classes where nobody names one."""
+    is_of_one_class = recipe.loss.name in ("auto", TASK_LOSSES["classify"][0]) and recipe.data.task in (
+        "auto",
+        "classify",
+    )
+    return numbers.smoothing if is_of_one_class and top_k != 1 else 0.0
 
 
 def plan_phases(recipe: Recipe, backbone: Backbone) -> tuple[Phase, ...]:
@@ -111,7 +122,7 @@ def plan_phases(recipe: Recipe, backbone: Backbone) -> tuple[Phase, ...]:
 
 
 def choice_of(recipe: Recipe, backbone: Backbone) -> Choice:
-    """Return what a resolved recipe says of its strategy."""
+    """Return a resolved recipe's strategy with its numbers."""
     return Choice(
         recipe.strategy.name,
         epochs=int(recipe.train.epochs),
@@ -126,7 +137,7 @@ def choice_of(recipe: Recipe, backbone: Backbone) -> Choice:
 
 
 def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
-    """Say what a user may not expect of a resolved recipe."""
+    """Yield what users may not expect of a resolved recipe."""
     choice = choice_of(recipe, backbone)
     if is_full(choice, backbone.groups):
         yield f"top-k {choice.top_k} is all layer groups of this backbone: the same as full"
@@ -155,12 +166,12 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
 
 
 def _solved_as(recipe: Recipe) -> str:
-    """Return what a head that is solved is called."""
+    """Return the name of a solved head's regression."""
     return "ridge regression" if recipe.data.task == "regress" else "logistic regression"
 
 
 def balancing(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
-    """Say what is done about classes of different size, where something is."""
+    """Yield what is done about classes of different size, if anything."""
     counts = {name: count for name, count in manifest.counts("train").items() if count}
     if recipe.train.balance not in ("weights", "sampling") or not counts:
         return
@@ -174,7 +185,7 @@ def balancing(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
 
 
 def flipping(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
-    """Say why images should perhaps not be flipped, where they are."""
+    """Yield why images should perhaps not be flipped, if they are."""
     pieces = pieces_of(recipe.augment)
     if pieces is not None and pieces.horizontal_flip:
         for hint in flip_hints(manifest):
@@ -184,7 +195,7 @@ def flipping(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
 def _of_steps(recipe: Recipe) -> list[str]:
     """Return the settings of training by steps that a recipe changes, but for numbers that a strategy settles."""
     losses = {"loss.name": TASK_LOSSES[recipe.data.task][0]} if recipe.data.task != "auto" else {}
-    usual = recipes.update(Recipe(), losses)
+    usual = recipes.update(Recipe(), {**losses, "loss.label_smoothing": 0.0})
     settled = ("optim.lr", "optim.weight_decay", "optim.layer_decay")
     keys = [
         key for key in recipes.fields() if key.startswith(("loss.", "optim.", "regularise.")) and key not in settled
@@ -193,12 +204,12 @@ def _of_steps(recipe: Recipe) -> list[str]:
 
 
 def is_staged(recipe: Recipe, backbone: Backbone) -> bool:
-    """Tell whether a resolved recipe asks for a probe at an inner layer group."""
+    """Return whether a resolved recipe asks for a probe at an inner layer group."""
     return recipe.strategy.name in taking("probe_at") and recipe.strategy.probe_at not in ("auto", _last(backbone))
 
 
 def with_head(recipe: Recipe, backbone: Backbone) -> Backbone:
-    """Return the backbone as it is, or cut at the inner layer group that a probe is to stand on."""
+    """Return the backbone unchanged, or cut at the inner layer group that is probed."""
     return cut_at(backbone, str(recipe.strategy.probe_at)) if is_staged(recipe, backbone) else backbone
 
 

@@ -1,19 +1,21 @@
-"""Keeping to a time: what training is predicted to take on this machine decides epochs, or the strategy.
+"""Keeping to a time: the predicted time of training on this machine decides the epochs, or the strategy.
 
-Predicted is the computing of training, from times that are measured on this machine with random weights
-(see `costs`). Reading the data and measuring the evidence come before; what else the machine does is not
-known, so `MARGIN` of the time is kept back.
+The prediction covers the computing of training, from times measured on this machine with random weights (see `costs`).
+Reading the data and measuring the evidence come before; what else the machine does is unknown, so `MARGIN` of the
+time is kept back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 from finetune import ranks
 from finetune import recipe as recipes
 from finetune.errors import RecipeError, ResourceError
 from finetune.prepare.batch_size import skeleton_or_none
-from finetune.prepare.costs import Speed, costs, speed_of
+from finetune.prepare.costs import costs
 from finetune.prepare.prepared import Prepared
 from finetune.prepare.resolve import is_staged, plan_phases, resolve, resolve_numbers, with_head
 from finetune.settings import Recipe
@@ -48,16 +50,18 @@ def within_time(
     if time == "none":
         return prepared
     limit = limit_of(asked, gone=gone) * share / (2 if asked.train.refit else 1)
-    candidates = [prepared]
-    if may_fall and not is_staged(prepared.recipe, prepared.backbone):
-        candidates += [_fallen(prepared, asked, name) for name in cheaper_than(prepared.recipe.strategy.name)]
-    options = predicted(candidates, num_images=num_images)
+    tried: list[tuple[Prepared, Option]] = []
+    for candidate in chain([prepared], _cheaper(prepared, asked) if may_fall else ()):
+        tried.append((candidate, predicted(candidate, num_images=num_images)))
+        if tried[-1][1].is_enough(limit):
+            break
+    options = [option for _, option in tried]
     chosen = choose(options, limit)
     if chosen is None:
-        fitting = [] if may_fall else _others(prepared, asked, limit, num_images)
-        raise _nothing_fits(time, options, limit, fitting=fitting)
+        others = [] if may_fall else [predicted(other, num_images=num_images) for other in _cheaper(prepared, asked)]
+        raise _nothing_fits(time, options, limit, others)
     option, epochs = chosen
-    planned = candidates[options.index(option)]
+    planned = tried[options.index(option)][0]
     note = _note(time, prepared, option, epochs)
     on_event(Event.message(f"time: {note}"))
     recipe = recipes.update(planned.recipe, {"train.epochs": epochs, "train.time": "none"})
@@ -82,34 +86,33 @@ def limit_of(recipe: Recipe, *, gone: float) -> float:
     return max(1.0, (seconds_of(recipe.train.time) - gone) * (1 - MARGIN))
 
 
-def predicted(candidates: list[Prepared], *, num_images: int) -> list[Option]:
-    """Return what each candidate is predicted to take; the machine is timed once.
+def predicted(candidate: Prepared, *, num_images: int) -> Option:
+    """Return what a candidate is predicted to take.
 
     Raises:
         ResourceError: it cannot be predicted.
     """
-    return ranks.agreed(lambda: _predicted(candidates, num_images))
+    return ranks.agreed(lambda: _predicted(candidate, num_images))
 
 
-def _predicted(candidates: list[Prepared], num_images: int) -> list[Option]:
-    options: list[Option] = []
-    speed: Speed | None = None
-    for candidate in candidates:
-        skeleton = skeleton_or_none(candidate.recipe, num_classes=len(candidate.manifest.classes))
-        if skeleton is not None and speed is None:
-            speed = speed_of(candidate.recipe, skeleton, candidate.compute.device)
-        if skeleton is None or speed is None:
-            raise _unknown(candidate)
-        taken = costs(candidate, skeleton, num_images=num_images, speed=speed)
-        seconds = [(cost.seconds, cost.once_seconds) for cost in taken]
-        whole = sum(part for part, _ in seconds if part is not None)
-        once = sum(part for _, part in seconds if part is not None)
-        if any(part is None for pair in seconds for part in pair):
-            raise _unknown(candidate)
-        epochs = int(candidate.recipe.train.epochs)
-        least = max(1, len(candidate.phases))
-        options.append(Option(candidate.recipe.strategy.name, epochs, least, once, (whole - once) / epochs))
-    return options
+def _predicted(candidate: Prepared, num_images: int) -> Option:
+    skeleton = skeleton_or_none(candidate.recipe, num_classes=len(candidate.manifest.classes))
+    taken = costs(candidate, skeleton, num_images=num_images) if skeleton else ()
+    whole = [cost.seconds for cost in taken if cost.seconds is not None]
+    once = [cost.once_seconds for cost in taken if cost.once_seconds is not None]
+    if not taken or not len(taken) == len(whole) == len(once):
+        raise ResourceError(
+            f"how long {candidate.backbone.architecture.label} takes cannot be predicted on this machine",
+            hint="Leave --time away, and say how long with --epochs.",
+        )
+    epochs, least = int(candidate.recipe.train.epochs), max(1, len(candidate.phases))
+    return Option(candidate.recipe.strategy.name, epochs, least, sum(once), (sum(whole) - sum(once)) / epochs)
+
+
+def _cheaper(prepared: Prepared, asked: Recipe) -> Iterator[Prepared]:
+    """Yield the run with each cheaper strategy in turn, the dearest of them first."""
+    if not is_staged(prepared.recipe, prepared.backbone):
+        yield from (_fallen(prepared, asked, name) for name in cheaper_than(prepared.recipe.strategy.name))
 
 
 def _fallen(prepared: Prepared, asked: Recipe, strategy: str) -> Prepared:
@@ -135,29 +138,15 @@ def _note(time: str, prepared: Prepared, option: Option, epochs: int) -> str:
     return f"{option.strategy} fits into {time}: {takes}"
 
 
-def _others(prepared: Prepared, asked: Recipe, limit: float, num_images: int) -> list[str]:
-    """Return the cheaper strategies that would fit."""
-    if is_staged(prepared.recipe, prepared.backbone):
-        return []
-    cheaper = [_fallen(prepared, asked, name) for name in cheaper_than(prepared.recipe.strategy.name)]
-    options = predicted(cheaper, num_images=num_images)
-    return [option.strategy for option in options if option.fitting(limit) is not None]
-
-
-def _nothing_fits(time: str, options: list[Option], limit: float, *, fitting: list[str]) -> RecipeError:
+def _nothing_fits(time: str, options: list[Option], limit: float, others: list[Option]) -> RecipeError:
+    """Return the error that says what would fit: a longer time, or one of the other strategies."""
     least = min(options, key=lambda option: option.seconds(option.least))
     needed = least.seconds(least.least)
     count = f"{least.least} epoch{'s' if least.least > 1 else ''} of {least.strategy} alone"
     longer = told(seconds_of(time) * needed / limit)
+    fitting = [option.strategy for option in others if option.fitting(limit) is not None]
     other = f"--strategy {' or '.join(fitting)}, which would fit" if fitting else "smaller images (--image-size)"
     return RecipeError(
         f"train.time = {time!r}: {count} is predicted to take {told(needed)} of computing",
         hint=f"Give --time {longer} or more, or {other}.",
-    )
-
-
-def _unknown(prepared: Prepared) -> ResourceError:
-    return ResourceError(
-        f"how long {prepared.backbone.architecture.label} takes cannot be predicted on this machine",
-        hint="Leave --time away, and say how long with --epochs.",
     )

@@ -15,7 +15,7 @@ from finetune.types import Phase
 def work_of(prepared: Prepared) -> CandidateWork | None:
     """Return the work of a run; None for a network whose operations cannot be counted.
 
-    What a trunk yields is counted where it is computed: with the first epoch of its phase when it is
+    The trunk's outputs are counted where they are computed: with the first epoch of its phase when it is
     cached, else with every epoch. A cache that is filled already, or by another phase, makes it less.
     """
     recipe, manifest = prepared.recipe, prepared.manifest

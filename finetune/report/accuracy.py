@@ -1,4 +1,4 @@
-"""Accuracy against compute of backbones, as an image: which are on the front, by number, and the rest."""
+"""Accuracy against compute of backbones, as an image: those on the front, numbered, and the rest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEAR = (0.012, 0.022)  # shares of the width and height within which two numbers
 
 
 def draw(entries: Sequence[CatalogueEntry], file: Path) -> None:
-    """Draw entries whose top-1 and compute are known; .svg or .png by the suffix, the same bytes every time."""
+    """Draw the entries with known top-1 and compute; .svg or .png by the suffix, the same bytes every time."""
     figure = Figure(figsize=SIZE, dpi=150, layout="constrained")
     axes, side = figure.subplots(1, 2, width_ratios=(1 - SIDE, SIDE))
     best = front(entries)
@@ -48,7 +48,7 @@ def _points(entries: Sequence[CatalogueEntry]) -> tuple[list[float], list[float]
 
 
 def _number(axes: Axes, best: Sequence[CatalogueEntry]) -> None:
-    """Write the numbers beside the points; near ones share a place: 6-8."""
+    """Write the numbers beside the points; close ones share a label: 6-8."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     groups: list[list[int]] = []
     for index, (x, y) in enumerate(zip(*_points(best), strict=True)):

@@ -1,4 +1,4 @@
-"""What a report shows of a model's answers, one class an image: by class, what is taken for what, and the pictures.
+"""What a report shows of a model's answers, one class per image: by class, confusions, and the pictures.
 
 Letters: N images, K classes.
 """
@@ -27,7 +27,7 @@ SIDE, QUALITY = 120, 80  # pixels and JPEG quality of a picture
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """How one class fares: how many images it has, how many of them are found, how many of those named so are right."""
+    """How one class fares: how many images it has, how many are found, and how many of its guesses are right."""
 
     name: str
     num_train: int
@@ -35,12 +35,12 @@ class ClassRow:
     recall: float | None
     precision: float | None
     f1: float | None
-    taken_for: str  # the class that most of its other images are taken for
+    taken_for: str  # the class that it is most often mistaken for
 
 
 @dataclass(frozen=True, slots=True)
 class AnsweredImage:
-    """One image: its class, what it is named, the probabilities of both, and the picture as a data URI."""
+    """One image: its class, the class it is given, the probabilities of both, and the picture as a data URI."""
 
     file: str
     truth: str
@@ -77,7 +77,7 @@ def answered(
     num_train: Sequence[int],
     value_range: Range | None = None,
 ) -> Answered:
-    """Return what is shown of logits (N, K) against class indices (N,) of image files under a root."""
+    """Return what a report shows of logits (N, K) against class indices (N,), for image files under a root."""
     shares = logits.double().softmax(dim=1).numpy()
     right, guesses = targets.numpy(), logits.argmax(dim=1).numpy()
     confidence, hits = shares.max(axis=1), guesses == right
@@ -126,7 +126,7 @@ def _row(index: int, counts: np.ndarray, classes: Sequence[str], num_train: Sequ
 
 
 def _picture(file: Path, value_range: Range | None) -> str:
-    """Return a small picture of an image file as a data URI; empty where it can no longer be read."""
+    """Return a small picture of an image file as a data URI; empty if it can no longer be read."""
     try:
         image = read_rgb(file, side=SIDE, value_range=value_range)
     except UndecodableError:

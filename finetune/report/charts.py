@@ -26,7 +26,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One curve: its name and the points of an SVG polyline; where a value is missing it goes on."""
+    """One curve: its name and the points of an SVG polyline, skipping missing values."""
 
     name: str
     points: str
@@ -35,7 +35,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Curves over a common axis; `marks` are vertical lines with words, such as the epoch that is delivered."""
+    """Curves over a common axis; `marks` are labelled vertical lines, such as the delivered epoch."""
 
     title: str
     lines: tuple[Curve, ...]
@@ -48,7 +48,7 @@ class Chart:
 
 
 def over_epochs(history: Sequence[EpochLine], *, score: str, delivered: int) -> list[Chart]:
-    """Return the curves of loss and score, train and val; none of fewer than two epochs."""
+    """Return the curves of loss and score, train and val; none for fewer than two epochs."""
     if len(history) < 2:
         return []
     series: dict[str, Mapping[str, Values]] = {
@@ -86,7 +86,7 @@ def of_shares(title: str, pairs: Sequence[tuple[float, float]], *, x_name: str) 
 
 
 def scale(low: float, high: float) -> tuple[float, float, list[float]]:
-    """Return an axis that holds two values: its ends and at most five round numbers on it, the ends among them."""
+    """Return an axis that holds two values: its ends, and at most five round numbers on it, ends included."""
     span = high - low
     if span <= max(1e-9 * max(abs(low), abs(high)), 1e-30) or not math.isfinite(span):
         low, high = (low - 0.5, low + 0.5) if math.isfinite(low) else (0.0, 1.0)
@@ -103,7 +103,7 @@ def scale(low: float, high: float) -> tuple[float, float, list[float]]:
 
 
 def reliability(confidence: Sequence[float], hits: Sequence[bool], *, bins: int = 10) -> list[dict[str, Any]]:
-    """Return of every tenth of confidence that occurs its mean, how many are right, and how many images there are."""
+    """Return mean confidence, number right and number of images for every tenth of confidence that occurs."""
     rows = []
     for place in range(bins):
         inside = [

@@ -18,16 +18,16 @@ from finetune.tasks import guess_loss
 
 # Told apart by the colour-blind, and on white and black. Source: Okabe & Ito 2008, the yellow and the black left out.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#7f7f7f", "#8c6bb1")
-WIDTH, HEIGHT = 380, 220  # what is inside the axes, in units of the image
-LOG_FROM = 20  # times the time of the quickest: from there on the axis of seconds is logarithmic
-LARGEST_LOSS = 1.5  # times the loss of guessing; beyond it a curve leaves the image
+WIDTH, HEIGHT = 380, 220  # the area inside the axes, in units of the image
+LOG_FROM = 20  # ratio to the quickest time from which on the axis of seconds is logarithmic
+LARGEST_LOSS = 1.5  # ratio to the loss of guessing beyond which a curve leaves the image
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One run in a panel: where it goes, and where the delivered epoch is."""
+    """One run in a panel: its curve, and where the delivered epoch is."""
 
     points: str
     delivered: Point
@@ -70,7 +70,7 @@ def panels(standings: Sequence[Any], colours: Mapping[str, str], *, guess_loss: 
 
 
 def marks(low: float, high: float, *, most: int = 6) -> tuple[float, ...]:
-    """Return round numbers from low to high, at most so many, a step of 1, 2 or 5 times a power of ten apart."""
+    """Return at most `most` round numbers from low to high, a step of 1, 2 or 5 times a power of ten apart."""
     span = max(high - low, 1e-9)
     power = 10 ** math.floor(math.log10(span / most))
     step = next(power * factor for factor in (1, 2, 5, 10, 20) if span / (power * factor) <= most - 1)

@@ -24,7 +24,7 @@ from finetune.wording import counted
 
 
 def told(folder: RunFolder) -> dict[str, Any]:
-    """Return what report.html shows that stood in a run folder before its first step.
+    """Return what report.html shows that was in a run folder before its first step.
 
     Raises:
         CheckpointError: a file of it is missing or damaged.

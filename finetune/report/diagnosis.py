@@ -1,6 +1,6 @@
-"""What to do next with a run, by what its figures say: one sentence and one command each, what matters most first.
+"""What to do next with a run, from its figures: one sentence and one command each, what matters most first.
 
-Pure: numbers in, advice out. Of a model that gives an image one class.
+Pure: numbers in, advice out. For models that give an image one class.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OFTEN = 3  # images of one class that are taken for another
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What is seen, and the command or setting that may help."""
+    """An observation, and the command or setting that may help."""
 
     seen: str
     command: str
@@ -41,7 +41,7 @@ def advice(
     level: str,
     image_size: int,
 ) -> list[Advice]:
-    """Return what a run's figures speak for; `metrics` are of the split that was answered, as JSON has them."""
+    """Return what a run's figures suggest; `metrics` are of the split that was answered, as JSON has them."""
     if answers is None:
         return []
     found = [
@@ -68,8 +68,8 @@ def _by_heart(history: Sequence[EpochLine], level: str) -> Iterator[Advice]:
     yield Advice(
         f"It learns its images by heart: train top1 {last.train_top1:.2f}, val {last.val_top1:.2f}, and the val loss"
         f" rises from {min(losses):.2f} (epoch {best}) to {losses[-1]:.2f}. More images help most;"
-        f" {'stronger augmentation' if stronger else 'label smoothing'} may.",
-        f"--set {'augment.level=heavy' if stronger else 'loss.label_smoothing=0.1'}",
+        f" {'stronger augmentation' if stronger else 'mixup'} may.",
+        f"--set {'augment.level=heavy' if stronger else 'regularise.mixup=0.2'}",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a report shows of a network's eyes: what it is shown, what its answer rests on, the filters of its first layer.
+"""What a report shows of how a network sees: its inputs, what its answers are based on, its first layer's filters.
 
 Letters: C channels, H W pixels, F filters.
 """
@@ -26,17 +26,17 @@ from finetune.sections import AugmentSection
 from finetune.types import Preprocessing, Sample
 
 MOST_LOOKED, MOST_FED = 4, 12  # pictures
-DIMMED = 0.35  # of its light is left to a place that does not speak for the class
+DIMMED = 0.35  # share of its brightness left to places that do not speak for the class
 MOST_FILTERS, COLUMNS, FILTER_SIDE = 64, 16, 32
 
 
 @dataclass(frozen=True, slots=True)
 class LitImage:
-    """An image as the network sees it, lit where it speaks for the class that is named, and for its own; data URIs."""
+    """An image as the network sees it, lit where it speaks for the guessed class, and for its own; data URIs."""
 
     case: AnsweredImage
     for_guess: str
-    for_truth: str  # empty where both are one, or nothing speaks for it
+    for_truth: str  # empty if both are the same, or nothing speaks for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Eyes:
 def fed_with(
     samples: Sequence[Sample], *, root: Path, preprocessing: Preprocessing, augment: AugmentSection, seed: int
 ) -> tuple[str, ...]:
-    """Return some images of train as training sees them, each cut and varied anew, as data URIs of pictures."""
+    """Return some images of train as training sees them, each freshly cropped and varied, as data URIs of pictures."""
     step = max(1, len(samples) // MOST_FED)
     view, pictures = augmented_view(preprocessing, augment), []
     for sample in samples[::step][:MOST_FED]:
@@ -68,7 +68,7 @@ def fed_with(
 
 
 def looked_at(backbone: Backbone, answers: Answered, *, classes: Sequence[str], root: Path) -> tuple[LitImage, ...]:
-    """Return where the network looked in its surest mistakes, or where there is none in what it is least sure of.
+    """Return where the network looked in its surest mistakes or, if there are none, in its least sure answers.
 
     There is nothing of a network that torch.fx cannot follow, and of pictures that are not in colours.
     """
@@ -86,7 +86,7 @@ def looked_at(backbone: Backbone, answers: Answered, *, classes: Sequence[str], 
 
 
 def first_filters(model: nn.Module) -> str:
-    """Return the filters of a network's first convolution over colours as one picture; empty where it has none.
+    """Return the filters of a network's first convolution over colours as one picture; empty if it has none.
 
     Each is stretched between its own least and greatest weight.
     """

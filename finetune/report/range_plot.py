@@ -1,4 +1,4 @@
-"""The curve of a learning-rate range test as an SVG, with the rates that it suggests."""
+"""The curve of a learning-rate range test as an SVG, with the suggested rates."""
 
 from __future__ import annotations
 

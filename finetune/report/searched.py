@@ -1,4 +1,4 @@
-"""report.html of a search: what was seen first, what each value that was searched brought, and all trials.
+"""report.html of a search: the first checks, the effect of each searched value, and all trials.
 
 Letters: a trial is a mapping with study, number, params, state, score, loss, curve and reason, as tune.json has it.
 """
@@ -65,7 +65,7 @@ def write_search(path: Path, content: Mapping[str, Any], trials: Sequence[Trial]
 
 
 def value_panel(key: str, trials: Sequence[Trial], *, whole: int) -> ValuePanel | None:
-    """Return what the values of a key brought; None where fewer than two trials with a score have one."""
+    """Return the scores for the values of a key; None if fewer than two scored trials have one."""
     there = [one for one in trials if one["score"] is not None and key in one["params"]]
     if len(there) < 2:
         return None
@@ -87,7 +87,7 @@ def value_panel(key: str, trials: Sequence[Trial], *, whole: int) -> ValuePanel 
 
 
 def _axis(values: Sequence[Any]) -> tuple[Callable[[Any], float], tuple[tuple[float, str], ...], bool]:
-    """Return where a value stands, the marks, and whether the axis is logarithmic; of words each has its place."""
+    """Return a function from values to places, the marks, and whether the axis is logarithmic; for words by order."""
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         names = sorted({shown_value(value) for value in values})
         step = WIDTH / len(names)
@@ -124,7 +124,7 @@ def _row(one: Trial) -> dict[str, Any]:
 
 
 def _spark(curve: Sequence[float]) -> str:
-    """Return the points of a small curve, 100 wide and 20 high; none of fewer than two epochs."""
+    """Return the points of a small curve, 100 wide and 20 high; none for fewer than two epochs."""
     if len(curve) < 2:
         return ""
     low, span = min(curve), (max(curve) - min(curve)) or 1.0

@@ -84,7 +84,7 @@ def _put(sheet: Image.Image, file: Path | Image.Image, left: int, top: int) -> N
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Return a text, its middle left out where it is too wide: the end of a file's name tells most."""
+    """Return a text, without its middle if it is too wide: the end of a file's name tells most."""
     if font.getlength(text) <= width:
         return text
     for kept in range(min(len(text), width) // 2, 0, -1):

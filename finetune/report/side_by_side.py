@@ -1,4 +1,4 @@
-"""Finished runs side by side: where their recipes differ, and who is better on the images that all answered."""
+"""Finished runs side by side: where their recipes differ, and which is better on the images that all answered."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from finetune.report.standings import Finished, Standing, finished, sentences, s
 from finetune.types import to_json
 from finetune.wording import counted
 
-FEWEST = 10  # images that all were judged on, below which nothing follows from them
+FEWEST = 10  # common images, below which nothing follows from them
 
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """Runs by name: where their recipes differ, what each says of itself, and how they stand on the same images.
+    """Runs by name: where their recipes differ, each one's own figures, and how they stand on the same images.
 
     `differences` has every key that is not the same in all recipes, with its value in each, and `metrics` the figures
     of metrics.json on the images that `splits` names, both in the order of `labels`; of seeds they are the first one's.
@@ -40,12 +40,12 @@ class SideBySide:
     said: tuple[str, ...]
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         rows = ([key, *values] for key, values in self.differences.items())
         return inline.html_table(["", *self.labels], rows) + inline.html_lines(*self.said)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as one JSON document."""
+        """Return it as one JSON document."""
         rows = [{**to_json(standing), "is_told_apart": standing.is_told_apart} for standing in self.standings]
         return {**to_json(self), "standings": rows}
 
@@ -77,7 +77,7 @@ def side_by_side(runs: Mapping[str, Sequence[RunFolder]]) -> SideBySide:
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of paths that tell folders apart."""
+    """Return the shortest path endings that distinguish folders."""
     parts = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
@@ -87,7 +87,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 
 def _finished(folder: RunFolder, seed: int) -> Finished:
-    """Return a finished run; which took the time of its own timing.json, where it has one."""
+    """Return a finished run, with the time from its timing.json, if it has one."""
     run = finished(folder, seed=seed)
     if not run.files:
         raise CheckpointError(
@@ -101,7 +101,7 @@ def _finished(folder: RunFolder, seed: int) -> Finished:
 
 
 def _on_common_images(runs: Mapping[str, Sequence[Finished]]) -> dict[str, list[Finished]]:
-    """Return runs with the images that all were judged on alone, in one order, told by what the files hold."""
+    """Return runs reduced to the images that all were judged on, in one order, matched by content."""
     every = [run for own in runs.values() for run in own]
     if len({run.task for run in every}) > 1:
         named = ", ".join(f"{label}: {own[0].task}" for label, own in runs.items())
@@ -159,7 +159,7 @@ def _metrics(
 
 
 def _on_which(judged: Mapping[str, Finished], num_images: int) -> list[str]:
-    """Return which images of each run the standing leaves out, in words."""
+    """Return, in words, which images of each run the standing leaves out."""
     more = {label: len(run.files) for label, run in judged.items() if len(run.files) > num_images}
     if not more:
         return []

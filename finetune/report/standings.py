@@ -1,4 +1,4 @@
-"""How the runs of a comparison came out: each against the best, on the same images, seed by seed.
+"""The results of a comparison's runs: each against the best, on the same images, seed by seed.
 
 Letters: S seeds, N images.
 """
@@ -48,7 +48,7 @@ Curve = tuple[CurvePoint, ...]
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One finished run: what it said of each image, what is right, and its way there.
+    """One finished run: what it said of each image, what is right, and its epochs.
 
     `said` and `right` are class names (N,); of several classes probabilities and 0 or 1 (N, K); of a number (N, 1).
     """
@@ -69,7 +69,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One strategy over its seeds; `difference` is the best one's score minus this one's, None for the best."""
+    """One strategy over its seeds; `difference` is the best one's score minus its own, None for the best."""
 
     label: str
     strategy: str
@@ -89,9 +89,9 @@ class Standing:
 
 
 def finished(folder: RunFolder, clock: Path | None = None, *, seed: int) -> Finished:
-    """Return a finished run as it was judged: on test, or on val where there is no test.
+    """Return a finished run as it was judged: on test, or on val if there is no test.
 
-    An epoch that was done by the run on its own, outside of the comparison, has taken no time in it.
+    An epoch that the run did on its own, outside the comparison, counts as taking no time.
 
     Raises:
         CheckpointError: something in its folder is missing or damaged.
@@ -167,7 +167,7 @@ ANSWERED: dict[Task, Callable[[Rows, Mapping[str, Sample]], Answered]] = {
 
 
 def standings(runs: Mapping[str, Sequence[Finished]]) -> tuple[Standing, ...]:
-    """Return the strategies, the best first: by score, and of equals the one that trains fewer parameters.
+    """Return the strategies, the best first: by score, and among equals by fewer trained parameters.
 
     A difference is taken on the seeds that both have.
 
@@ -193,7 +193,7 @@ def standings(runs: Mapping[str, Sequence[Finished]]) -> tuple[Standing, ...]:
 
 
 def sentences(standings: Sequence[Standing], *, is_pretrained: bool) -> list[str]:
-    """Return what the standings mean, in sentences: who is best, who cannot be told apart, what pretraining brought."""
+    """Return what the standings mean, in sentences: the best, what equals it, the gain of pretraining."""
     if not standings:
         return []
     best, others = standings[0], standings[1:]
@@ -237,7 +237,7 @@ def _difference(best: Sequence[Finished], other: Sequence[Finished]) -> Interval
 
 
 def _pretraining(rival: Standing, scratch: Standing) -> str:
-    """Return how the best pretrained strategy rose and ended, against scratch."""
+    """Return how the best pretrained strategy rose and ended compared with scratch."""
     goal = median(max(row.score for row in curve) for curve in scratch.curves)
     ways = [_reached(standing.curves, goal) for standing in (rival, scratch)]
     if ways[0] is None:
@@ -254,7 +254,7 @@ def _pretraining(rival: Standing, scratch: Standing) -> str:
 
 
 def _reached(curves: Sequence[Curve], goal: float) -> str | None:
-    """Return after how many epochs and seconds, in the median over seeds, val was at a goal."""
+    """Return the epochs and seconds, in the median over seeds, after which val reached a goal."""
     firsts = [next((row for row in curve if row.score >= goal), None) for curve in curves]
     there = [row for row in firsts if row is not None]
     if len(there) * 2 <= len(firsts):

@@ -1,4 +1,4 @@
-"""report.html of several runs of one recipe, on folds or seeds: what they say together, each with its own report."""
+"""report.html of several runs of one recipe, on folds or seeds: their joint result, and each one's own report."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a path names that can name images: a run, an ensemble, an ONNX file, a folder of exports, a timm folder.
+"""Models that can name images, by path: a run, an ensemble, an ONNX file, a folder of exports, a timm folder.
 
-And an ONNX file as what names them, without torch. Letters: B batch.
+Also an ONNX file as a model without torch. Letters: B batch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ By = Literal["auto", "torch", "onnxruntime"]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What names images: the folder of a run, of an ensemble or of timm, or an ONNX file that stands alone."""
+    """A model that names images: the folder of a run, an ensemble or timm, or a single ONNX file."""
 
     path: Path
     run: RunFolder | None = None  # of a run or an ensemble
@@ -43,10 +43,10 @@ class Model:
 
 
 def open_model(path: str | Path) -> Model:
-    """Return what a path names, without torch.
+    """Return the model at a path, without torch.
 
     Raises:
-        CheckpointError: nothing that can name images. ExportError: a file that is not the one that was proven.
+        CheckpointError: there is none. ExportError: a file is not the one that was proven.
     """
     place = Path(path)
     if place.suffix.lower() == ONNX and not place.is_dir():
@@ -66,7 +66,7 @@ def open_model(path: str | Path) -> Model:
 
 
 def chosen_export(model: Model, engine: By, device: str, *, num_images: int | None, on_event: OnEvent) -> Path | None:
-    """Return the ONNX file that answers; None where the model itself does. One that is there and not used is named.
+    """Return the ONNX file that answers; None if the model itself does. One that is there but not used is reported.
 
     Raises:
         RecipeError: an engine or a device that does not go with what is there.
@@ -101,7 +101,7 @@ def opened_export(file: Path) -> Client:
     try:
         client = Client(file)
         client.preprocessing["value_range"]
-    except Exception as error:  # onnxruntime's own errors have no tree; a strange file lacks what ours say
+    except Exception as error:  # onnxruntime's errors have no common base; a strange file lacks our metadata
         why = f"its metadata has no {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
         raise ExportError(
             f"{file} is no ONNX file of this tool: {why}",
@@ -111,7 +111,7 @@ def opened_export(file: Path) -> Client:
 
 
 def scorer_of(client: Client, *, tta: Tta = "none") -> Scorer[NDArray[Any]]:
-    """Return what names images by an ONNX file, by the mean over the views that `tta` stands for.
+    """Return a scorer that names images with an ONNX file, by the mean over the views that `tta` stands for.
 
     Raises:
         RecipeError: no such views can be given to the file.
@@ -128,7 +128,7 @@ def scorer_of(client: Client, *, tta: Tta = "none") -> Scorer[NDArray[Any]]:
 
 
 def _check_proven(file: Path) -> None:
-    """See that the ONNX file in a folder of exports is the one that was proven, where that is said there.
+    """Check that the ONNX file in a folder of exports is the proven one, if a proof is there.
 
     Raises:
         ExportError: it is another.
@@ -148,7 +148,7 @@ def _check_proven(file: Path) -> None:
 
 
 def _check_no_other_format(folder: Path) -> None:
-    """Refuse an export that another library computes by what it is, rather than as no run folder.
+    """Refuse an export for another library with its name, rather than as not being a run folder.
 
     Raises:
         CheckpointError: the folder is one.
@@ -192,9 +192,9 @@ def _of_run(folder: RunFolder, engine: By, is_for_processor: bool, on_event: OnE
 
 
 def _is_for_processor(device: str, num_images: int | None) -> bool:
-    """Tell without torch whether the processor may compute: a GPU is asked for nowhere, or not worth starting.
+    """Return, without torch, whether the CPU may compute: no GPU is asked for, or none is worth starting.
 
-    Of images whose number is not known, few are expected.
+    If the number of images is unknown, few are expected.
     """
     is_few = num_images is None or num_images < MANY
     return device == "cpu" or (device == "auto" and (is_few or not Path("/dev/nvidiactl").exists()))

@@ -1,7 +1,7 @@
-"""Which backbone, of several: they are ranked on frozen features, and the likeliest race with strategies of their own.
+"""Which of several backbones: they are ranked on frozen features, and the likeliest race with their own strategies.
 
-Source: Renggli et al. 2022, Which model to transfer?, arXiv:2010.06402: of what ranks first on the data and of the
-strongest in general, train both and keep the better one.
+Source: Renggli et al. 2022, Which model to transfer?, arXiv:2010.06402: train both the first on the data and the
+strongest in general, and keep the better one.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from finetune.strategy.race import CandidateWork, RacePlan, images_to_rank, plan
 from finetune.strategy.strategies import is_pretrained
 from finetune.types import MOST_RANKED, Event, Manifest, OnEvent, ignore
 
-FEWEST_RANKED = 64  # images of train, where there are so many
+FEWEST_RANKED = 64  # images of train, where there are as many
 UNKNOWN = "its operations cannot be counted"
 
 
 def backbones_of(recipe: Recipe) -> tuple[str, ...]:
-    """Return the backbones among which a recipe lets the data choose; none where it does not."""
+    """Return the backbones from which a recipe lets the data choose; none if it does not."""
     backbone, strategy = recipe.backbone, recipe.strategy.name
     if backbone.among == "here":
         return on_this_machine()
@@ -63,7 +63,7 @@ def prepare_backbones(recipe: Recipe, *, manifest: Manifest | None = None, on_ev
     """Return the race of the best backbones of a recipe on its data, the favourite first.
 
     Raises:
-        FinetuneError: one of its kinds, with the way out in `.hint`; of one backbone only if every one of them fails.
+        FinetuneError: one of its kinds, with the way out in `.hint`; for a single backbone only if all of them fail.
     """
     began = time.monotonic()
     with computing_as(recipe, on_event=on_event) as compute:
@@ -95,7 +95,7 @@ def _in_folders(called: Mapping[str, str]) -> dict[str, str]:
 def _ranked(
     recipe: Recipe, called: Mapping[str, str], manifest: Manifest, device: torch.device, on_event: OnEvent
 ) -> Ranked:
-    """Rank the candidates on as many images as the time has room for."""
+    """Rank the candidates on as many images as the time allows."""
     needed = fewest_ranked(manifest)
     most, slow = max(MOST_RANKED, needed), dict[str, str]()
     if recipe.train.time != "none":
@@ -112,7 +112,7 @@ def _ranked(
 
 
 def _seconds_an_image(recipe: Recipe, name: str, manifest: Manifest, device: torch.device) -> float | None:
-    """Return the seconds of a forward pass of one image on this machine; None where that cannot be told."""
+    """Return the seconds of a forward pass of one image on this machine; None if that is unknown."""
     own = candidate_recipe(recipe, name)
     skeleton = skeleton_or_none(own, num_classes=len(manifest.classes))
     speed = None if skeleton is None else speed_of(own, skeleton, device)
@@ -122,9 +122,9 @@ def _seconds_an_image(recipe: Recipe, name: str, manifest: Manifest, device: tor
 def _prepared(
     recipe: Recipe, called: Mapping[str, str], starters: tuple[str, ...], manifest: Manifest, on_event: OnEvent
 ) -> tuple[dict[str, Prepared], dict[str, str]]:
-    """Return those that start as they are prepared, each with its own strategy, and why others are not.
+    """Return those that start, prepared each with its own strategy, and why others are not.
 
-    What one has been told of already (the data, mostly) is not told again of the next.
+    What was reported for one (mostly about the data) is not reported again for the next.
 
     Raises:
         FinetuneError: none can be prepared; the first reason.
@@ -147,7 +147,7 @@ def _prepared(
 
 
 def _unlike(told: set[str], on_event: OnEvent) -> OnEvent:
-    """Pass on events, but for texts that were told before."""
+    """Pass on events, except texts that were reported before."""
 
     def passed(event: Event) -> None:
         text = event.facts.get("text")
@@ -161,7 +161,7 @@ def _unlike(told: set[str], on_event: OnEvent) -> OnEvent:
 def _in_time_each(
     field: Mapping[str, Prepared], asked: Mapping[str, Recipe], gone: float, on_event: OnEvent
 ) -> tuple[dict[str, Prepared], dict[str, str]]:
-    """Return the candidates that leave a race its share of the time that is left, and why others do not.
+    """Return the candidates that leave the race its share of the remaining time, and why others do not.
 
     Raises:
         RecipeError: none does.
@@ -180,7 +180,7 @@ def _in_time_each(
 
 
 def _planned(field: Mapping[str, Prepared], recipe: Recipe, gone: float) -> tuple[dict[str, CandidateWork], RacePlan]:
-    """Return the work of every candidate that it is known of, and the race that follows."""
+    """Return the work of every candidate for which it is known, and the resulting race."""
     favourite, works = next(iter(field)), dict[str, CandidateWork]()
     for label, candidate in field.items():
         if (work := work_of(candidate)) is not None:
@@ -192,6 +192,6 @@ def _planned(field: Mapping[str, Prepared], recipe: Recipe, gone: float) -> tupl
     options, limit = dict[str, Option](), None
     if recipe.train.time != "none":
         limit = limit_of(recipe, gone=gone)
-        options = {label: predicted([field[label]], num_images=work.num_images)[0] for label, work in works.items()}
+        options = {label: predicted(field[label], num_images=work.num_images) for label, work in works.items()}
     plan = plan_backbone_race(works, options, limit)
     return works, replace(plan, left_out={**unknown, **plan.left_out})

@@ -18,9 +18,9 @@ from finetune.wording import counted
 
 
 def calibrate(feeder: Feeder, *, on_event: OnEvent) -> Temperature | None:
-    """Fold into the head of a trained model the temperature that val tells, unless the recipe wants none; else None.
+    """Fold the temperature that val suggests into the head of a trained model, unless the recipe wants none (None).
 
-    A class that is likeliest stays so. A head that cannot be divided is told of where a temperature is asked for.
+    The likeliest class stays so. If a temperature is asked for, a head that cannot be divided is reported.
     """
     prepared = feeder.prepared
     samples, asked = prepared.manifest.split("val"), prepared.recipe.train.calibrate
@@ -42,7 +42,7 @@ def calibrate(feeder: Feeder, *, on_event: OnEvent) -> Temperature | None:
 
 
 def sentence(temperature: Temperature) -> str:
-    """Say in one sentence what was done."""
+    """Return one sentence about what was done."""
     few = temperature.num_independent < MANY
     held = f", held towards the {temperature.usual:g} that is usual after such training" if few else ""
     way = "lower" if temperature.gain >= 0 else "higher"
@@ -53,18 +53,20 @@ def sentence(temperature: Temperature) -> str:
 
 
 def training_of(prepared: Prepared) -> Training:
-    """Return how a run trains, as far as its temperature usually follows from it."""
+    """Return how a run trains, as far as its usual temperature depends on it."""
     recipe, phases = prepared.recipe, prepared.phases
-    is_softened = recipe.loss.label_smoothing or recipe.regularise.mixup or recipe.regularise.cutmix
+    is_mixed = recipe.regularise.mixup or recipe.regularise.cutmix
     if all(phase.solver == "lbfgs" for phase in phases):
         return "solved"
-    if is_softened or recipe.loss.name not in ("auto", TASK_LOSSES["classify"][0]) or recipe.strategy.name == "scratch":
+    if is_mixed or recipe.loss.name not in ("auto", TASK_LOSSES["classify"][0]) or recipe.strategy.name == "scratch":
         return "other"
-    return "head" if all(set(phase.plan.trained) == {"head"} for phase in phases) else "deep"
+    if all(set(phase.plan.trained) == {"head"} for phase in phases):
+        return "other" if recipe.loss.smoothing else "head"
+    return "smoothed" if recipe.loss.smoothing else "deep"
 
 
 def last_layers(model: nn.Module) -> tuple[nn.Module, ...] | None:
-    """Return the classifiers of a network where each is one linear or convolution layer, else None."""
+    """Return the classifiers of a network if each is one linear or convolution layer, else None."""
     heads = head_modules(model)
     is_plain = all(isinstance(head, (nn.Linear, torch.nn.modules.conv._ConvNd)) for head in heads)
     return heads if heads and is_plain else None

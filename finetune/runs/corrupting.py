@@ -1,4 +1,4 @@
-"""Asking a model about corrupted images, each of which is decoded once. Letters: B batch, H W pixels, K classes."""
+"""Asking a model about corrupted images, decoding each once. Letters: B batch, H W pixels, K classes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from finetune.types import Event, OnEvent
 
 @dataclass(frozen=True, slots=True)
 class OfPixels:
-    """How a model is asked about images that are changed: what it is shown of a file, in 8 bits (H, W, 3), and what it
-    says of a batch of such pixels, (B, K)."""
+    """How a model is asked about altered images: the view of a file that it sees, in 8 bits (H, W, 3), and its outputs
+    (B, K) for a batch of such pixels."""
 
     show: Callable[[Path], Pixels]
     answer: Callable[[Sequence[Pixels]], Tensor]
@@ -37,7 +37,7 @@ def under_corruption(
     batch_size: int,
     on_event: OnEvent,
 ) -> UnderCorruption:
-    """Return what a model reaches on files in each kind of corruption at each severity."""
+    """Return a model's score on files under each kind of corruption at each severity."""
     found: dict[tuple[str, int], list[Tensor]] = {(kind, severity): [] for kind in KINDS for severity in severities}
     batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
     done, total = 0, len(files) * len(found)

@@ -1,4 +1,4 @@
-"""A run before its first step; of a verdict that is not certain both choices, raced, where the time holds both."""
+"""A run before its first step; or, if the verdict is uncertain and there is time, a race of both choices."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def prepare_run(
 
 
 def _race_of_both(recipe: Recipe, own: Prepared, on_event: OnEvent) -> PreparedRace | None:
-    """Return the race of both choices of an uncertain verdict, each to its end; None where time does not hold both."""
+    """Return the race of both choices of an uncertain verdict, each to its end; None if there is no time for both."""
     if recipe.train.time == "none" or own.verdict is None or own.verdict.rival is None or ranks.is_together():
         return None
     assert own.evidence is not None  # as it has a verdict
     first, rival = both_of(own.verdict, own.evidence)
     field = {label: _without_time(run) for label, run in field_of(recipe, own).items() if label in (first, rival)}
     works = {label: work for label, run in field.items() if (work := work_of(run)) is not None}
-    options = predicted(list(field.values()), num_images=len(own.manifest.samples))
+    options = [predicted(made, num_images=len(own.manifest.samples)) for made in field.values()]
     seconds = sum(option.seconds(option.epochs) for option in options) * (2 if recipe.train.refit else 1)
     if len(works) < 2 or seconds > limit_of(recipe, gone=0.0):
         return None
@@ -58,5 +58,5 @@ def _race_of_both(recipe: Recipe, own: Prepared, on_event: OnEvent) -> PreparedR
 
 
 def _without_time(run: Prepared) -> Prepared:
-    """Return a run whose epochs are settled: the time was looked at, and is no part of the recipe that repeats it."""
+    """Return a run without its time limit: the epochs are settled, and a recipe that repeats it needs no limit."""
     return replace(run, recipe=recipes.update(run.recipe, {"train.time": "none"}))

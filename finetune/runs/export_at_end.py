@@ -1,4 +1,4 @@
-"""The ONNX export that a finished run leaves by itself, where that is a small part of what it took."""
+"""The ONNX export that a finished run leaves by itself, if that takes a small part of its time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from finetune.prepare.proof import proof_of
 from finetune.settings import Recipe
 from finetune.types import Event, OnEvent
 
-WORTH = 10.0  # seconds of a run of which an export is a small part
+WORTH = 10.0  # seconds: an export is a small part of a run that takes as long
 
 
 def export_at_end(folder: RunFolder, recipe: Recipe, *, seconds: float, on_event: OnEvent) -> None:
     """Export the model of a finished run that took some seconds, if its recipe wants it.
 
-    What cannot be exported is told, and is no error: the run is finished.
+    A failed export is reported and is not an error: the run is finished.
     """
     wanted = recipe.export.onnx_at_end
     if not wanted or (wanted == "auto" and seconds < WORTH):

@@ -38,7 +38,7 @@ from finetune.types import Event, Manifest, OnEvent, Sample, ignore
 
 
 class JudgedModel(Protocol):
-    """A model that is measured, and how its images are to be read."""
+    """A model to be measured, and how its images are read."""
 
     classes: tuple[str, ...]
     task: Task
@@ -49,7 +49,7 @@ class JudgedModel(Protocol):
     is_refit: bool
 
     def check_views(self, tta: Tta) -> None:
-        """See that its images can be seen in these views. Raises RecipeError: they cannot."""
+        """Check that its images can be seen in these views. Raises RecipeError: they cannot."""
 
     def manifest(self) -> Manifest:
         """Return the data that it was trained on. Raises DataError: none is known."""
@@ -119,7 +119,7 @@ class JudgedFile:
 
     @property
     def is_stale(self) -> bool:
-        """Whether its proof names another model than its run has now; an ensemble is none of its members'."""
+        """Whether its proof names another model than its run has now; an ensemble belongs to no single run."""
         proof = proof_of_file(self.file)
         said = read_json(proof).get("model") if self.run is not None and proof.is_file() else None
         return said is not None and self.run is not None and said != digest_of(*model_files(self.run))
@@ -144,7 +144,7 @@ class JudgedFile:
         return torch.from_numpy(found), torch.from_numpy(target_array(samples))
 
     def _read(self, file: Path, *, tta: Tta) -> NDArray[Any]:
-        if tta == "5crop":  # cut by no rule of the file's metadata
+        if tta == "5crop":  # cut otherwise than the file's metadata says
             return self.client.prepare(_decoded(self, file), tta)
         try:
             return self.client.read(file)
@@ -168,7 +168,7 @@ class JudgedFile:
 
 
 def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> JudgedModel:
-    """Return what a path names, ready to be measured.
+    """Return the model at a path, ready to be measured.
 
     Raises:
         CheckpointError: no finished run. ExportError: an ONNX file that is none of ours.
@@ -183,9 +183,9 @@ def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> JudgedMo
 
 
 def _run_of(file: Path) -> RunFolder | None:
-    """Return the run in whose exports a file lies, of an ensemble its first member."""
+    """Return the run in whose exports a file is; for an ensemble, its first member."""
     exports = next((parent for parent in file.absolute().parents if parent == RunFolder(parent.parent).exports), None)
-    if exports is None:  # a file that only lies in a run folder may be that of another
+    if exports is None:  # a file that merely lies in a run folder may be another run's
         return None
     folder = RunFolder(exports.parent)
     if folder.ensemble.is_file():

@@ -1,4 +1,4 @@
-"""At the end of a run: what its classifier knows, kept for `predict --unsure`."""
+"""What a run's classifier knows at its end, kept for `predict --unsure`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from finetune.types import Sample
 
 
 def knowledge_of(feeder: Feeder) -> Knowledge | None:
-    """Return what a trained model knows, by val and a stratified sample of train of 1,000 images at most.
+    """Return what a trained model knows, from val and a stratified sample of at most 1,000 train images.
 
-    None where val or the network tells too little.
+    None if val or the network tells too little.
     """
     prepared = feeder.prepared
     val, heads = prepared.manifest.split("val"), head_modules(prepared.backbone.model)
@@ -34,7 +34,7 @@ def knowledge_of(feeder: Feeder) -> Knowledge | None:
         room = max(1, MOST_VALUES // near_val.shape[1])
         sample = stratified_sample(prepared.manifest, seed=prepared.recipe.train.seed, most=min(MOST_KEPT, room))
         of_train, _, _ = _looked_at(feeder, sample)
-    except BackboneError:  # what reaches the head cannot be told
+    except BackboneError:  # what reaches the head is unknown
         return None
     known = Knowledge(unit_rows(of_train), np.empty(0), np.empty(0), np.empty(0, dtype=bool))
     confidence, hits = np.empty(0), np.empty(0, dtype=bool)
@@ -45,7 +45,7 @@ def knowledge_of(feeder: Feeder) -> Knowledge | None:
 
 
 def confidence_of(logits: Tensor) -> NDArray[np.float64]:
-    """Return the largest probability (N,) that logits (N, K) give."""
+    """Return the largest probability (N,) of logits (N, K)."""
     largest: NDArray[np.float64] = logits.double().softmax(dim=1).amax(dim=1).numpy()
     return largest
 

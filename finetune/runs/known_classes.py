@@ -1,4 +1,4 @@
-"""What became of the classes that the weights of a run knew before: their val top1 by the old classifier, and now."""
+"""The classes that the weights of a run knew before: their val top1 by the old classifier, and now."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from finetune.wording import counted
 
 
 def before_and_after(prepared: Prepared, guesses: Sequence[AnyTarget]) -> str | None:
-    """Return in a sentence how val's images of the known classes were named before, and are now by `guesses`.
+    """Return a sentence: how val's images of the known classes were named before, and how `guesses` name them now.
 
-    None where no class was known, or val has no image of one. Before, only the old classes could be said.
+    None if no class was known, or val has no image of one. The old classifier could name only the old classes.
     """
     manifest, of = prepared.manifest, prepared.backbone.architecture
     known = set(prepared.backbone.known)

@@ -1,4 +1,4 @@
-"""What stands in a run folder before the first step: laid out for a new run, read back for a resumed one."""
+"""A run folder before the first step: laid out for a new run, read back for a resumed one."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ HEADER = "The resolved recipe of this run; repeat it with: finetune run --recipe
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On what terms a stopped run goes on: the kinds of change that are allowed, and what changes its recipe."""
+    """The terms on which a stopped run goes on: the allowed kinds of change, and changes to its recipe."""
 
     allow: frozenset[str] = frozenset()
     settings: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def recipe(self, file: Path) -> Recipe:
-        """Return a recipe of the run as it is to be from now on."""
+        """Return a recipe of the run as it will be from now on."""
         return recipe_of(file, settings=self.settings, overrides=self.overrides)
 
 
@@ -79,7 +79,7 @@ def reopen(
     named: RunFolder | None = None,
     on_event: OnEvent,
 ) -> tuple[Prepared, list[str]]:
-    """Return a run before its next step, and in words every change that was allowed since it began.
+    """Return a run before its next step, and every change allowed since it began, in words.
 
     `now` is the data as it is, where it was read already; `named` is the folder that a user goes on with,
     where it is another.
@@ -90,7 +90,7 @@ def reopen(
 
     def read() -> tuple[Recipe, tuple[str, ...], Scale | None]:
         recipe, classes = terms.recipe(folder.recipe), run_folder.read_classes(folder)
-        told(folder)  # what the report needs: damage is told of now, not after training
+        told(folder)  # what the report needs: damage is reported now, not after training
         return recipe, classes, read_as(PlanFile, folder.plan).scale
 
     recipe, classes, scale = ranks.agreed(read)

@@ -1,4 +1,4 @@
-"""The run folders of a place: what each is, what it reached, and how large it is. No torch."""
+"""The run folders in a folder: what each is, what it reached, and how large it is. No torch."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class FoundRun:
 
 
 def list_runs(place: str | Path = RUNS) -> tuple[FoundRun, ...]:
-    """Return the run folders of a place, the newest last; those inside others are theirs.
+    """Return the run folders in a folder, the newest last, without those inside others.
 
     Raises:
         CheckpointError: there is no such folder.
@@ -77,10 +77,10 @@ def is_run(path: str | Path) -> bool:
 
 
 def show_run(path: str | Path) -> FoundRun:
-    """Return what is known of a run folder; a file of it that is damaged says nothing.
+    """Return what is known of a run folder; damaged files are passed over.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: it is not a run folder.
     """
     folder = RunFolder(Path(path))
     kind = _kind(folder)
@@ -109,10 +109,10 @@ def show_run(path: str | Path) -> FoundRun:
 
 
 def removable(paths: Sequence[str | Path]) -> tuple[FoundRun, ...]:
-    """Return what is known of run folders that can be removed, each with nothing in it that is not its own.
+    """Return what is known of run folders that can be removed, because each holds nothing but its own files.
 
     Raises:
-        CheckpointError: one is no run folder, a link, named twice, holds other runs, or holds the working directory.
+        CheckpointError: one is no run folder, a link, named twice, or holds other runs or the working directory.
     """
     runs, here = tuple(show_run(path) for path in paths), Path.cwd().resolve()
     whole = [run.path.resolve() for run in runs]
@@ -137,9 +137,9 @@ def removable(paths: Sequence[str | Path]) -> tuple[FoundRun, ...]:
 
 
 def remove_runs(paths: Sequence[str | Path], *, on_event: OnEvent = ignore) -> int:
-    """Remove run folders with all that is in them, and return how many bytes that frees.
+    """Remove run folders with everything in them, and return how many bytes that frees.
 
-    All are looked at before one is touched.
+    All are checked before one is touched.
 
     Raises:
         CheckpointError: one cannot be removed (`removable`). ResourceError: a process is writing into one, or it
@@ -154,9 +154,9 @@ def remove_runs(paths: Sequence[str | Path], *, on_event: OnEvent = ignore) -> i
         own = run.path.resolve()
         aside = old_of(own)
         try:
-            if aside.exists():  # what was being removed when a process was killed
+            if aside.exists():  # left from a removal that was killed
                 shutil.rmtree(aside)
-            own.rename(aside)  # from now on it is no run any more, whatever becomes of its files
+            own.rename(aside)  # from now on it is not a run any more, whatever becomes of its files
             shutil.rmtree(aside)
         except OSError as error:
             raise ResourceError(f"{run.path} cannot be removed: {error.strerror}") from error
@@ -164,7 +164,7 @@ def remove_runs(paths: Sequence[str | Path], *, on_event: OnEvent = ignore) -> i
 
 
 def ensembles_of(runs: Sequence[FoundRun]) -> list[tuple[Path, str]]:
-    """Return the ensembles beside run folders that are to be removed, each with the name of a member that it loses."""
+    """Return the ensembles beside run folders to be removed, each with the name of a member it would lose."""
     gone = {run.path.resolve() for run in runs}
     beside = {place.resolve(): place for run in runs for place in run.path.parent.iterdir()}
     return [
@@ -176,7 +176,7 @@ def ensembles_of(runs: Sequence[FoundRun]) -> list[tuple[Path, str]]:
 
 
 def _members(folder: RunFolder) -> list[Path]:
-    """Return where the members of an ensemble lie; none of another folder."""
+    """Return the members of an ensemble; none for another folder."""
     facts = _read(folder.ensemble) if folder.ensemble.is_file() else None
     members = facts.get("members") if isinstance(facts, dict) else None
     taking_part = [member for member in members or [] if isinstance(member, dict) and member.get("count", 1)]
@@ -198,7 +198,7 @@ def page_of(path: str | Path) -> Path:
 
 
 def _kind(folder: RunFolder) -> str:
-    """Return the kind of a run folder; "" where it is none."""
+    """Return the kind of a run folder; "" if it is not one."""
     if folder.ensemble.is_file():
         return "ensemble"
     if folder.is_racing:
@@ -207,7 +207,7 @@ def _kind(folder: RunFolder) -> str:
 
 
 def _is_done(folder: RunFolder, kind: str) -> bool:
-    """Tell whether what several runs are for is there."""
+    """Return whether the joint result of several runs is there."""
     if kind == "search":
         return (folder.path / "winner.toml").is_file()
     if kind in ("comparison", "set"):
@@ -216,7 +216,7 @@ def _is_done(folder: RunFolder, kind: str) -> bool:
 
 
 def _score(measured: Any) -> tuple[str, float | None]:
-    """Return the first metric of the split that was measured last, of metrics.json or ensemble.json."""
+    """Return the first metric of the last measured split, from metrics.json or ensemble.json."""
     splits = measured.get("metrics", measured) if isinstance(measured, dict) else {}
     for split, values in reversed(list(splits.items()) if isinstance(splits, dict) else []):
         if isinstance(values, dict) and values:

@@ -30,10 +30,10 @@ def curve_for(
 
 
 def with_measured_lr(prepared: Prepared, asked: Recipe, *, on_event: OnEvent = ignore) -> Prepared:
-    """Return a run at the rate that a range test suggests, where its recipe asks for one; else as it is.
+    """Return a run at the rate that a range test suggests, if its recipe asks for one; else unchanged.
 
-    Where the head is solved there is no rate to measure, and where the loss never falls the strategy's own stays: both
-    are said.
+    If the head is solved there is no rate to measure, and if the loss never falls the strategy's own rate stays; both
+    are reported.
     """
     if asked.optim.lr != RANGE_TEST:
         return prepared
@@ -55,7 +55,7 @@ def with_measured_lr(prepared: Prepared, asked: Recipe, *, on_event: OnEvent = i
 
 
 def _progress_of(on_event: OnEvent) -> OnEvent:
-    """Return who hands on how far a pass is, and nothing that a run will say again."""
+    """Return a listener that passes on progress, and nothing that the run will report again."""
 
     def watch(event: Event) -> None:
         if event.kind == "progress":

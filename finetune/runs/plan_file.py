@@ -11,7 +11,7 @@ from finetune.types import Evidence, Verdict, to_json
 
 
 def plan_content(prepared: Prepared) -> dict[str, Any]:
-    """Return plan.json: classes, layer groups, every phase with its freeze plan, and what is to be said of it."""
+    """Return plan.json: classes, layer groups, every phase with its freeze plan, and notes."""
     manifest = prepared.manifest
     return {
         "classes": list(manifest.classes),
@@ -24,7 +24,7 @@ def plan_content(prepared: Prepared) -> dict[str, Any]:
 
 
 def evidence_content(recipe: Recipe, evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
-    """Return what evidence.json holds: what was measured, what follows, and the numbers that it is done with."""
+    """Return evidence.json: what was measured, the verdict, and the numbers it is carried out with."""
     numbers = {
         "top_k": recipe.strategy.top_k,
         "probe_at": recipe.strategy.probe_at,

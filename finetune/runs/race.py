@@ -4,8 +4,8 @@
     OUT/race/<candidate>/     a run folder for each, stopped where it lost; the winner's becomes OUT itself
     OUT/asked.toml            the recipe of the race, until the winner's stands
 
-A race that is stopped goes on with `finetune run --resume OUT`: what a candidate has done lies in its
-checkpoints, and what follows at a rung follows from them.
+A stopped race goes on with `finetune run --resume OUT`: a candidate's progress is in its checkpoints, and the
+result of a rung follows from them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from finetune.whole import unwritable, write_text
 
 @dataclass(frozen=True, slots=True)
 class PreparedRace:
-    """A race before its first step: every candidate as it is prepared, the favourite first."""
+    """A race before its first step: every prepared candidate, the favourite first."""
 
     recipe: Recipe
     field: Mapping[str, Prepared]
@@ -68,7 +68,7 @@ class PreparedRace:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What the run folder is called by, where it has no name."""
+        """What the run folder is named after, if it is not named."""
         what = self.own.backbone.architecture.label if self.ranking is None else "backbones"
         return (Path(data_name(self.own.recipe.data.path)).stem, what, "race")
 
@@ -76,7 +76,7 @@ class PreparedRace:
         """Lay out a folder that is held, with a run folder for every candidate, and race to the winner's end.
 
         Raises:
-            FinetuneError: one of its kinds; of a candidate only if every one of them fails.
+            FinetuneError: one of its kinds; for a single candidate only if all of them fail.
         """
         write_text(folder.asked, recipes.dump(with_whole_paths(self.recipe)))
         shutil.rmtree(folder.candidates, ignore_errors=True)  # of a race that was stopped before it began
@@ -119,10 +119,10 @@ def prepare_race(recipe: Recipe, *, manifest: Manifest | None = None, on_event: 
 def leaving_room(
     candidate: Prepared, asked: Recipe, *, may_fall: bool, gone: float = 0.0, on_event: OnEvent
 ) -> Prepared:
-    """Return a candidate that leaves the race its share of the time, once the seconds that are gone are taken off.
+    """Return a candidate fitted to leave the race its share of the time that remains after `gone` seconds.
 
     Raises:
-        RecipeError: nothing of it fits.
+        RecipeError: it cannot be made to fit.
     """
     num_images, share = len(candidate.manifest.samples), 1 / (1 + MOST_OVERHEAD)
     return within_time(
@@ -133,7 +133,7 @@ def leaving_room(
 def those_in_time(
     field: Mapping[str, Prepared], fit: Callable[[str, Prepared], Prepared]
 ) -> tuple[dict[str, Prepared], dict[str, RecipeError]]:
-    """Return the candidates as they are fitted into the time, and why others cannot be."""
+    """Return the candidates fitted into the time, and why others cannot be."""
     in_time, late = dict[str, Prepared](), dict[str, RecipeError]()
     for label, candidate in field.items():
         try:
@@ -172,12 +172,12 @@ def candidate_folder(folder: RunFolder, label: str) -> RunFolder:
 
 
 def as_auto(recipe: Recipe) -> Recipe:
-    """Return a recipe of a race as auto would have it."""
+    """Return a race's recipe as auto would have it."""
     return recipes.update(recipe, {"strategy.name": "auto"})
 
 
 def field_of(recipe: Recipe, own: Prepared) -> dict[str, Prepared]:
-    """Return every candidate as it is prepared, the verdict's own choice first."""
+    """Return every prepared candidate, the verdict's own choice first."""
     assert own.evidence is not None and own.verdict is not None  # auto measures both
     plain = replace(own, backbone=reloaded(own))
     first, *others = candidates(own.verdict, own.evidence)
@@ -190,7 +190,7 @@ def field_of(recipe: Recipe, own: Prepared) -> dict[str, Prepared]:
 
 
 def planned(field: Mapping[str, Prepared]) -> tuple[dict[str, CandidateWork], RacePlan]:
-    """Return the work of every candidate that it is known of, and the race that follows."""
+    """Return the work of every candidate for which it is known, and the resulting race."""
     own, *_ = field
     counted = {label: work_of(candidate) for label, candidate in field.items()}
     known = {label: work for label, work in counted.items() if work is not None}
@@ -217,7 +217,7 @@ def told(plan: RacePlan) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Rungs:
-    """The rungs of a race, on what terms they are run, and race.json, which tells of them."""
+    """The rungs of a race, the terms on which they are run, and race.json, which records them."""
 
     folder: RunFolder
     record: RaceRecord
@@ -228,14 +228,14 @@ class _Rungs:
 
     @property
     def works(self) -> dict[str, CandidateWork]:
-        """The work of every candidate that it is known of."""
+        """The work of every candidate for which it is known."""
         return {
             label: CandidateWork(tuple(work.epochs), work.num_images, work.gmacs)
             for label, work in self.record.work.items()
         }
 
     def run(self) -> str:
-        """Run every rung and return the winner; what is done already only follows again from the checkpoints."""
+        """Run every rung and return the winner; finished work is only read again from the checkpoints."""
         record, works = self.record, self.works
         alive, record.results, record.failed = list(record.starts), [], {}
         for epochs in record.rungs:
@@ -256,13 +256,13 @@ class _Rungs:
         return alive[0]
 
     def _favour(self) -> dict[str, Any]:
-        """Return who the ranking of backbones puts first, and by how much another has to be better on val."""
+        """Return which backbone the ranking puts first, and by how much another must beat it on val."""
         if not self.record.ranking:
             return {}
         return {"favourite": self.record.starts[0], "told_apart": (TOLD_APART - 0.5) / self.record.num_val}
 
     def _run_to(self, label: str, epochs: int, work: CandidateWork) -> Place | None:
-        """Train a candidate up to a rung and return its place there; None for one that fails while others are left."""
+        """Train a candidate up to a rung and return its place there; None if it fails while others are left."""
         own = candidate_folder(self.folder, label)
         until = None if work.is_cheap else epochs
         try:
@@ -280,7 +280,7 @@ class _Rungs:
         return Place(label, len(shown), *measured(row))
 
     def _history_to(self, own: RunFolder, label: str, until: int | None) -> tuple[list[EpochLine], int]:
-        """Return the epochs of a candidate that has come as far as it is asked to, and the number of val images."""
+        """Return the epochs of a candidate that has already come this far, and the number of val images."""
         clear_leftovers(own)
         checkpoint = state.load(own.last, on_event=self.on_event)
         done = checkpoint.state if checkpoint else None
@@ -298,7 +298,7 @@ class _Rungs:
 
 
 def _promote(folder: RunFolder, winner: str) -> None:
-    """Make the winner's run folder the race's own, the recipe last; a move that was stopped is finished.
+    """Make the winner's run folder the race's own, the recipe last; an interrupted move is completed.
 
     Raises:
         ResourceError: the folder cannot be written.
@@ -333,7 +333,7 @@ def _recorded_ranking(found: Ranked) -> list[RankedBackbone]:
 
 
 def _took(record: RaceRecord, works: Mapping[str, CandidateWork]) -> dict[str, float]:
-    """Return the planned work of the winner alone, what the others took at most, and how much more that is."""
+    """Return the planned work of the winner alone, the most that the others took, and their ratio."""
     winner = str(record.winner)
     reached: dict[str, int] = {}
     for rung in record.results:

@@ -1,8 +1,8 @@
-"""The refit: the chosen numbers once more, on train and val together, for as many epochs as were best.
+"""The refit: the chosen numbers once more, on train and val together, for the best number of epochs.
 
 The first fit has chosen on val; what it chose (phases, learning rates along the same schedule, the number
-of epochs in each phase) is now fixed, and nothing is left for val to decide. So the refit takes its
-images too, and can no longer be measured on them.
+of epochs in each phase) is now fixed, and nothing is left for val to decide. So the refit trains on val
+too, and can no longer be measured on it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FIRST = "first fit"
 
 @dataclass(frozen=True, slots=True)
 class Refit:
-    """What the refit ran on, what fed it, and its epochs."""
+    """The inputs of the refit, what fed it, and its epochs."""
 
     prepared: Prepared
     feeder: Feeder
@@ -41,7 +41,7 @@ class Refit:
 
 
 def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, stop: Stop, on_event: OnEvent) -> Refit:
-    """Train a fresh network on train and val as the first fit was trained up to the epoch it would deliver.
+    """Train a fresh network on train and val as the first fit was trained, up to the epoch it would deliver.
 
     Its checkpoints lie in refit/ of the run folder: a refit that is stopped goes on exactly.
     """
@@ -59,7 +59,7 @@ def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, stop: Sto
     on_event(Event.message(text))
 
     def watch(event: Event) -> None:
-        if event.kind == "epoch":  # of a fit without a val there is nothing to draw but how far it is
+        if event.kind == "epoch":  # without a val there is nothing to draw but progress
             on_event(Event.progress("refit", event.facts["epoch"], len(done)))
         else:
             on_event(event)

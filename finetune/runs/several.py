@@ -1,4 +1,4 @@
-"""One recipe on every fold of its data, or on several seeds: run folders in one folder, gone on with like a run."""
+"""One recipe on every fold of its data, or on several seeds: run folders in one folder, resumed like a run."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from finetune.types import Event, Manifest, OnEvent
 from finetune.whole import write_text
 
 HEADER = "What these runs share; several.json says on which folds or seeds."
-SHOWN = ("progress", "step", "warning")  # what a single run says is for its own folder
+SHOWN = ("progress", "step", "warning")  # what a single run reports is for its own folder
 
 
 @dataclass(slots=True)
 class Batch:
-    """Several runs of one recipe, in a folder that is held, and those of them that failed."""
+    """Several runs of one recipe, in a held folder, and those that failed."""
 
     folder: RunFolder
     recipe: Recipe
@@ -46,10 +46,10 @@ class Batch:
         return [number for number in self.record.numbers if self.record.run(self.folder, number).is_finished]
 
     def run_all(self, on_event: OnEvent) -> None:
-        """Run what is not finished, one after the other.
+        """Do the unfinished runs, one after the other.
 
         Raises:
-            FinetuneError: every run failed, or what stopped one would stop the others.
+            FinetuneError: every run failed, or the error would stop the others too.
         """
         self.stop.begun(self.folder)
         self.record.failed = {}
@@ -101,7 +101,7 @@ class Batch:
 def new_batch(
     recipe: Recipe, kind: Kind, count: int, *, out: Path | None, stop: Stop, on_event: OnEvent
 ) -> Iterator[Batch]:
-    """Yield several runs before the first of them, in a new folder that is held.
+    """Yield several runs before the first one begins, in a new, held folder.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
@@ -128,7 +128,7 @@ def new_batch(
 
 @contextmanager
 def reopened_batch(path: Path, *, allow: Iterable[str], stop: Stop, on_event: OnEvent) -> Iterator[Batch]:
-    """Yield several runs that were stopped, in their folder, which is held: finished ones are kept.
+    """Yield several stopped runs in their folder, which is held; finished ones are kept.
 
     Raises:
         CheckpointError: no such folder, nothing in it is left to do, or something changed that may not.
@@ -152,6 +152,6 @@ def _unfinished(path: Path) -> tuple[RunFolder, SeveralRecord]:
 
 
 def _scores(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Return what each split shows by its first metric."""
+    """Return each split's first metric."""
     firsts = [(name, next(iter(values.items()))) for name, values in metrics.items()]
     return ", ".join(f"{name} {metric} {value['value']:.3f}" for name, (metric, value) in firsts)

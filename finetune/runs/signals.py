@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: while training a wish that is honoured at the next step, after a checkpoint; else at once."""
+"""Ctrl-C and SIGTERM: while training they take effect at the next step, after a checkpoint; else at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from finetune.errors import Interrupted, ResourceError
 class Stop:
     """Whether a signal asked the run to stop; a second one stops it at once.
 
-    `folder` is what one goes on with, once it is laid out, `is_training` whether there is something to save.
+    `folder` is what can be resumed, once it is laid out; `is_training` is whether there is something to save.
     """
 
     signal: int = 0
@@ -26,11 +26,11 @@ class Stop:
     is_training: bool = False
 
     def begun(self, folder: RunFolder) -> None:
-        """Take the folder that one goes on with; of a run in a comparison that is the comparison's."""
+        """Note the folder to resume; for a run in a comparison that is the comparison's."""
         self.folder = self.folder or folder
 
     def raise_if_asked(self, save: Callable[[], None] | None = None) -> None:
-        """Write a checkpoint and leave, if a signal came; of several processes of a run the first does, and ends all.
+        """Write a checkpoint and leave, if a signal came; with several processes the first does so, and ends all.
 
         Raises:
             Interrupted: one came; the hint says how to go on.
@@ -42,10 +42,10 @@ class Stop:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Take a signal inside the block as a wish, to be asked for by `raise_if_asked`.
+        """Defer signals inside the block until `raise_if_asked`.
 
         Raises:
-            Interrupted: one came that nobody asked for.
+            Interrupted: a signal came.
         """
         self.is_training = True
         try:

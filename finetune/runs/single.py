@@ -1,4 +1,4 @@
-"""The run in prose: prepare, train, evaluate the best, leave a run folder behind."""
+"""A run in prose: prepare, train, evaluate the best epoch, leave a run folder behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune.backbone.groups import head_modules
 from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import write_model, write_predictions
-from finetune.checkpoint.state import Checkpoint
+from finetune.checkpoint.state import Checkpoint, TrainState
 from finetune.data.balance import never_among, never_predicted_text
 from finetune.data.places import data_name
 from finetune.data.split import units_of
@@ -76,7 +76,7 @@ class RunResult:
         return str(self.folder)
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         told = inline.html_lines(f"{self.strategy}, {counted(self.num_epochs, 'epoch')}: {self.folder}")
         return told + inline.html_metrics(self.metrics, first="split")
 
@@ -87,7 +87,7 @@ class RunResult:
 
 @dataclass(slots=True)
 class Assessed:
-    """What was measured of a model: metrics, what it says of every image, and of several classes their thresholds."""
+    """The evaluation of a model: metrics, what it says of every image, and with several classes their thresholds."""
 
     metrics: Metrics = field(default_factory=dict)
     guesses: Guesses = field(default_factory=dict)
@@ -99,14 +99,14 @@ class Assessed:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """One run before its first step, and the seconds that it took to come there."""
+    """One run before its first step, and the seconds that took."""
 
     prepared: Prepared
     seconds: dict[str, float]
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What the run folder is called by, where it has no name."""
+        """What the run folder is named after, if it is not named."""
         recipe = self.prepared.recipe
         return (Path(data_name(recipe.data.path)).stem, self.prepared.backbone.architecture.label, recipe.strategy.name)
 
@@ -123,7 +123,7 @@ class PreparedRun:
 
 
 def settled_run(prepared: Prepared, recipe: Recipe, *, began: float, on_event: OnEvent = ignore) -> PreparedRun:
-    """Return a run that is prepared with all numbers settled that the machine decides; it `began` at that second.
+    """Return a prepared run with the numbers settled that depend on the machine; it `began` at that second.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
@@ -132,7 +132,7 @@ def settled_run(prepared: Prepared, recipe: Recipe, *, began: float, on_event: O
     num_images = len(prepared.manifest.samples)
     prepared = within_time(prepared, recipe, may_fall=is_open, num_images=num_images, on_event=on_event)
     prepared = with_measured_lr(with_micro_batch(prepared, on_event=on_event), recipe, on_event=on_event)
-    on_event(Event.message(outline(prepared)))
+    on_event(Event.message(outline(prepared, has_limit=recipe.train.time != "none")))
     return PreparedRun(prepared, {"prepare": time.monotonic() - began})
 
 
@@ -145,9 +145,9 @@ def resume_alone(
     stop: Stop,
     on_event: OnEvent = ignore,
 ) -> RunResult:
-    """Go on with one run, whose folder is held, from its last checkpoint to its end.
+    """Resume one run, whose folder is held, from its last checkpoint to its end.
 
-    `now` is its data as it is, where it was read before; `seconds` is what came before, for timing.json.
+    `now` is its current data, if that was read before; `seconds` is earlier time, for timing.json.
 
     Raises:
         CheckpointError: damaged, or something changed that may not.
@@ -206,7 +206,7 @@ def _train(
 
 
 def _tracked(folder: RunFolder, prepared: Prepared, on_event: OnEvent) -> AbstractContextManager[Tracking]:
-    """Return what tells the trackers of a run; of several processes the first tells them."""
+    """Return a context with the trackers of a run; with several processes only the first has any."""
     recipe = prepared.recipe
     names = tracker_names(recipe.train.track) if ranks.is_first() else ()
     keys = {key: recipes.value(recipe, key) for key in recipes.fields()}
@@ -232,7 +232,7 @@ def _conclude(
     seconds: dict[str, float],
     on_event: OnEvent,
 ) -> RunResult:
-    """Say what is to be said of a measured model, and deliver it."""
+    """Report on a measured model, and deliver it."""
     assessed.known = None if refitted else knowledge_of(trained.feeder)
     never = _never_predicted(prepared, assessed.guesses)
     if told := _known_classes(prepared, assessed.guesses):
@@ -247,7 +247,7 @@ def _conclude(
 
 
 def _known_classes(prepared: Prepared, guesses: Guesses) -> str | None:
-    """Return what became of the classes that the weights knew before."""
+    """Return a sentence on the classes that the weights knew before."""
     if not prepared.backbone.known or prepared.manifest.task != "classify" or "val" not in guesses:
         return None
     return before_and_after(prepared, guesses["val"])
@@ -270,7 +270,7 @@ def _deliver(
     seconds: dict[str, float],
 ) -> RunResult:
     """Write the model, what it named, and the report; metrics.json last, which ends the run."""
-    recipe, manifest, end = prepared.recipe, prepared.manifest, trained.state
+    manifest, end = prepared.manifest, trained.state
     delivered = refitted.prepared.backbone if refitted else prepared.backbone
     deviation = prepared.scale.deviation if prepared.scale else None
     of_task: Any = {"task": manifest.task, "thresholds": assessed.thresholds, "deviation": deviation}
@@ -286,7 +286,31 @@ def _deliver(
         "training": list(trained.timing),
     }
     write_json(folder.timing, timing)
-    delivered_epoch = end.best.epoch if end.best else 0
+    _write_report(folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds)
+    best.settle(folder, end.best)
+    write_json(folder.metrics, assessed.metrics)
+    return RunResult(
+        folder.path, prepared.recipe.strategy.name, assessed.metrics, len(end.history), _delivered_epoch(end),
+        len(manifest.problems),
+    )  # fmt: skip
+
+
+def _delivered_epoch(end: TrainState) -> int:
+    return end.best.epoch if end.best else 0
+
+
+def _write_report(
+    folder: RunFolder,
+    prepared: Prepared,
+    trained: Trained,
+    refitted: Refit | None,
+    assessed: Assessed,
+    *,
+    computed: Sequence[str],
+    seconds: dict[str, float],
+) -> None:
+    recipe, manifest = prepared.recipe, prepared.manifest
+    delivered = refitted.prepared.backbone if refitted else prepared.backbone
     shown = _answered(prepared, assessed)
     looked: tuple[LitImage, ...] = ()
     if shown and not refitted:
@@ -299,8 +323,8 @@ def _deliver(
         folder,
         recipe,
         assessed.metrics,
-        end.history,
-        delivered_epoch=delivered_epoch,
+        trained.state.history,
+        delivered_epoch=_delivered_epoch(trained.state),
         by_class=assessed.by_class,
         answers=shown,
         eyes=Eyes(looked, first_filters(delivered.model), fed),
@@ -310,15 +334,10 @@ def _deliver(
         device=str(prepared.compute.device),
     )
     page.write(folder.report, {**content, "computed": computed, "refit": refitted})
-    best.settle(folder, end.best)
-    write_json(folder.metrics, assessed.metrics)
-    return RunResult(
-        folder.path, recipe.strategy.name, assessed.metrics, len(end.history), delivered_epoch, len(manifest.problems)
-    )
 
 
 def _answered(prepared: Prepared, assessed: Assessed) -> Answered | None:
-    """Return the answers that a report shows: to test where there is one, else to val."""
+    """Return the answers that a report shows: on test if there is one, else on val."""
     manifest = prepared.manifest
     if manifest.task != "classify" or not assessed.outputs:
         return None

@@ -1,4 +1,4 @@
-"""A run as the recipe asks for it, alone or a race: started in a new folder, or gone on with."""
+"""A run as the recipe asks for it, alone or a race: started in a new folder, or resumed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RACE = "strategy race"
 
 
 class Startable(Protocol):
-    """A run before its first step, alone or as a race: all is settled but for its folder."""
+    """A run before its first step, alone or as a race: everything is settled except its folder."""
 
     @property
     def words(self) -> tuple[str, ...]: ...
@@ -42,12 +42,12 @@ class Startable(Protocol):
 def start(
     recipe: Recipe, *, out: Path | None = None, manifest: Manifest | None = None, stop: Stop, on_event: OnEvent = ignore
 ) -> RunResult:
-    """Do what a recipe asks for in a new run folder; `manifest` is its data where it was read before.
+    """Do what a recipe asks for in a new run folder; `manifest` is its data, if that was read before.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
-    tracker_names(recipe.train.track)  # what is missing is told now, not after the first pass
+    tracker_names(recipe.train.track)  # missing packages are reported now, not after the first pass
     recipe = _named(recipe, on_event)
     if out is not None:
         with _shared(new_folder, out, data=recipe.data.path) as folder:
@@ -62,7 +62,7 @@ def start(
 
 @guarded(IN_A_RUN)
 def go_on(folder: RunFolder, terms: Terms, *, stop: Stop, on_event: OnEvent = ignore) -> RunResult:
-    """Go on with an interrupted run.
+    """Resume an interrupted run.
 
     Raises:
         CheckpointError: damaged, already finished, or something changed that may not.
@@ -81,7 +81,7 @@ def go_on(folder: RunFolder, terms: Terms, *, stop: Stop, on_event: OnEvent = ig
 
 @contextmanager
 def _reclaimed(folder: RunFolder, on_event: OnEvent) -> Iterator[RunFolder]:
-    """Hold the folder of an unfinished run inside the block, cleared of what was half written.
+    """Hold the folder of an unfinished run inside the block, cleared of half-written files.
 
     Raises:
         CheckpointError: it is finished. ResourceError: another process is at it.
@@ -101,12 +101,12 @@ def _shared(hold: Callable[..., AbstractContextManager[RunFolder]], *args: Any, 
 
 
 def _named(recipe: Recipe, on_event: OnEvent) -> Recipe:
-    """Return the recipe with a backbone by name, unless the data is to choose it."""
+    """Return the recipe with a named backbone, unless the data is to choose it."""
     return recipe if _is_open(recipe) else with_backbone(recipe, on_event=on_event)
 
 
 def _is_open(recipe: Recipe) -> bool:
-    """Tell whether the data is to choose the backbone of a recipe."""
+    """Return whether the data is to choose the backbone of a recipe."""
     return ranks.agreed(lambda: bool(backbones_of(recipe)))
 
 

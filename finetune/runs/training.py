@@ -1,4 +1,4 @@
-"""Training what is prepared, in its run folder: to the end of its phases, or up to an epoch and no further."""
+"""Training a prepared run in its folder: to the end of its phases, or only up to an epoch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from finetune.whole import write_text
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Where training stands, what fed its phases, and where the time went."""
+    """The state of training, what fed its phases, and where the time went."""
 
     state: TrainState
     feeder: Feeder
@@ -47,11 +47,11 @@ class Trained:
 
 
 class _PausedError(Exception):
-    """Training came to the epoch up to which it was asked to go; a checkpoint was written."""
+    """Training reached the epoch up to which it was asked to go; a checkpoint was written."""
 
 
 class _Watch:
-    """Hands events on, keeps those that say where the time went, and counts epochs."""
+    """Passes events on, keeps those that say where the time went, and counts epochs."""
 
     def __init__(self, on_event: OnEvent, *, done: int) -> None:
         self.on_event = on_event
@@ -67,7 +67,7 @@ class _Watch:
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    """Asks training to stop at an epoch too, beside the signals."""
+    """Asks training to stop at an epoch, in addition to signals."""
 
     stop: Stop
     watch: _Watch
@@ -122,9 +122,9 @@ def train(
     until: int | None = None,
     led_by: Sequence[EpochLine] | None = None,
 ) -> Trained:
-    """Train from a checkpoint (or the first step) to the end of the phases, or until so many epochs are done.
+    """Train from a checkpoint (or the first step) to the end of the phases, or until `until` epochs are done.
 
-    What a stopped process wrote about epochs behind the checkpoint is cut. `led_by` are the epochs of a fit whose
+    What a stopped process wrote about epochs after the checkpoint is cut. `led_by` are the epochs of a fit whose
     learning rates this one follows.
 
     Raises:
@@ -151,7 +151,7 @@ def train(
 
 @contextmanager
 def computing(compute: Compute) -> Iterator[None]:
-    """Compute inside the block as is settled: on its threads, with deterministic kernels where they are asked for.
+    """Compute inside the block as settled: with its threads, and deterministic kernels if asked for.
 
     Raises:
         ResourceError: memory ran out, a process that decodes images died, or CUDA was used too early.
@@ -162,7 +162,7 @@ def computing(compute: Compute) -> Iterator[None]:
 
 @contextmanager
 def telling_how_to_go_on(folder: RunFolder) -> Iterator[None]:
-    """Add to the hint of what fails inside the block how the run is gone on with."""
+    """Add how to resume the run to the hint of an error inside the block."""
     try:
         yield
     except (DataError, ResourceError, TrainingError) as error:
@@ -178,7 +178,7 @@ def _write_epochs(folder: RunFolder, history: Sequence[EpochLine]) -> None:
 
 
 def fit_of(prepared: Prepared, feeder: Feeder, keeper: Keeper, stop: StopSign) -> Fit:
-    """Return the model of a run with all that the loop needs around it."""
+    """Return the model of a run with everything the loop needs around it."""
     return Fit(
         model=prepared.backbone.model,
         groups=prepared.backbone.groups,
@@ -194,14 +194,14 @@ def fit_of(prepared: Prepared, feeder: Feeder, keeper: Keeper, stop: StopSign) -
 
 
 def _class_weights(prepared: Prepared) -> Tensor | None:
-    """Return how much an image of each class counts (K,), or how often it is drawn; None where all are alike."""
+    """Return how much an image of each class counts (K,), or how often it is drawn; None if all are the same."""
     if prepared.recipe.train.balance not in ("weights", "sampling"):
         return None
     return torch.from_numpy(class_weights(train_counts(prepared))).float().to(prepared.compute.device)
 
 
 def fresh_of(prepared: Prepared) -> nn.Module:
-    """Return the network as it is when new, for what is re-initialised; the head is new already."""
+    """Return the network when new, for what is re-initialised; the head is already new."""
     if not set(retrained(prepared.phases)) - {"head"}:
         return prepared.backbone.model
     of = replace(prepared.backbone.architecture, pretrained=False)

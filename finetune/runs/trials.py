@@ -1,4 +1,4 @@
-"""A trial of a search: a run in memory, judged on val alone; and what is looked at before the first one."""
+"""A trial of a search: a run in memory, judged on val alone; and the checks before the first one."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from finetune.train.range_test import NoKeeper
 from finetune.types import EpochLine, Event, Manifest, OnEvent, Sample, ignore
 from finetune.wording import counted
 
-SMALL, EPOCHS = 20, 100  # images, and epochs in which they should be known by heart
-OFF = 1.5  # times the loss of a guess: beyond it the head does not begin at a guess
+SMALL, EPOCHS = 20, 100  # images, and epochs in which they should be memorised
+OFF = 1.5  # ratio to the loss of a guess beyond which the head does not begin at a guess
 KNOWN_LOSS = 0.05  # of train, where there is no top1 to be 1
 
 
 class LeftBehindError(Exception):
-    """A trial fell at a rung."""
+    """A trial was stopped at a rung."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What val says of a trial: the score and the loss of the epoch that would be delivered, and every epoch."""
+    """A trial's result on val: the score and the loss of the epoch that would be delivered, and every epoch."""
 
     score: float
     loss: float
@@ -46,7 +46,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Watch:
-    """Hands on progress, asks after every epoch whether to go on, and stops for signals."""
+    """Passes progress on, asks after every epoch whether to continue, and stops for signals."""
 
     stop: Stop
     on_event: OnEvent
@@ -69,7 +69,7 @@ class _Watch:
 
 
 def settled(recipe: Recipe, manifest: Manifest) -> Prepared:
-    """Return a run before its first step, without a word; the head and all that is random are as they always begin."""
+    """Return a run before its first step, without reporting; everything random begins the same each time."""
     return with_micro_batch(prepare(recipe, manifest=manifest, on_event=ignore), on_event=ignore)
 
 
@@ -81,7 +81,7 @@ def tried(
     stop: Stop,
     on_event: OnEvent = ignore,
 ) -> Outcome:
-    """Train as a recipe says, in memory, and return what val says of it.
+    """Train as a recipe says, in memory, and return the result on val.
 
     `goes_on` is asked after every epoch whether the trial goes on.
 
@@ -98,7 +98,7 @@ def tried(
 
 
 def outcome_of(history: Sequence[EpochLine], num_val: int) -> Outcome:
-    """Return what epochs say together: that of the one that would be delivered."""
+    """Return the outcome of the epoch that would be delivered."""
     chosen = delivered(history, num_val)
     score, loss = measured(next(row for row in history if row.epoch == chosen))
     return Outcome(score, loss, tuple(history))
@@ -110,7 +110,7 @@ def unseen_test(manifest: Manifest) -> Manifest:
 
 
 def check_initial_loss(prepared: Prepared) -> str:
-    """Say what the loss is before the first step, beside that of a guess."""
+    """Return a sentence comparing the loss before the first step with that of a guess."""
     feeder, phase = Feeder(prepared, on_event=ignore), prepared.phases[0]
     objective = objective_of(prepared.manifest.task, prepared.scale)
     with computing(prepared.compute), freezing(
@@ -131,8 +131,8 @@ def check_initial_loss(prepared: Prepared) -> str:
 
 
 def check_overfit(recipe: Recipe, manifest: Manifest, *, stop: Stop, on_event: OnEvent) -> str:
-    """Say whether some images can be learned by heart, without augmentation and decay; else what may be wrong."""
-    small = _few(manifest, SMALL)
+    """Return a sentence: some images can be memorised without augmentation and decay, or what may be wrong."""
+    small = _few(manifest)
     plain = recipe.model_copy(update={"augment": AugmentSection(level="none"), "regularise": RegulariseSection()})
     plain = recipes.update(
         plain,
@@ -161,7 +161,7 @@ def check_overfit(recipe: Recipe, manifest: Manifest, *, stop: Stop, on_event: O
 
 
 def check_rates(prepared: Prepared, *, on_event: OnEvent) -> str:
-    """Say at which rates the loss falls within a hundred steps."""
+    """Return a sentence on the rates at which the loss falls within a hundred steps."""
     with computing(prepared.compute):
         curve = curve_for(prepared, on_event=on_event)
     if curve.suggested is None or curve.steepest is None:
@@ -177,15 +177,15 @@ def _is_known(row: EpochLine) -> bool:
     return row.train_loss is not None and row.train_loss < KNOWN_LOSS
 
 
-def _few(manifest: Manifest, count: int) -> Manifest:
-    """Return data whose train is a few images, of each class in turn; val stays, and is not judged by."""
+def _few(manifest: Manifest) -> Manifest:
+    """Return data with a few train images, of each class in turn; val stays, but does not count."""
     queues: dict[tuple[int, ...], list[Sample]] = {}
     for sample in manifest.split("train"):
         queues.setdefault(sample.target.classes, []).append(sample)
     chosen: list[Sample] = []
-    while len(chosen) < count and any(queues.values()):
+    while len(chosen) < SMALL and any(queues.values()):
         for queue in queues.values():
-            if queue and len(chosen) < count:
+            if queue and len(chosen) < SMALL:
                 chosen.append(queue.pop(0))
     names = {sample.file for sample in chosen}
     kept = tuple(s for s in manifest.samples if s.split != "train" or s.file in names)

@@ -28,7 +28,7 @@ class Tuned:
     recipe: Path
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         told = inline.html_lines(f"the best of {counted(len(self.trials), 'trial')}: {self.recipe}", *self.curves)
         best = sorted(self.trials, key=lambda one: one.rank, reverse=True)[:SHOWN]
         keys = list(dict.fromkeys(key for one in best for key in one.params))

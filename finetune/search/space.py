@@ -31,7 +31,7 @@ class Range:
     high: float
 
     def grid(self, count: int) -> list[Any]:
-        """Return so many values from one end to the other, in even steps of the scale; of one the middle."""
+        """Return `count` values from one end to the other, in even steps of the scale; a single one is the middle."""
         shares = [place / (count - 1) for place in range(count)] if count > 1 else [0.5]
         values = [self.at(share) for share in shares]
         return list(dict.fromkeys(values))
@@ -59,7 +59,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceList:
-    """Some values, of which one is taken."""
+    """Some values, one of which is taken."""
 
     values: tuple[Any, ...]
 
@@ -86,7 +86,7 @@ def usual_space(lr: float, weight_decay: float) -> dict[str, Axis]:
 
 
 def space_of(texts: Iterable[str], recipe: Recipe) -> dict[str, Axis]:
-    """Return the space that several `--search KEY=VALUES` name, every end and choice of which the recipe takes.
+    """Return the space that several `--search KEY=VALUES` name; the recipe must accept every end and choice.
 
     Raises:
         RecipeError: a key or a value that is not allowed, all of them at once.
@@ -114,9 +114,9 @@ def around_best(space: Space, best: Mapping[str, Any]) -> dict[str, Axis]:
 
 
 def grid_points(space: Space, count: int) -> list[dict[str, Any]]:
-    """Return the points of a grid of at most so many, with as many values on each range as that allows, at least two.
+    """Return a grid of at most `count` points, with as many values on each range as that allows, at least two.
 
-    ChoiceList are taken whole. Where even two values of each range are more than `count`, they are all there.
+    Lists of choices are taken whole. If even two values of each range are more than `count`, they are all there.
     """
     ranges = sum(isinstance(axis, Range) for axis in space.values())
     fixed = math.prod(len(axis.values) for axis in space.values() if isinstance(axis, ChoiceList))
@@ -188,7 +188,7 @@ def _value(text: str) -> Any:
 
 
 def _check_values(key: str, axis: Axis, recipe: Recipe) -> None:
-    """See that a recipe takes both ends of a range, or every choice."""
+    """Check that a recipe takes both ends of a range, or every choice."""
     values: Sequence[Any] = [axis.at(0.0), axis.at(1.0)] if isinstance(axis, Range) else axis.values
     for value in values:
         recipes.update(recipe, {key: value})

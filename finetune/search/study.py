@@ -21,7 +21,7 @@ from finetune.search.space import ChoiceList, Space
 
 Sampler = Literal["random", "grid", "tpe"]
 SAMPLERS: tuple[Sampler, ...] = ("random", "grid", "tpe")
-ETA = 3  # of so many that came to a rung one goes on
+ETA = 3  # one in three that reach a rung goes on
 WORKER, LOSS, CURVE, REASON, HISTORY = "worker", "loss", "curve", "reason", "history"
 
 
@@ -104,7 +104,7 @@ class Search:
             )  # fmt: skip
 
     def plan(self, stage: str, count: int, points: Sequence[Mapping[str, Any]] = ()) -> Any:
-        """Return the study of a stage with so many trials in it to be done, the first of them at given points."""
+        """Return the study of a stage with its trials queued, the first of them at given points."""
         study = self.study(stage)
         with self.lock:
             for number in range(len(study.get_trials(deepcopy=False)), count):
@@ -123,7 +123,7 @@ class Search:
             (place / f"{name}.lock").unlink()
 
     def claim(self, study: Any, space: Space, worker: str) -> Any | None:
-        """Return the next trial of a study that nobody does, with its values; None where none waits.
+        """Return the next trial of a study that no process has taken, with its values; None where none waits.
 
         One whose process was killed between two lines of this has no worker, and is taken back.
         """
@@ -208,7 +208,7 @@ def is_left_behind(curve: Sequence[float], others: Sequence[Sequence[float]]) ->
 
 
 def is_rung(epoch: int) -> bool:
-    """Return whether trials are compared after so many epochs."""
+    """Return whether trials are compared after this number of epochs."""
     rung = 1
     while rung < epoch:
         rung *= ETA

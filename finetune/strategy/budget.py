@@ -21,16 +21,21 @@ class Option:
     epoch: float
 
     def seconds(self, epochs: int) -> float:
-        """Return what so many epochs take."""
+        """Return the seconds that a number of epochs takes."""
         return self.once + epochs * self.epoch
 
     def fitting(self, limit: float) -> int | None:
-        """Return how many of its epochs fit into so many seconds; None where not even the fewest do."""
+        """Return how many of its epochs fit into a number of seconds; None where not even the fewest do."""
         if self.seconds(self.least) > limit:
             return None
         if self.epoch <= 0:
             return self.epochs
         return min(self.epochs, max(self.least, math.floor((limit - self.once) / self.epoch)))
+
+    def is_enough(self, limit: float) -> bool:
+        """Return whether a third of its epochs fit into a number of seconds, so that no cheaper strategy is taken."""
+        epochs = self.fitting(limit)
+        return epochs is not None and epochs >= WORTH * self.epochs
 
 
 def seconds_of(text: str) -> float:
@@ -50,10 +55,10 @@ def told(seconds: float) -> str:
 
 
 def choose(options: Sequence[Option], limit: float) -> tuple[Option, int] | None:
-    """Return the first option of which enough epochs fit, and how many; the first comes first, cheaper ones follow.
+    """Return the first option with room for enough epochs, and how many; options are in order, cheaper ones last.
 
-    Enough is a third of its epochs; where that holds for none, the last of which any fit; None where none do.
+    Enough is a third of its epochs; failing that, the last option with room for any; None if there is none.
     """
     fitting = [(option, epochs) for option in options if (epochs := option.fitting(limit)) is not None]
-    enough = (pair for pair in fitting if pair[1] >= WORTH * pair[0].epochs)
+    enough = (pair for pair in fitting if pair[0].is_enough(limit))
     return next(enough, fitting[-1] if fitting else None)

@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: strategies by name, some with a number of their own.
+"""The entrants of a comparison: strategies by name, some with a number of their own.
 
     head-only, top-k:3 and lp-ft:3 (the last three layer groups), linear-probe:layer3 (a probe at layer3)
 
@@ -20,7 +20,7 @@ USUAL = ("head-only", "linear-probe", "top-k", "full", "scratch")
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """A strategy and what it says of its number; `label` is how it was written."""
+    """A strategy and its number, if any; `label` is how it was written."""
 
     label: str
     strategy: str

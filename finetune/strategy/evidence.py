@@ -25,8 +25,8 @@ from finetune.strategy.probing import PROBES, gain
 from finetune.tasks import TASKS
 from finetune.types import Confidence, Event, Evidence, Interval, Manifest, OnEvent, Sample, Size, ignore
 
-MOST_PROBED, MOST_A_CLASS = 600, 4  # images; the second, per class, where it comes to more: with many classes
-MOST_CLASSES = 1000  # probed at most: a probe costs the third power of its images
+MOST_PROBED, MOST_A_CLASS = 600, 4  # images in all, and per class if that comes to more: with many classes
+MOST_CLASSES = 1000  # classes probed at most: a probe costs the third power of its images
 
 
 def stratified_sample(manifest: Manifest, *, seed: int, most: int | None = None) -> tuple[Sample, ...]:
@@ -59,7 +59,7 @@ def _drawn_classes(manifest: Manifest, seed: int) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class LookedAt:
-    """What some of the images themselves tell: see `Evidence`."""
+    """What a look at some of the images themselves tells: see `Evidence`."""
 
     short_side: float | None = None
     grey_share: float | None = None
@@ -99,7 +99,7 @@ def evidence_of(
         probe={group: probing.interval(of_group, targets, units) for group, of_group in judged.items()},
         joint=probing.interval(joint, targets, units),
         behind=probing.difference(judged[best], judged[last], targets, units),
-        # These two take images to be independent.
+        # These two assume that images are independent.
         spread=spread(features[last][first], targets[first]) if has_one_class else 0.0,
         logme=(logme if has_one_class else logme_of_values)(features[last][first], targets[first]),
         shift=looked_at.shift,
@@ -113,7 +113,7 @@ def evidence_of(
 
 
 def _size(manifest: Manifest, targets: Tensor, units: Sequence[int] | None, gained: Interval) -> Size:
-    """Return how much there is to learn from; of numbers the tenths of the images count as classes."""
+    """Return how much there is to learn from; for numbers, the tenths of the images count as classes."""
     train = manifest.split("train")
     of_train = units_of(train)
     classes = _classes_of(manifest, train)
@@ -145,7 +145,7 @@ def _classes_of(manifest: Manifest, samples: Sequence[Sample]) -> list[tuple[int
 def spread(features: Tensor, targets: Tensor) -> float:
     """Return the scatter of the class means over that within the classes, in standardised features (N, D).
 
-    Free of what chance alone scatters the means of few images: 0 where classes are not told apart.
+    Corrected for how far chance alone scatters the means of few images: 0 if classes are not told apart.
     """
     values = features.double()
     values = (values - values.mean(dim=0)) / values.std(dim=0, correction=0).clamp_min(1e-9)

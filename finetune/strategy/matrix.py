@@ -24,7 +24,7 @@ from finetune.tasks import TASKS
 from finetune.types import FEWEST_PROBED, Evidence, Interval, Verdict
 from finetune.wording import apart
 
-FOR_ALL_STAGES = 45  # images: of fewer similar ones a classifier that sees all stages learns what is chance
+FOR_ALL_STAGES = 45  # images: with fewer similar ones, a classifier that sees all stages learns chance patterns
 # Fewer images than these are few: per class in the median, and in all. Where images are dissimilar, training inner
 # layers pays much sooner: benchmarks/strategy, docs/strategies.md.
 CELLS = {  # what is trained, by size and similarity
@@ -100,13 +100,13 @@ def _work(verdict: Verdict) -> int:
 
 
 def _named(verdict: Verdict) -> str:
-    """Return a choice in the words of a flag: "top-k 4"."""
+    """Return a choice as a flag would say it: "top-k 4"."""
     number = verdict.top_k or verdict.probe_at
     return f"{verdict.strategy} {number}" if number else verdict.strategy
 
 
 def size_score(evidence: Evidence, *, is_similar: bool) -> Interval:
-    """Return how many images there are: 0 at the cut-off, 1 at ten times as many. It is counted, not estimated."""
+    """Return the size as a score: 0 at the cut-off, 1 at ten times as many images. It is counted, not estimated."""
     of_a_class, in_all = FEW["similar" if is_similar else "dissimilar"]
     size = evidence.size
     score = math.log10(min(size.images_per_class_median / of_a_class, _num_independent(evidence) / in_all))
@@ -118,7 +118,7 @@ def _num_independent(evidence: Evidence) -> int:
 
 
 def similarity_score(evidence: Evidence) -> Interval:
-    """Return how near the images are to what the backbone has seen: above 0 near, below 0 far.
+    """Return how similar the images are to what the backbone has seen: above 0 near, below 0 far.
 
     With batch norm: how often the shift of its inputs goes into the shift at the cut-off, in doublings.
     Without: how far the entropy of the pretrained classifier stays under its cut-off; where there is no
@@ -151,7 +151,7 @@ def _cell(evidence: Evidence, is_many: bool, is_similar: bool) -> tuple[str, str
         return "head-only", "train the head only, by steps, as solving it would take longer", None, None
     if is_similar and _num_independent(evidence) < FOR_ALL_STAGES:
         return "linear-probe", "train the head only, solved to convergence", None, None
-    if len(evidence.probe) == 1:  # of a network whose inner groups cannot be reached
+    if len(evidence.probe) == 1:  # for a network whose inner groups cannot be reached
         return "linear-probe", "linear probe on the last stage", None, None
     return "linear-probe", "linear probe on all stages together", None, ALL_STAGES
 
@@ -184,14 +184,14 @@ def _compared(evidence: Evidence) -> str:
 
 
 def told_apart(value: float, border: float, *, digits: int) -> tuple[str, str]:
-    """Return two numbers with as many digits as show which is the larger, at least `digits` and at most 6."""
+    """Return two numbers with enough digits to show which is larger, at least `digits` and at most 6."""
     while digits < 6 and value != border and f"{value:.{digits}f}" == f"{border:.{digits}f}":
         digits += 1
     return f"{value:.{digits}f}", f"{border:.{digits}f}"
 
 
 def _seen(evidence: Evidence) -> str:
-    """Return what told whether the images are similar, where the probe did not."""
+    """Return what decided whether the images are similar, if the probe did not."""
     if evidence.shift is not None:
         value, border = told_apart(evidence.shift.value, FAR_SHIFT, digits=2)
         return f"; batch norm finds them {value} deviations off (similar below {border})"

@@ -1,7 +1,7 @@
 """How well a linear model on features tells what images show, by the task: fitted to the other images, with intervals.
 
-Of one class it is top1, of several the mean average precision, of a number the share of the variance that is explained
-(0 where it explains none). Letters: N images, D features, K classes.
+That is top1 for one class, mean average precision for several, the share of explained variance for a number (at
+least 0). Letters: N images, D features, K classes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Widths = Sequence[int] | None  # of features of several layer groups: how many e
 
 
 class Probing(Protocol):
-    """What judges features: by what each image (N, ...) is given without itself."""
+    """Judges features by what a model fitted without an image says of it (N, ...)."""
 
     def judged(self, features: Tensor, targets: Tensor, units: Units, widths: Widths = None) -> NDArray[Any]: ...
 
@@ -65,7 +65,7 @@ class _OneClass:
         return None  # it is that of the number of classes
 
 
-Weighed = Callable[[NDArray[Any] | None], float]  # a measure of images (N,) that count so many times, or once each
+Weighed = Callable[[NDArray[Any] | None], float]  # a measure of images (N,) by how often each counts, or once each
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +98,14 @@ class _Values:
 
 
 def interval_of(measure: Weighed, shape: tuple[int, ...], units: Units) -> Interval:
-    """Return a measure of images (N, K) with its interval over resamples of whole units."""
+    """Return a measure of images (N, K), with its interval over resamples of whole units."""
     return percentiles(measure(None), [measure(weight) for weight in resamples_of(shape, units)])
 
 
 def gain(probing: Probing, judged: NDArray[Any], features: Tensor, targets: Tensor, units: Units) -> Interval:
     """Return what the probe gains from twice the images: against models fitted to one half, every class halved.
 
-    It is not known where the images are too few to be halved.
+    It is unknown if the images are too few to be halved.
     """
     unit = np.arange(len(targets)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
     first = torch.tensor(first_of_units(unit.tolist()))

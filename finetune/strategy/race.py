@@ -1,4 +1,4 @@
-"""Which strategies race, how far each goes before the slower ones stop, and who wins: pure, and free of torch.
+"""Which strategies race, how far each goes before the worse ones stop, and which wins: pure, and free of torch.
 
 The candidates are the verdict's own choice and its two neighbours in the matrix: what the matrix has for
 as many images but less (or more) similar ones, and for as similar but more (or fewer) images; where images
@@ -26,14 +26,14 @@ from finetune.types import Evidence, Verdict
 MOST_OVERHEAD = 0.5  # share of the winner's own work
 MOST_STARTS = 3
 CHEAP_PASSES, CHEAP_EPOCH = 6.0, 0.05  # over the images, in all and per epoch: who takes no more than this runs whole
-FEW_IMAGES = 500  # a few passes over so many are not counted beside others on cached features
+FEW_IMAGES = 500  # a few passes over this many do not count beside others on cached features
 RANKED_SHARE = 0.25  # of the time that backbones are chosen and trained in
 MOST_OF_EPOCHS = 3  # the first rung comes at the latest after the epochs divided by this
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateWork:
-    """Forward passes that each epoch of a strategy takes, and over how many images they are counted.
+    """The forward passes that each epoch of a strategy takes, and the number of images they are counted over.
 
     `gmacs` weighs a pass where networks differ: the billions of multiply-adds of one.
     """
@@ -52,19 +52,19 @@ class CandidateWork:
 
     @property
     def is_cheap(self) -> bool:
-        """Whether it stands on cached features: what it takes is a few passes to fill the cache."""
+        """Whether it trains on cached features: all it takes is a few passes to fill the cache."""
         return self.num_passes <= CHEAP_PASSES * self.num_images and all(
             epoch <= CHEAP_EPOCH * self.num_images for epoch in self.epochs[1:]
         )
 
     def until(self, epoch: int) -> float:
-        """Return what the epochs up to one take."""
+        """Return the work of the epochs up to one."""
         return self.gmacs * sum(self.epochs[:epoch])
 
 
 @dataclass(frozen=True, slots=True)
 class RacePlan:
-    """Who starts, after how many epochs the rungs are, who runs whole at once, and who does not start and why."""
+    """Who starts, after which epochs the rungs are, who runs to the end at once, and who does not start and why."""
 
     starts: tuple[str, ...]
     rungs: tuple[int, ...]
@@ -74,7 +74,7 @@ class RacePlan:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a candidate stands at a rung: score and loss on val of the epoch that it would deliver after so many."""
+    """Where a candidate stands at a rung: score and loss on val of the epoch that it would deliver by then."""
 
     label: str
     epochs: int
@@ -111,7 +111,7 @@ def _columns(verdict: Verdict) -> tuple[tuple[str, str], tuple[str, str]]:
 
 
 def plan_race(works: Mapping[str, CandidateWork]) -> RacePlan:
-    """Return who starts and the rungs, from the work of each candidate; the verdict's own choice comes first.
+    """Return who starts and the rungs, given the work of each candidate; the verdict's own choice comes first.
 
     The first rung is as late as the bound allows, and at most a third of the epochs.
     """
@@ -132,7 +132,7 @@ def plan_race(works: Mapping[str, CandidateWork]) -> RacePlan:
 
 
 def images_to_rank(seconds: Mapping[str, float], limit: float, *, fewest: int, most: int) -> tuple[int, dict[str, str]]:
-    """Return on how many images backbones are ranked, and which are left out for what an image takes them, and why.
+    """Return how many images backbones are ranked on, and which are left out as too slow for that, and why.
 
     Ranking takes at most a quarter of the `limit` in seconds; the slowest give way while that is not enough for the
     fewest images.
@@ -171,7 +171,7 @@ def plan_backbone_race(
 
 
 def _seconds(works: Mapping[str, CandidateWork], options: Mapping[str, Option]) -> float:
-    """Return what a race takes at most: all as far as their rungs let them, and the rest of whoever has most left."""
+    """Return the most that a race takes: all up to their rungs, and the rest of whoever has most left."""
     rungs = _rungs(_latest_rung(works), [*works.values()])
     shown, rest = [], [0.0]
     for label, work in works.items():
@@ -183,7 +183,7 @@ def _seconds(works: Mapping[str, CandidateWork], options: Mapping[str, Option]) 
 
 
 def overhead(works: Mapping[str, CandidateWork], rungs: Sequence[int], *, winner: str) -> float:
-    """Return the most that the others take when one wins: the first rung of all, the next one of those kept.
+    """Return the most that the others take when one wins: all to the first rung, those kept to the next.
 
     Beside a winner on cached features of few images those of its kind are not counted.
     """
@@ -218,7 +218,7 @@ def judge(
 
 
 def _first_rung(works: Mapping[str, CandidateWork]) -> int | None:
-    """Return the latest first rung with which no winner pays more than it may; None where not even 1 does."""
+    """Return the latest first rung at which no winner exceeds the bound; None if not even epoch 1 is early enough."""
     fits = (
         reach
         for reach in range(_latest_rung(works), 0, -1)
@@ -231,7 +231,7 @@ def _first_rung(works: Mapping[str, CandidateWork]) -> int | None:
 
 
 def _latest_rung(works: Mapping[str, CandidateWork]) -> int:
-    """Return a third of the epochs of whoever has the fewest, of those that do not run whole at once."""
+    """Return a third of the fewest epochs among those that do not run to the end at once."""
     counts = [len(work.epochs) for work in works.values() if not work.is_cheap]
     return max(1, min(counts, default=1) // MOST_OF_EPOCHS)
 

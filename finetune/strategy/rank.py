@@ -1,4 +1,4 @@
-"""From what was measured of some backbones on the same images to which one to take, and why.
+"""Which backbone to take and why, from what was measured for several on the same images.
 
 Pure. What predicts is the leave-one-out score (top1, mAP or R2) of a linear model on each backbone's features;
 that a search over features alone can miss the backbone that fine-tunes best is why the strongest in
@@ -52,7 +52,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Candidates from the best predicted score down, the one to take, and why.
+    """Candidates by predicted score, the best first, the one to take, and why.
 
     `strongest` is the strongest in general: it stays on the list whatever was predicted. `shortlist`
     is what is worth a training run.
@@ -70,7 +70,7 @@ class Ranking:
 
     @property
     def starters(self) -> tuple[str, ...]:
-        """The two or three that race: the best predicted, the one to take, the strongest; else the next best."""
+        """The two or three that race: the best predicted, the one to take, the strongest, or else the next best."""
         best, *others = (candidate.name for candidate in self.candidates)
         first = tuple(dict.fromkeys((best, self.recommended, self.strongest)))
         return first if len(first) > 1 else tuple(dict.fromkeys((*first, *others[:1])))
@@ -109,7 +109,7 @@ def rank(
 
 
 def strongest_in_general(candidates: Sequence[Candidate]) -> Candidate:
-    """Return the candidate that stands highest whatever the data; where nothing is known, the largest in compute."""
+    """Return the candidate that is strongest in general; if nothing is known, the one with the most compute."""
     known = [candidate for candidate in candidates if candidate.standing is not None]
     if known:
         return max(known, key=lambda candidate: (candidate.standing or 0.0, candidate.gmacs))
@@ -120,7 +120,7 @@ def difference(
     candidate: Candidate, other: Candidate, *, task: Task = "classify", targets: Tensor | None = None
 ) -> Interval:
     """Return the interval of a candidate's predicted score minus another's, on the same images."""
-    right = torch.empty(0) if targets is None else targets  # of one class, what is right is known already
+    right = torch.empty(0) if targets is None else targets  # for one class, hits are known already
     return PROBES[task].difference(candidate.judged, other.judged, right, candidate.units)
 
 

@@ -13,7 +13,7 @@ from finetune.types import FreezePlan, GroupPlan, LayerGroup, Phase, Solver, Tra
 from finetune.values import AUTO_LEVEL
 
 GRADUAL_PHASES = 4  # the head, then the rest in three portions
-LEAST_STEPS, MOST_EPOCHS = 200, 100  # a handful of images is shown more often, or nothing would be learned
+LEAST_STEPS, MOST_EPOCHS = 200, 100  # a handful of images must be shown more often, or nothing would be learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Choice:
     epochs: int
     lr: float
     layer_decay: float
-    top_k: int | None = None  # layer groups of the backbone that are trained; None: all, where that is meant
+    top_k: int | None = None  # layer groups of the backbone that are trained; None: all, if that is meant
     reinit: bool = False
     updates_norms: bool = False  # those of pretrained layers that are trained
     has_linear_head: bool = True
@@ -43,7 +43,7 @@ def strategy(name: str) -> Strategy:
 
 
 def is_pretrained(name: str) -> bool:
-    """Return whether a strategy begins from pretrained weights, as all do that auto and race choose among."""
+    """Return whether a strategy begins from pretrained weights, as all that auto and race choose among do."""
     return name not in STRATEGIES or STRATEGIES[name].is_pretrained
 
 
@@ -53,7 +53,7 @@ def taking(number: str) -> tuple[str, ...]:
 
 
 def cheaper_than(name: str) -> tuple[str, ...]:
-    """Return what a strategy may fall to, each cheaper than the one before it."""
+    """Return the strategies that one may fall back to, each cheaper than the one before it."""
     chain: list[str] = []
     while (cheaper := STRATEGIES[chain[-1] if chain else name].cheaper) is not None:
         chain.append(cheaper)
@@ -61,7 +61,7 @@ def cheaper_than(name: str) -> tuple[str, ...]:
 
 
 def why_usual_level(name: str) -> str:
-    """Return why auto is the usual level of augmentation: another is the rule of a strategy when it loses on no set."""
+    """Return why auto is the usual level of augmentation: a strategy has another only if that loses on no data set."""
     return f"augment.level auto: {AUTO_LEVEL}; {STRATEGIES[name].level}"
 
 
@@ -145,7 +145,7 @@ def _gradual(choice: Choice, groups: Sequence[LayerGroup]) -> tuple[Phase, ...]:
 
 
 def _probe(choice: Choice, groups: Sequence[LayerGroup], *, epochs: int) -> Phase:
-    """Return the phase that solves the head; one of more than a linear layer cannot be solved and is trained."""
+    """Return the phase that solves the head, or trains it if it is more than one linear layer."""
     if choice.has_linear_head:
         return _phase("probe", choice, groups, depth=0, epochs=0, solver="lbfgs")
     return _phase("probe", choice, groups, depth=0, epochs=epochs)
@@ -186,7 +186,7 @@ def _phase(
 
 
 def _trains(choice: Choice, group: LayerGroup) -> Trains:
-    """Return what of a trained layer group a strategy trains; of the head all."""
+    """Return what a strategy trains of a trained layer group; of the head, everything."""
     return "all" if group.is_head else STRATEGIES[choice.strategy].trains
 
 
@@ -230,6 +230,7 @@ class Strategy:
     trains: Trains = "all"  # of each layer group of the backbone
     unused: Mapping[str, str] = field(default_factory=dict)  # keys or sections of the recipe, and why it has no use
     source: str = ""
+    smoothing: float = 0.0  # of labels, but for top-k 1
     level: str = "no other level was measured with it"  # why auto is the usual level of augmentation
 
 
@@ -279,6 +280,7 @@ STRATEGIES: dict[str, Strategy] = {
         takes=frozenset({"top_k"}),
         top_k=1,
         cheaper="head-only",
+        smoothing=0.1,  # docs/log.md, 2026-11-30
         level=_NO_BETTER,
     ),
     "full": Strategy(

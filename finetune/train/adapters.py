@@ -1,4 +1,4 @@
-"""LoRA: what is trained of a matrix is a product of two small ones, added to it.
+"""LoRA: of a matrix, only a product of two small ones that is added to it is trained.
 
 The network stays plain: before a step's forward pass its matrices are replaced by W + B A for that call, and after the
 step it is set to them, so that val, checkpoints and exports see whole weights under their own names, and there is

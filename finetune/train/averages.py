@@ -19,12 +19,12 @@ class Averages:
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], decay: float) -> None:
-        """Begin where the model stands; `names` are the keys of what is trained, weights and statistics."""
+        """Begin at the model's values; `names` are the keys of what is trained, weights and statistics."""
         state = model.state_dict()
         self.model, self.decay = model, decay
         self.names = [name for name in names if state[name].is_floating_point()]
         self.tensors = {name: tensor.clone() for name, tensor in self._current().items()}
-        self.held: dict[str, Tensor] | None = None  # the weights, while the model stands at its averages
+        self.held: dict[str, Tensor] | None = None  # the weights, while the model holds its averages
 
     def _current(self) -> dict[str, Tensor]:
         state = self.model.state_dict()
@@ -32,14 +32,14 @@ class Averages:
 
     @torch.no_grad()
     def update(self, num_steps: int) -> None:
-        """Take in the weights after so many steps of the phase."""
+        """Take in the weights after a number of steps of the phase."""
         decay = min(self.decay, (1 + num_steps) / (10 + num_steps))
         current = self._current()
         torch._foreach_lerp_([self.tensors[name] for name in self.names], [*current.values()], 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Have the model stand at its averages inside the block."""
+        """Have the model hold its averages inside the block."""
         self.held = {name: tensor.clone() for name, tensor in self._current().items()}
         self.put()
         try:
@@ -50,7 +50,7 @@ class Averages:
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:
-        """Have the model stand at its weights inside the block, where it stands at its averages."""
+        """Have the model hold its weights inside the block, if it holds its averages."""
         if self.held is None:
             yield
             return

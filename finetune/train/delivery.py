@@ -1,9 +1,9 @@
 """Which epoch is delivered: the last one, unless val found an earlier one better beyond chance.
 
-Picking the epoch with the highest val top1 out of thirty is picking by chance where val is small: on 10 images
-a class that cost 2 to 6 points on unseen images (docs/strategies.md). A later epoch has learned longer and, on
-a falling learning rate, come to rest. The score of another task (mAP, R2) is measured by the same yardstick: what
-5 of the val images are of all.
+Picking the epoch with the highest val top1 out of thirty is picking by chance if val is small: on 10 images per
+class that cost 2 to 6 points on unseen images (docs/strategies.md). A later epoch has learned longer and, on a
+falling learning rate, settled. The score of another task (mAP, R2) has the same yardstick: the share of val that
+5 images are.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-TOLD_APART = 5  # val images: the fewest of which a sign test can say that it is no chance (p = 1/32)
+TOLD_APART = 5  # val images: the fewest for which a sign test can rule out chance (p = 1/32)
 
 
 class EpochOnVal(Protocol):
-    """What is read of an epoch to tell which is delivered."""
+    """What the choice of the delivered epoch depends on."""
 
     @property
     def epoch(self) -> int: ...
@@ -45,7 +45,7 @@ def best(history: Sequence[EpochOnVal]) -> int:
 
 
 def is_better(history: Sequence[EpochOnVal], *, by: str, gain: float) -> bool:
-    """Return whether the last epoch is better than all before it, for those who wait for one that is.
+    """Return whether the last epoch is better than all before it, for patience.
 
     By "score" it must have more by `gain` (without one an equal score with a lower loss will do), by "loss" less.
     """

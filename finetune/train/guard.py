@@ -1,4 +1,4 @@
-"""What may go wrong at any line that computes, and is told at the entry points: memory runs out, a worker dies."""
+"""What may go wrong at any line that computes, handled at the entry points: out of memory, a dead worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OF_A_MODEL = "fewer images at once (--batch-size)"
 
 @contextmanager
 def guarded(less: str = SMALLER, *, is_shared: bool = False) -> Iterator[None]:
-    """Turn what torch says, inside the block, of a dead worker or of memory that ran out into our errors.
+    """Turn torch's errors for a dead worker or lack of memory, inside the block, into ours.
 
     Other threads wait for their turn, unless what is done goes beside others (`is_shared`).
     `less` names what takes less memory. Where a step of training runs out, `out_of_memory` has said more.

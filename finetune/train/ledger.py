@@ -97,7 +97,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return made
 
     def move(self, tensor: Tensor, part: Part) -> None:
-        """Book what a tensor lies in under another part."""
+        """Book a tensor's storage under another part."""
         place = tensor.untyped_storage()._cdata
         before, size = self.booked[place]
         self.held[before] -= size
@@ -173,7 +173,7 @@ class _Mover:
 def step_held(
     backbone: Backbone, phase: Phase, recipe: Recipe, *, batch: int, precision: str, is_cut: bool = False
 ) -> Held:
-    """Return what a training step of so many images holds; the network may lie on the meta device.
+    """Return what a training step of `batch` images holds; the network may be on the meta device.
 
     With `is_cut` the tail alone runs, on what the trunk has yielded before.
 
@@ -198,7 +198,7 @@ def step_held(
 
 
 def pass_held(backbone: Backbone, phase: Phase, *, batch: int, precision: str, is_whole: bool = False) -> Held:
-    """Return what a pass over so many images holds without gradients: of the trunk, or of the whole network.
+    """Return what a pass over `batch` images holds without gradients: of the trunk, or of the whole network.
 
     Raises:
         IndivisibleError: there is no trunk. NotImplementedError, RuntimeError: as in `step_held`.
@@ -216,7 +216,7 @@ def pass_held(backbone: Backbone, phase: Phase, *, batch: int, precision: str, i
 
 
 def step_memory(held: Held, batch: int, *, trained: int) -> Memory:
-    """Return what a step takes up to a batch of so many images, from what it holds with all of them.
+    """Return what a step takes up to this batch size, from what it holds at that size.
 
     Without any it would hold gradients of the `trained` bytes and the optimiser's copy of them. The fullest of several
     moments counts, each of which grows evenly: between the two it is never more than this.

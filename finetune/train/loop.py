@@ -1,6 +1,6 @@
 """Training one phase by gradient: epochs of steps, val after each, the one to deliver kept, any step resumable.
 
-Never knows whether its batches are images or features. Letters: B batch, K classes.
+It never knows whether its batches are images or features. Letters: B batch, K classes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ QUICK = 2.0  # seconds: epochs on cached features are over sooner than a checkpo
 
 
 def fit_phase(fit: Fit, phase: Phase, state: TrainState, *, optimiser_state: dict[str, Tensor] | None = None) -> None:
-    """Train a phase from where `state` stands to its end, or to the end of patience.
+    """Train a phase from `state` to its end, or to the end of patience.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -131,7 +131,7 @@ def _epoch_event(line: EpochLine, *, is_best: bool, delivered: int | None) -> Ev
 
 
 def _on_val(fit: Fit, work: Work, save: Callable[[], None] | None) -> tuple[float, float] | tuple[None, None]:
-    """Return what the task is judged by and the loss on val, where there is one."""
+    """Return the task's score and the loss on val, if there is one."""
     if work.val is None:
         return None, None
     batches = stoppable(fit, work.val.epoch(), save)
@@ -143,7 +143,7 @@ def _on_val(fit: Fit, work: Work, save: Callable[[], None] | None) -> tuple[floa
 
 
 def stoppable(fit: Fit, batches: Iterator[tuple[Any, Tensor]], save: Callable[[], None] | None = None) -> Iterator[Any]:
-    """Yield batches as long as nobody asks the run to stop."""
+    """Yield batches until the run is asked to stop."""
     for batch in batches:
         yield batch
         fit.stop.raise_if_asked(save)
@@ -193,7 +193,7 @@ def _train_epoch(fit: Fit, run: nn.Module, batches: Batches, step: Step, phase: 
 
 
 class _Unread:
-    """Losses and hits of the steps since a number was read from the device last."""
+    """Losses and hits of the steps since a number was last read from the device."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[Tensor, Tensor, int]] = []
@@ -202,7 +202,7 @@ class _Unread:
         self.steps.append((loss, num_correct, num_images))
 
     def read(self, fit: Fit, phase: Phase, state: TrainState) -> None:
-        """Add them to the sums of the epoch, in the order of the steps, of which `state.step` was the last.
+        """Add them to the sums of the epoch, in the order of the steps; `state.step` was the last.
 
         Raises:
             TrainingError: the loss of one of them is not finite.
@@ -221,7 +221,7 @@ class _Unread:
 
 
 class _Waited:
-    """How long the loop stood still until its batches came."""
+    """How long the loop waited for its batches."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -237,7 +237,7 @@ class _Waited:
 
 
 def _set_rates(fit: Fit, optimiser: Any, phase: Phase, state: TrainState, steps: int, *, drops: int) -> None:
-    """Set learning rate and momentum for the step that is next."""
+    """Set learning rate and momentum for the next step."""
     factor = _factor(fit, phase, state, state.step, steps, drops=drops)
     for group in optimiser.param_groups:
         group["lr"] = group["peak_lr"] * factor
@@ -261,7 +261,7 @@ def _drops(fit: Fit, phase: Phase, state: TrainState) -> int:
 
 
 def _keep(fit: Fit, step: Step, phase: Phase, state: TrainState) -> None:
-    """Write a checkpoint, unless the weights are no longer finite: the last good one stays then."""
+    """Write a checkpoint, unless the weights are no longer finite: then the last good one stays."""
     if not ranks.is_first():
         return
     trained = {name: weight for name, weight in fit.model.named_parameters() if weight.requires_grad}

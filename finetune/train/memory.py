@@ -1,4 +1,4 @@
-"""How many images fit into a training step at once: by what one takes of memory (see `ledger`), or by trial.
+"""How many images fit into a training step at once: from the memory a step takes (see `ledger`), or by trial.
 
 What is not covered: workspaces of kernels, and what other processes take; `SHARE` leaves room for them.
 """
@@ -18,13 +18,13 @@ SHARE = 0.6  # of what is free
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that training takes: whatever the batch, and for each image in it."""
+    """Bytes that training takes: a fixed part, and a part for each image of a batch."""
 
     fixed: int
     per_image: int
 
     def of(self, batch: int) -> int:
-        """Return the bytes for a batch of so many images."""
+        """Return the bytes for a batch of this size."""
         return self.fixed + batch * self.per_image
 
 
@@ -85,7 +85,7 @@ def out_of_memory(micro_batch: int) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Tell whether an error of torch says that memory ran out; on a CPU it is a plain RuntimeError."""
+    """Return whether one of torch's errors means that memory ran out; on a CPU it is a plain RuntimeError."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(

@@ -33,7 +33,7 @@ def mixed(inputs: Any, targets: Tensor, *, regularise: RegulariseSection, num_cl
 
 
 def brightened(inputs: Any, strength: float) -> Any:
-    """Return feature maps with each channel made brighter or darker by chance, within its range; others as they are.
+    """Return feature maps with each channel randomly made brighter or darker, within its range; others unchanged.
 
     Of every image and channel, values are stretched to 0 to 1 over the map, shifted by U(-s, s), cut, and put back.
     Source: Bär et al. 2024, Frozen feature augmentation for few-shot image classification, arXiv:2403.10519 (c2FroFA).

@@ -1,4 +1,4 @@
-"""What moves the weights of a phase: the optimiser, averages and factors beside it, and where new weights start."""
+"""What moves the weights of a phase: the optimiser, averages and factors beside it, and initial values."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def moving(
 
 
 def connections_of(fit: Fit) -> tuple[str, ...]:
-    """Return the weights of the head's layers where a step is to drop some of them."""
+    """Return the weights of the head's layers if steps are to drop some of them."""
     if not fit.settings.regularise.drop_connect:
         return ()
     head = next(group for group in fit.groups if group.is_head)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from finetune.backbone.heads import linear_head
 from finetune.errors import BackboneError, DataError
 from finetune.tasks import Quantity, Scale
-from finetune.train.phases import linear_head
 from finetune.types import Manifest
 
 
@@ -30,7 +30,7 @@ def scale_of(manifest: Manifest) -> Scale | None:
 
 
 def check_number_head(model: nn.Module, label: str) -> None:
-    """See that a scale can be folded into the head of a network.
+    """Check that a scale can be folded into the head of a network.
 
     Raises:
         BackboneError: its head is not one linear layer.

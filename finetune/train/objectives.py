@@ -1,4 +1,4 @@
-"""What training is for, by the task, in one table: what is minimised, and what of outputs is measured on val.
+"""The objective of training for each task, in one table: what is minimised, and what is measured on val.
 
 Letters: B batch, N images, K classes.
 """
@@ -48,7 +48,7 @@ class Objective:
         return float(self.loss(outputs, targets, reduction="sum")) / columns
 
     def hits(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return how many of a batch are guessed right, (); 0 where an image has no single class."""
+        """Return how many of a batch are guessed right, (); 0 if images have no single class."""
         if self.task != "classify":
             return torch.zeros((), dtype=torch.int64, device=logits.device)
         return (logits.argmax(dim=1) == targets).sum()
@@ -60,7 +60,7 @@ def _r2(outputs: Tensor, targets: Tensor) -> float:
 
 
 def objective_of(task: Task, scale: Scale | None = None) -> Objective:
-    """Return the objective of a task; of numbers with the scale in which training sees them."""
+    """Return the objective of a task; for numbers, with the scale in which training sees them."""
     score, loss = OBJECTIVES[task]
     return Objective(task, score, loss, FAMILIES[task], scale)
 

@@ -1,4 +1,4 @@
-"""What a network puts out in training mode, as one loss: the only place that knows of tuples of logits.
+"""The outputs of a network in training mode as one loss: the only place that knows of tuples of logits.
 
 Letters: B batch, K classes.
 """
@@ -14,7 +14,7 @@ Output = Tensor | tuple[Tensor, ...]
 
 
 def aux_weight(model: nn.Module) -> float | None:
-    """Return what the loss of each auxiliary classifier counts; None for a network that has none."""
+    """Return the weight of each auxiliary classifier's loss; None for a network without any."""
     weight: float | None = getattr(model, "aux_weight", None)
     return weight
 

@@ -9,23 +9,23 @@ from torch import Tensor, nn
 
 from finetune import ranks
 from finetune.backbone.freeze import freezing, reinitialise
-from finetune.backbone.groups import head_modules
+from finetune.backbone.heads import linear_head
 from finetune.backbone.staged import StagedClassifier
 from finetune.checkpoint.state import Checkpoint, TrainState, restore_model
 from finetune.errors import BackboneError
 from finetune.features.extract import before_head, extract
-from finetune.features.probe import fit_probe
+from finetune.features.probe import Probe, fit_probe
 from finetune.optim.initialisers import initialise
 from finetune.randomness import derive, forked
-from finetune.train.fit import Fit, renewed, renewed_parameters
+from finetune.train.fit import Fit, Work, renewed, renewed_parameters
 from finetune.train.loop import close_epoch, fit_phase, stoppable
 from finetune.types import Event, Phase
 
 
 def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: Checkpoint | None = None) -> TrainState:
-    """Run every phase to its end and return the state at the end; from a checkpoint on where one is given.
+    """Run every phase to its end, from a checkpoint if one is given, and return the final state.
 
-    `fresh` is the same network as it is when new, for what is re-initialised.
+    `fresh` is the same network when new, for what is re-initialised.
     """
     state, optimiser_state = (resumed.state, resumed.optimiser) if resumed else (TrainState(), {})
     is_adapted = any(item.trains == "lora" for phase in phases for item in phase.plan.groups)
@@ -53,13 +53,13 @@ def fit_phases(fit: Fit, phases: Sequence[Phase], *, fresh: nn.Module, resumed: 
 
 
 def pretrained_weights(fit: Fit, phases: Sequence[Phase]) -> dict[str, Tensor]:
-    """Return the weights of what no phase re-initialises, as they are before any step."""
+    """Return the weights that no phase re-initialises, as they are before any step."""
     new = {name for phase in phases for name in renewed_parameters(fit, phase)}
     return {name: weight.detach().clone() for name, weight in fit.model.named_parameters() if name not in new}
 
 
 def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
-    """Set the head to the regression on what reaches it, solved to convergence: logistic, or of numbers linear."""
+    """Set the head to a regression on its inputs, solved to convergence: logistic, or linear for numbers."""
     head = linear_head(fit.model)
     if head is None:
         raise BackboneError("the head of this network is not one linear layer, so it cannot be solved")
@@ -93,6 +93,12 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
     with torch.no_grad():
         head.weight.copy_(probe.weight)
         head.bias.copy_(probe.bias)
+    fit.on_event(Event.message(_told(fit, work, probe, is_selective=is_selective)))
+    _sum_up(fit, state, features @ probe.weight.T + probe.bias, targets)
+    close_epoch(fit, work, phase, state, lr=0.0)
+
+
+def _told(fit: Fit, work: Work, probe: Probe, *, is_selective: bool) -> str:
     has_one_class = fit.objective.family.has_one_class
     judged = f"cross-validated {f'top1 {probe.top1:.3f}' if has_one_class else f'loss {probe.loss:.4f}'}"
     if not probe.judged:
@@ -100,24 +106,12 @@ def solve_phase(fit: Fit, phase: Phase, state: TrainState) -> None:
     elif probe.judged < 1:
         judged += f" (both on {probe.judged:.0%} of the classes)"
     shown_as = f" in {work.views} views" if work.views > 1 else ""
-    text = f"head solved on {work.train.num_images} images{shown_as}, L2 strength {probe.strength:g}, {judged}"
-    if is_selective:
-        text += f", {probe.share:.0%} of the features kept"
-    fit.on_event(Event.message(text))
-    _sum_up(fit, state, features @ probe.weight.T + probe.bias, targets)
-    close_epoch(fit, work, phase, state, lr=0.0)
-
-
-def linear_head(model: nn.Module) -> nn.Linear | None:
-    """Return the head when it is one linear layer with a bias, else None."""
-    heads = head_modules(model)
-    if len(heads) == 1 and type(heads[0]) is nn.Linear and heads[0].bias is not None:
-        return heads[0]
-    return None
+    kept = f", {probe.share:.0%} of the features kept" if is_selective else ""
+    return f"head solved on {work.train.num_images} images{shown_as}, L2 strength {probe.strength:g}, {judged}{kept}"
 
 
 def _sum_up(fit: Fit, state: TrainState, logits: Tensor, targets: Tensor) -> None:
-    """Put what the solved head gives the images of train, (N, K), into the sums of the epoch."""
+    """Enter the logits (N, K) of the solved head on train into the sums of the epoch."""
     hits, summed = fit.objective.hits, fit.objective.summed
     state.num_seen, state.num_correct, state.loss_sum = ranks.agreed(
         lambda: (len(targets), int(hits(logits, targets)), summed(logits, targets))

@@ -1,4 +1,4 @@
-"""A learning-rate range test: a step at each of rising rates, after which everything is as it was before.
+"""A learning-rate range test: a step at each of rising rates, after which everything is as before.
 
 Source: Smith 2017, arXiv:1506.01186.
 """
@@ -40,7 +40,7 @@ def range_test(
     high: float = HIGHEST,
     steps: int = STEPS,
 ) -> RangeCurve:
-    """Return the loss of a step of the first phase by gradient at each of so many rates, from the lowest on.
+    """Return the loss of a step of the first phase by gradient at each of the rates, from the lowest on.
 
     Phases before it, which are solved, are solved first. It ends early where the loss runs away. The model with its
     buffers and modes, the random states and the scaler are left as they were, to the bit; optimisers are its own.

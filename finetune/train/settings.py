@@ -1,4 +1,4 @@
-"""The numbers of the recipe that training reads, each one settled."""
+"""The numbers of the recipe that training reads, all settled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune.tasks import Task
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """What the loop and its steps read of a resolved recipe."""
+    """What the loop and its steps read from a resolved recipe."""
 
     optim: OptimSection
     criterion: Criterion

@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of the whole batch where several processes have a part of it each.
+"""Batch norm with the statistics of the whole batch if several processes have a part of it each.
 
 torch's SyncBatchNorm is for GPUs alone and replaces layers; here the function that all kinds of batch norm call is
 answered inside a block, so that the model stays as it is. Letters: B batch, C channels.
@@ -19,7 +19,7 @@ from finetune import ranks
 
 
 def shared_statistics(run: nn.Module) -> AbstractContextManager[Any]:
-    """Return what has batch norms of a network that follow batches see all processes' parts, around a forward pass."""
+    """Return a context in which batch norms that use batch statistics see the parts of all processes."""
     if ranks.count() == 1 or not any(_follows(module) for module in run.modules()):
         return nullcontext()
     return _Shared()

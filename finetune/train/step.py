@@ -29,7 +29,7 @@ Seeded = Callable[[], AbstractContextManager[object]]
 
 @dataclass(slots=True)
 class Step:
-    """What a step of a phase needs beside its batch."""
+    """What a step of a phase needs besides its batch."""
 
     model: nn.Module
     optimiser: Any
@@ -39,12 +39,12 @@ class Step:
     adapters: Adapters | None = None
     anchors: Mapping[str, Tensor] = field(default_factory=dict)  # pretrained values, by name, that weights stay near
     objective: Objective = CLASSES
-    connections: tuple[str, ...] = ()  # weights of the head, by name, of which a share is dropped
+    connections: tuple[str, ...] = ()  # weights of the head, by name, that are dropped in part
 
     def take(
         self, run: nn.Module, inputs: Any, targets: Tensor, *, num_images: int = 0, num_steps: int, seeded: Seeded
     ) -> tuple[Tensor, Tensor]:
-        """Take one step on the mean loss of a batch, its gradient summed over micro-batches; so many were before it.
+        """Take one step on the mean loss of a batch, its gradient summed over micro-batches, after `num_steps` others.
 
         Of several processes of a run each has its part of the `num_images` of the batch (0: this is all), and
         gradients are summed over all. What is random is drawn inside `seeded()`. Returns loss and hits, both (), on the
@@ -105,7 +105,7 @@ class Step:
         return loss, hits
 
     def _output(self, run: nn.Module, inputs: Any) -> Any:
-        """Return what a network yields with the weights that training puts in the place of its own, if any."""
+        """Return a network's output with the weights that training substitutes for its own, if any."""
         weights = self.adapters.weights() if self.adapters else {}
         if self.connections:
             weights |= dropped(run, self.connections, self.model, self.settings.regularise.drop_connect)
@@ -116,7 +116,7 @@ class Step:
 
     @contextmanager
     def _uphill(self) -> Iterator[None]:
-        """Have weights stand inside the block where the loss rises fastest to, `optim.sam` away, without a gradient.
+        """Move weights inside the block by `optim.sam` in the direction in which the loss rises fastest.
 
         Statistics that follow batches stand still meanwhile: they have seen this one.
         Source: Foret et al. 2021, arXiv:2010.01412.
@@ -144,7 +144,7 @@ class Step:
                     weight.copy_(before)
 
     def _penalise(self) -> None:
-        """Add the gradient of what weights are penalised for.
+        """Add the gradient of the penalties on weights.
 
         Source of L2-SP: Li et al. 2018, arXiv:1802.01483.
         """
@@ -166,7 +166,7 @@ def _against(criterion: Criterion, targets: Tensor, logits: Tensor) -> Tensor:
 
 
 def _num_parts(num_images: int, size: int | None) -> int:
-    """Return in how many parts of at most `size` images a batch passes, in every process of a run as many."""
+    """Return how many parts of at most `size` images a batch is divided into, the same in every process."""
     most, least = -(-num_images // ranks.count()), num_images // ranks.count()  # that a process has of it
     return min(-(-most // (size or most)), least)
 

@@ -1,4 +1,4 @@
-"""What augmentation makes of images: a grid to look at before anything is trained."""
+"""What augmentation does to images: a grid to look at before anything is trained."""
 
 from __future__ import annotations
 

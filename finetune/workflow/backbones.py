@@ -22,7 +22,7 @@ PLOTS = (".svg", ".png")
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a backbone has to be; None and empty ask for nothing. `max_params` in millions, `min_top1` in percent."""
+    """What a backbone must be; None and empty ask for nothing. `max_params` in millions, `min_top1` in percent."""
 
     family: str | None = None
     max_params: float | None = None
@@ -32,7 +32,7 @@ class Wish:
     is_here: bool = False
 
     def suits(self, entry: CatalogueEntry) -> bool:
-        """Tell whether an entry is what was asked for; what is not known about it suits no limit."""
+        """Return whether an entry is what was asked for; unknown values satisfy no limit."""
         network = entry.network
         return (
             (self.family is None or network.family == self.family)
@@ -56,9 +56,9 @@ class Fetched:
 def list_backbones(
     pattern: str = "", wish: Wish | None = None, *, is_front: bool = False, sort: catalogue.Sort | None = None
 ) -> list[CatalogueEntry]:
-    """Return the backbones that a pattern finds and a wish suits, the most accurate first.
+    """Return the backbones that match a pattern and a wish, the most accurate first.
 
-    With `is_front` those of their sets of weights that no other beats at their compute, the cheapest first.
+    With `is_front`, the sets of weights that no other beats at their compute, the cheapest first.
 
     Raises:
         BackboneError: no backbone is called that.
@@ -77,7 +77,7 @@ def list_backbones(
 
 
 def facts(entry: CatalogueEntry) -> dict[str, Any]:
-    """Return what a line of the list says, as JSON."""
+    """Return a line of the list as JSON."""
     network, place = entry.network, place_of(entry.weights)
     return {
         "name": entry.name,
@@ -120,7 +120,7 @@ def show_backbone(name: str) -> dict[str, Any]:
 
 
 def plot_backbones(file: Path, pattern: str = "", wish: Wish | None = None) -> None:
-    """Draw accuracy against compute as .svg or .png: every set of weights that is found, and the front.
+    """Draw accuracy against compute as .svg or .png: every matching set of weights, and the front.
 
     Raises:
         RecipeError: another suffix. BackboneError: nothing with known accuracy. ResourceError: it cannot be written.
@@ -139,7 +139,7 @@ def plot_backbones(file: Path, pattern: str = "", wish: Wish | None = None) -> N
 def fetch_backbones(names: Sequence[str], to: Path, *, on_event: OnEvent = ignore) -> list[Fetched]:
     """Write backbones with their weights as timm folders TO/NAME, for `--weights` and machines without a network.
 
-    The network is asked only for what the hub's cache does not have; a folder that is there is left alone.
+    The network is asked only for what the hub's cache lacks; an existing folder is left alone.
 
     Raises:
         BackboneError: an unknown name, or weights that are neither here nor to be had.
@@ -159,7 +159,7 @@ def fetch_backbones(names: Sequence[str], to: Path, *, on_event: OnEvent = ignor
 
 
 def _is_toy(entry: CatalogueEntry) -> bool:
-    """Tell whether it is one of timm's networks for tests, whose accuracy would flatten the image."""
+    """Return whether it is one of timm's networks for tests, whose accuracy would flatten the image."""
     return entry.name.startswith("test_")
 
 
@@ -176,7 +176,7 @@ def _check(wish: Wish) -> None:
 
 
 def _source(entry: CatalogueEntry) -> str | None:
-    """Where the weights come from, as a user would name it."""
+    """Return where the weights come from, as a user would name it."""
     weights = entry.weights
     if weights is None:
         return None
@@ -193,7 +193,7 @@ def _target(name: str, to: Path) -> Path:
 
 
 def _is_there(of: Architecture, target: Path) -> bool:
-    """Tell whether a folder holds this backbone already.
+    """Return whether a folder already holds this backbone.
 
     Raises:
         ResourceError: it holds something else.

@@ -1,4 +1,4 @@
-"""The cache as a user sees it: what lies in it, and clearing it."""
+"""The cache as a user sees it: its contents, and clearing it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def list_cache(folder: str = "auto") -> tuple[Path, list[EntryFacts]]:
 def clear_cache(names: list[str] | None = None, *, folder: str = "auto") -> tuple[int, list[str]]:
     """Remove entries by the beginning of their names (all of them without names).
 
-    Returns the bytes freed, and the names of entries that stay since a process is filling them.
+    Returns the bytes freed, and the names of entries that stay because a process is filling them.
 
     Raises:
         DataError: no entry begins like that.

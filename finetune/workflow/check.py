@@ -1,7 +1,7 @@
-"""What is wrong with a data set, told before anything is trained on it.
+"""What is wrong with a data set, before anything is trained on it.
 
-The images are judged by what the scan and their small copies say; labels and odd images by a
-classifier on a frozen backbone's features, which are kept in the feature cache for a later run.
+Images are judged by the scan and by small copies of them; labels and odd images by a classifier on a
+frozen backbone's features, which are kept in the feature cache for a later run.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ from finetune.wording import counted
 
 LEAST_ALIKE = 0.9
 ON_SHEET = 12  # images of each finding
-STRONG = 0.9  # top1 from which on most doubts are worth a look
+STRONG = 0.9  # top1 from which most doubts are worth a look
 WEAK = "Many will be hard images: a backbone that knows them better (--backbone, --weights) doubts fewer."
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What labels and odd images were judged by: the backbone, and how often its classifier was right.
+    """What judged labels and odd images: the backbone, and how often its classifier was right.
 
-    Of several classes and of numbers `scores` has mAP or R2 of its linear model in place of top1.
+    With several classes or numbers, `scores` has mAP or R2 of its linear model in place of top1.
     """
 
     backbone: str
@@ -76,7 +76,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What a data set is, and what is wrong with it; what spoils a result stands first."""
+    """What a data set is, and what is wrong with it, starting with what spoils a result."""
 
     data: str
     root: str
@@ -93,7 +93,7 @@ class Check:
         return tuple(finding for finding in self.findings if finding.spoils)
 
     def raise_if_spoiled(self) -> None:
-        """Raise what would spoil a result, if anything would.
+        """Raise an error if anything would spoil a result.
 
         Raises:
             FindingsError: something would.
@@ -106,7 +106,7 @@ class Check:
             )
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         told = inline.html_lines(f"{counted(self.num_images, 'image')}: {self.data}", *self.notes)
         rows = ([one.kind, "yes" if one.spoils else "no", one.text, one.advice] for one in self.findings)
         return told + inline.html_table(["finding", "spoils results", "what", "way out"], rows)
@@ -140,7 +140,7 @@ def check(
     on_event: OnEvent = ignore,
     **settings: Unpack[Settings],
 ) -> Check:
-    """Tell what is wrong with a data set, under the split that a run with the same settings would make.
+    """Find what is wrong with a data set, under the split that a run with the same settings would make.
 
         finetune.check("imgs", quick=True).raise_if_spoiled()
 
@@ -213,7 +213,7 @@ def _check(chosen: Recipe, compute: Compute, *, alike: float, quick: bool, on_ev
 
 
 def _pictures(looks: Looks, bands: Bands, backbone: Backbone | None) -> Pictures:
-    """Return what the images are, with what the plain view shows of them where it is known."""
+    """Return a summary of the images, with how much the plain view shows of them, if that is known."""
     pictures = pictures_of(looks, bands)
     if backbone is None:
         return pictures
@@ -222,7 +222,7 @@ def _pictures(looks: Looks, bands: Bands, backbone: Backbone | None) -> Pictures
 
 
 def _class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Return for each class its images, and how many of them each split has."""
+    """Return the number of images of each class, in all and in each split."""
     parts = {name: manifest.counts(name) for name in SPLITS if manifest.split(name)}
     totals = manifest.counts()
     return {name: {"images": totals[name], **{part: parts[part][name] for part in parts}} for name in manifest.classes}
@@ -241,9 +241,9 @@ def _check_shares(recipe: Recipe) -> None:
 
 
 def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]]:
-    """Return the manifest as `run` would divide it; as it is, and the finding, where it cannot be divided.
+    """Return the manifest as `run` would divide it; if it cannot be divided, the manifest as it is, and a finding.
 
-    Classes without an image to train on, which `run` refuses, are left aside for that.
+    Classes without an image to train on, which `run` refuses, are left out for that.
     """
     chosen = recipe.split
     try:
@@ -256,7 +256,7 @@ def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]
 
 
 def _trainable(scanned: Manifest) -> Manifest:
-    """Return the manifest of the classes that have images outside of a val and a test that the user made."""
+    """Return the manifest of the classes that have images outside the user's own val and test."""
     own = [sample for sample in scanned.samples if sample.split in (None, "train")]
     there = {index for sample in own or scanned.samples for index in sample.target.classes}
     if len(there) == len(scanned.classes):
@@ -270,11 +270,11 @@ def _trainable(scanned: Manifest) -> Manifest:
 
 
 def _judge(inputs: Inputs, units: Sequence[int], on_event: OnEvent) -> tuple[Judged, list[Finding]]:
-    """Judge labels and look for odd images, in features of all images whatever their split."""
+    """Judge labels and look for odd images, in the features of all images, whatever their split."""
     recipe, manifest = inputs.recipe, inputs.manifest
 
     def told(event: Event) -> None:
-        if event.kind in ("progress", "warning"):  # how a phase would compute is of no interest here
+        if event.kind in ("progress", "warning"):  # how a phase would be computed does not matter here
             on_event(event)
 
     samples = [replace(sample, split="train") for sample in manifest.samples]

@@ -40,7 +40,7 @@ from finetune.types import Event, Manifest, OnEvent, ignore, to_json
 from finetune.whole import write_text
 
 HEADER = "What the runs of this comparison share."
-SHOWN = ("progress", "step", "warning", "timing")  # what a single run says is for its own folder
+SHOWN = ("progress", "step", "warning", "timing")  # what a single run reports is for its own folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Comparison:
     said: tuple[str, ...]
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         return inline.html_lines(*self.said) + inline.html_page(self.folder / "compare.html")
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Comparing runs that are finished already: their recipes, their figures, and who is better beyond chance."""
+"""Comparing finished runs: their recipes, their figures, and which are better beyond chance."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.backbone import automatic
-from finetune.backbone.hub import hub_is_reachable
 from finetune.cache_dir import cache_folder
 from finetune.environment import describe
+from finetune.hub import hub_is_reachable
 
 
 def doctor() -> dict[str, Any]:

@@ -26,7 +26,7 @@ from finetune.wording import counted
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """Several runs that answer as one: how they compare with the best of them, and where they lie as one file."""
+    """Several runs that answer as one: how they compare with the best of them, and their file."""
 
     average: Average
     joined: Joined
@@ -34,7 +34,7 @@ class Ensemble:
     proof: dict[str, Any] | None
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         return inline.html_metrics(self.joined.metrics, first="split")
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def ensemble(
     workers: int | None = None,
     on_event: OnEvent = ignore,
 ) -> Ensemble:
-    """Average what several finished runs say of an image, and measure it on val and test.
+    """Average the answers of several finished runs, and measure that on val and test.
 
         finetune.ensemble(["runs/a", "runs/b", "runs/c"], greedy=True, out="runs/abc")
 

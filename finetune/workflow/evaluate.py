@@ -1,4 +1,4 @@
-"""Measuring a finished run again: on a split of its data, or on another labelled set."""
+"""Measuring a finished run again: on a split of its data, or on another labelled data set."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ class Evaluation:
     task: Task = "classify"
     by_class: tuple[ClassFigures, ...] = ()
     tta: Tta = "none"  # the views that the answers are the mean over
-    corruption: UnderCorruption | None = None  # where it was asked for
+    corruption: UnderCorruption | None = None  # if it was asked for
 
     @property
     def confusion(self) -> list[list[int]]:
-        """All counts as a matrix (rows: true classes, columns: predicted ones); empty where there are no pairs."""
+        """All counts as a matrix (rows: true classes, columns: predicted ones); empty if there are no pairs."""
         matrix = [[0] * len(self.classes) for _ in self.classes] if self.confusions else []
         for true, guess, count in self.confusions:
             matrix[true][guess] = count
         return matrix
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         told = inline.html_lines(f"{counted(self.num_images, 'image')} of {self.split}")
         return told + inline.html_metrics({self.split: self.metrics}, first="split")
 
@@ -155,7 +155,7 @@ def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool, is_refit: 
 
 
 def _other_data(of: JudgedModel, data: str | Path, known_only: bool, on_event: OnEvent) -> Manifest:
-    """Read other data and give its labels the indices that the model knows them by."""
+    """Read other data and give its labels the model's indices."""
     read = sources.read(
         data,
         image_column=of.data.image_column,

@@ -37,7 +37,7 @@ class RateSearch:
     plot: Path | None
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         rates = [("suggested", self.curve.suggested), ("the strategy's own", self.usual)]
         return inline.html_table(["", "learning rate"], rates)
 
@@ -59,7 +59,7 @@ def find_lr(
     on_event: OnEvent = ignore,
     **settings: Unpack[Settings],
 ) -> RateSearch:
-    """Return the loss of a step at each of so many rates, from the lowest to the highest, and which they suggest.
+    """Return the loss of a step at each of a number of rates, from lowest to highest, and the rate that they suggest.
 
         finetune.find_lr("imgs", strategy="head-only").curve.suggested
 

@@ -37,8 +37,8 @@ from finetune.tasks import Task
 from finetune.train.guard import guarded
 from finetune.types import Event, Evidence, FreezePlan, LayerGroup, Manifest, OnEvent, Phase, Verdict, ignore, to_json
 
-USUAL_CLASSES = 1000  # of ImageNet, where neither the data nor the weights have classes
-USUAL_IMAGES = 1000  # that sizes and times are for where there is no data
+USUAL_CLASSES = 1000  # of ImageNet, if neither the data nor the weights have classes
+USUAL_IMAGES = 1000  # that sizes and times are for, if there is no data
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Plan:
         return sum(group.num_trained(plan[group.name]) for group in self.groups)
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         verdict = [self.verdict.line] if self.verdict else []
         told = inline.html_lines(f"{self.strategy} on {self.backbone}", *verdict, *self.notes)
         rows = (
@@ -123,7 +123,7 @@ def plan(
     on_event: OnEvent = ignore,
     **settings: Unpack[Settings],
 ) -> Plan:
-    """Return what `run` with the same arguments would do, without training, and what that takes.
+    """Return what `run` with the same arguments would do, without training, and what that would take.
 
     Needs neither data nor weights, unless the strategy is auto, which measures both; without data, auto
     shows the `layers` alone. Sizes and times are for `images` images: those of the data, without data
@@ -159,7 +159,9 @@ def _plan(chosen: Recipe, *, layers: bool, images: int | None, memory: bool | in
             told.append(f"{racing.told(race)}; shown is {prepared.recipe.strategy.name}")
     else:
         prepared = _prepared_on_paper(chosen)
-    level = [why_usual_level(prepared.recipe.strategy.name)] if chosen.augment.level == "auto" else []
+    usual = [why_usual_level(prepared.recipe.strategy.name)] if chosen.augment.level == "auto" else []
+    if chosen.loss.label_smoothing == "auto" and (smoothing := prepared.recipe.loss.smoothing):
+        usual.append(f"loss.label_smoothing auto: {smoothing}, which was better by a point in the mean")
     num_images = images or len(prepared.manifest.samples) or USUAL_IMAGES
     if not is_among:
         prepared = within_time(prepared, chosen, may_fall=name == "auto", num_images=num_images, on_event=on_event)
@@ -172,7 +174,7 @@ def _plan(chosen: Recipe, *, layers: bool, images: int | None, memory: bool | in
         strategy=prepared.recipe.strategy.name,
         groups=prepared.backbone.groups,
         phases=prepared.phases,
-        notes=(*told, *prepared.notes, *remarks(prepared.recipe, prepared.backbone), *level),
+        notes=(*told, *prepared.notes, *remarks(prepared.recipe, prepared.backbone), *usual),
         evidence=prepared.evidence,
         verdict=prepared.verdict,
         num_images=num_images,
@@ -190,7 +192,7 @@ def _memory(
     """Return what a GPU would hold in each phase.
 
     Raises:
-        BackboneError: a network of which that cannot be counted.
+        BackboneError: it cannot be counted for this network.
     """
     train = prepared.recipe.train
     asked = next((size for size in (train.micro_batch, train.batch_size) if size != "auto"), wanted_batch(num_images))
@@ -208,7 +210,7 @@ def _memory(
 
 
 def _prepared(recipe: Recipe, on_event: OnEvent) -> Prepared:
-    """Prepare a run; what the plan itself shows (its notes, the verdict) is said there alone."""
+    """Prepare a run; what the plan itself shows (its notes, the verdict) is not reported as well."""
     held: list[Event] = []
 
     def hold(event: Event) -> None:
@@ -245,7 +247,7 @@ def _layers_alone(recipe: Recipe) -> Plan:
 
 
 def _num_train(recipe: Recipe, manifest: Manifest | None) -> int | None:
-    """Return how many images will train: those of the train split, or what val and test leave of all."""
+    """Return how many images will be trained on: those of the train split, or what val and test leave."""
     if manifest is None:
         return None
     named = len(manifest.split("train"))
@@ -255,7 +257,7 @@ def _num_train(recipe: Recipe, manifest: Manifest | None) -> int | None:
 
 
 def _prepared_on_paper(recipe: Recipe) -> Prepared:
-    """Settle a recipe on a network without weights, and on the names of the classes alone."""
+    """Settle a recipe on a network without weights, and with only the names of the classes."""
     manifest = list_data(recipe) if recipe.data.path else None
     recipe = with_task(recipe, manifest) if manifest else recipe
     skeleton = skeleton_of(recipe, num_classes=len(manifest.classes) if manifest else None)

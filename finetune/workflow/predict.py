@@ -1,6 +1,6 @@
 """Classes for images without labels, from a finished run, an ONNX file or a timm folder.
 
-Where a run has a proven ONNX export, a command computes with that: nothing of torch is imported then.
+If a run has a proven ONNX export, commands compute with that, without importing torch.
 Letters: B batch, K classes, D features.
 """
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from finetune.data.given_images import GivenImages, OneImage
     from finetune.features.knowledge import Knowledge
 
-COVERAGE = 0.95  # share of val that is answered where images that the model is unsure of are asked to be told
+COVERAGE = 0.95  # share of val that is answered if unsure images are to be marked
 Paths = str | Path | Iterable[str | Path]
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be said of every image, beside what is likeliest."""
+    """What to say of every image, besides what is likeliest."""
 
     top: int = 1
     scores: bool = False  # the probability of every class
@@ -63,17 +63,17 @@ class Wanted:
 
     @property
     def needs_model(self) -> str:
-        """The flag that asks for what no export gives; "" where none does."""
+        """The flag that asks for what no export gives, or ""."""
         return "--unsure" if self.coverage is not None else "--features" if self.features else ""
 
     def layout(self, task: Task, classes: tuple[str, ...]) -> AnswerLayout:
-        """Return what is said of every image by a model of a task."""
+        """Return what a model of a task says of every image."""
         has_unsure = self.coverage is not None or self.threshold is not None
         return AnswerLayout(task, classes, self.top, self.scores or task == "multilabel", self.features, has_unsure)
 
 
 class Stream(Iterator[Prediction]):
-    """Predictions as they come, in the order of the images; `total` is None where nobody knows how many come."""
+    """Predictions as they come, in the order of the images; `total` is None where their number is unknown."""
 
     def __init__(self, layout: AnswerLayout, total: int | None, named: Iterator[Named]) -> None:
         self.layout, self.total = layout, total
@@ -83,7 +83,7 @@ class Stream(Iterator[Prediction]):
         return next(self._named).prediction
 
     def collected(self) -> Predictions:
-        """Return all that are still to come."""
+        """Return all remaining predictions."""
         return Predictions(self.layout, self._named)
 
 
@@ -169,7 +169,7 @@ class Classifier:
             )
 
     def _guarded(self) -> AbstractContextManager[None]:
-        """Return what turns errors of the library that computes into ours."""
+        """Return a context that turns errors of the computing library into ours."""
         from finetune.train.guard import OF_A_MODEL, guarded
 
         return guarded(OF_A_MODEL, is_shared=True)
@@ -233,7 +233,7 @@ class OnnxClassifier(Classifier):
         return f"<Classifier {kind} from {self.file} by onnxruntime>"
 
     def _guarded(self) -> AbstractContextManager[None]:
-        return nullcontext()  # of torch there is nothing here
+        return nullcontext()  # there is no torch here
 
     def _scorer(self, wanted: Wanted) -> Scorer[Any]:
         if wanted.needs_model:
@@ -242,9 +242,9 @@ class OnnxClassifier(Classifier):
 
 
 def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Classifier:
-    """Load what names images: the best model of a finished run, an ensemble, an ONNX file or a folder of exports.
+    """Load a model that names images: that of a finished run, an ensemble, an ONNX file or a folder of exports.
 
-    The model of a timm folder that names its classes is one, too. What is an ONNX file is computed by a CPU.
+    A timm folder that names its classes will do, too. An ONNX file is computed on a CPU.
 
     Raises:
         CheckpointError: nothing that can name images, or a run that did not come to its end.
@@ -275,7 +275,7 @@ def predict_with(
     stdin: BinaryIO | None = None,
     on_event: OnEvent = ignore,
 ) -> Stream:
-    """Return a stream of predictions for images by name (see `asked_images`), by what is quickest at hand.
+    """Return a stream of predictions for images by name (see `asked_images`), by the quickest way available.
 
     That is an ONNX file or that of an ensemble; of a run its ONNX export, if it was proven equal to the model that
     stands there; else, or on a GPU that many images are worth, the model itself. `engine` names one of the two:
@@ -320,7 +320,7 @@ def _of_model(model: Model, wanted: Wanted, engine: By) -> By:
 
 
 def check_coverage(coverage: float) -> None:
-    """See that a share of val that is to be answered is one.
+    """Check a share of val that is to be answered.
 
     Raises:
         RecipeError: it is not above 0 and at most 1.

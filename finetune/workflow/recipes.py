@@ -1,4 +1,4 @@
-"""The recipes that ship with the tool: their names, texts, and checking one of your own."""
+"""The recipes that ship with the tool: their names and texts, and checking one of your own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT = "default"
 
 @dataclass(frozen=True, slots=True)
 class ShippedRecipe:
-    """A recipe in the package: its name, what its header says that it is for, its strategy."""
+    """A recipe in the package: its name, its purpose as its header says, its strategy."""
 
     name: str
     purpose: str
@@ -32,7 +32,7 @@ def list_recipes() -> list[ShippedRecipe]:
 
 
 def header_of(text: str) -> dict[str, str]:
-    """Return what a shipped recipe says of itself: the lines `# Key: value` above its first setting, in their order."""
+    """Return the header of a shipped recipe: the lines `# Key: value` above its first setting, in order."""
     lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
     return dict(line.removeprefix("# ").split(": ", 1) for line in lines)
 

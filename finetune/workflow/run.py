@@ -56,7 +56,7 @@ def resume(
     on_event: OnEvent = ignore,
     **settings: Unpack[SettingsWithData],
 ) -> RunResult:
-    """Go on with an interrupted run from its last checkpoint, as if it had never stopped.
+    """Resume an interrupted run from its last checkpoint, as if it had never stopped.
 
     `allow` names the kinds of change ("data", "version", "recipe") that may have come between;
     `settings` and `overrides` change the recipe, as in `run`.
@@ -72,17 +72,17 @@ def resume(
 
 
 def _heard(on_event: OnEvent) -> OnEvent:
-    """Return who hears of a run: of several processes that share it the first alone, which says how many there are."""
+    """Return a run's listener: with several processes only the first has one, which says how many there are."""
     if ranks.is_together() and ranks.is_first():
         on_event(Event.message(f"{ranks.count()} processes share this run"))
     return on_event if ranks.is_first() else ignore
 
 
 def _unfinished(path: str | Path) -> RunFolder:
-    """Return the folder of a run to go on with.
+    """Return the folder of a run to resume.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: it is not one.
     """
     folder = run_folder.open_unfinished(path)
     if folder.holds_runs:

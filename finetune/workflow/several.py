@@ -1,4 +1,4 @@
-"""Folds and seeds: one recipe several times, what that says of it, and of folds every image by who has not seen it.
+"""Folds and seeds: one recipe several times, the joint result, and with folds each image by a run that never saw it.
 
 Letters: N images, K classes.
 """
@@ -52,7 +52,7 @@ Metrics = dict[str, dict[str, Interval]]  # by split and name
 
 @dataclass(frozen=True, slots=True)
 class Several:
-    """How one recipe came out on every fold of its data, or on several seeds.
+    """The results of one recipe on every fold of its data, or on several seeds.
 
     `mean` has the metrics over the runs, by split; `runs` those of each. Of folds `out_of_fold` has the metrics of all
     images together, each by the run that had it in val, and `ensemble` those of all runs as one, on test.
@@ -72,7 +72,7 @@ class Several:
         return str(self.folder)
 
     def _repr_html_(self) -> str:
-        """Return it as a notebook shows it."""
+        """Return the HTML that a notebook shows."""
         tables = [inline.html_metrics(values, first=name) for name, values in self.runs.items()]
         tables += [inline.html_metrics(self.mean, first="mean")]
         tables += [inline.html_metrics({"all": self.ensemble}, first="together")] if self.ensemble else []
@@ -96,7 +96,7 @@ def run_several(
     on_event: OnEvent = ignore,
     **settings: Unpack[Settings],
 ) -> Several:
-    """Train one recipe on each of so many folds of its data, or on so many seeds, in one folder.
+    """Train one recipe on each fold of its data, or on several seeds, in one folder.
 
         finetune.run_several("imgs", folds=5, strategy="head-only")
 
@@ -119,7 +119,7 @@ def run_several(
 
 @guarded(IN_A_RUN)
 def resume_several(path: str | Path, *, allow: Iterable[str] = (), on_event: OnEvent = ignore) -> Several:
-    """Go on with the folds or seeds of a folder: finished runs are kept, a failed one is tried again.
+    """Resume the folds or seeds of a folder: finished runs are kept, failed ones are tried again.
 
     `allow` names the kinds of change ("data", "version") that may have come between.
 
@@ -151,7 +151,7 @@ def _check_recipe(recipe: Recipe, kind: Kind) -> None:
 
 
 def _sum_up(batch: Batch, on_event: OnEvent) -> Several:
-    """Write what the runs that came to their end say together, and several.json last."""
+    """Write the joint result of the finished runs, and several.json last."""
     record, folder = batch.record, batch.folder
     runs = {record.name(number): _metrics_of(record.run(folder, number)) for number in batch.finished}
     unseen: dict[str, Interval] = {}
@@ -199,7 +199,7 @@ def _metrics_of(folder: RunFolder) -> Metrics:
 
 
 def _mean(runs: Sequence[Metrics], kind: Kind) -> Metrics:
-    """Return the mean of each metric over the runs, where there are two or more; the images of test are the same."""
+    """Return the mean of each metric over two or more runs; the test images are the same."""
     if len(runs) < 2:
         return {}
     return {
@@ -211,20 +211,20 @@ def _mean(runs: Sequence[Metrics], kind: Kind) -> Metrics:
                 else over_seed_values([run[name][key] for run in runs]),
             )
             for key in values
-            if all(key in run[name] for run in runs)  # a fold may show too little of one
+            if all(key in run[name] for run in runs)  # a fold may be too small for one
         }
         for name, values in runs[0].items()
     }
 
 
 def _within(name: str, interval: Interval) -> Interval:
-    """Return an interval cut at what a metric can be."""
+    """Return an interval clipped to the range of a metric."""
     least, most = bounds_of(name)
     return Interval(interval.value, max(least, interval.low), min(most, interval.high))
 
 
 def _as_one(batch: Batch, on_event: OnEvent) -> tuple[dict[str, Interval], dict[str, Interval], bool]:
-    """Return the metrics of every image by who has not seen it, and of all runs as one; leave both in the folder."""
+    """Return the metrics of all images, each by the run that has not seen it, and of all runs as one; write both."""
     saved = [load_run(batch.record.run(batch.folder, n).path, device=batch.recipe.train.device) for n in batch.finished]
     manifests = [run.manifest() for run in saved]
     task = saved[0].task
@@ -255,7 +255,7 @@ def _exported(
     together: Mapping[str, Interval],
     on_event: OnEvent,
 ) -> bool:
-    """Leave one ONNX file of all runs; what cannot be exported is told, and is no error: the runs are finished."""
+    """Write one ONNX file of all runs; a failed export is reported and is not an error: the runs are finished."""
     proof = proof_of(saved[0])
     facts = {
         "members": [{"run": str(run.folder.path.relative_to(folder.path)), "count": 1} for run in saved],
@@ -275,7 +275,7 @@ def _exported(
 def _write_unseen(
     path: Path, saved: Sequence[SavedRun], manifests: Sequence[Manifest], outputs: Sequence[Tensor]
 ) -> None:
-    """Write what is said of every image by the run that had it in val, and how sure that run is."""
+    """Write what the run that had an image in val says of it, and how sure it is, for every image."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     classes, task = manifests[0].classes, saved[0].task
@@ -290,7 +290,7 @@ def _write_unseen(
 
 
 def _sure(run: SavedRun, rows: Tensor) -> Iterator[tuple[str, ...]]:
-    """Yield for each image the probability of what is said, or of each of several classes; nothing of a number."""
+    """Yield the probability of what is said of each image, or of each of several classes; nothing for a number."""
     shares = probabilities_of(TASKS[run.task].activation, rows.numpy())  # (N, K)
     for row in shares:
         if run.task == "classify":

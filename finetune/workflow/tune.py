@@ -246,7 +246,7 @@ def _look_first(tuning: _Tuning) -> None:
 
 
 def _run_stage(tuning: _Tuning, stage: str, worker: str) -> None:
-    """Do the trials of a stage that nobody else does, and wait for those that others do.
+    """Do the trials of a stage that no other process does, and wait for those that others do.
 
     Raises:
         FinetuneError: every trial of the stage failed.

@@ -11,8 +11,9 @@ import pytest
 from huggingface_hub import constants
 from timm.models import get_pretrained_cfg
 
+from finetune import hub
 from finetune import recipe as recipes
-from finetune.backbone import automatic, hub
+from finetune.backbone import automatic
 from finetune.backbone.automatic import AUTO, NO_HUB_HINT, chosen
 from finetune.backbone.load import architecture
 from finetune.backbone.packaged import INSTALL

@@ -10,7 +10,7 @@ import timm
 import torch
 
 import finetune
-from finetune.backbone import hub
+from finetune import hub
 from finetune.backbone import load as loading
 from finetune.backbone.load import EMBEDDED_FOLDER, architecture, load
 from finetune.errors import BackboneError

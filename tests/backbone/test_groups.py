@@ -114,7 +114,7 @@ def check_groups(model: nn.Module, groups: tuple[LayerGroup, ...], *, has_head: 
 
 
 def of_the_classes(model: nn.Module) -> set[str]:
-    """Yield the parameters whose shape follows the number of classes."""
+    """Return the parameters whose shape follows the number of classes."""
     shapes = []
     for num_classes in (7, 5):
         with torch.device("meta"):
@@ -124,7 +124,7 @@ def of_the_classes(model: nn.Module) -> set[str]:
 
 
 def first_uses(model: nn.Module, groups: tuple[LayerGroup, ...]) -> list[int]:
-    """Yield the layer group of every module with parameters of its own, in the order of first use."""
+    """Return the layer group of every module with parameters of its own, in the order of first use."""
     order = {name: index for index, group in enumerate(groups) for name in group.parameters}
     used: dict[str, int] = {}
     hooks = []

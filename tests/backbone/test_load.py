@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from finetune import hub
 from finetune import recipe as recipes
-from finetune.backbone import hub
 from finetune.backbone.blank import blank_images, channels_of
 from finetune.backbone.load import Architecture, Backbone, architecture, load, skeleton
 from finetune.errors import BackboneError

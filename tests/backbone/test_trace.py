@@ -56,7 +56,7 @@ def traced(model: nn.Module, size: int) -> Traced:
 
 
 def outputs_of(model: nn.Module, modules: list[nn.Module], images: Tensor) -> list[Tensor]:
-    """Yield what some modules give while the model runs, the last output of each."""
+    """Return what some modules give while the model runs, the last output of each."""
     seen: dict[int, Tensor] = {}
     hooks = [m.register_forward_hook(lambda m, _, out: seen.__setitem__(id(m), out)) for m in modules]
     model(images)

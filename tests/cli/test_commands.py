@@ -175,7 +175,7 @@ def test_plan_says_of_a_name_that_is_nothing_that_it_is_neither_network_nor_data
 
 
 def test_doctor_names_the_ways_out_where_there_is_no_hub(finetune_cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetune.backbone import hub
+    from finetune import hub
 
     monkeypatch.setattr(hub, "_status", lambda *_, **__: None)
     said = " ".join(finetune_cli("doctor").out.split())

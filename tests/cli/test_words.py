@@ -30,6 +30,7 @@ def run(place: Path) -> Path:
         ("nowhere.jpg", "no such file or folder: nowhere.jpg", "Give images, folders, patterns"),
         ("imgs/*.jpg", "nothing matches imgs/*.jpg", "See what is in imgs."),
         ("s3://bucket/a.jpg", "s3://bucket/a.jpg is an address of a kind that is not read", "Download it first."),
+        ("S3://bucket/a.jpg", "s3://bucket/a.jpg is an address of a kind that is not read", "Download it first."),
         ("file:///some/a.jpg", "file:///some/a.jpg is an address", "Name the file itself: /some/a.jpg"),
         ("img", "no such file or folder: img", "Did you mean 'imgs'?"),
     ],

@@ -16,7 +16,8 @@ from PIL import Image, ImageFile
 
 from finetune.cache_dir import cache_folder
 from finetune.data import checks, scan_memory
-from finetune.data.checks import Scan, conflicts, scan_files
+from finetune.data.checks import Scan, scan_files
+from finetune.data.clashes import conflicts
 from finetune.errors import DataError
 from finetune.images.decode import decode, read_rgb
 from finetune.types import Event

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from finetune.data.split import assign, leaks, read, write
+from finetune.data.clashes import leaks
+from finetune.data.split import assign, read, write
 from finetune.tasks import Labels, Quantity
 from finetune.types import Manifest, Sample
 

@@ -132,7 +132,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(
 
 
 def _held_out_accuracy(features: NDArray[np.float64], labels: NDArray[np.intp]) -> float:
-    """Yield the accuracy of ridge regression fitted to the even rows, on the odd rows."""
+    """Return the accuracy of ridge regression fitted to the even rows, on the odd rows."""
     centred = features - features[::2].mean(axis=0)
     targets = np.eye(len(CLASSES))[labels[::2]] - 1 / len(CLASSES)
     kernel = centred[::2] @ centred[::2].T

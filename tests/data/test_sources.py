@@ -341,3 +341,20 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_shows_a_path(lay: Lay) 
 def test_a_pattern_that_is_none_is_an_error_that_names_the_key(lay: Lay, pattern: str) -> None:
     with pytest.raises(RecipeError, match=r"data\.group_by = .*no regular expression"):
         read(lay("a/1.jpg", "b/1.jpg"), group_by=pattern)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "way_out"),
+    [
+        ("a.zip", "is an archive", "Unpack it"),
+        ("a.tar", "is an archive", "wds:DIR"),
+        ("a.txt", "is a file", "Expected"),
+    ],
+)
+def test_a_file_that_is_no_data_is_one_error_with_the_way_out(
+    tmp_path: Path, name: str, said: str, way_out: str
+) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=said) as refused:
+        read(tmp_path / name)
+    assert refused.value.hint and way_out in refused.value.hint

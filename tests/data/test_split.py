@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.split import assign, in_folds, leaks, read, units_of, write
+from finetune.data.clashes import leaks
+from finetune.data.split import assign, in_folds, read, units_of, write
 from finetune.errors import CheckpointError, DataError
 from finetune.randomness import derive
 from finetune.tasks import Target

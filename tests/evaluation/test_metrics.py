@@ -22,7 +22,7 @@ from tests.support import mostly_slow
 
 
 def logits_of(guesses: list[int], *, num_classes: int, share: float = 0.9) -> Tensor:
-    """Yield logits whose softmax gives `share` to each guess and the rest to the others alike."""
+    """Return logits whose softmax gives `share` to each guess and the rest to the others alike."""
     rest = (1 - share) / (num_classes - 1)
     rows = [[math.log(share if label == guess else rest) for label in range(num_classes)] for guess in guesses]
     return torch.tensor(rows)

@@ -69,8 +69,10 @@ def test_logits_that_are_always_right_stay_near_what_is_usual() -> None:
 @pytest.mark.parametrize(
     ("strategy", "more", "training"),
     [
-        ("linear-probe", {}, "solved"), ("head-only", {}, "head"), ("top-k", {}, "deep"), ("full", {}, "deep"),
-        ("lp-ft", {}, "deep"), ("scratch", {}, "other"), ("full", {"loss.label_smoothing": 0.1}, "other"),
+        ("linear-probe", {}, "solved"), ("head-only", {}, "head"), ("top-k", {}, "deep"),
+        ("full", {}, "deep"), ("lp-ft", {}, "deep"), ("scratch", {}, "other"),
+        ("top-k", {"strategy.top_k": 2}, "smoothed"), ("full", {"loss.label_smoothing": 0.1}, "smoothed"),
+        ("head-only", {"loss.label_smoothing": 0.1}, "other"),
         ("head-only", {"loss.name": "focal"}, "other"), ("full", {"regularise.mixup": 0.2}, "other"),
     ],
 )  # fmt: skip

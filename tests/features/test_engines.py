@@ -19,7 +19,8 @@ from finetune.backbone.groups import layer_groups
 from finetune.errors import BackboneError, ResourceError
 from finetune.features import engines
 from finetune.features.divide import Trunk, divide, network_trunk
-from finetune.features.engines import ENGINES, Shares, equip, folded_graph, shares
+from finetune.features.engines import ENGINES, Shares, equip, shares
+from finetune.features.folding import folded_graph
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import through_trunk
 from finetune.randomness import forked

@@ -14,13 +14,14 @@ from finetune.errors import TrainingError
 from finetune.features import probe as probes
 from finetune.features import ridge as ridges
 from finetune.features.probe import STRENGTHS, UNJUDGED, Probe, fit_probe, folds
-from finetune.features.ridge import RIDGES, loo_guesses, loo_ridge
+from finetune.features.ridge import RIDGES, loo_guesses
+from tests.support import loo_ridge
 
 
 def clouds(
     *, count: int = 60, width: int = 5, num_classes: int = 3, distance: float = 1.5, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Yield overlapping clouds of features, columns of unequal scale and place, and their classes."""
+    """Return overlapping clouds of features, columns of unequal scale and place, and their classes."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.arange(count) % num_classes
     centres = torch.randn(num_classes, width, generator=generator) * distance
@@ -335,7 +336,7 @@ def test_of_many_classes_the_strength_is_chosen_on_so_many_as_have_images_in_eve
     features, targets = clouds(count=600, width=40, num_classes=60, distance=3.0)
     probe = fit_probe(features, targets, num_classes=60)
     assert probe.judged == pytest.approx(20 / 60) and probe.weight.shape == (60, 40)
-    drawn = targets[probes._sample(targets, 0)]
+    drawn = targets[probes._sample(probes._Images(features, targets, 60, torch.ones(600), probes.CLASSES), 0)]
     assert len(drawn) == 100 and int(torch.unique(drawn, return_counts=True)[1].min()) >= 2
     assert probe.top1 > 0.5  # of images whose classes the sample hardly knew, next to none would be named
     assert float((features @ probe.weight.T + probe.bias).argmax(dim=1).eq(targets).float().mean()) > 0.8

@@ -10,8 +10,9 @@ from torchmetrics.functional.classification import multiclass_calibration_error,
 from finetune.evaluation.intervals import paired, share
 from finetune.evaluation.metrics import measure
 from finetune.features.probe import fit_probe
-from finetune.features.ridge import loo_guesses, loo_ridge
+from finetune.features.ridge import loo_guesses
 from finetune.features.scores import knn_top1
+from tests.support import loo_ridge
 
 
 def altered_copies() -> tuple[torch.Tensor, torch.Tensor, list[int]]:

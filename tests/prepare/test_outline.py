@@ -26,11 +26,12 @@ def test_a_short_run_names_its_steps_and_times_nothing(few: Path, monkeypatch: p
 
 def test_a_long_run_says_how_long_it_takes_at_most(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outlined, "WORTH", {"cpu": 0.001})
-    monkeypatch.setattr(outlined, "predicted", lambda *_, **__: [Option("full", 4, 1, 10.0, 60.0)])
+    monkeypatch.setattr(outlined, "predicted", lambda *_, **__: Option("full", 4, 1, 10.0, 60.0))
     run = prepared(few, **{"strategy.name": "full", "train.epochs": 4, "train.refit": True})
     assert outlined.outline(run) == (
         "4 steps, at most about 9m of computing: train full (4 epochs), measure on val, refit on train and val, report"
     )
+    assert outlined.outline(run, has_limit=True).startswith("4 steps: train full")  # `time_limit` has said how long
 
 
 def test_a_head_on_cached_features_is_as_much_work_as_its_views_and_not_as_its_epochs(few: Path) -> None:

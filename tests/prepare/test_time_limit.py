@@ -31,15 +31,17 @@ SECONDS = {
 
 
 @pytest.fixture(autouse=True)
-def _known_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    def predicted(candidates: list[Prepared], *, num_images: int) -> list[Option]:
-        return [
-            Option(made.recipe.strategy.name, int(made.recipe.train.epochs), len(made.phases),
-                   *SECONDS[made.recipe.strategy.name])
-            for made in candidates
-        ]  # fmt: skip
+def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The strategies whose time was predicted, in order."""
+    names: list[str] = []
+
+    def predicted(candidate: Prepared, *, num_images: int) -> Option:
+        name = candidate.recipe.strategy.name
+        names.append(name)
+        return Option(name, int(candidate.recipe.train.epochs), len(candidate.phases), *SECONDS[name])
 
     monkeypatch.setattr(timed, "predicted", predicted)
+    return names
 
 
 @pytest.fixture
@@ -110,7 +112,9 @@ def test_a_race_plans_for_two_thirds_of_the_time(decides_full, quick_run) -> Non
     assert settled(result.folder)[2] == "none"
 
 
-def test_a_plan_within_a_time_says_so() -> None:
+def test_a_plan_within_a_time_says_so_and_predicts_no_cheaper_strategy(decides_full, drawn: Path, asked_for) -> None:
+    finetune.plan(drawn, backbone="test_resnet", pretrained=False, epochs=6, image_size=32, time="5m")
+    assert asked_for == ["full"]
     plan = finetune.plan(strategy="full", backbone="test_resnet", epochs=6, time="5m")
     assert plan.phases[0].epochs == 4
     assert "4 of its 6 epochs" in plan.notes[0]
@@ -126,7 +130,7 @@ def test_a_time_that_cannot_be_read_is_refused(drawn: Path, time: str) -> None:
 def test_predicted_times_are_those_of_the_plan(drawn: Path, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an epoch takes and what is taken once add up to the costs, at a speed that is made up."""
     speed = Speed(forward=0.01, step=0.03)
-    monkeypatch.setattr(timed, "speed_of", lambda *_: speed)
+    monkeypatch.setattr("finetune.prepare.costs.speed_of", lambda *_: speed)
     recipe = recipe_of(
         None, settings={"strategy": strategy, "backbone": "test_resnet", "epochs": 8, "pretrained": False}
     )
@@ -134,9 +138,7 @@ def test_predicted_times_are_those_of_the_plan(drawn: Path, strategy: str, monke
     recipe = resolve_numbers(recipe, skeleton, None)
     manifest = list_data(recipes.update(recipe, {"data.path": str(drawn)}))
     made = planned_run(Inputs(recipe, manifest, skeleton, None, Compute.of(recipe.train)), recipe)
-    (option,) = real_predicted([made], num_images=100)
-    assert option.seconds(8) == pytest.approx(
-        sum(cost.seconds for cost in costs(made, skeleton, num_images=100, speed=speed))
-    )
+    option = real_predicted(made, num_images=100)
+    assert option.seconds(8) == pytest.approx(sum(cost.seconds for cost in costs(made, skeleton, num_images=100)))
     assert (option.once > 0) == (strategy != "full")
     assert (option.epoch > 0) == (strategy != "linear-probe")

@@ -84,7 +84,7 @@ def test_learning_by_heart_is_seen_and_what_is_as_it_should_be_is_not() -> None:
     fine = answers([0, 1, 2] * 5, [0, 1, 2] * 5)
     assert "by heart" in advised(fine, epochs(0.99, 0.8, [0.5, 0.4, 0.6]))
     assert "augment.level=heavy" in advised(fine, epochs(0.99, 0.8, [0.5, 0.4, 0.6]))
-    assert "label_smoothing" in advised(fine, epochs(0.99, 0.8, [0.5, 0.4, 0.6]), level="heavy")
+    assert "mixup" in advised(fine, epochs(0.99, 0.8, [0.5, 0.4, 0.6]), level="heavy")
     assert advised(fine, epochs(0.99, 0.8, [0.5, 0.4, 0.41])) == ""
     assert advised(fine, epochs(0.9, 0.88, [0.5, 0.4, 0.3])) == ""
     assert advised(None) == ""

@@ -10,7 +10,7 @@ import pytest
 
 import finetune
 from finetune import recipe as recipes
-from finetune.prepare import time_limit
+from finetune.prepare import costs
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.costs import Speed
 from finetune.runs import backbone_race
@@ -112,7 +112,7 @@ def test_the_slow_are_left_out_where_time_is_short(
         return Speed(seconds, seconds)
 
     monkeypatch.setattr(backbone_race, "speed_of", speed_of)
-    monkeypatch.setattr(time_limit, "speed_of", speed_of)
+    monkeypatch.setattr(costs, "speed_of", speed_of)
     result = finetune.run(drawn, among=among(weights), time="10m", out=tmp_path / "run", **QUICK)
     found = told(result.folder)
     assert set(found["starts"]) == {"test_resnet", "test_convnext"}

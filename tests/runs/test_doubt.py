@@ -30,8 +30,8 @@ def torn(monkeypatch: pytest.MonkeyPatch) -> None:
         strategy = "head-only" if "similar" in assume else "full"
         return Verdict("many", assume[1], strategy, "so it would be", SURE, SURE)
 
-    def predicted(candidates: list[Prepared], *, num_images: int) -> list[Option]:
-        return [Option(made.recipe.strategy.name, 2, 1, 0.0, 30.0) for made in candidates]
+    def predicted(candidate: Prepared, *, num_images: int) -> Option:
+        return Option(candidate.recipe.strategy.name, 2, 1, 0.0, 30.0)
 
     monkeypatch.setattr(race, "decide", by_column)
     for module in (doubt, time_limit):

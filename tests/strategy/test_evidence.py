@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from finetune.evaluation.intervals import wilson
-from finetune.features.ridge import loo_ridge
 from finetune.strategy.evidence import evidence_of, spread, stratified_sample
 from finetune.tasks import Target
 from finetune.types import Manifest, Sample
+from tests.support import loo_ridge
 
 
 def manifest(*counts: int, num_val: int = 7) -> Manifest:

@@ -13,7 +13,7 @@ NAMES = ["stem", "one", "two", "three", "four", "head"]
 
 
 def groups(count: int = 5) -> tuple[LayerGroup, ...]:
-    """Yield layer groups, `count` of them of the backbone."""
+    """Return layer groups, `count` of them of the backbone."""
     names = [*(NAMES[:-1] if count == 5 else [f"g{i}" for i in range(count)]), "head"]
     return tuple(LayerGroup(name, (f"{name}.weight",), 1, is_head=name == "head") for name in names)
 

@@ -11,8 +11,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from finetune import hub as asking
 from finetune.backbone import folder as timm_folder
-from finetune.backbone import hub as asking
 from finetune.backbone import load as loading
 from finetune.errors import BackboneError, RecipeError, ResourceError
 from finetune.settings import EMBEDDED_FULL

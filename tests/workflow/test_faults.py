@@ -32,7 +32,7 @@ OnEvent = Callable[[Event], None]
 
 
 def at(kind: str, number: int, do: Callable[[], object], **facts: object) -> OnEvent:
-    """Yield an `on_event` that does something at the event of a kind with this number, from 1 on."""
+    """Return an `on_event` that does something at the event of a kind with this number, from 1 on."""
     seen = 0
 
     def on_event(event: Event) -> None:

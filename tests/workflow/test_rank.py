@@ -12,7 +12,6 @@ from finetune.backbone import load as backbones
 from finetune.backbone.groups import head_modules
 from finetune.data import checks
 from finetune.features.extract import before_head
-from finetune.features.ridge import loo_ridge
 from finetune.features.scores import h_score, knn_top1, logme
 from finetune.images import decode
 from finetune.images.decode import read_rgb
@@ -21,7 +20,7 @@ from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import read_data
 from finetune.workflow import rank as ranking
 from finetune.workflow.rank import rank
-from tests.support import random_folders, watch_trunks
+from tests.support import loo_ridge, random_folders, watch_trunks
 
 EXAMINE = decode.examine
 TINY = ("test_resnet", "test_vit", "test_convnext")

@@ -49,7 +49,7 @@ def narrow(student: nn.Module, teacher: nn.Module, pictures: Tensor) -> None:
 
 
 def rows(maps: Tensor, make: Callable[[Tensor], Tensor] = lambda chunk: chunk) -> Tensor:
-    """Yield the channels at some places of what is made of each image: [R, C]."""
+    """Return the channels at some places of what is made of each image: [R, C]."""
     found = []
     for chunk in maps.split(CHUNK):
         made = make(chunk).flatten(2)
@@ -59,7 +59,7 @@ def rows(maps: Tensor, make: Callable[[Tensor], Tensor] = lambda chunk: chunk) -
 
 
 def least_squares(inputs: Tensor, target: Tensor) -> Tensor:
-    """Yield the weight [T, C] of the affine map from inputs [R, C] that comes nearest to target [R, T]."""
+    """Return the weight [T, C] of the affine map from inputs [R, C] that comes nearest to target [R, T]."""
     centred, wanted = (inputs - inputs.mean(0)).double(), (target - target.mean(0)).double()
     among = centred.T @ centred
     among.diagonal().add_(RIDGE * among.diagonal().mean())
@@ -127,7 +127,7 @@ def _copy(conv: nn.Conv2d, norm: nn.BatchNorm2d, of: nn.Conv2d, norm_of: nn.Batc
 
 
 def _directions(rows: Tensor, count: int) -> Callable[[Tensor], Tensor]:
-    """Yield the projection of maps [N, C, H, W] on the first principal directions of rows [R, C]."""
+    """Return the projection of maps [N, C, H, W] on the first principal directions of rows [R, C]."""
     basis = torch.linalg.eigh(torch.cov(rows.T.double()))[1][:, -count:].float()
     return lambda maps: torch.einsum("nchw,ck->nkhw", maps, basis)
 

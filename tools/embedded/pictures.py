@@ -25,7 +25,7 @@ Picture = NDArray[np.uint8]  # [S, S, 3]
 
 
 def draw(*, num_categories: int, per_category: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Yield images [N, S, S, 3] and their categories [N], N = num_categories * per_category."""
+    """Return images [N, S, S, 3] and their categories [N], N = num_categories * per_category."""
     pictures = np.empty((num_categories * per_category, SIDE, SIDE, 3), dtype=np.uint8)
     labels = np.repeat(np.arange(num_categories), per_category)
     for at, category in enumerate(labels):
@@ -117,7 +117,7 @@ FORMULAS: tuple[Callable[[Generator, Generator], Picture], ...] = (fractal, atom
 
 
 def _grid(rng: Generator, *, centre: float, zoom: float | None = None) -> tuple[Plane, Plane]:
-    """Yield coordinates [S, S] in -1..1, moved, turned and scaled at random."""
+    """Return coordinates [S, S] in -1..1, moved, turned and scaled at random."""
     line = np.linspace(-1, 1, SIDE)
     y, x = np.meshgrid(line - rng.uniform(-centre, centre), line - rng.uniform(-centre, centre), indexing="ij")
     turn, scale = rng.uniform(0, 2 * np.pi), zoom or rng.uniform(0.9, 1.4)

@@ -25,7 +25,7 @@ MEAN = STD = 0.5
 
 
 def student(*, num_classes: int, seed: int, device: str) -> nn.Module:
-    """Yield the network with random weights, in training mode."""
+    """Return the network with random weights, in training mode."""
     torch.manual_seed(seed)
     model: nn.Module = timm.create_model(ARCHITECTURE, num_classes=num_classes, **ARGUMENTS)
     return model.to(device=device, memory_format=torch.channels_last).train()

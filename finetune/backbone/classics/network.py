@@ -1,4 +1,4 @@
-"""What timm asks of a network, written once for the networks of the notes.
+"""What timm requires of a network, written once for the networks of the notes.
 
 Letters: B batch, C channels, H W pixels, D features, K classes.
 """
@@ -41,7 +41,7 @@ class Classic(nn.Module):
         return self.get_submodule(self.head)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a fresh classifier in the place of the old one; with 0 classes none. `global_pool` has no say."""
+        """Put a fresh classifier in the place of the old one; with 0 classes none. `global_pool` is ignored."""
         renew_linear(self, self.head, self.head_hidden_size, num_classes)
         self.num_classes = num_classes
 
@@ -65,12 +65,24 @@ def linear(num_features: int, num_classes: int) -> nn.Module:
 
 
 def initialise_convolutions(model: nn.Module) -> None:
-    """Draw the weights of every convolution so that relu keeps the scale of what flows back. Source: He et al. 2015."""
+    """Draw the weights of every convolution so that relu preserves the scale of gradients. Source: He et al. 2015."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+def sides(img_size: int | tuple[int, int], *, smallest: int) -> tuple[int, int]:
+    """Return height and width in pixels.
+
+    Raises:
+        ValueError: one is too small for the network.
+    """
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if min(height, width) < smallest:
+        raise ValueError(f"images of {smallest} pixels or more are needed, not {height}x{width}")
+    return height, width
+
+
 def slid(side: int, kernel: int, *, stride: int = 1, padding: int = 0, ceil: bool = False) -> int:
-    """Return the side of what a convolution or a pool makes of a side: (side + 2 padding - kernel) / stride + 1."""
+    """Return the side of the output of a convolution or pool: (side + 2 padding - kernel) / stride + 1."""
     return (side + 2 * padding - kernel + (stride - 1 if ceil else 0)) // stride + 1

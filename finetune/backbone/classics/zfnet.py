@@ -11,7 +11,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from finetune.backbone.classics.network import Classic, linear, slid
+from finetune.backbone.classics.network import Classic, linear, sides, slid
 
 SMALLEST = 64
 
@@ -32,9 +32,7 @@ class ZFNet(Classic):
         self, num_classes: int = 1000, in_chans: int = 3, img_size: int | tuple[int, int] = 224, drop_rate: float = 0.5
     ) -> None:
         super().__init__()
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        if min(height, width) < SMALLEST:
-            raise ValueError(f"images of {SMALLEST} pixels or more are needed, not {height}x{width}")
+        height, width = sides(img_size, smallest=SMALLEST)
         self.num_classes = num_classes
         self.num_features, self.head_hidden_size = 256, 4096
         self.conv1 = nn.Conv2d(in_chans, 96, 7, stride=2, padding=1)

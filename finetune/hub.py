@@ -1,4 +1,4 @@
-"""Whether the model hub, or another address, answers and gives: asked once in a process, and not for long."""
+"""Whether the model hub, or another address, answers: asked once per process, with a short timeout."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PATIENCE = 2.5  # seconds for an answer; a name that is not resolved can block f
 
 
 def hub_is_reachable(address: str | None = None) -> bool:
-    """Return whether the model hub, or another address, answers; the hub's own offline switches count as no."""
+    """Return whether the model hub, or another address, answers; False if the hub's offline switches are set."""
     return not constants.HF_HUB_OFFLINE and _status(address or constants.ENDPOINT) is not None
 
 
 def hub_gives(model: str) -> bool:
-    """Return whether the model hub hands out the weights of OWNER/NAME; an answer that refuses them is a no."""
+    """Return whether the model hub hands out the weights of OWNER/NAME; False if it refuses."""
     if not hub_is_reachable():
         return False
     return _status(f"{constants.ENDPOINT}/{model}/resolve/main/model.safetensors", is_first_byte=True) in (200, 206)
@@ -27,7 +27,7 @@ def hub_gives(model: str) -> bool:
 
 @cache
 def _status(address: str, *, is_first_byte: bool = False) -> int | None:
-    """Return the HTTP status of an address, of its head or of its first byte; None where nothing answers in time."""
+    """Return the HTTP status of an address, for HEAD or its first byte; None if nothing answers in time."""
     answers: Queue[int | None] = Queue()
     Thread(target=lambda: answers.put(_ask(address, is_first_byte)), daemon=True).start()
     try:
