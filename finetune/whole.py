@@ -99,7 +99,8 @@ def held(place: Path) -> Iterator[None]:
     with folder_made(place.parent):
         lock = FileLock(path)
         try:
-            lock.acquire(timeout=0)
+            with suppress(NotImplementedError):  # by a file system without locks, which goes on without
+                lock.acquire(timeout=0)
         except Timeout as error:
             hint = "Wait until it ends, or name another place."
             raise ResourceError(f"another process is writing {place}", hint=hint) from error

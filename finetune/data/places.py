@@ -54,16 +54,16 @@ def root_of(path: str) -> str:
 
 
 def check_outside(place: Path, data: str, *, flag: str = "--out") -> None:
-    """See that what is written at a place doesn't become data: that the place isn't inside of the data's folder.
+    """Check that what is written at a place does not become data: that it is not inside of the data's folder.
 
     Raises:
         RecipeError: it is.
     """
-    root = root_of(data)
-    is_folder = shards_named(data) is not None or Path(data).is_dir()  # beside a table nothing is read
-    if data and is_folder and address_of(root) is None and place.resolve().is_relative_to(Path(root).resolve()):
+    root = Path(root_of(data)).expanduser()
+    is_folder = shards_named(data) is not None or Path(data).expanduser().is_dir()  # beside a table nothing is read
+    if data and is_folder and address_of(root_of(data)) is None and place.resolve().is_relative_to(root.resolve()):
         raise RecipeError(
-            f"{place} lies inside of the data, {Path(root).resolve()}: what is written there would be read as data",
+            f"{place} lies inside of the data, {root.resolve()}: what is written there would be read as data",
             hint=f"Name a place outside of it with {flag}.",
         )
 

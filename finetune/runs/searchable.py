@@ -16,7 +16,7 @@ from finetune.errors import FinetuneError, RecipeError
 from finetune.prepare.asked import meaningless
 from finetune.prepare.prepared import Prepared
 from finetune.runs.trials import settled
-from finetune.search.space import Axis, ChoiceList, Space
+from finetune.search.space import Axis, ChoiceList, Space, grid_points
 from finetune.settings import RANGE_TEST, Recipe
 from finetune.types import Manifest
 
@@ -33,6 +33,12 @@ def with_meaning(recipe: Recipe, params: Mapping[str, Any]) -> tuple[Recipe, dic
         return whole, dict(params)
     usual = {key: recipes.fields()[key].default for key in lost}
     return recipes.update(whole, usual), {key: value for key, value in params.items() if key not in lost}
+
+
+def grid_of(recipe: Recipe, space: Space, count: int) -> list[dict[str, Any]]:
+    """Return the points of a grid, each of those once that differ by values without a meaning alone."""
+    points = [with_meaning(recipe, point)[1] for point in grid_points(space, count)]
+    return [point for place, point in enumerate(points) if point not in points[:place]]
 
 
 def check_space(recipe: Recipe, space: Space) -> None:

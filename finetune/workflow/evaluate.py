@@ -198,12 +198,10 @@ def _without(
     pairs = zip(read.samples, targets, strict=True)
     left = tuple(replace(sample, target=target) for sample, target in pairs if target is not None)
     if not known_only or not left:
-        more = "; no image of another is there" if not left else ""
-        raise DataError(
-            f"{told}{more}.{did_you_mean(strange[0], known)}",
-            hint=f"It knows {listed(known)}."
-            + (" --known-only measures the images of these alone." if left else " Is it the right data?"),
+        more = (
+            ". --known-only measures the images of these alone." if left else ", and no image here shows one of these."
         )
+        raise DataError(f"{told}.{did_you_mean(strange[0], known)}", hint=f"It knows {listed(known)}{more}")
     count = counted(len(read.samples) - len(left), "image")
     on_event(Event.warning(f"{told}: {count} left out, and {len(left):,} measured"))
     return replace(read, classes=classes, samples=left)

@@ -35,6 +35,7 @@ from finetune.runs.searchable import (
     check_space,
     check_steps,
     decided,
+    grid_of,
     known_of_data,
     with_meaning,
 )
@@ -42,15 +43,7 @@ from finetune.runs.signals import Stop, stop_on_signals
 from finetune.runs.trials import LeftBehindError, settled, tried, unseen_test
 from finetune.search.diagnosis import diagnosed
 from finetune.search.outcome import Tuned
-from finetune.search.space import (
-    Space,
-    around_best,
-    grid_points,
-    space_from_json,
-    space_of,
-    space_to_json,
-    usual_space,
-)  # fmt: skip
+from finetune.search.space import Space, around_best, space_from_json, space_of, space_to_json, usual_space
 from finetune.search.study import Search, TrialFacts, check_sampler, is_left_behind, load_optuna, open_storage
 from finetune.settings import Recipe
 from finetune.strategy.budget import seconds_of
@@ -101,7 +94,7 @@ class _Tuning:
         """Return the recipe of a trial."""
         is_free = epochs is not None and "train.epochs" not in self.space
         more = {"train.epochs": epochs} if is_free else {}
-        return with_meaning(self._base, {**params, **more})[0]
+        return with_meaning(self.base, {**params, **more})[0]
 
     def ended(self, stage: str) -> list[TrialFacts]:
         """Return the trials of a stage that ended, with the values that meant something."""
@@ -109,10 +102,11 @@ class _Tuning:
 
     def used(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of a trial that mean something."""
-        return with_meaning(self._base, params)[1]
+        return with_meaning(self.base, params)[1]
 
     @property
-    def _base(self) -> Recipe:
+    def base(self) -> Recipe:
+        """The recipe that trials share, with what was decided for all of them."""
         return recipes.update(self.recipe, self.record.pinned)
 
 
@@ -289,7 +283,7 @@ def _stage_space(tuning: _Tuning, stage: str) -> tuple[Space, list[dict[str, Any
     """Return what a stage searches, and the points that it begins with."""
     is_grid, count = tuning.record.sampler == "grid", tuning.count(stage)
     if stage == "coarse":
-        return tuning.space, grid_points(tuning.space, count) if is_grid else []
+        return tuning.space, grid_of(tuning.base, tuning.space, count) if is_grid else []
     before = [facts for name in STAGES for facts in tuning.ended(name) if facts.state == "done"]
     coarse = [facts for facts in before if facts.study == "coarse"]
     whole = [facts for facts in before if facts.study != "coarse"]
@@ -300,8 +294,8 @@ def _stage_space(tuning: _Tuning, stage: str) -> tuple[Space, list[dict[str, Any
     space = around_best(tuning.space, best.params)
     if stage == "finest":
         space = around_best(space, best.params)
-    points = grid_points(space, count) if is_grid else []
-    return space, [best.params, *points][:count] if stage == "finer" else points
+    points = grid_of(tuning.base, space, count) if is_grid else []
+    return space, [best.params, *points][:count] if stage == "finer" else points[:count]
 
 
 def _tried(

@@ -413,12 +413,17 @@ def test_shards_are_not_written_where_another_process_writes_them(few: Path, tmp
 
 
 @pytest.mark.parametrize("out", ["shards", "ant/shards", "../imgs/shards", "runs/one"])
-def test_what_is_written_does_not_lie_inside_of_the_data(image_folder, out: str) -> None:
+def test_what_is_written_does_not_lie_inside_of_the_data(
+    image_folder, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     imgs = image_folder("imgs", per_class=1)
     with pytest.raises(RecipeError, match=r"lies inside of the data, .*imgs:"):
         written(imgs, imgs / out)
     with pytest.raises(RecipeError, match="inside of the data"):
         check_outside(imgs / out, f"wds:{imgs}")
+    monkeypatch.setenv("HOME", str(imgs.parent))
+    with pytest.raises(RecipeError, match="inside of the data"):
+        check_outside(imgs / out, "~/imgs")
     (imgs / "labels.csv").touch()
     check_outside(imgs / out, str(imgs / "labels.csv"))
     check_outside(imgs.parent / "shards", str(imgs))

@@ -66,8 +66,9 @@ def test_images_of_classes_that_the_model_does_not_know_can_be_left_out(
     for name in classes[:2]:
         shutil.rmtree(other / name)
     shutil.copytree(drawn / classes[2], other / "a zebra")
-    with pytest.raises(finetune.DataError, match="no image of another is there"):
+    with pytest.raises(finetune.DataError, match="does not know the class 'a zebra'") as refused:
         finetune.evaluate(finished, data=other, known_only=True, device="cpu")
+    assert "no image here shows one of these" in refused.value.hint
     with pytest.raises(finetune.RecipeError, match="known_only is of other data"):
         finetune.evaluate(finished, known_only=True, device="cpu")
 

@@ -218,6 +218,8 @@ def test_a_key_that_belongs_to_another_choice_is_only_in_the_trials_that_use_it(
     found = finetune.tune(few, out=tmp_path / "s", search=space, sampler="grid", **{**MORE, "trials": 4, "epochs": 1})
     plain = [one for one in found.trials if one.params["loss.name"] == "cross-entropy"]
     assert plain and all("loss.focal_gamma" not in one.params for one in plain)
+    coarse = [one.params for one in found.trials if one.study == "coarse"]
+    assert len(coarse) == 3 and all(one not in coarse[:place] for place, one in enumerate(coarse))
     assert all("loss.focal_gamma" in one.params for one in found.trials if one not in plain)
     recipe, own = with_meaning(recipes.load(found.folder / "recipe.toml"), plain[0].params | {"loss.focal_gamma": 3})
     assert own == plain[0].params
