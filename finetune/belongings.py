@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from finetune.values import OptimiserName
 
 BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -16,6 +18,9 @@ BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "optim.drop_patience": ("optim.schedule", ("plateau",)),
     "optim.power": ("optim.schedule", ("polynomial",)),
 }
+OFF: dict[str, tuple[Any, ...]] = {
+    "loss.label_smoothing": ("auto", 0.0)
+}  # values that change nothing; else the default
 HAVE_MOMENTUM: tuple[OptimiserName, ...] = (
     "momentum", "nesterov", "rmsprop", "muon", "adamw", "adam", "nadamw", "lion", "lamb",
 )  # fmt: skip

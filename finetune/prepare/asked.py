@@ -12,7 +12,7 @@ from typing import Any
 from finetune import recipe as recipes
 from finetune.backbone.catalogue import find
 from finetune.bands import PICTURE_CHANNELS, Bands
-from finetune.belongings import BELONGS, HAVE_MOMENTUM
+from finetune.belongings import BELONGS, HAVE_MOMENTUM, OFF
 from finetune.data.sources import check_there
 from finetune.errors import RecipeError, did_you_mean
 from finetune.images.augmentation import pieces_of
@@ -190,7 +190,7 @@ def _of_bands(recipe: Recipe) -> Iterator[str]:
 def _is_unused(key: str, recipe: Recipe, *, is_named: bool) -> bool:
     """Return whether a key that belongs to certain values of another is set without one of them."""
     chooser, values = BELONGS[key]
-    is_set = is_named or recipes.value(recipe, key) != recipes.fields()[key].default
+    is_set = is_named or recipes.value(recipe, key) not in OFF.get(key, (recipes.fields()[key].default,))
     return is_set and recipes.value(recipe, chooser) not in values
 
 

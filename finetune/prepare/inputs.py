@@ -16,6 +16,7 @@ from finetune.backbone import automatic
 from finetune.backbone import load as backbones
 from finetune.backbone.adapted import with_depth, with_fit, with_range, with_statistics
 from finetune.backbone.load import Architecture, Backbone
+from finetune.belongings import OFF
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.saved import pinned_task
 from finetune.data import balance, checks, sources, split
@@ -38,7 +39,7 @@ from finetune.values import TASK_LOSSES
 from finetune.wording import counted
 
 OF_ONE_CLASS: dict[str, tuple[Any, ...]] = {  # keys for one class per image, and values for off
-    "loss.label_smoothing": ("auto", 0.0),
+    "loss.label_smoothing": OFF["loss.label_smoothing"],
     "regularise.cutmix": (0.0,),  # what is cut out of an image may be any of its classes
     "train.balance": ("auto", "none"),
     "train.calibrate": ("auto", False),

@@ -29,3 +29,14 @@ def test_auto_smooths_labels_where_top_k_trains_two_layer_groups(settings: dict[
     asked = recipe_of(settings={"backbone": "test_resnet", "pretrained": False, **settings})
     settled = resolve_numbers(asked, skeleton_of(asked, num_classes=3), None, num_train=40)
     assert settled.loss.label_smoothing == settled.loss.smoothing == smoothing
+
+
+@pytest.mark.parametrize("loss", ["nll", "focal", "asymmetric"])
+def test_a_settled_recipe_is_taken_again_whatever_its_loss_is(loss: str) -> None:
+    """What "auto" has settled to nothing must not be held against a loss that has no use for it."""
+    task = "multilabel" if loss == "asymmetric" else "classify"
+    asked = recipe_of(
+        settings={"backbone": "test_resnet", "pretrained": False, "top_k": 2, "task": task, "loss.name": loss}
+    )
+    settled = resolve_numbers(asked, skeleton_of(asked, num_classes=3), None, num_train=40)
+    assert recipe_of(settled) == settled
