@@ -27,6 +27,12 @@ MakeImages = Callable[..., Path]
 torch.set_num_threads(1)  # tiny networks: a second thread only waits for the first, badly so on a busy machine
 
 
+@pytest.fixture(autouse=True)
+def _same_draws_in_any_order() -> None:
+    """What a test draws without a seed of its own does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What a whole session shares is made before any test's own cache is named."""
