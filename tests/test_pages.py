@@ -36,6 +36,7 @@ NOT_RUN = {
     "--among resnet18": "needs weights from the model hub",
     "--among weights/deit_tiny,resnet18": "needs weights from the model hub",
     "https://example.org": "needs the network",
+    "hfds:": "needs the Hub, or files of its form: tests/data/test_hub_rows.py writes them",
     "wds:s3://": "needs an object store: tests/workflow/test_shards.py starts one, where it is",
     "{000000..000099}": "names more shards than a small set has: tests/data/test_shards.py",
     "pip install": "needs the package index",

@@ -32,6 +32,8 @@ def find_files(where: str, *, on_event: OnEvent = ignore) -> tuple[Path, list[Pa
     """
     place = Path(where).expanduser()
     if not holds(place.exists):
+        if place.suffix in KINDS:
+            raise DataError(f"{HUB}{where}: no such file", hint="hfds:OWNER/NAME is a data set of the Hub.")
         return _fetched(where, on_event)
     if place.is_file():
         files = [place] if place.suffix in KINDS else []

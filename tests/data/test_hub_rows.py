@@ -217,6 +217,7 @@ def test_the_files_of_the_hub_are_those_of_one_configuration(
         ({"main": ["images.zip"]}, "some/set", "no Parquet files"),
         ({}, "some/other", "the Hub has no data set some/other"),
         ({}, "no/such/name", "no name of a data set"),
+        ({}, "images.parquet", "no such file"),
     ],
 )
 def test_what_the_hub_does_not_have_is_one_error(
