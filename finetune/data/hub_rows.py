@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from finetune.data.hub_files import find_files
+from finetune.data.parquet_files import read_by_pyarrow
 from finetune.data.places import HUB, SHARDS
 from finetune.data.shard_writer import add_member, new_tar
 from finetune.data.shards import Columns
@@ -27,9 +28,10 @@ from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.images.files import FORMS, begins_as
 from finetune.types import Event, OnEvent, ignore
 from finetune.whole import there_above, unwritable
-from finetune.wording import first_line, listed
+from finetune.wording import listed
 
 ROWS_AT_ONCE = 100
+FAILED = "{path}: cannot be read"
 ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif"}  # the others end as they are called
 
 
@@ -183,32 +185,15 @@ def _class_names(feature: Any) -> list[str] | None:
     return _class_names(feature["feature"]) if isinstance(feature, dict) and "feature" in feature else None
 
 
-@contextmanager
-def _as_data_error(file: Path) -> Iterator[None]:
-    """Turn what reading a file raises into one error.
-
-    Raises:
-        DataError: it is damaged, or the library for it is missing.
-    """
-    try:
-        from pyarrow import ArrowException
-    except ImportError:
-        raise DataError(f"{file}: reading it needs pyarrow", hint='pip install "finetune[parquet]"') from None
-    try:
-        yield
-    except (OSError, ArrowException) as error:
-        raise DataError(f"{file}: cannot be read: {first_line(error)}") from error
-
-
 def _schema(file: Path) -> Any:
-    with _as_data_error(file):
+    with read_by_pyarrow(file, failed=FAILED):
         from pyarrow import parquet
 
         return parquet.read_schema(file) if file.suffix == ".parquet" else _stream(file).schema
 
 
 def _num_rows(file: Path) -> int:
-    with _as_data_error(file):
+    with read_by_pyarrow(file, failed=FAILED):
         from pyarrow import parquet
 
         if file.suffix == ".parquet":
@@ -219,7 +204,7 @@ def _num_rows(file: Path) -> int:
 def _rows(file: Path, rows: _Rows) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file, with the columns that are read."""
     names = list(dict.fromkeys(name for name in (rows.image, rows.label, rows.split, rows.group) if name))
-    with _as_data_error(file):
+    with read_by_pyarrow(file, failed=FAILED):
         from pyarrow import parquet
 
         if file.suffix == ".parquet":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.label_columns import cell_text
+from finetune.data.parquet_files import open_parquet, read_by_pyarrow
 from finetune.data.tables import separator_of
 from finetune.errors import DataError, RecipeError, did_you_mean
 
@@ -23,7 +24,7 @@ def count_rows(path: Path) -> int:
         DataError: it cannot be read.
     """
     if _is_parquet(path):
-        return int(_parquet(path).metadata.num_rows)
+        return int(open_parquet(path).metadata.num_rows)
     return sum(1 for _ in _delimited(path)) - 1
 
 
@@ -33,7 +34,7 @@ def check_column(path: Path, column: str) -> str:
     Raises:
         DataError: the table cannot be read. RecipeError: there is no such column, or no single possible one.
     """
-    columns = _parquet(path).schema_arrow.names if _is_parquet(path) else next(_delimited(path), [])
+    columns = open_parquet(path).schema_arrow.names if _is_parquet(path) else next(_delimited(path), [])
     wanted = USUAL if column == AUTO else (column,)
     found = [name for like in wanted for name in columns if name == like or (column == AUTO and _same(name, like))]
     if found and columns.count(found[0]) > 1:
@@ -90,25 +91,7 @@ def _delimited(path: Path) -> Iterator[list[str]]:
         raise DataError(f"{path} cannot be read as a table: {error}") from error
 
 
-def _parquet(path: Path) -> Any:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise DataError(
-            f"{path}: reading Parquet needs pyarrow", hint='pip install "finetune[parquet]", or save it as CSV.'
-        ) from None
-    try:
-        return parquet.ParquetFile(path)
-    except (OSError, ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
-
-
 def _parquet_cells(path: Path, column: str) -> Iterator[Any]:
-    file = _parquet(path)
-    from pyarrow import ArrowException
-
-    try:
-        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[column]):
+    with read_by_pyarrow(path):
+        for batch in open_parquet(path).iter_batches(batch_size=ROWS_AT_ONCE, columns=[column]):
             yield from batch.column(0).to_pylist()
-    except (OSError, ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error

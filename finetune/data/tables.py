@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from finetune.csv_cells import MARK, unguarded_cell
 from finetune.data.label_columns import cell_text, join_columns, label_columns
 from finetune.data.listing import NO_IMAGE, SPLIT_NAMES, Listing, Row, folded, holds, normal, split_of
+from finetune.data.parquet_files import open_parquet, read_by_pyarrow
 from finetune.data.places import HUB
 from finetune.data.tree import folders_below
 from finetune.errors import DataError, FinetuneError, RecipeError, did_you_mean
@@ -297,16 +298,8 @@ def _unguarded(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise DataError(
-            f"{path}: reading Parquet needs pyarrow", hint="`pip install pyarrow`, or save it as CSV."
-        ) from None
-    try:
-        table = parquet.ParquetFile(path).read()  # `read_table` refuses a name that is there twice
-    except (OSError, ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+    with read_by_pyarrow(path):
+        table = open_parquet(path).read()
     is_unique = max(Counter(table.column_names).values(), default=1) == 1
     return table.column_names, table.to_pylist() if is_unique else _by_position(table)
 
