@@ -14,10 +14,11 @@ from torch import Tensor
 from finetune import inline, ranks
 from finetune import recipe as recipes
 from finetune.backbone.groups import head_modules
+from finetune.backbone.load import Backbone
 from finetune.checkpoint import best, state
 from finetune.checkpoint.run_folder import RunFolder, write_json
 from finetune.checkpoint.saved import write_model, write_predictions
-from finetune.checkpoint.state import Checkpoint, TrainState
+from finetune.checkpoint.state import Checkpoint
 from finetune.data.balance import never_among, never_predicted_text
 from finetune.data.places import data_name
 from finetune.data.split import units_of
@@ -197,7 +198,7 @@ def _train(
         with underway("report", on_event):
             result = ranks.agreed(
                 lambda: _conclude(
-                    folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds, on_event=on_event
+                    _Ended(folder, prepared, trained, refitted, assessed, computed, seconds), on_event=on_event
                 )
             )
         told.metrics(result.metrics)
@@ -221,29 +222,41 @@ def _tracked(folder: RunFolder, prepared: Prepared, on_event: OnEvent) -> Abstra
     )
 
 
-def _conclude(
-    folder: RunFolder,
-    prepared: Prepared,
-    trained: Trained,
-    refitted: Refit | None,
-    assessed: Assessed,
-    *,
-    computed: list[str],
-    seconds: dict[str, float],
-    on_event: OnEvent,
-) -> RunResult:
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A run whose models are trained and measured."""
+
+    folder: RunFolder
+    prepared: Prepared
+    trained: Trained
+    refitted: Refit | None
+    assessed: Assessed
+    computed: list[str]  # sentences of the report on how it was computed
+    seconds: dict[str, float]
+
+    @property
+    def delivered(self) -> Backbone:
+        return (self.refitted or self).prepared.backbone
+
+    @property
+    def delivered_epoch(self) -> int:
+        best = self.trained.state.best
+        return best.epoch if best else 0
+
+
+def _conclude(run: _Ended, *, on_event: OnEvent) -> RunResult:
     """Report on a measured model, and deliver it."""
-    assessed.known = None if refitted else knowledge_of(trained.feeder)
+    prepared, assessed = run.prepared, run.assessed
+    assessed.known = None if run.refitted else knowledge_of(run.trained.feeder)
     never = _never_predicted(prepared, assessed.guesses)
     if told := _known_classes(prepared, assessed.guesses):
-        computed.append(told)
+        run.computed.append(told)
         on_event(Event.message(told))
     if never:
-        is_refitted, task = refitted is not None, prepared.manifest.task
-        computed.append(never_predicted_text(never, "val", is_refitted=is_refitted, task=task))
-        on_event(Event.warning(computed[-1]))
-    result = _deliver(folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds)
-    return replace(result, never_predicted=never)
+        is_refitted, task = run.refitted is not None, prepared.manifest.task
+        run.computed.append(never_predicted_text(never, "val", is_refitted=is_refitted, task=task))
+        on_event(Event.warning(run.computed[-1]))
+    return replace(_deliver(run), never_predicted=never)
 
 
 def _known_classes(prepared: Prepared, guesses: Guesses) -> str | None:
@@ -259,81 +272,58 @@ def _never_predicted(prepared: Prepared, guesses: Guesses) -> dict[str, int]:
     return never_among(prepared.manifest.classes, targets, guesses["val"]) if targets else {}
 
 
-def _deliver(
-    folder: RunFolder,
-    prepared: Prepared,
-    trained: Trained,
-    refitted: Refit | None,
-    assessed: Assessed,
-    *,
-    computed: Sequence[str],
-    seconds: dict[str, float],
-) -> RunResult:
+def _deliver(run: _Ended) -> RunResult:
     """Write the model, what it named, and the report; metrics.json last, which ends the run."""
-    manifest, end = prepared.manifest, trained.state
-    delivered = refitted.prepared.backbone if refitted else prepared.backbone
+    folder, prepared, assessed = run.folder, run.prepared, run.assessed
+    manifest, end = prepared.manifest, run.trained.state
     deviation = prepared.scale.deviation if prepared.scale else None
     of_task: Any = {"task": manifest.task, "thresholds": assessed.thresholds, "deviation": deviation}
-    write_model(folder.model, delivered, manifest.classes, **of_task)
+    write_model(folder.model, run.delivered, manifest.classes, **of_task)
     shares = class_shares(manifest.task, {name: outputs for name, (outputs, _) in assessed.outputs.items()})
     write_predictions(folder.predictions, manifest, assessed.guesses, shares)
     if assessed.known is not None:
         write_known(folder.known, assessed.known)
     timing = {
-        "seconds": seconds,
+        "seconds": run.seconds,
         "num_train": len(manifest.split("train")),
         "epochs": len(end.history),
-        "training": list(trained.timing),
+        "training": list(run.trained.timing),
     }
     write_json(folder.timing, timing)
-    _write_report(folder, prepared, trained, refitted, assessed, computed=computed, seconds=seconds)
+    _write_report(run)
     best.settle(folder, end.best)
     write_json(folder.metrics, assessed.metrics)
     return RunResult(
-        folder.path, prepared.recipe.strategy.name, assessed.metrics, len(end.history), _delivered_epoch(end),
+        folder.path, prepared.recipe.strategy.name, assessed.metrics, len(end.history), run.delivered_epoch,
         len(manifest.problems),
     )  # fmt: skip
 
 
-def _delivered_epoch(end: TrainState) -> int:
-    return end.best.epoch if end.best else 0
-
-
-def _write_report(
-    folder: RunFolder,
-    prepared: Prepared,
-    trained: Trained,
-    refitted: Refit | None,
-    assessed: Assessed,
-    *,
-    computed: Sequence[str],
-    seconds: dict[str, float],
-) -> None:
-    recipe, manifest = prepared.recipe, prepared.manifest
-    delivered = refitted.prepared.backbone if refitted else prepared.backbone
-    shown = _answered(prepared, assessed)
+def _write_report(run: _Ended) -> None:
+    recipe, manifest, assessed = run.prepared.recipe, run.prepared.manifest, run.assessed
+    shown = _answered(run.prepared, assessed)
     looked: tuple[LitImage, ...] = ()
-    if shown and not refitted:
-        looked = looked_at(delivered, shown, classes=manifest.classes, root=Path(manifest.root))
+    if shown and not run.refitted:
+        looked = looked_at(run.delivered, shown, classes=manifest.classes, root=Path(manifest.root))
     fed = fed_with(
-        manifest.split("train"), root=Path(manifest.root), preprocessing=delivered.preprocessing,
+        manifest.split("train"), root=Path(manifest.root), preprocessing=run.delivered.preprocessing,
         augment=recipe.augment, seed=recipe.train.seed,
     )  # fmt: skip
     content = report_content(
-        folder,
+        run.folder,
         recipe,
         assessed.metrics,
-        trained.state.history,
-        delivered_epoch=_delivered_epoch(trained.state),
+        run.trained.state.history,
+        delivered_epoch=run.delivered_epoch,
         by_class=assessed.by_class,
         answers=shown,
-        eyes=Eyes(looked, first_filters(delivered.model), fed),
+        eyes=Eyes(looked, first_filters(run.delivered.model), fed),
         covered=assessed.known.accuracies() if assessed.known else (),
-        seconds=seconds,
-        waited=sum(row["waited"] for row in trained.timing),
-        device=str(prepared.compute.device),
+        seconds=run.seconds,
+        waited=sum(row["waited"] for row in run.trained.timing),
+        device=str(run.prepared.compute.device),
     )
-    page.write(folder.report, {**content, "computed": computed, "refit": refitted})
+    page.write(run.folder.report, {**content, "computed": run.computed, "refit": run.refitted})
 
 
 def _answered(prepared: Prepared, assessed: Assessed) -> Answered | None:
