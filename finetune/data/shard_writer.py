@@ -29,7 +29,7 @@ from finetune.images.files import read_content, stamp_of
 from finetune.randomness import derive_each
 from finetune.tasks import Labels, Target
 from finetune.types import SPLITS, Event, Manifest, OnEvent, Sample, ignore
-from finetune.whole import check_vacant, new_whole_folder, there_above
+from finetune.whole import new_whole_folder, there_above
 
 FORMAT = 1
 UNDIVIDED = "all"  # the name of shards of images without a split
@@ -59,7 +59,6 @@ def write_shards(manifest: Manifest, out: Path, *, size: int, on_event: OnEvent 
         ResourceError: the folder is not empty, another process writes it, or it cannot be written.
         DataError: an image cannot be read.
     """
-    check_vacant(out, hint=INTO_A_NEW)
     _check_room(manifest, out)
     shards: dict[str, dict[str, int]] = {}
     total = len(manifest.samples)

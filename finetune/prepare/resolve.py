@@ -96,11 +96,9 @@ def resolve_numbers(
 
 def _smoothing(recipe: Recipe, numbers: Strategy, top_k: int | str) -> float:
     """Return the share of a label that is spread over all classes where nobody names one."""
-    is_of_one_class = recipe.loss.name in ("auto", TASK_LOSSES["classify"][0]) and recipe.data.task in (
-        "auto",
-        "classify",
-    )
-    return numbers.smoothing if is_of_one_class and top_k != 1 else 0.0
+    is_cross_entropy = recipe.loss.name in ("auto", TASK_LOSSES["classify"][0])
+    is_of_one_class = recipe.data.task in ("auto", "classify")
+    return numbers.smoothing if is_cross_entropy and is_of_one_class and top_k != 1 else 0.0
 
 
 def plan_phases(recipe: Recipe, backbone: Backbone) -> tuple[Phase, ...]:
