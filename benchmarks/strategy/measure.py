@@ -110,8 +110,8 @@ def _case(
         began = time.monotonic()
         result = finetune.run(folder, **common, **settings, out=out, overrides=folders)
         seconds = time.monotonic() - began
-        top1 = result.metrics["test"]["top1"]["value"]
-        yield {**case, "kind": "run", "strategy": name, **facts, "top1": top1, "seconds": round(seconds, 2)}
+        found = {key: result.metrics["test"][key]["value"] for key in ("top1", "nll", "ece")}
+        yield {**case, "kind": "run", "strategy": name, **facts, **found, "seconds": round(seconds, 2)}
         for file in (*out.rglob("*.safetensors"), *out.rglob("*.html")):
             file.unlink()
 

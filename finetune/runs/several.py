@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,16 +15,14 @@ from finetune.checkpoint.several import Kind, SeveralRecord, open_several
 from finetune.data import split
 from finetune.data.places import data_name
 from finetune.errors import CheckpointError, FinetuneError, Interrupted
-from finetune.prepare.inputs import architecture_of, read_inputs, with_backbone, with_task
-from finetune.runs.layout import Terms, reopen_inputs, with_whole_paths
+from finetune.prepare.inputs import architecture_of, with_backbone
+from finetune.runs.layout import Terms, with_whole_paths
+from finetune.runs.members import done, lay_shared, read_shared, reopen_shared
 from finetune.runs.signals import Stop
-from finetune.runs.start import go_on, start
 from finetune.settings import Recipe
 from finetune.types import Event, Manifest, OnEvent
-from finetune.whole import write_text
 
 HEADER = "What these runs share; several.json says on which folds or seeds."
-SHOWN = ("progress", "step", "warning")  # what a single run reports is for its own folder
 
 
 @dataclass(slots=True)
@@ -64,17 +61,8 @@ class Batch:
             raise self.errors[0]
 
     def _run_one(self, folder: RunFolder, number: int, on_event: OnEvent) -> None:
-        def watch(event: Event) -> None:
-            if event.kind in SHOWN:
-                on_event(event)
-
         try:
-            if folder.is_laid:
-                result = go_on(folder, self.terms, stop=self.stop, on_event=watch)
-            else:
-                shutil.rmtree(folder.path, ignore_errors=True)  # of a run that was stopped before its first step
-                recipe, manifest = self._own(number)
-                result = start(recipe, out=folder.path, manifest=manifest, stop=self.stop, on_event=watch)
+            result = done(folder, lambda: self._own(number), self.terms, stop=self.stop, on_event=on_event)
         except Interrupted:
             raise
         except FinetuneError as error:
@@ -111,17 +99,13 @@ def new_batch(
         recipe = recipes.update(recipe, {"split.folds": count, "split.fold": 1})
     words = (Path(data_name(recipe.data.path)).stem, architecture_of(recipe).label, kind)
     with new_folder(out, words=words, data=recipe.data.path) as folder:
-        inputs = read_inputs(recipe, on_event=on_event)
-        value_range = inputs.backbone.preprocessing.value_range or "auto"
-        recipe = recipes.update(with_task(recipe, inputs.manifest), {"data.value_range": value_range})
+        recipe, inputs = read_shared(recipe, on_event=on_event)
         first = recipe.train.seed if kind == "seeds" else 1
         record = SeveralRecord(
             kind=kind, numbers=list(range(first, first + count)), classes=list(inputs.manifest.classes)
         )
-        split.write(inputs.manifest, folder.split)
-        changes.note_beginning(folder, recipe, inputs.backbone, inputs.compute)
         record.write(folder)
-        write_text(folder.recipe, recipes.dump(recipe, header=HEADER))
+        lay_shared(folder, recipe, inputs.manifest, inputs.backbone, inputs.compute, header=HEADER)
         on_event(Event.message(f"folder of {count} runs: {folder.path}"))
         yield Batch(folder, recipe, record, inputs.manifest, Terms(), stop)
 
@@ -139,9 +123,8 @@ def reopened_batch(path: Path, *, allow: Iterable[str], stop: Stop, on_event: On
     with claimed(place, seconds=LINGER, on_event=on_event):
         folder, record = _unfinished(path)
         clear_leftovers(place)
-        recipe, classes = recipes.load(folder.recipe), tuple(record.classes)
-        again, _ = reopen_inputs(place, recipe, classes, terms, header=HEADER, on_event=on_event)
-        yield Batch(folder, recipe, record, again.manifest, terms, stop)
+        recipe, manifest = reopen_shared(folder, record.classes, terms, header=HEADER, on_event=on_event)
+        yield Batch(folder, recipe, record, manifest, terms, stop)
 
 
 def _unfinished(path: Path) -> tuple[RunFolder, SeveralRecord]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,31 +15,22 @@ from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_fold
 from finetune.checkpoint.comparison import Clock, ComparisonFolder, ComparisonRecord, open_comparison
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.saved import pinned_task
-from finetune.data import split
 from finetune.data.places import data_name
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError
 from finetune.prepare.asked import recipe_of
-from finetune.prepare.inputs import (
-    architecture_of,
-    describe_data,
-    read_inputs,
-    with_backbone,
-    with_task,
-)
+from finetune.prepare.inputs import architecture_of, describe_data, with_backbone
 from finetune.report import comparison as page
 from finetune.report.standings import Finished, Standing, finished, sentences, standings
-from finetune.runs.layout import Terms, reopen_inputs, with_whole_paths
+from finetune.runs.layout import Terms, with_whole_paths
+from finetune.runs.members import done, lay_shared, read_shared, reopen_shared
 from finetune.runs.signals import Stop, stop_on_signals
-from finetune.runs.start import go_on, start
 from finetune.settings import Recipe
 from finetune.strategy.entrants import USUAL, Entrant, entrants
 from finetune.tasks import TASKS
 from finetune.train.guard import IN_A_RUN, guarded
 from finetune.types import Event, Manifest, OnEvent, ignore, to_json
-from finetune.whole import write_text
 
 HEADER = "What the runs of this comparison share."
-SHOWN = ("progress", "step", "warning", "timing")  # what a single run reports is for its own folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +120,14 @@ def compare(
     words = (Path(data_name(shared.data.path)).stem, architecture_of(shared).label, "compare")
     where = new_folder(None if out is None else Path(out), words=words, data=shared.data.path)
     with stop_on_signals() as stop, where as place:
-        inputs = read_inputs(shared, on_event=on_event)
-        manifest, backbone = inputs.manifest, inputs.backbone
-        value_range = backbone.preprocessing.value_range or "auto"
-        shared = recipes.update(with_task(shared, manifest), {"data.value_range": value_range})
-        first = shared.train.seed
+        shared, inputs = read_shared(shared, on_event=on_event)
+        manifest, first = inputs.manifest, shared.train.seed
         asked = _Asked(
             ComparisonFolder(place.path), shared, chosen, tuple(range(first, first + seeds)), manifest.classes,
             describe_data(manifest), Terms(), stop,
         )  # fmt: skip
-        split.write(manifest, place.split)
-        changes.note_beginning(place, shared, backbone, inputs.compute)
         _write(asked)
-        write_text(place.recipe, recipes.dump(shared, header=HEADER))
+        lay_shared(place, shared, manifest, inputs.backbone, inputs.compute, header=HEADER)
         on_event(Event.message(f"comparison folder: {place.path}"))
         return _run_all(asked, manifest, on_event)
 
@@ -163,12 +148,10 @@ def resume_comparison(path: str | Path, *, allow: Iterable[str] = (), on_event: 
     with stop_on_signals() as stop, claimed(place, seconds=LINGER, on_event=on_event):
         folder, record = _unfinished(path)
         clear_leftovers(place)
-        recipe, classes = recipes.load(folder.recipe), tuple(record.classes)
-        again, _ = reopen_inputs(place, recipe, classes, terms, header=HEADER, on_event=on_event)
-        asked = _Asked(
-            folder, recipe, entrants(record.strategies), tuple(record.seeds), classes, record.data, terms, stop,
-        )  # fmt: skip
-        return _run_all(asked, again.manifest, on_event)
+        recipe, manifest = reopen_shared(folder, record.classes, terms, header=HEADER, on_event=on_event)
+        seeds, classes = tuple(record.seeds), tuple(record.classes)
+        asked = _Asked(folder, recipe, entrants(record.strategies), seeds, classes, record.data, terms, stop)
+        return _run_all(asked, manifest, on_event)
 
 
 def _unfinished(path: str | Path) -> tuple[ComparisonFolder, ComparisonRecord]:
@@ -179,7 +162,7 @@ def _unfinished(path: str | Path) -> tuple[ComparisonFolder, ComparisonRecord]:
 
 
 def _run_all(asked: _Asked, manifest: Manifest, on_event: OnEvent) -> Comparison:
-    asked.stop.begun(RunFolder(asked.folder.path))
+    asked.stop.begun(asked.folder)
     every = asked.runs()
     for number, (name, entrant, seed) in enumerate(every, 1):
         if asked.folder.run(name).is_finished:
@@ -197,16 +180,13 @@ def _run_one(asked: _Asked, manifest: Manifest, name: str, entrant: Entrant, see
 
     def watch(event: Event) -> None:
         clock(event)
-        if event.kind in SHOWN:
-            on_event(event)
+        on_event(event)
+
+    def own() -> tuple[Recipe, Manifest]:
+        return recipes.update(asked.recipe, {**entrant.keys(), "train.seed": seed}), manifest
 
     try:
-        if folder.is_laid:
-            result = go_on(folder, asked.terms, stop=asked.stop, on_event=watch)
-        else:
-            shutil.rmtree(folder.path, ignore_errors=True)  # of a run that was stopped before its first step
-            recipe = recipes.update(asked.recipe, {**entrant.keys(), "train.seed": seed})
-            result = start(recipe, out=folder.path, manifest=manifest, stop=asked.stop, on_event=watch)
+        result = done(folder, own, asked.terms, stop=asked.stop, on_event=watch)
     except Interrupted:
         raise
     except FinetuneError as error:

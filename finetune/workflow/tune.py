@@ -21,7 +21,6 @@ from finetune.checkpoint import changes
 from finetune.checkpoint.claim import new_folder
 from finetune.checkpoint.run_folder import RunFolder
 from finetune.checkpoint.tune_file import TuneRecord, open_tuning, winner_of
-from finetune.data import split
 from finetune.data.places import data_name
 from finetune.errors import CheckpointError, FinetuneError, Interrupted, RecipeError, TrainingError
 from finetune.prepare.asked import recipe_of
@@ -29,7 +28,8 @@ from finetune.prepare.inputs import architecture_of, computing_as, describe_data
 from finetune.prepare.prepared import prepare
 from finetune.report.searched import write_search
 from finetune.runs import trials
-from finetune.runs.layout import Terms, reopen_inputs, with_whole_paths
+from finetune.runs.layout import Terms, with_whole_paths
+from finetune.runs.members import lay_shared, reopen_shared
 from finetune.runs.searchable import (
     check_beginnings,
     check_space,
@@ -169,10 +169,8 @@ def tune(
             classes=list(prepared.manifest.classes),
             pinned=pinned,
         )
-        split.write(prepared.manifest, folder.split)
-        changes.note_beginning(folder, asked, prepared.backbone, prepared.compute)
         record.write(folder)
-        write_text(folder.recipe, recipes.dump(asked, header=HEADER))
+        lay_shared(folder, asked, prepared.manifest, prepared.backbone, prepared.compute, header=HEADER)
         on_event(Event.message(f"folder of the search: {folder.path}"))
         return _search(folder, record, asked, prepared.manifest, stop, on_event)
 
@@ -194,9 +192,8 @@ def resume_tuning(path: str | Path, *, allow: Iterable[str] = (), on_event: OnEv
             f"{folder.path} is finished: there is nothing to resume", hint=f"Its winner: {winner_of(folder)}."
         )
     with stop_on_signals() as stop:
-        recipe, classes = recipes.load(folder.recipe), tuple(record.classes)
-        again, _ = reopen_inputs(folder, recipe, classes, terms, header=HEADER, on_event=on_event)
-        return _search(folder, record, recipe, again.manifest, stop, on_event)
+        recipe, manifest = reopen_shared(folder, record.classes, terms, header=HEADER, on_event=on_event)
+        return _search(folder, record, recipe, manifest, stop, on_event)
 
 
 def _seconds(recipe: Recipe) -> float | None:
