@@ -1,11 +1,11 @@
-"""What keeps a network from learning few images by heart, each piece alone: the defaults against everything off.
+"""What keeps a network from learning few images by heart, and how fast and long it learns: each piece alone.
 
     python benchmarks/strategy/regularisers.py --data imgs more --weights FOLDER --sizes 10 --seeds 3
 
-For every data set, size (train images of a class, val among them), seed and case it trains once and keeps top1 and loss
-on test images, which are the same for all. `--cases` picks by name; `--table` prints the mean and the deviation over
-seeds of what was measured, and the mean over seeds and sets of the difference to the baseline on the same images. Rows
-are appended to a file, so that a stopped bench goes on where it was.
+For every data set, size (train images of a class, val among them), seed and case it trains once, by the defaults but
+for that piece, and keeps top1 and loss on test images, which are the same for all. `--cases` picks by name; `--table`
+prints the mean and the deviation over seeds of what was measured, and the mean over seeds and sets of the difference
+to the baseline on the same images. Rows are appended to a file, so that a stopped bench goes on where it was.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import finetune
 
 Settings = dict[str, Any]  # of `finetune.run`, keys with a dot are overrides
 
+TIMES = "times"  # the epochs that auto means
+
 PIECES: dict[str, Settings] = {
     "all off": {"augment.level": "none", "optim.weight_decay": 0.0},
     "no weight decay": {"optim.weight_decay": 0.0},
@@ -39,6 +41,9 @@ PIECES: dict[str, Settings] = {
     "drop path 0.1": {"regularise.drop_path": 0.1},
     "drop connect 0.5": {"regularise.drop_connect": 0.5},
     "l2-sp 0.01": {"regularise.l2_sp": 0.01},
+    **{f"lr {lr:g}": {"optim.lr": lr} for lr in (3e-4, 2e-3, 3e-3)},
+    **{f"layer decay {decay}": {"optim.layer_decay": decay} for decay in (0.5, 0.85)},
+    **{f"epochs x {times}": {TIMES: times} for times in (0.5, 2)},
     "norm-only": {"strategy": "norm-only"},
     "bias-only": {"strategy": "bias-only"},
     "lora": {"strategy": "lora"},
@@ -46,7 +51,17 @@ PIECES: dict[str, Settings] = {
 NOT_OF = {  # pieces without a meaning for a strategy
     "full": ("FroFA 0.1",),
     "top-k": ("norm-only", "bias-only", "lora"),
-    "head-only": ("cutmix 1", "drop path 0.1", "FroFA 0.1", "l2-sp 0.01", "norm-only", "bias-only", "lora"),
+    "head-only": (
+        "cutmix 1",
+        "drop path 0.1",
+        "FroFA 0.1",
+        "l2-sp 0.01",
+        "norm-only",
+        "bias-only",
+        "lora",
+        "layer decay 0.5",
+        "layer decay 0.85",
+    ),
     "linear-probe": tuple(name for name in PIECES if not name.startswith("augment ")),
 }
 CASES: dict[str, Settings] = {  # a strategy by its defaults, or "STRATEGY: PIECE"
@@ -94,17 +109,14 @@ def _measured(
         overrides = {key: value for key, value in CASES[name].items() if "." in key}
         if chosen.top_k and settings["strategy"] == "top-k":
             settings["top_k"] = chosen.top_k
-        overrides |= {"cache.folder": str(chosen.place / "cache"), "split.seed": seed}
+        overrides |= {"cache.folder": str(chosen.place / "cache"), "split.seed": seed, "export.onnx_at_end": False}
+        times = settings.pop(TIMES, None)
+        asked = {"weights": chosen.weights, "image_size": chosen.image_size, "seed": seed, **settings}
+        if times:
+            phases = finetune.plan(folder, **asked, overrides=overrides).phases
+            overrides["train.epochs"] = max(1, round(times * sum(phase.epochs for phase in phases)))
         began = time.monotonic()
-        result = finetune.run(
-            folder,
-            weights=chosen.weights,
-            image_size=chosen.image_size,
-            seed=seed,
-            out=out,
-            **settings,
-            overrides=overrides,
-        )
+        result = finetune.run(folder, **asked, out=out, overrides=overrides)
         found = result.metrics["test"]
         figures = {name: found[name]["value"] for name in ("top1", "nll", "ece")}
         yield {
