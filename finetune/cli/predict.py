@@ -59,7 +59,7 @@ TopOption = Annotated[
     int, typer.Option("--top", metavar="N", min=1, help="How many classes of each image.", rich_help_panel=SAID)
 ]
 ScoresOption = Annotated[
-    bool, typer.Option("--scores", help="The probability of every class, too.", rich_help_panel=SAID)
+    bool, typer.Option("--scores", help="Also the probability of every class.", rich_help_panel=SAID)
 ]
 FeaturesOption = Annotated[
     bool, typer.Option("--features", help="What reaches the head, too; computed by the model.", rich_help_panel=SAID)
@@ -88,7 +88,7 @@ ThresholdOption = Annotated[
     typer.Option(
         "--threshold",
         metavar="PROBABILITY",
-        help="Be unsure below this probability, whatever val says; an export can say that, too.",
+        help="Be unsure below this probability, whatever val says; works with exports too.",
         show_default=False,
         rich_help_panel=SAID,
     ),
