@@ -31,7 +31,7 @@ class RegulariseSection(Section):
     )
     ema: Fraction | NoneWord = Field(
         "none",
-        description="Decay of an average of the weights over the steps of a phase, which is what val judges and the run"
+        description="Decay of an average of the weights over the steps of a phase, which val judges and the run"
         " delivers: 0.99 or more.",
     )
 
@@ -40,7 +40,7 @@ class AugmentSection(Section):
     level: AugmentLevel = Field(
         "auto",
         description="How far train images vary: none is the plain view, the others set the pieces below that are auto."
-        f" auto: {AUTO_LEVEL}, which was called basic before.",
+        f" auto: {AUTO_LEVEL} (formerly called basic).",
     )
     min_crop: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | Auto = Field(
         "auto", description="Smallest share of the image that a random crop shows."
@@ -49,7 +49,7 @@ class AugmentSection(Section):
     vertical_flip: Share | Auto = Field("auto", description="Probability of an upside-down flip.")
     color_jitter: Share | Auto = Field("auto", description="Strength of random brightness, contrast and saturation.")
     hue: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] | Auto = Field(
-        "auto", description="Strength of a random turn of the hue, as a share of the circle."
+        "auto", description="Strength of a random shift of the hue, as a share of the circle."
     )
     rotate: Annotated[float, Field(ge=0, le=180, allow_inf_nan=False)] | Auto = Field(
         "auto", description="Degrees, to either side, of a random rotation."
@@ -59,5 +59,5 @@ class AugmentSection(Section):
         "auto", description="A published recipe of random operations: RandAugment, TrivialAugment, AugMix."
     )
     features: Share = Field(
-        0.0, description="Strength of a random brightness of each channel of feature maps that a trunk yields (FroFA)."
+        0.0, description="Strength of a random brightness for each channel of the feature maps of a trunk (FroFA)."
     )

@@ -55,25 +55,25 @@ class DataSection(Section):
     )
     layout: Auto | Literal["classes"] = Field(
         "auto",
-        description="auto: folders that are splits by their names are splits, and what looks like splits without saying"
-        " which is refused. classes: the folders on top are the classes, whatever they are called and hold.",
+        description="auto: folders named like splits are splits; folders that look like splits without saying which are"
+        " refused. classes: the top folders are the classes, whatever they are called and hold.",
     )
     image_column: str = Field("image", description="Column of the image path in a table.")
     label_column: str = Field(
         "label",
-        description="Column of the class name, of several classes, or of a number in a table. Several columns of 0 and"
-        " 1, with commas between their names, each are a class that an image may have.",
+        description="Column of a table with the class name, several classes, or a number. Several columns of 0 and 1,"
+        " their names joined by commas, are one class each.",
     )
     task: TaskName = Field(
         "auto",
         description="classify: an image has one class; multilabel: any number of them; regress: a number. auto: by the"
-        " labels of a table, and said in a line; of folders classify.",
+        " labels of a table, with a line that says which; classify for folders.",
     )
     label_separator: Annotated[str, Field(min_length=1)] = Field(
-        "auto", description="What stands between the classes of one image in a label. auto: what is found, or |."
+        "auto", description="What separates the classes of one image in a label. auto: what is found, or |."
     )
     split_column: str = Field(
-        "split", description="Column of the split in a table, where it has one. none: there is none."
+        "split", description="Column of a table that names the split, where there is one. none: ignore it."
     )
     group_by: str | NoneWord = Field(
         "none",
@@ -92,14 +92,14 @@ class DataSection(Section):
     )
     depth: Auto | Depth = Field(
         "auto",
-        description="8: a channel becomes 8 bits; full: it keeps all that the file has, as float32. auto: 8 of 1, 3 or"
+        description="8: a channel becomes 8 bits; full: it keeps all that the file has, as float32. auto: 8 for 1, 3 or"
         " 4 channels, else full.",
     )
     statistics: Auto | Literal["pretrained", "data", "min-max"] | Statistics = Field(
         "auto",
-        description="By what pixels are standardised: mean and deviation as the backbone was trained, those of the"
-        " train images, or their least and greatest value; or [[taken off], [divided by]] of each channel. auto:"
-        " pretrained, with data.depth = full data.",
+        description="What standardises pixels: the mean and deviation that the backbone was trained with, those of the"
+        " train images, or their least and greatest value; or [[subtracted], [divided by]] for each channel. auto:"
+        " pretrained; data with data.depth = full.",
     )
     value_range: ValueRange | Auto = Field(
         "auto",
@@ -135,9 +135,9 @@ class BackboneSection(Section):
     )
     among: str | Auto | NoneWord = Field(
         "auto",
-        description="Backbones that are ranked on the data, of which the best two or three race: names and folders,"
-        " joined by commas; here: those of a short list whose weights are on this machine. auto: here, where train.time"
-        " is given and no backbone; else none.",
+        description="Backbones to rank on the data, of which the best two or three race: names and folders, joined by"
+        " commas; here: those of a short list whose weights are on this machine. auto: here, if train.time is given and"
+        " no backbone; else none.",
     )
     weights: str | NoneWord = Field(
         "none", description="A timm folder, a .safetensors or a .pth file, in place of timm's own weights."
@@ -162,7 +162,7 @@ class StrategySection(Section):
     )
     assume: Annotated[Assumption, BeforeValidator(size_first)] = Field(
         "none",
-        description="auto, race: what of size and similarity to take as given instead of measured, e.g. few,similar.",
+        description="auto, race: the size or similarity to assume instead of measuring it, e.g. few,similar.",
     )
     top_k: Whole | Auto = Field(
         "auto",
@@ -175,10 +175,10 @@ class StrategySection(Section):
     )
     whiten: Literal["none", "pca", "zca"] = Field(
         "none",
-        description="linear-probe, lp-ft: features are made white before the head is solved, which is folded into it.",
+        description="linear-probe, lp-ft: whiten features before the head is solved; the whitening is folded into it.",
     )
     whiten_epsilon: Positive = Field(
-        0.01, description="Share of the mean variance that is added to that of each direction before it is divided by."
+        0.01, description="Share of the mean variance that is added to each direction's variance before dividing by it."
     )
     norm_statistics: Literal["auto", "frozen", "updated"] = Field(
         "auto",
@@ -189,8 +189,8 @@ class StrategySection(Section):
     reinit: bool = Field(False, description="Re-initialise the retrained layers, not only the head.")
     initialiser: Initialiser = Field(
         "auto",
-        description="Weights of linear and convolution layers that are re-initialised, the head's among them. auto: as"
-        " the network begins. zero is for the head alone.",
+        description="Initial weights of linear and convolution layers that are re-initialised, the head's among them."
+        " auto: the network's own. zero is for the head alone.",
     )
 
 
@@ -198,13 +198,12 @@ class TrainSection(Section):
     epochs: Count | Auto = Field("auto", description="Epochs of all phases together. auto: by strategy.")
     time: Time | NoneWord = Field(
         "none",
-        description="Train no longer than this, as predicted on this machine: 90s, 20m, 1h30m. auto falls to a cheaper"
-        " strategy where its choice has no time; a named one takes fewer epochs, or refuses.",
+        description="Train no longer than this, as predicted on this machine: 90s, 20m, 1h30m. auto falls back to"
+        " a cheaper strategy if its choice does not fit; a named one runs fewer epochs, or refuses.",
     )
     batch_size: Count | Auto = Field(
         "auto",
-        description="Images of one step, in all processes together. auto: by the number of train images: 8, 16, 32 or"
-        " 64.",
+        description="Images per step, in all processes together. auto: by the number of train images: 8, 16, 32 or 64.",
     )
     micro_batch: Count | Auto = Field(
         "auto",
@@ -214,7 +213,7 @@ class TrainSection(Section):
     workers: Whole | Auto = Field("auto", description="Processes that decode images. auto: by cores and data size.")
     threads: Count | Auto = Field(
         "auto",
-        description="CPU threads that compute. auto: one a core, or fewer while other work makes them wait for each"
+        description="CPU threads that compute. auto: one per core, or fewer while other work makes them wait for each"
         " other. Another number gives other last bits; a run that is resumed keeps its own.",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
@@ -226,13 +225,13 @@ class TrainSection(Section):
     balance: Auto | Literal["weights", "sampling", "none"] = Field(
         "auto",
         description="Classes of different size: weights lets each image of a small class count for more, sampling draws"
-        " it more often. auto: weights, where the largest class has three times the images of the smallest or more.",
+        " it more often. auto: weights, if the largest class has at least three times the images of the smallest.",
     )
     calibrate: bool | Auto = Field(
         "auto",
-        description="Divide logits by the temperature that val tells, in the head, to be as sure as it is"
-        " right; the fewer images val has, the more what is usual after such training counts. auto: where the"
-        " head is one layer.",
+        description="Divide logits, in the head, by a temperature chosen on val, so that confidence matches accuracy;"
+        " the fewer images val has, the more it is pulled towards what is usual after such training. auto: if the head"
+        " is one layer.",
     )
     track: str | NoneWord = Field(
         "none",
@@ -266,7 +265,7 @@ class OptimSection(Section):
     head_lr: Positive = Field(1.0, description="Factor on the learning rate of the head alone.")
     momentum: Fraction | Auto = Field("auto", description="Of momentum, nesterov and rmsprop. auto: 0.9; rmsprop 0.")
     momentum_from: Fraction | NoneWord = Field(
-        "none", description="Momentum, or Adam's first beta, at the first step, from where it goes to optim.momentum."
+        "none", description="Momentum, or Adam's first beta, at the first step, from which it moves to optim.momentum."
     )
     weight_decay: NotNegative | Auto = Field(
         "auto",
@@ -302,15 +301,15 @@ class LossSection(Section):
     name: Loss = Field(
         "auto",
         description="nll: cross-entropy without smoothing; bce: each class by itself; mse: squared distance of the"
-        " probabilities, or of numbers; focal: cross-entropy that counts what is right with confidence for less;"
-        " asymmetric: bce that counts classes which an image surely lacks for less; huber: mse less drawn by far ones."
-        " auto: cross-entropy, of several classes bce, of numbers mse.",
+        " probabilities, or of numbers; focal: cross-entropy with less weight on images that are confidently"
+        " right; asymmetric: bce with less weight on classes that an image surely lacks; huber: mse with less weight on"
+        " outliers. auto: cross-entropy; bce for several classes, mse for numbers.",
     )
     focal_gamma: NotNegative = Field(2.0, description="How much less; 0 is cross-entropy.")
     label_smoothing: Fraction | Auto = Field(
         "auto",
-        description="Share of the target spread over all classes. auto: 0.1 where cross-entropy trains by top-k two or"
-        " more layer groups of the backbone, else 0.",
+        description="Share of the target spread over all classes. auto: 0.1 for cross-entropy under top-k with two"
+        " or more layer groups of the backbone, else 0.",
     )
 
     @property
@@ -342,7 +341,7 @@ class CacheSection(Section):
         "auto", description="Keep decoded, resized images, so that each file is decoded once. auto: where they fit."
     )
     folder: str | Auto = Field(
-        "auto", description="Where it lies. auto: the platform's cache place, or FINETUNE_CACHE."
+        "auto", description="Where the cache lies. auto: the platform's cache folder, or FINETUNE_CACHE."
     )
     limit: Positive = Field(20.0, description="GiB that the cache may take; the least recently used go first.")
 
@@ -350,8 +349,8 @@ class CacheSection(Section):
 class ExportSection(Section):
     onnx_at_end: bool | Auto = Field(
         "auto",
-        description="Leave an ONNX export that is proven equal in exports/, by which `finetune predict` answers without"
-        " torch. auto: after runs that took 10 seconds or more, of which it is a small part.",
+        description="Leave a proven ONNX export in exports/, with which `finetune predict` answers without torch. auto:"
+        " after runs that took 10 seconds or more, of which it is a small part.",
     )
 
 

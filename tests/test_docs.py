@@ -143,3 +143,17 @@ def test_the_file_tree_of_the_readme_names_every_room() -> None:
     tree = (ROOT / "README.md").read_text(encoding="utf-8")
     rooms = [path.name for path in (ROOT / "finetune").iterdir() if (path / "__init__.py").is_file()]
     assert [room for room in rooms if f"{room}/" not in tree] == []
+
+
+def test_a_client_has_as_many_lines_as_the_pages_say() -> None:
+    pages = {page.stem: page.read_text(encoding="utf-8") for page in PAGES}
+    client = pages["export"].partition("## What a client has to do")[2].partition("```python\n")[2].partition("```")[0]
+    said = [int(number) for text in pages.values() for number in re.findall(r"(\d+) lines of Python", text)]
+    assert set(said) == {len(client.splitlines())}
+
+
+def test_the_report_page_names_the_keys_that_a_report_advises() -> None:
+    advice = (ROOT / "finetune" / "report" / "diagnosis.py").read_text(encoding="utf-8")
+    keys = set(re.findall(r"(?:augment|loss|regularise)\.\w+(?==)", advice))
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    assert keys and [key for key in sorted(keys) if key not in page] == []

@@ -97,7 +97,9 @@ def list_them(
             help="top1, gmacs, params or name. Default: top1, for --front gmacs.",
         ),
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help=f"All that is found, not the first {SCREENFUL}.")] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", help=f"Everything that is found, not only the first {SCREENFUL}.")
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw accuracy against compute: .svg or .png.")
     ] = None,

@@ -18,7 +18,7 @@ from finetune.wording import counted
 app = App(
     help="See and clear what is kept: decoded images, and what frozen layers have computed.", no_args_is_help=True
 )
-FolderOption = Annotated[str, typer.Option("--folder", metavar="DIR", help="Another place than the usual one.")]
+FolderOption = Annotated[str, typer.Option("--folder", metavar="DIR", help="A cache folder other than the usual one.")]
 
 
 @app.command("ls", epilog=examples("cache ls", "cache ls --json"))

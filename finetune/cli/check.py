@@ -47,9 +47,7 @@ def check(
     ] = False,
     alike: Annotated[
         float,
-        typer.Option(
-            "--alike", metavar="SHARE", help="Least likeness (correlation) of near copies; 1: exact copies only."
-        ),
+        typer.Option("--alike", metavar="SHARE", help="Least correlation of near copies; 1: exact copies only."),
     ] = 0.98,
     show: Annotated[int, typer.Option("--show", metavar="N", min=0, help="Examples of each finding.")] = 5,
     sheet: Annotated[

@@ -43,7 +43,7 @@ def compare(
         list[Path] | None,
         typer.Argument(
             metavar="[DATA | RUN RUN...]",
-            help="Short for --data DATA; or finished runs to compare, in place of new ones.",
+            help="Short for --data DATA; or finished runs to compare, instead of new ones.",
             show_default=False,
             autocompletion=complete_run,
         ),
@@ -53,7 +53,7 @@ def compare(
         typer.Option(
             "--strategies",
             metavar="A,B,...",
-            help="Who is compared, some with a number: top-k:3, lp-ft:3, linear-probe:GROUP."
+            help="What to compare, some with a number: top-k:3, lp-ft:3, linear-probe:GROUP."
             f" Default: {', '.join(USUAL)}.",
             autocompletion=in_list(complete_strategy),
         ),
@@ -63,13 +63,15 @@ def compare(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new or empty folder for it.")] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="DIR", help="Go on with a stopped one.", autocompletion=complete_unfinished),
+        typer.Option(
+            "--resume", metavar="DIR", help="Resume a stopped comparison.", autocompletion=complete_unfinished
+        ),
     ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option("--allow", metavar="data|version", help="With --resume, let this have changed."),
     ] = None,
-    as_markdown: Annotated[bool, typer.Option("--md", help="Print Markdown: of finished runs.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--md", help="For finished runs: print Markdown.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Run several strategies on your data, or take finished runs, and say which are better beyond chance."""

@@ -58,12 +58,12 @@ WorkersOption = Annotated[
 def ensemble(
     runs: RunsArgument,
     average: Annotated[
-        AverageName, typer.Option("--average", metavar="|".join(AverageName), help="What is averaged of the members.")
+        AverageName, typer.Option("--average", metavar="|".join(AverageName), help="What to average over the members.")
     ] = AverageName.probabilities,
     greedy: Annotated[
         bool, typer.Option("--greedy", help="Choose on val who takes part, and how often (Caruana 2004).")
     ] = False,
-    once: Annotated[bool, typer.Option("--once", help="--greedy: each takes part no more than once.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="With --greedy: each takes part at most once.")] = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="A new folder for one ONNX file of all members, proven equal."),
@@ -100,7 +100,8 @@ def ensemble(
 def soup(
     runs: RunsArgument,
     greedy: Annotated[
-        bool, typer.Option("--greedy", help="From the best on val to the worst, take what does not harm there.")
+        bool,
+        typer.Option("--greedy", help="Try runs from the best on val to the worst; keep those that do no harm there."),
     ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="A new run folder with the averaged model.")

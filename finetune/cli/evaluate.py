@@ -54,13 +54,14 @@ def evaluate(
     tta: TtaOption = TtaName.none,
     corrupt: Annotated[
         bool,
-        typer.Option("--corrupt", help="Measure on noisy, blurred and otherwise corrupted images, too (ImageNet-C)."),
+        typer.Option("--corrupt", help="Also measure on noisy, blurred and otherwise corrupted images (ImageNet-C)."),
     ] = False,
     severities: Annotated[
-        str | None, typer.Option("--severities", metavar="LIST", help="Of --corrupt, 1 to 5. Default: 1,2,3.")
+        str | None, typer.Option("--severities", metavar="LIST", help="For --corrupt: 1 to 5. Default: 1,2,3.")
     ] = None,
     known_only: Annotated[
-        bool, typer.Option("--known-only", help="Of --data leave out images of classes that the model does not know.")
+        bool,
+        typer.Option("--known-only", help="With --data: leave out images of classes that the model does not know."),
     ] = False,
     json_: JsonOption = False,
 ) -> None:

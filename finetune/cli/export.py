@@ -47,10 +47,10 @@ def export(
             " of any size.",
         ),
     ] = InsideName("none"),  # noqa: B008
-    softmax: Annotated[bool, typer.Option("--softmax", help="Put out probabilities, too.")] = False,
-    features: Annotated[bool, typer.Option("--features", help="Put out what reaches the head, too.")] = False,
+    softmax: Annotated[bool, typer.Option("--softmax", help="Also give probabilities.")] = False,
+    features: Annotated[bool, typer.Option("--features", help="Also give what reaches the head.")] = False,
     saliency: Annotated[
-        bool, typer.Option("--saliency", help="Put out how much each place speaks for each class, too.")
+        bool, typer.Option("--saliency", help="Also give how much each place speaks for each class.")
     ] = False,
     precision: Annotated[
         PrecisionName,
@@ -73,7 +73,7 @@ def export(
         str, typer.Option("--data-licence", metavar="TEXT", help="What the model card says of the images' licence.")
     ] = "",
     push_to_hub: Annotated[
-        str | None, typer.Option("--push-to-hub", metavar="USER/NAME", help="Put timm's folder on the Hub, too.")
+        str | None, typer.Option("--push-to-hub", metavar="USER/NAME", help="Also upload timm's folder to the Hub.")
     ] = None,
     json_: JsonOption = False,
 ) -> None:

@@ -44,7 +44,7 @@ def find_lr(
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Tell which learning rate to take, from the loss at rising rates; trains nothing."""
+    """Suggest a learning rate from the loss at rising rates; trains nothing."""
     if images is not None:
         set_once(settings, "data", images)
     base = base_recipe(recipe, settings, overrides)

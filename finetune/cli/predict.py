@@ -59,16 +59,16 @@ TopOption = Annotated[
     int, typer.Option("--top", metavar="N", min=1, help="How many classes of each image.", rich_help_panel=SAID)
 ]
 ScoresOption = Annotated[
-    bool, typer.Option("--scores", help="The probability of every class, too.", rich_help_panel=SAID)
+    bool, typer.Option("--scores", help="Also the probability of every class.", rich_help_panel=SAID)
 ]
 FeaturesOption = Annotated[
-    bool, typer.Option("--features", help="What reaches the head, too; computed by the model.", rich_help_panel=SAID)
+    bool, typer.Option("--features", help="Also what reaches the head; computed by the model.", rich_help_panel=SAID)
 ]
 UnsureOption = Annotated[
     bool,
     typer.Option(
         "--unsure",
-        help="Say of which images the model had better not be asked: those unlike what it was trained on, and those"
+        help="Say which images the model is unsure of: those unlike what it was trained on, and those"
         " between two classes. Needs a run with 20 val images or more.",
         rich_help_panel=SAID,
     ),
@@ -78,7 +78,7 @@ CoverageOption = Annotated[
     typer.Option(
         "--coverage",
         metavar="SHARE",
-        help="Be unsure so seldom that this share of val is answered; implies --unsure.  [default: 0.95]",
+        help="Answer this share of val and be unsure of the rest; implies --unsure.  [default: 0.95]",
         show_default=False,
         rich_help_panel=SAID,
     ),
@@ -88,7 +88,7 @@ ThresholdOption = Annotated[
     typer.Option(
         "--threshold",
         metavar="PROBABILITY",
-        help="Be unsure below this probability, whatever val says; an export can say that, too.",
+        help="Be unsure below this probability, whatever val says; works with exports too.",
         show_default=False,
         rich_help_panel=SAID,
     ),
@@ -124,7 +124,9 @@ CopyToOption = Annotated[
         rich_help_panel=WRITTEN,
     ),
 ]
-LinkOption = Annotated[bool, typer.Option("--link", help="Let --copy-to link and not copy.", rich_help_panel=WRITTEN)]
+LinkOption = Annotated[
+    bool, typer.Option("--link", help="With --copy-to: link instead of copying.", rich_help_panel=WRITTEN)
+]
 ColumnOption = Annotated[
     str,
     typer.Option("--column", metavar="NAME", help="The column of a table that names images, where that is unclear."),

@@ -39,7 +39,7 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run folder, new or empty.")] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="RUN", help="Go on with a stopped run.", autocompletion=complete_unfinished),
+        typer.Option("--resume", metavar="RUN", help="Resume a stopped run.", autocompletion=complete_unfinished),
     ] = None,
     allow: Annotated[
         list[str] | None,

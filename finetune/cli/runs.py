@@ -26,7 +26,7 @@ app = App(cls=ListGroup, help="List run folders, show, open or remove one.", epi
 @app.command(LIST, epilog=LIST_EXAMPLES)
 @with_interrupt
 def list_them(
-    place: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that they lie in.")] = RUNS,
+    place: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that holds them.")] = RUNS,
     json_: JsonOption = False,
 ) -> None:
     """List run folders, the newest last."""
@@ -99,7 +99,7 @@ def rm(
 @app.command("open", epilog=examples("runs open runs/RUN", "runs open runs/COMPARISON"))
 @with_interrupt
 def open_page(run: RunArgument) -> None:
-    """Open the page of a run in the browser, and print where it lies."""
+    """Open the page of a run in the browser, and print its path."""
     page = page_of(run)
     tables.out().print(escape(str(page)))
     typer.launch(page.absolute().as_uri())

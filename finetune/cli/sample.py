@@ -20,7 +20,7 @@ def sample(
     per_class: Annotated[int, typer.Option("--per-class", metavar="N", min=1, help="Images of each class.")] = 60,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Other seed, other images.")] = 0,
 ) -> None:
-    """Draw a small labelled set of images, to try the tool with no data at hand."""
+    """Draw a small labelled set of images, to try the tool without data of your own."""
     from finetune.data.sample import write_sample
 
     files = write_sample(folder, per_class=per_class, seed=seed)

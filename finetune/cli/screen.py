@@ -25,8 +25,8 @@ SILENCE = 10.0  # seconds after which one is printed for any task
 
 Volume = Literal["quiet", "usual", "verbose"]
 VOLUMES: dict[Volume, str] = {
-    "quiet": "Say nothing on the way but warnings.",
-    "verbose": "Say when each line was said, and where the time of each epoch went.",
+    "quiet": "Show only warnings and the result.",
+    "verbose": "Show the time of each line, and where the time of each epoch went.",
 }
 _volume: Volume = "usual"
 

@@ -29,7 +29,7 @@ def shard(
         str | None, typer.Argument(metavar="DATA", help="Short for --data PATH.", show_default=False)
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="A new folder.", show_default=False)],
-    size: Annotated[str, typer.Option("--size", metavar="SIZE", help="At most so much in a shard.")] = "1GB",
+    size: Annotated[str, typer.Option("--size", metavar="SIZE", help="The largest size of a shard.")] = "1GB",
     recipe: RecipeOption = None,
 ) -> None:
     """Write a data set as WebDataset shards, its files byte for byte; `--data wds:DIR` reads them."""

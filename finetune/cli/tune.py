@@ -53,7 +53,7 @@ def tune(
         int | None, typer.Option("--trials", metavar="N", min=3, help="How many at most. Default: 30.")
     ] = None,
     time: Annotated[
-        str | None, typer.Option("--time", metavar="TIME", help="End the search after so long: 90s, 20m, 2h.")
+        str | None, typer.Option("--time", metavar="TIME", help="End the search after this time: 90s, 20m, 2h.")
     ] = None,
     sampler: Annotated[
         str | None, typer.Option("--sampler", metavar="random|grid|tpe", help="How values are drawn. Default: random.")
@@ -71,7 +71,7 @@ def tune(
         typer.Option(
             "--resume",
             metavar="DIR",
-            help="Go on with a stopped one, or help a running one.",
+            help="Resume a stopped search, or help a running one.",
             autocompletion=complete_unfinished,
         ),
     ] = None,

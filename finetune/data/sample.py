@@ -130,7 +130,8 @@ def write_sample(folder: Path, *, per_class: int = 60, seed: int = 0) -> list[Pa
     The images are made in a temporary folder and moved into place once all of them are there,
     so that a failure leaves nothing half-written behind.
 
-    Raises: DataError when `folder` is a file or holds anything, or `per_class` is under 1.
+    Raises:
+        DataError: `folder` is a file or holds anything, or `per_class` is under 1.
     """
     if per_class < 1:
         raise DataError(f"{per_class} images per class is too few.", hint="Ask for 1 or more.")

@@ -29,8 +29,8 @@ OPTIONAL = ("scores", "features")  # what a record in JSON lacks if it was not a
 class Prediction:
     """The likeliest classes of one image with their probabilities, or why it could not be read.
 
-    `unsure` says, where that was asked for, why the image had better not be named; "" where it may be. `scores` has
-    the probability of every class and `features` (D,) what reaches the head, where they were asked for.
+    `unsure` says why the model is unsure of the image ("" if it is not), `scores` has the probability of every class,
+    `features` (D,) what reaches the head. Each is there if it was asked for.
     """
 
     file: str
@@ -66,9 +66,9 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LabelsPrediction(Prediction):
-    """The classes that one image is said to have, any number of them, the likeliest first.
+    """The classes that are predicted for one image, any number of them, the likeliest first.
 
-    `scores` has the probability of every class; None of an image that could not be read.
+    `scores` has the probability of every class; None for an image that could not be read.
     """
 
     @property
@@ -79,7 +79,7 @@ class LabelsPrediction(Prediction):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NumberPrediction(Prediction):
-    """The number that one image is said to have."""
+    """The number that is predicted for one image."""
 
     value: float | None = None
 

@@ -79,7 +79,7 @@ class Ranked:
         return inline.html_table(["backbone", "pixels", "GMACs", f"predicted {self.metric}"], rows) + told
 
     def to_json(self) -> dict[str, Any]:
-        """Return the ranking as one JSON document; what each said of every image is left out."""
+        """Return the ranking as one JSON document; without the answers for every image."""
         ranked = self.ranking
         predicted, left = f"predicted_{self.metric.lower()}", ("name", "predicted", "judged", "units")
         return {

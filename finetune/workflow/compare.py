@@ -134,7 +134,7 @@ def compare(
 
 @guarded(IN_A_RUN)
 def resume_comparison(path: str | Path, *, allow: Iterable[str] = (), on_event: OnEvent = ignore) -> Comparison:
-    """Go on with a comparison: finished runs are kept, a started one goes on, a failed one is tried again.
+    """Resume a comparison: finished runs are kept, a started one is resumed, a failed one is tried again.
 
     `allow` names the kinds of change ("data", "version") that may have come between.
 

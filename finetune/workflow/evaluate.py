@@ -32,7 +32,7 @@ from finetune.wording import counted, listed
 class Evaluation:
     """Metrics on labelled images, and which class was taken for which: (true, predicted, count) where it occurs.
 
-    Where an image may have several classes, `by_class` has how well each is told; then, and of numbers, there are
+    If an image may have several classes, `by_class` has how well each is recognised; then, and for numbers, there are
     no pairs.
     """
 
@@ -84,12 +84,12 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on one split of the data that it was trained on (test where it has one, else val), or of `data`.
 
-    It is that of a finished run; or an ONNX file, an ensemble, a folder of exports or of timm, which may know no data
-    of their own. Of `data` the split is optional: without one, all its images are measured. `workers` are those of the
-    run, unless they are given. With the `tta` "flip" what is measured is the mean of the logits of each image and of
-    its mirror image, with "5crop" the mean over its four corners and its middle. `corrupt` names severities, 1 to 5, at
-    which images are corrupted in fifteen kinds (see `evaluation.corruptions`), and the first metric measured again.
-    With `known_only` images of `data` that show a class that the model does not know are left out, and counted.
+    `run` is a finished run; or an ONNX file, an ensemble, a folder of exports or of timm, which may know no data of
+    their own. For `data` the split is optional: without one, all its images are measured. `workers` are those of the
+    run by default. `tta` "flip" measures the mean of the logits of each image and its mirror image, "5crop" the mean
+    over its four corners and its middle. `corrupt` names severities, 1 to 5, at which images are corrupted in fifteen
+    ways (see `evaluation.corruptions`) and the first metric is measured again. With `known_only`, images of `data` that
+    show a class that the model does not know are left out and counted.
 
     Raises:
         CheckpointError: no finished run. ExportError: no ONNX file of ours, or not the one that was proven.

@@ -40,19 +40,18 @@ def export(
 ) -> Export:
     """Export the best model of a finished run, and prove from image files that it computes the same.
 
-    An ONNX file takes images (B, C, H, W) of float32 that are prepared; with the `preprocessing` "uint8" (B, H, W, C)
-    of uint8 that are resized and cut out, with "full" of any size. Beside `logits` (B, K) it gives `probabilities`
-    (with `softmax`), `features` (B, D), which reach the head, and `saliency` (B, K, h, w), how much each place speaks
-    for each class. A `precision` below fp32 may cost `max_loss` points of the task's first metric on val; int8 that has
-    more than 0.35 of the size of fp32, or is no quicker on this machine, is kept with `force` only. With a
-    `dynamic_size` height and width are free. The `layout` "triton" is a model repository of NVIDIA's server.
-    `data_licence` is what the model card says of the images; `push_to_hub` names the repository that timm's folder is
-    put into.
+    An ONNX file takes prepared images (B, C, H, W) of float32; with the `preprocessing` "uint8" resized and cropped
+    ones (B, H, W, C) of uint8, with "full" those of any size. Besides `logits` (B, K) it can give `probabilities`
+    (`softmax`), `features` (B, D), which reach the head, and `saliency` (B, K, h, w), how much each place speaks for
+    each class. A `precision` below fp32 may cost `max_loss` points of the task's first metric on val; int8 of more than
+    0.35 of the size of fp32, or no quicker on this machine, is kept only with `force`. With `dynamic_size` height and
+    width are free. The `layout` "triton" writes a model repository for NVIDIA's server. `data_licence` is what the
+    model card says about the images; `push_to_hub` names the repository to which timm's folder is uploaded.
 
     Raises:
         ExportError: it cannot be exported, or the export differs or loses too much; no file stays then.
         CheckpointError: no finished run. ResourceError: the place is taken or cannot be written.
-        RecipeError: what is asked for does not go together.
+        RecipeError: options that exclude each other.
     """
     if format not in FORMATS:
         raise ExportError(f"format {format!r} is none of {', '.join(FORMATS)}.{did_you_mean(str(format), FORMATS)}")

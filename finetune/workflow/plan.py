@@ -123,12 +123,12 @@ def plan(
     on_event: OnEvent = ignore,
     **settings: Unpack[Settings],
 ) -> Plan:
-    """Return what `run` with the same arguments would do, without training, and what that would take.
+    """Return what `run` with the same arguments would do, and what it would take, without training.
 
     Needs neither data nor weights, unless the strategy is auto, which measures both; without data, auto
-    shows the `layers` alone. Sizes and times are for `images` images: those of the data, without data
-    1,000. With `memory` it has what a GPU would hold, counted without one; as a number of bytes, how many images at
-    once fit into so much as well.
+    only shows the `layers`. Sizes and times are for `images` images: by default those of the data, or
+    1,000. With `memory` it has what a GPU would hold, counted without one; given as a number of bytes, also
+    how many images fit at once.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.

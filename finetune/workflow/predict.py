@@ -134,15 +134,15 @@ class Classifier:
         column: str = AUTO,
         on_event: OnEvent = ignore,
     ) -> Predictions | Stream:
-        """Return a prediction for every image, in order; of a generator, an iterator that holds a few batches.
+        """Return a prediction for every image, in order; for a generator, an iterator that holds a few batches.
 
         Images are paths (files, folders, patterns, tables with a `column` of them, addresses), Pillow images, arrays
         (H, W, 3) or (H, W) of uint8, tensors (3, H, W) of uint8 or of floats from 0 to 1, bytes of image files, open
         files, or a list or a generator of these; where the model sees other channels, arrays (H, W, C) and tensors
         (C, H, W) of the numbers that its files have. With `scores` each has the probability of every class, with
-        `features` what reaches the head. With a `coverage`, the share of val that may be named, or a `threshold` of
-        the probability, images that had better not be named say why in `unsure`. With the `tta` "flip" an answer is the
-        mean over an image and its mirror image, with "5crop" over its corners and its middle.
+        `features` what reaches the head. With `coverage`, the share of val to answer, or `threshold`, a
+        probability, `unsure` says why the model is unsure of an image. With `tta` "flip" an answer is the mean over an
+        image and its mirror image, with "5crop" over its corners and its middle.
 
         Raises:
             DataError: a path does not exist, there are no images, or it cannot be told how one is to be read.
@@ -244,11 +244,11 @@ class OnnxClassifier(Classifier):
 def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Classifier:
     """Load a model that names images: that of a finished run, an ensemble, an ONNX file or a folder of exports.
 
-    A timm folder that names its classes will do, too. An ONNX file is computed on a CPU.
+    A timm folder that names its classes works too. An ONNX file runs on a CPU.
 
     Raises:
         CheckpointError: nothing that can name images, or a run that did not come to its end.
-        ExportError: an ONNX file that is none of ours, or not the one that was proven.
+        ExportError: an ONNX file of another tool, or not the one that was proven.
         RecipeError: an ONNX file on another device than a CPU.
     """
     found = open_model(run)

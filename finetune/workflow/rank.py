@@ -32,7 +32,7 @@ def rank(
 
     A candidate is a timm name, `hf-hub:OWNER/NAME` or a weights folder, with `@PIXELS` for another
     image size. Without candidates: those of a short list whose weights are on this machine. One that
-    cannot be used is told with its reason and does not stop the others.
+    cannot be used is reported with its reason and does not stop the others.
 
     Raises:
         BackboneError: none of the candidates can be used.

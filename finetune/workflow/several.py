@@ -100,9 +100,9 @@ def run_several(
 
         finetune.run_several("imgs", folds=5, strategy="head-only")
 
-    Folds divide all that is not test; copies and groups stay in one. Their runs answer as one from then on
-    (`finetune predict`), and out_of_fold.csv has what is said of every image by the run that has not seen it. A run
-    that fails is told with its reason, and the others go on. `settings` are the flags of `finetune run`.
+    Folds divide all that is not test; copies and groups stay in one fold. Afterwards the runs answer as one
+    (`finetune predict`), and out_of_fold.csv has the prediction for every image by the run that has not seen it. A run
+    that fails is reported with its reason, and the others continue. `settings` are the flags of `finetune run`.
 
     Raises:
         FinetuneError: one of its kinds; of the runs only if every one of them fails.

@@ -36,9 +36,9 @@ def shard(
 ) -> Shards:
     """Write a data set as WebDataset shards of at most `size` bytes into a new folder, whole or not at all.
 
-    Files are copied byte for byte, with their classes, splits and groups; `run` and all others read them as
-    `wds:FOLDER`. Of a data set of the Hub (`hfds:OWNER/NAME`, `hfds:FOLDER`) the images are those that its rows
-    hold. What is left out, for want of an image or a label, is said.
+    Files are copied byte for byte, with their classes, splits and groups; `run` and the other functions read them
+    as `wds:FOLDER`. For a data set of the Hub (`hfds:OWNER/NAME`, `hfds:FOLDER`) the images are those that its rows
+    hold. Rows that are left out because they lack an image or a label are reported.
 
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.

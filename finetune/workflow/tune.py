@@ -128,10 +128,10 @@ def tune(
 
         finetune.tune("imgs", search=["optim.lr=log:1e-4:1e-1", "optim.weight_decay=0,1e-4"], strategy="head-only")
 
-    `search` names keys of the recipe with ranges (`log:`, `lin:`, `int:`) or choices; without it learning rate and
-    weight decay. `sampler` is random, grid or tpe. `time="20m"` ends the search after so long, wherever it is then.
-    `storage` is a URL of a database for processes and machines at once; else a file in the folder. `settings` are the
-    flags of `finetune run`.
+    `search` names keys of the recipe with ranges (`log:`, `lin:`, `int:`) or choices; by default the learning rate and
+    weight decay. `sampler` is random, grid or tpe. `time="20m"` ends the search after that time, wherever it is.
+    `storage` is the URL of a database that processes and machines share; by default a file in the folder. `settings`
+    are the flags of `finetune run`.
 
     Raises:
         FinetuneError: one of its kinds; of the trials only if every one of them fails.
@@ -177,9 +177,9 @@ def tune(
 
 @guarded(IN_A_RUN)
 def resume_tuning(path: str | Path, *, allow: Iterable[str] = (), on_event: OnEvent = ignore) -> Tuned:
-    """Go on with a search that was stopped, or help one that goes on in another process: each trial is done once.
+    """Resume a search that was stopped, or help one that runs in another process: each trial is run once.
 
-    What was drawn for a trial depends on its place alone: the trials are those of a search that was never stopped.
+    What is drawn for a trial depends only on its place: the trials are those of a search that was never stopped.
     `allow` names the kinds of change ("data", "version") that may have come between.
 
     Raises:
