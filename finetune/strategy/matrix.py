@@ -26,7 +26,7 @@ from finetune.wording import apart
 
 FOR_ALL_STAGES = 45  # images: with fewer similar ones, a classifier that sees all stages learns chance patterns
 # Fewer images than these are few: per class in the median, and in all. Where images are dissimilar, training inner
-# layers pays much sooner: benchmarks/strategy, docs/strategies.md.
+# layers pays much sooner: benchmarks/strategy, docs/bench.md.
 CELLS = {  # what is trained, by size and similarity
     ("few", "similar"): (
         f"the head, solved to convergence; from {FOR_ALL_STAGES} images a linear classifier on all stages"

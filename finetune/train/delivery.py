@@ -1,7 +1,7 @@
 """Which epoch is delivered: the last one, unless val found an earlier one better beyond chance.
 
 Picking the epoch with the highest val top1 out of thirty is picking by chance if val is small: on 10 images per
-class that cost 2 to 6 points on unseen images (docs/strategies.md). A later epoch has learned longer and, on a
+class that cost 2 to 6 points on unseen images (docs/log.md). A later epoch has learned longer and, on a
 falling learning rate, settled. The score of another task (mAP, R2) has the same yardstick: the share of val that
 5 images are.
 """
