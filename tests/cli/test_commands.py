@@ -18,7 +18,9 @@ QUICK = (*FLAGS, "--epochs", "1")
 
 def test_a_session_from_sample_to_export(finetune_cli, tmp_path: Path) -> None:
     imgs, run = tmp_path / "imgs", tmp_path / "run"
-    assert finetune_cli("sample", imgs, "--per-class", "8").code == 0
+    assert finetune_cli("sample", imgs, "--per-class", "8").err == ""
+    assert "becomes part of it" in finetune_cli("sample", imgs / "more", "--per-class", "1").err
+    shutil.rmtree(imgs / "more")
     done = finetune_cli("run", "--data", imgs, "--strategy", "head-only", *QUICK, "--out", run, "--json")
     assert json.loads(done.out)["strategy"] == "head-only"
     assert "val, " in finetune_cli("eval", run).out
