@@ -25,7 +25,7 @@ def sample(
 
     if is_among_images(folder):
         around = folder.absolute().parent
-        typer.echo(f"warning: images lie in {around} already: where that is data, {folder} becomes part of it", err=True)
+        typer.echo(f"warning: images lie in {around}: where that is data, {folder} becomes part of it", err=True)
     files = write_sample(folder, per_class=per_class, seed=seed)
     classes = len({file.parent for file in files})
     typer.echo(f"{len(files)} images in {classes} classes: {folder}")
