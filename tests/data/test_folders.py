@@ -242,7 +242,7 @@ def test_a_class_in_two_unicode_forms_is_one(lay: Lay) -> None:
     assert any("two Unicode forms" in note for note in manifest.notes)
 
 
-@pytest.mark.parametrize("names", [("Cat", "cat"), ("cat", "cat "), ("big cat", "big_cat")])
+@pytest.mark.parametrize("names", [("Cat", "cat"), ("cat", "cat "), ("big cat", "big_cat"), ("cat", "\u200bcat")])
 def test_classes_that_differ_by_case_or_spaces_are_kept_and_noted(lay: Lay, names: tuple[str, str]) -> None:
     manifest = read(lay([*(f"{name}/1.jpg" for name in names), "dog/1.jpg"]))
     assert len(manifest.classes) == 3
