@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from finetune.evaluation.views import Tta, check_tta
 from finetune.prepare.inputs import problem_notes
 from finetune.runs.answering import chosen_export, open_model
 from finetune.runs.corrupting import under_corruption
-from finetune.runs.judging import JudgedModel, judged
+from finetune.runs.judging import JudgedModel, judged, trained_contents
 from finetune.tasks import TASKS, Task
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore, to_json
@@ -174,13 +174,24 @@ def _other_data(of: JudgedModel, data: str | Path, known_only: bool, on_event: O
         read = _without(read, strange, of.classes, known_only, on_event)
     read = replace(read, bands=of.bands)
     scanned = checks.scan(read, value_range=of.value_range, is_for_model=True, on_event=on_event)
-    for note in (*scanned.notes, *problem_notes(scanned)):
+    for note in (*scanned.notes, *problem_notes(scanned), *_trained_among(scanned.samples, of)):
         on_event(Event.warning(note))
     index = {name: place for place, name in enumerate(of.classes)}
     samples = tuple(
         replace(sample, target=target_of(of.task, scanned.label(sample.target), index)) for sample in scanned.samples
     )
     return Manifest(scanned.root, of.classes, samples, scanned.problems, scanned.notes, task=of.task)
+
+
+def _trained_among(samples: Sequence[Sample], of: JudgedModel) -> Iterator[str]:
+    """Yield how many images the model was trained on, by their content."""
+    trained = trained_contents(of)
+    count = sum(sample.digest in trained for sample in samples)
+    if count:
+        yield (
+            f"the model was trained on {count:,} of these {counted(len(samples), 'image')}: of images that it has not"
+            " seen fewer may be right"
+        )
 
 
 def _without(

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -192,10 +193,33 @@ def test_images_that_are_gone_are_named(tiny_run, few: Path, tmp_path: Path) -> 
     data = Path(shutil.copytree(few, tmp_path / "data"))
     run = tiny_run(data=data, epochs=1).folder
     finetune.export(run)
+    before = finetune.evaluate(run).metrics
     data.rename(tmp_path / "gone")
     for named in (run, run / "exports" / "model.onnx"):
+        with pytest.raises(finetune.DataError, match=r"was trained on is not in .*data any more") as caught:
+            finetune.evaluate(named)
+        (tmp_path / "data").mkdir()
         with pytest.raises(finetune.DataError, match="could be read when the data was scanned and cannot now"):
             finetune.evaluate(named)
+        (tmp_path / "data").rmdir()
+    command = caught.value.hint.rpartition(": ")[2].replace("NEW", str(tmp_path / "gone"))
+    subprocess.run(command, shell=True, check=True)
+    assert finetune.evaluate(run).metrics == before
+
+
+def test_other_data_that_the_model_was_trained_on_is_told_of(tiny_run, few: Path, tmp_path: Path) -> None:
+    run = tiny_run(epochs=1).folder
+    rows = list(csv.DictReader((run / "split.csv").open()))
+    for row in rows:
+        place = tmp_path / row["split"] / row["label"] / Path(row["file"]).name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(few / row["file"], place)
+    told: list[str] = []
+    for name in ("train", "val"):
+        finetune.evaluate(run, data=tmp_path / name, on_event=lambda event: told.append(str(event.facts.get("text"))))
+    count = sum(row["split"] == "train" for row in rows)
+    said = [text for text in told if "the model was trained on" in text]
+    assert len(said) == 1 and f"trained on {count} of these {count} images" in said[0]
 
 
 def test_an_export_of_another_model_says_so_and_data_that_is_gone_is_named(
