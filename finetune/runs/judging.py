@@ -6,7 +6,6 @@ Letters: N images, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +20,9 @@ from finetune import recipe as recipes
 from finetune.bands import Bands
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.saved import SavedRun, load_run, load_timm, trained_on
-from finetune.data import checks, split
+from finetune.data import checks
 from finetune.data.targets import target_array
-from finetune.errors import CheckpointError, DataError, FinetuneError, RecipeError
+from finetune.errors import DataError, FinetuneError, RecipeError
 from finetune.evaluation.corruptions import Pixels, check_corruptible
 from finetune.evaluation.views import Tta, check_cut
 from finetune.exports.client import Client, digest_of, model_files, proof_of_file
@@ -167,17 +166,6 @@ class JudgedFile:
             lambda file: client.middle(_decoded(self, file)),
             lambda pixels: torch.from_numpy(client.answer([client.of_middle(one) for one in pixels])),
         )
-
-
-def trained_contents(of: JudgedModel) -> set[str]:
-    """Return the content hashes of the images that a model was trained on; none where they are not known."""
-    if of.run is None:
-        return set()
-    with suppress(CheckpointError):
-        pinned = split.read(of.run.split, root="", classes=of.classes, task=of.task)
-        pinned = split.val_in_train(pinned) if of.is_refit else pinned
-        return {sample.digest for sample in pinned.split("train")} - {""}
-    return set()
 
 
 def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> JudgedModel:

@@ -10,7 +10,7 @@ from typing import Any
 from finetune import inline
 from finetune.data import checks, sources
 from finetune.data.balance import never_among
-from finetune.data.split import units_of
+from finetune.data.split import trained_contents, units_of
 from finetune.data.targets import known_target, target_of
 from finetune.errors import DataError, RecipeError, check_count, did_you_mean
 from finetune.evaluation.answers import answers
@@ -21,7 +21,7 @@ from finetune.evaluation.views import Tta, check_tta
 from finetune.prepare.inputs import problem_notes
 from finetune.runs.answering import chosen_export, open_model
 from finetune.runs.corrupting import under_corruption
-from finetune.runs.judging import JudgedModel, judged, trained_contents
+from finetune.runs.judging import JudgedModel, judged
 from finetune.tasks import TASKS, Task
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore, to_json
@@ -185,7 +185,7 @@ def _other_data(of: JudgedModel, data: str | Path, known_only: bool, on_event: O
 
 def _trained_among(samples: Sequence[Sample], of: JudgedModel) -> Iterator[str]:
     """Yield how many images the model was trained on, by their content."""
-    trained = trained_contents(of)
+    trained = set() if of.run is None else trained_contents(of.run.split, is_refit=of.is_refit)
     count = sum(sample.digest in trained for sample in samples)
     if count:
         yield (
