@@ -24,6 +24,12 @@ def test_a_session_from_sample_to_export(finetune_cli, tmp_path: Path) -> None:
     done = finetune_cli("run", "--data", imgs, "--strategy", "head-only", *QUICK, "--out", run, "--json")
     assert json.loads(done.out)["strategy"] == "head-only"
     assert "val, " in finetune_cli("eval", run).out
+    (tmp_path / "t.csv").write_text(
+        f"file,label\n{next(imgs.rglob('*.jpg'))},{next(imgs.rglob('*.jpg')).parent.name}\n"
+    )
+    refused = finetune_cli("eval", run, "--data", tmp_path / "t.csv")
+    assert "--set data.image_column=NAME" in refused.err
+    assert finetune_cli("eval", run, "--data", tmp_path / "t.csv", "--set", "data.image_column=file").code == 0
     rows = list(csv.DictReader(io.StringIO(finetune_cli("predict", run, imgs, "--top", "2", "--csv").out)))
     assert len(rows) == 48
     assert float(rows[0]["probability1"]) >= float(rows[0]["probability2"])

@@ -42,6 +42,26 @@ def test_a_class_the_model_does_not_know_is_named(finished: Path, drawn: Path, t
         finetune.evaluate(finished, data=tmp_path / "new")
 
 
+def test_other_data_may_be_a_table_of_other_columns(finished: Path, drawn: Path, tmp_path: Path) -> None:
+    files = sorted(drawn.rglob("*.jpg"))[::3]
+    lines = [f"{file},{file.parent.name},{number % 2}" for number, file in enumerate(files)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,kind,is_test", *lines]))
+    columns = {"data.image_column": "file", "data.label_column": "kind"}
+    for key, left in (("data.image_column", {}), ("data.label_column", {"data.image_column": "file"})):
+        with pytest.raises(finetune.RecipeError, match="has no column") as caught:
+            finetune.evaluate(finished, data=tmp_path / "t.csv", overrides=left)
+        assert f"--set {key}=NAME" in caught.value.hint
+    assert finetune.evaluate(finished, data=tmp_path / "t.csv", overrides=columns).num_images == len(files)
+    found = finetune.evaluate(
+        finished, data=tmp_path / "t.csv", split="test", overrides={**columns, "data.split_column": "is_test"}
+    )
+    assert found.num_images == len(files) // 2
+    with pytest.raises(finetune.RecipeError, match=r"optim\.lr does not say how other data is read"):
+        finetune.evaluate(finished, data=tmp_path / "t.csv", overrides={"optim.lr": 1})
+    with pytest.raises(finetune.RecipeError, match="is of other data"):
+        finetune.evaluate(finished, overrides=columns)
+
+
 def test_a_split_that_is_not_there_is_an_error(quick_run) -> None:
     result = quick_run(epochs=1)
     with pytest.raises(finetune.DataError, match="no test split"):
