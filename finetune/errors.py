@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral
 
 
 class FinetuneError(Exception):
@@ -137,5 +138,5 @@ def check_count(name: str, value: object) -> None:
     Raises:
         RecipeError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise RecipeError(f"{name} = {value!r}: must be a whole number of 1 or more")

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
+from finetune.images.names import HAS_AVIF
+
 Verdict = Enum("Verdict", "USED LISTED IGNORED EITHER")
 USED, LISTED, IGNORED, EITHER = Verdict
 Write = Callable[[Path], object]
@@ -66,6 +68,7 @@ SAVED: dict[str, tuple[str, dict[str, Any]]] = {
     "webp": ("WEBP", {}),
     "tif": ("TIFF", {}),
     "lzw.tif": ("TIFF", {"compression": "tiff_lzw"}),
+    **({"avif": ("AVIF", {})} if HAS_AVIF else {}),
 }
 
 
@@ -106,6 +109,7 @@ def bits_flipped() -> Iterator[Odd]:
 def no_images() -> Iterator[Odd]:
     yield of_bytes("zero.jpg", b"", LISTED, "the file is empty")
     yield of_bytes("zeros.png", bytes(2000), LISTED, NO_IMAGE)
+    yield of_bytes("heic.jpg", struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(99), LISTED, "HEIC")
     yield of_bytes("text.jpg", b"hello\n" * 100, LISTED, NO_IMAGE)
     yield of_bytes("page.gif", b"<!doctype html><script>alert(1)</script>", LISTED, NO_IMAGE)
     yield of_bytes("drawing.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", LISTED, NO_IMAGE)
@@ -228,12 +232,14 @@ def odd_pictures() -> Iterator[Odd]:
     yield of_bytes("lab.tif", encoded(noise(seed=36).convert("LAB"), "TIFF"), USED)
     yield of_bytes("alpha.png", encoded(translucent(37), "PNG"), USED)
     yield of_bytes("alpha.webp", encoded(translucent(38), "WEBP"), USED)
+    if HAS_AVIF:
+        yield of_bytes("alpha.avif", encoded(translucent(52), "AVIF"), USED)
     yield of_bytes("nothing-to-see.png", encoded(Image.new("RGBA", (9, 9), (0, 0, 0, 0)), "PNG"), USED)
     indexed = noise(seed=39).convert("P")
     yield of_bytes("palette.png", encoded(indexed, "PNG"), USED)
     yield of_bytes("see-through-palette.png", encoded(indexed, "PNG", transparency=bytes(range(256))), USED)
     yield of_bytes("see-through.gif", encoded(noise(seed=40).convert("P"), "GIF", transparency=3), USED)
-    for form in ("GIF", "WEBP", "PNG", "TIFF", "MPO"):
+    for form in ("GIF", "WEBP", "PNG", "TIFF", "MPO", *(("AVIF",) if HAS_AVIF else ())):
         frames = [noise(seed=41 + number + len(form)) for number in range(3)]
         ending = {"TIFF": "tif", "MPO": "jpg"}.get(form, form.lower())
         content = encoded(frames[0], form, save_all=True, append_images=frames[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
@@ -31,7 +32,8 @@ from finetune.csv_cells import guarded_cell
 from finetune.data import split
 from finetune.data.places import root_of
 from finetune.device import Compute, in_fast_layout, resolve_device
-from finetune.errors import CheckpointError, RecipeError
+from finetune.errors import CheckpointError, DataError, RecipeError
+from finetune.images.stores import address_of
 from finetune.settings import Recipe
 from finetune.tasks import AnyTarget, Task
 from finetune.types import EpochLine, Manifest, Split, to_json
@@ -163,8 +165,18 @@ def write_model(
 
 
 def trained_on(folder: RunFolder, recipe: Recipe, classes: tuple[str, ...], *, bands: Bands) -> Manifest:
-    """Return the data that a run was trained on, as split.csv pins it; what a refit took from val is in train."""
-    pinned = split.read(folder.split, root=data_root(recipe), classes=classes, task=pinned_task(recipe))
+    """Return the data that a run was trained on, as split.csv pins it; what a refit took from val is in train.
+
+    Raises:
+        CheckpointError: split.csv is missing or damaged. DataError: the data is no longer where it was.
+    """
+    root = data_root(recipe)
+    pinned = split.read(folder.split, root=root, classes=classes, task=pinned_task(recipe))
+    if address_of(root) is None and not (Path(root).is_dir() or Path(root, pinned.samples[0].file).is_file()):
+        raise DataError(
+            f"the data that {folder.path} was trained on is not in {root} any more",
+            hint=f"Put it there, or a link to where it is now: ln -s NEW {shlex.quote(root)}",
+        )
     pinned = replace(pinned, bands=bands)
     return split.val_in_train(pinned) if recipe.train.refit else pinned
 

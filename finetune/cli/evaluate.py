@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from finetune import recipe as recipes
 from finetune.cli import tables
 from finetune.cli.help import examples
 from finetune.cli.options import (
@@ -63,6 +64,12 @@ def evaluate(
         bool,
         typer.Option("--known-only", help="With --data: leave out images of classes that the model does not know."),
     ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="data.KEY=VALUE", help="How --data is read, e.g. data.image_column=file; repeatable."
+        ),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Measure the model of a run or an export on a split, or on other data."""
@@ -75,7 +82,8 @@ def evaluate(
 
         evaluation = measure(
             run, data=data, split=split.value if split else None, device=device, batch_size=batch_size,
-            workers=workers, tta=tta.value, corrupt=at, known_only=known_only, on_event=on_event,
+            workers=workers, tta=tta.value, corrupt=at, known_only=known_only,
+            overrides=dict(map(recipes.parse_set, set_ or [])), on_event=on_event,
         )  # fmt: skip
     if json_:
         tables.print_json(evaluation.to_json())

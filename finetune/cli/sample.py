@@ -21,8 +21,11 @@ def sample(
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Other seed, other images.")] = 0,
 ) -> None:
     """Draw a small labelled set of images, to try the tool without data of your own."""
-    from finetune.data.sample import write_sample
+    from finetune.data.sample import is_among_images, write_sample
 
+    if is_among_images(folder):
+        around = folder.absolute().parent
+        typer.echo(f"warning: images lie in {around}: where that is data, {folder} becomes part of it", err=True)
     files = write_sample(folder, per_class=per_class, seed=seed)
     classes = len({file.parent for file in files})
     typer.echo(f"{len(files)} images in {classes} classes: {folder}")

@@ -8,6 +8,7 @@ What is a split is said by `layout`; what is left out is counted here.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -31,6 +32,7 @@ from finetune.images.names import is_image_name
 from finetune.types import Problem, Split
 from finetune.wording import counted, listed
 
+FOLDER = r"([^/]+)/[^/]+$"  # the folder that an image lies in, as a pattern of groups
 FLAT = {  # what is said of images in a split folder without class folders; train may not be one
     "val": "left out, and val is taken from train",
     "test": "left out, so that nothing is measured on them",
@@ -61,6 +63,7 @@ def read_folder(root: Path, *, is_classes: bool = False) -> Listing:
         return listing
     inside = {part: _add_class(listing, root, part) for part in list(_parts(listing, root))}
     _heed_deeper(listing, root, inside)
+    listing.notes += _of_folders(inside)
     listing.notes += _doubtful([part.label for part, names in inside.items() if names])
     return listing
 
@@ -145,6 +148,21 @@ def _heed_deeper(listing: Listing, root: Path, inside: Mapping[Part, list[str]])
         listing.notes.append(
             f"{listed(unsure, most=4)}: read with the other images of the class; where they are splits,"
             " name them train, val and test, above the classes or directly below every class"
+        )
+
+
+def _of_folders(inside: Mapping[Part, list[str]]) -> Iterator[str]:
+    """Yield that every class consists of folders that no other has, which may be classes themselves, or groups."""
+    below: dict[str, set[str]] = {}
+    for part, names in inside.items():
+        below.setdefault(part.label, set()).update(name.partition("/")[0] if "/" in name else "" for name in names)
+    below = {label: names for label, names in below.items() if names}
+    every = [name for names in below.values() for name in names]
+    if len(below) > 1 and all(len(names) > 1 for names in below.values()) and len(set(every) - {""}) == len(every):
+        shown = listed(f"{label}/{min(names)}" for label, names in below.items())
+        yield (
+            f"every class consists of folders, e.g. {shown}: where those are the classes, put them on top; where each"
+            f" holds what belongs together, as of one patient, --group-by {shlex.quote(FOLDER)} keeps it in one split"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from finetune.errors import DataError
 from finetune.tasks import BETWEEN_LABELS
 from finetune.wording import counted, listed
 
+PART = re.compile(r"'([^']*)'|\"([^\"]*)\"|(-?\d+)")  # of a list that is written as text: a name, or a number
+LIST = re.compile(rf"\[\s*(?:(?:{PART.pattern})(?:[\s,]+(?:{PART.pattern}))*[\s,]*)?\]")
 SAYS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
@@ -44,6 +47,32 @@ def join_columns(path: Path, rows: list[dict[str, Any]], labels: Sequence[str], 
     if not never:
         return []
     return [f"{counted(len(never), 'label column is', 'label columns are')} 0 in every row: no class ({listed(never)})"]
+
+
+def join_lists(path: Path, rows: Sequence[dict[str, Any]], label: str) -> bool:
+    """Join the classes of every row by |, where each label is a list of them; return whether that is so.
+
+    Raises:
+        DataError: a class whose name has |.
+    """
+    lists = [_list_in(row[label]) for row in rows]
+    if not any(lists) or any(found is None and cell_text(row[label]) for found, row in zip(lists, rows, strict=True)):
+        return False
+    for found, row in zip(lists, rows, strict=True):
+        if wrong := next((name for name in found or () if BETWEEN_LABELS in name), None):
+            raise DataError(f"{path}: the class {wrong!r} has {BETWEEN_LABELS!r} in its name", hint="Rename it.")
+        row[label] = BETWEEN_LABELS.join(found or ())
+    return True
+
+
+def _list_in(cell: Any) -> list[str] | None:
+    """Return the classes in a cell that is a list, also one written as text (['a', 'b'], [0, 2]); None for others."""
+    if isinstance(cell, list | tuple):
+        return [cell_text(part) for part in cell]
+    text = cell_text(cell)
+    if not LIST.fullmatch(text):
+        return None
+    return [next(filter(None, parts), "").strip() for parts in PART.findall(text[1:-1])]
 
 
 def _says(path: Path, number: int, column: str, cell: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -46,11 +47,12 @@ def alike_names(labels: list[str]) -> Iterator[str]:
     """Yield which labels differ by so little that they may be one class."""
     alike: dict[str, list[str]] = {}
     for label in labels:
-        alike.setdefault("".join(re.findall(r"[^\s_-]+", label.casefold())) or label, []).append(label)
+        seen = (sign for sign in label.casefold() if unicodedata.category(sign) != "Cf")  # no joiners, no marks
+        alike.setdefault("".join(re.findall(r"[^\s_-]+", "".join(seen))) or label, []).append(label)
     for names in alike.values():
         if len(names) > 1:
             shown = listed(map(repr, names))
-            yield f"labels that differ by case, spaces, - or _ alone are classes of their own: {shown}"
+            yield f"labels that differ by case, spaces, unseen signs, - or _ alone are classes of their own: {shown}"
     yield from _one_number(labels)
 
 

@@ -70,7 +70,7 @@ class Listing:
     repeated: list[Row] = field(default_factory=list)  # rows whose file an earlier one names
     problems_repeated: list[Problem] = field(default_factory=list)  # what is said of them
     is_joined: bool = False  # the labels were joined by |, from several columns or a list
-    is_exclusive: bool = False  # of several label columns every image has exactly one
+    is_exclusive: bool = False  # of label columns, or in lists, every image has exactly one
 
 
 def holds(claim: Callable[[], bool]) -> bool:

@@ -22,8 +22,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from finetune.data.tree import child_folders, has_own_images
 from finetune.errors import DataError
-from finetune.whole import is_vacant
+from finetune.whole import folder_made, is_vacant, unwritable
 
 __all__ = ["CLASSES", "draw", "write_sample"]
 
@@ -131,7 +132,7 @@ def write_sample(folder: Path, *, per_class: int = 60, seed: int = 0) -> list[Pa
     so that a failure leaves nothing half-written behind.
 
     Raises:
-        DataError: `folder` is a file or holds anything, or `per_class` is under 1.
+        DataError: `folder` is a file or holds anything, or `per_class` is under 1. ResourceError: it cannot be written.
     """
     if per_class < 1:
         raise DataError(f"{per_class} images per class is too few.", hint="Ask for 1 or more.")
@@ -143,13 +144,22 @@ def write_sample(folder: Path, *, per_class: int = 60, seed: int = 0) -> list[Pa
     # A folder that exists may be a mount, which cannot be renamed over from outside.
     is_present = folder.is_dir()
     work = (folder if is_present else folder.parent) / f".sample-{uuid4().hex[:8]}"
-    try:
-        names = _write_classes(work, per_class=per_class, seed=seed)
-        _move(work, folder, is_present=is_present)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+    with folder_made(work.parent):
+        try:
+            names = _write_classes(work, per_class=per_class, seed=seed)
+            _move(work, folder, is_present=is_present)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return [folder / name for name in names]
+
+
+def is_among_images(folder: Path) -> bool:
+    """Return whether a new folder lies beside images, or beside folders that hold some themselves, as classes do."""
+    around = folder.absolute().parent
+    names = [name for name in child_folders(around) if name != folder.name] if around.is_dir() else []
+    return any(has_own_images(around / name) for name in (".", *names))
 
 
 def draw(name: str, *, index: int, seed: int) -> Image.Image:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from finetune.bands import Bands
 from finetune.cache_dir import cache_folder
 from finetune.images.levels import Span
+from finetune.images.names import HAS_AVIF
 
 SCAN_VERSION = 8  # goes up when `decode` begins to accept or refuse other files
 RECALL = "select found from images where path=? and size=? and changed=? and version=?"
@@ -38,6 +39,7 @@ class ScanMemory:
     def __init__(self, bands: Bands) -> None:
         """Open it for files that are decoded into these channels: with others, other files may be usable."""
         self.version = SCAN_VERSION + (0 if bands.are_colours else 100 * bands.count) + 10_000 * bands.is_full
+        self.version += 100_000 * HAS_AVIF  # else what Pillow could not read stays refused when it can
         place = cache_folder() / "scans.sqlite"
         try:
             place.parent.mkdir(parents=True, exist_ok=True)

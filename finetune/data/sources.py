@@ -213,5 +213,5 @@ def _check_classes(path: Path, rows: list[Row], labels: list[str], names: Callab
             raise DataError(
                 f"{split} has the class{'es' if len(strange) > 1 else ''} {', '.join(map(repr, strange))},"
                 f" which train lacks.{did_you_mean(strange[0], labels)}",
-                hint="Every class must have images in train; rename or remove the folder.",
+                hint="Every class must have images in train: give it some, rename it, or remove it.",
             )

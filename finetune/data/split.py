@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -167,6 +168,14 @@ def read(path: Path, *, root: str, classes: Sequence[str], task: Task = "classif
     if not samples:
         raise CheckpointError(f"{path} cannot be read as a split: it lists no image")
     return Manifest(root, tuple(classes), samples, task=task)
+
+
+def trained_contents(path: Path, *, is_refit: bool) -> set[str]:
+    """Return the content hashes of the images that a run with this split.csv trained on; none if it cannot be read."""
+    trained = ("train", "val") if is_refit else ("train",)
+    with suppress(OSError, KeyError, ValueError, csv.Error), path.open(encoding="utf-8", errors="replace") as stream:
+        return {row["digest"] for row in csv.DictReader(stream) if row["split"] in trained} - {"", None}
+    return set()
 
 
 def _sample(row: Mapping[str, str | None], target: Callable[[str], AnyTarget]) -> Sample:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -11,10 +12,11 @@ from pathlib import Path, PurePath
 from typing import Any, TextIO
 
 from finetune.csv_cells import MARK, unguarded_cell
-from finetune.data.label_columns import cell_text, join_columns, label_columns
+from finetune.data.label_columns import cell_text, join_columns, join_lists, label_columns
 from finetune.data.listing import NO_IMAGE, SPLIT_NAMES, Listing, Row, folded, holds, normal, split_of
 from finetune.data.parquet_files import open_parquet, read_by_pyarrow
 from finetune.data.places import HUB
+from finetune.data.split_columns import name_flags, split_fault, unobeyed
 from finetune.data.tree import folders_below
 from finetune.errors import DataError, FinetuneError, RecipeError, did_you_mean
 from finetune.images.names import is_image_name
@@ -24,8 +26,8 @@ from finetune.wording import counted, listed
 
 InFolder = Callable[[Path], dict[str, str]]
 MISSING = "no such file"
-USUAL_SPLIT = "split"  # the default column of splits, which need not be there
-NO_COLUMN = "none"
+BEYOND: Any = None  # the key of the cells of a row that no column names
+SEPARATED = re.compile(r"\ufeff?\"?sep=(.)\"?\r?\n?")  # the line that Excel takes the separator from
 MOST_LOOKED_AT = 100_000  # files and folders beside a table, on top of those that it names
 MOST_FOLDERS = 50  # folders beside a table in which a file that it names is looked for
 
@@ -49,6 +51,9 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
         _check_column(listing, path, columns, column)
     if len(labels) > 1:
         listing.is_joined, listing.notes = True, listing.notes + join_columns(path, rows, labels, label)
+    else:
+        listing.is_joined = join_lists(path, rows, label)
+    listing.notes += _overlong(rows)
     odd = next((cell for row in rows if isinstance(cell := row[image], (bytes, dict, list))), None)
     if odd is not None:
         raise DataError(
@@ -56,11 +61,12 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
             hint=f"Images inside of a table are written as shards once: finetune shard {HUB}{path} --out shards; then"
             " wds:shards is the data.",
         )
-    fault = _split_fault(path, columns, rows, split, {image, *labels, group_by})
+    others = {image, *labels, group_by}
+    fault = split_fault(path, columns, rows, split, others)
     if fault and needs_split:
         raise fault
-    if fault:
-        listing.notes.append(fault.message)
+    listing.notes += [fault.message] if fault else unobeyed(columns, rows, split, others)
+    name_flags(rows, split)
     in_folder = cache(_by_form)
     for number, row in enumerate(rows, 2):
         _add_row(listing, path, number, row, (image, label, split, group_by), in_folder)
@@ -75,6 +81,17 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
     return listing
 
 
+def _overlong(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield how many rows have more cells than there are columns, as with a comma in a name that is not quoted."""
+    found = [(number, more) for number, row in enumerate(rows, 2) if any(more := row.get(BEYOND) or [])]
+    if found:
+        number, more = found[0]
+        yield (
+            f"{counted(len(found), 'row has', 'rows have')} more cells than there are columns, and what is beyond is"
+            f" ignored, e.g. {more[0]!r} in row {number}: a cell that holds a comma stands in quotes"
+        )
+
+
 def _no_column(path: Path, columns: list[str], column: str, key: str) -> FinetuneError:
     """Return the error for a table that lacks a column, with what it has instead."""
     if not columns:
@@ -86,7 +103,7 @@ def _no_column(path: Path, columns: list[str], column: str, key: str) -> Finetun
         )
     return RecipeError(
         f"{path} has no column {column!r}.{did_you_mean(column, columns)}",
-        hint=f"It has {', '.join(columns)}. Name the right one with --set {key}=NAME.",
+        hint=f"It has {', '.join(filter(None, columns))}. Name the right one with --set {key}=NAME.",
     )
 
 
@@ -103,28 +120,6 @@ def _check_column(listing: Listing, path: Path, columns: list[str], column: str)
         listing.notes.append(
             f"of the columns {listed([column, *alike])}, which differ by case alone, {column} is taken"
         )
-
-
-def _split_fault(
-    path: Path, columns: list[str], rows: list[dict[str, Any]], split: str, others: set[str]
-) -> RecipeError | None:
-    """Return the error for a column of splits that is named and not there, or there and not named."""
-    if split in columns or split == NO_COLUMN:
-        return None
-    none = f"--set data.split_column={NO_COLUMN} goes without."
-    if split != USUAL_SPLIT:
-        return RecipeError(
-            f"{path} has no column {split!r}.{did_you_mean(split, columns)}",
-            hint=f"It has {', '.join(columns)}. Name the column of splits with --set data.split_column=NAME; {none}",
-        )
-    for column in columns:
-        words = {cell_text(row.get(column)) for row in rows} - {""}
-        if column not in others and len(words) > 1 and all(map(split_of, words)):
-            return RecipeError(
-                f"{path}: the column {column!r} says {' and '.join(sorted(words))}, but is not named {split!r}",
-                hint=f"--set data.split_column={column} obeys it; {none}",
-            )
-    return None
 
 
 def _is_outside(root: Path, file: str) -> bool:
@@ -280,11 +275,13 @@ def _delimited(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
 def separator_of(path: Path, stream: TextIO) -> str:
     """Return the separator of the columns of a table: a tab in TSV, else a comma or what its first line has.
 
-    Spreadsheets write semicolons wherever the comma is that of decimal numbers.
+    Spreadsheets write semicolons wherever the comma is that of decimal numbers; a line `sep=;`, which says so, is read.
     """
     if path.suffix.lower() == ".tsv":
         return "\t"
     first = stream.readline()
+    if said := SEPARATED.fullmatch(first):
+        return said[1]
     stream.seek(0)
     return "," if "," in first else next((sign for sign in ";\t|" if sign in first), ",")
 

@@ -70,7 +70,7 @@ def _check_joined(listing: Listing, asked: TaskName) -> None:
     if asked == "regress" or (asked == "classify" and several is not None):
         which = f": {several.file} has {listed(several.label.split(BETWEEN_LABELS))}" if several is not None else ""
         raise RecipeError(
-            f"several label columns are classes that an image may have, which is no {asked}{which}",
+            f"label columns, or lists, are classes that an image may have, which is no {asked}{which}",
             hint="Name one column with --set data.label_column=NAME, or leave --task away.",
         )
 
@@ -141,9 +141,9 @@ def _told(task: Task, labels: set[str], sign: str, *, is_joined: bool) -> Iterat
             " --task classify makes classes of them"
         )
     elif task == "classify" and is_joined:
-        yield "task classify: each image has one of the label columns; --task multilabel lets it have several or none"
+        yield "task classify: each image has exactly one of the classes; --task multilabel lets it have several or none"
     elif task == "multilabel" and is_joined:
-        yield "task multilabel: each of the label columns is a class that an image may have"
+        yield "task multilabel: label columns, or lists, say of each class whether an image has it"
     elif task == "multilabel":
         several = sorted(label for label in labels if sign in label)
         yield (

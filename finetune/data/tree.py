@@ -11,7 +11,10 @@ from finetune.errors import DataError
 from finetune.images.names import is_image_name
 from finetune.wording import listed
 
-IGNORED = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+IGNORED = frozenset(
+    {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found"}
+    | {"@eadir", "#recycle", "@recycle", "#snapshot"}  # of network storage: thumbnails, and what was removed
+)
 RUN_FILES = ("recipe.toml", "plan.json")  # a folder that holds both is one of our run folders
 
 

@@ -267,10 +267,11 @@ def names_beside(path: Path) -> dict[str, Path]:
     return {name: path.with_name(f"{before}{name}") for name in names}
 
 
-def texts_beside(what: Exporting, path: Path, *, format: str, proof: dict[str, Any]) -> dict[Path, str]:
+def texts_beside(what: Exporting, path: Path, *, format: str, proof: dict[str, Any], name: str = "") -> dict[Path, str]:
     """Return labels.txt, README.md and predict.py of a folder that was proven, or of an ONNX file, by their places.
 
-    For a server there is no predict.py; an ONNX file has a Dockerfile, too.
+    `name` is what a folder will be called that is still written beside its place. For a server there is no predict.py;
+    an ONNX file has a Dockerfile, too.
 
     Raises:
         CheckpointError: a file of the run, of which the page tells, is missing or damaged.
@@ -283,7 +284,7 @@ def texts_beside(what: Exporting, path: Path, *, format: str, proof: dict[str, A
     if format in LOADINGS:
         texts[script] = program(FILES.get(format, path.name), format)
     build = places["Dockerfile"].name if format == "onnx" else ""
-    texts[places["README.md"]] = card(what, format, path.name, script.name, labels.name, proof, build)
+    texts[places["README.md"]] = card(what, format, name or path.name, script.name, labels.name, proof, build)
     if format == "onnx":
         pinned = {name: version(name) for name in ("numpy", "pillow", "onnxruntime")}
         copied, run = json.dumps([path.name, script.name, "./"]), json.dumps(["python", script.name])

@@ -101,7 +101,7 @@ def export_model(
             _check(parity, what)
             facts = {"format": format, **_facts(parity), "bytes": _size(beside), **of_model}
             write_json(beside / PROOF, facts)
-            _write_all(texts_beside(what, beside, format=format, proof=facts))
+            _write_all(texts_beside(what, beside, format=format, proof=facts, name=path.name))
     return Export(path, format, facts)
 
 

@@ -17,6 +17,7 @@ from finetune.images.rasters import BANDS_TAG, RasterError, bands_of_tiff, is_np
 from finetune.images.shapes import upright
 from finetune.wording import counted
 
+HIGH_BIT_DEPTH = 0x40  # in the third byte of the box av1C
 PICTURED = 4  # bands that Pillow knows the meaning of
 
 
@@ -36,6 +37,8 @@ def array_in(content: bytes, bands: Bands | None) -> NDArray[Any] | None:
 def array_of(image: Any, content: bytes) -> NDArray[Any]:
     """Return all channels of an open picture (H, W, C), upright, with all of their bits."""
     raw = deep_colour(image)
+    if is_deep_avif(image, content):
+        raise RasterError("channels of 10 or 12 bits, of which Pillow reads 8: save it as .npy (H, W, C)")
     take_fourth(image, num_bands_of(image))
     image.load()
     turned = upright(image)
@@ -51,6 +54,12 @@ def array_of(image: Any, content: bytes) -> NDArray[Any]:
                 raise RasterError("channels of 16 bits, of which Pillow reads 8: save it as .npy (H, W, C)")
             numbers = numbers.astype(np.uint16) * 256 + np.asarray(upright(again))
     return numbers if numbers.ndim == 3 else numbers[:, :, None]
+
+
+def is_deep_avif(image: Any, content: bytes) -> bool:
+    """Return whether an open picture is an AVIF of more than 8 bits a channel."""
+    place = content.find(b"av1C") if image.format == "AVIF" else -1
+    return place >= 0 and bool(content[place + 6 : place + 7] and content[place + 6] & HIGH_BIT_DEPTH)
 
 
 def check_channels(count: int, bands: Bands) -> None:

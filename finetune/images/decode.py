@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from finetune.bands import COLOURS, Bands
 from finetune.errors import DataError
 from finetune.images.arrays import array_in, array_of, check_channels, num_bands_of
-from finetune.images.files import DECODE_ERRORS, FORMATS, begins_as, read_content
+from finetune.images.files import DECODE_ERRORS, FORMATS, begins_as, read_content, unread_form
 from finetune.images.four import DEEP, of_four, why_not_four
 from finetune.images.levels import (
     Range,
@@ -316,6 +316,8 @@ def _reason(error: BaseException, content: bytes) -> str:
     if isinstance(error, RasterError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
+        if unread := unread_form(content):
+            return f"an image in {unread}, which this installation of Pillow does not read: convert it to JPEG or PNG"
         found = next((form for form in FORMATS if begins_as(content, form)), None)
         if found is None:
             return "no image in a format that can be read"

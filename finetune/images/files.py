@@ -11,12 +11,15 @@ from stat import S_ISREG
 
 from PIL import Image
 
-from finetune.images.names import LARGEST_FILE
+from finetune.images.names import HAS_AVIF, LARGEST_FILE
 from finetune.images.rasters import is_npy
 from finetune.images.shards import in_shard, member_stamp, read_member
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow reads MPO as JPEG
-FORMS = (*FORMATS, "NPY")  # that can be read
+ALWAYS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow reads MPO as JPEG
+FORMATS = (*ALWAYS, "AVIF") if HAS_AVIF else ALWAYS
+FORMS = (*ALWAYS, "NPY", *FORMATS[len(ALWAYS) :])  # that can be read; what is kept of images names one by its place
+AVIF, HEIC = {b"avif", b"avis"}, {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1"}  # brands that files name
+LONGEST_BRANDS = 256  # bytes in which they are looked for
 
 Image.init()  # else Pillow knows only its five commonest formats, and `formats` raises KeyError
 
@@ -80,6 +83,17 @@ def stamp_of(path: Path) -> tuple[int, int]:
 def form_of(content: bytes) -> str:
     """Return the format of the bytes of an image that could be decoded, one of `FORMS`."""
     return next(form for form in FORMS if begins_as(content, form))
+
+
+def unread_form(content: bytes) -> str:
+    """Return the format of bytes, AVIF or HEIC, which Pillow cannot read as it is built; empty for others."""
+    length = int.from_bytes(content[:4])
+    brands = {content[start : start + 4] for start in range(8, min(length, LONGEST_BRANDS), 4)}
+    if content[4:8] != b"ftyp":
+        return ""
+    if brands & AVIF:
+        return "" if HAS_AVIF else "AVIF"
+    return "HEIC" if brands & HEIC else ""
 
 
 def begins_as(content: bytes, form: str) -> bool:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from PIL import features
+
+HAS_AVIF = bool(features.check("avif"))  # Pillow may have been built without it
 LARGEST_FILE = 2**30  # bytes; as many pixels as Pillow takes, at 16 bits, are hardly more
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy"}
+    | ({".avif"} if HAS_AVIF else set())
+)
 
 
 def is_image_name(name: str) -> bool:

@@ -235,12 +235,17 @@ def _file(place: str) -> Path:
     return cache_folder() / "shards" / f"{name}.npz"
 
 
+def _format() -> list[int | str]:
+    """Return the format of what is kept of a shard, with the names that were taken for images."""
+    return [FORMAT, *sorted(EXTENSIONS)]
+
+
 def _load(place: str, changed: tuple[int, int], *, is_listed: bool) -> Shard | None:
     """Return what is kept of a shard, with labels if it is to be listed; None if nothing is, or it has changed."""
     try:
         with np.load(_file(place), allow_pickle=False) as kept:
             about = json.loads(kept["about"].tobytes())
-            if about["format"] != FORMAT or tuple(about["changed"]) != changed:
+            if about["format"] != _format() or tuple(about["changed"]) != changed:
                 return None
             problems = [(name, reason) for name, reason in about["problems"]]
             rows = json.loads(kept["entries"].tobytes()) if is_listed else []
@@ -253,7 +258,7 @@ def _load(place: str, changed: tuple[int, int], *, is_listed: bool) -> Shard | N
 def _save(place: str, shard: Shard) -> None:
     """Keep the content of a shard, if the disk allows."""
     rows = [[entry.name, entry.cls, entry.json] for entry in shard.entries]
-    about = {"format": FORMAT, "changed": shard.changed, "problems": shard.problems, "others": shard.others}
+    about = {"format": _format(), "changed": shard.changed, "problems": shard.problems, "others": shard.others}
     texts = {"about": about, "entries": rows}
     arrays: dict[str, Any] = {name: np.frombuffer(json.dumps(text).encode(), np.uint8) for name, text in texts.items()}
     with suppress(ResourceError), whole_file(_file(place), is_shared=True) as beside, beside.open("wb") as stream:

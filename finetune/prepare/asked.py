@@ -6,6 +6,7 @@ Errors here are reported at once, since importing torch takes seconds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ def recipe_of(
     changes: dict[str, Any] = {}
     for name, value in (settings or {}).items():
         if value is not None:
-            changes[recipes.ALIASES.get(name, name)] = str(value) if isinstance(value, Path) else value
-    changes.update(overrides or {})
+            changes[recipes.ALIASES.get(name, name)] = _plain(value)
+    changes.update({key: _plain(value) for key, value in (overrides or {}).items()})
     if isinstance(base, Recipe):
         flat = {key: getattr(getattr(base, key.split(".")[0]), key.split(".")[1]) for key in recipes.fields()}
         recipe = recipes.load(overrides={**flat, **changes})
@@ -50,6 +51,15 @@ def recipe_of(
         if changes.get(f"strategy.{number}", "auto") != "auto" and recipe.strategy.name == "auto":
             recipe = recipes.update(recipe, {"strategy.name": taking(number)[0]})
     return recipe
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as recipes hold it: a path as text, and a number of NumPy as one of Python."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, Real) and not isinstance(value, Integral) else value
 
 
 def _check_kinds(base: object, settings: Mapping[str, Any], overrides: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from finetune.data.places import settled_path, shards_named
 from finetune.data.shards import look_through_together
 from finetune.data.statistics import FULL_LEVEL, LEVEL, STATISTICS
 from finetune.device import Compute, in_fast_layout
-from finetune.errors import BackboneError, DataError, RecipeError
+from finetune.errors import BackboneError, DataError, FinetuneError, RecipeError
 from finetune.features.engines import check_engine
 from finetune.images.pixels import PixelCache, opened_or_none
 from finetune.images.transforms import plain_view
@@ -262,9 +262,29 @@ def read_inputs(
         return measured_statistics(inputs, on_event=on_event)
     pixels = pixels_of(recipe, listed, backbone)
     manifest = read_data(recipe, listed, pixels=pixels, on_event=on_event)
+    for note in _seen_before(of.weights, manifest):
+        on_event(Event.warning(note))
     ranged = at_range(backbone, manifest)
     pixels = as_filled(pixels) if ranged is backbone else _filled_pixels(recipe, manifest, ranged, on_event)
     return measured_statistics(Inputs(recipe, manifest, ranged, pixels, compute), on_event=on_event)
+
+
+def _seen_before(weights: Path | None, manifest: Manifest) -> Iterator[str]:
+    """Yield how many images of val and test the run whose model the weights are was trained on, by their content."""
+    folder = None if weights is None else run_folder.RunFolder(weights.parent)
+    if folder is None or not (folder.recipe.is_file() and folder.split.is_file()):
+        return
+    with suppress(FinetuneError):
+        trained = split.trained_contents(folder.split, is_refit=recipes.load(folder.recipe).train.refit)
+        for name in ("val", "test"):
+            samples = manifest.split(name)
+            count = sum(sample.digest in trained for sample in samples)
+            if count:
+                yield (
+                    f"the run that the weights come from was trained on {count:,} of the"
+                    f" {counted(len(samples), 'image')} of {name}: {name} looks too good; splits of your own can keep"
+                    " such images in train"
+                )
 
 
 def reloaded(inputs: Inputs, *, of: Architecture | None = None) -> Backbone:

@@ -47,6 +47,7 @@ class JudgedModel(Protocol):
     bands: Bands
     data: DataSection
     is_refit: bool
+    run: RunFolder | None
 
     def check_views(self, tta: Tta) -> None:
         """Check that its images can be seen in these views. Raises RecipeError: they cannot."""

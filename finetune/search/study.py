@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from finetune.errors import RecipeError, ResourceError
 from finetune.randomness import derive
 from finetune.search.space import ChoiceList, Space
+from finetune.types import EpochLine
 
 Sampler = Literal["random", "grid", "tpe"]
 SAMPLERS: tuple[Sampler, ...] = ("random", "grid", "tpe")
@@ -77,6 +78,11 @@ class TrialFacts:
     def rank(self) -> tuple[float, float]:
         """What trials are compared by: the score, of equals the lower loss."""
         return (-1e300 if self.score is None else self.score, -1e300 if self.loss is None else -self.loss)
+
+    @property
+    def lines(self) -> list[EpochLine]:
+        """Its epochs, as a run has them."""
+        return [EpochLine(**{key: row[key] for key in EpochLine.__dataclass_fields__}) for row in self.history]
 
 
 class Search:

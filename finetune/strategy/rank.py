@@ -130,7 +130,7 @@ def _is_near(loss: Interval) -> bool:
 
 def _reason(chosen: Candidate, best: Candidate, count: int, metric: str) -> str:
     if count == 1:
-        return f"{chosen.name} is the only candidate"
+        return f"{chosen.name}, the only candidate"
     at = f"predicted {metric} {chosen.predicted.value:.3f}"
     if chosen is best:
         return f"{chosen.name}: {at}, the best; nothing cheaper comes within one standard error of it"

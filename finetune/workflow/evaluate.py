@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from finetune import inline
+from finetune import recipe as recipes
 from finetune.data import checks, sources
 from finetune.data.balance import never_among
-from finetune.data.split import units_of
+from finetune.data.split import trained_contents, units_of
 from finetune.data.targets import known_target, target_of
 from finetune.errors import DataError, RecipeError, check_count, did_you_mean
 from finetune.evaluation.answers import answers
@@ -22,10 +23,13 @@ from finetune.prepare.inputs import problem_notes
 from finetune.runs.answering import chosen_export, open_model
 from finetune.runs.corrupting import under_corruption
 from finetune.runs.judging import JudgedModel, judged
+from finetune.settings import Recipe
 from finetune.tasks import TASKS, Task
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import SPLITS, Event, Interval, Manifest, OnEvent, Sample, Split, ignore, to_json
 from finetune.wording import counted, listed
+
+READING = ("image_column", "label_column", "split_column", "group_by", "layout", "label_separator")  # keys of data
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ def evaluate(
     tta: Tta = "none",
     corrupt: Sequence[int] = (),
     known_only: bool = False,
+    overrides: Mapping[str, Any] | None = None,
     on_event: OnEvent = ignore,
 ) -> Evaluation:
     """Measure a model on one split of the data that it was trained on (test where it has one, else val), or of `data`.
@@ -89,7 +94,8 @@ def evaluate(
     run by default. `tta` "flip" measures the mean of the logits of each image and its mirror image, "5crop" the mean
     over its four corners and its middle. `corrupt` names severities, 1 to 5, at which images are corrupted in fifteen
     ways (see `evaluation.corruptions`) and the first metric is measured again. With `known_only`, images of `data` that
-    show a class that the model does not know are left out and counted.
+    show a class that the model does not know are left out and counted. `overrides` are keys of the recipe that say how
+    `data` is read, where not as the run's own: {"data.label_column": "y"}.
 
     Raises:
         CheckpointError: no finished run. ExportError: no ONNX file of ours, or not the one that was proven.
@@ -103,13 +109,14 @@ def evaluate(
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
     if known_only and data is None:
         raise RecipeError("known_only is of other data: a model knows the classes of its own", hint="Name data, too.")
+    _check_reading(overrides or {}, has_data=data is not None)
     model = open_model(run)
     if model.file is not None:
         chosen_export(model, "auto", device, num_images=None, on_event=on_event)  # which refuses another device
     of = judged(model, device=device, on_event=on_event)
     of.check_views(tta)
     by_pixels = of.of_pixels() if severities else None
-    manifest = of.manifest() if data is None else _other_data(of, data, known_only, on_event)
+    manifest = of.manifest() if data is None else _other_data(of, data, known_only, overrides or {}, on_event)
     name, samples = _chosen(manifest, split, is_own=data is None, is_refit=of.is_refit)
     logits, targets = of.logits(manifest, samples, batch_size=batch_size, workers=workers, tta=tta)
     task, limits = of.task, of.thresholds
@@ -154,17 +161,30 @@ def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool, is_refit: 
     return name, manifest.split(name)
 
 
-def _other_data(of: JudgedModel, data: str | Path, known_only: bool, on_event: OnEvent) -> Manifest:
+def _check_reading(overrides: Mapping[str, Any], *, has_data: bool) -> None:
+    strange = [key for key in overrides if key.removeprefix("data.") not in READING or not key.startswith("data.")]
+    if strange:
+        hint = f"There are {listed(f'data.{name}' for name in READING)}."
+        raise RecipeError(f"{strange[0]} does not say how other data is read", hint=hint)
+    if overrides and not has_data:
+        raise RecipeError(f"{next(iter(overrides))} is of other data: a run's own is read as it was", hint="Name data.")
+
+
+def _other_data(
+    of: JudgedModel, data: str | Path, known_only: bool, overrides: Mapping[str, Any], on_event: OnEvent
+) -> Manifest:
     """Read other data and give its labels the model's indices."""
+    own = {f"data.{name}": getattr(of.data, name) for name in READING}
+    how = recipes.update(Recipe(), {**own, **overrides}).data
     read = sources.read(
         data,
-        image_column=of.data.image_column,
-        label_column=of.data.label_column,
-        split_column=of.data.split_column,
-        group_by=of.data.group_by,
-        layout=of.data.layout,
+        image_column=how.image_column,
+        label_column=how.label_column,
+        split_column=how.split_column,
+        group_by=how.group_by,
+        layout=how.layout,
         task=of.task,
-        separator=of.data.label_separator,
+        separator=how.label_separator,
         needs_two_classes=False,
         needs_splits=False,
         needs_groups=False,
@@ -174,13 +194,24 @@ def _other_data(of: JudgedModel, data: str | Path, known_only: bool, on_event: O
         read = _without(read, strange, of.classes, known_only, on_event)
     read = replace(read, bands=of.bands)
     scanned = checks.scan(read, value_range=of.value_range, is_for_model=True, on_event=on_event)
-    for note in (*scanned.notes, *problem_notes(scanned)):
+    for note in (*scanned.notes, *problem_notes(scanned), *_trained_among(scanned.samples, of)):
         on_event(Event.warning(note))
     index = {name: place for place, name in enumerate(of.classes)}
     samples = tuple(
         replace(sample, target=target_of(of.task, scanned.label(sample.target), index)) for sample in scanned.samples
     )
     return Manifest(scanned.root, of.classes, samples, scanned.problems, scanned.notes, task=of.task)
+
+
+def _trained_among(samples: Sequence[Sample], of: JudgedModel) -> Iterator[str]:
+    """Yield how many images the model was trained on, by their content."""
+    trained = set() if of.run is None else trained_contents(of.run.split, is_refit=of.is_refit)
+    count = sum(sample.digest in trained for sample in samples)
+    if count:
+        yield (
+            f"the model was trained on {count:,} of these {counted(len(samples), 'image')}: of images that it has not"
+            " seen fewer may be right"
+        )
 
 
 def _without(

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 from finetune import inline
 from finetune import recipe as recipes
 from finetune.arguments import Settings
+from finetune.data.places import check_outside
 from finetune.errors import RecipeError, check_count
 from finetune.optim.range_curve import FEWEST, RangeCurve
 from finetune.prepare.asked import recipe_of
@@ -76,6 +77,8 @@ def find_lr(
     if plot is not None:
         check_new_file(Path(plot), ".svg")
     asked = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
+    if plot is not None:
+        check_outside(Path(plot), asked.data.path, flag="--plot")
     if asked.strategy.name == "race":
         raise RecipeError("a race has several strategies, each with a rate of its own", hint="Name one of them.")
     asked = with_backbone(recipes.update(asked, {"optim.lr": "auto"}), on_event=on_event)

@@ -1,7 +1,7 @@
 """`tune`: hyperparameters by the seven steps of the lecture notes, on val alone; trials in a storage, then a recipe.
 
 (1) the initial loss, (2) a few images by heart, (3) rates at which the loss falls, (4) a coarse search of short trials,
-(5) a finer one of whole ones around the best, (6) what the curves of the winner say, (7) again, in what budget is left.
+(5) a finer one of whole ones around the best, (6) what the best curves say, (7) again, in what budget is left.
 """
 
 from __future__ import annotations
@@ -213,9 +213,11 @@ def _search(
     _look_first(tuning)
     with engine.working() as worker:
         for stage in STAGES:
+            if stage == "finest":
+                told = _told_curves(tuning, start="6.")
             if tuning.count(stage):
                 _run_stage(tuning, stage, worker)
-    return _sum_up(tuning)
+    return _sum_up(tuning, told)
 
 
 def _look_first(tuning: _Tuning) -> None:
@@ -354,38 +356,41 @@ def _write(tuning: _Tuning) -> None:
         tuning.record.write(tuning.folder)
 
 
-def _sum_up(tuning: _Tuning) -> Tuned:
-    """Name the winner, say what its curves tell, and write its recipe; tune.json last."""
-    record, usual = tuning.record, _usual(tuning.record)
-    every = [facts for stage in STAGES if tuning.count(stage) for facts in tuning.ended(stage)]
-    whole = [facts for facts in every if facts.state == "done" and facts.study != "coarse"]
-    best = max([usual, *whole], key=lambda facts: facts.rank)
-    names = EpochLine.__dataclass_fields__
-    history = [EpochLine(**{key: row[key] for key in names}) for row in best.history]
+def _best(tuning: _Tuning) -> TrialFacts:
+    """Return the whole run with the best score so far, the recipe as it is among them."""
+    ended = [facts for stage in STAGES if tuning.count(stage) for facts in tuning.ended(stage)]
+    whole = [facts for facts in ended if facts.state == "done" and facts.study != "coarse"]
+    return max([_usual(tuning.record), *whole], key=lambda facts: facts.rank)
+
+
+def _told_curves(tuning: _Tuning, *, start: str, but: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return what the curves of the best trial so far say, and tell it unless that was told before."""
     guess = guess_loss(tuning.manifest.task, len(tuning.manifest.classes))
-    curves = tuple(diagnosed(history, guess=guess))
+    curves = tuple(diagnosed(_best(tuning).lines, guess=guess))
+    for text in curves if curves != tuple(but) else ():
+        tuning.on_event(Event.message(f"{start} {text}"))
+    return curves
+
+
+def _sum_up(tuning: _Tuning, told: Sequence[str]) -> Tuned:
+    """Name the winner, say what its curves tell, and write its recipe; tune.json last."""
+    record, usual, best = tuning.record, _usual(tuning.record), _best(tuning)
+    curves = _told_curves(tuning, start="the winner:", but=told)
+    every = [facts for stage in STAGES if tuning.count(stage) for facts in tuning.ended(stage)]
     ranked = [to_json(facts) for facts in sorted(every, key=lambda facts: facts.rank, reverse=True)]
-    for text in curves:
-        tuning.on_event(Event.message(f"6. {text}"))
     place = winner_of(tuning.folder)
     with tuning.search.lock:
         write_text(place, recipes.dump(tuning.of(best.params), header=WON))
-        content = _page_content(tuning, curves)
+        content = {
+            "title": f"{data_name(tuning.recipe.data.path)}: a search for {listed(tuning.space)}",
+            "data": describe_data(tuning.manifest),
+            "score": TASKS[tuning.manifest.task].score,
+            "checks": tuple(record.checks or ()),
+            "curves": curves,
+            "recipe": shlex.quote(str(place)),
+        }
         write_search(tuning.folder.report, content, ranked, usual=to_json(usual), best=to_json(best))
         record.results = {"best": to_json(best), "curves": list(curves)}
         record.write(tuning.folder)
-    return Tuned(
-        tuning.folder.path, TASKS[tuning.manifest.task].score, tuple(record.checks or ()), tuple(every), usual, best,
-        curves, place,
-    )  # fmt: skip
-
-
-def _page_content(tuning: _Tuning, curves: Sequence[str]) -> dict[str, Any]:
-    return {
-        "title": f"{data_name(tuning.recipe.data.path)}: a search for {listed(tuning.space)}",
-        "data": describe_data(tuning.manifest),
-        "score": TASKS[tuning.manifest.task].score,
-        "checks": tuple(tuning.record.checks or ()),
-        "curves": curves,
-        "recipe": shlex.quote(str(winner_of(tuning.folder))),
-    }
+    checks, score = tuple(record.checks or ()), TASKS[tuning.manifest.task].score
+    return Tuned(tuning.folder.path, score, checks, tuple(every), usual, best, curves, place)

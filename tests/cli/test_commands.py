@@ -18,10 +18,18 @@ QUICK = (*FLAGS, "--epochs", "1")
 
 def test_a_session_from_sample_to_export(finetune_cli, tmp_path: Path) -> None:
     imgs, run = tmp_path / "imgs", tmp_path / "run"
-    assert finetune_cli("sample", imgs, "--per-class", "8").code == 0
+    assert finetune_cli("sample", imgs, "--per-class", "8").err == ""
+    assert "becomes part of it" in finetune_cli("sample", imgs / "more", "--per-class", "1").err
+    shutil.rmtree(imgs / "more")
     done = finetune_cli("run", "--data", imgs, "--strategy", "head-only", *QUICK, "--out", run, "--json")
     assert json.loads(done.out)["strategy"] == "head-only"
     assert "val, " in finetune_cli("eval", run).out
+    (tmp_path / "t.csv").write_text(
+        f"file,label\n{next(imgs.rglob('*.jpg'))},{next(imgs.rglob('*.jpg')).parent.name}\n"
+    )
+    refused = finetune_cli("eval", run, "--data", tmp_path / "t.csv")
+    assert "--set data.image_column=NAME" in refused.err
+    assert finetune_cli("eval", run, "--data", tmp_path / "t.csv", "--set", "data.image_column=file").code == 0
     rows = list(csv.DictReader(io.StringIO(finetune_cli("predict", run, imgs, "--top", "2", "--csv").out)))
     assert len(rows) == 48
     assert float(rows[0]["probability1"]) >= float(rows[0]["probability2"])

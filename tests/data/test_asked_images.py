@@ -20,6 +20,7 @@ from finetune.data import addresses
 from finetune.data.asked_images import AskedImages, asked_images
 from finetune.errors import DataError, RecipeError
 from finetune.images.decode import UndecodableError
+from finetune.images.files import FORMATS
 from tests.support import lay, warned
 
 
@@ -134,7 +135,7 @@ def of_stdin(content: bytes) -> AskedImages:
     return asked_images(["-"], stdin=io.BytesIO(content))
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_standard_input_may_be_one_image(form: str) -> None:
     (source,) = of_stdin(png(form=form))
     assert (source.name, source.read()) == ("standard input", png(form=form))

@@ -20,6 +20,8 @@ from finetune.data.checks import Scan, scan_files
 from finetune.data.clashes import conflicts
 from finetune.errors import DataError
 from finetune.images.decode import decode, read_rgb
+from finetune.images.files import ALWAYS
+from finetune.images.names import HAS_AVIF
 from finetune.types import Event
 from tests.corpus import encoded, noise
 from tests.support import scanned, watch_reading
@@ -198,6 +200,21 @@ def test_another_version_of_the_scan_opens_all_files_again(
     monkeypatch.setattr(scan_memory, "SCAN_VERSION", scan_memory.SCAN_VERSION + 1)
     scanned(root)
     assert len(opened) == 12
+
+
+@pytest.mark.skipif(not HAS_AVIF, reason="Pillow was built without AVIF")
+def test_a_format_that_begins_to_be_read_is_read_in_files_that_were_refused(
+    image_folder: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = image_folder()
+    Image.new("RGB", (9, 9)).save(root / "ant/avif.jpg", "AVIF")
+    with monkeypatch.context() as without:
+        without.setattr("finetune.data.scan_memory.HAS_AVIF", False)
+        without.setattr("finetune.images.files.HAS_AVIF", False)
+        without.setattr("finetune.images.decode.FORMATS", ALWAYS)
+        (problem,) = scanned(root).problems
+        assert problem.reason.startswith("an image in AVIF, which this installation of Pillow does not read")
+    assert scanned(root).problems == ()
 
 
 def test_files_of_the_user_are_never_touched(image_folder: MakeImages) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.data import sample
-from finetune.data.sample import CLASSES, LONGEST_SIDE, SHORTEST_SIDE, draw, write_sample
-from finetune.errors import DataError
+from finetune.data.sample import CLASSES, LONGEST_SIDE, SHORTEST_SIDE, draw, is_among_images, write_sample
+from finetune.errors import DataError, ResourceError
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -161,3 +162,26 @@ def test_draw_yields_the_picture_that_is_written(default_set: list[Path]) -> Non
         assert written.size == drawn.size
         error = np.abs(np.asarray(written, dtype=float) - np.asarray(drawn, dtype=float))
     assert error.mean() < 8  # JPEG loss only; 4.6 was measured, and 59 to 91 for other images
+
+
+def test_a_place_inside_of_data_is_told_from_one_beside_it(tmp_path: Path) -> None:
+    write_sample(tmp_path / "imgs", per_class=1)
+    assert is_among_images(tmp_path / "imgs" / "more")
+    assert is_among_images(tmp_path / "imgs" / CLASSES[0] / "more")
+    assert not is_among_images(tmp_path / "more")
+    assert not is_among_images(tmp_path / "new" / "more")
+
+
+def test_a_place_that_cannot_be_written_is_one_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(ResourceError, match="pictures cannot be written: No space left on device"):
+        write_sample(tmp_path / "new" / "pictures", per_class=1)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match=r"file cannot be written"):
+        write_sample(tmp_path / "file" / "pictures", per_class=1)

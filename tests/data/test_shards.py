@@ -381,6 +381,15 @@ def test_where_images_lie_is_looked_up_once_and_anew_when_the_shard_changes(
         members.read_member(str(place), "set/0002.jpg")
 
 
+def test_a_format_that_begins_to_be_read_is_found_in_shards_that_are_known(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tarred(tmp_path / "a.tar", {f"{n}.{kind}": images_of(few, 1)[0] for n, kind in enumerate(["jpg", "new"])})
+    assert members.shard_of(str(place)).others == {"new": 1}
+    monkeypatch.setattr(members, "EXTENSIONS", members.EXTENSIONS | {".new"})
+    assert [entry.name for entry in members.shard_of(str(place)).entries] == ["0.jpg", "1.new"]
+
+
 def test_a_damaged_index_is_made_again(few: Path, tmp_path: Path) -> None:
     place = foreign(few, tmp_path / "a.tar", {"cls": ["a", "b"]})
     members.shard_of(str(place))

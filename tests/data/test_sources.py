@@ -109,12 +109,25 @@ def test_what_stands_beside_the_splits_is_left_out_and_named(lay: Lay) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [".git/x.jpg", ".hidden.jpg", "__MACOSX/a/x.jpg", "a/Thumbs.db", "a/._1.jpg", "a/.cache/2.jpg", "a/notes.txt"],
+    [
+        *(".git/x.jpg", ".hidden.jpg", "__MACOSX/a/x.jpg", "a/Thumbs.db", "a/._1.jpg", "a/.cache/2.jpg", "a/notes.txt"),
+        *("a/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "#recycle/a/2.jpg", "$RECYCLE.BIN/$R1.jpg", "lost+found/1.jpg"),
+    ],
 )
 def test_hidden_and_system_files_are_ignored(lay: Lay, name: str) -> None:
     manifest = read(lay("a/1.jpg", "b/1.jpg", name))
     assert set(listed(manifest)) == {"a/1.jpg", "b/1.jpg"}
     assert manifest.problems == ()
+
+
+def test_classes_that_consist_of_folders_are_noted_with_both_things_that_these_may_be(lay: Lay) -> None:
+    root = lay("ill/p1/1.jpg", "ill/p1/2.jpg", "ill/p2/1.jpg", "well/p3/1.jpg", "well/p4/1.jpg")
+    (note,) = read(root).notes
+    assert note.startswith("every class consists of folders, e.g. ill/p1, well/p3: where those are the classes")
+    pattern = note.split("--group-by '")[1].split("'")[0]
+    assert [sample.group for sample in read(root, group_by=pattern).samples] == ["p1", "p1", "p2", "p3", "p4"]
+    lay("well/1.jpg")
+    assert read(root).notes == ()
 
 
 def test_run_folders_among_the_data_are_ignored(lay: Lay) -> None:

@@ -148,6 +148,47 @@ def test_splits_in_a_column_of_another_name_are_refused_with_both_ways_out(write
     assert any(column in note for note in read(path, needs_splits=False).notes)
 
 
+@pytest.mark.parametrize(
+    ("column", "cells", "expected"),
+    [("is_valid", ("False", "True"), ["train", "train", "val"]), ("Test", ("0", "1"), ["train", "train", "test"])],
+)
+def test_a_column_that_says_yes_or_no_of_a_split_is_not_passed_over(
+    write: Write, column: str, cells: tuple[str, str], expected: list[str]
+) -> None:
+    rows = ("i/1.jpg,a", "i/2.jpg,b", "images/3.jpg,a")
+    path = write(*map(",".join, zip(rows, (cells[0], *cells), strict=True)), header=f"image,label,{column}")
+    with pytest.raises(RecipeError, match=f"'{column}' says {cells[0]} and {cells[1]}, but is not") as caught:
+        read(path)
+    assert f"--set data.split_column={column} obeys it" in caught.value.hint
+    assert [sample.split for sample in read(path, split_column=column).samples] == expected
+    assert {sample.split for sample in read(path, split_column="none").samples} == {None}
+
+
+def test_a_column_that_says_what_is_train_leaves_open_what_the_others_are(write: Write) -> None:
+    with pytest.raises(RecipeError, match="says 0 and 1") as caught:
+        read(write("i/1.jpg,a,0", "i/2.jpg,b,1", header="image,label,is_training_image"))
+    assert "with val or test for the others" in caught.value.hint and "obeys" not in caught.value.hint
+
+
+@pytest.mark.parametrize("column", ["fold", "Split", "set"])
+def test_a_column_that_is_named_as_if_it_divided_and_does_not_is_noted(write: Write, column: str) -> None:
+    path = write("i/1.jpg,a,0", "i/2.jpg,b,1", "images/3.jpg,b,2", header=f"image,label,{column}")
+    assert any(f"'{column}' (0, 1, 2) divides nothing here" in note for note in read(path).notes)
+    for more in ({"group_by": column}, {"split_column": "none"}, {"label_column": column}):
+        assert not any("divides nothing" in note for note in read(path, **more).notes)
+
+
+def test_cells_beyond_the_last_column_are_counted(write: Write) -> None:
+    notes = read(write("i/1.jpg,a,", "i/2.jpg,b,c", "images/3.jpg,b,c,d")).notes
+    assert any("2 rows have more cells than there are columns" in note and "'c' in row 3" in note for note in notes)
+
+
+def test_the_line_in_which_excel_says_the_separator_is_no_head_of_a_table(write: Write) -> None:
+    path = write("image|label", "i/1.jpg|a,b", "i/2.jpg|c", header="sep=|", encoding="utf-8-sig")
+    assert read(path).classes == ("a,b", "c")
+    check_column(path, "image")
+
+
 def test_a_split_column_that_is_named_and_not_there_is_refused(write: Write) -> None:
     with pytest.raises(RecipeError, match=r"no column 'prt'.*'part'"):
         read(write("i/1.jpg,a,train", "i/2.jpg,b,train", header="image,label,part"), split_column="prt")

@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from finetune.data.sources import read
 from finetune.errors import DataError, FinetuneError, RecipeError
@@ -85,7 +87,7 @@ def test_columns_that_exclude_each_other_are_one_class_for_each_image(tmp_path: 
     path = table(tmp_path, "image,a,b", "1.jpg,0,1", "2.jpg,1,0", "3.jpg,0,1")
     manifest = read(path, task="auto", label_column="a,b")
     assert (manifest.task, labels(manifest)) == ("classify", {"1.jpg": "b", "2.jpg": "a", "3.jpg": "b"})
-    assert "each image has one of the label columns; --task multilabel" in said(manifest)
+    assert "each image has exactly one of the classes; --task multilabel" in said(manifest)
     assert read(path, task="multilabel", label_column="a,b").task == "multilabel"
     for row in ("4.jpg,0,0", "4.jpg,1,1", "1.jpg,1,0"):  # none, several, another one listed again
         path = table(tmp_path, "image,a,b", "1.jpg,0,1", "2.jpg,1,0", "3.jpg,0,1", row)
@@ -96,13 +98,33 @@ def test_columns_that_exclude_each_other_are_one_class_for_each_image(tmp_path: 
 
 def test_several_columns_are_no_single_class(tmp_path: Path) -> None:
     path = table(tmp_path, "image,a,b", "1.jpg,0,1", "2.jpg,1,0")
-    with pytest.raises(RecipeError, match="several label columns are classes that an image may have"):
+    with pytest.raises(RecipeError, match="label columns, or lists, are classes that an image may have"):
         read(path, task="regress", label_column="a,b")
     both = table(tmp_path, "image,a,b", "1.jpg,0,1", "2.jpg,1,1")
     with pytest.raises(RecipeError, match=r"which is no classify: 2\.jpg has a, b"):
         read(both, task="classify", label_column="a,b")
     with pytest.raises(RecipeError, match="has no column 'x'"):
         read(path, task="auto", label_column="a,x")
+
+
+def test_lists_of_classes_are_several_classes_whoever_wrote_them(tmp_path: Path) -> None:
+    rows = ("1.jpg,\"['ant', 'bee']\"", "2.jpg,['ant' 'bee']", '3.jpg,"[""it\'s""]"', "4.jpg,[]", "5.jpg,[ 7]")
+    manifest = read(table(tmp_path, "image,label", *rows), task="auto")
+    assert manifest.task == "multilabel" and manifest.classes == ("7", "ant", "bee", "it's")
+    assert labels(manifest) == {"1.jpg": "ant|bee", "2.jpg": "ant|bee", "3.jpg": "it's", "4.jpg": "", "5.jpg": "7"}
+    cells = pyarrow.table({"image": ["1.jpg", "2.jpg"], "label": [["ant", "bee"], ["ant"]]})
+    parquet.write_table(cells, tmp_path / "t.parquet")
+    assert labels(read(tmp_path / "t.parquet", task="auto")) == {"1.jpg": "ant|bee", "2.jpg": "ant"}
+    one = read(table(tmp_path, "image,label", "1.jpg,['ant']", "2.jpg,['bee']"), task="auto")
+    assert one.task == "classify" and one.classes == ("ant", "bee")
+    with pytest.raises(DataError, match=r"'a\|b' has '\|' in its name"):
+        read(table(tmp_path, "image,label", "1.jpg,['a|b']", "2.jpg,['bee']"), task="auto")
+
+
+@pytest.mark.parametrize("cell", ["[ant]", "['ant'", "ant", "[" + "1" * 5000 + "x]"])
+def test_labels_that_are_not_all_lists_are_names(tmp_path: Path, cell: str) -> None:
+    manifest = read(table(tmp_path, "image,label", f"1.jpg,{cell}", "2.jpg,['bee']"), task="auto")
+    assert manifest.task == "classify" and set(manifest.classes) == {cell, "['bee']"}
 
 
 def test_numbers_that_look_measured_are_numbers_and_that_is_said(tmp_path: Path) -> None:

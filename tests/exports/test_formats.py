@@ -172,9 +172,14 @@ def test_a_repository_for_triton(finished: Path, tmp_path: Path) -> None:
     assert "tritonserver" in (model / "README.md").read_text()
 
 
-def test_the_page_is_a_model_card(finished: Path, tmp_path: Path) -> None:
+def test_the_page_is_a_model_card(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = finetune.export(finished, format="timm", out=tmp_path / "own", data_licence="CC0-1.0")
     card = ModelCard.load(done.path / "README.md")
+    code = re.search(r"```python\n(.*?)```", card.text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    said: dict[str, Any] = {}
+    exec(code[1], said)  # as a reader runs it beside the folder
+    assert said["model"].num_classes == 6
     assert card.data.library_name == "timm" and card.data.pipeline_tag == "image-classification"
     assert {result.metric_name for result in card.data.eval_results} >= {"top1", "macro_f1"}
     for heading in ("Use", "Data", "Training", "Metrics", "By class", "Calibration", "Limits", "Recipe", "Versions"):

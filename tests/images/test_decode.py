@@ -19,14 +19,18 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from finetune.bands import Bands
+from finetune.images.arrays import array_of
 from finetune.images.decode import UndecodableError, decode, examine, read_rgb
-from finetune.images.files import FORMATS
-from finetune.images.names import EXTENSIONS, is_image_name
+from finetune.images.files import ALWAYS, FORMATS
+from finetune.images.names import EXTENSIONS, HAS_AVIF, is_image_name
 from finetune.images.quiet import quiet
+from finetune.images.rasters import RasterError
 from tests.corpus import deep_png, encoded, noise, tiff_of_bands
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
+AVIF = pytest.param("AVIF", marks=pytest.mark.skipif(not HAS_AVIF, reason="Pillow was built without AVIF"))
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 EXIF_ORIENTATION = 0x112
 
@@ -92,10 +96,11 @@ def test_half_transparent_palette_entry_is_blended_with_white() -> None:
     assert close_to(pixels(content)[0, 2], WHITE, 0)
 
 
-@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", AVIF])
 def test_rgba_stands_on_white(form: str) -> None:
     values = np.array([[(*BLACK, 0), (*BLUE, 255), (*RED, 128)]], dtype=np.uint8)
-    found = pixels(encoded(Image.fromarray(values), form, **({"lossless": True} if form == "WEBP" else {})))[0]
+    exact = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100, "subsampling": "4:4:4"}}.get(form, {})
+    found = pixels(encoded(Image.fromarray(values), form, **exact))[0]
     assert close_to(found[0], WHITE)
     assert close_to(found[1], BLUE)
     assert close_to(found[2], (255, 127, 127))
@@ -166,7 +171,7 @@ STORED = {
 }
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", AVIF])
 def test_exif_orientation_is_obeyed(form: str) -> None:
     for orientation, turned in STORED.items():
         exif = Image.Exif()
@@ -185,7 +190,7 @@ def test_damaged_exif_costs_no_picture(form: str, exif: bytes) -> None:
     assert np.abs(found - np.asarray(smooth())).mean() < 6
 
 
-@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF", "MPO", AVIF])
 def test_of_several_frames_the_first_is_shown(form: str) -> None:
     frames = [Image.new("RGB", (32, 32), colour) for colour in (RED, GREEN, BLUE)]
     content = encoded(frames[0], form, save_all=True, append_images=frames[1:])
@@ -360,12 +365,32 @@ def test_the_fourth_band_is_transparency_or_said_to_be_left_out(num_bands: int, 
     assert found.remark.startswith(remark) and bool(found.remark) is bool(remark)
 
 
-@pytest.mark.parametrize("form", ["TIFF", "GIF", "WEBP", "PNG"])
+@pytest.mark.parametrize("form", ["TIFF", "GIF", "WEBP", "PNG", AVIF])
 def test_pages_and_frames_beyond_the_first_are_remarked(form: str) -> None:
     pages = [smooth(), smooth().transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
     content = encoded(pages[0], form, save_all=True, append_images=pages[1:])
     assert "the first is used" in examine(content, lambda _: None).remark
     assert examine(encoded(pages[0], form), lambda _: None).remark == ""
+
+
+@pytest.mark.skipif(not HAS_AVIF, reason="Pillow was built without AVIF")
+def test_an_avif_of_more_than_8_bits_is_refused_where_all_bits_count() -> None:
+    content = bytearray(encoded(smooth(), "AVIF"))
+    assert examine(bytes(content), lambda stack: len(stack.channels), bands=Bands(3, "full")).content == 3
+    with Image.open(io.BytesIO(content)) as image:
+        content[content.index(b"av1C") + 6] |= 0x40  # what is read has 8: Pillow writes no others
+        with pytest.raises(RasterError, match="10 or 12 bits, of which Pillow reads 8"):
+            array_of(image, bytes(content))
+
+
+@pytest.mark.parametrize("brand", ["heic", "mif1", "avif", "avis"])
+def test_a_format_that_is_not_read_is_called_by_its_name(brand: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune.images.files.HAS_AVIF", False)
+    monkeypatch.setattr("finetune.images.decode.FORMATS", ALWAYS)
+    content = struct.pack(">I", 24) + b"ftyp" + brand.encode() + bytes(4) + b"mif1" + b"miaf" + bytes(200)
+    form = "AVIF" if brand.startswith("av") else "HEIC"
+    with pytest.raises(UndecodableError, match=f"^an image in {form}, which this installation of Pillow does not read"):
+        decode(content)
 
 
 def test_silence_of_several_threads_ends_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:

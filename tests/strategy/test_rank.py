@@ -91,7 +91,7 @@ def test_a_class_of_few_images_is_remarked() -> None:
     only = [candidate("a", guessing(90))]
     assert any("rarest class shows 2" in remark for remark in rank(only, images_of_rarest=2).remarks)
     assert rank(only, images_of_rarest=50).remarks == ()
-    assert rank(only).reason == "a is the only candidate"
+    assert rank(only).reason == "a, the only candidate"
 
 
 @pytest.mark.parametrize("hits", ["0000", "1111", "1"])

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import finetune
 from finetune import recipe as recipes
 from finetune.arguments import Settings
+from finetune.errors import check_count
 from finetune.prepare.asked import recipe_of
 
 
@@ -46,6 +48,18 @@ def test_what_a_function_does_not_take_is_told(few: Path, given: dict[str, Any],
         with pytest.raises(finetune.RecipeError, match=re.escape(said)) as refused:
             function(few, **given)
         assert hint in refused.value.hint
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    asked = recipe_of(settings={"epochs": np.int64(3), "lr": np.float32(0.5)}, overrides={"train.seed": np.uint8(7)})
+    assert asked == recipe_of(settings={"epochs": 3, "lr": 0.5}, overrides={"train.seed": 7})
+    assert "epochs = 3" in recipes.dump(asked)
+    check_count("top", np.int64(2))
+    for wrong in (np.bool_(True), np.float64(2.5)):
+        with pytest.raises(finetune.RecipeError, match=r"train\.epochs = "):
+            recipe_of(settings={"epochs": wrong})
+        with pytest.raises(finetune.RecipeError, match="must be a whole number"):
+            check_count("top", wrong)
 
 
 def test_a_shipped_recipe_is_taken_by_its_name() -> None:

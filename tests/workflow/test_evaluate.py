@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,26 @@ def test_a_class_the_model_does_not_know_is_named(finished: Path, drawn: Path, t
     shutil.copytree(drawn / "striped-disc", tmp_path / "new" / "stripped-disc")
     with pytest.raises(finetune.DataError, match=r"'stripped-disc'\. Did you mean 'striped-disc'"):
         finetune.evaluate(finished, data=tmp_path / "new")
+
+
+def test_other_data_may_be_a_table_of_other_columns(finished: Path, drawn: Path, tmp_path: Path) -> None:
+    files = sorted(drawn.rglob("*.jpg"))[::3]
+    lines = [f"{file},{file.parent.name},{number % 2}" for number, file in enumerate(files)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,kind,is_test", *lines]))
+    columns = {"data.image_column": "file", "data.label_column": "kind"}
+    for key, left in (("data.image_column", {}), ("data.label_column", {"data.image_column": "file"})):
+        with pytest.raises(finetune.RecipeError, match="has no column") as caught:
+            finetune.evaluate(finished, data=tmp_path / "t.csv", overrides=left)
+        assert f"--set {key}=NAME" in caught.value.hint
+    assert finetune.evaluate(finished, data=tmp_path / "t.csv", overrides=columns).num_images == len(files)
+    found = finetune.evaluate(
+        finished, data=tmp_path / "t.csv", split="test", overrides={**columns, "data.split_column": "is_test"}
+    )
+    assert found.num_images == len(files) // 2
+    with pytest.raises(finetune.RecipeError, match=r"optim\.lr does not say how other data is read"):
+        finetune.evaluate(finished, data=tmp_path / "t.csv", overrides={"optim.lr": 1})
+    with pytest.raises(finetune.RecipeError, match="is of other data"):
+        finetune.evaluate(finished, overrides=columns)
 
 
 def test_a_split_that_is_not_there_is_an_error(quick_run) -> None:
@@ -192,10 +213,33 @@ def test_images_that_are_gone_are_named(tiny_run, few: Path, tmp_path: Path) -> 
     data = Path(shutil.copytree(few, tmp_path / "data"))
     run = tiny_run(data=data, epochs=1).folder
     finetune.export(run)
+    before = finetune.evaluate(run).metrics
     data.rename(tmp_path / "gone")
     for named in (run, run / "exports" / "model.onnx"):
+        with pytest.raises(finetune.DataError, match=r"was trained on is not in .*data any more") as caught:
+            finetune.evaluate(named)
+        (tmp_path / "data").mkdir()
         with pytest.raises(finetune.DataError, match="could be read when the data was scanned and cannot now"):
             finetune.evaluate(named)
+        (tmp_path / "data").rmdir()
+    command = caught.value.hint.rpartition(": ")[2].replace("NEW", str(tmp_path / "gone"))
+    subprocess.run(command, shell=True, check=True)
+    assert finetune.evaluate(run).metrics == before
+
+
+def test_other_data_that_the_model_was_trained_on_is_told_of(tiny_run, few: Path, tmp_path: Path) -> None:
+    run = tiny_run(epochs=1).folder
+    rows = list(csv.DictReader((run / "split.csv").open()))
+    for row in rows:
+        place = tmp_path / row["split"] / row["label"] / Path(row["file"]).name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(few / row["file"], place)
+    told: list[str] = []
+    for name in ("train", "val"):
+        finetune.evaluate(run, data=tmp_path / name, on_event=lambda event: told.append(str(event.facts.get("text"))))
+    count = sum(row["split"] == "train" for row in rows)
+    said = [text for text in told if "the model was trained on" in text]
+    assert len(said) == 1 and f"trained on {count} of these {count} images" in said[0]
 
 
 def test_an_export_of_another_model_says_so_and_data_that_is_gone_is_named(

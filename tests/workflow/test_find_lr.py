@@ -35,6 +35,8 @@ def test_what_has_no_rate_is_refused_with_the_reason(drawn: Path, tmp_path: Path
         finetune.find_lr(drawn, strategy="race", **more)
     with pytest.raises(finetune.RecipeError, match="rates must rise"):
         finetune.find_lr(drawn, low=1.0, high=0.1, **more)
+    with pytest.raises(finetune.RecipeError, match=r"a\.svg lies inside of the data"):
+        finetune.find_lr(drawn, strategy="head-only", plot=drawn / "a.svg", **more)
     with pytest.raises(finetune.RecipeError, match="no meaning with strategy"):
         finetune.run(drawn, strategy="race", lr="range-test", out=tmp_path / "r", **more)
     assert not (tmp_path / "r").exists()

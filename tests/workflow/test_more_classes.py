@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,25 @@ def test_a_run_on_more_classes_says_what_became_of_the_old_ones(earlier: Path, t
     (told,) = [text for text in said if "known before, top1 was" in text]
     assert "9 val images of the 3 classes" in told
     assert told in (result.folder / "report.html").read_text()
+
+
+def test_val_images_that_the_earlier_run_was_trained_on_are_counted(earlier: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(earlier.parent / "imgs", tmp_path / "imgs"))
+    rows = list(csv.DictReader((earlier / "split.csv").open()))
+    trained = {row["file"] for row in rows if row["split"] == "train"}
+    more = {key: value for key, value in QUICK.items() if key not in ("backbone", "pretrained", "image_size", "epochs")}
+    told: list[str] = []
+    counts = []
+    for seed in (0, 5):
+        run = finetune.run(
+            data, weights=earlier, strategy="head-only", out=tmp_path / str(seed), epochs=1,
+            overrides={"split.seed": seed}, on_event=lambda event: told.append(str(event.facts.get("text"))), **more,
+        ).folder  # fmt: skip
+        val = [row["file"] for row in csv.DictReader((run / "split.csv").open()) if row["split"] == "val"]
+        counts.append(f"was trained on {len(trained.intersection(val))} of the {len(val)} images of val")
+    notes = [text for text in told if "was trained on" in text]
+    assert "on 0 of" in counts[0] and "on 0 of" not in counts[1]
+    assert len(notes) == 1 and counts[1] in notes[0]
 
 
 def test_what_would_overwrite_the_rows_is_refused(earlier: Path, tmp_path: Path) -> None:
