@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -396,6 +397,14 @@ def test_any_bit_of_the_index_may_flip(entry: CacheEntry) -> None:
         assert kept.entry.end % kept.layout.row_bytes == 0
         num_lost += len(ROWS) - len(whole)
     assert num_lost >= 8 * len(index)  # each flip costs the record that it is in, at the least
+
+
+@pytest.mark.parametrize(
+    "about",
+    [{"kind": "pixels", "root": ""}, {"kind": "looks", "root": "/"}, {"network": {"name": ""}}, {"network": {}}],
+)
+def test_an_entry_that_does_not_say_what_it_is_of(about: dict[str, Any]) -> None:
+    assert _what(about)[0] == "?"
 
 
 @EXAMPLES

@@ -49,12 +49,13 @@ def list_them(folder: FolderOption = "auto", json_: JsonOption = False) -> None:
 
 def _what(about: dict[str, Any]) -> tuple[str, str]:
     """Return what an entry's rows were computed from, and what they are."""
+    place, network = Path(str(about.get("root", ""))).name, about.get("network")
     if about.get("kind") == "pixels":
-        return Path(str(about.get("root", "?"))).name, f"pixels, {about.get('side', '?')}"
+        return place or "?", f"pixels, {about.get('side', '?')}"
     if about.get("kind") == "looks":
-        return Path(str(about.get("root", "?"))).name, "small images"
-    network = about.get("network")
-    return network.get("name", "?") if isinstance(network, dict) else "?", f"features, view {about.get('view', '?')}"
+        return place or "?", "small images"
+    name = network.get("name") if isinstance(network, dict) else None
+    return str(name or "?"), f"features, view {about.get('view', '?')}"
 
 
 @app.command(epilog=examples("cache clear", "cache clear --folder other"))
