@@ -103,7 +103,7 @@ def _predicted(candidate: Prepared, num_images: int) -> Option:
     if not taken or not len(taken) == len(whole) == len(once):
         raise ResourceError(
             f"how long {candidate.backbone.architecture.label} takes cannot be predicted on this machine",
-            hint="Leave --time away, and say how long with --epochs.",
+            hint="Leave out --time, and say how long with --epochs.",
         )
     epochs, least = int(candidate.recipe.train.epochs), max(1, len(candidate.phases))
     return Option(candidate.recipe.strategy.name, epochs, least, sum(once), (sum(whole) - sum(once)) / epochs)
@@ -147,6 +147,6 @@ def _nothing_fits(time: str, options: list[Option], limit: float, others: list[O
     fitting = [option.strategy for option in others if option.fitting(limit) is not None]
     other = f"--strategy {' or '.join(fitting)}, which would fit" if fitting else "smaller images (--image-size)"
     return RecipeError(
-        f"train.time = {time!r}: {count} is predicted to take {told(needed)} of computing",
+        f"train.time = {time!r}: {count} would take about {told(needed)} of computing",
         hint=f"Give --time {longer} or more, or {other}.",
     )

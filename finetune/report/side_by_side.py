@@ -164,4 +164,4 @@ def _on_which(judged: Mapping[str, Finished], num_images: int) -> list[str]:
     if not more:
         return []
     named = ", ".join(f"{label} on {count:,}" for label, count in more.items())
-    return [f"compared on the {num_images:,} images that all were judged on; {named}"]
+    return [f"compared on the {num_images:,} images on which all were judged; {named}"]

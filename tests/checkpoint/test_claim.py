@@ -97,7 +97,7 @@ def test_where_nothing_of_a_run_was_written_the_same_command_is_to_be_given_agai
     place.mkdir()
     for name in names:
         (place / name).touch()
-    with pytest.raises(CheckpointError, match="before it had written anything") as caught:
+    with pytest.raises(CheckpointError, match="before it wrote anything") as caught:
         opened(place)
     assert f"--out {place}" in caught.value.hint
     with new_folder(place) as folder:

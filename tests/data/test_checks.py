@@ -288,7 +288,7 @@ def test_pictures_in_two_classes_and_copies_are_noted(image_folder: MakeImages) 
     root = image_folder()
     (root / "bee/twin.jpg").write_bytes((root / "ant/ant-00.jpg").read_bytes())
     notes = list(conflicts(scanned(root)))
-    assert "1 image stands in two classes, e.g. ant/ant-00.jpg; `finetune check` lists all" in notes
+    assert "1 image is in two classes, e.g. ant/ant-00.jpg; `finetune check` lists all" in notes
     assert "1 image is an exact copy of others; copies stay in one split" in notes
 
 

@@ -52,7 +52,7 @@ def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None
 def test_columns_that_differ_by_case_are_noted_and_others_may_be_double(write: Write) -> None:
     manifest = read(write("i/1.jpg,a,x,1,2", "i/2.jpg,b,y,1,2", header="image,label,Label,z,z"))
     assert manifest.classes == ("a", "b")
-    assert manifest.notes[0] == "of the columns label, Label, which differ by case alone, label is taken"
+    assert manifest.notes[0] == "of the columns label, Label, which differ only by case, label is taken"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_rows_whose_files_are_not_there_are_counted_with_the_place_and_the_near_
 def test_some_rows_without_files_are_a_note_with_count_place_and_near_miss(write: Write, tmp_path: Path) -> None:
     manifest = read(write("i/1.jpg,a", "i/2.jpg,b", "gone.jpg,a", "i/1,b"))
     note, beside = manifest.notes
-    assert beside.startswith("3 images lie beside the table and in no row")
+    assert beside.startswith("3 images lie beside the table but in no row")
     assert note.startswith(f"2 of 4 rows name a file that is not there, e.g. {tmp_path / 'gone.jpg'}")
     assert note.endswith("instead of 'i/1': there is 'i/1.jpg'")
     assert [problem.file for problem in manifest.problems] == ["gone.jpg", "i/1"]
@@ -105,7 +105,7 @@ def test_images_beside_a_table_that_no_row_names_are_counted_in_one_note(tmp_pat
                 [rows, *zip(*rows.values(), strict=True)]
             )
     (note,) = read(path).notes
-    assert note == "2 images lie beside the table and in no row: left out, e.g. a link/j/4.PNG"
+    assert note == "2 images lie beside the table but in no row: left out, e.g. a link/j/4.PNG"
 
 
 def test_rows_that_cannot_be_used_name_their_image_all_the_same(write: Write) -> None:
@@ -194,7 +194,7 @@ def test_a_semicolon_in_a_name_of_a_column_separates_nothing_where_there_are_com
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("", "is empty"), ("0.jpg,a\n1.jpg,b\n", "begins with 0.jpg, a, which are no names of columns")]
+    ("text", "said"), [("", "is empty"), ("0.jpg,a\n1.jpg,b\n", "begins with 0.jpg, a, which are not column names")]
 )
 def test_a_table_without_names_of_columns_is_told_to_have_them(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(DataError, match=said) as caught:

@@ -89,10 +89,10 @@ def test_each_kind_is_scored_at_each_severity_on_all_files(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--severities", "1"), "--severities are those of --corrupt"),
-        (("--corrupt", "--severities", "0"), "severity 0 is none of 1 to 5"),
-        (("--corrupt", "--severities", "1-3"), "is no list of numbers"),
-        (("--corrupt", "--tta", "flip"), "--corrupt measures images as they are"),
+        (("--severities", "1"), "--severities needs --corrupt"),
+        (("--corrupt", "--severities", "0"), "severity 0 is not one of 1 to 5"),
+        (("--corrupt", "--severities", "1-3"), "is not a list of numbers"),
+        (("--corrupt", "--tta", "flip"), "--corrupt measures single images"),
     ],
 )
 def test_what_does_not_go_together_is_refused(noisy: Any, finetune_cli, finished: Path, more: Any, said: str) -> None:

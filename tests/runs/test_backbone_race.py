@@ -162,10 +162,10 @@ def test_what_leaves_nothing_to_choose_is_refused(settings: dict[str, Any], mess
 
 def test_commands_that_need_one_backbone_say_so(drawn: Path) -> None:
     for verb in (finetune.compare, finetune.tune, finetune.find_lr, finetune.check):
-        with pytest.raises(finetune.RecipeError, match="here a backbone has to be named") as refused:
+        with pytest.raises(finetune.RecipeError, match="name a backbone here") as refused:
             verb(drawn, among="embedded,resnet18")  # type: ignore[operator]
         assert "finetune backbones rank" in refused.value.hint
-    with pytest.raises(finetune.RecipeError, match="here a backbone has to be named"):
+    with pytest.raises(finetune.RecipeError, match="name a backbone here"):
         finetune.run_several(drawn, seeds=2, among="embedded,resnet18")
 
 

@@ -23,7 +23,7 @@ def test_find_lr_draws_the_same_picture_twice_and_leaves_no_run(drawn: Path, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.svg", "b.svg"]
     assert (found.strategy, found.optimiser, found.usual) == ("head-only", "adamw", 1e-3)
     assert found.to_json()["suggested"] == found.curve.valley
-    with pytest.raises(finetune.ResourceError, match=r"a\.svg is there already"):
+    with pytest.raises(finetune.ResourceError, match=r"a\.svg already exists"):
         finetune.find_lr(drawn, plot=tmp_path / "a.svg", **more)
 
 

@@ -49,7 +49,7 @@ def test_the_steps_are_told_in_their_order_and_the_winner_is_a_recipe_that_does_
     found, texts = whole_and_texts
     steps = [text for text in texts if text[:2] in {f"{number}." for number in range(1, 8)}]
     assert [text[0] for text in steps][:5] == ["1", "2", "3", "4", "5"] and any(text[0] == "6" for text in steps)
-    assert "ln 6" in steps[0] and "by heart" in steps[1] and "the loss falls" in steps[2]
+    assert "ln 6" in steps[0] and "memorised" in steps[1] and "the loss falls" in steps[2]
     assert texts.count("trial") == 7  # and the recipe as it is
     assert found.best.rank == max(one.rank for one in (*found.trials, found.usual) if one.study != "coarse")
     winner = recipes.load(found.recipe)
@@ -184,7 +184,7 @@ def test_other_tasks_are_searched_too(draw: Callable[..., Path], column: str, sc
 def test_what_cannot_be_searched_is_refused_before_anything_is_run(few: Path, tmp_path: Path) -> None:
     for asked, said in (
         ({"trials": 2}, "trials = 2: must be a whole number of 3 or more"),
-        ({"sampler": "bayes"}, "sampler 'bayes' is none of"),
+        ({"sampler": "bayes"}, "sampler 'bayes' is not one of"),
         ({"search": ["optim.rate=1,2"]}, "no such key"),
         ({"strategy": "race"}, "a race has several strategies"),
         ({"lr": "range-test"}, "has no meaning with tune"),
@@ -198,7 +198,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_run(few: Path, tm
         with pytest.raises(finetune.RecipeError, match=said):
             finetune.tune(few, out=tmp_path / "s", **{**MORE, **asked})
     assert not (tmp_path / "s").exists()
-    with pytest.raises(finetune.CheckpointError, match="is no folder of a search"):
+    with pytest.raises(finetune.CheckpointError, match="is not a search folder"):
         finetune.resume_tuning(tmp_path)
 
 
