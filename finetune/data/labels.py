@@ -30,7 +30,7 @@ def doubtful(path: Path, rows: list[Row], labels: list[str], *, is_to_train: boo
     if not _are_measures(labels, len(rows)):
         return
     counts = Counter(row.label for row in rows)
-    text = f"the {len(labels)} different labels look like measurements ({listed(labels, most=4)})"
+    text = f"the {len(labels)} different labels look like measured numbers ({listed(labels, most=4)})"
     if is_to_train and sum(count == 1 for count in counts.values()) > len(labels) / 2:
         raise DataError(
             f"{path}: {text}, and most have one image",

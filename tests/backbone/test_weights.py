@@ -216,7 +216,7 @@ def test_a_stem_of_one_channel_gives_the_same_for_grey_images() -> None:
     image = torch.randn(2, 1, 64, 64)
     with torch.no_grad():
         assert torch.allclose(model.eval()(image.repeat(1, 3, 1, 1)), grey(image), atol=1e-5)
-    assert "one channel is spread over 3" in report.sentence()
+    assert "one-channel stem is spread over 3" in report.sentence()
     assert report.random == ()
 
 

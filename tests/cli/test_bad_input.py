@@ -148,7 +148,7 @@ def test_a_run_folder_inside_of_the_data_is_refused(finetune_cli, tmp_path: Path
     before = sorted(imgs.rglob("*"))
     done = finetune_cli("run", *data(Path()), *(["--out", out] if out else []))
     assert done.code == 2
-    assert f"error: {out or 'runs'} lies inside of the data" in done.err
+    assert f"error: {out or 'runs'} is inside the data" in done.err
     assert "--out" in done.err.splitlines()[-1]
     assert sorted(imgs.rglob("*")) == before
 
@@ -156,4 +156,4 @@ def test_a_run_folder_inside_of_the_data_is_refused(finetune_cli, tmp_path: Path
 def test_eval_of_no_run_is_an_error(finetune_cli, tmp_path: Path) -> None:
     done = finetune_cli("eval", tmp_path)
     assert done.code == 6
-    assert "is no run folder" in done.err
+    assert "is not a run folder" in done.err

@@ -217,7 +217,7 @@ def test_ensemble_and_soup_print_tables_of_80_columns_and_json(
     for verb in ("ensemble", "soup"):
         shown = finetune_cli(verb, *runs)
         assert shown.code == 0, shown.err
-        assert "the best of them" in shown.out and "val also chose the epochs" in shown.out
+        assert "the best run" in shown.out and "val also chose the epochs" in shown.out
         assert max(map(len, shown.out.splitlines()[:6])) <= 80
         given = json.loads(finetune_cli(verb, *runs, "--json").out)
         assert [member["run"] for member in given["members"]] == list(map(str, runs)) and given["folder"] is None

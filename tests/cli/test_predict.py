@@ -110,7 +110,7 @@ def test_a_file_has_all_that_was_asked_for_and_is_not_written_over(
     else:
         assert content.count(b"less likely than 0.999") == 2 and content.count(b"\n") == (3 if "json" in name else 4)
     again = finetune_cli(*words)
-    assert (again.code, "is there already" in again.err, again.out) == (5, True, "")
+    assert (again.code, "already exists" in again.err, again.out) == (5, True, "")
     assert (images / name).read_bytes() == content
     assert sorted(path.name for path in images.iterdir()) == sorted([name, "imgs"])
 

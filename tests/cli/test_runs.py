@@ -132,10 +132,10 @@ def test_an_ensemble_that_loses_a_member_is_named(finetune_cli, shelf: Path) -> 
         (shelf / name).mkdir()
         (shelf / name / "ensemble.json").write_text(json.dumps(content))
     done = finetune_cli("runs", "rm", shelf / "damaged", "--yes")  # which took no part
-    assert done.code == 0 and "an ensemble of" not in done.out
+    assert done.code == 0 and "an ensemble that" not in done.out
     done = finetune_cli("runs", "rm", shelf / "done", shelf / "begun", "--yes")
     assert done.code == 0 and [line for line in done.out.splitlines() if "an ensemble that" in line] == [
         f"{shelf / 'joined'} is an ensemble that loses its member {name}: its file still works"
         for name in ("done", "begun")
     ]
-    assert "an ensemble of" not in finetune_cli("runs", "rm", shelf / "joined", "--yes").out
+    assert "an ensemble that" not in finetune_cli("runs", "rm", shelf / "joined", "--yes").out

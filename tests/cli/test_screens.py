@@ -19,7 +19,7 @@ from finetune.cli.terminal import wrapped
 from tests.support import FLAGS, commands
 
 WIDTHS = (120, 80, 60)
-LEFT_OUT = re.compile(r"hidden at this width: .*?a\s+wider\s+terminal\s+or\s+a\s+file\s+has\s+all", re.DOTALL)
+LEFT_OUT = re.compile(r"hidden at this width: .*?a\s+wider\s+terminal\s+or\s+a\s+file\s+shows\s+all", re.DOTALL)
 
 
 def drawn(objects: list[tuple[Any, ...]], width: int | None) -> str:

@@ -64,7 +64,7 @@ def test_a_comparison_is_no_run_and_not_the_newest_one(
         monkeypatch.chdir(place)
         done = finetune_cli("predict", compared, "imgs")
         assert (done.code, "is a comparison of several runs" in done.err) == (6, True)
-        assert "did not come to its end" not in done.err
+        assert "is not finished" not in done.err
         assert "The newest here is runs/one." in finetune_cli("predict", "runs/two", "imgs").err
     finally:
         shutil.rmtree(compared)

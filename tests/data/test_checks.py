@@ -86,7 +86,7 @@ def test_a_class_without_a_usable_image_is_an_error_that_names_it(image_folder: 
     root = image_folder(per_class=2)
     for file in (root / "bee").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(DataError, match="no usable image is left of 'bee'") as caught:
+    with pytest.raises(DataError, match="no usable image is left in 'bee'") as caught:
         scanned(root)
     assert "bee/bee-00.jpg" in caught.value.hint
 

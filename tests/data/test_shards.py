@@ -161,7 +161,7 @@ def test_killed_while_shards_are_written_none_is_taken_for_a_whole_one(
         if ended.signal:
             with suppress(DataError):  # no shards there
                 there = sources.read(f"wds:{sets / 'shards' if has_hidden else sets}", needs_two_classes=False)
-                assert len(there.samples) == 24 or "is not there" in next(iter(reasons(there).values())), number
+                assert len(there.samples) == 24 or "but missing" in next(iter(reasons(there).values())), number
             with suppress(ResourceError):  # is not empty
                 work()
                 assert sources.read(f"wds:{sets / 'shards'}").samples == whole.samples
@@ -172,7 +172,7 @@ def test_shards_that_were_not_copied_are_told_of(few: Path, tmp_path: Path) -> N
     shards = written(few, tmp_path / "shards")
     lost = sorted((tmp_path / "shards").glob("*.tar"))[1]
     lost.unlink()
-    assert reasons(sources.read(shards)) == {lost.name: "is named by _info.json, and is not there"}
+    assert reasons(sources.read(shards)) == {lost.name: "is named by _info.json, but missing"}
     assert reasons(sources.read(f"{shards}/all-*.tar")) == {}
 
 
@@ -420,10 +420,10 @@ def test_what_is_written_does_not_lie_inside_of_the_data(
     imgs = image_folder("imgs", per_class=1)
     with pytest.raises(RecipeError, match=r"is inside the data, .*imgs:"):
         written(imgs, imgs / out)
-    with pytest.raises(RecipeError, match="inside of the data"):
+    with pytest.raises(RecipeError, match="is inside the data"):
         check_outside(imgs / out, f"wds:{imgs}")
     monkeypatch.setenv("HOME", str(imgs.parent))
-    with pytest.raises(RecipeError, match="inside of the data"):
+    with pytest.raises(RecipeError, match="is inside the data"):
         check_outside(imgs / out, "~/imgs")
     (imgs / "labels.csv").touch()
     check_outside(imgs / out, str(imgs / "labels.csv"))

@@ -140,7 +140,7 @@ def test_names_in_another_unicode_form_are_found_and_are_one_class_and_one_group
 @pytest.mark.parametrize("column", ["subset", "Split", "set"])
 def test_splits_in_a_column_of_another_name_are_refused_with_both_ways_out(write: Write, column: str) -> None:
     path = write("i/1.jpg,a,train", "i/2.jpg,b,train", "images/3.jpg,a,test", header=f"image,label,{column}")
-    with pytest.raises(RecipeError, match=f"'{column}' says test and train") as caught:
+    with pytest.raises(RecipeError, match=f"'{column}' holds test and train") as caught:
         read(path)
     assert f"data.split_column={column}" in caught.value.hint
     assert [sample.split for sample in read(path, split_column=column).samples] == ["train", "train", "test"]
@@ -162,10 +162,10 @@ def test_words_of_splits_are_those_of_folders(write: Write) -> None:
 
 def test_fractions_as_labels_are_refused_where_no_class_has_two_images_and_noted_in_a_check(write: Write) -> None:
     path = write("i/1.jpg,1.5", "i/2.jpg,2.25", "images/3.jpg,7.5")
-    with pytest.raises(DataError, match="labels are numbers") as caught:
+    with pytest.raises(DataError, match="labels look like measured numbers") as caught:
         read(path)
     assert "ranges" in caught.value.hint
-    assert any("labels are numbers" in note for note in read(path, needs_two_classes=False).notes)
+    assert any("labels look like measured numbers" in note for note in read(path, needs_two_classes=False).notes)
 
 
 def test_a_table_of_another_encoding_has_a_way_out(write: Write) -> None:

@@ -99,7 +99,7 @@ def test_a_network_with_other_outputs_is_none() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return x, x
 
-    with pytest.raises(IndivisibleError, match="other outputs than logits"):
+    with pytest.raises(IndivisibleError, match="more than logits"):
         network_trunk(Pair())
 
 
