@@ -147,6 +147,6 @@ def _nothing_fits(time: str, options: list[Option], limit: float, others: list[O
     fitting = [option.strategy for option in others if option.fitting(limit) is not None]
     other = f"--strategy {' or '.join(fitting)}, which would fit" if fitting else "smaller images (--image-size)"
     return RecipeError(
-        f"train.time = {time!r}: {count} would take about {told(needed)} of computing",
+        f"train.time = {time!r}: {count} is predicted to take {told(needed)} of computing",
         hint=f"Give --time {longer} or more, or {other}.",
     )
