@@ -78,7 +78,7 @@ class CacheEntry:
             if time.monotonic() - began > LONGEST_WAIT:
                 raise ResourceError(
                     f"another process holds {self.lock.lock_file} for an hour",
-                    hint="See what it does, or name another place: --set cache.folder=DIR.",
+                    hint="Check that process, or name another place: --set cache.folder=DIR.",
                 )
         try:
             yield
@@ -215,7 +215,7 @@ def open_entry(folder: Path, key: Mapping[str, Any]) -> CacheEntry:
     except OSError as error:
         raise ResourceError(
             f"the cache {place} cannot be written: {error.strerror}",
-            hint="Name another place with --set cache.folder=DIR, or go without: --set cache.features=memory"
+            hint="Name another place with --set cache.folder=DIR, or do without: --set cache.features=memory"
             " --set cache.pixels=none.",
         ) from error
 

@@ -44,7 +44,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         name = next(kind for kind, is_there in there.items() if is_there)
     if name not in there:
-        raise RecipeError(f"train.device = {name!r} is none of auto, {', '.join(there)}")
+        raise RecipeError(f"train.device = {name!r} is not one of auto, {', '.join(there)}")
     if not there[name]:
         raise ResourceError(
             f"train.device = {name!r}: this machine has none that torch can use", hint="Use --device cpu or auto."
@@ -64,7 +64,7 @@ def _take_own(device: torch.device) -> None:
     if here >= most:
         raise ResourceError(
             f"{counted(ranks.local_count(), 'process', 'processes')} on a machine with {counted(most, 'GPU')} for them",
-            hint="Start at most one process for each GPU, or compute on the processor: --device cpu.",
+            hint="Start at most one process for each GPU, or use the CPU: --device cpu.",
         )
     torch.cuda.set_device(here)
 
@@ -166,7 +166,7 @@ def reserve_workspace(device: torch.device) -> None:
         return
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         raise ResourceError(
-            f"train.deterministic: CUDA has been used in this process, without {WORKSPACE}",
+            f"train.deterministic: CUDA was already used in this process, without {WORKSPACE}",
             hint=f"Set {WORKSPACE}=:4096:8 in the environment before Python starts.",
         )
     os.environ[WORKSPACE] = ":4096:8"
@@ -260,7 +260,7 @@ def _auto_threads(device: torch.device) -> tuple[int, str]:
     if ranks.is_together():  # all are at work at once: nothing is to be timed
         return num_cores(), ""
     threads = fastest_threads()
-    note = f"other work keeps this machine busy: computed with {counted(threads, 'thread')} of {usual}, which is"
+    note = f"other work keeps this machine busy: computing with {counted(threads, 'thread')} of {usual}, which is"
     return threads, f"{note} faster now (--threads sets it)" if threads < usual else ""
 
 
@@ -295,7 +295,7 @@ class Compute:
         if train.threads != "auto" and train.threads > (most := max(LEAST_MOST, 4 * num_cores())):
             raise ResourceError(
                 f"train.threads = {train.threads}: this process has {counted(num_cores(), 'core')}",
-                hint=f"Threads beyond the cores wait for each other; {most} is the most. Leave --threads away.",
+                hint=f"Threads beyond the cores wait for each other; {most} is the most. Leave out --threads.",
             )
         settled = train.threads if train.threads != "auto" else threads
         count, note = (settled, "") if settled is not None else _auto_threads(device)

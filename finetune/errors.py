@@ -98,17 +98,17 @@ class Interrupted(FinetuneError):
 
 
 REFUSED = {
-    errno.EACCES: "See who may read and write it, or name another place.",
-    errno.EPERM: "See who may read and write it, or name another place.",
+    errno.EACCES: "Check its permissions, or name another place.",
+    errno.EPERM: "Check its permissions, or name another place.",
     errno.EROFS: "Name a place that can be written.",
     errno.ENOSPC: "Free some disk, or name a place on another one.",
     errno.EDQUOT: "Free some disk, or name a place on another one.",
     errno.ENAMETOOLONG: "Give it a shorter name.",
-    errno.ELOOP: "Its links lead in a circle: see where they point.",
+    errno.ELOOP: "Its links form a loop: check where they point.",
     errno.EMFILE: "Too many files are open: `ulimit -n` allows more, fewer --workers need less.",
     errno.ENFILE: "Too many files are open on this machine.",
-    errno.EIO: "See whether the disk or the network drive is well.",
-    errno.ESTALE: "See whether the network drive is still there.",
+    errno.EIO: "Check the disk or the network drive.",
+    errno.ESTALE: "Check that the network drive is still there.",
 }  # what a machine says no to, and what then helps: no bugs of ours
 
 

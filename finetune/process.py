@@ -52,7 +52,7 @@ def check_launched_once() -> None:
     is_launched = any(name in os.environ for name in ("LOCAL_RANK", "RANK", "OMPI_COMM_WORLD_RANK"))
     if is_launched and count.strip().isdecimal() and int(count) > 1:
         raise ResourceError(
-            f"a launcher (torchrun, accelerate launch, mpirun) has started {count} processes: this is done by one",
+            f"a launcher (torchrun, accelerate launch, mpirun) has started {count} processes; this command needs one",
             hint="Start it without the launcher. `finetune run` alone is shared by several processes, those of torchrun"
             " or accelerate launch.",
         )
@@ -77,6 +77,6 @@ def unguarded_script() -> ResourceError:
     """Return the error for a script that worker processes run again when they import it."""
     file = getattr(sys.modules["__main__"], "__file__", None) or "the script"
     return ResourceError(
-        f"{file} does its work whenever it is imported, as each process that decodes images does",
-        hint='Put what it does under `if __name__ == "__main__":`, or start no such processes (workers=0).',
+        f"{file} does its work whenever it is imported, and each process that decodes images imports it",
+        hint='Put its work under `if __name__ == "__main__":`, or start no such processes (workers=0).',
     )

@@ -271,7 +271,7 @@ def _sentence(key: str, reasons: list[str], raw: Mapping[str, Any]) -> str:
     for part in key.split("."):
         value = value[part]
     if key == "format_version":
-        return f"format_version = {value!r}: must be {FORMAT_VERSION}, all that this version of finetune reads"
+        return f"format_version = {value!r}: must be {FORMAT_VERSION}, the only one this version of finetune reads"
     near = did_you_mean(value, _choices(key)) if isinstance(value, str) else ""
     shown = str(value) if isinstance(value, float) and not math.isfinite(value) else repr(value)
     return f"{key} = {shown}: {_either(_specific(reasons, value))}.{near}"

@@ -39,7 +39,7 @@ def tracker_names(asked: str) -> tuple[str, ...]:
     names = () if asked == "none" else tuple(dict.fromkeys(name.strip() for name in asked.split(",")))
     if unknown := [name for name in names if name not in TRACKERS]:
         raise RecipeError(
-            f"train.track = {asked!r}: {unknown[0]!r} is no tracker", hint=f"There are {', '.join(TRACKERS)}."
+            f"train.track = {asked!r}: {unknown[0]!r} is not a tracker", hint=f"There are {', '.join(TRACKERS)}."
         )
     if missing := [name for name in names if find_spec(name) is None]:
         raise RecipeError(
@@ -110,7 +110,7 @@ class Tracking:
                     tracker.log(numbers, step=step)
             except Exception as error:  # whatever a tracker or its server does: it must not cost a run
                 del self.trackers[name]
-                self.on_event(Event.warning(f"{name} is told no more: {str(error) or type(error).__name__}"))
+                self.on_event(Event.warning(f"{name} gets no more data: {str(error) or type(error).__name__}"))
 
     def finish(self) -> None:
         """Have the trackers write what they hold."""
@@ -120,7 +120,7 @@ class Tracking:
                     # What Accelerate ends of trackio is ended, and told of, once more at the end of the process.
                     (sys.modules["trackio"] if name == "trackio" else tracker).finish()
             except Exception as error:
-                self.on_event(Event.warning(f"{name} did not end well: {str(error) or type(error).__name__}"))
+                self.on_event(Event.warning(f"{name} did not close cleanly: {str(error) or type(error).__name__}"))
 
 
 def _beside(accelerator: Accelerator) -> Apart:
@@ -158,8 +158,8 @@ def _begun(name: str, folder: Path, experiment: str, known: str | None) -> Any:
         raise
     except Exception as error:
         raise ResourceError(
-            f"{name} cannot be begun: {str(error) or type(error).__name__}",
-            hint="Leave it out of --track, or see that its server can be reached.",
+            f"{name} cannot be started: {str(error) or type(error).__name__}",
+            hint="Leave it out of --track, or check that its server can be reached.",
         ) from error
     return tracker
 

@@ -200,7 +200,7 @@ def flush(path: Path) -> None:
 def unwritable(path: Path, error: OSError) -> ResourceError:
     """Return the error of a file or folder that the system refuses to write."""
     text = f"{path} cannot be written: {error.strerror or error}"
-    return ResourceError(text, hint="Free some disk, or see who may write there.")
+    return ResourceError(text, hint="Free some disk, or check who may write there.")
 
 
 def _move_into(folder: Path, place: Path) -> None:
@@ -227,7 +227,7 @@ def check_new_file(path: Path, suffix: str) -> None:
     """Refuse a file of another name than `suffix` ends, or that could not be written: see `check_new_place`.
 
     Raises:
-        RecipeError: its name ends otherwise. ResourceError: it is there already, or its folder is not.
+        RecipeError: its name ends otherwise. ResourceError: it already exists, or its folder is not.
     """
     if path.suffix.lower() != suffix:
         raise RecipeError(f"{path} does not end in {suffix}", hint=f"Name it {path.with_suffix(suffix).name}.")
@@ -238,9 +238,9 @@ def check_new_place(path: Path) -> None:
     """Refuse before anything is computed a file that could not be written after it.
 
     Raises:
-        ResourceError: it is there already, or its folder is not.
+        ResourceError: it already exists, or its folder is not.
     """
     if path.exists():
-        raise ResourceError(f"{path} is there already", hint="Name another file, or remove it.")
+        raise ResourceError(f"{path} already exists", hint="Name another file, or remove it.")
     if not path.parent.is_dir():
-        raise ResourceError(f"no such folder: {path.parent}", hint="Make it, or name another place.")
+        raise ResourceError(f"no such folder: {path.parent}", hint="Create it, or name another place.")

@@ -161,7 +161,7 @@ def large() -> Iterator[Odd]:
     yield of_bytes("bomb.tif", with_tiff_size(encoded(noise(), "TIFF"), 50_000, 50_000), LISTED, TOO_MANY)
     yield of_bytes("says-more.png", png_bomb(4000, 4000), LISTED, DAMAGED)
     yield of_bytes("text-bomb.png", png_text_bomb(), LISTED, DAMAGED)
-    yield Odd("hole.jpg", lambda path: sparse(path, 2**31), LISTED, "2.0 GiB is no image")
+    yield Odd("hole.jpg", lambda path: sparse(path, 2**31), LISTED, "2.0 GiB is not an image")
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

@@ -160,7 +160,7 @@ def again(begin: Callable[[], object], out: Path, go_on: Callable[[Path], object
     except finetune.CheckpointError as error:
         if "is finished" in error.message:  # killed behind its last word
             return
-        if "had written anything" not in error.message:
+        if "wrote anything" not in error.message:
             raise
         begin()
 

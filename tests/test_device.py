@@ -135,7 +135,7 @@ def test_determinism_is_asked_for_before_cuda_starts_and_put_back(monkeypatch) -
 def test_determinism_that_comes_too_late_is_refused(monkeypatch) -> None:
     monkeypatch.delenv(devices.WORKSPACE, raising=False)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    with pytest.raises(ResourceError, match="CUDA has been used") as caught, deterministic(GPU):
+    with pytest.raises(ResourceError, match="CUDA was already used") as caught, deterministic(GPU):
         pass
     assert f"{devices.WORKSPACE}=:4096:8" in caught.value.hint
     monkeypatch.setenv(devices.WORKSPACE, ":16:8")

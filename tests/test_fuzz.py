@@ -251,7 +251,7 @@ def test_a_state_with_fields_of_other_types_is_an_error(tmp_path: Path) -> None:
     for change in [*wrong, None]:
         (place / state.STATE).write_text(json.dumps([] if change is None else {**good, **change}))
         (place / state.COMPLETE).write_text(json.dumps(state._digests(place)))
-        with pytest.raises(FinetuneError, match="does not hold what a checkpoint does"):
+        with pytest.raises(FinetuneError, match="is not a valid checkpoint"):
             state.load(place)
 
 

@@ -223,7 +223,7 @@ def test_a_table_may_name_files_outside_of_its_folder_and_says_so(tmp_path: Path
         csv.writer(stream).writerows(zip(named, ["label", *"ababab"], strict=True))
     read = sources.read(table)
     assert [sample.file for sample in read.samples] == named[1:]
-    assert read.notes == ("2 images lie outside of the table's folder, e.g. ../out.png",)
+    assert read.notes == ("2 images lie outside the table's folder, e.g. ../out.png",)
 
 
 def test_a_table_of_other_files_reads_no_text_of_them(tmp_path: Path) -> None:

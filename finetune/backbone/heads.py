@@ -36,7 +36,7 @@ def renew_head(model: nn.Module, name: str, num_classes: int | None, *, pool: st
     if num_classes is None and is_own:
         return
     if not hasattr(model, "reset_classifier"):
-        raise BackboneError(f"{name} has no classifier that could be trained")
+        raise BackboneError(f"{name} has no classifier to train")
     if is_own:
         model.reset_classifier(num_classes)  # type: ignore[operator]
         return

@@ -133,7 +133,7 @@ def architecture(
     if name in (EMBEDDED, EMBEDDED_FULL):
         if weights is not None:
             raise BackboneError(
-                f"the weights of {EMBEDDED} lie in this package, and --weights names others: {weights}",
+                f"the weights of {EMBEDDED} are part of this package, but --weights names others: {weights}",
                 hint=f"Leave one of the two out; the network itself is {EMBEDDED_FULL.partition('.')[0]}.",
             )
         return replace(_of_folder("auto", EMBEDDED_FOLDER, pretrained, model_args), name=EMBEDDED)
@@ -145,7 +145,7 @@ def architecture(
         return _of_folder(name, weights, pretrained, model_args)
     if name == "auto" and weights is not None:
         raise BackboneError(
-            f"{weights} does not say which network it belongs to",
+            f"{weights} does not say which network it is for",
             hint="Name it with --backbone, or give a timm folder, whose config.json names it.",
         )
     if name.startswith("hf-hub:"):
@@ -336,7 +336,7 @@ def _from_torch_hub(of: Architecture, size_args: dict[str, Any], file: torch_hub
     except (BackboneError, *DAMAGE_ERRORS) as error:
         raise BackboneError(
             f"{file.path} cannot be used as the weights of {of.name}: {first_line(error)}",
-            hint="Remove the file to have it fetched anew, or use --weights PATH.",
+            hint="Remove the file to download it again, or use --weights PATH.",
         ) from error
 
 
@@ -350,7 +350,7 @@ def _ask_hub(read: Any, name: str) -> Any:
         try:
             return read()
         except HFValidationError as error:
-            raise BackboneError(f"{name} is no name of a model on the hub: {error}") from error
+            raise BackboneError(f"{name} is not the name of a model on the hub: {error}") from error
         except (OSError, HfHubHTTPError):
             pass  # not in the cache
     if not hub_is_reachable():
@@ -362,7 +362,7 @@ def _ask_hub(read: Any, name: str) -> Any:
         return read()
     except (OSError, HfHubHTTPError) as error:
         raise BackboneError(
-            f"the weights of {name} could not be fetched: {first_line(error)}", hint=NO_HUB_HINT
+            f"the weights of {name} could not be downloaded: {first_line(error)}", hint=NO_HUB_HINT
         ) from error
 
 

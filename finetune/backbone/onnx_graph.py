@@ -101,7 +101,7 @@ def _check_another_batch(model: nn.Module, example: Tensor, file: Path) -> None:
         raise ValueError(f"onnxruntime cannot run it for another batch: {first_line(error)}") from error
     for ours, theirs in zip(expected if isinstance(expected, tuple) else (expected,), found, strict=True):
         if not np.allclose(ours.numpy(), theirs, rtol=0, atol=APART * float(ours.abs().max())):
-            raise ValueError("for another batch the graph answers otherwise than the network")
+            raise ValueError("for another batch the graph and the network differ")
 
 
 def _program(

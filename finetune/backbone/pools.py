@@ -126,8 +126,8 @@ def check_pooled(model: nn.Module, pool: str, label: str) -> tuple[str, nn.Modul
     if len(there) == 1 and there[0][1].pool_type:
         return there[0]
     raise BackboneError(
-        f"backbone.pool = {pool!r}: {label} does not pool feature maps in a way that can be exchanged",
-        hint="Leave it out. What timm lets a network of tokens take in its place is an argument of its own, such as"
+        f"backbone.pool = {pool!r}: {label} does not pool feature maps in a replaceable way",
+        hint="Leave it out. For a network of tokens timm has its own argument, such as"
         " --set 'backbone.model_args={global_pool = \"avg\"}'.",
     )
 

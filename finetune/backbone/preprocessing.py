@@ -26,7 +26,7 @@ def check_image_size(model: nn.Module, size: tuple[int, int], label: str) -> Non
     if isinstance(patch, (tuple, list)) and any(side % p for side, p in zip(size, patch, strict=False)):
         near = [max(patch[0], size[0] // patch[0] * patch[0]), (size[0] // patch[0] + 1) * patch[0]]
         raise BackboneError(
-            f"{label} cuts its input into patches of {patch[0]} pixels, and {size[0]} is no multiple of that",
+            f"{label} cuts its input into patches of {patch[0]} pixels, and {size[0]} is not a multiple of that",
             hint=f"Use --image-size {near[0]} or {near[1]}.",
         )
     try:

@@ -45,4 +45,4 @@ def download(file: HubFile, name: str, *, hint: str) -> None:
         expected = digest.group(1) if digest else None
         download_url_to_file(file.url, str(file.path), expected, progress=sys.stderr.isatty())
     except (OSError, RuntimeError) as error:
-        raise BackboneError(f"the weights of {name} could not be fetched: {error}", hint=hint) from error
+        raise BackboneError(f"the weights of {name} could not be downloaded: {error}", hint=hint) from error

@@ -140,8 +140,8 @@ def trace(model: nn.Module, groups: Sequence[LayerGroup], *, image_size: tuple[i
             shapes.run(blank_images(model, image_size, count=PROBE_BATCH))
     except TRACE_ERRORS as error:
         raise BackboneError(
-            f"this network cannot be traced, so its inner layer groups are out of reach: {str(error)[:200]}",
-            hint="Strategies that use the last layer group only still work.",
+            f"this network cannot be traced, so its inner layer groups cannot be reached: {str(error)[:200]}",
+            hint="Strategies that use only the last layer group still work.",
         ) from error
     finally:
         model.train(was_training)

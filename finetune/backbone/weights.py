@@ -88,7 +88,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     file, named = file_of(_file_in(path) if path.is_dir() else path)
     if file.is_file() and not file.stat().st_size:
-        raise BackboneError(f"{file} is empty", hint="Its download or copy broke off: fetch it anew.")
+        raise BackboneError(f"{file} is empty", hint="Its download or copy was interrupted: get it again.")
     try:
         is_plain = file.suffix == ".safetensors"
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -98,7 +98,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise BackboneError(f"no weights file {file}") from None
     except pickle.UnpicklingError as error:
         raise BackboneError(
-            f"{file} is refused: it is no plain file of tensors, and reading it could run code ({_refused(error)})",
+            f"{file} is refused: it holds more than tensors, and reading it could run code ({_refused(error)})",
             hint="Save the tensors alone: torch.save(model.state_dict(), FILE), or as safetensors.",
         ) from error
     except DAMAGE_ERRORS as error:
@@ -128,7 +128,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, architecture: 
     share = sum(own[key].numel() for key in backbone if key in fitting) / max(total, 1)
     if share < 0.5:
         raise BackboneError(
-            f"{source} holds {share:.0%} of the weights of {architecture}: these are another network's",
+            f"{source} holds {share:.0%} of the weights of {architecture}: they are another network's",
             hint="Name the network they belong to with --backbone, or give a timm folder, whose config.json names it.",
         )
     fitting = {key: _usable(tensor, own[key], f"{source} holds", key) for key, tensor in fitting.items()}
@@ -154,7 +154,7 @@ def _usable(tensor: Tensor, own: Tensor, holder: str, key: str) -> Tensor:
     """
     if own.is_floating_point() and not tensor.is_floating_point():
         raise BackboneError(
-            f"{holder} numbers of another kind, {tensor.dtype} in {key}, where the network has {own.dtype}",
+            f"{holder} numbers of another type, {tensor.dtype} in {key}, where the network has {own.dtype}",
             hint="Quantised and complex weights cannot be used: save the network's own, as floating point numbers.",
         )
     value = tensor.to(own.dtype)
@@ -186,13 +186,13 @@ def _spread_stem(model: nn.Module, tensors: dict[str, Tensor], own: Mapping[str,
         channels = wanted.shape[1]
         if tensor.shape[1] == 1 and tensor.shape[2:] == wanted.shape[2:] and len(tensor) == len(wanted):
             tensors[key] = tensor.repeat(1, channels, 1, 1) / channels
-            said.append(f"its stem of one channel is spread over {channels}")
+            said.append(f"its one-channel stem is spread over {channels}")
         elif channels == 1 and tensor.shape[1] == USUAL and tensor.shape[2:] == wanted.shape[2:]:
             tensors[key] = tensor.sum(dim=1, keepdim=True)
-            said.append(f"its stem of {USUAL} channels is added up for one")
+            said.append(f"its {USUAL}-channel stem is summed for one")
         elif channels != USUAL == tensor.shape[1] and tensor.shape[2:] == wanted.shape[2:]:
             tensors[key] = adapt_input_conv(channels, tensor)
-            said.append(f"its stem of {USUAL} channels is repeated for {channels}")
+            said.append(f"its {USUAL}-channel stem is repeated for {channels}")
     return said
 
 
@@ -233,8 +233,8 @@ def model_of_run(folder: Path) -> Path:
     if is_folder(folder / "model"):
         if read_config(folder / "model").probe_at is not None:
             raise BackboneError(
-                f"the model of {folder} classifies at an inner layer group: it is no backbone to go on from",
-                hint="Name the backbone that it was trained from.",
+                f"the model of {folder} classifies at an inner layer group: it cannot serve as a backbone",
+                hint="Name the backbone it was trained from.",
             )
         return folder / "model"
     raise BackboneError(

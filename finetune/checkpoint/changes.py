@@ -144,9 +144,9 @@ def settle_processes(folder: RunFolder, now: int, began: Beginning, *, allow: Co
         launcher = f"torchrun --nproc-per-node {began.processes} -m " if began.processes > 1 else ""
         again = f"{launcher}{folder.command} --resume {shlex.quote(str(folder.path))}"
         raise CheckpointError(
-            f"{folder.path} was begun by {counted(began.processes, 'process', 'processes')}, and this is"
-            f" {counted(now, 'process', 'processes')}: sums of their parts are rounded otherwise",
-            hint=f"Start as many: {again} (on several machines --nnodes, too); or go on, no longer exactly:"
+            f"{folder.path} was begun by {counted(began.processes, 'process', 'processes')}, but now"
+            f" there {'is' if now == 1 else 'are'} {now}: sums over their parts round differently",
+            hint=f"Start as many: {again} (on several machines --nnodes, too); or continue, no longer exactly:"
             f" {folder.resuming} --allow recipe",
         )
     return [f"recipe: processes {began.processes} -> {now}"]
@@ -213,7 +213,7 @@ def _refuse_unless(kind: str, what: str, changed: Sequence[str], allow: Collecti
     if kind not in allow:
         raise CheckpointError(
             f"{what} changed since {folder.path} began: {_some(changed)}",
-            hint=f"Put it back; or {folder.anew}; or go on, no longer exactly: {folder.resuming} --allow {kind}",
+            hint=f"Put it back; or {folder.anew}; or continue, no longer exactly: {folder.resuming} --allow {kind}",
         )
 
 

@@ -81,7 +81,7 @@ def open_comparison(path: str | Path) -> tuple[ComparisonFolder, ComparisonRecor
         raise stopped_before(folder)
     if not folder.comparison.is_file():
         raise CheckpointError(
-            f"{folder.path} is no comparison folder: it has no compare.json",
+            f"{folder.path} is not a comparison folder: it has no compare.json",
             hint="Start one: finetune compare --data DIR --out FOLDER",
         )
     return folder, read_as(ComparisonRecord, folder.comparison, has_format=True, what="a comparison")

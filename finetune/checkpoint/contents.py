@@ -128,7 +128,7 @@ def read_problems(path: Path) -> list[Problem]:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
             columns, *rows = list(csv.reader(stream))
         if tuple(columns) != PROBLEMS:
-            raise ValueError("its columns are others")
+            raise ValueError("its columns differ")
         return [Problem(unguarded_cell(file), unguarded_cell(reason)) for file, reason in rows]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise _damaged(path, str(error)) from error

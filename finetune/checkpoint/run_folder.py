@@ -223,18 +223,18 @@ def check_new(out: Path) -> None:
     """
     if not is_utf8(str(out)):
         raise ResourceError(
-            f"the run folder {out} cannot be made: its name is not UTF-8, as safetensors wants it",
+            f"the run folder {out} cannot be made: its name is not UTF-8, as safetensors requires",
             hint="Give another with --out.",
         )
     there = there_above(out)
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ResourceError(
-            f"the run folder {out} cannot be made: {there} is no folder that can be written",
+            f"the run folder {out} cannot be made: {there} is not a writable folder",
             hint="Give another with --out.",
         )
     if out.is_dir() and not is_unwritten(RunFolder(out)):
         is_run = RunFolder(out).recipe.is_file() or RunFolder(out).asked.is_file()
-        go_on = f", or go on with it: {RunFolder(out).resuming}" if is_run else "."
+        go_on = f", or resume it: {RunFolder(out).resuming}" if is_run else "."
         raise ResourceError(f"{out} is not empty", hint=f"Give a new folder with --out{go_on}")
 
 
@@ -271,7 +271,7 @@ def open_run(path: str | Path) -> RunFolder:
     if not folder.path.is_dir():
         raise CheckpointError(f"no run folder {folder.path}", hint=_runs_there())
     if not folder.recipe.is_file():
-        raise CheckpointError(f"{folder.path} is no run folder: it has no recipe.toml", hint=_runs_there())
+        raise CheckpointError(f"{folder.path} is not a run folder: it has no recipe.toml", hint=_runs_there())
     return folder
 
 
@@ -296,8 +296,8 @@ def open_finished(path: str | Path) -> RunFolder:
         )
     if not folder.is_finished or not folder.weights.is_file():
         raise CheckpointError(
-            f"{folder.path} has no model yet: the run did not come to its end",
-            hint=f"Go on with it: {folder.resuming}",
+            f"{folder.path} has no model yet: the run is not finished",
+            hint=f"Resume it: {folder.resuming}",
         )
     return folder
 
@@ -316,7 +316,7 @@ def open_unfinished(path: str | Path) -> RunFolder:
     """Return a run folder that can be resumed, even if its process was killed while laying it out.
 
     Raises:
-        CheckpointError: there is none at this path, or its run was stopped before it had written anything.
+        CheckpointError: there is none at this path, or its run was stopped before it wrote anything.
     """
     folder = RunFolder(Path(path))
     if is_unwritten(folder):
@@ -325,9 +325,9 @@ def open_unfinished(path: str | Path) -> RunFolder:
 
 
 def stopped_before(folder: RunFolder) -> CheckpointError:
-    """Return the error for a folder whose run or comparison was stopped before it had written anything."""
+    """Return the error for a folder whose run or comparison was stopped before it wrote anything."""
     return CheckpointError(
-        f"what began in {folder.path} was stopped before it had written anything",
+        f"what began in {folder.path} was stopped before it wrote anything",
         hint=f"Nothing is lost: give the same command again, with --out {folder.path} or without.",
     )
 
@@ -347,7 +347,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} cannot be read: {error}", hint="A run folder cannot do without it: start a new run."
+            f"{path} cannot be read: {error}", hint="A run folder needs it: start a new run."
         ) from error
 
 

@@ -70,7 +70,7 @@ def open_several(path: str | Path) -> tuple[RunFolder, SeveralRecord]:
         raise stopped_before(folder)
     if not folder.several.is_file():
         raise CheckpointError(
-            f"{folder.path} is no folder of several runs: it has no several.json",
+            f"{folder.path} is not a folder of several runs: it has no several.json",
             hint="Start some: finetune run DATA --folds 5, or --seeds 3.",
         )
     return folder, read_as(SeveralRecord, folder.several, has_format=True, what="several runs")

@@ -12,7 +12,7 @@ from finetune.checkpoint.contents import Beginning, read_as
 from finetune.checkpoint.saved import SavedRun
 from finetune.errors import CheckpointError
 
-HINT = "`finetune ensemble` averages what such runs answer."
+HINT = "`finetune ensemble` averages the answers of such runs."
 
 
 def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -49,12 +49,12 @@ def _reasons(one: SavedRun, other: SavedRun) -> Iterator[str]:
               for run in (one, other)]  # fmt: skip
     if shapes[0] != shapes[1]:
         key = next(key for key in {**shapes[0], **shapes[1]} if shapes[0].get(key) != shapes[1].get(key))
-        yield f"their networks are not built alike ({key} is not the same)"
+        yield f"their networks differ ({key} is not the same)"
     began = [read_as(Beginning, run.folder.began, has_format=True) for run in (one, other)]
     if began[0].weights != began[1].weights:
-        yield "they began at other weights of the backbone, between which no straight line leads"
+        yield "they began from different backbone weights, which cannot be averaged"
     if any(_draws_layers(run) for run in (one, other)) and not heads_begin_alike((one, other)):
-        yield "layers were re-initialised, and drawn otherwise in each (train.seed, strategy.initialiser)"
+        yield "layers were re-initialised, and drawn differently in each (train.seed, strategy.initialiser)"
 
 
 def _draws_layers(run: SavedRun) -> bool:

@@ -187,7 +187,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
             continue
         weight = weights.get(int(index) if index.isdecimal() else -1)
         if weight is None or not name:
-            raise CheckpointError(f"the checkpoint is of another optimiser: it knows a weight {key!r}")
+            raise CheckpointError(f"the checkpoint is of another optimiser: it has a weight {key!r}")
         laid = torch.empty_like(weight, device="cpu").copy_(tensor) if tensor.shape == weight.shape else tensor
         state.setdefault(int(index), {})[name] = laid
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
@@ -212,7 +212,7 @@ def _understood(path: Path) -> Checkpoint:
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"the checkpoint {path} does not hold what a checkpoint does: {reason}",
+            f"the checkpoint {path} is not a valid checkpoint: {reason}",
             hint="Start again from the recipe: finetune run --recipe RUN/recipe.toml",
         ) from error
 

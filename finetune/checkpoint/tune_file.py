@@ -66,7 +66,7 @@ def open_tuning(path: str | Path) -> tuple[RunFolder, TuneRecord]:
     folder = RunFolder(Path(path))
     if not folder.tuning.is_file() or not folder.recipe.is_file():
         raise CheckpointError(
-            f"{folder.path} is no folder of a search: it has no tune.json with a recipe.toml",
+            f"{folder.path} is not a search folder: it has no tune.json with a recipe.toml",
             hint="Start one: finetune tune --data DIR --out FOLDER",
         )
     return folder, read_as(TuneRecord, folder.tuning, has_format=True, what="a search")

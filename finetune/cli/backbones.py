@@ -163,7 +163,7 @@ def fetch(
         )
         return
     for folder in done:
-        typer.echo(f"{folder.path}{' (was there)' if folder.was_there else ''}")
+        typer.echo(f"{folder.path}{' (already there)' if folder.was_there else ''}")
     typer.echo(f"next: finetune run DATA --weights {shlex.quote(str(done[0].path))}")
 
 
@@ -184,7 +184,7 @@ def show_list(entries: Sequence[CatalogueEntry], *, order: str, is_front: bool, 
 
     console = tables.out()
     if not entries:
-        console.print("none of that name is within every limit")
+        console.print("no network of that name is within all limits")
         return
     rows = [_row(facts(entry)) for entry in entries[:most]]
     headers = ["backbone", "params", "GMACs", "px", "top-1", "groups", "here"]
@@ -192,7 +192,7 @@ def show_list(entries: Sequence[CatalogueEntry], *, order: str, is_front: bool, 
     console.print("\ntop-1: ImageNet-1k, percent; groups: layer groups; here: weights on this machine")
     if is_front:
         console.print(f"{len(rows)} that no other beats in top-1 at their compute, {order}")
-        console.print(f"more: FILTER, or --all for every one of {len(networks()):,}")
+        console.print(f"more: FILTER, or --all for all {len(networks()):,}")
     elif len(rows) < len(entries):
         console.print(f"{len(rows)} of {len(entries):,}, {order}; --all shows the rest")
     else:

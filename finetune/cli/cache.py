@@ -69,4 +69,4 @@ def clear(
     freed, held = clear_cache(names, folder=folder)
     typer.echo(f"{freed / 1e6:,.1f} MB freed")
     if held:
-        typer.echo(f"left, since a process is filling them: {', '.join(name[:8] for name in held)}")
+        typer.echo(f"kept, a process is filling them: {', '.join(name[:8] for name in held)}")

@@ -66,7 +66,7 @@ def check(
 ) -> None:
     """Tell what is wrong with a data set before training: copies, leaks, wrong labels."""
     if name is not None and settings.setdefault("data", name) != name:
-        raise RecipeError(f"two data sets, {name} and --data {settings['data']}", hint="Name one of them.")
+        raise RecipeError(f"two data sets: {name} and --data {settings['data']}", hint="Name one of them.")
     base = base_recipe(recipe, settings, overrides)
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.check import check as examine
@@ -97,13 +97,13 @@ def show_check(checked: Check, *, most: int) -> None:
         _show_finding(console, finding, most)
     console.print()
     if not checked.findings:
-        console.print("nothing is wrong as far as was looked")
+        console.print("no problems found")
     if checked.judged and not checked.judged.num_images:
         console.print("labels were not judged: no class has enough images")
     elif checked.judged:
         console.print(_judged(checked.judged))
     else:
-        console.print("labels and odd images were not looked at (--quick)")
+        console.print("labels and odd images were not checked (--quick)")
 
 
 def _having(checked: Check) -> str:
@@ -144,7 +144,7 @@ def _pictures(pictures: Pictures, total: int) -> str:
     colours = {0: "all in colour", total: "all grey"}.get(pictures.num_grey, f"{pictures.num_grey:,} grey")
     seen_in = colours if pictures.channels == 3 else counted(pictures.channels, "channel")
     sizes = [f"{width}x{height}" for width, height in (pictures.smallest, pictures.median, pictures.largest)]
-    size = f"all {sizes[0]}" if sizes[0] == sizes[2] else f"{sizes[0]} to {sizes[2]}, in the median {sizes[1]}"
+    size = f"all {sizes[0]}" if sizes[0] == sizes[2] else f"{sizes[0]} to {sizes[2]}, median {sizes[1]}"
     seen = ""
     if pictures.shown is not None and pictures.shown[1] < 1:
         seen = (

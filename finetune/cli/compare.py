@@ -80,17 +80,17 @@ def compare(
     elif runs:
         if settings or overrides or recipe or out or strategies or seeds or resume or allow:
             raise RecipeError(
-                "finished runs are compared as they are: RUN RUN... takes no other flag but --md, --json",
-                hint="Strategies are compared on data that is named with a flag: finetune compare --data DIR.",
+                "finished runs are compared unchanged: RUN RUN... takes only --md or --json",
+                hint="To compare strategies, name data with a flag: finetune compare --data DIR.",
             )
         _of_runs(runs, as_markdown=as_markdown, as_json=json_)
         return
     if as_markdown:
-        raise RecipeError("--md goes with finished runs: finetune compare runs/A runs/B --md")
+        raise RecipeError("--md is for finished runs: finetune compare runs/A runs/B --md")
     if resume is not None and (settings or overrides or recipe or out or strategies or seeds):
-        raise RecipeError("--resume goes on with a comparison as it is, and takes no other flag but --allow")
+        raise RecipeError("--resume continues a comparison unchanged: the only other flag is --allow")
     if allow and resume is None:
-        raise RecipeError("--allow goes with --resume: a new comparison has nothing to compare with")
+        raise RecipeError("--allow needs --resume: a new comparison has no changes to allow")
     base = base_recipe(recipe, settings, overrides) if resume is None else None
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.compare import compare as run_all
@@ -112,7 +112,7 @@ def compare(
 
 def _of_runs(runs: list[Path], *, as_markdown: bool, as_json: bool) -> None:
     if as_markdown and as_json:
-        raise RecipeError("--md and --json are two ways to print the same: give one")
+        raise RecipeError("--md and --json are two output formats: give one")
     from finetune.workflow.compare_runs import compare_runs
 
     found = compare_runs(runs)
@@ -141,14 +141,14 @@ def show(comparison: Comparison) -> None:
     over = f", {len(comparison.seeds)} seeds" if len(comparison.seeds) > 1 else ""
     console.print(
         f"\n{counted(comparison.num_images, f'{comparison.split} image')}{over}; in brackets: 95 % intervals,"
-        " behind the best of image by image"
+        " behind the best: image by image"
     )
     for text in dict.fromkeys(f"{failure.strategy}: {failure.reason}" for failure in comparison.failed):
         console.print(f"[red]failed[/red] {escape(text)}")
     for line in comparison.said:
         console.print(escape(line))
     if comparison.split == "val":
-        console.print("note: val also chose the epoch, so this flatters; --test 0.2 sets a test split aside")
+        console.print("note: val also chose the epoch, so this is optimistic; --test 0.2 sets a test split aside")
     console.print(f"curves: [bold]{escape(str(comparison.folder / 'compare.html'))}[/bold]")
 
 

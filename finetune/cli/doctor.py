@@ -25,7 +25,7 @@ def doctor(json_: JsonOption = False) -> None:
     lines = {"python": facts["python"], "platform": facts["platform"], **facts["packages"], **facts["devices"]}
     console.print(tables.table(["", "value"], list(lines.items()), words=["value"], has_header=False))
     console.print(f"\ncache: {escape(str(facts['cache']))}\nhub cache: {escape(str(facts['hub_cache']))}")
-    reached = "reached" if facts["hub_is_reachable"] else "not reached"
+    reached = "reached" if facts["hub_is_reachable"] else "unreachable"
     console.print(f"model hub: {reached}\nbackbone auto: {facts['auto_backbone']}")
     if not facts["hub_is_reachable"]:
         from finetune.backbone.automatic import WAYS_OUT

@@ -88,7 +88,7 @@ def ensemble(
     show_joined(found.joined, "ensemble")
     console = tables.out()
     if found.folder is None or found.proof is None:
-        console.print("--out DIR leaves it as one ONNX file, which `finetune predict` takes")
+        console.print("--out DIR writes it as one ONNX file, for `finetune predict`")
         return
     proven = f"proven on {counted(found.proof['num_images'], 'image')}"
     console.print(f"one ONNX file of {counted(_num_networks(found.joined), 'network')}, {proven}:"
@@ -125,7 +125,7 @@ def soup(
     show_joined(found.joined, "soup")
     console = tables.out()
     if found.folder is None:
-        console.print("--out DIR leaves it as a run folder, which `predict`, `eval`, `export` and --weights take")
+        console.print("--out DIR writes it as a run folder, for `predict`, `eval`, `export` and --weights")
         return
     console.print(f"everything is in [bold]{escape(str(found.folder))}[/bold]")
     console.print(f"next: finetune predict {escape(shlex.quote(str(found.folder)))} PHOTOS")
@@ -142,24 +142,24 @@ def show_joined(found: Joined, what: str) -> None:
         of = "-" if not member.count else f"{member.count}x" if _is_weighted(found) else "yes"
         rows.append((name, of, *(tables.bracketed(member.metrics[split][score]) for split in splits)))
     console.print()
-    console.print(tables.table(["", "takes part", *(f"{split} {score}" for split in splits)], rows,
-                               drop=["takes part"]))  # fmt: skip
+    console.print(tables.table(["", "used", *(f"{split} {score}" for split in splits)], rows,
+                               drop=["used"]))  # fmt: skip
     console.print()
     best = names[[member.run for member in found.members].index(found.best)]
     if _num_networks(found) == 1:
-        console.print(f"val finds nothing that makes {escape(best)} better: the {what} is this run alone")
+        console.print(f"on val nothing improves {escape(best)}: the {what} is this run alone")
     for split in splits:
         console.print(escape(_sentence(found.gains[split], split, best, what)))
     if "test" not in splits:
-        more = " and what takes part" if any(not member.count for member in found.members) else ""
-        console.print(f"note: val also chose the epochs{more}, so this flatters; --test 0.2 sets a test split aside")
+        more = " and the members" if any(not member.count for member in found.members) else ""
+        console.print(f"note: val also chose the epochs{more}, so this is optimistic; --test 0.2 sets test aside")
 
 
 def _sentence(gain: Interval, split: str, best: str, what: str) -> str:
     """Return whether the combination is better than the best of its parts, in words."""
     size = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
     sure = "better beyond chance" if gain.low > 0 else "worse beyond chance" if gain.high < 0 else "within chance"
-    return f"{split}: the {what} against {best}, the best of them: {size}, {sure}"
+    return f"{split}: the {what} against {best}, the best run: {size}, {sure}"
 
 
 def _check(runs: Sequence[Path], out: Path | None) -> None:

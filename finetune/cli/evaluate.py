@@ -98,8 +98,8 @@ def severities_of(text: str | None, *, is_asked: bool) -> tuple[int, ...]:
         RecipeError: they are not numbers, or --corrupt is missing.
     """
     if text is not None and not is_asked:
-        raise RecipeError("--severities are those of --corrupt", hint="Name both.")
+        raise RecipeError("--severities needs --corrupt", hint="Give both.")
     named = "1,2,3" if text is None else text
     if not all(part.strip().isdecimal() for part in named.split(",")):
-        raise RecipeError(f"--severities {named} is no list of numbers", hint="For instance: --severities 1,2,3.")
+        raise RecipeError(f"--severities {named} is not a list of numbers", hint="For example: --severities 1,2,3.")
     return tuple(int(part) for part in named.split(",")) if is_asked else ()

@@ -35,26 +35,26 @@ def _ends(interval: Interval, digits: int) -> str:
 
 def _numbers(evidence: Evidence, verdict: Verdict) -> Iterator[tuple[str, str, str]]:
     size = evidence.size
-    yield "size (0: the border of few and many)", f"{verdict.size_score.value:.2f}", ""
+    yield "size (0: border of few and many)", f"{verdict.size_score.value:.2f}", ""
     similarity = verdict.similarity_score
-    yield "similarity (0: the border)", f"{similarity.value:.2f}", _ends(similarity, 2)
-    yield "the last group behind the best", f"{evidence.behind.value:.3f}", _ends(evidence.behind, 3)
-    yield "gain of a probe from twice the images", f"{size.gain.value:.3f}", _ends(size.gain, 3)
+    yield "similarity (0: border)", f"{similarity.value:.2f}", _ends(similarity, 2)
+    yield "last group behind the best", f"{evidence.behind.value:.3f}", _ends(evidence.behind, 3)
+    yield "probe gain from twice the images", f"{size.gain.value:.3f}", _ends(size.gain, 3)
     of = "tenth of the numbers" if evidence.measure == "r2" else "class"
     yield f"images per {of}, median", f"{size.images_per_class_median:g}", ""
-    yield f"images per {of}, least", f"{size.images_per_class_min}", ""
+    yield f"images per {of}, fewest", f"{size.images_per_class_min}", ""
     if size.num_classes_probed is not None and size.num_classes_probed < size.num_classes:
         yield "classes probed", f"{size.num_classes_probed}", ""
     yield "largest class over smallest", f"{size.imbalance:.1f}", ""
     if evidence.measure == "top1":
-        yield "spread of class means over that within", f"{evidence.spread:.2f}", ""
+        yield "spread between / within classes", f"{evidence.spread:.2f}", ""
     yield "LogME", f"{evidence.logme:.3f}", ""
     if evidence.shift is not None:
         yield "shift of batch norm, in deviations", f"{evidence.shift.value:.3f}", _ends(evidence.shift, 3)
     if evidence.confidence is not None:
         yield "confidence of the pretrained classifier", f"{evidence.confidence.top:.2f}", ""
         entropy = evidence.confidence.entropy
-        yield "its entropy, as a share of a guess's", f"{entropy.value:.2f}", _ends(entropy, 2)
+        yield "its entropy, relative to a guess", f"{entropy.value:.2f}", _ends(entropy, 2)
     if evidence.short_side is not None and evidence.grey_share is not None:
         yield "short side of the images, median, pixels", f"{evidence.short_side:g}", ""
         yield "grey images", f"{evidence.grey_share:.0%}", ""

@@ -106,7 +106,7 @@ def export(
 def _proof_lines(proof: dict[str, Any]) -> list[str]:
     """Return what was proven, in words."""
     whole, took = proof["whole"], proof["milliseconds"]
-    alike = "" if whole["num_same"] is None else f", {whole['num_same']} answers are the model's"
+    alike = "" if whole["num_same"] is None else f", {whole['num_same']} answers the same"
     megabytes, beside = f"{proof['bytes'] / 1e6:.2f} MB", ""
     if proof["fp32_bytes"]:
         megabytes += f", {proof['bytes'] / proof['fp32_bytes']:.2f} of fp32"
@@ -115,6 +115,6 @@ def _proof_lines(proof: dict[str, Any]) -> list[str]:
         f"proven on {counted(proof['num_images'], 'image file')} of the data: logits differ by at most"
         f" {proof['largest_difference']:.1e}, the largest is {proof['largest_logit']:.3g}",
         f"{whole['split']}, {counted(whole['num_images'], 'image')}: {whole['measure']} {whole['export']:.3f},"
-        f" and of the model {whole['model']:.3f}{alike}",
-        f"{megabytes}; an image takes {took['export']:.1f} ms here{beside}, and torch {took['model']:.1f} ms",
+        f" model {whole['model']:.3f}{alike}",
+        f"{megabytes}; an image takes {took['export']:.1f} ms here{beside}, {took['model']:.1f} ms in torch",
     ]

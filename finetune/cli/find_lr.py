@@ -68,16 +68,16 @@ def show(found: RateSearch) -> None:
         console.print(escape(line), soft_wrap=True)
     console.print()
     rows = [
-        ("valley", _rate(curve.valley), "two thirds down the longest fall: train at this"),
+        ("valley", _rate(curve.valley), "two thirds down the longest fall: use this"),
         ("steepest", _rate(curve.steepest), "where the loss falls fastest"),
-        ("auto", f"{found.usual:.2g}", f"what {found.strategy} takes with {found.optimiser}"),
+        ("auto", f"{found.usual:.2g}", f"default of {found.strategy} with {found.optimiser}"),
     ]
-    console.print(tables.table(["", "rate", "is"], rows, words=["is"]))
+    console.print(tables.table(["", "rate", "meaning"], rows, words=["meaning"]))
     if curve.suggested is None:
-        console.print("\nthe loss never falls: look at the data, the loss, and whether the network learns at all")
+        console.print("\nthe loss never falls: check the data, the loss, and whether the network learns at all")
         return
     if curve.is_cut:
-        console.print("\nthe loss ran away behind the last rate that is drawn")
+        console.print("\nthe loss diverged after the last rate shown")
     console.print(f"\nnext: finetune run ... --lr {curve.suggested:.2g}, or --lr range-test, which measures it first")
     if found.plot:
         console.print(f"drawn: [bold]{escape(str(found.plot))}[/bold]")
@@ -86,7 +86,7 @@ def show(found: RateSearch) -> None:
 def plotted(curve: RangeCurve, *, width: int = WIDTH, height: int = HEIGHT) -> list[str]:
     """Return a plot of the averaged losses over the logarithm of the rate, as lines of text with marks below."""
     if len(curve.rates) < 2:
-        return ["too few steps were finite to draw a curve"]
+        return ["too few finite steps to draw a curve"]
     start, end = math.log10(curve.rates[0]), math.log10(curve.rates[-1])
     least, most = min(curve.smoothed), max(curve.smoothed)
     grid = [[" "] * width for _ in range(height)]

@@ -56,7 +56,7 @@ class Grid:
             yield from shown._row(place, widths)
         left = [column.header for column in self.columns if column not in shown.columns]
         if left:
-            note = f"left out at this width: {', '.join(left)}; a wider terminal or a file has all"
+            note = f"hidden at this width: {', '.join(left)}; a wider terminal or a file shows all"
             yield wrapped(Text(note, "dim"), options.max_width)
 
     def _fitted(self, width: int) -> tuple[Grid, list[int]]:

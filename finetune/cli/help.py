@@ -45,7 +45,7 @@ def with_volume(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def at_some_volume(*, quiet: bool, verbose: bool, **given: Any) -> None:
         if quiet and verbose:
-            raise RecipeError("--quiet and --verbose are opposites", hint="Name one of them.")
+            raise RecipeError("--quiet and --verbose are opposites", hint="Give one of them.")
         with at_volume("quiet" if quiet else "verbose" if verbose else "usual"):
             command(**given)
 

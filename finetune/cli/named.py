@@ -58,16 +58,14 @@ def shape_of(out: Path | None, form: str | None, *, is_csv: bool, is_json: bool)
         ResourceError: the file is there already, or its folder is not.
     """
     if is_json and is_csv:
-        raise RecipeError("--csv and --json are two forms of one output", hint="Name one of them.")
+        raise RecipeError("--csv and --json are two output formats", hint="Give one of them.")
     if (is_csv and form not in (None, "csv")) or (is_json and (form or out)):
         other = "--format" if form else "--out"
-        raise RecipeError(
-            f"{'--json' if is_json else '--csv'} and {other} are two forms of one output", hint="Name one."
-        )
+        raise RecipeError(f"{'--json' if is_json else '--csv'} and {other} are two output formats", hint="Give one.")
     named = form or ("csv" if is_csv else None)
     if out is None:
         if named == "parquet" and sys.stdout.isatty():
-            raise RecipeError("Parquet is nothing to read in a terminal", hint="Name a file: --out FILE.parquet.")
+            raise RecipeError("Parquet cannot be printed to a terminal", hint="Name a file: --out FILE.parquet.")
         found = Shape(named or ("json" if is_json else "table"))
     else:
         found = Shape(named or _form_of(out), out)
@@ -83,7 +81,7 @@ def _form_of(out: Path) -> str:
     if out.suffix.lower() not in SUFFIXES:
         raise RecipeError(
             f"{out} does not end in {', '.join(SUFFIXES)}",
-            hint="Say what it is to be: --format csv, tsv, jsonl or parquet.",
+            hint="Say which format: --format csv, tsv, jsonl or parquet.",
         )
     return out.suffix.lower()[1:]
 

@@ -182,7 +182,7 @@ def parse_size(text: str, flag: str) -> int:
     except ValueError:
         size = 0.0
     if size < 1 or size > 2**62:
-        raise RecipeError(f"{flag} {text}: that is no size", hint="For example 16GB, 500MB or 24GiB.")
+        raise RecipeError(f"{flag} {text}: not a size", hint="For example 16GB, 500MB or 24GiB.")
     return int(size)
 
 
@@ -231,4 +231,4 @@ def set_once(settings: dict[str, Any], flag: str, value: str) -> None:
     """Take an argument for a flag, unless the flag names something else."""
     if settings.setdefault(flag, value) != value:
         what = {"data": "data sets", "backbone": "backbones"}[flag]
-        raise RecipeError(f"two {what}, {value} and --{flag} {settings[flag]}", hint="Name one of them.")
+        raise RecipeError(f"two {what}: {value} and --{flag} {settings[flag]}", hint="Give one of them.")

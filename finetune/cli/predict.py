@@ -166,10 +166,10 @@ def predict(
 ) -> None:
     """Name what images show."""
     if link and copy_to is None:
-        raise RecipeError("--link is a way of --copy-to", hint="Name the folder with --copy-to DIR.")
+        raise RecipeError("--link needs --copy-to", hint="Name the folder with --copy-to DIR.")
     shape = shape_of(out, form.value if form else None, is_csv=as_csv, is_json=json_)
     if features and shape.form == "table":
-        raise RecipeError("--features are too many for a table", hint="Use --json, --format, or --out FILE.")
+        raise RecipeError("--features do not fit in a table", hint="Use --json, --format, or --out FILE.")
     _check_model(run)
     for path in paths:
         if copy_to is not None:
@@ -221,7 +221,7 @@ def _sorted(stream: Stream, place: Path, is_linked: bool, stack: ExitStack) -> I
 
     layout = stream.layout
     if layout.task != "classify":
-        raise RecipeError("--copy-to is of models that give an image one class", hint="Leave it away.")
+        raise RecipeError("--copy-to is for models with one class per image", hint="Leave it out.")
     check_sortable(place, layout.classes, has_unsure=layout.has_unsure)
     copies = stack.enter_context(sorted_copies(place, is_linked=is_linked))
 
@@ -230,7 +230,7 @@ def _sorted(stream: Stream, place: Path, is_linked: bool, stack: ExitStack) -> I
             if not prediction.problem:
                 copies.add(prediction.file, UNSURE if prediction.unsure else prediction.label)
             yield prediction
-        left = f"; {counted(copies.num_left, 'image is', 'images are')} no file here" * bool(copies.num_left)
+        left = f"; {counted(copies.num_left, 'image is', 'images are')} not files here" * bool(copies.num_left)
         what = "linked" if is_linked else "copied"
         typer.echo(f"{counted(copies.num_sorted, 'file')} {what} to {place}{left}", err=True)
 

@@ -27,12 +27,12 @@ EXAMPLES = examples(
     "backbones rank --data imgs resnet18 resnet18@160 --sample 300",
 )
 MEANING = (
-    "px: side of the input; GMACs: billion multiply-adds for an image; M par: million parameters; predicted {metric}:"
+    "px: side of the input; GMACs: billion multiply-adds per image; M par: million parameters; predicted {metric}:"
     " of a linear model, with its 95 % interval; "
 )
 OF_CLASSES, OF_OTHERS = (
     "k-NN: top1 by the nearest images; LogME, H: scores of separability",
-    "LogME: how likely what images have is under a linear model",
+    "LogME: likelihood of the numbers under a linear model",
 )
 FLAGS = ("data", "group_by", "val", "test", "image_size", "seed", "device", "workers", "threads")
 
@@ -60,7 +60,7 @@ def rank(
     if candidates and "data" not in settings and Path(candidates[0]).exists():
         raise RecipeError(
             "data.path is empty: where are the images?",
-            hint=f"Data is named with a flag here: finetune backbones rank --data {shlex.quote(candidates[0])}",
+            hint=f"Name data with a flag here: finetune backbones rank --data {shlex.quote(candidates[0])}",
         )
     base_recipe(None, settings, overrides)
     with watching(is_quiet=json_) as on_event:

@@ -51,11 +51,9 @@ def run(
     if images is not None:
         set_once(settings, "data", images)
     if resume is not None and (recipe or out or folds or seeds):
-        raise RecipeError(
-            "--resume goes on in the run's own folder with its own recipe: no --recipe, no --out, --folds or --seeds"
-        )
+        raise RecipeError("--resume uses the run's own folder and recipe: no --recipe, --out, --folds or --seeds")
     if allow and resume is None:
-        raise RecipeError("--allow goes with --resume: a new run has nothing to compare with")
+        raise RecipeError("--allow needs --resume: a new run has no changes to allow")
     if folds or seeds or (resume is not None and RunFolder(resume).several.is_file()):
         several.run_them(
             folds=folds, seeds=seeds, recipe=recipe, out=out, resume=resume, allow=allow, settings=settings,

@@ -68,7 +68,7 @@ def show(run: RunArgument, json_: JsonOption = False) -> None:
         console.print()
         console.print(tables.table(["", "what"], parts, words=["what"], has_header=False))
     if not found.is_finished:
-        console.print(f"\ngo on with it: {escape(RunFolder(found.path).resuming)}")
+        console.print(f"\nresume it: {escape(RunFolder(found.path).resuming)}")
 
 
 @app.command(epilog=examples("runs rm runs/RUN", "runs rm runs/A runs/B --yes"))
@@ -83,15 +83,15 @@ def rm(
     """Remove run folders with all that is in them."""
     found = removable(runs)
     if not yes and not sys.stdin.isatty():
-        raise RecipeError("nobody is there to be asked whether to remove them", hint="Say so: --yes.")
+        raise RecipeError("no terminal to ask whether to remove them", hint="Confirm with --yes.")
     console = tables.out()
     for run in found:
         reached = _reached(run)
         console.print(escape(f"{run.path}: {run.kind}, {_size(run)} MB" + (f", {reached}" if reached else "")))
     for ensemble, member in ensembles_of(found):
-        console.print(escape(f"{ensemble} is an ensemble of {member} and others, and loses it: its file still answers"))
+        console.print(escape(f"{ensemble} is an ensemble that loses its member {member}: its file still works"))
     if not yes:
-        typer.confirm("Remove with all that is in them?", abort=True)
+        typer.confirm("Remove them and all they contain?", abort=True)
     freed = remove_runs([run.path for run in found])
     console.print(f"{counted(len(found), 'run folder')} removed, {freed / 1e6:,.1f} MB freed")
 

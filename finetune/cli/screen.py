@@ -219,7 +219,7 @@ def trial_line(facts: Mapping[str, Any]) -> str:
     end = "" if facts["state"] == "done" else facts["state"]
     values = ", ".join(f"{key.partition('.')[2]} {shown_value(value)}" for key, value in facts["params"].items())
     told = f": {facts['reason']}" if facts["state"] == "failed" else ""
-    return f"{place:<13} {score:>6} {sparkline(facts['curve']):<12} {end:<7} {values or 'the recipe as it is'}{told}"
+    return f"{place:<13} {score:>6} {sparkline(facts['curve']):<12} {end:<7} {values or 'recipe unchanged'}{told}"
 
 
 def trials_table(trials: Sequence[Mapping[str, Any]], *, first: str = "trial", score: str = "score") -> Grid:

@@ -32,7 +32,7 @@ def run_them(
 ) -> None:
     """Run one recipe on folds or seeds, or resume that, and print the result."""
     if resume is not None and (settings or overrides):
-        raise RecipeError("--resume goes on with several runs as they are, and takes no other flag but --allow")
+        raise RecipeError("--resume continues several runs unchanged: the only other flag is --allow")
     base = base_recipe(recipe, settings, overrides) if resume is None else None
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.several import resume_several, run_several
@@ -72,7 +72,7 @@ def show(found: Several) -> None:
     console.print(f"\neverything is in [bold]{escape(str(found.folder))}[/bold]")
     console.print("  runs/        a run folder for each")
     if found.out_of_fold:
-        console.print("  out_of_fold.csv  every image by the run that has not seen it, and how sure that is")
+        console.print("  out_of_fold.csv  every image, judged by the run that has not seen it")
     if found.is_exported:
         console.print("  exports/     model.onnx, all runs as one, proven equal")
         console.print(f"next: finetune predict {escape(shlex.quote(str(found.folder)))} PHOTOS")
@@ -82,6 +82,6 @@ def _meaning(found: Several) -> str:
     if found.kind == "seeds":
         return "mean: over the seeds, in brackets 95 % intervals for other images and other seeds"
     return (
-        "mean: over the folds, in brackets 95 % intervals (val: folds share train images, which is counted);"
+        "mean: over the folds, in brackets 95 % intervals (val: folds share train images, which widens them);"
         " out of fold: all images together, each by the run that has not seen it"
     )

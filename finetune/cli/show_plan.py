@@ -61,13 +61,13 @@ def _show_cost(console: Console, cost: Cost) -> None:
         shapes = " and ".join("x".join(map(str, shape)) for shape in cost.cut.shapes)
         views = {0: "none", 1: "1 view"}.get(cost.cut.views, f"{cost.cut.views} views")
         console.print(
-            f"runs once an image: {cost.cut.trunk_share:.0%} of the forward pass; cached: {shapes},"
-            f" {cost.cut.bytes_per_image / 1024:,.1f} KiB an image and view, {views}: {amount(cost.cut.cache_bytes)};"
+            f"run once per image: {cost.cut.trunk_share:.0%} of the forward pass; cached: {shapes},"
+            f" {cost.cut.bytes_per_image / 1024:,.1f} KiB per image and view, {views}: {amount(cost.cut.cache_bytes)};"
             f" saves {cost.cut.saved_share:.0%} of the work"
         )
     if cost.memory_bytes is not None:
         time = "" if cost.seconds is None else f"; about {duration(cost.seconds)} on this machine"
-        console.print(f"memory of a step of {counted(cost.batch, 'image')}: about {amount(cost.memory_bytes)}{time}")
+        console.print(f"memory for a step of {counted(cost.batch, 'image')}: about {amount(cost.memory_bytes)}{time}")
 
 
 def _show_memory(console: Console, held: Sequence[DeviceMemory]) -> None:
@@ -80,11 +80,11 @@ def _show_memory(console: Console, held: Sequence[DeviceMemory]) -> None:
         rows.append((f"in a step of {counted(first.batch, 'image')}", *(amount(step.total) for step in steps)))
     if first.passing is not None:
         passes = [amount(part.passing.total) for part in held if part.passing is not None]
-        rows.append((f"in a pass of what is frozen, {first.pass_batch} images at once", *passes))
+        rows.append((f"in a pass of the frozen layers, {first.pass_batch} images at once", *passes))
     if first.within is not None and first.step is not None:
         fits = ["none" if part.largest == 0 else f"{part.largest:,}" for part in held]
         rows.append((f"images at once within {amount(first.within)}, a tenth left free", *fits))
-    headers = ["on a GPU, at its fullest", *(part.precision for part in held)]
+    headers = ["peak on a GPU", *(part.precision for part in held)]
     console.print(table(headers, rows))
 
 

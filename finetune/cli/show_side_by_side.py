@@ -36,8 +36,8 @@ def show_side_by_side(found: SideBySide, *, as_markdown: bool = False) -> None:
     metric = found.standings[0].metric
     write(["run", metric, "behind the best", "params", "epoch", "time"], [_standing(one) for one in found.standings])
     console.print(
-        f"\n{counted(found.num_images, 'image')} that all were judged on; in brackets: 95 % intervals, behind the best"
-        " of image by image"
+        f"\n{counted(found.num_images, 'image')} on which all were judged; in brackets: 95 % intervals, behind the"
+        " best: image by image"
     )
     for line in found.said:
         console.print(escape(line))

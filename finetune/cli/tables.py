@@ -74,12 +74,12 @@ def show_result(result: RunResult) -> None:
         is_last = result.delivered_epoch == result.num_epochs
         more = f"{TOLD_APART} more val images right"
         if "top1" not in names:
-            more = f"a {names[0]} higher by what {TOLD_APART} val images are of all"
+            more = f"a {names[0]} higher by the share of {TOLD_APART} val images"
         why = f"no earlier one had {more}" if is_last else f"it had {more} than later ones"
         console.print(f"\nepoch {result.delivered_epoch} is delivered: {why}")
     console.print(f"\neverything is in [bold]{escape(str(result.folder))}[/bold]")
-    left = [("model/", "timm's folder of its weights"), ("report.html", "why, and how well")]
-    left.append(("metrics.json", "these and other measures"))
+    left = [("model/", "the weights, as a timm folder"), ("report.html", "reasons and results")]
+    left.append(("metrics.json", "these and other metrics"))
     is_exported = (result.folder / "exports" / "model.onnx").is_file()
     if is_exported:
         left.append(("exports/", "model.onnx, proven equal"))
@@ -129,9 +129,9 @@ def show_evaluation(evaluation: Evaluation) -> None:
         console.print()
         console.print(
             table(
-                ["is", "taken for", "images"],
+                ["true", "predicted", "images"],
                 [(true, guess, count) for count, true, guess in worst],
-                words=["taken for"],
+                words=["predicted"],
             )
         )
     if evaluation.corruption is not None:
@@ -162,7 +162,7 @@ def _show_by_class(console: Console, figures: Sequence[ClassFigures]) -> None:
     console.print()
     console.print(table(["class", "images", "average precision", "F1", "threshold"], rows, drop=["threshold"]))
     if len(figures) > MOST_BY_CLASS:
-        console.print(f"and {len(figures) - MOST_BY_CLASS} that are told better; all with --json")
+        console.print(f"and {len(figures) - MOST_BY_CLASS} that score better; all with --json")
 
 
 def _figure(value: float | None) -> str:

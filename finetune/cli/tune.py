@@ -87,9 +87,9 @@ def tune(
     if time is not None:
         settings["time"] = time
     if resume is not None and (settings or overrides or search or trials or sampler or storage or recipe or out):
-        raise RecipeError("--resume goes on with a search as it is, and takes no other flag but --allow")
+        raise RecipeError("--resume continues a search unchanged: the only other flag is --allow")
     if allow and resume is None:
-        raise RecipeError("--allow goes with --resume: a new search has nothing to compare with")
+        raise RecipeError("--allow needs --resume: a new search has no changes to allow")
     base = base_recipe(recipe, settings, overrides) if resume is None else None
     with watching(is_quiet=json_) as on_event:
         from finetune.workflow.tune import resume_tuning
@@ -117,15 +117,15 @@ def show(found: Tuned) -> None:
     console.print(trials_table(shown, score=found.score))
     ends = {state: sum(facts.state == state for facts in found.trials) for state in ("done", "pruned", "failed")}
     told = ", ".join(f"{count} {state}" for state, count in ends.items() if count)
-    console.print(f"\n{counted(len(found.trials), 'trial')}: {told}; usual: the recipe as it is, whole")
+    console.print(f"\n{counted(len(found.trials), 'trial')}: {told}; usual: the recipe unchanged, in full")
     reasons = Counter(facts.reason for facts in found.trials if facts.state == "failed")
     for reason, count in reasons.most_common(FAILURES):
         console.print(escape(f"failed: {counted(count, 'trial')}, {reason}"))
     if found.best == found.usual:
-        console.print("no trial did better on val than the recipe as it is")
+        console.print("no trial did better on val than the unchanged recipe")
     elif found.usual.score is not None and found.best.score is not None:
         gap = found.best.score - found.usual.score
-        console.print(f"the best is {gap:+.3f} from the recipe as it is; val chose it, so this flatters")
+        console.print(f"the best is {gap:+.3f} from the unchanged recipe; val chose it, so this is optimistic")
     for text in found.curves:
         console.print(escape(f"curves: {text}"))
     console.print(f"next: finetune run --recipe {escape(shlex.quote(str(found.recipe)))}")

@@ -64,7 +64,7 @@ def _body(answer: Any) -> bytes:
         UndecodableError: no image, too much, or too slow.
     """
     if (kind := answer.headers.get_content_type()) in PAGES:
-        raise UndecodableError(f"no image lies there, but {kind}")
+        raise UndecodableError(f"it is {kind}, not an image")
     begun, parts, size = time.monotonic(), [], 0
     told = int(answer.headers.get("Content-Length") or 0)
     while part := answer.read1(CHUNK) if told <= LARGEST else b"":
@@ -73,7 +73,7 @@ def _body(answer: Any) -> bytes:
         if size > LARGEST:
             break
         if time.monotonic() - begun > MOST_SECONDS:
-            raise UndecodableError(f"cannot be fetched: not all of it is there after {MOST_SECONDS:g} seconds")
+            raise UndecodableError(f"cannot be fetched: not complete after {MOST_SECONDS:g} seconds")
     if max(size, told) > LARGEST:
         raise UndecodableError(f"cannot be fetched: more than {LARGEST / 2**20:g} MiB")
     if size < told:

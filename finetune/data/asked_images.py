@@ -80,7 +80,7 @@ class AskedImages:
                 is_empty = False
                 yield source
         if is_empty:
-            raise DataError("no images there", hint=f"Looked in {self.words}.")
+            raise DataError("no images found", hint=f"Looked in {self.words}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +104,15 @@ def asked_images(
     """
     words, others = list(map(str, paths)), Listing()
     if words.count(STDIN) > 1 and stdin is not None:
-        raise RecipeError("standard input (-) is named twice", hint="It can be read once.")
+        raise RecipeError("standard input (-) is named twice", hint="It can be read only once.")
     if column != AUTO and not any(_is_table(Path(given)) for given in words):
-        raise RecipeError(f"--column {column} is of tables, and none is named", hint="Leave it away, or name one.")
+        raise RecipeError(f"--column {column} is for tables, and no table is given", hint="Leave it out, or name one.")
     places = tuple(place for given in words for place in _places(given, column, stdin, others))
     counts = [place.total for place in places]
     total = None if None in counts else sum(count or 0 for count in counts)
     if total == 0:
         kinds = f" that can be read: {unread_note(others.unread)}" if others.unread else ""
-        raise DataError(f"no images there{kinds}", hint=f"Looked in {', '.join(words)}.")
+        raise DataError(f"no images found{kinds}", hint=f"Looked in {', '.join(words)}.")
     for note in others.notes:
         on_event(Event.warning(note))
     if others.unread:
@@ -125,7 +125,7 @@ def missing_path(given: str, path: Path, *, expected: str) -> DataError:
     if address := address_of(given):
         if address.startswith("file://"):
             return DataError(f"{given} is an address", hint=f"Name the file itself: /{address.removeprefix('file://')}")
-        return DataError(f"{address} is an address of a kind that is not read here", hint="Download it first.")
+        return DataError(f"{address} is an address of an unsupported kind", hint="Download it first.")
     if set("*?[") & set(path.name):
         return DataError(f"nothing matches {given}", hint=f"See what is in {path.parent}. {expected}")
     try:

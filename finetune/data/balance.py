@@ -26,7 +26,7 @@ def thin(manifest: Manifest) -> Iterator[str]:
         lacking = [name for name in manifest.classes if not counts[name]]
         if lacking and any(counts.values()):
             have, them = counted(len(lacking), "class has", "classes have"), "it" if len(lacking) == 1 else "them"
-            yield f"{have} no image in {split}, which says nothing of {them}: {listed(lacking)}"
+            yield f"{have} no image in {split}, which cannot judge {them}: {listed(lacking)}"
 
 
 def outweighed(manifest: Manifest) -> Iterator[str]:
@@ -34,7 +34,7 @@ def outweighed(manifest: Manifest) -> Iterator[str]:
     counts = {name: count for name, count in manifest.counts().items() if count}
     largest = max(counts, key=lambda name: counts[name], default="")
     small = sorted((count, name) for name, count in counts.items() if IMBALANCE * count <= counts[largest])
-    advice = ": go by macro_f1 rather than top1" if manifest.task == "classify" else ", and may never be said"
+    advice = ": go by macro_f1 rather than top1" if manifest.task == "classify" else ", and may never be predicted"
     if small:
         have = "has" if len(small) == 1 else "have"
         yield (
@@ -59,7 +59,7 @@ def never_predicted_text(
     never: dict[str, int], split: str, *, is_refitted: bool = False, task: Task = "classify"
 ) -> str:
     """Return one sentence about the classes that a model never predicts on a split; with a refit, the first fit."""
-    shown = listed(f"{name} ({counted(count, 'image')} there)" for name, count in never.items())
+    shown = listed(f"{name} ({counted(count, 'image')})" for name, count in never.items())
     model = f"first fit (the refit, which is delivered, has learned from {split})" if is_refitted else "model"
-    hardly = ", top1 hardly" if task == "classify" else ""
+    hardly = ", top1 hardly does" if task == "classify" else ""
     return f"the {model} never predicts {shown} on {split}: macro_f1 shows what that costs{hardly}"

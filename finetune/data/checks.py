@@ -181,7 +181,7 @@ def _scanned(file: Path, pixels: PixelCache | None, bands: Bands) -> tuple[Scan,
         content = read_content(file)
     except StoreError as error:
         text = f"{whole_place(file)}: cannot be read: {error.strerror}"
-        raise DataError(text, hint="Nothing is left out for it. What was scanned is known: try again later.") from error
+        raise DataError(text, hint="Nothing was left out. What was scanned is kept: try again later.") from error
     except OSError as error:
         return Scan("", f"cannot be read: {error.strerror or error}", is_passing=True), None
     digest = blake2b(content, digest_size=16).hexdigest()
@@ -297,7 +297,7 @@ def _check_left(manifest: Manifest, needs_all_classes: bool) -> None:
     if gone and needs_all_classes:
         named = ", ".join(map(repr, gone))
         raise DataError(
-            f"no usable image is left of {named}",
+            f"no usable image is left in {named}",
             hint="Their files are damaged or missing: " + "; ".join(p.file for p in manifest.problems[:5]),
         )
 
@@ -322,7 +322,7 @@ def _of_one_kind(pairs: list[tuple[Sample, Scan]]) -> list[tuple[Sample, Scan]]:
     words = ("whole numbers of more than 8 bits", "floats")
     problem = (
         f"holds {words[not is_usual]}, and {kinds[is_usual]} other images {words[is_usual]}:"
-        " no one range of values fits both; save all of them alike"
+        " no one range of values fits both; save all the same way"
     )
     return [
         (sample, replace(scan, problem=problem) if scan.span and scan.span.is_real != is_usual else scan)

@@ -14,7 +14,7 @@ def leaks(manifest: Manifest) -> Iterator[str]:
     """Yield which images and groups straddle splits."""
     for what, key in (("images", "digest"), ("groups", "group")):
         if astray := _clashing(manifest.samples, attrgetter(key), attrgetter("split")):
-            stand = f"{len(astray)} {what} stand in more than one split, e.g. {astray[0].file}"
+            stand = f"{len(astray)} {what} are in more than one split, e.g. {astray[0].file}"
             yield f"leak: {stand}; `finetune check` lists all"
 
 
@@ -23,7 +23,7 @@ def conflicts(manifest: Manifest) -> Iterator[str]:
     hashed = [sample for sample in manifest.samples if sample.digest]
     digest = attrgetter("digest")
     if torn := _clashing(hashed, digest, attrgetter("target")):
-        stand = counted(len(torn), "image stands", "images stand")
+        stand = counted(len(torn), "image is", "images are")
         yield f"{stand} {TORN[manifest.task]}, e.g. {torn[0].file}; `finetune check` lists all"
     if copies := len(hashed) - len(set(map(digest, hashed))):
         are = counted(copies, "image is an exact copy", "images are exact copies")

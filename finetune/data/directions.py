@@ -21,7 +21,7 @@ def flip_hints(manifest: Manifest) -> Iterator[str]:
     if sided:
         yield f"{listed(sided)} {'says' if len(sided) == 1 else 'say'} a side, which a left-right flip changes"
     if len(manifest.classes) > 1 and all(SIGN.fullmatch(name) for name in manifest.classes):
-        yield f"classes that are digits or letters ({listed(manifest.classes, most=3)}) are others when flipped"
+        yield f"classes that are digits or letters ({listed(manifest.classes, most=3)}) are different when flipped"
     text = f"{manifest.root} {manifest.samples[0].file if manifest.samples else ''}".casefold()
     if MARKED.search(text):
-        yield "X-rays have a side, and often a marker that says it"
+        yield "X-rays have a side, and often a marker that shows it"

@@ -24,12 +24,12 @@ from finetune.wording import counted
 
 MOST_DAMAGED = 0.01  # share of all files; `run` leaves them out by name, and up to this many change little
 UNUSED = {  # whether what is left out is a row: its kind, what it is called, and the way out
-    False: ("damaged", "file", "Get them anew, or remove them."),
+    False: ("damaged", "file", "Get them again, or remove them."),
     True: (
         "rows",
         "row",
-        "Correct them, or take them out: each names one file that is there, with a label, once; in shards"
-        " each image has one class beside it.",
+        "Correct or remove them: each must name one existing file, with a label, once; in shards"
+        " each image needs one class beside it.",
     ),
 }
 BLANK = 2.0  # deviation of the grey values of an image, in levels, below which there is nothing to see
@@ -38,7 +38,7 @@ ALIKE_NUMBERS = 0.1  # deviations of all numbers by which those of near copies m
 CONFLICT: dict[Task, tuple[str, str]] = {  # how copies of one image contradict each other, and what to do
     "classify": (
         "in more than one class",
-        "Keep each in its right class, and remove it from the others; where an image may have both, --task multilabel.",
+        "Keep each in its right class, and remove it from the others; if an image may have both, --task multilabel.",
     ),
     "multilabel": ("with different sets of classes", "Give all copies of an image the same classes."),
     "regress": ("with different numbers", "Give all copies of an image the same number."),
@@ -140,7 +140,7 @@ def _leaks(listed: Manifest, manifest: Manifest, copies: Sequence[Copies]) -> It
         yield Finding(
             "leak",
             True,
-            f"{counted(len(astray), 'image stands', 'images stand')} in more than one split"
+            f"{counted(len(astray), 'image is', 'images are')} in more than one split"
             f"{'' if is_given else ' when `run` divides this data'}: val or test would look too good",
             "Remove each from all splits but one." if is_given else GROUPED,
             tuple(_case(manifest, cluster, apart="split") for cluster in astray),
@@ -154,7 +154,7 @@ def _conflicts(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[Finding
         yield Finding(
             "conflict",
             True,
-            f"{counted(len(torn), 'image stands', 'images stand')} {what}: at most one is right",
+            f"{counted(len(torn), 'image is', 'images are')} {what}: at most one is right",
             advice,
             tuple(_case(manifest, cluster) for cluster in torn),
         )
@@ -170,8 +170,7 @@ def _groups_astray(manifest: Manifest) -> Iterator[Finding]:
         yield Finding(
             "group-leak",
             True,
-            f"{counted(len(astray), 'group stands', 'groups stand')} in more than one split:"
-            " val or test would look too good",
+            f"{counted(len(astray), 'group is', 'groups are')} in more than one split: val or test would look too good",
             "Give all images of a group one split, or leave the split to `run`.",
             tuple(
                 Case(tuple(seen(manifest, p) for p in places), f"group {name}", {"group": name})
@@ -193,8 +192,8 @@ def _unmeasured(manifest: Manifest) -> Iterator[Finding]:
         yield Finding(
             "too-few",
             True,
-            f"{counted(len(notes), 'class has', 'classes have')} too few images to stand in every split",
-            "Add images (of other groups, where there are groups), or take the class out.",
+            f"{counted(len(notes), 'class has', 'classes have')} too few images to be in every split",
+            "Add images (from other groups, if there are groups), or remove the class.",
             tuple(Case((), f"{name}: {note}", {"class": name}) for name, note in notes.items()),
         )
     if len(manifest.classes) < TASKS[manifest.task].fewest_classes:
@@ -226,8 +225,8 @@ def _harmless_copies(manifest: Manifest, copies: Sequence[Copies]) -> Iterator[F
         yield Finding(
             "copies",
             False,
-            f"{counted(len(plain), 'image is', 'images are')} there more than once, {same}",
-            f"{counted(extra, 'copy', 'copies')} could go: what is there twice counts twice.",
+            f"{counted(len(plain), 'image is', 'images are')} present more than once, {same}",
+            f"{counted(extra, 'copy', 'copies')} could go: an image that occurs twice counts twice.",
             tuple(_case(manifest, cluster) for cluster in plain),
         )
 
@@ -239,7 +238,7 @@ def _blank(manifest: Manifest, looks: Looks) -> Iterator[Finding]:
             "blank",
             False,
             f"{counted(len(blank), 'image is', 'images are')} blank or nearly so",
-            "Look at them: is there something to be seen?",
+            "Look at them: is there anything to see?",
             tuple(Case((seen(manifest, place),)) for place in blank),
         )
 
@@ -254,8 +253,8 @@ def _imbalance(manifest: Manifest) -> Iterator[Finding]:
             "imbalance",
             False,
             f"{largest} has {counts[largest]:,} images and {smallest} {counts[smallest]:,}:"
-            " so small a class may never be predicted",
-            "Go by macro_f1 rather than top1, in which a small class hardly counts.",
+            " such a small class may never be predicted",
+            "Go by macro_f1 rather than top1, where a small class hardly counts.",
         )
 
 
@@ -267,7 +266,7 @@ def _give_aways(manifest: Manifest, looks: Looks) -> Iterator[Finding]:
             False,
             f"{give_away.trait} of the images tells {give_away.share:.0%} of what there is to know about their"
             f" {'number' if manifest.task == 'regress' else 'class'}",
-            "A classifier may learn this in place of what it should see: bring the classes into one form.",
+            "A classifier may learn this instead of the content: bring all classes into one form.",
             tuple(
                 Case((), _told(value, counts), {"value": value, "counts": counts})
                 for value, counts in give_away.counts.items()

@@ -35,7 +35,7 @@ from finetune.wording import counted, listed
 FOLDER = r"([^/]+)/[^/]+$"  # the folder that an image lies in, as a pattern of groups
 FLAT = {  # what is said of images in a split folder without class folders; train may not be one
     "val": "left out, and val is taken from train",
-    "test": "left out, so that nothing is measured on them",
+    "test": "left out, so nothing is measured on them",
 }
 
 
@@ -139,7 +139,7 @@ def _heed_deeper(listing: Listing, root: Path, inside: Mapping[Part, list[str]])
         if wrong:
             said = listed((f"{part.folder}/{name}" for name in wrong), most=4)
             raise DataError(
-                f"split folders lie deeper in {root} than they are obeyed: {said}, in the class {part.label!r}"
+                f"split folders in {root} lie too deep to be used: {said}, in the class {part.label!r}"
                 + f" of {part.split}" * bool(part.split),
                 hint=f"Put them above the classes, or directly below every class. {WAY_OUT}",
             )
@@ -171,10 +171,10 @@ def _doubtful(labels: list[str]) -> Iterator[str]:
     labels = list(dict.fromkeys(labels))
     named = [label for label in labels if split_of(label) in ("val", "test")]
     if are_portions(labels):
-        yield f"{listed(labels)} are taken as the classes; where they are portions, put class folders on top"
+        yield f"{listed(labels)} are taken as the classes; if they are parts of a class, put class folders on top"
     if named:
         others = listed(label for label in labels if label not in named)
-        yield f"the folders {listed(named)} are taken as classes, like {others}: where one is a split, take it out"
+        yield f"the folders {listed(named)} are taken as classes, like {others}: if one is a split, remove it"
 
 
 def _note_beside(listing: Listing, root: Path, prefix: str) -> None:
@@ -204,7 +204,7 @@ def _add_class(listing: Listing, root: Path, part: Part) -> list[str]:
         for error in unread
     ]
     if not names and not unread:
-        kinds = f" that can be read, but {kinds_of(beside.unread)}: it is no class" if beside.unread else ""
+        kinds = f" that can be read, but {kinds_of(beside.unread)}: it is not a class" if beside.unread else ""
         listing.notes.append(f"no images in {part.folder}{kinds}")
     listing.rows += [Row(f"{part.folder}/{name}", part.label, part.split) for name in names]
     return names

@@ -81,10 +81,10 @@ def given_images(images: Any, *, column: str = AUTO, bands: Bands = COLOURS, on_
     if isinstance(images, (list, tuple)) and images and all(isinstance(item, (str, Path)) for item in images):
         return asked_images(images, column=column, on_event=on_event)
     if isinstance(images, (str, bytes)) or not isinstance(images, Iterable) or isinstance(images, dict):
-        raise DataError(f"{_shown(images)} is no image, and no list of them", hint=EXPECTED)
+        raise DataError(f"{_shown(images)} is not an image or a list of images", hint=EXPECTED)
     if isinstance(images, Sized):
         if not len(images):
-            raise DataError("no images there: the list of them is empty", hint=EXPECTED)
+            raise DataError("no images: the list is empty", hint=EXPECTED)
         if not any(isinstance(item, (str, Path)) for item in images):
             return _Given(images, len(images), column, bands, on_event)
     return _Given(images, None, column, bands, on_event)
@@ -123,7 +123,7 @@ def _source(item: Any, name: str, bands: Bands) -> ImageSource:
         return ImageSource(name, partial(_same, Image.fromarray(pixels)))
     if hasattr(item, "read"):
         return _of_file(item, name)
-    raise DataError(f"{name} is {_shown(item)}: no image", hint=EXPECTED)
+    raise DataError(f"{name} is {_shown(item)}: not an image", hint=EXPECTED)
 
 
 def _of_pillow(image: Image.Image, name: str) -> ImageSource:
@@ -154,7 +154,9 @@ def _of_file(file: Any, name: str) -> ImageSource:
     except (OSError, ValueError) as error:
         return ImageSource(name, partial(_fail, f"cannot be read: {error}"))
     if not isinstance(content, bytes):
-        raise DataError(f"{name} is a file of {type(content).__name__}", hint='Open it for bytes: open(path, "rb").')
+        raise DataError(
+            f"{name} is a file of {type(content).__name__}", hint='Open it in binary mode: open(path, "rb").'
+        )
     return ImageSource(name, partial(bytes, content))
 
 
@@ -189,11 +191,11 @@ def _checked(array: NDArray[Any], name: str) -> NDArray[Any]:
     is_deep = array.ndim == 2 and array.dtype == np.uint16
     if array.dtype != np.uint8 and not is_deep:
         raise DataError(
-            f"{name} is an array of {array.dtype}: what is black and what is white cannot be told",
+            f"{name} is an array of {array.dtype}: which values are black and white is unknown",
             hint="Give uint8 from 0 to 255: (255 * array).round().astype('uint8') of floats from 0 to 1.",
         )
     if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] != 3) or 0 in shape:
-        first = "Channels stand last: array.transpose(1, 2, 0). " if array.ndim == 3 and shape[0] in (1, 3) else ""
+        first = "Channels come last: array.transpose(1, 2, 0). " if array.ndim == 3 and shape[0] in (1, 3) else ""
         alpha = (
             "Of four channels: PIL.Image.frombytes with its mode (RGBA, CMYK) says what they are. "
             if shape[2:] == (4,)
@@ -218,7 +220,7 @@ def _pixels(tensor: Tensor, name: str) -> NDArray[Any]:
         way = "tensor.permute(2, 0, 1) has them there. " if is_last else ""
         raise DataError(
             f"{name} is a tensor of the shape {shape}, and an image is (3, H, W), (1, H, W) or (H, W)",
-            hint=f"Channels stand first. {way}",
+            hint=f"Channels come first. {way}",
         )
     array: NDArray[Any] = tensor.detach().cpu().float().numpy()  # NumPy has no bfloat16; float32 holds every uint8
     kind = str(tensor.dtype).removeprefix("torch.")
@@ -229,7 +231,7 @@ def _pixels(tensor: Tensor, name: str) -> NDArray[Any]:
         if not (low >= 0 and high <= 1):
             raise DataError(
                 f"{name} is a tensor of floats from {low:g} to {high:g}, and pixels lie between 0 and 1",
-                hint="Was it normalised already? The model does that itself: give it as it was before.",
+                hint="Was it already normalised? The model does that itself: give the original.",
             )
         array = (255 * array).round()
     array = array.astype(np.uint8)

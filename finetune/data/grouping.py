@@ -70,5 +70,5 @@ def _check_cell(cell: str) -> None:
     except UnicodeEncodeError:
         is_kept = False
     if not is_kept:
-        hint = "Rename it: no space at its ends, and only characters of UTF-8."
+        hint = "Rename it: no spaces at its ends, and only valid UTF-8."
         raise DataError(f"{cell!r} cannot be written into a table", hint=hint)

@@ -19,7 +19,7 @@ KINDS = (".parquet", ".arrow")
 CONVERTED = "refs/convert/parquet"  # the branch on which the Hub keeps any data set as Parquet
 PARTIAL = "partial-"  # how the folder of a split begins if the Hub has converted only a part of it
 NOT_HERE = (
-    "Where there is a network: hf download {name} --repo-type dataset --local-dir FOLDER (add --revision"
+    "On a machine with a network: hf download {name} --repo-type dataset --local-dir FOLDER (add --revision"
     f" {CONVERTED} if it is not Parquet). Then hfds:FOLDER reads it anywhere."
 )
 
@@ -43,7 +43,9 @@ def find_files(where: str, *, on_event: OnEvent = ignore) -> tuple[Path, list[Pa
         files = sorted(file for file in found if not any(p.startswith(".") for p in file.relative_to(place).parts))
         root = place
     if not files:
-        raise DataError(f"{HUB}{where}: no {' or '.join(KINDS)} file there", hint="A folder of images needs no hfds:.")
+        raise DataError(
+            f"{HUB}{where}: no {' or '.join(KINDS)} file there", hint="For a folder of images leave out hfds:."
+        )
     return root, files
 
 
@@ -65,20 +67,18 @@ def _fetched(where: str, on_event: OnEvent) -> tuple[Path, list[Path]]:
         revision, names = _files_on_hub(name, config)
         parts = [file for file in names if any(part.startswith(PARTIAL) for part in file.split("/"))]
         if parts:
-            on_event(
-                Event.warning(f"{name}: the Hub has converted a part of it alone, which is read ({parts[0]}, ...)")
-            )
-        on_event(Event.message(f"{name}: {counted(len(names), 'file')} of the Hub, fetched unless they are here"))
+            on_event(Event.warning(f"{name}: the Hub has converted only part of it, which is read ({parts[0]}, ...)"))
+        on_event(Event.message(f"{name}: {counted(len(names), 'file')} of the Hub, fetched if not here yet"))
         root = Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=names))
     except HFValidationError as error:
         raise DataError(
-            f"{HUB}{where}: no such file or folder, and no name of a data set",
+            f"{HUB}{where}: no such file or folder, and not the name of a data set",
             hint="hfds:OWNER/NAME, hfds:OWNER/NAME:CONFIG or hfds:FOLDER.",
         ) from error
     except RepositoryNotFoundError as error:
         raise DataError(
             f"{HUB}{where}: no such file or folder, and the Hub has no data set {name}",
-            hint="One that is private asks for a login: hf auth login.",
+            hint="A private one needs a login: hf auth login.",
         ) from error
     except DataError:
         raise
@@ -107,7 +107,9 @@ def _files_on_hub(name: str, config: str) -> tuple[str, list[str]]:
         names = sorted(file for file in names if file.endswith(".parquet"))
         if names:
             return revision, _of_config(name, config, names)
-    raise DataError(f"{HUB}{name}: the Hub has no Parquet files of it", hint="Fetch its images, and name their folder.")
+    raise DataError(
+        f"{HUB}{name}: the Hub has no Parquet files for it", hint="Download its images, and name their folder."
+    )
 
 
 def _of_config(name: str, config: str, names: Sequence[str]) -> list[str]:

@@ -68,8 +68,8 @@ def as_shards(
             raise unwritable(near, error) from error
         if not num_images:
             raise DataError(
-                f"{path}: no row has the bytes of an image",
-                hint="Images that a table names by their paths are read from it: finetune run TABLE.parquet.",
+                f"{path}: no row holds an image",
+                hint="If it names images by path, use it as a table: finetune run TABLE.parquet.",
             )
         yield f"{SHARDS}{place}"
 
@@ -110,7 +110,7 @@ def _about(row: dict[str, Any], rows: _Rows, columns: Columns, place: str) -> di
     """Return the content of the .json beside an image.
 
     Raises:
-        DataError: its class is no class, or has no name.
+        DataError: its class is not a class, or has no name.
     """
     pairs = ((columns.label, rows.label), (columns.split, rows.split), (columns.group, rows.group))
     return {key: _named(row[name], rows.classes.get(name, ()), f"{place}, {name}") for key, name in pairs if name}
@@ -120,16 +120,16 @@ def _named(value: Any, classes: Sequence[str], place: str) -> Any:
     """Return a cell as JSON can hold it: the number of a class as its name, and -1, which means none, as None.
 
     Raises:
-        DataError: it is no class.
+        DataError: it is not a class.
     """
     if isinstance(value, list):
         return [_named(one, classes, place) for one in value]
     if isinstance(value, bytes | dict):
-        raise DataError(f"{place}: {type(value).__name__} is no class", hint="--label-column names the column.")
+        raise DataError(f"{place}: {type(value).__name__} is not a class", hint="--label-column names the column.")
     if not classes or value is None or not isinstance(value, int):
         return value if isinstance(value, str | int | float | None) else str(value)
     if value >= len(classes):
-        raise DataError(f"{place}: its class is {value}, and {len(classes)} are named")
+        raise DataError(f"{place}: its class is {value}, but only {len(classes)} are named")
     return classes[value] if value >= 0 else None
 
 

@@ -45,7 +45,7 @@ def check_column(path: Path, column: str) -> str:
         return str(columns[0])
     there = f"It has {', '.join(columns)}. Name the right one with --column NAME." if columns else "It is empty."
     if column == AUTO:
-        raise RecipeError(f"{path} has no column that is known to name images ({', '.join(USUAL)})", hint=there)
+        raise RecipeError(f"{path} has no column with a usual name for images ({', '.join(USUAL)})", hint=there)
     raise RecipeError(f"{path} has no column {column!r}.{did_you_mean(column, columns)}", hint=there)
 
 

@@ -31,7 +31,7 @@ def doubtful(path: Path, rows: list[Row], labels: list[str], *, is_to_train: boo
     if not _are_measures(labels, len(rows)):
         return
     counts = Counter(row.label for row in rows)
-    text = f"the {len(labels)} different labels are numbers ({listed(labels, most=4)}), as of a quantity to be measured"
+    text = f"the {len(labels)} different labels look like measured numbers ({listed(labels, most=4)})"
     if is_to_train and sum(count == 1 for count in counts.values()) > len(labels) / 2:
         raise DataError(
             f"{path}: {text}, and most have one image",
@@ -52,7 +52,7 @@ def alike_names(labels: list[str]) -> Iterator[str]:
     for names in alike.values():
         if len(names) > 1:
             shown = listed(map(repr, names))
-            yield f"labels that differ by case, spaces, unseen signs, - or _ alone are classes of their own: {shown}"
+            yield f"labels that differ only by case, spaces, unseen characters, - or _ are their own classes: {shown}"
     yield from _one_number(labels)
 
 
@@ -80,7 +80,7 @@ def _none_or_several(labels: list[str]) -> Iterator[str]:
     none = [label for label in labels if label.casefold() in NONE]
     if none:
         are = "is taken as a class" if len(none) == 1 else "are taken as classes"
-        yield f"{listed(map(repr, none))} {are}: where that means that no class is known, take these images out"
+        yield f"{listed(map(repr, none))} {are}: if that means that no class is known, remove these images"
     known = set(labels)
     several = [label for label in labels if len(parts := BETWEEN.split(label)) > 1 and known.issuperset(parts)]
     sign = None if several else _sign_between(labels)
@@ -121,8 +121,8 @@ def masks(rows: list[Row]) -> Iterator[str]:
     if files:
         are = "image is" if len(files) == 1 else "images are"
         yield (
-            f"{len(files):,} {are} named as a mask of another beside it, and read as any image, e.g. {files[0]}:"
-            " where that is no image of the class, take such files out"
+            f"{len(files):,} {are} named like masks of others beside them, and read as images, e.g. {files[0]}:"
+            " remove such files if they are not images of the class"
         )
 
 

@@ -31,7 +31,7 @@ VIEWS = frozenset(
 WAY_OUT = (
     "Name the folders train, val and test, give one of them as the data,"
     " or list the images in a CSV with the columns image, label and split."
-    " Where the folders on top are the classes: --set data.layout=classes."
+    " If the top folders are the classes: --set data.layout=classes."
 )
 
 
@@ -68,8 +68,8 @@ def splits_of(here: Path, folders: list[str]) -> dict[str, Split]:
         names = [name for name, split in said.items() if split == kind]
         if len(names) > 1:
             raise DataError(
-                f"{len(names)} folders of {here} say that they are {kind}: {listed(names)}",
-                hint=f"Leave one of them, or put their images together. {WAY_OUT}",
+                f"{len(names)} folders of {here} have names of {kind}: {listed(names)}",
+                hint=f"Keep one of them, or merge them. {WAY_OUT}",
             )
     return said
 
@@ -80,9 +80,9 @@ def _refuse_split_beside_images(here: Path, used: list[str], said: list[str]) ->
     others = [name for name in used if name not in said]
     if splits and others and not any(class_folders(here / name) for name in others):
         raise DataError(
-            f"{listed(splits)} of {here} says that it is a split and holds class folders,"
-            f" and beside it {listed(others)} {'holds' if len(others) == 1 else 'hold'} images of no class",
-            hint=f"Give {here / splits[0]} as the data, or take the others away. {WAY_OUT}",
+            f"{listed(splits)} of {here} has the name of a split and holds class folders,"
+            f" but {listed(others)} beside it {'holds' if len(others) == 1 else 'hold'} images without a class",
+            hint=f"Give {here / splits[0]} as the data, or remove the others. {WAY_OUT}",
         )
 
 
@@ -131,7 +131,7 @@ def splits_below(here: Path, folders: list[str]) -> dict[str, dict[str, Split]]:
     odd = [name for name in used if name in loose or list(said[name]) != below[name]]
     twice = [name for name in used if len(set(said[name].values())) < len(said[name])]
     if odd or twice:
-        fault = f"images of {listed(odd)} are in none" if odd else f"{listed(twice)} holds one split twice"
+        fault = f"images of {listed(odd)} are in none" if odd else f"{listed(twice)} has one split twice"
         raise DataError(
             f"split folders lie below classes of {here} ({listed(divided, most=4)}), but {fault}",
             hint=f"Give each class the same split folders, or put the splits above the classes. {WAY_OUT}",
@@ -173,16 +173,16 @@ def refuse_nested(listing: Listing, here: Path) -> None:
     if shared or (len(said) == len(labels) and len(set(said.values())) > 1):
         raise DataError(
             f"{here} is a split and holds splits itself: {listed(shared or said)}",
-            hint=f"Give {here} as the data, or take the inner ones out of it. {WAY_OUT}",
+            hint=f"Give {here} as the data, or remove the inner ones. {WAY_OUT}",
         )
     same = _same_folders(here, labels)
     if not same or any(map(split_of, same)) or _are_no_classes(same):
         return
     if are_portions(labels) or any(label.lower() in PLAIN for label in labels):
         raise DataError(
-            f"the folders of {here} hold the same folders ({listed(same)}), so that the classes may be these"
+            f"the folders of {here} hold the same folders ({listed(same)}), so the classes may be these"
             f" or {listed(labels)}",
-            hint="Put the class folders directly into the splits, and what is no image to classify elsewhere,"
+            hint="Put the class folders directly into the splits, and anything else outside them,"
             " or list the images in a CSV with the columns image, label and split.",
         )
     _note_same(listing, labels, same)
@@ -216,10 +216,10 @@ def _without_classes(here: Path, insides: list[str]) -> DataError:
     are, have = ("is a split", "has") if len(names) == 1 else ("are splits", "have")
     return DataError(
         f"{listed(names)} of {here} {are} but {have} no class folders:"
-        f" which class each of the {counted(count, 'image')} belongs to is not said",
+        f" the classes of the {counted(count, 'image')} are unknown",
         hint=f"{table_beside(here)}Put the images of each class into a folder of its own, {names[0]}/<class>, or list"
         " them in a CSV with the columns image, label and split."
-        " Where those are the classes: --set data.layout=classes.",
+        " If those are the classes: --set data.layout=classes.",
     )
 
 
@@ -257,7 +257,7 @@ def refuse_unnamed(listing: Listing, here: Path, folders: list[str]) -> None:
     used = [name for name in folders if has_images(here / name)]
     kinds = {split_within(name) for name in used}
     if len(kinds) > 1 and None not in kinds and "train" in kinds:
-        raise DataError(f"the names of the folders of {here} say splits and classes: {listed(used)}", hint=WAY_OUT)
+        raise DataError(f"the folders of {here} are named after splits and classes: {listed(used)}", hint=WAY_OUT)
     shared = _same_folders(here, used)
     if not shared:
         return
@@ -274,7 +274,7 @@ def refuse_unnamed(listing: Listing, here: Path, folders: list[str]) -> None:
 def _note_same(listing: Listing, classes: list[str], shared: list[str]) -> None:
     note = (
         f"{listed(classes)} are taken as the classes; each holds the folders {listed(shared)}:"
-        " where those are the classes, put them on top"
+        " if those are the classes, put them on top"
     )
     if note not in listing.notes:
         listing.notes.append(note)

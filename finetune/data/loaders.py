@@ -267,7 +267,7 @@ def lost_workers() -> Iterator[None]:
             raise
         raise ResourceError(
             f"a process that decodes images died ({str(error).split('. ')[0].strip().rstrip('.')})",
-            hint="Most often memory ran out, or /dev/shm is small: take fewer of them (--workers 0).",
+            hint="Most often memory ran out, or /dev/shm is small: use fewer (--workers 0).",
         ) from error
 
 

@@ -24,7 +24,7 @@ def shards_named(path: str | Path) -> str | None:
     text = str(path)
     if text.startswith(HUB):
         raise DataError(
-            f"{text}: a data set of the Hub is read from shards, which are written once",
+            f"{text}: a data set of the Hub must first be written as shards",
             hint=f"finetune shard {text} --out shards; then wds:shards is the data.",
         )
     if not text.startswith(SHARDS):
@@ -63,8 +63,8 @@ def check_outside(place: Path, data: str, *, flag: str = "--out") -> None:
     is_folder = shards_named(data) is not None or Path(data).expanduser().is_dir()  # beside a table nothing is read
     if data and is_folder and address_of(root_of(data)) is None and place.resolve().is_relative_to(root.resolve()):
         raise RecipeError(
-            f"{place} lies inside of the data, {root.resolve()}: what is written there would be read as data",
-            hint=f"Name a place outside of it with {flag}.",
+            f"{place} is inside the data, {root.resolve()}: what is written there would be read as data",
+            hint=f"Name a place outside it with {flag}.",
         )
 
 

@@ -35,7 +35,7 @@ FORMAT = 1
 UNDIVIDED = "all"  # the name of shards of images without a split
 USUAL = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}  # endings that other readers look for
 INFO = "_info.json"
-INTO_A_NEW = "Shards are written all or none, into a new folder: name one."
+INTO_A_NEW = "Shards need a new folder: name one."
 END = tarfile.RECORDSIZE  # bytes at most of zeros behind the last member
 
 

@@ -28,9 +28,7 @@ from finetune.tasks import BETWEEN_LABELS
 from finetune.types import Event, OnEvent, Problem, Split, ignore
 
 EXPECTED = "Expected tar shards: wds:FOLDER, wds:FOLDER/train-*.tar, wds:s3://BUCKET/train-{000..099}.tar."
-UNREADABLE = (
-    "Shards that were looked through are known: try again later, or name those that can be read (wds:FOLDER/{a,b}.tar)."
-)
+UNREADABLE = "What was read is kept: try again later, or name the shards that can be read (wds:FOLDER/{a,b}.tar)."
 INFO = ("_info.json", "info.json")  # as timm looks for them
 NAMES = "classnames.txt"
 LARGEST_INFO = 2**28  # bytes
@@ -84,7 +82,7 @@ def read_shards(
     if root == (shards_named(path) or "").rstrip("/"):  # the whole folder is meant
         names = {PurePosixPath(shard).name for shard in shards}
         missing = sorted(info.shards.keys() - names)
-        listing.problems += [Problem(name, f"is named by {INFO[0]}, and is not there") for name in missing]
+        listing.problems += [Problem(name, f"is named by {INFO[0]}, but missing") for name in missing]
     listing.notes += _told(listing, others, info)
     return root, listing
 
@@ -138,7 +136,7 @@ def named_shards(path: str) -> list[str]:
     if not found or (wrong == where and not is_there(where)):
         raise DataError(f"no shards there: {path}", hint=EXPECTED)
     if wrong is not None:
-        raise DataError(f"{wrong} is no {SUFFIX} shard", hint=f"Compressed ones have to be unpacked. {EXPECTED}")
+        raise DataError(f"{wrong} is no {SUFFIX} shard", hint=f"Unpack compressed ones. {EXPECTED}")
     return found
 
 
@@ -153,12 +151,12 @@ def _add(
     beside = beside if isinstance(beside, dict) else {}
     word = cell_text(beside.get(columns.split))
     if word and not split_of(word) and needs_split:
-        raise DataError(f"{file}: split {word!r} is none of {', '.join(SPLIT_NAMES)}")
+        raise DataError(f"{file}: split {word!r} is not one of {', '.join(SPLIT_NAMES)}")
     group = normal(cell_text(beside.get(columns.group))) or None
     try:
         label = _label(listing, beside.get(columns.label), entry.cls.strip(), info)
     except LookupError:
-        reason = f"its class is {entry.cls.strip()}, and {len(info.classes)} are named"
+        reason = f"its class is {entry.cls.strip()}, but only {len(info.classes)} are named"
         listing.problems.append(Problem(file, reason, is_of_row=True))
         return
     row = Row(file, label, (split_of(word) if word else None) or split, group)
@@ -212,7 +210,7 @@ def _info_beside(root: str) -> _Info:
                 parts = {word: part["filenames"] for word, part in info.get("splits", {}).items()}
                 shards = dict(pair for part in info.get("splits", {}).values() for pair in _lengths(part))
             except (ValueError, LookupError, TypeError, AttributeError) as error:
-                raise DataError(f"{root}/{name} cannot be read as what stands beside shards: {error!r}") from error
+                raise DataError(f"{root}/{name} cannot be read as facts about shards: {error!r}") from error
             splits = {file: split for word, files in parts.items() for file in files if (split := split_of(word))}
             break
     names = _content(f"{root}/{NAMES}").decode("utf-8", "replace").splitlines()
@@ -232,7 +230,7 @@ def _problems(found: Shard, wanted: int | None) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with the members of a shard, then with itself, and how many of its images are missing."""
     own = [reason for member, reason in found.problems if not member]
     if wanted is not None and len(found.entries) < wanted:
-        own.append(f"{wanted - len(found.entries):,} of its {wanted:,} images are missing, by {INFO[0]}")
+        own.append(f"{wanted - len(found.entries):,} of its {wanted:,} images are missing, according to {INFO[0]}")
     yield from ((member, reason) for member, reason in found.problems if member)
     if own:
         yield "", "; ".join(own)
@@ -255,6 +253,6 @@ def _content(place: str) -> bytes:
 def _told(listing: Listing, others: Counter[str], info: _Info) -> Iterator[str]:
     if others:
         kinds = ", ".join(f"{count:,} .{kind}" for kind, count in others.most_common(5))
-        yield f"what lies beside images and is not read: {kinds}"
+        yield f"not read beside the images: {kinds}"
     if not info.classes and listing.rows and all(row.label.isdecimal() for row in listing.rows):
-        yield f"classes go by their numbers: neither {INFO[0]} nor {NAMES} beside the shards names them"
+        yield f"classes are called by their numbers: neither {INFO[0]} nor {NAMES} beside the shards names them"

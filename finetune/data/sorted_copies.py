@@ -58,11 +58,11 @@ def check_sortable(place: Path, classes: Collection[str], *, has_unsure: bool) -
     check_vacant(place, hint=A_NEW)
     for name in classes:
         if name in ("", ".", "..") or set(name) & set("/\\\0") or name.startswith("."):
-            raise RecipeError(f"the class {name!r} cannot be the name of a folder", hint="Leave --copy-to away.")
+            raise RecipeError(f"the class {name!r} cannot be a folder name", hint="Leave out --copy-to.")
     if has_unsure and UNSURE in classes:
         raise RecipeError(
-            f"a class is called {UNSURE!r}, as the folder of images that had better not be named",
-            hint="Leave --copy-to away, or --unsure, --coverage and --threshold.",
+            f"a class is called {UNSURE!r}, like the folder for unsure images",
+            hint="Leave out --copy-to, or --unsure, --coverage and --threshold.",
         )
 
 

@@ -104,7 +104,7 @@ def _group_by_pattern(listing: Listing, pattern: str, *, is_needed: bool) -> Non
         compiled = re.compile(pattern)
     except re.error as error:
         raise RecipeError(
-            f"data.group_by = {pattern!r} is no column of the data and no regular expression: {error}"
+            f"data.group_by = {pattern!r} is neither a column of the data nor a regular expression: {error}"
         ) from error
     for row in listing.rows:
         match = compiled.search(row.file)
@@ -112,7 +112,7 @@ def _group_by_pattern(listing: Listing, pattern: str, *, is_needed: bool) -> Non
             row.group = match.group(1) if compiled.groups else match.group(0)
     without = sum(1 for row in listing.rows if row.group is None)
     if without == len(listing.rows) and not is_needed:
-        listing.notes.append(f"no image is in a group by {pattern!r}: all but copies are taken as independent")
+        listing.notes.append(f"no image is in a group by {pattern!r}: all but copies count as independent")
         return
     if without == len(listing.rows):
         raise RecipeError(
@@ -165,11 +165,11 @@ def _without_rows(path: Path, listing: Listing) -> DataError:
     """Return the error for data without any image of a class: what is there instead, and the layout or table needed."""
     if listing.num_loose:
         images = counted(listing.num_loose, "image")
-        text = f"{path} holds {images}, but no class folders: which class each belongs to is not said"
+        text = f"{path} holds {images}, but no class folders: which class each belongs to is not known"
         return DataError(text, hint=f"{table_beside(path)}{LAYOUTS}")
     if set(listing.unread) == {SUFFIX}:
         shards = counted(listing.unread.total(), "tar shard")
-        return DataError(f"no images in {path}, but {shards}", hint=f"Shards are named with wds: before: wds:{path}.")
+        return DataError(f"no images in {path}, but {shards}", hint=f"Name shards with a leading wds:, as wds:{path}.")
     if listing.unread:
         return DataError(f"no images in {path} that can be read: {unread_note(listing.unread)}", hint=LAYOUTS)
     if shards_named(path) is not None:
@@ -202,7 +202,7 @@ def _one_form(rows: list[Row]) -> Iterator[str]:
         row.label = normal(row.label)
     twice = [label for label, spellings in forms.items() if len(spellings) > 1]
     if twice:
-        yield f"labels that are written in two Unicode forms are one class: {listed(twice)}"
+        yield f"labels written in two Unicode forms are one class: {listed(twice)}"
 
 
 def _check_classes(path: Path, rows: list[Row], labels: list[str], names: Callable[[str], list[str]]) -> None:

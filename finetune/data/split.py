@@ -59,7 +59,7 @@ def assign(
     places = [place for place, s in enumerate(manifest.samples) if s.file not in own]
     if not places:
         there = " and ".join(split for split in SPLITS if split in has)
-        raise DataError(f"this data has {there}, but no train", hint="Add a train split, or take the splits away.")
+        raise DataError(f"this data has {there}, but no train", hint="Add a train split, or remove the splits.")
     if sum(shares.values()) >= 1:
         raise DataError(f"split.val + split.test = {sum(shares.values()):g} leaves nothing to train on")
     pool = _pool_of([manifest.samples[place] for place in places], seed=seed)
@@ -91,7 +91,7 @@ def _far_from(shares: dict[str, float], drawn: Sequence[Split]) -> Iterator[str]
         found = drawn.count(split) / len(drawn)
         if share and not share / FAR <= found <= share * FAR:
             yield (
-                f"{split} has {found:.0%} of the images, and {share:.0%} was asked for: each class that can has an"
+                f"{split} has {found:.0%} of the images, but {share:.0%} was asked for: each class that can has an"
                 " image there, and copies and groups are not divided"
             )
 

@@ -36,11 +36,11 @@ def split_fault(path: Path, columns: Sequence[str], rows: Rows, split: str, othe
             continue
         flagged = _flagged(column, words)
         if flagged or all(map(split_of, words)):
-            obeyed = f"--set data.split_column={column} obeys it"
+            obeyed = f"--set data.split_column={column} uses it"
             if flagged == "train":
                 obeyed = f"Write a column {USUAL_SPLIT!r} with train, and with val or test for the others"
             return RecipeError(
-                f"{path}: the column {column!r} says {' and '.join(sorted(words))}, but is not named {split!r}",
+                f"{path}: the column {column!r} holds {' and '.join(sorted(words))}, but is not named {split!r}",
                 hint=f"{obeyed}; {none}",
             )
     return None

@@ -89,7 +89,7 @@ def _traits(looks: Looks) -> dict[str, NDArray[np.str_]]:
     ratio = looks["width"] / looks["height"]
     return {
         "the file format": np.array(FORMS)[looks["format"]],
-        "being grey": np.where(looks["is_grey"] == 1, "grey", "in colour"),
+        "whether it is grey": np.where(looks["is_grey"] == 1, "grey", "in colour"),
         "the size": np.array([f"{side} to {2 * side - 1} pixels" for side in low.tolist()]),
         "the shape": np.select([ratio > 1.02, ratio < 0.98], ["wide", "tall"], "square"),
     }

@@ -57,8 +57,8 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
     odd = next((cell for row in rows if isinstance(cell := row[image], (bytes, dict, list))), None)
     if odd is not None:
         raise DataError(
-            f"{path}: its column {image!r} holds no names of files, but {type(odd).__name__}",
-            hint=f"Images inside of a table are written as shards once: finetune shard {HUB}{path} --out shards; then"
+            f"{path}: its column {image!r} holds not file names, but {type(odd).__name__}",
+            hint=f"Write images inside a table as shards first: finetune shard {HUB}{path} --out shards; then"
             " wds:shards is the data.",
         )
     others = {image, *labels, group_by}
@@ -74,7 +74,7 @@ def read_table(path: Path, image: str, label: str, split: str, group_by: str, *,
     outside = [row.file for row in listing.rows if _is_outside(path.parent, row.file)]
     if outside:
         images = counted(len(outside), "image lies", "images lie")
-        listing.notes.append(f"{images} outside of the table's folder, e.g. {outside[0]}")
+        listing.notes.append(f"{images} outside the table's folder, e.g. {outside[0]}")
     has_several = any(BETWEEN_LABELS in row.label for row in listing.rows)
     listing.is_exclusive = listing.is_joined and not (listing.unlabelled or listing.repeated or has_several)
     listing.notes += _unnamed(listing, path.parent)
@@ -95,11 +95,11 @@ def _overlong(rows: list[dict[str, Any]]) -> Iterator[str]:
 def _no_column(path: Path, columns: list[str], column: str, key: str) -> FinetuneError:
     """Return the error for a table that lacks a column, with what it has instead."""
     if not columns:
-        return DataError(f"{path} is empty", hint="A table begins with the names of its columns: image,label.")
+        return DataError(f"{path} is empty", hint="A table begins with its column names: image,label.")
     if any(is_image_name(name) for name in columns):
         return DataError(
-            f"{path} begins with {', '.join(columns)}, which are no names of columns",
-            hint="Put a line in front that names them: image,label.",
+            f"{path} begins with {', '.join(columns)}, which are not column names",
+            hint="Add a first line that names them: image,label.",
         )
     return RecipeError(
         f"{path} has no column {column!r}.{did_you_mean(column, columns)}",
@@ -113,13 +113,11 @@ def _check_column(listing: Listing, path: Path, columns: list[str], column: str)
         places = " and ".join(str(place) for place, name in enumerate(columns, 1) if name == column)
         raise DataError(
             f"{path} has {columns.count(column)} columns named {column!r} (columns {places})",
-            hint="Which one counts cannot be told: rename or remove the others.",
+            hint="Rename or remove all but one.",
         )
     alike = [name for name in columns if name != column and name.casefold() == column.casefold()]
     if column in columns and alike:
-        listing.notes.append(
-            f"of the columns {listed([column, *alike])}, which differ by case alone, {column} is taken"
-        )
+        listing.notes.append(f"of the columns {listed([column, *alike])}, which differ only by case, {column} is taken")
 
 
 def _is_outside(root: Path, file: str) -> bool:
@@ -139,7 +137,7 @@ def _add_row(
         return
     if split and not split_of(split):
         raise DataError(
-            f"{path} line {number}: split {split!r} is none of {', '.join(SPLIT_NAMES)}",
+            f"{path} line {number}: split {split!r} is not one of {', '.join(SPLIT_NAMES)}",
             hint="An empty split is allowed: such images are divided by --val and --test.",
         )
     is_there = holds((path.parent / file).is_file)
@@ -204,7 +202,7 @@ def _unnamed(listing: Listing, root: Path) -> Iterator[str]:
             break
     if count:
         images = "at least " * (left < 0) + counted(count, "image lies", "images lie")
-        yield f"{images} beside the table and in no row: left out, e.g. {example}"
+        yield f"{images} beside the table but in no row: left out, e.g. {example}"
 
 
 def _in_other_form(root: Path, file: str, in_folder: InFolder) -> str | None:

@@ -31,7 +31,7 @@ def target_of(task: Task, text: str, index: Mapping[str, int]) -> AnyTarget:
     if task == "regress":
         number = float(text)
         if not math.isfinite(number):
-            raise ValueError(f"{text} is no finite number")
+            raise ValueError(f"{text} is not a finite number")
         return Quantity(number)
     if task == "multilabel":
         names = text.split(BETWEEN_LABELS) if text else []

@@ -28,7 +28,7 @@ def settle_task(path: Path, listing: Listing, asked: TaskName, separator: str, *
     class, and are problems elsewhere.
 
     Raises:
-        DataError: a label that is no number, where numbers are asked for.
+        DataError: a label that is not a number, where numbers are asked for.
         RecipeError: several label columns, and another task is asked for than these allow.
     """
     if listing.is_joined:
@@ -70,8 +70,8 @@ def _check_joined(listing: Listing, asked: TaskName) -> None:
     if asked == "regress" or (asked == "classify" and several is not None):
         which = f": {several.file} has {listed(several.label.split(BETWEEN_LABELS))}" if several is not None else ""
         raise RecipeError(
-            f"label columns, or lists, are classes that an image may have, which is no {asked}{which}",
-            hint="Name one column with --set data.label_column=NAME, or leave --task away.",
+            f"several label columns, or lists, mean several classes for an image, which is not {asked}{which}",
+            hint="Name one column with --set data.label_column=NAME, or leave out --task.",
         )
 
 
@@ -91,12 +91,12 @@ def _read_decimal_commas(path: Path, listing: Listing, asked: TaskName) -> None:
     point = labels[0].replace(",", ".")
     if all(THOUSANDS.fullmatch(label) for label in labels):
         raise DataError(
-            f"{path}: it cannot be told whether the label {labels[0]!r} is {point} or {labels[0].replace(',', '')}",
+            f"{path}: the label {labels[0]!r} may be {point} or {labels[0].replace(',', '')}",
             hint="Write decimals with a point, and nothing between thousands.",
         )
     for row in (*listing.rows, *listing.repeated):
         row.label = row.label.replace(",", ".")
-    listing.notes.append(f"labels have a decimal comma, which is read as a point: {labels[0]!r} is {point}")
+    listing.notes.append(f"labels have decimal commas, read as points: {labels[0]!r} is {point}")
 
 
 def _contradicted(listing: Listing, task: Task) -> Iterator[str]:
@@ -136,10 +136,7 @@ def _told(task: Task, labels: set[str], sign: str, *, is_joined: bool) -> Iterat
     """Yield what was inferred from the labels, unless it is one column with one class for each image."""
     if task == "regress":
         shown = listed(sorted(labels, key=float), most=3)
-        yield (
-            f"task regress: the labels are numbers, as of a quantity to be measured ({shown});"
-            " --task classify makes classes of them"
-        )
+        yield (f"task regress: the labels look like measurements ({shown}); --task classify makes them classes")
     elif task == "classify" and is_joined:
         yield "task classify: each image has exactly one of the classes; --task multilabel lets it have several or none"
     elif task == "multilabel" and is_joined:
@@ -169,13 +166,13 @@ def _join(listing: Listing, sign: str, *, is_table: bool) -> None:
         wrong = next((name for name in names if BETWEEN_LABELS in name), None)
         if wrong is not None:
             raise DataError(
-                f"the class {wrong!r} has {BETWEEN_LABELS!r} in its name, by which several classes are joined",
-                hint="Rename it; or is that what stands between classes? --set data.label_separator='|' says so.",
+                f"the class {wrong!r} has {BETWEEN_LABELS!r} in its name, which joins several classes",
+                hint="Rename it; or, if it separates classes, --set data.label_separator='|'.",
             )
         row.label = BETWEEN_LABELS.join(names)
     none = sum(1 for row in listing.rows if not row.label)
     if none:
-        listing.notes.append(f"{counted(none, 'image has', 'images have')} no class: taken as showing none of them")
+        listing.notes.append(f"{counted(none, 'image has', 'images have')} no class: taken as having none")
 
 
 def _check_numbers(path: Path, rows: list[Row]) -> None:
@@ -186,7 +183,7 @@ def _check_numbers(path: Path, rows: list[Row]) -> None:
             is_number = False
         if not is_number:
             raise DataError(
-                f"{path}: the label {row.label!r} of {row.file} is no number",
+                f"{path}: the label {row.label!r} of {row.file} is not a number",
                 hint="With --task regress every label is a number. Leave a cell empty where none is known."
                 + (" Write all of them with a point, or all with a comma." if "," in row.label else ""),
             )

@@ -61,10 +61,10 @@ def check_severities(severities: Sequence[int], *, tta: Tta = "none") -> tuple[i
     strange = [severity for severity in severities if severity not in range(1, MOST_SEVERE + 1)]
     if strange:
         raise RecipeError(
-            f"severity {strange[0]} is none of 1 to {MOST_SEVERE}", hint="Name some of them: --severities 1,2,3."
+            f"severity {strange[0]} is not one of 1 to {MOST_SEVERE}", hint="Name some of them: --severities 1,2,3."
         )
     if severities and tta != "none":
-        raise RecipeError("--corrupt measures images as they are, and --tta a mean over views", hint="Leave one away.")
+        raise RecipeError("--corrupt measures single images, but --tta a mean over views", hint="Leave one out.")
     if severities:
         _package()
     return tuple(sorted(set(severities)))
@@ -79,15 +79,15 @@ def check_corruptible(bands: Bands, image_size: tuple[int, int]) -> None:
     if not bands.are_colours:
         bits = " with all bits" if bands.is_full else ""
         raise RecipeError(
-            f"this model takes {bands.count} channels{bits}, and corruptions are known of photographs: of red, green"
+            f"this model takes {bands.count} channels{bits}, but corruptions are defined for photographs: red, green"
             " and blue with 8 bits",
-            hint="Leave --corrupt away.",
+            hint="Leave out --corrupt.",
         )
     if min(image_size) < FEWEST_PIXELS:
         raise RecipeError(
             f"this model sees {image_size[0]} × {image_size[1]} pixels, and corruptions are made for"
             f" {FEWEST_PIXELS} × {FEWEST_PIXELS} or more",
-            hint="Leave --corrupt away.",
+            hint="Leave out --corrupt.",
         )
 
 

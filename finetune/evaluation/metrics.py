@@ -178,10 +178,10 @@ CALIBRATED_BY = "ece"
 METRICS = {
     "top1": Metric(_top1, "share of images whose likeliest class is right"),
     "macro_f1": Metric(_macro_f1, "mean F1 of the classes"),
-    CALIBRATED_BY: Metric(_ece, "how far confidence is from accuracy"),
+    CALIBRATED_BY: Metric(_ece, "gap between confidence and accuracy"),
     "top5": Metric(_top5, "share of images whose class is among the five likeliest", FEWEST_FOR_TOP5),
     "balanced_accuracy": Metric(_balanced, "mean over the classes of the share of their images that are right"),
-    "auroc": Metric(_auroc, "how often an image of a class ranks above one of another, of two classes the second"),
+    "auroc": Metric(_auroc, "how often an image of a class ranks above one of another; for two classes, the second"),
     "brier": Metric(partial(_mean_of, each=squared_errors), "squared error of the probabilities", bounds=(0.0, 2.0)),
     "nll": Metric(partial(_mean_of, each=surprises), "mean of -ln of the right class's probability", bounds=ANY_SIZE),
 }
@@ -195,7 +195,7 @@ TASK_METRICS: dict[Task, dict[str, Metric]] = {
     "regress": {
         "r2": Metric(
             partial(JudgedNumbers.interval, measure=r2),
-            "share of the variance that is explained",
+            "share of the variance explained",
             bounds=(-math.inf, 1.0),
         ),
         "mae": Metric(partial(JudgedNumbers.interval, measure=mae), "mean absolute error", bounds=ANY_SIZE),

@@ -65,8 +65,8 @@ def check_top(task: Task, top: int) -> None:
     """
     if top > 1 and task != "classify":
         raise RecipeError(
-            f"--top {top} is of models that give an image one class; this one gives {TASKS[task].what}",
-            hint="Leave it away." + " The probability of every class is there anyway." * (task == "multilabel"),
+            f"--top {top} is for models with one class per image; this one gives {TASKS[task].what}",
+            hint="Leave it out." + " The probability of every class is given anyway." * (task == "multilabel"),
         )
 
 
@@ -79,13 +79,13 @@ def check_asked(scorer: Scorer[Any], layout: AnswerLayout, threshold: float | No
     check_top(scorer.task, layout.top)
     if threshold is not None and scorer.task != "classify":
         raise RecipeError(
-            f"--threshold is of models that give an image one class; this one gives {TASKS[scorer.task].what}",
-            hint="Leave it away." + " Each class has a threshold of its own." * (scorer.task == "multilabel"),
+            f"--threshold is for models with one class per image; this one gives {TASKS[scorer.task].what}",
+            hint="Leave it out." + " Each class has a threshold of its own." * (scorer.task == "multilabel"),
         )
     if threshold is not None and not 0 < threshold <= 1:
-        raise RecipeError(f"threshold = {threshold:g} is no probability", hint="Name one above 0, up to 1.")
+        raise RecipeError(f"threshold = {threshold:g} is not a probability", hint="Give one above 0, up to 1.")
     if layout.has_scores and scorer.task == "regress":
-        raise RecipeError("this model gives a number, and no class has a probability", hint="Leave --scores away.")
+        raise RecipeError("this model gives a number, not probabilities of classes", hint="Leave out --scores.")
 
 
 class _Seen:

@@ -18,7 +18,9 @@ def check_tta(name: str) -> None:
         RecipeError: there are none.
     """
     if name not in get_args(Tta):
-        raise RecipeError(f"tta = {name!r} is none of {', '.join(get_args(Tta))}.{did_you_mean(name, get_args(Tta))}")
+        raise RecipeError(
+            f"tta = {name!r} is not one of {', '.join(get_args(Tta))}.{did_you_mean(name, get_args(Tta))}"
+        )
 
 
 def check_cut(tta: Tta, *, crop_mode: str, inside: InsideGraph = "none") -> None:
@@ -29,11 +31,11 @@ def check_cut(tta: Tta, *, crop_mode: str, inside: InsideGraph = "none") -> None
     """
     if tta == "5crop" and crop_mode == "border":
         raise RecipeError(
-            "this model sees whole images on a border (fit = pad), of which 5crop would cut parts off",
-            hint="Use --tta flip, or leave --tta away.",
+            "this model sees whole images on a border (fit = pad), which 5crop would cut",
+            hint="Use --tta flip, or leave out --tta.",
         )
     if tta == "5crop" and inside == "full":
         raise RecipeError(
-            "this file resizes and cuts images itself (--with-preprocessing full): no corners can be given to it",
+            "this file resizes and cuts images itself (--with-preprocessing full): it cannot take corners",
             hint="Use --tta flip, or name the run or its plain ONNX file.",
         )

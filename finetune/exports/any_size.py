@@ -97,7 +97,7 @@ def with_whole_preprocessing(model: ModelProto, preprocessing: Preprocessing) ->
     if preprocessing.interpolation not in MODES:
         raise ExportError(
             f"ONNX has no operator that resizes by {preprocessing.interpolation}",
-            hint="Use --with-preprocessing uint8, of images that are resized already.",
+            hint="Use --with-preprocessing uint8, with images already resized.",
         )
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     before = parser.parse_model(_graph(preprocessing, opset=opset, ir_version=model.ir_version))

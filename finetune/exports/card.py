@@ -39,14 +39,14 @@ NEEDS = {  # of pip, to run it
 ONE_BY_ONE = ("coreml", "litert")  # formats whose batch is one image
 HUB_NAMES = {"top1": "accuracy"}  # of metrics that the Hub calls otherwise
 MEANINGS: dict[Task, str] = {
-    "classify": "softmax makes probabilities of them, in the order of {labels}.",
-    "multilabel": "sigmoid makes the probability of each class, in the order of {labels}. A class is said from its own"
-    " threshold on, which stands under `thresholds`.",
+    "classify": "softmax turns them into probabilities, in the order of {labels}.",
+    "multilabel": "sigmoid gives the probability of each class, in the order of {labels}. A class is named from its own"
+    " threshold on (see `thresholds`).",
     "regress": "the number.",
 }
 MORE = {
-    PROBABILITIES: "`probabilities` (B, {num}), float32: those, made already.",
-    FEATURES: "`features` (B, D), float32: what reaches the classifier. Images that look alike to it have near ones.",
+    PROBABILITIES: "`probabilities` (B, {num}), float32: the same, precomputed.",
+    FEATURES: "`features` (B, D), float32: what reaches the classifier. Similar images have similar features.",
     SALIENCY: "`saliency` (B, {num}, h, w), float32: how much each place speaks for each class. A logit is the mean"
     " of its map, plus the bias of its class.",
 }
@@ -116,10 +116,10 @@ def _input(described: Described, form: OnnxForm) -> tuple[str, str]:
     own = described.preprocessing
     height, width = ("H", "W") if form.dynamic_size else own.image_size
     if form.preprocessing == "none":
-        return f"B, {own.channels}, {height}, {width}", "float32, of any number B of images"
+        return f"B, {own.channels}, {height}, {width}", "float32, any number B of images"
     if form.preprocessing == "uint8":
-        return f"B, {height}, {width}, {own.bands.count}", "uint8, of any number B of images"
-    return f"B, H, W, {own.bands.count}", "uint8, of any number B of images of one size, which may be any"
+        return f"B, {height}, {width}, {own.bands.count}", "uint8, any number B of images"
+    return f"B, H, W, {own.bands.count}", "uint8, any number B of images of one size, whatever it is"
 
 
 def _one_image(described: Described) -> tuple[str, str]:
@@ -136,11 +136,13 @@ def _steps(described: Described, form: OnnxForm) -> list[str]:
         f"Resize and cut to {height} x {width} pixels: `resize` ({up} x {across}), `crop_mode`"
         f" ({own.crop_mode}) and `interpolation` ({own.interpolation}, with Pillow's antialiasing) of `preprocessing`."
     )
-    standardise = f"Divide by 255, take off the mean {list(own.mean)}, divide by the deviation {list(own.std)}."
+    standardise = (
+        f"Divide by 255, subtract the mean {list(own.mean)}, divide by the standard deviation {list(own.std)}."
+    )
     if form.preprocessing == "full":
-        return [*decoding[: 2 if own.channels == 4 else 3], "The rest is done inside."]
+        return [*decoding[: 2 if own.channels == 4 else 3], "The model does the rest."]
     if form.preprocessing == "uint8":
-        return [*decoding, resize, "The rest is done inside."]
+        return [*decoding, resize, "The model does the rest."]
     return [*decoding, resize, standardise]
 
 
@@ -149,7 +151,7 @@ def _summary(what: Exporting, format: str, run: RunFacts | None) -> str:
     kind = {"classify": "one of", "multilabel": "any of", "regress": "the number"}[described.task]
     names = ", ".join(map(in_markdown, described.classes[:10])) + (", ..." if len(described.classes) > 10 else "")
     count = f"{len(described.classes)} classes" if described.task != "regress" else in_markdown(described.classes[0])
-    says = f"Says of an image {kind} {count}" + (f": {names}." if described.task != "regress" else ".")
+    says = f"Predicts {kind} {count} for an image" + (f": {names}." if described.task != "regress" else ".")
     headline = f" {run.headline}" if run else ""
     return f"{says}{headline} Trained and exported as {format} by finetune."
 

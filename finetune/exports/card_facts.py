@@ -138,7 +138,7 @@ def _by_class(folder: RunFolder, judged: str) -> list[Row]:
                     taken[row["class"]][row["predicted"]] += 1
     except (KeyError, ValueError, csv.Error) as error:
         raise CheckpointError(
-            f"{folder.predictions} is damaged: {error!r}", hint="Remove it, and the page says nothing of each class."
+            f"{folder.predictions} is damaged: {error!r}", hint="Remove it to leave out the table of classes."
         ) from error
     rows: list[Row] = []
     for name, guesses in sorted(taken.items()):
@@ -153,8 +153,8 @@ def _calibration(values: Mapping[str, Mapping[str, float]]) -> str:
     if CALIBRATED_BY not in values:
         return ""
     return (
-        f"The expected calibration error is {_interval(values[CALIBRATED_BY])}: so far, on the mean, the probability"
-        " of an answer lies from the share of such answers that are right."
+        f"The expected calibration error is {_interval(values[CALIBRATED_BY])}: how far, on average, the probability"
+        " of an answer is from the share of such answers that are right."
     )
 
 
@@ -163,20 +163,20 @@ def _limits(saved: SavedRun, measured: Mapping[str, Any], judged: str, rows: Seq
     knows = f"It knows {counted(len(saved.classes), 'class', 'classes')}"
     if saved.task != "regress":
         limits.append(
-            f"{knows} and names one of them whatever an image shows: of other things its answers mean nothing."
+            f"{knows} and names one of them whatever an image shows: for other things its answers mean nothing."
             if saved.task == "classify"
-            else f"{knows}; of other things it says nothing."
+            else f"{knows}; it says nothing about other things."
         )
     few = [row[0] for row in rows if int(row[1]) < FEW]
     if few:
-        limits.append(f"Judged on fewer than {FEW} images each, so that their shares say little: {listed(few)}.")
+        limits.append(f"Judged on fewer than {FEW} images each, so their shares say little: {listed(few)}.")
     if judged == "val" or not judged:
         limits.append(
-            "There was no test split: its epoch was chosen on the images that it is measured on, which flatters it."
+            "There was no test split: its epoch was chosen on the images it is measured on, which is optimistic."
             if judged
-            else "It was measured on no image that it was not trained on."
+            else "It was not measured on any image outside its training data."
         )
-    limits.append("Images of another kind than those trained on (camera, light, origin) were not measured.")
+    limits.append("Images unlike those trained on (camera, light, origin) were not measured.")
     return tuple(limits)
 
 

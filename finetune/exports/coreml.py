@@ -84,4 +84,4 @@ def convert(model: nn.Module, described: Described, path: Path, *, is_half: bool
             )
             made.save(str(path))
     except Exception as error:  # its errors have no tree of their own
-        raise ExportError(f"Core ML cannot take this network: {first_line(error)}") from error
+        raise ExportError(f"Core ML cannot convert this network: {first_line(error)}") from error

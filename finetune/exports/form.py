@@ -41,19 +41,19 @@ class OnnxForm:
         ):
             if value not in get_args(kind):
                 near = did_you_mean(str(value), get_args(kind))
-                raise RecipeError(f"{key} = {value!r} is none of {', '.join(get_args(kind))}.{near}")
+                raise RecipeError(f"{key} = {value!r} is not one of {', '.join(get_args(kind))}.{near}")
         if not 0 <= self.max_loss <= 100:
-            raise RecipeError(f"max_loss = {self.max_loss:g} is no number of points from 0 to 100")
+            raise RecipeError(f"max_loss = {self.max_loss:g} is not a number of points from 0 to 100")
         if self.max_loss != MAX_LOSS and self.precision == "fp32":
             raise RecipeError(
-                "--max-loss is of --precision fp16 and int8: fp32 gives what the model gives", hint="Leave it away."
+                "--max-loss is for --precision fp16 and int8: fp32 matches the model", hint="Leave it out."
             )
         if self.force and self.precision != "int8":
-            raise RecipeError("--force is of --precision int8: nothing else is refused for its speed or size")
+            raise RecipeError("--force is for --precision int8: nothing else is refused for its speed or size")
         if self.dynamic_size and self.preprocessing == "full":
             raise RecipeError(
-                "--dynamic-size leaves the size to who prepares images, --with-preprocessing full prepares them itself",
-                hint="Leave one of them away.",
+                "--dynamic-size leaves preparing images to others, --with-preprocessing full does it itself",
+                hint="Leave one of them out.",
             )
 
     def check_for(self, task: Task) -> None:
@@ -63,7 +63,7 @@ class OnnxForm:
             RecipeError: it has no probabilities.
         """
         if self.softmax and task == "regress":
-            raise RecipeError("this model gives a number, which has no probabilities", hint="Leave --softmax away.")
+            raise RecipeError("this model gives a number, which has no probabilities", hint="Leave out --softmax.")
 
     @property
     def outputs(self) -> tuple[str, ...]:

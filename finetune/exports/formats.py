@@ -123,8 +123,8 @@ def free_place(folder: RunFolder, format: str, *, form: OnnxForm, out: Path | No
         _check_free(path.resolve(), is_file=is_file)
     elif path.resolve() == export_file(folder).resolve() and (form.folder or not is_file):
         raise ResourceError(
-            f"{path} is the place of the plain ONNX file, by which finetune predict computes",
-            hint="Leave --out away, and this form gets a folder of its own beside it.",
+            f"{path} is the place of the plain ONNX file, which finetune predict uses",
+            hint="Leave out --out to put this form in its own folder beside it.",
         )
     return path
 
@@ -212,7 +212,7 @@ def check_form(format: str, form: OnnxForm) -> None:
     for field in fields(form):
         if field.name not in TAKES.get(format, ()) and getattr(form, field.name) != getattr(usual, field.name):
             flag = FLAGS.get(field.name, f"--{field.name.replace('_', '-')}")
-            raise RecipeError(f"{flag} has no meaning for --format {format}", hint="It is of --format onnx.")
+            raise RecipeError(f"{flag} has no meaning for --format {format}", hint="It is for --format onnx.")
     if form.precision == "int8" and format != "onnx":
         raise RecipeError(
             f"--precision int8 has no meaning for --format {format}",
@@ -245,8 +245,8 @@ def check_library(format: str) -> None:
         raise ExportError(f"{package} is not installed", hint=f"Install it: pip install {package}.")
     if format == "coreml" and sys.platform != "darwin":
         raise ExportError(
-            "Core ML computes on macOS alone: here nothing could prove such an export equal to the model",
-            hint="Export on a Mac, where the run folder may be copied; --format onnx and litert are proven here.",
+            "Core ML runs only on macOS: such an export cannot be proven equal to the model here",
+            hint="Export on a Mac (copy the run folder there); --format onnx and litert are proven here.",
         )
 
 
@@ -254,7 +254,7 @@ def _check_free(path: Path, *, is_file: bool) -> None:
     places = (path, *names_beside(path).values()) if is_file else () if is_vacant(path) else (path,)
     for place in places:
         if place.exists():
-            raise ResourceError(f"{place} exists already", hint="Give another place with --out, or remove it.")
+            raise ResourceError(f"{place} already exists", hint="Give another place with --out, or remove it.")
 
 
 def _check(parity: Parity, what: Exporting) -> None:
@@ -283,10 +283,10 @@ def _check_worth(parity: Parity, size: int, what: Exporting, on_event: OnEvent) 
     if size > MOST_OF_FP32 * parity.fp32_bytes:
         faults.append(
             f"the file has {size / 1e6:.2f} MB, {size / parity.fp32_bytes:.2f} of the {parity.fp32_bytes / 1e6:.2f} MB"
-            f" of fp32, and {MOST_OF_FP32:g} may be"
+            f" of fp32, at most {MOST_OF_FP32:g} allowed"
         )
     if took["export"] >= took["fp32"]:
-        faults.append(f"an image takes {took['export']:.2f} ms, and {took['fp32']:.2f} ms in fp32")
+        faults.append(f"an image takes {took['export']:.2f} ms, {took['fp32']:.2f} ms in fp32")
     if not faults:
         return
     if parity.whole:
@@ -294,7 +294,7 @@ def _check_worth(parity: Parity, size: int, what: Exporting, on_event: OnEvent) 
     text = f"8 bits are not worth it here: {'; '.join(faults)}"
     if not what.form.force:
         raise ExportError(
-            text, hint="--force keeps the file, for instance for another machine; --precision fp16 halves the size."
+            text, hint="--force keeps the file, e.g. for another machine; --precision fp16 halves the size."
         )
     on_event(Event.warning(text))
 

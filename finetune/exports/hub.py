@@ -41,6 +41,6 @@ def push(folder: Path, repository: str) -> str:
     except Exception as error:  # what finds no way has classes of its own in every version of the library
         raise ResourceError(
             f"the Hub cannot be reached: {first_line(error)}",
-            hint=f"The folder is whole and stays: {folder}. The same command tries again.",
+            hint=f"The folder is complete and stays: {folder}. The same command tries again.",
         ) from error
     return str(found)

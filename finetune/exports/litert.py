@@ -72,6 +72,6 @@ def write_litert(what: Exporting, folder: Path, on_event: OnEvent) -> Parity:
         with without_remarks(), without_words(), torch.no_grad():
             litert_torch.convert(_Named(what.model).eval(), sample_kwargs=example).export(str(folder / "model.tflite"))
     except Exception as error:  # its errors have no tree of their own
-        raise ExportError(f"LiteRT cannot take this network: {first_line(error)}") from error
+        raise ExportError(f"LiteRT cannot convert this network: {first_line(error)}") from error
     write_json(folder / FACTS, what.described.facts())
     return prove(what.model, LiteRtStranger(folder), what.proof, what.described, on_event=on_event)

@@ -48,13 +48,13 @@ def in_form(model: nn.Module, described: Described, form: OnnxForm) -> ExportedN
     form.check_for(described.task)
     if form.preprocessing != "none" and described.preprocessing.bands.is_full:
         raise ExportError(
-            "this model takes images with all of their bits, and 8 of them go into a file that prepares images itself",
-            hint="Leave --with-preprocessing away.",
+            "this model takes images with all their bits, but a file that prepares images itself takes 8",
+            hint="Leave out --with-preprocessing.",
         )
     if form.dynamic_size and any(type(module).__name__.endswith("Same") for module in model.modules()):
         raise ExportError(
-            "this network pads by the size of what it sees (pad_type same), which no exporter leaves free",
-            hint="Leave --dynamic-size away: --with-preprocessing full takes images of any size, too.",
+            "this network pads by the size of its input (pad_type same), which no exporter leaves free",
+            hint="Leave out --dynamic-size: --with-preprocessing full also takes images of any size.",
         )
     own = described.preprocessing
     return ExportedNetwork(model.cpu().float().eval(), form, preprocessing=own, task=described.task).eval()
@@ -192,7 +192,7 @@ def _best_of_8_bits(path: Path, proof: ProofImages, proven: Callable[[Path], Par
             break
     if parity is None:
         raise ExportError(
-            "this network goes into 8 bits in no way: " + "; ".join(failures),
+            "this network cannot be quantised to 8 bits: " + "; ".join(failures),
             hint="Export it with --precision fp16 or fp32.",
         )
     best.replace(path)

@@ -53,7 +53,7 @@ def write_openvino(what: Exporting, folder: Path, on_event: OnEvent) -> Parity:
     try:
         openvino.save_model(openvino.convert_model(graph), folder / "model.xml", compress_to_fp16=is_half)
     except Exception as error:  # its errors have no tree of their own
-        raise ExportError(f"OpenVINO cannot take this network: {first_line(error)}") from error
+        raise ExportError(f"OpenVINO cannot convert this network: {first_line(error)}") from error
     graph.unlink()
     write_json(folder / FACTS, what.described.facts())
     max_loss = what.form.max_loss if is_half else None

@@ -103,7 +103,7 @@ def _last_pool(model: nn.Module, preprocessing: Preprocessing) -> nn.Module:
                 return pool
     raise ExportError(
         "this network does not end in an average over places and a linear classifier: a class has no map",
-        hint="Leave --saliency away. The report of a run shows Grad-CAM, which needs gradients.",
+        hint="Leave out --saliency. The report of a run shows Grad-CAM, which needs gradients.",
     )
 
 

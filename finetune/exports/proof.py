@@ -122,7 +122,7 @@ class Parity:
             whole = self.whole
             return (
                 f"it reaches {whole.measure} {whole.export:.3f} on {whole.split}, and the model {whole.model:.3f}:"
-                f" {whole.loss:.1f} points are lost, of which {self.max_loss:g} may be"
+                f" {whole.loss:.1f} points are lost, at most {self.max_loss:g} allowed"
             )
         return (
             f"logits differ by up to {self.largest_difference:.2e} at a largest logit of {self.largest_logit:.2e}"
@@ -184,7 +184,7 @@ def _on_whole(
 ) -> tuple[OnWhole, float, bool]:
     """Return what a stranger reaches on a split, how far its logits are, and whether its answers are the model's."""
     theirs = logits_of_files(
-        stranger.read, stranger.answer, whole.files, batch_size=BATCH, what=f"{whole.name} images asked of the export",
+        stranger.read, stranger.answer, whole.files, batch_size=BATCH, what=f"{whole.name} images through the export",
         on_event=on_event,
     )  # fmt: skip
     ours = whole.logits.numpy()

@@ -150,19 +150,19 @@ def known_to_timm(saved: SavedRun | None) -> SavedRun:
         ExportError: it has none.
     """
     if saved is None:
-        raise ExportError("an ensemble is no network of timm's", hint="Use --format onnx.")
+        raise ExportError("an ensemble is not a timm network", hint="Use --format onnx.")
     if isinstance(saved.backbone.model, StagedClassifier):
         raise ExportError(
-            f"this model classifies at the inner layer group {saved.backbone.model.at}, which timm has no network for",
+            f"this model classifies at the inner layer group {saved.backbone.model.at}, which no timm network can do",
             hint="Use --format onnx.",
         )
     pool, name = saved.backbone.architecture.pool, saved.backbone.architecture.registered
     if pool in OURS:
-        raise ExportError(f"this model pools with {pool!r}, which timm's networks have not", hint="Use --format onnx.")
+        raise ExportError(f"this model pools with {pool!r}, which timm's networks lack", hint="Use --format onnx.")
     if name in CLASSICS:
         raise ExportError(
-            f"timm itself has no network {name}: its folder would load nowhere",
-            hint=f"Use --format onnx. In Python, timm loads {saved.folder.model} once this tool's networks are known:"
+            f"timm itself has no network {name}: its folder could not be loaded",
+            hint=f"Use --format onnx. In Python, timm loads {saved.folder.model} after"
             " import finetune.backbone.classics.",
         )
     return saved

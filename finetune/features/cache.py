@@ -250,7 +250,7 @@ class FeatureCache:
                 self._compute(room.trunk, fillings)
                 if any(sample.digest not in filling.kept for filling in fillings for sample in samples):
                     raise ResourceError(
-                        f"the feature cache of the first process is not seen by process {ranks.rank()}",
+                        f"the feature cache of the first process is not visible to process {ranks.rank()}",
                         hint="Name a folder that all machines share: --set cache.folder=DIR; or keep it in memory:"
                         " --set cache.features=memory.",
                     )
@@ -258,7 +258,7 @@ class FeatureCache:
         except OSError as error:
             raise ResourceError(
                 f"the feature cache cannot be used: {error.strerror or error}",
-                hint="Go without: --set cache.features=memory, or name another place: --set cache.folder=DIR.",
+                hint="Do without: --set cache.features=memory, or name another place: --set cache.folder=DIR.",
             ) from error
 
     def _missing(
@@ -282,7 +282,7 @@ class FeatureCache:
         kept.refresh()
         damaged = kept.drop_damaged([sample.digest for sample in samples])
         if damaged:
-            text = f"damaged, and computed again: {counted(len(damaged), 'row')} of the feature cache"
+            text = f"damaged and recomputed: {counted(len(damaged), 'row')} of the feature cache"
             self.on_event(Event.warning(text))
         return {s.digest: s for s in samples if s.digest not in kept}
 

@@ -199,7 +199,7 @@ def network_trunk(model: nn.Module) -> Trunk:
             graph = tracer.trace(model)
             (output,) = (node for node in graph.nodes if node.op == "output")
             if not isinstance(output.args[0], fx.Node):
-                raise IndivisibleError("this network has other outputs than logits")
+                raise IndivisibleError("this network outputs more than logits")
             output.args = ((output.args[0],),)
             return Trunk(fx.GraphModule(tracer.root, graph), [1])
     except TRACE_ERRORS as error:

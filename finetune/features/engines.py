@@ -136,9 +136,9 @@ def _chosen(
         except BackboneError as error:
             raise ResourceError(
                 f"this run began with its frozen layers run by {kept}, which cannot be used now: {error.message}",
-                hint="Other bits would come without. Go on with --set cache.engine=torch --allow recipe.",
+                hint="Results would differ. Continue with --set cache.engine=torch --allow recipe.",
             ) from error
-        return kept, f"by {kept}, as it began"
+        return kept, f"by {kept}, as before"
     if kept == "torch" or asked == "torch":
         return "torch", ""
     if asked == "auto" and images.device.type != "cpu":
@@ -237,7 +237,11 @@ def _take(trunk: Trunk, name: str, images: Tensor, precision: str) -> float:
     is_one = all(torch.equal(tensor.flip(0), other) for tensor, other in zip(computed, turned, strict=True))
     if not difference <= TOLERANCE or not is_one:
         _give_back(trunk)
-        why = f"differs from torch by {difference:.1e}" if is_one else "gives an image other bits in another place"
+        why = (
+            f"differs from torch by {difference:.1e}"
+            if is_one
+            else "gives an image other bits at another place in a batch"
+        )
         raise BackboneError(f"{name} {why}")
     return difference
 
@@ -263,7 +267,7 @@ def _difference(expected: Tensor, computed: Tensor) -> float:
 def _reason_against(name: str, device: torch.device, precision: str) -> str | None:
     engine = ENGINES[name]
     if precision != "float32":
-        return f"it computes in float32, and this run in {precision}"
+        return f"it computes in float32, but this run in {precision}"
     if engine.is_for_cpu and device.type != "cpu":
         return "it is for a CPU"
     if engine.library and not _is_installed(engine.library):

@@ -85,4 +85,4 @@ def _boundary(inputs: Any) -> Tensor:
     if isinstance(inputs, tuple) and len(inputs) == 1 and inputs[0].ndim == 2:
         boundary: Tensor = inputs[0]
         return boundary
-    raise BackboneError("what reaches the head of this network cannot be told")
+    raise BackboneError("the input of this network's head cannot be found")

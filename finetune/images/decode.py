@@ -228,7 +228,7 @@ def size_of(path: Path) -> tuple[int, int]:
 def _remark(image: Image.Image) -> str:
     """Return what of a file will not be seen, as a note; empty if all is seen."""
     if num_bands_of(image) == 4 and image.mode == "RGB":
-        return "four bands of which the fourth is no transparency; the first three are used as red, green and blue"
+        return "four bands of which the fourth is not transparency; the first three are used as red, green and blue"
     return _pages(image)
 
 
@@ -321,7 +321,7 @@ def _reason(error: BaseException, content: bytes) -> str:
         found = next((form for form in FORMATS if begins_as(content, form)), None)
         if found is None:
             return "no image in a format that can be read"
-        return f"damaged image: it begins as {found} and breaks off, or is no such thing"
+        return f"damaged image: it begins as {found} but is cut off, or is something else"
     if isinstance(error, MemoryError):
         return "no memory for its pixels"
     if isinstance(error, Image.DecompressionBombError):

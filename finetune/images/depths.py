@@ -96,13 +96,13 @@ class _Deep:
         if self.num_beyond:
             yield (
                 f"{counted(self.num_beyond, 'image goes', 'images go')} beyond {black:g} to {white:g} (as far as"
-                f" {self.low:g} to {self.high:g}), where all is black or white: were they scaled otherwise than the"
+                f" {self.low:g} to {self.high:g}), where all is black or white: were they scaled differently from the"
                 " data of the range?"
             )
         if black < self.highest and (self.highest - black) * DARK < white - black:
             yield (
                 f"no number of these images is above {self.highest:g}, and {white:g} is white: they are nearly black;"
-                " were they scaled otherwise than the data of the range?"
+                " were they scaled differently from the data of the range?"
             )
 
 

@@ -51,7 +51,7 @@ def read_content(path: Path) -> bytes:
     if not S_ISREG(stat.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
     if stat.st_size > LARGEST_FILE:
-        raise OSError(errno.EFBIG, f"a file of {stat.st_size / 2**30:.1f} GiB is no image")
+        raise OSError(errno.EFBIG, f"a file of {stat.st_size / 2**30:.1f} GiB is not an image")
     try:
         return path.read_bytes()
     except MemoryError as error:

@@ -60,7 +60,7 @@ def read_npy(content: bytes) -> NDArray[Any]:
     except Exception as error:  # whatever NumPy finds in a header
         raise RasterError(f"damaged .npy file: {str(error) or type(error).__name__}") from error
     if dtype.kind not in "uif":
-        raise RasterError(f"a .npy file of {dtype}: an image is of whole numbers or floats (uint8, uint16, float32)")
+        raise RasterError(f"a .npy file of {dtype}: an image holds whole numbers or floats (uint8, uint16, float32)")
     if len(content) - start != count * dtype.itemsize:
         raise RasterError(f"damaged .npy file: it has {len(content) - start:,} of {count * dtype.itemsize:,} bytes")
     array = np.frombuffer(content, dtype, count, start).reshape(shape, order="F" if is_fortran else "C")
@@ -125,7 +125,7 @@ def checked(array: NDArray[Any]) -> NDArray[Any]:
     """
     shape = tuple(array.shape)
     if array.dtype.kind not in "uif":
-        raise RasterError(f"numbers of the kind {array.dtype}: an image is of whole numbers or floats")
+        raise RasterError(f"numbers of the kind {array.dtype}: an image holds whole numbers or floats")
     if array.ndim not in (2, 3) or 0 in shape:
         raise RasterError(f"an array of the shape {shape}, and an image is (H, W) or (H, W, C)")
     if array.ndim == 3 and shape[2] > MOST_CHANNELS:

@@ -95,7 +95,7 @@ def read_member(shard: str, name: str) -> bytes:
     """
     offset, size = _known(shard).place(name)
     if size > LARGEST_FILE:
-        raise OSError(errno.EFBIG, f"a file of {size / 2**30:.1f} GiB is no image")
+        raise OSError(errno.EFBIG, f"a file of {size / 2**30:.1f} GiB is not an image")
     content = _ahead.read(shard, offset, size) if address_of(shard) else read_range(shard, offset, size)
     if len(content) < size:
         raise OSError(errno.EIO, "the shard ends within this image")
@@ -209,10 +209,10 @@ def _members(stream: Any, shard: Shard) -> Iterator[tuple[str, str, str, tarfile
                     text = _text(tar, member) if kind.lower() in FIELDS else ""
                     yield name, f"{folder}{slash}{stem}", kind.lower(), member, text
             if shard.changed[0] < end + tarfile.BLOCKSIZE:
-                shard.problems.append(("", "breaks off: it has no end; what lies before is read"))
+                shard.problems.append(("", "is cut off; what comes before is read"))
     except (tarfile.TarError, EOFError) as error:
         reason = "is compressed: unpack it" if not end and _is_compressed(stream) else f"is damaged: {error}"
-        shard.problems.append(("", f"{reason}; what lies before is read" if end else reason))
+        shard.problems.append(("", f"{reason}; what comes before is read" if end else reason))
 
 
 def _is_compressed(stream: Any) -> bool:

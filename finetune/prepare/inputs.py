@@ -86,8 +86,8 @@ def with_backbone(recipe: Recipe, *, on_event: OnEvent = ignore) -> Recipe:
     backbone = recipe.backbone
     if backbone.among not in ("auto", "none"):
         raise RecipeError(
-            "backbone.among is for `finetune run` and `finetune plan`: here a backbone has to be named",
-            hint="`finetune backbones rank --data DIR NAMES` says which is best; take that as --backbone or --weights.",
+            "backbone.among is for `finetune run` and `finetune plan`: name a backbone here",
+            hint="`finetune backbones rank --data DIR NAMES` says which is best; give that as --backbone or --weights.",
         )
     if backbone.name != "auto" or backbone.weights != "none":
         return recipe
@@ -110,7 +110,7 @@ def architecture_of(recipe: Recipe) -> Architecture:
     asked = {argument: recipes.value(recipe, key) for argument, key in backbones.TRAINING_ARGS.items()}
     if (pool := recipe.backbone.pool) != "auto":
         if "global_pool" in arguments:
-            raise RecipeError("backbone.pool and global_pool in backbone.model_args name the pool twice: keep one")
+            raise RecipeError("backbone.pool and global_pool in backbone.model_args both name the pool: keep one")
         own = {name: value for name, value in of.model_args.items() if name != "global_pool"}
         of = replace(of, pool=pool, model_args=own)
     return replace(of, training_args={argument: rate for argument, rate in asked.items() if rate != "none"})
@@ -151,7 +151,7 @@ def load_backbone(
         classes=classes if has_rows else (),
     )
     if not any(group.is_head for group in backbone.groups):
-        raise BackboneError(f"{of.name} has no classifier that could be trained")
+        raise BackboneError(f"{of.name} has no classifier to train")
     in_fast_layout(backbone.model, compute.device)
     ranks.share_model(backbone.model)
     backbone = with_depth(with_range(backbone, range_named(recipe)), recipe.data.bands.depth)
@@ -176,7 +176,7 @@ def measured_statistics(inputs: Inputs, *, on_event: OnEvent = ignore) -> Inputs
     measured = ranks.agreed(lambda: _statistics(inputs, kind))
     taken, divided = (", ".join(f"{number:.3g}" for number in numbers) for numbers in measured)
     images_of = counted(len(inputs.manifest.split("train")), "train image")
-    on_event(Event.message(f"pixels, by {images_of}: {taken} is taken off, and the rest divided by {divided}"))
+    on_event(Event.message(f"pixels, by {images_of}: {taken} is subtracted, the rest divided by {divided}"))
     backbone = with_statistics(inputs.backbone, *measured)
     pixels = _filled_pixels(inputs.recipe, inputs.manifest, backbone, on_event)  # borders have the mean colour
     recipe = recipes.update(inputs.recipe, {"data.statistics": measured})
@@ -387,7 +387,7 @@ def _shown(manifest: Manifest) -> str:
         return f"in {len(manifest.classes)} classes"
     if manifest.task == "multilabel":
         mean = sum(len(sample.target.classes) for sample in manifest.samples) / max(1, len(manifest.samples))
-        return f"with any of {len(manifest.classes)} classes ({mean:.1f} in the mean)"
+        return f"with any of {len(manifest.classes)} classes ({mean:.1f} on average)"
     numbers = [sample.target.value for sample in manifest.samples if isinstance(sample.target, Quantity)]
     return f"with a number ({manifest.classes[0]}, {min(numbers):g} to {max(numbers):g})"
 

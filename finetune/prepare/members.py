@@ -194,7 +194,7 @@ def load_members(
     splits = [name for name in JUDGED if manifests[0].split(name)]
     if not splits:
         raise CheckpointError(
-            f"{paths[0]} has neither val nor test images: nothing is left to measure {what} on",
+            f"{paths[0]} has neither val nor test images: nothing to measure {what} on",
             hint="A refit trains on val; a run sets a test split aside with --test 0.2.",
         )
     judged = {}
@@ -202,7 +202,7 @@ def load_members(
         found = []
         for number, (run, manifest) in enumerate(zip(loaded, manifests, strict=True), 1):
             found.append(logits_on(run, manifest, manifest.split(name), batch_size=batch_size, workers=workers))
-            on_event(Event.progress(f"runs asked about {name}", number, len(loaded)))
+            on_event(Event.progress(f"runs judged on {name}", number, len(loaded)))
         judged[name] = AskedSplit(manifests[0].split(name), found[0][1], tuple(outputs for outputs, _ in found))
     return Members(tuple(loaded), manifests[0], judged)
 
@@ -222,7 +222,7 @@ def _check_alike(first: SavedRun, manifest: Manifest, other: SavedRun, others: M
         tells = " and ".join(TASKS[run.task].what for run in (first, other))
         raise CheckpointError(f"{pair}: one gives an image {tells.replace(' and ', ', the other ')}")
     if first.classes != other.classes:
-        strange = sorted(set(first.classes) ^ set(other.classes)) or ["the same, in another order"]
+        strange = sorted(set(first.classes) ^ set(other.classes)) or ["the same in another order"]
         raise CheckpointError(f"{pair}: their classes are not the same ({listed(strange)})")
     for name in JUDGED:
         own, theirs = (_images(one, name) for one in (manifest, others))

@@ -49,7 +49,7 @@ def prepare(recipe: Recipe, *, manifest: Manifest | None = None, on_event: OnEve
         verdict = decide(evidence, assume=recipe.strategy.assume.split(","))
         on_event(Event.message(verdict.line))
         if not of.pretrained:
-            text = "the backbone has random weights, of which the evidence tells little: --strategy scratch trains it"
+            text = "the backbone has random weights, so the evidence says little: --strategy scratch trains it"
             on_event(Event.warning(text))
     planned = planned_run(inputs, resolve(inputs, verdict))
     refuse_random(backbone.weights, backbone.groups, trained=planned.phases[0].plan.trained)
@@ -82,7 +82,7 @@ def _known(planned: Prepared) -> Iterator[str]:
     if planned.recipe.strategy.initialiser != "auto":
         raise RecipeError(
             f"strategy.initialiser would overwrite what {planned.recipe.backbone.weights} knows of {listed(known)}",
-            hint="Leave it out; classes that are new begin as timm's heads do.",
+            hint="Leave it out; new classes start like timm's heads.",
         )
     new = [name for name in classes if name not in known]
     keep = "keeps its row" if len(known) == 1 else "keep their rows"

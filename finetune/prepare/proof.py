@@ -30,7 +30,7 @@ def proof_of(saved: SavedRun, *, is_whole: bool = False, on_event: OnEvent = ign
     found = ProofImages(images, _files(manifest, samples))
     if not is_whole:
         return found
-    on_event(Event.message(f"asking the model about all {len(judged)} images of {name}"))
+    on_event(Event.message(f"running the model on all {len(judged)} images of {name}"))
     by_torch = replace(saved, recipe=recipes.update(saved.recipe, {"cache.engine": "torch"}))
     logits, targets = logits_on(by_torch, manifest, judged, batch_size=32)
     whole = WholeSplit(name, _files(manifest, judged), logits, targets)

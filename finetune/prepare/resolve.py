@@ -114,7 +114,7 @@ def plan_phases(recipe: Recipe, backbone: Backbone) -> tuple[Phase, ...]:
         if not any(group.moved(trains) for group in groups if not group.is_head):
             raise RecipeError(
                 f"strategy {recipe.strategy.name}: {backbone.architecture.label} has no {WHAT[trains]} to train",
-                hint="Take another strategy; `finetune plan --layers` shows the layers.",
+                hint="Choose another strategy; `finetune plan --layers` shows the layers.",
             )
     return planned
 
@@ -146,7 +146,7 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
     ):
         yield f"{choice.strategy} with reinit re-initialises every layer: this is training from scratch"
     if not choice.has_linear_head and choice.strategy == "linear-probe":
-        yield "the head of this network is more than one linear layer: it is trained by gradient, not solved"
+        yield "the head of this network is more than one linear layer: it is trained by gradient descent, not solved"
     is_inner = isinstance(backbone.model, StagedClassifier) or is_staged(recipe, backbone)
     if is_inner and backbone.architecture.pool != "auto":
         yield "the probe takes the mean over positions at inner layer groups, whatever backbone.pool says"
@@ -160,7 +160,7 @@ def remarks(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
             if phase.solver != "lbfgs" and not drops_blocks(model, phase.plan, groups, image_size=size):
                 yield f"phase {phase.name} trains no residual blocks: regularise.drop_path is not used"
     if all(phase.solver == "lbfgs" for phase in plan_phases(recipe, backbone)) and (unused := _of_steps(recipe)):
-        yield f"the head is solved, as {_solved_as(recipe)}, not trained by steps: not used is {listed(unused)}"
+        yield f"the head is solved, as {_solved_as(recipe)}, not trained by steps: {listed(unused)} not used"
 
 
 def _solved_as(recipe: Recipe) -> str:
@@ -178,7 +178,7 @@ def balancing(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
     does = "counts for" if recipe.train.balance == "weights" else "is drawn as often as"
     yield (
         f"balance: a train image of {least} ({counts[least]:,}) {does} {weights[least] / weights[most]:.1f} of"
-        f" {most} ({counts[most]:,}); train.balance = 'none' lets all count alike"
+        f" {most} ({counts[most]:,}); train.balance = 'none' counts all alike"
     )
 
 

@@ -103,7 +103,7 @@ def _predicted(candidate: Prepared, num_images: int) -> Option:
     if not taken or not len(taken) == len(whole) == len(once):
         raise ResourceError(
             f"how long {candidate.backbone.architecture.label} takes cannot be predicted on this machine",
-            hint="Leave --time away, and say how long with --epochs.",
+            hint="Leave out --time, and say how long with --epochs.",
         )
     epochs, least = int(candidate.recipe.train.epochs), max(1, len(candidate.phases))
     return Option(candidate.recipe.strategy.name, epochs, least, sum(once), (sum(whole) - sum(once)) / epochs)

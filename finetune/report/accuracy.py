@@ -32,7 +32,7 @@ def draw(entries: Sequence[CatalogueEntry], file: Path) -> None:
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if right / left < NARROW else "")
     axes.set_xlabel("multiply-adds for one image, billions (GMACs)")
     axes.set_ylabel("top-1 on ImageNet-1k val, percent")
-    axes.set_title(f"{len(entries):,} sets of weights; on the line: what no other beats", loc="left", fontsize=10)
+    axes.set_title(f"{len(entries):,} sets of weights; on the line: those that no other beats", loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     _number(axes, best)

@@ -84,7 +84,7 @@ def report_content(
         "answers": answers,
         "eyes": eyes or Eyes(),
         "reliability": charts.reliability(answers.confidence, answers.hits) if answers else [],
-        "coverage": charts.of_shares("share of right answers", covered, x_name="share of val that is answered")
+        "coverage": charts.of_shares("share of right answers", covered, x_name="share of val answered")
         if len(covered) > 1
         else None,
         "advice": advice(
@@ -114,11 +114,11 @@ def _headline(recipe: Recipe, metrics: Mapping[str, Any], history: Sequence[Epoc
     trained = f"trained in {seconds:,.0f} s" if seconds else "trained"
     took = counted(len(history), "epoch")
     if not metrics:
-        return f"{what}, {trained} ({took}); nothing was there to measure it."
+        return f"{what}, {trained} ({took}); nothing measured it."
     split, measured = list(metrics.items())[-1]
     name, value = next(iter(measured.items()))
     is_share = name == "top1"
-    said = f"names {value['value']:.1%} of {split} right" if is_share else f"has {name} {value['value']:.3f} on {split}"
+    said = f"gets {value['value']:.1%} of {split} right" if is_share else f"has {name} {value['value']:.3f} on {split}"
     return f"{what}, {trained} ({took}), {said}."
 
 

@@ -66,7 +66,7 @@ def _by_heart(history: Sequence[EpochLine], level: str) -> Iterator[Advice]:
     best = losses.index(min(losses)) + 1
     stronger = level != "heavy"
     yield Advice(
-        f"It learns its images by heart: train top1 {last.train_top1:.2f}, val {last.val_top1:.2f}, and the val loss"
+        f"It memorises its images: train top1 {last.train_top1:.2f}, val {last.val_top1:.2f}, and the val loss"
         f" rises from {min(losses):.2f} (epoch {best}) to {losses[-1]:.2f}. More images help most;"
         f" {'stronger augmentation' if stronger else 'mixup'} may.",
         f"--set {'augment.level=heavy' if stronger else 'regularise.mixup=0.2'}",
@@ -79,7 +79,7 @@ def _unfit(history: Sequence[EpochLine], *, is_head_alone: bool) -> Iterator[Adv
         return
     if last.train_top1 - last.val_top1 < GAP and is_head_alone:
         yield Advice(
-            f"The head alone does not tell even train images apart (top1 {last.train_top1:.2f}): deeper layers may.",
+            f"The head alone cannot separate even the train images (top1 {last.train_top1:.2f}): deeper layers may.",
             "--strategy top-k",
         )
 
@@ -101,7 +101,7 @@ def _labels(answers: Answered, data: str) -> Iterator[Advice]:
         count = counted(len(sure), f"image of {answers.split} is", f"images of {answers.split} are")
         least = "At least " if len(sure) == MOST_CASES else ""
         yield Advice(
-            f"{least}{count} named otherwise than labelled, with probabilities from {SURE:g} on: look at the labels.",
+            f"{least}{count} not named as labelled, with probabilities from {SURE:g} on: check the labels.",
             f"finetune check {shlex.quote(data)} --sheet sheet.png",
         )
 
@@ -114,7 +114,7 @@ def _classes(answers: Answered, data: str) -> Iterator[Advice]:
         return
     taken = f", mostly taken for {worst.taken_for}" if worst.taken_for else ""
     yield Advice(
-        f"{worst.name} is found in {worst.recall:.0%} of its {worst.num_images} images{taken}; it has"
+        f"{worst.name} is recognised in {worst.recall:.0%} of its {worst.num_images} images{taken}; it has"
         f" {counted(worst.num_train, 'train image')}. More of them help most.",
         f"finetune check {shlex.quote(data)}",
     )
@@ -128,6 +128,6 @@ def _pairs(answers: Answered, image_size: int) -> Iterator[Advice]:
     if number >= 0.2 * wrong:
         yield Advice(
             f"{shown} is taken for {named} in {counted(number, 'image')}, {number / wrong:.0%} of all mistakes: larger"
-            " pictures may show what tells them apart.",
+            " images may show the difference.",
             f"--image-size {round(1.5 * image_size / 32) * 32}",
         )

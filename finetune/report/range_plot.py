@@ -19,7 +19,7 @@ def draw(curve: RangeCurve, file: Path, *, title: str, usual: float) -> None:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     axes.scatter(curve.rates, curve.losses, s=8, color=DOT, linewidths=0, label="each step")
-    axes.plot(curve.rates, curve.smoothed, color=LINE, linewidth=1.5, label="averaged with its neighbours")
+    axes.plot(curve.rates, curve.smoothed, color=LINE, linewidth=1.5, label="smoothed")
     for name, colour in MARKS.items():
         rate = getattr(curve, name)
         if rate is not None:

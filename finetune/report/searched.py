@@ -119,7 +119,9 @@ def _row(one: Trial) -> dict[str, Any]:
         "values": {key: shown_value(value) for key, value in one["params"].items()},
         "epochs": len(one["curve"]),
         "points": _spark(one["curve"]),
-        "note": "the recipe as it is" if one["study"] == "usual" else one["reason"] or one["state"].replace("done", ""),
+        "note": "the unchanged recipe"
+        if one["study"] == "usual"
+        else one["reason"] or one["state"].replace("done", ""),
     }
 
 

@@ -91,7 +91,7 @@ def _finished(folder: RunFolder, seed: int) -> Finished:
     run = finished(folder, seed=seed)
     if not run.files:
         raise CheckpointError(
-            f"{folder.path} was judged on no image: val is in train, and there is no test",
+            f"{folder.path} was judged on no image: val is in train and there is no test",
             hint="finetune run --test 0.2 sets a test split aside.",
         )
     timing = read_json(folder.timing) if folder.timing.is_file() else {}
@@ -105,13 +105,13 @@ def _on_common_images(runs: Mapping[str, Sequence[Finished]]) -> dict[str, list[
     every = [run for own in runs.values() for run in own]
     if len({run.task for run in every}) > 1:
         named = ", ".join(f"{label}: {own[0].task}" for label, own in runs.items())
-        raise CheckpointError(f"runs of unlike tasks cannot be compared: {named}")
+        raise CheckpointError(f"runs of different tasks cannot be compared: {named}")
     shared = set(every[0].digests).intersection(*(run.digests for run in every[1:]))
     common = [digest for digest in dict.fromkeys(every[0].digests) if digest in shared]
     if len(common) < FEWEST:
         raise CheckpointError(
             f"there {'is' if len(common) == 1 else 'are'} {counted(len(common), 'image')} that all these runs were"
-            f" judged on, and {FEWEST} are needed to say who is better",
+            f" judged on, and {FEWEST} are needed to say which is better",
             hint="Runs on the same data with the same --set split.seed and --test are judged on the same images.",
         )
     found = {label: [_only(run, common) for run in own] for label, own in runs.items()}
@@ -140,7 +140,7 @@ def _check_labels(runs: Mapping[str, Sequence[Finished]], found: Mapping[str, Se
                 raise CheckpointError(
                     f"{label} has other labels than {first}: of {counted(int(is_other.sum()), 'image')},"
                     f" the first of which is {file}",
-                    hint="They were trained on unlike tables or folders, and answer different questions.",
+                    hint="They were trained on different tables or folders and answer different questions.",
                 )
 
 
@@ -164,4 +164,4 @@ def _on_which(judged: Mapping[str, Finished], num_images: int) -> list[str]:
     if not more:
         return []
     named = ", ".join(f"{label} on {count:,}" for label, count in more.items())
-    return [f"compared on the {num_images:,} images that all were judged on; {named}"]
+    return [f"compared on the {num_images:,} images on which all were judged; {named}"]

@@ -177,7 +177,7 @@ def standings(runs: Mapping[str, Sequence[Finished]]) -> tuple[Standing, ...]:
     own = {label: tuple(of_label) for label, of_label in runs.items() if of_label}
     if len({run.files for of_label in own.values() for run in of_label}) > 1:
         raise CheckpointError(
-            "the runs of this comparison were judged on different images: the data changed meanwhile",
+            "the runs of this comparison were judged on different images: the data has changed since",
             hint="Start a new comparison.",
         )
     order = sorted(
@@ -205,7 +205,7 @@ def sentences(standings: Sequence[Standing], *, is_pretrained: bool) -> list[str
     if same:
         said.append(f"cannot be told apart from it on these images: {', '.join(same)}")
     if max(len(standing.seeds) for standing in standings) == 2:
-        said.append("two seeds say little of seeds, hence the wide intervals: take three or more")
+        said.append("two seeds say little about seeds, hence the wide intervals: use three or more")
     scratch = next((standing for standing in standings if not begins_pretrained(standing.strategy)), None)
     rival = next((standing for standing in standings if begins_pretrained(standing.strategy)), None)
     if scratch and rival and is_pretrained:
@@ -241,9 +241,9 @@ def _pretraining(rival: Standing, scratch: Standing) -> str:
     goal = median(max(row.score for row in curve) for curve in scratch.curves)
     ways = [_reached(standing.curves, goal) for standing in (rival, scratch)]
     if ways[0] is None:
-        text = f"{rival.label}, pretrained, did not come to the val {rival.metric} that scratch has, {goal:.3f}"
+        text = f"{rival.label}, pretrained, did not reach the val {rival.metric} of scratch, {goal:.3f}"
     else:
-        text = f"{rival.label}, pretrained, had the best val {rival.metric} of scratch, {goal:.3f}, after {ways[0]}"
+        text = f"{rival.label}, pretrained, reached the best val {rival.metric} of scratch, {goal:.3f}, after {ways[0]}"
         text += f"; scratch after {ways[1]}" if ways[1] else ""
     end = f"{rival.score.value:.3f} against {scratch.score.value:.3f}"
     lead = rival.score.value - scratch.score.value

@@ -74,20 +74,20 @@ def chosen_export(model: Model, engine: By, device: str, *, num_images: int | No
     """
     if engine not in get_args(By):
         raise RecipeError(
-            f"engine = {engine!r} is none of {', '.join(get_args(By))}.{did_you_mean(engine, get_args(By))}"
+            f"engine = {engine!r} is not one of {', '.join(get_args(By))}.{did_you_mean(engine, get_args(By))}"
         )
     if model.file is not None:
         if engine == "torch" or device not in ("auto", "cpu"):
             is_ensemble = model.run is not None
             what = "an ensemble: one ONNX file" if is_ensemble else "an ONNX file"
-            way = "ask its members one by one" if is_ensemble else "name the run that it was made of"
+            way = "ask its members one by one" if is_ensemble else "name the run that it was made from"
             raise RecipeError(
-                f"{model.path} is {what}, which a CPU computes",
-                hint=f"Leave --engine and --device away, or {way}.",
+                f"{model.path} is {what}, which runs on a CPU",
+                hint=f"Leave out --engine and --device, or {way}.",
             )
         return model.file
     if model.run is None and engine == "onnxruntime":
-        raise RecipeError(f"{model.path} is a timm folder, which torch computes", hint="Leave --engine away.")
+        raise RecipeError(f"{model.path} is a timm folder, which runs in torch", hint="Leave out --engine.")
     is_for_processor = _is_for_processor(device, num_images)
     return None if model.run is None else _of_run(model.run, engine, is_for_processor, on_event)
 
@@ -104,7 +104,7 @@ def opened_export(file: Path) -> Client:
     except Exception as error:  # onnxruntime's errors have no common base; a strange file lacks our metadata
         why = f"its metadata has no {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
         raise ExportError(
-            f"{file} is no ONNX file of this tool: {why}",
+            f"{file} is not an ONNX file of this tool: {why}",
             hint="finetune export RUN --format onnx writes one, with its classes and how images are prepared.",
         ) from error
     return client
@@ -160,8 +160,8 @@ def _check_no_other_format(folder: Path) -> None:
     except (OSError, ValueError, TypeError, KeyError):
         return
     raise CheckpointError(
-        f"{folder} is an export in the format {format}, which its own library computes",
-        hint=f"Its proof.json has what it reaches: {reached}. Name the run that it was made of, or an ONNX file.",
+        f"{folder} is an export in the format {format}, which runs in its own library",
+        hint=f"Its proof.json has what it reaches: {reached}. Name the run that it was made from, or an ONNX file.",
     )
 
 
@@ -171,7 +171,7 @@ def _of_ensemble(folder: RunFolder) -> Path:
     if export is None:
         raise ExportError(
             f"{export_file(folder)} is not the file that was proven equal to its members",
-            hint="Make the ensemble again: its members stand in ensemble.json.",
+            hint="Make the ensemble again: ensemble.json names its members.",
         )
     return export
 
@@ -180,9 +180,9 @@ def _of_run(folder: RunFolder, engine: By, is_for_processor: bool, on_event: OnE
     if engine == "torch":
         return None
     export = proven_export(folder)
-    anew = f"Prove it anew: finetune export {shlex.quote(str(folder.path))} --format onnx"
+    anew = f"Prove it again: finetune export {shlex.quote(str(folder.path))} --format onnx"
     if engine == "onnxruntime" and not is_for_processor:
-        raise RecipeError("engine = 'onnxruntime' computes on a CPU", hint="Use --device cpu, or --engine torch.")
+        raise RecipeError("engine = 'onnxruntime' runs on a CPU", hint="Use --device cpu, or --engine torch.")
     if engine == "onnxruntime" and export is None:
         raise ExportError(f"{folder.path} has no ONNX export that is proven equal to its model", hint=f"{anew}.")
     if export is None and is_for_processor and export_file(folder).is_file():

@@ -29,7 +29,7 @@ def calibrate(feeder: Feeder, *, on_event: OnEvent) -> Temperature | None:
     heads = last_layers(prepared.backbone.model)
     if heads is None:
         if asked is True:
-            text = "not calibrated: the head of this network is more than one layer, which no temperature can be put in"
+            text = "not calibrated: the head of this network has several layers, so no temperature fits in"
             on_event(Event.warning(text))
         return None
     usual = USUAL[training_of(prepared)]
@@ -44,7 +44,7 @@ def calibrate(feeder: Feeder, *, on_event: OnEvent) -> Temperature | None:
 def sentence(temperature: Temperature) -> str:
     """Return one sentence about what was done."""
     few = temperature.num_independent < MANY
-    held = f", held towards the {temperature.usual:g} that is usual after such training" if few else ""
+    held = f", pulled towards the {temperature.usual:g} usual after such training" if few else ""
     way = "lower" if temperature.gain >= 0 else "higher"
     return (
         f"calibrated on {counted(temperature.num_images, 'val image')}: logits are divided by {temperature.value:.2f},"

@@ -177,7 +177,7 @@ def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> JudgedMo
     if model.file is not None:
         of_file = JudgedFile(model.file, opened_export(model.file), on_event)
         if of_file.is_stale:
-            on_event(Event.warning(f"{model.file} was made of another model than the one that stands in its run now"))
+            on_event(Event.warning(f"{model.file} was made from another model than its run holds now"))
         return of_file
     saved = load_timm(model.path, device=device) if model.is_timm else load_run(model.path, device=device)
     return JudgedRun(saved, on_event, is_timm=model.is_timm)

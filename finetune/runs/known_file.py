@@ -49,7 +49,7 @@ def read_known(folder: RunFolder) -> Knowledge:
         features, nearness, confidence, hits = (tensors[name] for name in NAMES)
         known = Knowledge(features, nearness.numpy(), confidence.numpy(), hits.numpy())
         if features.ndim != 2 or not len(features) or nearness.ndim != 1 or not len(nearness):
-            raise ValueError("its tensors have other shapes")
+            raise ValueError("its tensors have the wrong shapes")
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", hint=f"Put it back, or {folder.anew}") from error
     return known

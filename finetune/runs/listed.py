@@ -20,13 +20,13 @@ from finetune.whole import old_of
 
 PAGES = ("report.html", "compare.html")
 PARTS = {  # of a run folder, in the order in which they are told
-    "report.html": "why, and how well",
+    "report.html": "reasons and results",
     "compare.html": "all of them side by side",
     "recipe.toml": "every setting: finetune run --recipe FILE repeats it",
     "winner.toml": "the recipe that won: finetune run --recipe FILE trains it",
-    "metrics.json": "its measures",
-    "predictions.csv": "what it said of every image that was measured",
-    "model": "timm's folder of its weights",
+    "metrics.json": "its metrics",
+    "predictions.csv": "its answer for every image measured",
+    "model": "its weights, as a timm folder",
     "exports": "for other programs",
     "runs": "its runs",
 }
@@ -64,7 +64,7 @@ def list_runs(place: str | Path = RUNS) -> tuple[FoundRun, ...]:
     """
     root = Path(place)
     if not root.is_dir():
-        raise CheckpointError(f"no such folder: {root}", hint="Name the one that holds run folders.")
+        raise CheckpointError(f"no such folder: {root}", hint="Name one that holds run folders.")
     if _kind(RunFolder(root)):
         return (show_run(root),)
     found = [show_run(path) for path in root.iterdir() if path.is_dir() and _kind(RunFolder(path))]
@@ -122,7 +122,7 @@ def removable(paths: Sequence[str | Path]) -> tuple[FoundRun, ...]:
             raise CheckpointError(f"{run.path} is a link to a run folder", hint=f"Name the folder itself: {own}")
         over = next((runs[other].path for other, it in enumerate(whole) if other != place and it in own.parents), None)
         if over is not None:
-            raise CheckpointError(f"{run.path} lies in {over}, which is to be removed, too", hint=f"Name {over} alone.")
+            raise CheckpointError(f"{run.path} lies in {over}, which is also to be removed", hint=f"Name only {over}.")
         if own in whole[:place]:
             raise CheckpointError(f"{run.path} is named twice", hint="Name each run folder once.")
         if own == here or own in here.parents:
@@ -130,7 +130,7 @@ def removable(paths: Sequence[str | Path]) -> tuple[FoundRun, ...]:
         other = next((path for path in sorted(own.iterdir()) if path.is_dir() and _kind(RunFolder(path))), None)
         if other is not None:
             raise CheckpointError(
-                f"{run.path} holds another run folder, {other.name}, which is none of its own",
+                f"{run.path} holds another run folder, {other.name}, which is not one of its own",
                 hint=f"Move it to another place, or remove it first: {other}",
             )
     return runs
@@ -192,7 +192,7 @@ def page_of(path: str | Path) -> Path:
     run = show_run(path)
     page = next((run.path / name for name in PAGES if (run.path / name).is_file()), None)
     if page is None:
-        way = f"Go on with it: {RunFolder(run.path).resuming}" if not run.is_finished else ""
+        way = f"Resume it: {RunFolder(run.path).resuming}" if not run.is_finished else ""
         raise CheckpointError(f"{run.path} is a {run.kind}, and has no page", hint=way)
     return page
 

@@ -39,7 +39,7 @@ def with_measured_lr(prepared: Prepared, asked: Recipe, *, on_event: OnEvent = i
         return prepared
     own = float(prepared.recipe.optim.lr)
     if all(phase.solver == "lbfgs" for phase in prepared.phases):
-        on_event(Event.message("no learning rate is measured: the head is solved, without steps"))
+        on_event(Event.message("no learning rate is measured: the head is solved, not trained by steps"))
         return prepared
     curve = curve_for(prepared, on_event=on_event)
     if curve.suggested is None:

@@ -209,7 +209,7 @@ def told(plan: RacePlan) -> str:
     text = f"race: {', '.join(plan.starts)}"
     if plan.whole:
         all_do = len(plan.whole) == len(plan.starts)
-        text += f"; on cached features, so run whole: {'all' if all_do else ', '.join(plan.whole)}"
+        text += f"; on cached features, so run in full: {'all' if all_do else ', '.join(plan.whole)}"
     if len(plan.whole) < len(plan.starts):
         text += f"; compared after {' and '.join(map(str, plan.rungs))} epoch{'s' if plan.rungs[-1] > 1 else ''}"
     return text + out
@@ -252,7 +252,7 @@ class _Rungs:
         if works:
             record.took = _took(record, works)
         record.write(self.folder)
-        self._say(f"race: {alive[0]} wins and goes on")
+        self._say(f"race: {alive[0]} wins")
         return alive[0]
 
     def _favour(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def refit(folder: RunFolder, prepared: Prepared, first: TrainState, *, stop: Sto
         phases=up_to_epoch(prepared.phases, done),
     )
     images = counted(len(manifest.split("train")), "image")
-    text = f"refit: {counted(len(done), 'epoch')} on {images}, those of train and val"
+    text = f"refit: {counted(len(done), 'epoch')} on {images}of train and val"
     on_event(Event.message(text))
 
     def watch(event: Event) -> None:

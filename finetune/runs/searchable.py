@@ -57,7 +57,7 @@ def check_space(recipe: Recipe, space: Space) -> None:
         if all(why):
             never[key] = str(why[0])
     if never:
-        raise RecipeError(list(never.values()), hint="Search it beside what it belongs to, or leave it out.")
+        raise RecipeError(list(never.values()), hint="Search it together with what it needs, or leave it out.")
 
 
 def check_steps(prepared: Prepared, space: Space, *, is_named: bool) -> None:
@@ -70,9 +70,9 @@ def check_steps(prepared: Prepared, space: Space, *, is_named: bool) -> None:
     if not unused or "strategy.name" in space or any(phase.solver == "gradient" for phase in prepared.phases):
         return
     name = prepared.recipe.strategy.name
-    what = ", ".join(unused) if is_named else "learning rate and weight decay, which are searched if nothing is named,"
+    what = ", ".join(unused) if is_named else "learning rate and weight decay, searched by default,"
     raise RecipeError(
-        f"{what} {'changes' if len(unused) == 1 else 'change'} nothing with {name}, by which the head is solved",
+        f"{what} {'changes' if len(unused) == 1 else 'change'} nothing with {name}, which solves the head",
         hint="Search what does, e.g. --search strategy.whiten=none,pca,zca, or name another strategy, e.g. head-only.",
     )
 
@@ -114,11 +114,11 @@ def decided(asked: Recipe, prepared: Prepared, named: Mapping[str, Any]) -> dict
 
 def _check_searched(recipe: Recipe) -> None:
     if recipe.strategy.name == "race":
-        raise RecipeError("a race has several strategies, each with numbers of its own", hint="Name one of them.")
+        raise RecipeError("a race has several strategies, each with its own settings", hint="Name one of them.")
     if recipe.optim.lr == RANGE_TEST:
         raise RecipeError(
             "optim.lr = 'range-test' has no meaning with tune, which tests rates and searches among them",
-            hint="Leave --lr away, or name what is searched: --search optim.lr=log:1e-4:1e-1.",
+            hint="Leave out --lr, or name what to search: --search optim.lr=log:1e-4:1e-1.",
         )
 
 

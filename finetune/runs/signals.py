@@ -64,10 +64,10 @@ class Stop:
         """Return the error of the signal that came."""
         name = signal.Signals(self.signal).name
         if self.folder is None:
-            text, way = f"stopped by {name} before anything was trained", "Give the same command again to start anew."
+            text, way = f"stopped by {name} before anything was trained", "Give the same command to start again."
         else:
             text = f"stopped by {name}; what was done is kept"
-            way = f"Go on with: {self.folder.resuming}"
+            way = f"Resume with: {self.folder.resuming}"
         return Interrupted(text, hint=way, exit_code=128 + self.signal)
 
 

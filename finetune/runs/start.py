@@ -74,7 +74,7 @@ def go_on(folder: RunFolder, terms: Terms, *, stop: Stop, on_event: OnEvent = ig
             return race.go_on_racing(folder, terms, stop=stop, on_event=on_event)
         if ranks.agreed(folder.recipe.is_file):
             return resume_alone(folder, terms, stop=stop, on_event=on_event)
-        on_event(Event.message(f"{folder.path} was stopped before its first step: it begins anew"))
+        on_event(Event.message(f"{folder.path} was stopped before its first step: it starts afresh"))
         recipe = _named(ranks.agreed(lambda: terms.recipe(folder.asked)), on_event)
         return _ready(recipe, None, on_event).begin(folder, stop=stop, on_event=on_event)
 
@@ -112,7 +112,7 @@ def _is_open(recipe: Recipe) -> bool:
 
 def _ready(recipe: Recipe, manifest: Manifest | None, on_event: OnEvent) -> Startable:
     if _is_open(recipe):
-        _refuse_shared("the choice of a backbone by the data")
+        _refuse_shared("the choice of a backbone from the data")
         return prepare_backbones(recipe, manifest=manifest, on_event=on_event)
     if recipe.strategy.name == "race":
         _refuse_shared(RACE)
@@ -123,7 +123,7 @@ def _ready(recipe: Recipe, manifest: Manifest | None, on_event: OnEvent) -> Star
 def _refuse_shared(what: str) -> None:
     if ranks.is_together():
         raise RecipeError(
-            f"{what} is not shared by several processes",
+            f"{what} cannot be shared by several processes",
             hint="Start it without the launcher, or name another strategy and a backbone (--backbone NAME).",
         )
 
@@ -132,6 +132,6 @@ def _check_unfinished(folder: RunFolder) -> None:
     if folder.is_finished:
         raise CheckpointError(
             f"{folder.path} is finished: there is nothing to resume",
-            hint="See its report.html. To train on from its model:"
+            hint="See its report.html. To continue from its model:"
             f" finetune run --weights {shlex.quote(str(folder.path))} --data DIR.",
         )

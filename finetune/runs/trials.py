@@ -124,10 +124,10 @@ def check_initial_loss(prepared: Prepared) -> str:
     loss = float(objective.loss(outputs.double(), seen.double() if seen.is_floating_point() else seen))
     guess = guess_loss(prepared.manifest.task, len(prepared.manifest.classes))
     name = {"classify": f"ln {len(prepared.manifest.classes)}", "multilabel": "ln 2", "regress": "the variance"}
-    text = f"initial loss {loss:.3f}, of a guess {guess:.3f} ({name[prepared.manifest.task]})"
+    text = f"initial loss {loss:.3f}, guessing gives {guess:.3f} ({name[prepared.manifest.task]})"
     if loss > OFF * guess:
-        return f"{text}: the head begins sure and wrong; see strategy.initialiser and data.statistics"
-    return f"{text}: as it should be"
+        return f"{text}: the head starts out sure and wrong; see strategy.initialiser and data.statistics"
+    return f"{text}: as expected"
 
 
 def check_overfit(recipe: Recipe, manifest: Manifest, *, stop: Stop, on_event: OnEvent) -> str:
@@ -152,11 +152,11 @@ def check_overfit(recipe: Recipe, manifest: Manifest, *, stop: Stop, on_event: O
     num = counted(len(small.split("train")), "image")
     last = rows[-1]
     if _is_known(last):
-        return f"{num} are known by heart after {counted(len(rows), 'epoch')}: the network can learn this"
+        return f"{num} are memorised after {counted(len(rows), 'epoch')}: the network can learn this"
     reached = f"loss {last.train_loss:.3f}" if last.train_top1 is None else f"top1 {last.train_top1:.2f}"
     return (
-        f"{num} are not known by heart after {counted(len(rows), 'epoch')} ({reached}): too low a learning rate, labels"
-        " that contradict each other (`finetune check`), or frozen layers that do not see what tells the classes apart"
+        f"{num} are not memorised after {counted(len(rows), 'epoch')} ({reached}): too low a learning rate, labels"
+        " that contradict each other (`finetune check`), or frozen layers that do not see what separates the classes"
     )
 
 
@@ -165,7 +165,7 @@ def check_rates(prepared: Prepared, *, on_event: OnEvent) -> str:
     with computing(prepared.compute):
         curve = curve_for(prepared, on_event=on_event)
     if curve.suggested is None or curve.steepest is None:
-        return "at no rate does the loss fall within 100 steps: see the data and the loss before a search"
+        return "the loss falls at no rate within 100 steps: check the data and the loss before a search"
     lowest = curve.rates[curve.smoothed.index(min(curve.smoothed))]
     at = f"steepest at rate {curve.steepest:.2g}, lowest at {lowest:.2g}"
     return f"the loss falls within {counted(len(curve.rates), 'step')}: {at}; suggested {curve.suggested:.2g}"

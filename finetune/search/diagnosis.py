@@ -28,7 +28,7 @@ def _findings(history: Sequence[EpochLine], guess: float) -> Iterator[str]:
     if len(history) >= FEWEST:
         if train[-1] > BARELY * guess:
             yield (
-                f"not started: the train loss is {train[-1]:.3f} after {len(train)} epochs, a guess has {guess:.3f};"
+                f"not started: the train loss is {train[-1]:.3f} after {len(train)} epochs, guessing gives {guess:.3f};"
                 " a higher learning rate, or more epochs"
             )
             return

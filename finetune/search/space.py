@@ -152,7 +152,7 @@ def _checked_key(key: str, space: Space) -> str:
     if key not in recipes.fields():
         raise RecipeError(f"--search {key}: no such key.{did_you_mean(key, recipes.fields())}")
     if key.split(".")[0] in FIXED or key in FIXED_KEYS:
-        raise RecipeError(f"--search {key}: trials that differ in it cannot be compared, or do not differ")
+        raise RecipeError(f"--search {key}: trials with different values cannot be compared, or do not differ")
     if key in space:
         raise RecipeError(f"--search {key} is named twice")
     return key
@@ -175,7 +175,7 @@ def _axis(text: str, values: str) -> Axis:
         return Range(known, low, high)
     choices = tuple(dict.fromkeys(_value(part.strip()) for part in values.split(",")))
     if len(choices) < 2:
-        raise RecipeError(f"--search {text}: one value leaves nothing to choose")
+        raise RecipeError(f"--search {text}: one value leaves nothing to search")
     return ChoiceList(choices)
 
 

@@ -56,7 +56,7 @@ def open_storage(url: str) -> Any:
         kind = url.partition(":")[0] if "://" in url else "that is named"
         raise ResourceError(
             f"the storage {kind} of the search cannot be used: {str(error).splitlines()[0]}",
-            hint="A URL as SQLAlchemy has it: postgresql+psycopg://USER@HOST/DATABASE, with its driver installed.",
+            hint="Give an SQLAlchemy URL: postgresql+psycopg://USER@HOST/DATABASE, with its driver installed.",
         ) from error
 
 
@@ -243,7 +243,7 @@ def check_sampler(name: str) -> Sampler:
     """
     found = next((known for known in SAMPLERS if known == name), None)
     if found is None:
-        raise RecipeError(f"sampler {name!r} is none of {', '.join(SAMPLERS)}")
+        raise RecipeError(f"sampler {name!r} is not one of {', '.join(SAMPLERS)}")
     return found
 
 

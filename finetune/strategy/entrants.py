@@ -50,9 +50,9 @@ def entrants(labels: Sequence[str]) -> tuple[Entrant, ...]:
         except RecipeError as error:
             problems += error.problems
     twice = {entrant.label for entrant in chosen if [other.keys() for other in chosen].count(entrant.keys()) > 1}
-    problems += [f"{label!r} is there twice" for label in sorted(twice)]
+    problems += [f"{label!r} is named twice" for label in sorted(twice)]
     if not problems and len(chosen) < 2:
-        problems.append(f"a comparison needs two strategies or more, and got {', '.join(labels) or 'none'}")
+        problems.append(f"a comparison needs two strategies or more, not {', '.join(labels) or 'none'}")
     if problems:
         hint = f"Write --strategies {','.join(USUAL)}; a number goes after a colon: top-k:3, linear-probe:layer3."
         raise RecipeError(problems, hint=hint)

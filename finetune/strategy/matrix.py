@@ -33,7 +33,7 @@ CELLS = {  # what is trained, by size and similarity
     ),
     ("few", "dissimilar"): "a linear classifier on all stages",
     ("many", "similar"): "the head and the later half; little left to gain: the head",
-    ("many", "dissimilar"): "the head and the later half; of plenty everything",
+    ("many", "dissimilar"): "the head and the later half; with plenty of images everything",
 }
 FEW = {"similar": (30.0, 100.0), "dissimilar": (3.0, 8.0)}
 PLENTY = 300.0  # images per class: enough to train everything where images are dissimilar
@@ -60,9 +60,9 @@ def decide(evidence: Evidence, *, assume: Iterable[str] = ()) -> Verdict:
         return verdict
     cheaper, dearer = sorted((verdict, other), key=_work)
     doubt = (
-        f"; but that they are {verdict.similarity} is not certain, and were they {other.similarity} it would be"
-        f" {_named(other)}: of both the cheaper is taken, {_named(cheaper)}; --strategy race, or a --time that holds"
-        " both, lets both start"
+        f"; but it is not certain that they are {verdict.similarity}: if {other.similarity}, it would be"
+        f" {_named(other)}; the cheaper is taken, {_named(cheaper)}; --strategy race, or a --time with room for"
+        " both, tries both"
     )
     strategy, top_k, probe_at = _strategy_of(cheaper)
     return replace(
@@ -162,14 +162,14 @@ def _counted(evidence: Evidence) -> str:
     if evidence.measure == TASKS["regress"].score:
         return f"{size.num_images} images{among} with a number ({size.images_per_class_median:g} in a tenth of them)"
     many = f"{size.num_images} images{among}, {size.num_classes} classes"
-    return f"{many} ({size.images_per_class_median:g} per class in the median)"
+    return f"{many} (median {size.images_per_class_median:g} per class)"
 
 
 def _compared(evidence: Evidence) -> str:
     last, best = evidence.last, evidence.best
     is_alone = evidence.measure == TASKS["classify"].score and evidence.size.images_per_class_median < 2
     if evidence.size.num_probed < FEWEST_PROBED or is_alone:
-        return "too few to see how well they are told apart"
+        return "too few to see how well they can be separated"
     at_last, size = evidence.probe[last], evidence.size
     if evidence.measure != TASKS["classify"].score:
         half = (at_last.high - at_last.low) / 2

@@ -123,7 +123,7 @@ def plan_race(works: Mapping[str, CandidateWork]) -> RacePlan:
         if reach is None:
             cheapest, *_, dearest = sorted(wider, key=lambda name: wider[name].whole)
             what = "all" if wider[dearest].is_cheap else "an epoch"
-            left_out[label] = f"{what} of {dearest} is more than half of all that {cheapest} takes"
+            left_out[label] = f"{what} of {dearest} costs more than half of {cheapest}"
         else:
             starts, first = [*starts, label], reach
     rungs = _rungs(first, [works[label] for label in starts])

@@ -152,12 +152,12 @@ def _remarks(
     if alike:
         count = len(best.judged)
         among = apart(count, len(set(best.units)) if best.units else count)
-        yield f"these {count} images{among} do not tell {best.name} from {', '.join(alike)} (95 %)"
+        yield f"these {count} images{among} cannot separate {best.name} from {', '.join(alike)} (95 %)"
     if strongest is not chosen:
         what = "the largest in compute" if strongest.standing is None else "the strongest on ImageNet"
         yield f"{strongest.name} stays on the list as {what}: features alone can miss what fine-tunes best"
     if images_of_rarest is not None and images_of_rarest < FEW_OF_A_CLASS:
         yield (
-            f"the rarest class shows {counted(images_of_rarest, 'independent image')} of these:"
+            f"the rarest class has {counted(images_of_rarest, 'independent image')} of these:"
             " more of them (--sample) would predict better"
         )

@@ -236,7 +236,7 @@ class Strategy:
 
 _PARTLY = {"strategy.reinit": "trains a part of each layer, which new weights would not fit"}
 
-_NO_BETTER = "with 10 images a class none, light and heavy were no better"
+_NO_BETTER = "with 10 images per class none, light and heavy were no better"
 
 STRATEGIES: dict[str, Strategy] = {
     "head-only": Strategy(
@@ -248,8 +248,8 @@ STRATEGIES: dict[str, Strategy] = {
         layer_decay=1.0,
         cheaper="linear-probe",
         unused={
-            "augment.features": "trains on pooled features, which are no maps",
-            "regularise.cutmix": "trains on features, in which there is nothing to cut",
+            "augment.features": "trains on pooled features, not maps",
+            "regularise.cutmix": "trains on features, with nothing to cut",
             "regularise.drop_path": "trains no residual blocks",
             "regularise.l2_sp": "trains a new head, which has no pretrained values",
         },
@@ -264,9 +264,9 @@ STRATEGIES: dict[str, Strategy] = {
         layer_decay=1.0,
         takes=frozenset({"probe_at"}),
         unused={
-            "augment.features": "solves the head on pooled features, which are no maps",
+            "augment.features": "solves the head on pooled features, not maps",
             "regularise": "solves the head and takes no steps",
-            "strategy.initialiser": "solves the head, whatever it begins with",
+            "strategy.initialiser": "solves the head, whatever its initial weights",
         },
         level=_NO_BETTER,
     ),
@@ -291,7 +291,7 @@ STRATEGIES: dict[str, Strategy] = {
         weight_decay=5e-2,
         layer_decay=0.7,
         cheaper="top-k",
-        level="with 10 images a class heavy won 3 points on textures and lost 1 on ultrasound",
+        level="with 10 images per class heavy won 3 points on textures and lost 1 on ultrasound",
     ),
     "lp-ft": Strategy(
         "linear-probe, then full or the last k layer groups",
@@ -359,6 +359,6 @@ STRATEGIES: dict[str, Strategy] = {
         layer_decay=1.0,
         cheaper="top-k",
         is_pretrained=False,
-        unused={"regularise.l2_sp": "begins from no pretrained values"},
+        unused={"regularise.l2_sp": "starts without pretrained values"},
     ),
 }

@@ -38,5 +38,5 @@ def guarded(less: str = SMALLER, *, is_shared: bool = False) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         is_of_device = isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)
-        cpu = ", or compute on the processor (--device cpu)" if is_of_device else ""
-        raise ResourceError("memory ran out", hint=f"Take {less}{cpu}.") from error
+        cpu = ", or use the CPU (--device cpu)" if is_of_device else ""
+        raise ResourceError("memory ran out", hint=f"Use {less}{cpu}.") from error

@@ -80,7 +80,7 @@ def out_of_memory(micro_batch: int) -> Iterator[None]:
         less = f"fewer images at once: --micro-batch {micro_batch // 2} (the result stays that of --batch-size), or "
         raise ResourceError(
             f"memory ran out with {micro_batch} images at once",
-            hint=f"Take {less if micro_batch > 1 else ''}smaller images (--image-size), or fewer trained layers.",
+            hint=f"Use {less if micro_batch > 1 else ''}smaller images (--image-size), or fewer trained layers.",
         ) from error
 
 

@@ -60,7 +60,7 @@ def to_unit_variance(fit: Fit, phase: Phase, work: Work) -> None:
         missed = scale_to_unit_variance(layers, lambda: work.run(inputs))
     ranks.share_model(fit.model)
     if missed:
-        text = f"lsuv: {counted(len(missed), 'layer')} of {len(layers)} could not be watched, and stay orthogonal"
+        text = f"lsuv: {counted(len(missed), 'layer')} of {len(layers)} could not be observed and stay orthogonal"
         fit.on_event(Event.warning(text))
 
 

@@ -25,7 +25,7 @@ def scale_of(manifest: Manifest) -> Scale | None:
     )
     mean, deviation = float(numbers.mean()), float(numbers.std(correction=0))
     if deviation <= 1e-9 * abs(mean):
-        raise DataError(f"every image of train has the number {mean:g}", hint="There is nothing to learn from.")
+        raise DataError(f"every image of train has the number {mean:g}", hint="There is nothing to learn.")
     return Scale(mean, deviation)
 
 
@@ -37,8 +37,8 @@ def check_number_head(model: nn.Module, label: str) -> None:
     """
     if linear_head(model) is None:
         raise BackboneError(
-            f"the head of {label} is not one linear layer: a number cannot be estimated by it",
-            hint="Take another --backbone.",
+            f"the head of {label} is not one linear layer: it cannot estimate a number",
+            hint="Choose another --backbone.",
         )
 
 

@@ -104,7 +104,7 @@ def show_backbone(name: str) -> dict[str, Any]:
     entry = catalogue.find(name)
     if entry is None:
         raise BackboneError(
-            f"unknown backbone {name!r}.{catalogue.nearest(name)}", hint="`finetune backbones` lists what there is."
+            f"unknown backbone {name!r}.{catalogue.nearest(name)}", hint="`finetune backbones` lists them."
         )
     place = place_of(entry.weights)
     weights = entry.weights
@@ -126,11 +126,11 @@ def plot_backbones(file: Path, pattern: str = "", wish: Wish | None = None) -> N
         RecipeError: another suffix. BackboneError: nothing with known accuracy. ResourceError: it cannot be written.
     """
     if file.suffix.lower() not in PLOTS:
-        raise RecipeError(f"--plot {file}: the name has to end in {' or '.join(PLOTS)}")
+        raise RecipeError(f"--plot {file}: the name must end in {' or '.join(PLOTS)}")
     every = filter((wish or Wish()).suits, catalogue.matching(pattern))
     known = [entry for entry in every if entry.top1 is not None and entry.gmacs and not _is_toy(entry)]
     if not known:
-        raise BackboneError("of none of these the accuracy on ImageNet is known", hint="Ask for more of them.")
+        raise BackboneError("the ImageNet accuracy of none of these is known", hint="Ask for more networks.")
     from finetune.report.accuracy import draw
 
     draw(known, file)
@@ -172,7 +172,7 @@ def _check(wish: Wish) -> None:
             few = f" One of {', '.join(known)}." if len(known) < 30 else ""
             raise RecipeError(f"no {what} {word!r}.{did_you_mean(word, known) or few}")
     if wish.min_top1 is not None and not 1 < wish.min_top1 <= 100:
-        raise RecipeError(f"--min-top1 {wish.min_top1:g}: give it in percent", hint="For example --min-top1 80.")
+        raise RecipeError(f"--min-top1 {wish.min_top1:g}: give a percentage", hint="For example --min-top1 80.")
 
 
 def _source(entry: CatalogueEntry) -> str | None:
@@ -207,7 +207,7 @@ def _is_there(of: Architecture, target: Path) -> bool:
         tag = wanted.weights.tag if wanted and wanted.weights else None
         if tag and (config.architecture, config.pretrained_cfg.get("tag")) == (of.registered, tag):
             return True
-    raise ResourceError(f"{target} exists already and is not {of.name}", hint="Remove it, or give another --to.")
+    raise ResourceError(f"{target} exists and is not {of.name}", hint="Remove it, or give another --to.")
 
 
 def _write_folder(of: Architecture, target: Path) -> None:

@@ -162,8 +162,8 @@ def check(
         check_outside(Path(sheet), chosen.data.path, flag="--sheet")
     if groups is not None and shards_named(chosen.data.path) is not None:
         raise RecipeError(
-            "--groups writes a table of files, and images in shards are no files of their own",
-            hint="Check the folder that they were made of, and give the table to `finetune shard`: it keeps groups.",
+            "--groups writes a table of files, and images in shards are not files",
+            hint="Check the folder that they were made from, and give the table to `finetune shard`: it keeps groups.",
         )
     if not quick:
         chosen = with_backbone(chosen, on_event=on_event)
@@ -237,7 +237,7 @@ def _as_probe(recipe: Recipe) -> Recipe:
 def _check_shares(recipe: Recipe) -> None:
     aside = recipe.split.val + recipe.split.test
     if aside >= 1:
-        raise RecipeError(f"split.val + split.test = {aside:g} leaves nothing to train on", hint="Set less aside.")
+        raise RecipeError(f"split.val + split.test = {aside:g} leaves nothing to train on", hint="Set aside less.")
 
 
 def _divided(recipe: Recipe, scanned: Manifest) -> tuple[Manifest, list[Finding]]:
@@ -296,11 +296,9 @@ def _judge(inputs: Inputs, units: Sequence[int], on_event: OnEvent) -> tuple[Jud
 def _doubted(task: Task, doubts: Doubts) -> Finding:
     score = doubts.score.value
     if task == "classify":
-        by = f"a linear classifier doubts them, which is right on {score:.1%} of the images that it was not fitted to"
+        by = f"a linear classifier doubts them, which is right on {score:.1%} of the images not used to fit it"
     else:
-        by = (
-            f"a linear model doubts them, which has {TASKS[task].score} {score:.2f} on images that it was not fitted to"
-        )
+        by = f"a linear model doubts them, which has {TASKS[task].score} {score:.2f} on images not used to fit it"
     return Finding(
         "label",
         False,
@@ -322,7 +320,7 @@ def _odd(manifest: Manifest, features: Tensor, targets: Tensor, units: Sequence[
     return Finding(
         "odd",
         False,
-        f"{counted(len(cases), 'picture is', 'pictures are')} like none of the others",
+        f"{counted(len(cases), 'image is', 'images are')} unlike all the others",
         "Look at them: do they belong here?",
         cases,
     )

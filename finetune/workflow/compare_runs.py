@@ -26,7 +26,7 @@ def compare_runs(runs: Sequence[str | Path]) -> SideBySide:
     """
     places = [Path(run) for run in each_of(runs)]
     if len(places) < 2:
-        raise RecipeError("one run has nothing to be compared with", hint="finetune compare runs/A runs/B")
+        raise RecipeError("one run has nothing to compare with", hint="finetune compare runs/A runs/B")
     return side_by_side({label: _runs_of(place) for label, place in zip(names_of(places), places, strict=True)})
 
 

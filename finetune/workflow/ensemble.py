@@ -69,9 +69,9 @@ def ensemble(
     """
     if average not in get_args(Average):
         near = did_you_mean(str(average), get_args(Average))
-        raise RecipeError(f"average = {average!r} is none of {', '.join(get_args(Average))}.{near}")
+        raise RecipeError(f"average = {average!r} is not one of {', '.join(get_args(Average))}.{near}")
     if once and not greedy:
-        raise RecipeError("once has no meaning without greedy: without it every run takes part once")
+        raise RecipeError("once has no meaning without greedy: every run is used once anyway")
     if out is not None:
         check_new(Path(out))
     members = load_members(
@@ -96,7 +96,7 @@ def _counts(members: Members, average: Average, once: bool) -> tuple[int, ...]:
     if "val" not in members.judged:
         raise CheckpointError(
             "a greedy choice is made on val, and these runs have no val images",
-            hint="A refit trains on val. Leave --greedy away, and every run takes part once.",
+            hint="A refit trains on val. Leave out --greedy to use every run once.",
         )
     judge, outputs = judge_of(members.task, members.judged["val"].targets), members.judged["val"].outputs
     return chosen_greedily(outputs, judge, task=members.task, average=average, is_once=once).counts

@@ -106,9 +106,11 @@ def evaluate(
     check_tta(tta)
     severities = check_severities(corrupt, tta=tta)
     if split is not None and split not in SPLITS:
-        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
+        raise DataError(f"split {split!r} is not one of {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
     if known_only and data is None:
-        raise RecipeError("known_only is of other data: a model knows the classes of its own", hint="Name data, too.")
+        raise RecipeError(
+            "known_only is for other data: a model knows the classes of its own", hint="Name data as well."
+        )
     _check_reading(overrides or {}, has_data=data is not None)
     model = open_model(run)
     if model.file is not None:
@@ -151,7 +153,7 @@ def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool, is_refit: 
     if name not in there and is_own and is_refit:
         raise DataError(
             f"this model was refitted on train and val: no {name} split is left to measure it on",
-            hint="Its metrics.json has those of the first fit; a run sets a test split aside with --test 0.2.",
+            hint="Its metrics.json has the first fit's; a run sets a test split aside with --test 0.2.",
         )
     if name not in there:
         raise DataError(
@@ -230,7 +232,7 @@ def _without(
     left = tuple(replace(sample, target=target) for sample, target in pairs if target is not None)
     if not known_only or not left:
         more = (
-            ". --known-only measures the images of these alone." if left else ", and no image here shows one of these."
+            ". --known-only measures only the images of these." if left else ", and no image here shows one of these."
         )
         raise DataError(f"{told}.{did_you_mean(strange[0], known)}", hint=f"It knows {listed(known)}{more}")
     count = counted(len(read.samples) - len(left), "image")

@@ -54,7 +54,7 @@ def export(
         RecipeError: options that exclude each other.
     """
     if format not in FORMATS:
-        raise ExportError(f"format {format!r} is none of {', '.join(FORMATS)}.{did_you_mean(str(format), FORMATS)}")
+        raise ExportError(f"format {format!r} is not one of {', '.join(FORMATS)}.{did_you_mean(str(format), FORMATS)}")
     form = OnnxForm(preprocessing, softmax, features, saliency, precision, dynamic_size, max_loss, force)
     check_form(format, form)
     check_library(format)

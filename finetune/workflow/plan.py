@@ -161,7 +161,7 @@ def _plan(chosen: Recipe, *, layers: bool, images: int | None, memory: bool | in
         prepared = _prepared_on_paper(chosen)
     usual = [why_usual_level(prepared.recipe.strategy.name)] if chosen.augment.level == "auto" else []
     if chosen.loss.label_smoothing == "auto" and (smoothing := prepared.recipe.loss.smoothing):
-        usual.append(f"loss.label_smoothing auto: {smoothing}, which was better by a point in the mean")
+        usual.append(f"loss.label_smoothing auto: {smoothing}, which was a point better on average")
     num_images = images or len(prepared.manifest.samples) or USUAL_IMAGES
     if not is_among:
         prepared = within_time(prepared, chosen, may_fall=name == "auto", num_images=num_images, on_event=on_event)
@@ -204,8 +204,8 @@ def _memory(
         pass
     name = prepared.backbone.architecture.label
     raise BackboneError(
-        f"{name} computes with the values of its tensors: what it takes of memory cannot be counted",
-        hint="A run on a GPU finds by trial how many images fit.",
+        f"{name} computes with the values of its tensors: its memory cannot be predicted",
+        hint="A run on a GPU finds out by trial how many images fit.",
     )
 
 

@@ -57,8 +57,8 @@ class Wanted:
         check_tta(self.tta)
         if self.tta != "none" and self.needs_model:
             raise RecipeError(
-                f"{self.needs_model} looks at the features of an image as it is, and --tta at a mean over views",
-                hint="Leave one of them away.",
+                f"{self.needs_model} uses the features of the image itself, but --tta a mean over views",
+                hint="Leave one of them out.",
             )
 
     @property
@@ -310,11 +310,11 @@ def _of_model(model: Model, wanted: Wanted, engine: By) -> By:
         what = "does not know what it is unsure of" if wanted.coverage is not None else "gives no features"
         raise RecipeError(
             f"{model.path} is an ensemble, which {what}",
-            hint=f"Leave {wanted.needs_model}{' and --coverage' * (wanted.coverage is not None)} away,"
+            hint=f"Leave {wanted.needs_model}{' and --coverage' * (wanted.coverage is not None)} out,"
             " or ask its members one by one.",
         )
     if engine == "onnxruntime" or model.file is not None:
-        hint = "Use --engine torch." if model.file is None else "Name the run that it was made of."
+        hint = "Use --engine torch." if model.file is None else "Name the run that it was made from."
         raise RecipeError(f"{wanted.needs_model} asks for features, which an export does not give", hint=hint)
     return "torch"
 
@@ -326,4 +326,4 @@ def check_coverage(coverage: float) -> None:
         RecipeError: it is not above 0 and at most 1.
     """
     if not 0 < coverage <= 1:
-        raise RecipeError(f"coverage = {coverage:g} is no share of the images", hint="Name one above 0, up to 1.")
+        raise RecipeError(f"coverage = {coverage:g} is not a share of the images", hint="Give one above 0, up to 1.")

@@ -87,7 +87,7 @@ def _unfinished(path: str | Path) -> RunFolder:
     folder = run_folder.open_unfinished(path)
     if folder.holds_runs:
         way = (
-            "In Python: finetune.resume_several(...)" if folder.several.is_file() else f"Go on with: {folder.resuming}"
+            "In Python: finetune.resume_several(...)" if folder.several.is_file() else f"Resume with: {folder.resuming}"
         )
-        raise CheckpointError(f"{folder.path} is a {folder.what}, no run", hint=way)
+        raise CheckpointError(f"{folder.path} is a {folder.what}, not a run", hint=way)
     return folder

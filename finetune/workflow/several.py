@@ -134,7 +134,9 @@ def resume_several(path: str | Path, *, allow: Iterable[str] = (), on_event: OnE
 
 def _asked(folds: int | None, seeds: int | None) -> tuple[Kind, int]:
     if (folds is None) == (seeds is None):
-        raise RecipeError("several runs are on folds or on seeds", hint="Name one of the two: --folds K or --seeds N.")
+        raise RecipeError(
+            "several runs differ by folds or by seeds", hint="Name one of the two: --folds K or --seeds N."
+        )
     kind: Kind = "folds" if seeds is None else "seeds"
     count = folds if seeds is None else seeds
     if isinstance(count, bool) or not isinstance(count, int) or count < 2:
@@ -145,8 +147,8 @@ def _asked(folds: int | None, seeds: int | None) -> tuple[Kind, int]:
 def _check_recipe(recipe: Recipe, kind: Kind) -> None:
     if kind == "folds" and recipe.train.refit:
         raise RecipeError(
-            "train.refit has no meaning with folds: each would be trained on the images that it is asked about",
-            hint="Leave --refit away, or run without --folds.",
+            "train.refit has no meaning with folds: each would be trained on the images that it is judged on",
+            hint="Leave out --refit, or run without --folds.",
         )
 
 

@@ -44,7 +44,7 @@ def shard(
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
     if size < LEAST:
-        raise RecipeError(f"size = {size}: a shard has at least {LEAST:,} bytes", hint="Usual is 1GB.")
+        raise RecipeError(f"size = {size}: a shard has at least {LEAST:,} bytes", hint="1GB is usual.")
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     place = Path(out).expanduser()
     check_vacant(place, hint=INTO_A_NEW)

@@ -68,7 +68,7 @@ def soup(
     )
     check_one_start(members.runs)
     if not heads_begin_alike(members.runs):
-        text = "their heads were drawn otherwise (train.seed): a soup of runs that share all of their start does better"
+        text = "their heads started differently (train.seed): a soup does better if the runs share it"
         on_event(Event.warning(text))
     kitchen = _Kitchen(members, batch_size, workers)
     taken = kitchen.greedy() if greedy else list(range(len(members.runs)))
@@ -104,7 +104,7 @@ class _Kitchen:
         if "val" not in self.members.judged:
             raise CheckpointError(
                 "a greedy soup is made by val, and these runs have no val images",
-                hint="A refit trains on val. Leave --greedy away, and all runs are taken.",
+                hint="A refit trains on val. Leave out --greedy to use all runs.",
             )
         judged = self.members.judged["val"]
         judge = judge_of(self.members.task, judged.targets)

@@ -171,7 +171,7 @@ def tune(
         )
         record.write(folder)
         lay_shared(folder, asked, prepared.manifest, prepared.backbone, prepared.compute, header=HEADER)
-        on_event(Event.message(f"folder of the search: {folder.path}"))
+        on_event(Event.message(f"search folder: {folder.path}"))
         return _search(folder, record, asked, prepared.manifest, stop, on_event)
 
 

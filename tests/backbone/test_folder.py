@@ -141,5 +141,5 @@ def test_writing_again_replaces_what_was_there(tmp_path: Path) -> None:
 def test_a_folder_without_a_config_is_none(tmp_path: Path) -> None:
     assert not is_folder(tmp_path)
     assert not is_folder(tmp_path / "gone")
-    with pytest.raises(BackboneError, match=r"no timm folder.*no config\.json"):
+    with pytest.raises(BackboneError, match=r"not a timm folder.*no config\.json"):
         read_config(tmp_path)

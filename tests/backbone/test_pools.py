@@ -138,7 +138,7 @@ def test_a_pool_of_timm_is_a_plain_network_of_timm(
         (
             {"overrides": {"backbone.pool": "max", "backbone.model_args": {"global_pool": "avg"}}},
             RecipeError,
-            "names? the pool twice",
+            "both name the pool",
         ),
         ({"overrides": {"backbone.pool": "median"}}, RecipeError, "backbone.pool"),
         ({"strategy": "linear-probe", "overrides": {"regularise.drop_connect": 0.5}}, RecipeError, "takes no steps"),

@@ -78,7 +78,9 @@ def test_a_file_that_cannot_be_fetched_is_an_error(checkpoints: Path, monkeypatc
 
     monkeypatch.setattr(loading, "hub_is_reachable", lambda address: True)
     monkeypatch.setattr(torch_hub, "download_url_to_file", refuse)
-    with pytest.raises(BackboneError, match=r"weights of googlenet could not be fetched: connection reset") as caught:
+    with pytest.raises(
+        BackboneError, match=r"weights of googlenet could not be downloaded: connection reset"
+    ) as caught:
         load(architecture("googlenet"), num_classes=3)
     assert "--weights" in caught.value.hint
 
@@ -92,7 +94,7 @@ def test_a_file_that_is_fetched_is_checked_by_the_hash_in_its_name(
     file = torch_hub.HubFile((tmp_path / GOOGLENET).as_uri(), there.path)
     monkeypatch.setattr(loading, "hub_is_reachable", lambda address: True)
     monkeypatch.setattr(torch_hub, "hub_file_of", lambda name: file)
-    with pytest.raises(BackboneError, match="could not be fetched: invalid hash value"):
+    with pytest.raises(BackboneError, match="could not be downloaded: invalid hash value"):
         load(architecture("googlenet"), num_classes=3)
     assert list(checkpoints.iterdir()) == []
 

@@ -216,7 +216,7 @@ def test_a_stem_of_one_channel_gives_the_same_for_grey_images() -> None:
     image = torch.randn(2, 1, 64, 64)
     with torch.no_grad():
         assert torch.allclose(model.eval()(image.repeat(1, 3, 1, 1)), grey(image), atol=1e-5)
-    assert "one channel is spread over 3" in report.sentence()
+    assert "one-channel stem is spread over 3" in report.sentence()
     assert report.random == ()
 
 
@@ -228,7 +228,7 @@ def test_a_stem_of_three_channels_is_added_up_for_one_as_timm_does() -> None:
     image = torch.randn(2, 1, 64, 64)
     with torch.no_grad():
         assert torch.allclose(colours(image.repeat(1, 3, 1, 1)), grey.eval()(image), atol=1e-5)
-    assert "its stem of 3 channels is added up for one" in report.sentence() and report.random == ()
+    assert "its 3-channel stem is summed for one" in report.sentence() and report.random == ()
 
 
 def test_a_stem_of_three_channels_is_repeated_for_four_as_timm_does() -> None:
@@ -236,7 +236,7 @@ def test_a_stem_of_three_channels_is_repeated_for_four_as_timm_does() -> None:
     four = timm.create_model("test_resnet", num_classes=4, in_chans=4)
     report = load_into(four, colours.state_dict(), architecture="test_resnet", source="given")
     assert torch.equal(four.conv1[0].weight, adapt_input_conv(4, colours.conv1[0].weight))
-    assert "its stem of 3 channels is repeated for 4" in report.sentence() and report.random == ()
+    assert "its 3-channel stem is repeated for 4" in report.sentence() and report.random == ()
 
 
 def test_a_stem_of_four_channels_stays_random_and_is_refused_where_frozen() -> None:

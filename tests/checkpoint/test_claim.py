@@ -97,7 +97,7 @@ def test_where_nothing_of_a_run_was_written_the_same_command_is_to_be_given_agai
     place.mkdir()
     for name in names:
         (place / name).touch()
-    with pytest.raises(CheckpointError, match="before it had written anything") as caught:
+    with pytest.raises(CheckpointError, match="before it wrote anything") as caught:
         opened(place)
     assert f"--out {place}" in caught.value.hint
     with new_folder(place) as folder:
@@ -109,7 +109,7 @@ def test_where_nothing_of_a_run_was_written_the_same_command_is_to_be_given_agai
 def test_a_folder_with_files_of_others_is_neither_a_stopped_run_nor_free(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     (tmp_path / PROBE).touch()
-    with pytest.raises(CheckpointError, match="is no run folder"):
+    with pytest.raises(CheckpointError, match="is not a run folder"):
         open_unfinished(tmp_path)
     with pytest.raises(ResourceError, match="is not empty"), new_folder(tmp_path):
         pass

@@ -64,7 +64,7 @@ def test_a_race_that_none_was_is_refused(tmp_path: Path, changes: dict[str, Any]
 
 def test_a_comparison_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    with pytest.raises(CheckpointError, match="is no comparison folder"):
+    with pytest.raises(CheckpointError, match="is not a comparison folder"):
         (tmp_path / "file").write_text("x")
         open_comparison(tmp_path)
     folder.comparison.write_text(json.dumps({"format_version": FORMAT_VERSION, **COMPARISON}))
@@ -101,7 +101,7 @@ def test_problems_are_read_back_with_their_formulas(tmp_path: Path) -> None:
     place.write_text("file,reason\n'=a.jpg,damaged\n")
     assert read_problems(place) == [Problem("=a.jpg", "damaged")]
     place.write_text("name,reason\n")
-    with pytest.raises(CheckpointError, match="its columns are others"):
+    with pytest.raises(CheckpointError, match="its columns differ"):
         read_problems(place)
 
 
@@ -117,12 +117,12 @@ def test_a_new_run_wants_an_empty_place_and_hidden_files_are_nothing(tmp_path: P
     (tmp_path / ".DS_Store").write_text("")
     check_new(tmp_path)
     assert is_unwritten(RunFolder(tmp_path))
-    with pytest.raises(CheckpointError, match="stopped before it had written anything"):
+    with pytest.raises(CheckpointError, match="stopped before it wrote anything"):
         open_unfinished(tmp_path)
     (tmp_path / "mine.txt").write_text("")
     with pytest.raises(ResourceError, match="is not empty"):
         check_new(tmp_path)
-    with pytest.raises(ResourceError, match="no folder that can be written"):
+    with pytest.raises(ResourceError, match="not a writable folder"):
         check_new(tmp_path / "mine.txt" / "run")
 
 

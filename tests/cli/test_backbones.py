@@ -47,7 +47,7 @@ def test_a_filter_and_limits_narrow_the_list(finetune_cli) -> None:
     assert len(rest.out.splitlines()) == len(done.out.splitlines()) + num_found - 30
     options_first = finetune_cli("backbones", "--max-params", "30", "resnet")
     assert options_first.out == done.out
-    assert "within every limit" in finetune_cli("backbones", "resnet", "--max-params", "0.001").out
+    assert "within all limits" in finetune_cli("backbones", "resnet", "--max-params", "0.001").out
 
 
 @pytest.mark.parametrize("words", [(), ("vit", "--all"), ("swinv2",), ("show", "swinv2_large_window12_192")])

@@ -70,16 +70,16 @@ CASES: dict[str, tuple[Make, int, str]] = {
     "empty folder": (empty, 3, "no images in"),
     "one class": (one_class, 3, "only one class"),
     "file for a folder": (lambda tmp: data(good(tmp / "imgs") / "cat" / "cat0.png"), 3, "is a file"),
-    "all of a class damaged": (all_damaged, 3, "no usable image is left of 'dog'"),
+    "all of a class damaged": (all_damaged, 3, "no usable image is left in 'dog'"),
     "unknown backbone": (with_flags("--backbone", "resnet81"), 4, "Did you mean"),
     "misspelt strategy": (with_flags("--strategy", "hed-only"), 2, "Did you mean 'head-only'"),
     "recipe with three mistakes": (recipe_with_three_mistakes, 2, "3 problems"),
     "weights of another network": (other_weights, 4, "another network's"),
     "weights missing": (with_flags("--weights", "nowhere.pth"), 4, "no weights at nowhere.pth"),
-    "unwritable out": (unwritable_out, 5, "no folder that can be written"),
+    "unwritable out": (unwritable_out, 5, "not a writable folder"),
     "learning rate nan": (with_flags("--lr", "nan"), 2, "optim.lr = nan: must be a finite number"),
     "batch size 0": (with_flags("--batch-size", "0"), 2, "train.batch_size = 0"),
-    "image size": (with_flags("--backbone", "test_vit", "--image-size", "37"), 4, "no multiple"),
+    "image size": (with_flags("--backbone", "test_vit", "--image-size", "37"), 4, "not a multiple"),
     "image size too small": (
         with_flags("--backbone", "inception_v3", "--image-size", "32"),
         4,
@@ -89,8 +89,8 @@ CASES: dict[str, tuple[Make, int, str]] = {
     "set without value": (with_flags("--set", "optim.lr"), 2, "section.key=value"),
     "probe at no group": (with_flags("--strategy", "linear-probe", "--probe-at", "layer9"), 2, "no such layer group"),
     "no device": (with_flags("--device", "mps"), 5, "none that torch can use"),
-    "allow without resume": (with_flags("--allow", "data"), 2, "--allow goes with --resume"),
-    "resume elsewhere": (with_flags("--resume", "run", "--out", "other"), 2, "no --recipe, no --out"),
+    "allow without resume": (with_flags("--allow", "data"), 2, "--allow needs --resume"),
+    "resume elsewhere": (with_flags("--resume", "run", "--out", "other"), 2, "no --recipe, --out"),
     "resume of nothing": (lambda tmp: ("--resume", tmp / "nowhere"), 6, "no run folder"),
     "allow what is none": (lambda tmp: ("--resume", tmp, "--allow", "everything"), 2, "no such kind of change"),
     "too few epochs": (with_flags("--strategy", "gradual", "--epochs", "2"), 2, "has 4 phases"),
@@ -148,7 +148,7 @@ def test_a_run_folder_inside_of_the_data_is_refused(finetune_cli, tmp_path: Path
     before = sorted(imgs.rglob("*"))
     done = finetune_cli("run", *data(Path()), *(["--out", out] if out else []))
     assert done.code == 2
-    assert f"error: {out or 'runs'} lies inside of the data" in done.err
+    assert f"error: {out or 'runs'} is inside the data" in done.err
     assert "--out" in done.err.splitlines()[-1]
     assert sorted(imgs.rglob("*")) == before
 
@@ -156,4 +156,4 @@ def test_a_run_folder_inside_of_the_data_is_refused(finetune_cli, tmp_path: Path
 def test_eval_of_no_run_is_an_error(finetune_cli, tmp_path: Path) -> None:
     done = finetune_cli("eval", tmp_path)
     assert done.code == 6
-    assert "is no run folder" in done.err
+    assert "is not a run folder" in done.err

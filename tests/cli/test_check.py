@@ -32,8 +32,8 @@ def test_a_clean_set_ends_with_0(finetune_cli, imgs: Path) -> None:
     done = finetune_cli("check", imgs, "--quick")
     assert done.code == 0
     assert "18 images in 6 classes" in done.out
-    assert "nothing is wrong as far as was looked" in done.out
-    assert "not looked at (--quick)" in done.out
+    assert "no problems found" in done.out
+    assert "not checked (--quick)" in done.out
     assert done.err == ""
 
 
@@ -43,7 +43,7 @@ def test_what_spoils_a_result_ends_with_9_after_everything_was_shown(
     monkeypatch.setenv("COLUMNS", "80")
     done = finetune_cli("check", torn, "--quick")
     assert done.code == 9
-    assert "conflict (spoils results): 1 image stands in more than one class" in done.out
+    assert "conflict (spoils results): 1 image is in more than one class" in done.out
     assert FIRST in done.out
     assert "\\x1b[31mcopy\\n[bold]x.jpg" in done.out
     assert "\x1b" not in done.out
@@ -124,7 +124,7 @@ def test_run_names_check_where_its_scan_finds_a_conflict(finetune_cli, torn: Pat
     quick = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--epochs", "1", "--device", "cpu")
     done = finetune_cli("run", "--data", torn, *quick, "--strategy", "head-only", "--out", tmp_path / "run")
     assert done.code == 0
-    assert "1 image stands in two classes" in done.err
+    assert "1 image is in two classes" in done.err
     assert "`finetune check` lists all" in done.err
 
 

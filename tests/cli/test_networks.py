@@ -47,7 +47,7 @@ def test_layers_without_data_say_what_is_left_open(finetune_cli) -> None:
 
 def test_a_name_and_a_flag_that_disagree_are_an_error(finetune_cli) -> None:
     done = finetune_cli("plan", "lenet5", "--backbone", "vgg16")
-    assert (done.code, "two backbones, lenet5 and" in done.err) == (2, True)
+    assert (done.code, "two backbones: lenet5 and" in done.err) == (2, True)
     assert finetune_cli("plan", "lenet5", "--backbone", "lenet5", "--strategy", "full").code == 0
 
 

@@ -83,11 +83,11 @@ def test_what_holds_no_model_that_can_be_used_says_so(finetune_cli, exported: Pa
     (own / "model" / "labels.txt").unlink()
     said = {
         (own / "exports",): (7, "is not the file that proof.json says was proven"),
-        (images / "other.onnx",): (7, "no ONNX file of this tool"),
+        (images / "other.onnx",): (7, "not an ONNX file of this tool"),
         (images / "gone.onnx",): (6, "no such file"),
         (own / "model",): (6, "does not say what its classes are called"),
-        (exported / "exports", "--engine", "torch"): (2, "is an ONNX file, which a CPU computes"),
-        (exported / "exports", "--unsure"): (2, "Name the run that it was made of"),
+        (exported / "exports", "--engine", "torch"): (2, "is an ONNX file, which runs on a CPU"),
+        (exported / "exports", "--unsure"): (2, "Name the run that it was made from"),
         (exported / "model", "--engine", "onnxruntime"): (2, "is a timm folder"),
         (exported / "model", "--unsure"): (6, "cannot tell what it is unsure of"),
     }
@@ -110,7 +110,7 @@ def test_a_file_has_all_that_was_asked_for_and_is_not_written_over(
     else:
         assert content.count(b"less likely than 0.999") == 2 and content.count(b"\n") == (3 if "json" in name else 4)
     again = finetune_cli(*words)
-    assert (again.code, "is there already" in again.err, again.out) == (5, True, "")
+    assert (again.code, "already exists" in again.err, again.out) == (5, True, "")
     assert (images / name).read_bytes() == content
     assert sorted(path.name for path in images.iterdir()) == sorted([name, "imgs"])
 
@@ -131,14 +131,14 @@ def test_images_are_sorted_into_class_folders(finetune_cli, run: Path, images: P
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--features",), "--features are too many for a table"),
-        (("--link",), "--link is a way of --copy-to"),
+        (("--features",), "--features do not fit in a table"),
+        (("--link",), "--link needs --copy-to"),
         (("--out", "a.txt"), "does not end in .csv, .tsv, .jsonl, .parquet"),
         (("--out", "nowhere/a.csv"), "no such folder: nowhere"),
-        (("--csv", "--format", "jsonl"), "--csv and --format are two forms"),
-        (("--json", "--out", "a.csv"), "--json and --out are two forms"),
-        (("--threshold", "1.5"), "threshold = 1.5 is no probability"),
-        (("--column", "image"), "--column image is of tables"),
+        (("--csv", "--format", "jsonl"), "--csv and --format are two output formats"),
+        (("--json", "--out", "a.csv"), "--json and --out are two output formats"),
+        (("--threshold", "1.5"), "threshold = 1.5 is not a probability"),
+        (("--column", "image"), "--column image is for tables"),
         (("--features", "--engine", "onnxruntime", "--csv"), "--features asks for features"),
     ],
 )

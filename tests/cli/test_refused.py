@@ -60,7 +60,7 @@ def test_a_name_that_is_too_long_is_no_bug(words, monkeypatch, capsys, tmp_path)
 def test_a_folder_that_may_not_be_read_is_named_with_the_way_out(closed, monkeypatch, capsys) -> None:
     assert ended(monkeypatch, "runs", str(closed / "inside")) == 5
     said = capsys.readouterr().err.replace("\n", " ")
-    assert "Permission denied" in said and "hint: See who may read" in said
+    assert "Permission denied" in said and "hint: Check its permissions" in said
 
 
 def test_what_no_file_is_to_blame_for_stays_a_bug(monkeypatch) -> None:
@@ -79,5 +79,5 @@ def test_a_cache_folder_that_may_not_be_looked_into_stops_nothing(closed) -> Non
 
 def test_a_run_folder_in_a_place_that_may_not_be_looked_into_is_refused_before_any_work(closed, monkeypatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(ResourceError, match=f"{closed} is no folder that can be written"):
+    with pytest.raises(ResourceError, match=f"{closed} is not a writable folder"):
         check_new(closed / "inside" / "run")

@@ -57,9 +57,7 @@ def test_a_place_that_is_missing_or_empty_is_said(finetune_cli, tmp_path: Path) 
 def test_one_is_shown_with_what_is_in_it_and_how_to_go_on(finetune_cli, shelf: Path) -> None:
     shown = finetune_cli("runs", "show", shelf / "done").out
     assert "head-only" in shown and "predictions.csv" in shown and "go on" not in shown
-    assert (
-        f"go on with it: finetune run --resume {shelf / 'begun'}" in finetune_cli("runs", "show", shelf / "begun").out
-    )
+    assert f"resume it: finetune run --resume {shelf / 'begun'}" in finetune_cli("runs", "show", shelf / "begun").out
     done = finetune_cli("runs", "show", shelf / "don")
     assert done.code == 6 and "Did you mean 'done'?" in done.err
     assert finetune_cli("runs", "show", shelf / "other").code == 6
@@ -110,7 +108,7 @@ def test_what_is_not_the_runs_own_is_not_removed_with_it(
         ("link",): "is a link to a run folder",
         ("done", "damaged", "done"): "is named twice",
         ("begun",): "holds another run folder, mine",
-        ("begun/mine", "begun"): "which is to be removed, too",
+        ("begun/mine", "begun"): "which is also to be removed",
     }.items():
         done = finetune_cli("runs", "rm", *(shelf / name for name in named), "--yes")
         assert (done.code, said in done.err) == (6, True), done.err
@@ -134,10 +132,10 @@ def test_an_ensemble_that_loses_a_member_is_named(finetune_cli, shelf: Path) -> 
         (shelf / name).mkdir()
         (shelf / name / "ensemble.json").write_text(json.dumps(content))
     done = finetune_cli("runs", "rm", shelf / "damaged", "--yes")  # which took no part
-    assert done.code == 0 and "an ensemble of" not in done.out
+    assert done.code == 0 and "an ensemble that" not in done.out
     done = finetune_cli("runs", "rm", shelf / "done", shelf / "begun", "--yes")
-    assert done.code == 0 and [line for line in done.out.splitlines() if "an ensemble of" in line] == [
-        f"{shelf / 'joined'} is an ensemble of {name} and others, and loses it: its file still answers"
+    assert done.code == 0 and [line for line in done.out.splitlines() if "an ensemble that" in line] == [
+        f"{shelf / 'joined'} is an ensemble that loses its member {name}: its file still works"
         for name in ("done", "begun")
     ]
-    assert "an ensemble of" not in finetune_cli("runs", "rm", shelf / "joined", "--yes").out
+    assert "an ensemble that" not in finetune_cli("runs", "rm", shelf / "joined", "--yes").out

@@ -19,7 +19,7 @@ from finetune.cli.terminal import wrapped
 from tests.support import FLAGS, commands
 
 WIDTHS = (120, 80, 60)
-LEFT_OUT = re.compile(r"left out at this width: .*?a\s+wider\s+terminal\s+or\s+a\s+file\s+has\s+all", re.DOTALL)
+LEFT_OUT = re.compile(r"hidden at this width: .*?a\s+wider\s+terminal\s+or\s+a\s+file\s+shows\s+all", re.DOTALL)
 
 
 def drawn(objects: list[tuple[Any, ...]], width: int | None) -> str:
@@ -146,7 +146,7 @@ def test_what_is_read_as_one_stays_on_a_line_wherever_it_falls(whole: str) -> No
 
 def test_a_command_that_is_longer_than_a_line_is_not_broken() -> None:
     command = f"finetune run --resume {'runs/' * 20}one --allow data"
-    assert wrapped(Text(f"Go on with it: {command}"), 60).plain == f"Go on with it:\n{command}"
+    assert wrapped(Text(f"Resume it: {command}"), 60).plain == f"Resume it:\n{command}"
 
 
 def test_a_command_in_a_hint_can_be_copied_where_a_path_has_spaces(finetune_cli, spaced: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_narrow_table_drops_what_it_may_and_says_so() -> None:
     made = table(["strategy", "val top1", "behind", "time"], rows, drop=["time"])
     assert "12 min" in drawn([(made,)], 80)
     narrow = drawn([(made,)], 62)
-    assert "12 min" not in narrow and "left out at this width: time" in narrow
+    assert "12 min" not in narrow and "hidden at this width: time" in narrow
     assert "0.512 [0.41, 0.61]" in narrow and "0.25 [0.11, 0.31]" in narrow
 
 

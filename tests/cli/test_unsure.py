@@ -61,8 +61,8 @@ def test_the_command_tells_them_in_every_form(finetune_cli, knowing: Path, drawn
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--coverage", "0"), "coverage = 0 is no share"),
-        (("--coverage", "1.5"), "coverage = 1.5 is no share"),
+        (("--coverage", "0"), "coverage = 0 is not a share"),
+        (("--coverage", "1.5"), "coverage = 1.5 is not a share"),
         (("--unsure", "--engine", "onnxruntime"), "--engine torch"),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_pattern_is_what_a_shell_would_make_of_it_unless_a_file_is_called_so(
 
 def test_nothing_there_is_an_error_that_says_what_is(tmp_path: Path) -> None:
     lay(tmp_path, ["d/notes.txt", "e/a.heic"])
-    for path, said in (("d", "no images there"), ("e", r"1 \.heic"), ("*.png", "nothing matches"), ("f", "no such")):
+    for path, said in (("d", "no images found"), ("e", r"1 \.heic"), ("*.png", "nothing matches"), ("f", "no such")):
         with pytest.raises(DataError, match=said):
             asked_images([tmp_path / path])
     (tmp_path / "loop").symlink_to("loop")
@@ -91,14 +91,14 @@ def test_a_column_of_a_table_is_found_by_its_name_or_named(tmp_path: Path, name:
 def test_a_table_without_such_a_column_is_an_error_that_names_those_it_has(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("one,two\nx,y\n")
     (tmp_path / "b.csv").write_text("image,image\nx,y\n")
-    with pytest.raises(RecipeError, match="no column that is known") as caught:
+    with pytest.raises(RecipeError, match="no column with a usual name") as caught:
         asked_images([tmp_path / "a.csv"])
     assert "It has one, two" in caught.value.hint and "--column" in caught.value.hint
     with pytest.raises(RecipeError, match=r"no column 'tow'\. Did you mean 'two'"):
         asked_images([tmp_path / "a.csv"], column="tow")
     with pytest.raises(DataError, match="2 columns named 'image'"):
         asked_images([tmp_path / "b.csv"])
-    with pytest.raises(RecipeError, match="of tables, and none is named"):
+    with pytest.raises(RecipeError, match="for tables, and no table is given"):
         asked_images([tmp_path], column="two")
 
 
@@ -147,7 +147,7 @@ def test_standard_input_may_be_names_line_by_line(tmp_path: Path, monkeypatch: p
     assert images.total is None
     expected = ["BMW/1.jpg", "d/2.jpg", "gone.png", "http://127.0.0.1/x.png", "\udcff.jpg"]
     assert [source.name for source in images] == expected
-    with pytest.raises(DataError, match="no images there"):
+    with pytest.raises(DataError, match="no images found"):
         list(of_stdin(b"\n"))
     with pytest.raises(RecipeError, match="named twice"):
         asked_images(["-", "-"], stdin=io.BytesIO())
@@ -210,13 +210,13 @@ def test_addresses_are_fetched_when_they_are_read(server: str, tmp_path: Path) -
     ("path", "said", "limits"),
     [
         ("gone", "the server says 404 Not Found", {}),
-        ("page", "no image lies there, but text/html", {}),
+        ("page", "it is text/html, not an image", {}),
         ("short", "the connection ends after", {}),
         ("huge", "more than 256 MiB", {}),
         ("ftp", "cannot be fetched", {}),
         ("endless", "more than 0.03125 MiB", {"LARGEST": 2**15}),
         ("slow", "no answer within 0.2 seconds", {"SILENCE": 0.2}),
-        ("drops", "not all of it is there after 0.1 seconds", {"MOST_SECONDS": 0.1}),
+        ("drops", "not complete after 0.1 seconds", {"MOST_SECONDS": 0.1}),
     ],
 )
 def test_what_cannot_be_fetched_says_why(

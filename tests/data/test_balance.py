@@ -32,8 +32,8 @@ def test_a_class_with_one_image_and_one_that_val_or_test_lacks_are_named() -> No
     )
     assert found == [
         "1 class has a single image: bee",
-        "3 classes have no image in val, which says nothing of them: bee, cow, dog",
-        "2 classes have no image in test, which says nothing of them: bee, dog",
+        "3 classes have no image in val, which cannot judge them: bee, cow, dog",
+        "2 classes have no image in test, which cannot judge them: bee, dog",
     ]
 
 
@@ -53,7 +53,7 @@ def test_a_class_with_a_tenth_of_the_images_of_the_largest_may_never_be_predicte
 def test_classes_that_are_there_and_never_predicted_are_named_with_their_images() -> None:
     never = never_predicted(("ant", "bee", "cow"), targets=[0, 0, 1, 1], guesses=[0, 0, 0, 0])
     assert never == {"bee": 2}
-    assert never_predicted_text(never, "val").startswith("the model never predicts bee (2 images there) on val")
+    assert never_predicted_text(never, "val").startswith("the model never predicts bee (2 images) on val")
     told = never_predicted_text(never, "val", is_refitted=True)
     assert told.startswith("the first fit (the refit, which is delivered, has learned from val) never predicts bee")
     assert never_predicted(("ant", "bee"), targets=[0, 1], guesses=[1, 0]) == {}

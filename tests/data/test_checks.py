@@ -88,7 +88,7 @@ def test_a_class_without_a_usable_image_is_an_error_that_names_it(image_folder: 
     root = image_folder(per_class=2)
     for file in (root / "bee").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(DataError, match="no usable image is left of 'bee'") as caught:
+    with pytest.raises(DataError, match="no usable image is left in 'bee'") as caught:
         scanned(root)
     assert "bee/bee-00.jpg" in caught.value.hint
 
@@ -305,7 +305,7 @@ def test_pictures_in_two_classes_and_copies_are_noted(image_folder: MakeImages) 
     root = image_folder()
     (root / "bee/twin.jpg").write_bytes((root / "ant/ant-00.jpg").read_bytes())
     notes = list(conflicts(scanned(root)))
-    assert "1 image stands in two classes, e.g. ant/ant-00.jpg; `finetune check` lists all" in notes
+    assert "1 image is in two classes, e.g. ant/ant-00.jpg; `finetune check` lists all" in notes
     assert "1 image is an exact copy of others; copies stay in one split" in notes
 
 

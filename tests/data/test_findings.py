@@ -50,7 +50,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
 def test_copies_on_two_sides_leak_and_the_case_begins_with_one_of_each_side() -> None:
     (finding,) = found_in(manifest_of(*BASE), Copies((0, 1, 2), "near"))
     assert (finding.kind, finding.spoils) == ("leak", True)
-    assert finding.text == "1 image stands in more than one split: val or test would look too good"
+    assert finding.text == "1 image is in more than one split: val or test would look too good"
     assert [one.split for one in finding.cases[0].files] == ["train", "val", "train"]
     assert finding.cases[0].facts == {"how": "near"}
 

@@ -106,7 +106,7 @@ def test_splits_may_lie_deeper_or_below_the_classes(lay: Lay, pattern: str) -> N
         ([f"train/{s}/{x}/1.jpg" for x in ("ant", "bee") for s in ("train", "val")], "holds splits itself: train, val"),
         ([f"train/{x}ant/1.jpg" for x in ("", "val/")] + ["train/bee/1.jpg"], "holds splits itself: val"),
         (["all/train/a/1.jpg", "all/train/b/1.jpg", "all/val/a/1.jpg", "all/val/b/1.jpg", "old/1.jpg"], "beside other"),
-        (["ant/val/1.jpg", "ant/valid/1.jpg", "bee/train/1.jpg", "bee/val/2.jpg"], "ant holds one split twice"),
+        (["ant/val/1.jpg", "ant/valid/1.jpg", "bee/train/1.jpg", "bee/val/2.jpg"], "ant has one split twice"),
     ],
 )  # fmt: skip
 def test_what_looks_like_splits_and_does_not_say_which_is_refused_with_the_list_and_ways_out(
@@ -158,7 +158,7 @@ def test_a_vehicle_named_train_stays_a_class(lay: Lay) -> None:
 @pytest.mark.parametrize("beside", ["unlabeled/1.jpg", "extra/2.jpg"])
 def test_a_split_folder_beside_loose_images_is_refused_and_not_a_class(lay: Lay, beside: str) -> None:
     root = lay(["train/a/1.jpg", "train/b/1.jpg", beside])
-    with pytest.raises(DataError, match="says that it is a split and holds class folders") as caught:
+    with pytest.raises(DataError, match="has the name of a split and holds class folders") as caught:
         read(root)
     assert "data.layout=classes" in caught.value.hint
     assert read(root, layout="classes").classes == tuple(sorted({"train", beside.split("/")[0]}))
@@ -168,7 +168,7 @@ def test_a_split_folder_beside_loose_images_is_refused_and_not_a_class(lay: Lay,
 def test_images_beside_masks_or_folds_in_every_split_are_no_classes(lay: Lay, folders: str) -> None:
     names = [f"{top}/{part}/{label}/1.jpg" for top in ("train", "val") for part in folders.split() for label in "ab"]
     said = ", ".join(folders.split())
-    with pytest.raises(DataError, match=rf"hold the same folders \(a, b\), so that the classes may be these or {said}"):
+    with pytest.raises(DataError, match=rf"hold the same folders \(a, b\), so the classes may be these or {said}"):
         read(lay(names))
 
 
@@ -196,7 +196,7 @@ def test_a_val_or_test_without_class_folders_is_left_out_and_what_follows_is_sai
     manifest = read(lay([*tree("train/{label}/1.jpg", "train"), "val/1.jpg", "test/test/1.jpg", "test/test/2.jpg"]))
     assert set(splits(manifest)) == {"train"}
     assert "1 image in val/ belongs to no class: left out, and val is taken from train" in manifest.notes
-    assert "2 images in test/ belong to no class: left out, so that nothing is measured on them" in manifest.notes
+    assert "2 images in test/ belong to no class: left out, so nothing is measured on them" in manifest.notes
 
 
 def test_a_split_folder_without_images_is_noted(lay: Lay) -> None:
@@ -246,7 +246,7 @@ def test_a_class_in_two_unicode_forms_is_one(lay: Lay) -> None:
 def test_classes_that_differ_by_case_or_spaces_are_kept_and_noted(lay: Lay, names: tuple[str, str]) -> None:
     manifest = read(lay([*(f"{name}/1.jpg" for name in names), "dog/1.jpg"]))
     assert len(manifest.classes) == 3
-    assert any("differ by case, spaces" in note and repr(names[0]) in note for note in manifest.notes)
+    assert any("differ only by case, spaces" in note and repr(names[0]) in note for note in manifest.notes)
 
 
 def test_files_of_kinds_that_are_not_read_are_counted_by_kind(lay: Lay) -> None:
@@ -259,7 +259,7 @@ def test_files_of_kinds_that_are_not_read_are_counted_by_kind(lay: Lay) -> None:
 def test_a_class_of_which_nothing_can_be_read_is_said_to_be_none(lay: Lay) -> None:
     manifest = read(lay(["a/1.jpg", "b/1.jpg", "c/1.heic", "c/2.heic"]))
     assert manifest.classes == ("a", "b")
-    assert "no images in c that can be read, but 2 .heic: it is no class" in manifest.notes
+    assert "no images in c that can be read, but 2 .heic: it is not a class" in manifest.notes
 
 
 def test_data_of_which_nothing_can_be_read_says_what_is_there(lay: Lay) -> None:

@@ -163,7 +163,7 @@ def test_what_a_generator_reuses_or_closes_was_taken_before(tmp_path: Path) -> N
     [
         (PIXELS.astype(np.float32), "an array of float32", r"\* array"),
         (PIXELS.astype(np.int64), "an array of int64", "uint8"),
-        (PIXELS.transpose(2, 0, 1), r"shape \(3, 5, 7\)", "Channels stand last"),
+        (PIXELS.transpose(2, 0, 1), r"shape \(3, 5, 7\)", "Channels come last"),
         (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\)", "RGBA, CMYK"),
         (np.zeros(4, np.uint8), r"shape \(4,\)", "Give paths"),
         (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)", "Give paths"),
@@ -181,7 +181,7 @@ def test_what_a_generator_reuses_or_closes_was_taken_before(tmp_path: Path) -> N
         ([None], "image 0 is 'NoneType'|image 0 is None", "Give paths"),
         ([[PIXELS]], "image 0 is of the type 'list'", "Give paths"),
         ({"a": PIXELS}, "'dict'", "Give paths"),
-        ([], "no images there", "Give paths"),
+        ([], "no images: the list is empty", "Give paths"),
     ],
 )
 def test_what_is_doubtful_is_refused_with_the_way_out(image: Any, message: str, hint: str) -> None:

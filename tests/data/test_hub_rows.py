@@ -111,8 +111,8 @@ def test_columns_that_must_be_meant_need_no_name(contents: list[bytes], tmp_path
         ({"fine": [0] * 8, "coarse": [1] * 8}, {}, RecipeError, "no column 'label'"),
         ({"label": [0] * 8}, {"data.label_column": "lable"}, RecipeError, "Did you mean 'label'"),
         ({"label": [0] * 8}, {"data.image_column": "photo"}, RecipeError, "no column 'photo'"),
-        ({"label": [0] * 7 + [5]}, {}, DataError, "row 8, label: its class is 5, and 2 are named"),
-        ({"label": [b"x"] * 8}, {}, DataError, "row 1, label: bytes is no class"),
+        ({"label": [0] * 7 + [5]}, {}, DataError, "row 8, label: its class is 5, but only 2 are named"),
+        ({"label": [b"x"] * 8}, {}, DataError, "row 1, label: bytes is not a class"),
     ],
 )
 def test_columns_and_classes_that_are_none_are_one_error(
@@ -135,7 +135,7 @@ def test_rows_without_an_image_or_a_class_are_told(contents: list[bytes], tmp_pa
 
 def test_rows_of_paths_alone_and_damaged_files_are_one_error(contents: list[bytes], tmp_path: Path) -> None:
     paths = pa.table({"image": ["a.jpg", "b.jpg"], "label": ["x", "y"]})
-    with pytest.raises(DataError, match="no row has the bytes of an image"):
+    with pytest.raises(DataError, match="no row holds an image"):
         finetune.shard(f"hfds:{put(tmp_path / 'x.parquet', paths)}", out=tmp_path / "shards")
     whole = put(tmp_path / "y.parquet", table(contents, label=[0, 1] * 4))
     whole.write_bytes(whole.read_bytes()[:2000])
@@ -216,7 +216,7 @@ def test_the_files_of_the_hub_are_those_of_one_configuration(
         ({"main": ["a.parquet"]}, "some/set:small", "no configuration 'small'"),
         ({"main": ["images.zip"]}, "some/set", "no Parquet files"),
         ({}, "some/other", "the Hub has no data set some/other"),
-        ({}, "no/such/name", "no name of a data set"),
+        ({}, "no/such/name", "not the name of a data set"),
         ({}, "images.parquet", "no such file"),
     ],
 )
@@ -231,7 +231,7 @@ def test_what_the_hub_does_not_have_is_one_error(
 def test_a_data_set_of_which_the_hub_converted_a_part_is_told(on_hub: dict[str, list[str]], tmp_path: Path) -> None:
     on_hub[hub_files.CONVERTED] = ["default/partial-train/0000.parquet"]
     _, told = warned(finetune.shard, "hfds:some/set", out=tmp_path / "shards")
-    assert any("a part of it alone" in line for line in told)
+    assert any("converted only part of it" in line for line in told)
 
 
 def test_without_a_hub_the_error_says_how_to_fetch_it_elsewhere(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def notes_of(tmp_path: Path, *labels: str) -> str:
 
 @pytest.mark.parametrize("label", ["nan", "NULL", "N/A", "unlabeled"])
 def test_a_label_that_says_none_is_a_class_and_noted(tmp_path: Path, label: str) -> None:
-    assert f"{label!r} is taken as a class: where that means that no class is known" in notes_of(tmp_path, "a", label)
+    assert f"{label!r} is taken as a class: if that means that no class is known" in notes_of(tmp_path, "a", label)
 
 
 @pytest.mark.parametrize("label", ["ant|bee", "ant, bee", "ant;bee", "ant bee", "bee+ant"])
@@ -68,7 +68,7 @@ def test_masks_beside_the_images_are_counted() -> None:
     ]
     (note,) = masks([Row(file, file[0]) for file in files])
     assert note.startswith(
-        "3 images are named as a mask of another beside it, and read as any image, e.g. a/x (1)_mask.png"
+        "3 images are named like masks of others beside them, and read as images, e.g. a/x (1)_mask.png"
     )
     assert list(masks([Row("masks/face_mask.jpg", "mask"), Row("a/face.jpg", "a")])) == []
 
@@ -76,6 +76,6 @@ def test_masks_beside_the_images_are_counted() -> None:
 @pytest.mark.parametrize("cell", [{"bytes": b"x" * 9999, "path": "1.png"}, b"x" * 9999])
 def test_images_inside_of_a_table_are_one_short_error(tmp_path: Path, cell: object) -> None:
     parquet.write_table(pyarrow.table({"image": [cell], "label": ["a"]}), tmp_path / "t.parquet")
-    with pytest.raises(DataError, match="its column 'image' holds no names of files") as caught:
+    with pytest.raises(DataError, match="its column 'image' holds not file names") as caught:
         read(tmp_path / "t.parquet")
     assert len(caught.value.message) < 300 and "finetune shard hfds:" in caught.value.hint

@@ -161,7 +161,7 @@ def test_killed_while_shards_are_written_none_is_taken_for_a_whole_one(
         if ended.signal:
             with suppress(DataError):  # no shards there
                 there = sources.read(f"wds:{sets / 'shards' if has_hidden else sets}", needs_two_classes=False)
-                assert len(there.samples) == 24 or "is not there" in next(iter(reasons(there).values())), number
+                assert len(there.samples) == 24 or "but missing" in next(iter(reasons(there).values())), number
             with suppress(ResourceError):  # is not empty
                 work()
                 assert sources.read(f"wds:{sets / 'shards'}").samples == whole.samples
@@ -172,7 +172,7 @@ def test_shards_that_were_not_copied_are_told_of(few: Path, tmp_path: Path) -> N
     shards = written(few, tmp_path / "shards")
     lost = sorted((tmp_path / "shards").glob("*.tar"))[1]
     lost.unlink()
-    assert reasons(sources.read(shards)) == {lost.name: "is named by _info.json, and is not there"}
+    assert reasons(sources.read(shards)) == {lost.name: "is named by _info.json, but missing"}
     assert reasons(sources.read(f"{shards}/all-*.tar")) == {}
 
 
@@ -183,7 +183,8 @@ def test_how_many_images_a_shard_lacks_is_said(few: Path, tmp_path: Path) -> Non
     there = sources.read(shards)
     missing = 24 - len(there.samples) - (".jpg" in "".join(reasons(there)))
     assert re.search(
-        rf"what lies before is read; {missing} of its 24 images are missing, by _info", reasons(there)[shard.name]
+        rf"what comes before is read; {missing} of its 24 images are missing, according to _info",
+        reasons(there)[shard.name],
     )
     shard.write_bytes(b"")
     with pytest.raises(DataError, match="empty file; 24 of its 24 images are missing"):
@@ -214,7 +215,7 @@ def test_numbers_of_classes_are_named_by_what_lies_beside(few: Path, tmp_path: P
 def test_numbers_without_names_and_names_in_cls_are_classes(few: Path, tmp_path: Path) -> None:
     foreign(few, tmp_path / "a" / "0.tar", {"cls": ["10", "2"]})
     numbered = sources.read(f"wds:{tmp_path / 'a'}")
-    assert numbered.classes == ("10", "2") and "go by their numbers" in numbered.notes[0]
+    assert numbered.classes == ("10", "2") and "are called by their numbers" in numbered.notes[0]
     foreign(few, tmp_path / "b" / "0.tar", {"cls": ["cat\n", "dog"]})
     assert sources.read(f"wds:{tmp_path / 'b'}").classes == ("cat", "dog")
 
@@ -310,7 +311,7 @@ def test_what_is_wrong_with_a_shard_is_said_and_the_rest_is_read(few: Path, tmp_
 def test_the_number_of_no_class_is_a_problem(few: Path, tmp_path: Path) -> None:
     foreign(few, tmp_path / "a.tar", {"cls": ["0", "1", "7"]})
     (tmp_path / "classnames.txt").write_text("ant\nbee\n")
-    assert reasons(sources.read(f"wds:{tmp_path}")) == {"a.tar/set/0002.jpg": "its class is 7, and 2 are named"}
+    assert reasons(sources.read(f"wds:{tmp_path}")) == {"a.tar/set/0002.jpg": "its class is 7, but only 2 are named"}
 
 
 @pytest.mark.parametrize("cut", [-1, -512, 700, 0.5, 0.9])
@@ -329,7 +330,7 @@ def test_a_shard_that_breaks_off_says_so_and_gives_what_lies_before(few: Path, t
         assert "is damaged" in error.message and cut == 700
         return
     (reason,) = [problem.reason for problem in manifest.problems if problem.file == shard.name]
-    assert "what lies before is read" in reason
+    assert "what comes before is read" in reason
     assert len(manifest.samples) <= 24
     assert checks.scan(manifest, needs_all_classes=False).problems[-1].file != ""
 
@@ -426,12 +427,12 @@ def test_what_is_written_does_not_lie_inside_of_the_data(
     image_folder, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     imgs = image_folder("imgs", per_class=1)
-    with pytest.raises(RecipeError, match=r"lies inside of the data, .*imgs:"):
+    with pytest.raises(RecipeError, match=r"is inside the data, .*imgs:"):
         written(imgs, imgs / out)
-    with pytest.raises(RecipeError, match="inside of the data"):
+    with pytest.raises(RecipeError, match="is inside the data"):
         check_outside(imgs / out, f"wds:{imgs}")
     monkeypatch.setenv("HOME", str(imgs.parent))
-    with pytest.raises(RecipeError, match="inside of the data"):
+    with pytest.raises(RecipeError, match="is inside the data"):
         check_outside(imgs / out, "~/imgs")
     (imgs / "labels.csv").touch()
     check_outside(imgs / out, str(imgs / "labels.csv"))

@@ -352,7 +352,7 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_shows_a_path(lay: Lay) 
 
 @pytest.mark.parametrize("pattern", ["(", "[a", "*x", "(?P<n>a)(?P<n>b)"])
 def test_a_pattern_that_is_none_is_an_error_that_names_the_key(lay: Lay, pattern: str) -> None:
-    with pytest.raises(RecipeError, match=r"data\.group_by = .*no regular expression"):
+    with pytest.raises(RecipeError, match=r"data\.group_by = .*a regular expression"):
         read(lay("a/1.jpg", "b/1.jpg"), group_by=pattern)
 
 

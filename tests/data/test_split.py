@@ -284,7 +284,7 @@ def test_a_small_class_stands_in_train_and_val_whatever_the_share(val: float, co
 
 def test_a_share_that_is_far_from_the_one_asked_for_is_told() -> None:
     few, many = (assign(singles(*[count] * 5), val=0.2, test=0.0, seed=0) for count in (2, 10))
-    assert "val has 50% of the images, and 20% was asked for" in "\n".join(few.notes)
+    assert "val has 50% of the images, but 20% was asked for" in "\n".join(few.notes)
     assert not many.notes
     users = replace(few, samples=tuple(replace(s, split=s.split) for s in few.samples), notes=())
     assert not assign(users, val=0.2, test=0.0, seed=0).notes  # nobody asked for a share
@@ -392,8 +392,8 @@ def test_leaks_in_a_split_of_the_user_are_reported_with_an_example() -> None:
     done = assign(manifest_of(*samples), val=0.2, test=0.0, seed=0)
     assert splits_of(done) == {s.file: s.split for s in samples}
     assert done.notes == (
-        "leak: 1 images stand in more than one split, e.g. a.jpg; `finetune check` lists all",
-        "leak: 1 groups stand in more than one split, e.g. c.jpg; `finetune check` lists all",
+        "leak: 1 images are in more than one split, e.g. a.jpg; `finetune check` lists all",
+        "leak: 1 groups are in more than one split, e.g. c.jpg; `finetune check` lists all",
     )
 
 

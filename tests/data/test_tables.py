@@ -52,7 +52,7 @@ def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None
 def test_columns_that_differ_by_case_are_noted_and_others_may_be_double(write: Write) -> None:
     manifest = read(write("i/1.jpg,a,x,1,2", "i/2.jpg,b,y,1,2", header="image,label,Label,z,z"))
     assert manifest.classes == ("a", "b")
-    assert manifest.notes[0] == "of the columns label, Label, which differ by case alone, label is taken"
+    assert manifest.notes[0] == "of the columns label, Label, which differ only by case, label is taken"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_rows_whose_files_are_not_there_are_counted_with_the_place_and_the_near_
 def test_some_rows_without_files_are_a_note_with_count_place_and_near_miss(write: Write, tmp_path: Path) -> None:
     manifest = read(write("i/1.jpg,a", "i/2.jpg,b", "gone.jpg,a", "i/1,b"))
     note, beside = manifest.notes
-    assert beside.startswith("3 images lie beside the table and in no row")
+    assert beside.startswith("3 images lie beside the table but in no row")
     assert note.startswith(f"2 of 4 rows name a file that is not there, e.g. {tmp_path / 'gone.jpg'}")
     assert note.endswith("instead of 'i/1': there is 'i/1.jpg'")
     assert [problem.file for problem in manifest.problems] == ["gone.jpg", "i/1"]
@@ -105,7 +105,7 @@ def test_images_beside_a_table_that_no_row_names_are_counted_in_one_note(tmp_pat
                 [rows, *zip(*rows.values(), strict=True)]
             )
     (note,) = read(path).notes
-    assert note == "2 images lie beside the table and in no row: left out, e.g. a link/j/4.PNG"
+    assert note == "2 images lie beside the table but in no row: left out, e.g. a link/j/4.PNG"
 
 
 def test_rows_that_cannot_be_used_name_their_image_all_the_same(write: Write) -> None:
@@ -140,7 +140,7 @@ def test_names_in_another_unicode_form_are_found_and_are_one_class_and_one_group
 @pytest.mark.parametrize("column", ["subset", "Split", "set"])
 def test_splits_in_a_column_of_another_name_are_refused_with_both_ways_out(write: Write, column: str) -> None:
     path = write("i/1.jpg,a,train", "i/2.jpg,b,train", "images/3.jpg,a,test", header=f"image,label,{column}")
-    with pytest.raises(RecipeError, match=f"'{column}' says test and train") as caught:
+    with pytest.raises(RecipeError, match=f"'{column}' holds test and train") as caught:
         read(path)
     assert f"data.split_column={column}" in caught.value.hint
     assert [sample.split for sample in read(path, split_column=column).samples] == ["train", "train", "test"]
@@ -157,17 +157,17 @@ def test_a_column_that_says_yes_or_no_of_a_split_is_not_passed_over(
 ) -> None:
     rows = ("i/1.jpg,a", "i/2.jpg,b", "images/3.jpg,a")
     path = write(*map(",".join, zip(rows, (cells[0], *cells), strict=True)), header=f"image,label,{column}")
-    with pytest.raises(RecipeError, match=f"'{column}' says {cells[0]} and {cells[1]}, but is not") as caught:
+    with pytest.raises(RecipeError, match=f"'{column}' holds {cells[0]} and {cells[1]}, but is not") as caught:
         read(path)
-    assert f"--set data.split_column={column} obeys it" in caught.value.hint
+    assert f"--set data.split_column={column} uses it" in caught.value.hint
     assert [sample.split for sample in read(path, split_column=column).samples] == expected
     assert {sample.split for sample in read(path, split_column="none").samples} == {None}
 
 
 def test_a_column_that_says_what_is_train_leaves_open_what_the_others_are(write: Write) -> None:
-    with pytest.raises(RecipeError, match="says 0 and 1") as caught:
+    with pytest.raises(RecipeError, match="holds 0 and 1") as caught:
         read(write("i/1.jpg,a,0", "i/2.jpg,b,1", header="image,label,is_training_image"))
-    assert "with val or test for the others" in caught.value.hint and "obeys" not in caught.value.hint
+    assert "with val or test for the others" in caught.value.hint and "uses it" not in caught.value.hint
 
 
 @pytest.mark.parametrize("column", ["fold", "Split", "set"])
@@ -203,10 +203,10 @@ def test_words_of_splits_are_those_of_folders(write: Write) -> None:
 
 def test_fractions_as_labels_are_refused_where_no_class_has_two_images_and_noted_in_a_check(write: Write) -> None:
     path = write("i/1.jpg,1.5", "i/2.jpg,2.25", "images/3.jpg,7.5")
-    with pytest.raises(DataError, match="labels are numbers") as caught:
+    with pytest.raises(DataError, match="labels look like measured numbers") as caught:
         read(path)
     assert "ranges" in caught.value.hint
-    assert any("labels are numbers" in note for note in read(path, needs_two_classes=False).notes)
+    assert any("labels look like measured numbers" in note for note in read(path, needs_two_classes=False).notes)
 
 
 def test_a_table_of_another_encoding_has_a_way_out(write: Write) -> None:
@@ -235,7 +235,7 @@ def test_a_semicolon_in_a_name_of_a_column_separates_nothing_where_there_are_com
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("", "is empty"), ("0.jpg,a\n1.jpg,b\n", "begins with 0.jpg, a, which are no names of columns")]
+    ("text", "said"), [("", "is empty"), ("0.jpg,a\n1.jpg,b\n", "begins with 0.jpg, a, which are not column names")]
 )
 def test_a_table_without_names_of_columns_is_told_to_have_them(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(DataError, match=said) as caught:

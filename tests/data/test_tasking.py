@@ -57,7 +57,7 @@ def test_an_image_without_a_label_has_no_class_where_it_may_have_none(tmp_path: 
     path = table(tmp_path, "image,label", "1.jpg,ant|bee", "2.jpg,bee", "3.jpg,ant", "4.jpg,")
     several = read(path, task="multilabel")
     assert labels(several)["4.jpg"] == "" and several.problems == ()
-    assert "1 image has no class: taken as showing none of them" in said(several)
+    assert "1 image has no class: taken as having none" in said(several)
     one = read(path, task="classify")
     assert "4.jpg" not in labels(one) and [problem.file for problem in one.problems] == ["4.jpg"]
 
@@ -98,10 +98,10 @@ def test_columns_that_exclude_each_other_are_one_class_for_each_image(tmp_path: 
 
 def test_several_columns_are_no_single_class(tmp_path: Path) -> None:
     path = table(tmp_path, "image,a,b", "1.jpg,0,1", "2.jpg,1,0")
-    with pytest.raises(RecipeError, match="label columns, or lists, are classes that an image may have"):
+    with pytest.raises(RecipeError, match="several label columns, or lists, mean several classes for an image"):
         read(path, task="regress", label_column="a,b")
     both = table(tmp_path, "image,a,b", "1.jpg,0,1", "2.jpg,1,1")
-    with pytest.raises(RecipeError, match=r"which is no classify: 2\.jpg has a, b"):
+    with pytest.raises(RecipeError, match=r"which is not classify: 2\.jpg has a, b"):
         read(both, task="classify", label_column="a,b")
     with pytest.raises(RecipeError, match="has no column 'x'"):
         read(path, task="auto", label_column="a,x")
@@ -132,7 +132,7 @@ def test_numbers_that_look_measured_are_numbers_and_that_is_said(tmp_path: Path)
     manifest = read(path, task="auto", label_column="length")
     assert manifest.task == "regress" and manifest.classes == ("length",)
     assert labels(manifest)["3.jpg"] == "4.5"
-    assert "task regress: the labels are numbers" in said(manifest)
+    assert "task regress: the labels look like measurements" in said(manifest)
 
 
 def test_whole_numbers_with_many_images_each_are_classes(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_whole_numbers_with_many_images_each_are_classes(tmp_path: Path) -> None
 def test_a_label_that_is_no_number_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     for wrong in ("tall", "nan", "inf"):
         path = table(tmp_path, "image,label", "1.jpg,1.5", f"2.jpg,{wrong}")
-        with pytest.raises(DataError, match=rf"the label '{wrong}' of 2.jpg is no number"):
+        with pytest.raises(DataError, match=rf"the label '{wrong}' of 2.jpg is not a number"):
             read(path, task="regress")
 
 
@@ -154,11 +154,13 @@ def test_a_decimal_comma_is_read_as_a_point_and_that_is_said(tmp_path: Path, tas
     found = read(table(tmp_path, "image;label", *rows, "0.jpg;0,05"), task=task)
     assert found.task == "regress"
     assert labels(found)["3.jpg"] == "3.35"
-    assert "decimal comma, which is read as a point: '0,05' is 0.05" in said(found)
+    assert "decimal commas, read as points: '0,05' is 0.05" in said(found)
     assert "another label" not in said(found)
 
 
-@pytest.mark.parametrize(("label", "match"), [("1,234", "is 1.234 or 1234"), ("1.5", "'0,1' of 0.jpg is no number")])
+@pytest.mark.parametrize(
+    ("label", "match"), [("1,234", "may be 1.234 or 1234"), ("1.5", "'0,1' of 0.jpg is not a number")]
+)
 def test_commas_that_may_mean_something_else_are_no_decimals(tmp_path: Path, label: str, match: str) -> None:
     rows = [f"{n}.jpg;{label if n else label.replace('.', ',').replace('1,5', '0,1')}" for n in range(3)]
     with pytest.raises(DataError, match=match):

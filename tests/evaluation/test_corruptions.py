@@ -89,10 +89,10 @@ def test_each_kind_is_scored_at_each_severity_on_all_files(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--severities", "1"), "--severities are those of --corrupt"),
-        (("--corrupt", "--severities", "0"), "severity 0 is none of 1 to 5"),
-        (("--corrupt", "--severities", "1-3"), "is no list of numbers"),
-        (("--corrupt", "--tta", "flip"), "--corrupt measures images as they are"),
+        (("--severities", "1"), "--severities needs --corrupt"),
+        (("--corrupt", "--severities", "0"), "severity 0 is not one of 1 to 5"),
+        (("--corrupt", "--severities", "1-3"), "is not a list of numbers"),
+        (("--corrupt", "--tta", "flip"), "--corrupt measures single images"),
     ],
 )
 def test_what_does_not_go_together_is_refused(noisy: Any, finetune_cli, finished: Path, more: Any, said: str) -> None:
@@ -104,7 +104,7 @@ def test_images_that_cannot_be_corrupted_are_refused(noisy: Any, tiny_run, tmp_p
     check_corruptible(COLOURS, (32, 40))
     with pytest.raises(RecipeError, match="sees 31 × 40 pixels"):
         check_corruptible(COLOURS, (31, 40))
-    with pytest.raises(RecipeError, match="takes 4 channels, and"):
+    with pytest.raises(RecipeError, match="takes 4 channels, but"):
         check_corruptible(Bands(4), (64, 64))
     with pytest.raises(RecipeError, match="takes 3 channels with all bits"):
         check_corruptible(Bands(3, "full"), (64, 64))

@@ -81,7 +81,7 @@ def test_labels_and_the_page_say_what_the_model_is(exported: Path) -> None:
 
 def test_elsewhere_they_carry_the_name_of_the_file_and_replace_nothing(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "a.labels.txt").write_text("mine")
-    with pytest.raises(ResourceError, match=r"a\.labels\.txt exists already"):
+    with pytest.raises(ResourceError, match=r"a\.labels\.txt already exists"):
         finetune.export(exported, out=tmp_path / "a.onnx")
     assert [place.name for place in tmp_path.iterdir()] == ["a.labels.txt"]
 
@@ -113,4 +113,4 @@ def test_a_class_is_one_line_of_labels_whatever_it_is_called(finished: Path, tmp
     done = finetune.export(run, out=tmp_path / "model.onnx")
     lines = (done.path.parent / "labels.txt").read_text().splitlines()
     assert lines == [f"{first} twice", *finetune.load(run).classes[1:]]
-    assert f"one of 6 classes: {first} twice, " in (done.path.parent / "README.md").read_text()
+    assert f"one of 6 classes for an image: {first} twice, " in (done.path.parent / "README.md").read_text()

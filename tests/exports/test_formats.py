@@ -73,7 +73,7 @@ def test_a_library_that_is_missing_is_named_before_anything_is_computed(
 def test_core_ml_is_refused_where_nothing_can_prove_it(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(formats.sys, "platform", "linux")
-    with pytest.raises(ExportError, match="computes on macOS alone"):
+    with pytest.raises(ExportError, match="runs only on macOS"):
         finetune.export(finished, format="coreml")
 
 
@@ -142,7 +142,7 @@ def test_a_folder_in_exports_is_replaced_and_elsewhere_nothing_is(exported: Path
     for _ in range(2):
         finetune.export(exported, format="torch")
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ResourceError, match="exists already"):
+    with pytest.raises(ResourceError, match="already exists"):
         finetune.export(exported, format="torch", out=tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
@@ -230,7 +230,7 @@ def test_an_export_takes_no_place_of_other_files(
     monkeypatch.setattr("finetune.workflow.export.proof_of", None)  # it is said before a model is asked anything
     around = Path(os.path.relpath(mine, exported / "exports" / "no-folder"))
     for more, said in (
-        ({"out": exported / "exports" / "no-folder" / around}, "exists already"),
+        ({"out": exported / "exports" / "no-folder" / around}, "already exists"),
         ({"out": mine, "format": "torch"}, "is a file, and torch fills a folder"),
         ({"out": plain, "softmax": True}, "is the place of the plain ONNX file"),
         ({"out": plain.parent}, "is a folder"),

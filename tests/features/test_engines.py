@@ -99,7 +99,7 @@ def test_a_network_with_other_outputs_is_none() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return x, x
 
-    with pytest.raises(IndivisibleError, match="other outputs than logits"):
+    with pytest.raises(IndivisibleError, match="more than logits"):
         network_trunk(Pair())
 
 
@@ -235,7 +235,7 @@ def test_an_engine_that_is_not_installed_names_the_way_out(monkeypatch: pytest.M
 def test_in_another_precision_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     trunk = trunk_of("test_resnet")
     assert equip(trunk, images(trunk), asked="auto", num_images=10**9, precision="bfloat16", about=ABOUT)[0] == "torch"
-    with pytest.raises(BackboneError, match="it computes in float32, and this run in bfloat16"):
+    with pytest.raises(BackboneError, match="it computes in float32, but this run in bfloat16"):
         equip(trunk, images(trunk), asked="folded", num_images=16, precision="bfloat16", about=ABOUT)
 
 

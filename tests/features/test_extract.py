@@ -112,7 +112,7 @@ def test_a_head_that_a_trace_goes_through_is_reached_in_a_tail_as_in_the_whole(n
 
 
 def test_what_reaches_a_head_that_is_never_called_cannot_be_told() -> None:
-    with pytest.raises(BackboneError, match="cannot be told"):
+    with pytest.raises(BackboneError, match="cannot be found"):
         extract(before_head(nn.Flatten(), nn.Linear(2, 2)), batches(2, size=4))
 
 

@@ -109,6 +109,6 @@ def test_a_layer_that_nothing_passes_is_told_of() -> None:
 
 def test_zero_is_for_the_head_alone() -> None:
     for overrides in ({"strategy.name": "scratch"}, {"strategy.reinit": True}):
-        with pytest.raises(RecipeError, match="for the head alone"):
+        with pytest.raises(RecipeError, match="only for the head"):
             recipe_of(overrides={"strategy.initialiser": "zero", **overrides})
     assert recipe_of(overrides={"strategy.initialiser": "zero"}).strategy.initialiser == "zero"

@@ -124,5 +124,5 @@ def test_a_focus_without_a_focal_loss_is_refused() -> None:
 def test_what_a_solved_head_does_not_use_is_said() -> None:
     settings = {"strategy": "linear-probe", "backbone": "test_resnet", "pretrained": False}
     notes = finetune.plan(overrides={"loss.name": "focal", "optim.clip": "none"}, **settings).notes
-    assert [note for note in notes if "not used is optim.clip, loss.name" in note]
+    assert [note for note in notes if "optim.clip, loss.name not used" in note]
     assert not [note for note in finetune.plan(**settings).notes if "not used" in note]

@@ -82,7 +82,7 @@ def test_many_classes_have_no_matrix_but_pairs() -> None:
 
 def test_learning_by_heart_is_seen_and_what_is_as_it_should_be_is_not() -> None:
     fine = answers([0, 1, 2] * 5, [0, 1, 2] * 5)
-    assert "by heart" in advised(fine, epochs(0.99, 0.8, [0.5, 0.4, 0.6]))
+    assert "memorises" in advised(fine, epochs(0.99, 0.8, [0.5, 0.4, 0.6]))
     assert "augment.level=heavy" in advised(fine, epochs(0.99, 0.8, [0.5, 0.4, 0.6]))
     assert "mixup" in advised(fine, epochs(0.99, 0.8, [0.5, 0.4, 0.6]), level="heavy")
     assert advised(fine, epochs(0.99, 0.8, [0.5, 0.4, 0.41])) == ""
@@ -102,7 +102,7 @@ def test_a_small_split_a_weak_class_and_doubtful_labels_are_told() -> None:
     (one,) = advice(fine, [], wide, data="imgs", is_head_alone=False, level="medium", image_size=224)
     assert "15 points off" in one.seen
     weak = advised(answers([0] * 20 + [2] * 6, [0] * 20 + [1, 1, 1, 1, 2, 2], [0.6] * 26))
-    assert "cat is found in 33% of its 6 images, mostly taken for bee; it has 2 train images" in weak
+    assert "cat is recognised in 33% of its 6 images, mostly taken for bee; it has 2 train images" in weak
     assert "cat is taken for bee in 4 images, 100% of all mistakes" in weak and "--image-size 320" in weak
     doubted = advised(answers([0] * 30, [0] * 28 + [1, 1], [0.97] * 30))
-    assert "2 images of val are named otherwise than labelled" in doubted and "finetune check imgs" in doubted
+    assert "2 images of val are not named as labelled" in doubted and "finetune check imgs" in doubted

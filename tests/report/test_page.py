@@ -33,10 +33,10 @@ def test_the_report_shows_what_people_open_it_for(quick_run) -> None:
     page = (result.folder / "report.html").read_text(encoding="utf-8")
     top1 = result.metrics["test"]["top1"]["value"]
     for wanted in (
-        f"names {top1:.1%} of test right", "What to do next", "How it learned", "delivered: epoch",
-        "What is taken for what", "mostly taken for", "The surest mistakes", "The least sure", "data:image/jpeg",
+        f"gets {top1:.1%} of test right", "What to do next", "How it learned", "delivered: epoch",
+        "What is confused with what", "mostly taken for", "The most confident mistakes", "The least confident",
         "Where it looked", "lit where it speaks for", "The filters of its first layer", "data:image/png",
-        "How far its confidence can be trusted", "Where the time went", "What training shows it",
+        "How far its confidence can be trusted", "data:image/jpeg", "Where the time went", "What it sees in training",
         "prefers-color-scheme: dark",
     ):  # fmt: skip
         assert wanted in page, wanted

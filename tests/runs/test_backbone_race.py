@@ -147,8 +147,8 @@ def test_those_at_hand_are_taken_where_there_is_time_and_nothing_is_named(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backbone": "resnet18"}, "backbone.name has chosen"),
-        ({"weights": "folder"}, "backbone.weights has chosen"),
+        ({"backbone": "resnet18"}, "backbone.name names one"),
+        ({"weights": "folder"}, "backbone.weights names one"),
         ({"strategy": "race"}, "lets backbones race"),
         ({"strategy": "scratch"}, "random weights"),
         ({"pretrained": False}, "random weights"),
@@ -162,10 +162,10 @@ def test_what_leaves_nothing_to_choose_is_refused(settings: dict[str, Any], mess
 
 def test_commands_that_need_one_backbone_say_so(drawn: Path) -> None:
     for verb in (finetune.compare, finetune.tune, finetune.find_lr, finetune.check):
-        with pytest.raises(finetune.RecipeError, match="here a backbone has to be named") as refused:
+        with pytest.raises(finetune.RecipeError, match="name a backbone here") as refused:
             verb(drawn, among="embedded,resnet18")  # type: ignore[operator]
         assert "finetune backbones rank" in refused.value.hint
-    with pytest.raises(finetune.RecipeError, match="here a backbone has to be named"):
+    with pytest.raises(finetune.RecipeError, match="name a backbone here"):
         finetune.run_several(drawn, seeds=2, among="embedded,resnet18")
 
 

@@ -82,7 +82,7 @@ def test_a_race_that_goes_through_layers_is_won_by_val(whole: Path) -> None:
 def test_a_race_that_was_stopped_goes_on_to_the_same_end(whole: Path, quick_run, tmp_path: Path, steps: int) -> None:
     with pytest.raises(finetune.Interrupted) as stopped:
         quick_run("race", out="stopped", on_event=stop_after(steps), **MORE)
-    assert stopped.value.hint == f"Go on with: finetune run --resume {tmp_path / 'stopped'}"
+    assert stopped.value.hint == f"Resume with: finetune run --resume {tmp_path / 'stopped'}"
     again = finetune.resume(tmp_path / "stopped")
     assert files(whole) == files(again.folder)
     assert {key: told(whole)[key] for key in ("results", "winner", "took")} == {

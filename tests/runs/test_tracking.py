@@ -88,16 +88,16 @@ def test_a_tracker_that_fails_costs_one_warning(
     said: list[Event] = []
     result = finetune.run(drawn, track="mlflow", out=tmp_path / "run", on_event=said.append, **SMALL)
     texts = [event.facts["text"] for event in said if event.kind == "warning"]
-    assert [text for text in texts if "mlflow" in text] == ["mlflow is told no more: no route to it"]
+    assert [text for text in texts if "mlflow" in text] == ["mlflow gets no more data: no route to it"]
     assert result.metrics["val"]
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("tensorbord", "'tensorbord' is no tracker"),
+        ("tensorbord", "'tensorbord' is not a tracker"),
         ("wandb", "wandb is not installed"),
-        ("mlflow,", "'' is no tracker"),
+        ("mlflow,", "'' is not a tracker"),
     ],
 )
 def test_what_is_not_there_is_told_before_anything_is_done(
@@ -112,7 +112,7 @@ def test_a_tracker_that_cannot_begin_is_told_with_the_way_out(
     heard: list[Heard], drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Heard, "start", lambda self: (_ for _ in ()).throw(ConnectionError("refused")))
-    with pytest.raises(finetune.ResourceError, match="mlflow cannot be begun: refused") as caught:
+    with pytest.raises(finetune.ResourceError, match="mlflow cannot be started: refused") as caught:
         finetune.run(drawn, track="mlflow", out=tmp_path / "run", **SMALL)
     assert "--track" in caught.value.hint and "finetune run --resume" in caught.value.hint
 

@@ -44,7 +44,7 @@ def test_ranges_and_choices_are_read_as_they_are_written() -> None:
         ("optim.lr=lin:2:1", "LOW must be below HIGH"),
         ("optim.lr=log:1", "a range has two numbers"),
         ("optim.lr=log:a:b", "a range has two numbers"),
-        ("optim.lr=0.1", "leaves nothing to choose"),
+        ("optim.lr=0.1", "leaves nothing to search"),
         ("optim.name=adamw,sdg", "Did you mean 'sgd'"),
         ("strategy.top_k=int:1.5:3", "whole numbers"),
         ("regularise.dropout=lin:0:2", "regularise.dropout = 2.0"),

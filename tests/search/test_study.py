@@ -146,7 +146,7 @@ def test_of_those_that_came_to_a_rung_the_best_third_goes_on() -> None:
 
 
 def test_what_is_no_sampler_or_no_storage_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RecipeError, match="sampler 'bayes' is none of random, grid, tpe"):
+    with pytest.raises(RecipeError, match="sampler 'bayes' is not one of random, grid, tpe"):
         check_sampler("bayes")
     for url in ("nonsense", "postgresql+psycopg://nobody@127.0.0.1:1/none"):
         with pytest.raises(ResourceError, match="cannot be used") as refused:

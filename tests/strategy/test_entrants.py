@@ -28,8 +28,8 @@ def test_the_usual_ones_are_five_with_scratch_among_them() -> None:
         (["head-only", "lp-ft:layer3"], "lp-ft takes a whole number"),
         (["head-only", "full:2"], "full takes no number"),
         (["full"], "needs two strategies"),
-        (["top-k:2", "full", "top-k:2"], "'top-k:2' is there twice"),
-        (["top-k:2", "top-k:02"], "there twice"),
+        (["top-k:2", "full", "top-k:2"], "'top-k:2' is named twice"),
+        (["top-k:2", "top-k:02"], "named twice"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(labels: list[str], words: str) -> None:

@@ -103,7 +103,7 @@ def test_of_a_network_that_shows_its_last_group_alone_the_probe_stands_there() -
 
 def test_of_one_image_of_a_class_nothing_is_said_to_be_told_apart() -> None:
     alone, pairs = (decide(evidence(num_images=300, per_class=n, probe=(0.0, 0.0), shift=NEAR)) for n in (1, 2))
-    assert "too few to see how well they are told apart" in alone.reason
+    assert "too few to see how well they can be separated" in alone.reason
     assert "the last stage separates them at 0%" in pairs.reason
 
 
@@ -162,8 +162,7 @@ def test_what_is_assumed_is_not_measured_and_the_reason_says_so(words: str) -> N
 def test_the_reason_says_what_was_counted_and_compared() -> None:
     found = decide(evidence(probe=(0.3, 0.7, 0.4), per_class=40.5, shift=FAR))
     assert found.reason.startswith(
-        "400 images, 10 classes (40.5 per class in the median);"
-        " the last stage separates them at 40% ± 4%, layer1 at 70%"
+        "400 images, 10 classes (median 40.5 per class); the last stage separates them at 40% ± 4%, layer1 at 70%"
     )
     assert ", earlier stages are no better" in decide(evidence(shift=NEAR)).reason
     assert "stages" not in decide(evidence(probe=(0.9,), shift=NEAR)).reason.split(";")[1]
@@ -200,10 +199,10 @@ def test_where_the_column_is_not_certain_both_are_named_and_the_cheaper_is_taken
     found = decide(few)
     assert (found.similarity, found.size) == ("similar", "few")
     assert (found.strategy, found.top_k, found.rival) == ("linear-probe", None, "top-k 2")
-    assert "is not certain, and were they dissimilar it would be top-k 2" in found.reason
+    assert "not certain that they are similar: if dissimilar, it would be top-k 2" in found.reason
     other = decide(evidence(num_images=90, per_class=9, shift=replace(BORDER, value=FAR_SHIFT * 1.01)))
     assert (other.similarity, other.strategy, other.top_k) == ("dissimilar", "linear-probe", None)
-    assert "were they similar it would be linear-probe all: of both the cheaper is taken, linear-probe" in other.reason
+    assert "if similar, it would be linear-probe all; the cheaper is taken, linear-probe" in other.reason
     plenty = decide(evidence(num_images=9000, per_class=PLENTY, shift=BORDER))
     assert (plenty.strategy, plenty.top_k, plenty.rival) == ("top-k", 2, "full")
 

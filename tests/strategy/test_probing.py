@@ -84,4 +84,4 @@ def test_very_few_images_tell_nothing() -> None:
     few = replace(manifest("regress"), samples=manifest("regress").samples[:3])
     found = evidence_of(few, {"layer4": NOISE[:3]}, NUMBERS[:3])
     assert found.probe["layer4"].value == 0
-    assert "too few to see how well they are told apart" in decide(found).reason
+    assert "too few to see how well they can be separated" in decide(found).reason

@@ -100,15 +100,13 @@ def test_of_many_images_a_few_passes_count_too(num_images: int, starts: tuple[st
     )
     plan = plan_race({"head": head, "probe": probe})
     assert plan.starts == starts
-    assert (
-        plan.left_out == {} if len(starts) == 2 else {"probe": "all of head is more than half of all that probe takes"}
-    )
+    assert plan.left_out == {} if len(starts) == 2 else {"probe": "all of head costs more than half of probe"}
 
 
 def test_full_and_top_k_race_and_a_probe_beside_them_would_win_too_dearly() -> None:
     plan = plan_race(works(full=(0, 3.2, 12), topk=(3.4, 0.7, 12), probe=(1, 0.02, 1)))
     assert (plan.starts, plan.rungs, plan.whole) == (("full", "topk"), (1,), ())
-    assert plan.left_out["probe"] == "an epoch of full is more than half of all that probe takes"
+    assert plan.left_out["probe"] == "an epoch of full costs more than half of probe"
 
 
 def test_a_choice_on_cached_features_races_with_its_kind_which_runs_whole() -> None:

@@ -54,7 +54,7 @@ def test_differences_are_paired() -> None:
     assert difference(candidate("a", one), candidate("b", nested)).low > 0  # six images, all one way
     assert difference(candidate("a", one), candidate("b", shifted)).low < 0  # as many, but both ways
     alike = rank([candidate("a", one), candidate("b", nested), candidate("c", shifted)])
-    assert "do not tell a from c (95 %)" in alike.remarks[0]
+    assert "cannot separate a from c (95 %)" in alike.remarks[0]
 
 
 def test_the_strongest_is_that_of_the_highest_standing_else_the_largest() -> None:
@@ -89,7 +89,7 @@ def test_two_or_three_start_whoever_they_are() -> None:
 
 def test_a_class_of_few_images_is_remarked() -> None:
     only = [candidate("a", guessing(90))]
-    assert any("rarest class shows 2" in remark for remark in rank(only, images_of_rarest=2).remarks)
+    assert any("rarest class has 2" in remark for remark in rank(only, images_of_rarest=2).remarks)
     assert rank(only, images_of_rarest=50).remarks == ()
     assert rank(only).reason == "a, the only candidate"
 

@@ -163,7 +163,7 @@ def test_the_verdict_counts_photos_and_not_their_altered_copies(tmp_path: Path) 
     assert plan.evidence is not None
     size = plan.evidence.size
     assert (size.num_images, size.num_independent, size.num_probed) == (192, 48, 48)
-    median = f"{size.images_per_class_median:g} per class in the median"
+    median = f"median {size.images_per_class_median:g} per class"
     assert verdict.reason.startswith(f"192 images (48 independent), 2 classes ({median})")
     assert size.images_per_class_median == 24
     at = plan.evidence.probe[plan.evidence.last]

@@ -100,7 +100,7 @@ def test_a_place_that_something_else_has_taken_is_left_alone(hub: Path, tmp_path
         config = (place / "config.json").read_text().replace("r160_in1k", "another_tag")
         (place / "config.json").write_text(config)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(ResourceError, match="exists already and is not test_resnet"):
+    with pytest.raises(ResourceError, match="exists and is not test_resnet"):
         fetch_backbones(["test_resnet"], tmp_path)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
@@ -178,8 +178,8 @@ def test_a_pattern_about_weights_is_not_about_other_weights_of_the_network() -> 
         (Wish(family="resnt"), "no family 'resnt'. Did you mean 'resnet'"),
         (Wish(licences=("apache2",)), "no licence 'apache2'. Did you mean 'apache-2.0'"),
         (Wish(licences=("?",)), "One of apache-2.0, "),
-        (Wish(min_top1=0.8), "give it in percent"),
-        (Wish(min_top1=180), "give it in percent"),
+        (Wish(min_top1=0.8), "give a percentage"),
+        (Wish(min_top1=180), "give a percentage"),
     ],
 )
 def test_a_wish_that_makes_no_sense_is_an_error(wish: Wish, words: str) -> None:

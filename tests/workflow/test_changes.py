@@ -190,7 +190,7 @@ def test_a_file_of_a_newer_format_is_refused_by_name(stopped: Path, file: str) -
 def test_a_recipe_of_another_format_is_refused_by_name(stopped: Path) -> None:
     file = stopped / "recipe.toml"
     file.write_text(file.read_text().replace("format_version = 1", "format_version = 2"))
-    with pytest.raises(finetune.RecipeError, match="format_version = 2: must be 1, all that this version"):
+    with pytest.raises(finetune.RecipeError, match="format_version = 2: must be 1, the only one this version"):
         finetune.resume(stopped)
 
 

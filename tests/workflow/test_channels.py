@@ -220,7 +220,7 @@ def test_four_channels_of_sixteen_bits_are_left_out_with_the_way_out(tmp_path: P
         ({"augment.policy": "augmix"}, "of red, green and blue"),
         ({"data.value_range": [0, 4095]}, "8 bits"),
         ({"data.channels": 65}, "less than or equal to 64"),
-        ({"data.channels": 5, "data.depth": 8}, "is of pictures"),
+        ({"data.channels": 5, "data.depth": 8}, "is for images"),
     ],
 )
 def test_what_four_channels_have_no_use_for_is_refused(more: dict[str, Any], message: str) -> None:

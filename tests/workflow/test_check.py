@@ -238,7 +238,7 @@ def test_what_could_not_be_written_is_refused_before_anything_is_read(imgs: Path
     cases: list[tuple[dict[str, Any], type[finetune.FinetuneError], str]] = [
         ({"sheet": tmp_path / "a.jpg"}, finetune.RecipeError, r"does not end in \.png"),
         ({"groups": tmp_path / "a.txt"}, finetune.RecipeError, r"does not end in \.csv"),
-        ({"sheet": tmp_path / "there.png"}, finetune.ResourceError, "is there already"),
+        ({"sheet": tmp_path / "there.png"}, finetune.ResourceError, "already exists"),
         ({"sheet": tmp_path / "no/a.png"}, finetune.ResourceError, "no such folder"),
         ({"alike": 0.5}, finetune.RecipeError, "between 0.9 and 1"),
         ({"val": 0.6, "test": 0.5}, finetune.RecipeError, "leaves nothing to train on"),

@@ -94,7 +94,7 @@ def test_a_stopped_comparison_goes_on_and_ends_as_one_that_was_not(few: Path, tm
     with pytest.raises(finetune.Interrupted) as stopped:  # in the second run
         finetune.compare(few, out=tmp_path / "stopped", on_event=stop_after(8), **more)
     assert stopped.value.exit_code == 143
-    assert stopped.value.hint == f"Go on with: finetune compare --resume {tmp_path / 'stopped'}"
+    assert stopped.value.hint == f"Resume with: finetune compare --resume {tmp_path / 'stopped'}"
     first = tmp_path / "stopped" / "runs" / "head-only-seed0" / "metrics.json"
     assert first.is_file() and len(list((tmp_path / "stopped").glob("runs/*/metrics.json"))) < 4
     written = first.stat().st_mtime_ns

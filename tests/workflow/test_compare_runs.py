@@ -71,7 +71,7 @@ def test_images_are_told_by_what_they_hold_and_only_common_ones_count(pair: tupl
     _write(folder.predictions, [{**row, "file": f"moved/{row['file']}"} for row in judged[1:]])
     found = finetune.compare_runs(pair)
     assert found.num_judged == (len(judged), len(judged) - 1) and found.num_images == len(judged) - 1
-    assert any("that all were judged on; first on" in line for line in found.said)
+    assert any("on which all were judged; first on" in line for line in found.said)
 
 
 def test_what_cannot_be_compared_is_refused_with_the_reason(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_runs_that_do_not_fit_are_refused_with_the_reason(
     with pytest.raises(finetune.ResourceError, match="is not empty"):
         finetune.ensemble(three, out=tmp_path / "taken")
     for together in (finetune.ensemble, finetune.soup):
-        with pytest.raises(finetune.RecipeError, match="lies inside of the data"):
+        with pytest.raises(finetune.RecipeError, match="is inside the data"):
             together(three, out=few / "new")
     assert not (few / "new").exists()
 

@@ -90,7 +90,7 @@ def test_images_of_classes_that_the_model_does_not_know_can_be_left_out(
     with pytest.raises(finetune.DataError, match="does not know the class 'a zebra'") as refused:
         finetune.evaluate(finished, data=other, known_only=True, device="cpu")
     assert "no image here shows one of these" in refused.value.hint
-    with pytest.raises(finetune.RecipeError, match="known_only is of other data"):
+    with pytest.raises(finetune.RecipeError, match="known_only is for other data"):
         finetune.evaluate(finished, known_only=True, device="cpu")
 
 
@@ -159,7 +159,7 @@ def test_an_export_is_measured_as_its_run_is(exported: Path, tmp_path: Path, dra
     with pytest.raises(finetune.DataError, match=r"alone\.onnx does not say what data it was trained on"):
         finetune.evaluate(alone)
     assert finetune.evaluate(alone, data=drawn).num_images == 60
-    with pytest.raises(finetune.RecipeError, match="which a CPU computes"):
+    with pytest.raises(finetune.RecipeError, match="which runs on a CPU"):
         finetune.evaluate(alone, data=drawn, device="cuda")
     with pytest.raises(finetune.DataError, match="does not say what data it was trained on"):
         finetune.evaluate(exported / "model", device="cpu")
@@ -176,7 +176,7 @@ def test_every_folder_of_exports_is_measured_or_named(quick_run) -> None:
     told: list[str] = []
     (run / "model" / "config.json").write_text((run / "model" / "config.json").read_text() + "\n")
     finetune.evaluate(triton, on_event=lambda event: told.append(str(event.facts.get("text"))))
-    assert any("was made of another model" in text for text in told)
+    assert any("was made from another model" in text for text in told)
     (model / "1" / "model.onnx").write_bytes(b"another")
     with pytest.raises(finetune.ExportError, match=r"is not the file that proof\.json says was proven"):
         finetune.evaluate(triton)
@@ -248,11 +248,11 @@ def test_an_export_of_another_model_says_so_and_data_that_is_gone_is_named(
     own = Path(shutil.copytree(exported, tmp_path / "run"))
     told: list[str] = []
     finetune.evaluate(own / "exports", split="val", on_event=lambda event: told.append(str(event.facts.get("text"))))
-    assert not any("was made of another model" in text for text in told)
+    assert not any("was made from another model" in text for text in told)
     config = own / "model" / "config.json"
     config.write_text(config.read_text() + "\n")
     finetune.evaluate(own / "exports", split="val", on_event=lambda event: told.append(str(event.facts.get("text"))))
-    assert any("was made of another model" in text for text in told)
+    assert any("was made from another model" in text for text in told)
     gone = tmp_path / "gone"
     recipe = own / "recipe.toml"
     recipe.write_text(recipe.read_text().replace(str(drawn), str(gone)))

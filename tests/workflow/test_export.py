@@ -48,7 +48,7 @@ def test_the_file_carries_classes_and_preprocessing(finished: Path, tmp_path: Pa
     assert facts["classes"] == list(finetune.load(finished).classes)
     assert facts["preprocessing"]["image_size"] == [64, 64]
     assert json.loads((tmp_path / "proof.json").read_text())["is_proven"] is True
-    with pytest.raises(finetune.ResourceError, match=r"model\.onnx exists already"):
+    with pytest.raises(finetune.ResourceError, match=r"model\.onnx already exists"):
         finetune.export(finished, out=tmp_path / "model.onnx")
 
 
@@ -120,7 +120,7 @@ def test_the_timm_folder_loads_with_its_data_config(finished: Path, tmp_path: Pa
 
 def test_a_place_that_is_taken_is_not_overwritten(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(finetune.ResourceError, match="exists already"):
+    with pytest.raises(finetune.ResourceError, match="already exists"):
         finetune.export(finished, format="timm", out=tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 

@@ -23,7 +23,7 @@ def test_find_lr_draws_the_same_picture_twice_and_leaves_no_run(drawn: Path, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.svg", "b.svg"]
     assert (found.strategy, found.optimiser, found.usual) == ("head-only", "adamw", 1e-3)
     assert found.to_json()["suggested"] == found.curve.valley
-    with pytest.raises(finetune.ResourceError, match=r"a\.svg is there already"):
+    with pytest.raises(finetune.ResourceError, match=r"a\.svg already exists"):
         finetune.find_lr(drawn, plot=tmp_path / "a.svg", **more)
 
 
@@ -35,7 +35,7 @@ def test_what_has_no_rate_is_refused_with_the_reason(drawn: Path, tmp_path: Path
         finetune.find_lr(drawn, strategy="race", **more)
     with pytest.raises(finetune.RecipeError, match="rates must rise"):
         finetune.find_lr(drawn, low=1.0, high=0.1, **more)
-    with pytest.raises(finetune.RecipeError, match=r"a\.svg lies inside of the data"):
+    with pytest.raises(finetune.RecipeError, match=r"a\.svg is inside the data"):
         finetune.find_lr(drawn, strategy="head-only", plot=drawn / "a.svg", **more)
     with pytest.raises(finetune.RecipeError, match="no meaning with strategy"):
         finetune.run(drawn, strategy="race", lr="range-test", out=tmp_path / "r", **more)

@@ -155,9 +155,9 @@ def test_the_mean_over_mirror_images_is_that_of_the_logits_by_every_engine(
     for engine in ("torch", "onnxruntime"):
         (found,) = predict_with(place, tmp_path / "a.png", wanted=wanted, engine=engine)
         assert list(found.scores.values()) == pytest.approx(mean[0], abs=1e-5)
-    with pytest.raises(finetune.RecipeError, match=r"'flop' is none of none, flip, 5crop\. Did you mean 'flip'"):
+    with pytest.raises(finetune.RecipeError, match=r"'flop' is not one of none, flip, 5crop\. Did you mean 'flip'"):
         classifier.predict(image, tta="flop")
-    with pytest.raises(finetune.RecipeError, match="--features looks at the features"):
+    with pytest.raises(finetune.RecipeError, match="--features uses the features"):
         classifier.predict(image, tta="flip", features=True)
 
 

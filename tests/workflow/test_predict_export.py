@@ -54,7 +54,7 @@ def test_an_export_is_loaded_and_answers_like_its_run(exported: Path, drawn: Pat
         assert next(classifier.predict(one for one in [image])).label
         with pytest.raises(finetune.RecipeError, match="--features asks for features, which an export does not give"):
             classifier.predict(image, features=True)
-        with pytest.raises(finetune.RecipeError, match="is an ONNX file, which a CPU computes"):
+        with pytest.raises(finetune.RecipeError, match="is an ONNX file, which runs on a CPU"):
             finetune.load(place, device="cuda")
 
 
@@ -132,9 +132,9 @@ def test_the_engine_that_is_named_answers(exported: Path, drawn: Path, monkeypat
     for engine in ("torch", "onnxruntime", "auto"):
         list(predict_with(exported, image, engine=engine))
     assert by == ["torch", "onnxruntime", "onnxruntime"]
-    with pytest.raises(finetune.RecipeError, match=r"'onnx' is none of auto, torch, onnxruntime\."):
+    with pytest.raises(finetune.RecipeError, match=r"'onnx' is not one of auto, torch, onnxruntime\."):
         list(predict_with(exported, image, engine="onnx"))
-    with pytest.raises(finetune.RecipeError, match="computes on a CPU"):
+    with pytest.raises(finetune.RecipeError, match="runs on a CPU"):
         list(predict_with(exported, image, engine="onnxruntime", device="cuda"))
 
 

@@ -116,7 +116,7 @@ def test_one_that_fails_ends_the_other_and_the_same_number_goes_on_exactly(share
     again = f"torchrun --nproc-per-node 2 -m finetune run --resume {tmp_path / 'stopped'}"
     assert first.error.hint.endswith(f"What was done is kept: {again}")
     assert isinstance(second.error, DataError)
-    with pytest.raises(finetune.CheckpointError, match="begun by 2 processes, and this is 1 process") as refused:
+    with pytest.raises(finetune.CheckpointError, match="begun by 2 processes, but now there is 1") as refused:
         finetune.resume(tmp_path / "stopped")
     assert f"Start as many: {again}" in refused.value.hint
     values(launched(2, lambda _: finetune.resume(tmp_path / "stopped")))
@@ -134,8 +134,8 @@ def test_what_is_not_shared_is_refused_by_all_alike(shared_run, tmp_path: Path) 
 
     first, second = values(launched(2, work))
     assert first == second
-    assert "race is not shared" in first[0]
-    assert "a batch of 1 image cannot be divided among 2 processes" in first[1]
+    assert "race cannot be shared" in first[0]
+    assert "a batch of 1 image cannot be split over 2 processes" in first[1]
     assert not (tmp_path / "refused").exists()
 
 
@@ -150,7 +150,7 @@ def test_other_commands_are_refused_in_one_line(finetune_cli, few: Path, monkeyp
         monkeypatch.setenv("LOCAL_RANK", str(rank))
         done = finetune_cli(*words)
         assert done.code == 5
-        assert done.err.count("has started 2 processes: this is done by one") == (rank == 0)
+        assert done.err.count("has started 2 processes; this command needs one") == (rank == 0)
         assert done.out == ""
         done = finetune_cli("run", "--nonsense")
         assert (done.code, "--nonsense" in done.err) == (2, rank == 0)

@@ -43,7 +43,7 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(quick_run, tmp_path: P
     with pytest.raises(finetune.Interrupted, match="SIGINT") as stopped:
         quick_run(on_event=stop_after(1, signal.SIGINT))
     assert stopped.value.exit_code == 130
-    assert stopped.value.hint == f"Go on with: finetune run --resume {tmp_path / 'run'}"
+    assert stopped.value.hint == f"Resume with: finetune run --resume {tmp_path / 'run'}"
     assert (tmp_path / "run" / "checkpoints" / "last" / "complete.json").is_file()
 
 

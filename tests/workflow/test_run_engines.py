@@ -42,7 +42,7 @@ def test_a_run_that_is_resumed_keeps_its_engine_and_its_bits(tiny_run, tmp_path:
     monkeypatch.setattr(engines, "_seconds", lambda trunk, images: 1e-9)  # torch would be taken now
     said: list[str] = []
     finetune.resume(tmp_path / "stopped", on_event=lambda event: said.append(str(event.facts.get("text"))))
-    assert any("by folded, as it began" in text for text in said)
+    assert any("by folded, as before" in text for text in said)
     assert_same(whole, tmp_path / "stopped")
 
 

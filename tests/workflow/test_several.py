@@ -94,10 +94,10 @@ def test_stopped_folds_go_on_and_end_as_those_that_were_not(few: Path, tmp_path:
     whole = finetune.run_several(few, folds=2, out=tmp_path / "whole", **MORE)
     with pytest.raises(finetune.Interrupted) as stopped:  # in the second run
         finetune.run_several(few, folds=2, out=tmp_path / "stopped", on_event=stop_after(6), **MORE)
-    assert stopped.value.hint == f"Go on with: finetune run --resume {tmp_path / 'stopped'}"
+    assert stopped.value.hint == f"Resume with: finetune run --resume {tmp_path / 'stopped'}"
     first = tmp_path / "stopped" / "runs" / "fold-1" / "metrics.json"
     written = first.stat().st_mtime_ns
-    with pytest.raises(finetune.CheckpointError, match="is a set, no run"):
+    with pytest.raises(finetune.CheckpointError, match="is a set, not a run"):
         finetune.resume(tmp_path / "stopped")
     with pytest.raises(finetune.CheckpointError, match="is a set of several runs"):
         finetune.load(tmp_path / "stopped")
@@ -146,14 +146,14 @@ def test_sets_of_classes_and_numbers_have_folds_too(draw, column: str, score: st
 
 def test_what_cannot_be_is_refused_before_anything_is_run(few: Path, tmp_path: Path) -> None:
     for asked, said in (
-        ({}, "on folds or on seeds"),
-        ({"folds": 2, "seeds": 2}, "on folds or on seeds"),
+        ({}, "by folds or by seeds"),
+        ({"folds": 2, "seeds": 2}, "by folds or by seeds"),
         ({"folds": 1}, "folds = 1: must be a whole number of 2 or more"),
         ({"folds": 2, "refit": True}, "train.refit has no meaning with folds"),
     ):
         with pytest.raises(finetune.RecipeError, match=said):
             finetune.run_several(few, out=tmp_path / "f", **asked, **MORE)
-    with pytest.raises(finetune.RecipeError, match=r"split.fold = 3 is none of split.folds = 2"):
+    with pytest.raises(finetune.RecipeError, match=r"split.fold = 3 is not one of split.folds = 2"):
         finetune.run(few, out=tmp_path / "f", overrides={"split.folds": 2, "split.fold": 3}, **MORE)
     with pytest.raises(finetune.RecipeError, match=r"split.val has no meaning with split.folds"):
         finetune.run(few, out=tmp_path / "f", val=0.5, overrides={"split.folds": 2}, **MORE)

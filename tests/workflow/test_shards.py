@@ -74,7 +74,7 @@ def test_a_shard_that_changes_is_no_longer_the_data_of_a_run(tiny_run, shards: s
 
 
 def test_groups_of_images_in_shards_are_written_into_no_table(shards: str, tmp_path: Path) -> None:
-    with pytest.raises(finetune.RecipeError, match="no files"):
+    with pytest.raises(finetune.RecipeError, match="are not files"):
         finetune.check(shards, quick=True, groups=tmp_path / "groups.csv")
 
 

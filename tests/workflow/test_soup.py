@@ -65,7 +65,7 @@ def test_what_runs_have_alike_is_copied_bit_for_bit_and_counts_come_from_the_fir
 
 def test_runs_without_one_start_are_refused_with_the_reason(rates: list[Path], few: Path, tmp_path: Path) -> None:
     other = finetune.run(few, out=tmp_path / "other", **MORE, seed=1).folder  # random weights of another seed
-    with pytest.raises(finetune.CheckpointError, match="began at other weights of the backbone") as refused:
+    with pytest.raises(finetune.CheckpointError, match="began from different backbone weights") as refused:
         finetune.soup([rates[0], other])
     assert "finetune ensemble" in refused.value.hint
     network = finetune.run(few, out=tmp_path / "network", **{**MORE, "backbone": "test_resnet"}).folder
@@ -77,9 +77,9 @@ def test_layers_that_were_drawn_otherwise_are_no_common_start_and_heads_are_told
     base = {"backbone": "embedded", "image_size": 32, "device": "cpu", "workers": 0, "batch_size": 8, "epochs": 1}
     top = {**base, "strategy": "top-k", "top_k": 1, "test": 0.25}
     runs = [finetune.run(few, out=tmp_path / f"r{seed}", seed=seed, reinit=True, **top).folder for seed in (0, 1)]
-    with pytest.raises(finetune.CheckpointError, match="layers were re-initialised, and drawn otherwise"):
+    with pytest.raises(finetune.CheckpointError, match="layers were re-initialised, and drawn differently"):
         finetune.soup(runs)
     kept = [finetune.run(few, out=tmp_path / f"k{seed}", seed=seed, **top).folder for seed in (0, 1)]
     told: list[str] = []
     finetune.soup(kept, device="cpu", on_event=lambda event: told.append(str(event.facts.get("text"))))
-    assert any("heads were drawn otherwise" in text for text in told)
+    assert any("heads started differently" in text for text in told)

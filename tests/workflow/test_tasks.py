@@ -161,7 +161,7 @@ def test_more_than_one_answer_is_refused_where_it_means_nothing(of_sets: Path, o
             lambda run=run: list(predict_with(run, sets.parent, wanted=Wanted(top=2), device="cpu")),
             lambda run=run: finetune.load(run, device="cpu").predict(sets.parent, top=2),
         ):
-            with pytest.raises(finetune.RecipeError, match="--top 2 is of models that give an image one class"):
+            with pytest.raises(finetune.RecipeError, match="--top 2 is for models with one class per image"):
                 ask()
 
 
@@ -268,7 +268,7 @@ def test_every_strategy_runs(kind: str, strategy: str, request: pytest.FixtureRe
         ({"loss.label_smoothing": 0.1}, "loss.label_smoothing = 0.1 has no meaning"),
         ({"regularise.cutmix": 1.0}, "regularise.cutmix = 1.0 has no meaning where an image has any number of classes"),
         ({"train.balance": "sampling"}, "train.balance = 'sampling' has no meaning"),
-        ({"data.task": "regress"}, "is no number"),
+        ({"data.task": "regress"}, "is not a number"),
         (
             {"data.task": "classify", "loss.name": "asymmetric"},
             "loss.name = 'asymmetric' has no meaning where an image has one class",
@@ -285,7 +285,7 @@ def test_what_a_task_cannot_do_is_refused_before_anything_is_made(
 
 def test_a_network_whose_head_takes_no_scale_is_refused_for_numbers(numbers: Path, tmp_path: Path) -> None:
     asked = {**SMALL, "backbone": "deit_tiny_distilled_patch16_224", "image_size": 32, "strategy": "head-only"}
-    with pytest.raises(finetune.BackboneError, match="a number cannot be estimated"):
+    with pytest.raises(finetune.BackboneError, match="cannot estimate a number"):
         finetune.run(numbers, overrides=LENGTH, out=tmp_path / "run", **asked)
 
 

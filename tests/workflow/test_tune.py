@@ -51,7 +51,7 @@ def test_the_steps_are_told_in_their_order_and_the_winner_is_a_recipe_that_does_
     assert list(dict.fromkeys(text[0] for text in steps)) == list("1234567")
     last = [text.removeprefix("6. ").removeprefix("the winner: ") for text in texts if text.endswith(found.curves)]
     assert set(found.curves) <= set(last)
-    assert "ln 6" in steps[0] and "by heart" in steps[1] and "the loss falls" in steps[2]
+    assert "ln 6" in steps[0] and "memorised" in steps[1] and "the loss falls" in steps[2]
     assert texts.count("trial") == 7  # and the recipe as it is
     assert found.best.rank == max(one.rank for one in (*found.trials, found.usual) if one.study != "coarse")
     winner = recipes.load(found.recipe)
@@ -186,7 +186,7 @@ def test_other_tasks_are_searched_too(draw: Callable[..., Path], column: str, sc
 def test_what_cannot_be_searched_is_refused_before_anything_is_run(few: Path, tmp_path: Path) -> None:
     for asked, said in (
         ({"trials": 2}, "trials = 2: must be a whole number of 3 or more"),
-        ({"sampler": "bayes"}, "sampler 'bayes' is none of"),
+        ({"sampler": "bayes"}, "sampler 'bayes' is not one of"),
         ({"search": ["optim.rate=1,2"]}, "no such key"),
         ({"strategy": "race"}, "a race has several strategies"),
         ({"lr": "range-test"}, "has no meaning with tune"),
@@ -200,7 +200,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_run(few: Path, tm
         with pytest.raises(finetune.RecipeError, match=said):
             finetune.tune(few, out=tmp_path / "s", **{**MORE, **asked})
     assert not (tmp_path / "s").exists()
-    with pytest.raises(finetune.CheckpointError, match="is no folder of a search"):
+    with pytest.raises(finetune.CheckpointError, match="is not a search folder"):
         finetune.resume_tuning(tmp_path)
 
 

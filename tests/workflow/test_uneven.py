@@ -38,9 +38,9 @@ def test_a_run_tells_before_and_after_of_classes_that_are_not_learned(uneven: Pa
     result, texts = warned(
         finetune.run, uneven, strategy="full", epochs=1, out=tmp_path / "run", balance="none", **TINY
     )
-    assert all(is_said(part, texts) for part in (*SAID, "no image in val, which says nothing of it: cow"))
+    assert all(is_said(part, texts) for part in (*SAID, "no image in val, which cannot judge it: cow"))
     assert result.never_predicted == finetune.evaluate(result.folder, split="val").never_predicted == {"bee": 1}
-    sentence = "the model never predicts bee (1 image there) on val"
+    sentence = "the model never predicts bee (1 image) on val"
     assert is_said(sentence, texts) and sentence in (result.folder / "report.html").read_text()
     found, texts = warned(finetune.evaluate, result.folder, data=uneven)
     assert found.never_predicted == {"bee": 2, "cow": 1} and is_said("1 .heic", texts)
