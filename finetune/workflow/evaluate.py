@@ -109,7 +109,7 @@ def evaluate(
         raise DataError(f"split {split!r} is not one of {', '.join(SPLITS)}.{did_you_mean(str(split), SPLITS)}")
     if known_only and data is None:
         raise RecipeError(
-            "known_only is for other data: a model knows the classes of its own", hint="Name data as well."
+            "known_only is for other data: a model knows the classes of its own", hint="Name the data as well."
         )
     _check_reading(overrides or {}, has_data=data is not None)
     model = open_model(run)
@@ -166,10 +166,12 @@ def _chosen(manifest: Manifest, split: Split | None, *, is_own: bool, is_refit: 
 def _check_reading(overrides: Mapping[str, Any], *, has_data: bool) -> None:
     strange = [key for key in overrides if key.removeprefix("data.") not in READING or not key.startswith("data.")]
     if strange:
-        hint = f"There are {listed(f'data.{name}' for name in READING)}."
-        raise RecipeError(f"{strange[0]} does not say how other data is read", hint=hint)
+        hint = f"These do: {listed(f'data.{name}' for name in READING)}."
+        raise RecipeError(f"{strange[0]} does not say how data is read", hint=hint)
     if overrides and not has_data:
-        raise RecipeError(f"{next(iter(overrides))} is of other data: a run's own is read as it was", hint="Name data.")
+        raise RecipeError(
+            f"{next(iter(overrides))} is for other data: a run's own is read as it was", hint="Name the data as well."
+        )
 
 
 def _other_data(
@@ -211,8 +213,8 @@ def _trained_among(samples: Sequence[Sample], of: JudgedModel) -> Iterator[str]:
     count = sum(sample.digest in trained for sample in samples)
     if count:
         yield (
-            f"the model was trained on {count:,} of these {counted(len(samples), 'image')}: of images that it has not"
-            " seen fewer may be right"
+            f"the model was trained on {count:,} of these {counted(len(samples), 'image')}: on images that it has not"
+            " seen, fewer may be right"
         )
 
 

@@ -56,9 +56,9 @@ def test_other_data_may_be_a_table_of_other_columns(finished: Path, drawn: Path,
         finished, data=tmp_path / "t.csv", split="test", overrides={**columns, "data.split_column": "is_test"}
     )
     assert found.num_images == len(files) // 2
-    with pytest.raises(finetune.RecipeError, match=r"optim\.lr does not say how other data is read"):
+    with pytest.raises(finetune.RecipeError, match=r"optim\.lr does not say how data is read"):
         finetune.evaluate(finished, data=tmp_path / "t.csv", overrides={"optim.lr": 1})
-    with pytest.raises(finetune.RecipeError, match="is of other data"):
+    with pytest.raises(finetune.RecipeError, match="is for other data"):
         finetune.evaluate(finished, overrides=columns)
 
 
