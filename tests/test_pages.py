@@ -132,12 +132,12 @@ def lay_tables(place: Path, files: list[Path]) -> None:
             writer.writerow([name, name, "|".join(has), *(int(label in has) for label in ("beach", "sunset"))])
     with (place / "scans.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["image", "label", "patient"])
+        writer.writerow(["image", "scan", "label", "patient"])
         for number, file in enumerate(files):
             target = place / "scans" / file.parent.name / f"p{number % 8}_{file.name}"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
-            writer.writerow([target.relative_to(place), file.parent.name, number % 8])
+            writer.writerow([*2 * [target.relative_to(place)], file.parent.name, number % 8])
 
 
 def lay_tiles(place: Path) -> None:
