@@ -17,7 +17,7 @@ from finetune.data.places import data_name
 from finetune.errors import CheckpointError, FinetuneError, Interrupted
 from finetune.prepare.inputs import architecture_of, with_backbone
 from finetune.runs.layout import Terms, with_whole_paths
-from finetune.runs.members import done, lay_shared, read_shared, reopen_shared
+from finetune.runs.shared import done, lay_shared, read_shared, reopen_shared
 from finetune.runs.signals import Stop
 from finetune.settings import Recipe
 from finetune.types import Event, Manifest, OnEvent

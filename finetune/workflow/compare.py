@@ -22,7 +22,7 @@ from finetune.prepare.inputs import architecture_of, describe_data, with_backbon
 from finetune.report import comparison as page
 from finetune.report.standings import Finished, Standing, finished, sentences, standings
 from finetune.runs.layout import Terms, with_whole_paths
-from finetune.runs.members import done, lay_shared, read_shared, reopen_shared
+from finetune.runs.shared import done, lay_shared, read_shared, reopen_shared
 from finetune.runs.signals import Stop, stop_on_signals
 from finetune.settings import Recipe
 from finetune.strategy.entrants import USUAL, Entrant, entrants

@@ -29,7 +29,6 @@ from finetune.prepare.prepared import prepare
 from finetune.report.searched import write_search
 from finetune.runs import trials
 from finetune.runs.layout import Terms, with_whole_paths
-from finetune.runs.members import lay_shared, reopen_shared
 from finetune.runs.searchable import (
     check_beginnings,
     check_space,
@@ -39,6 +38,7 @@ from finetune.runs.searchable import (
     known_of_data,
     with_meaning,
 )
+from finetune.runs.shared import lay_shared, reopen_shared
 from finetune.runs.signals import Stop, stop_on_signals
 from finetune.runs.trials import LeftBehindError, settled, tried, unseen_test
 from finetune.search.diagnosis import diagnosed

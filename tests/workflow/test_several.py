@@ -163,9 +163,9 @@ def test_what_cannot_be_is_refused_before_anything_is_run(few: Path, tmp_path: P
 
 
 def test_a_seed_that_fails_is_told_and_tried_again(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetune.runs import members
+    from finetune.runs import shared
 
-    started = members.start
+    started = shared.start
 
     def failing(recipe: finetune.Recipe, **more: object) -> finetune.RunResult:
         if recipe.train.seed == 1:
@@ -173,7 +173,7 @@ def test_a_seed_that_fails_is_told_and_tried_again(few: Path, tmp_path: Path, mo
         return started(recipe, **more)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(members, "start", failing)
+        patched.setattr(shared, "start", failing)
         found = finetune.run_several(few, seeds=3, out=tmp_path / "s", **MORE)
     assert found.failed == {"seed-1": "the loss is nan"} and set(found.runs) == {"seed-0", "seed-2"}
     again = finetune.resume_several(tmp_path / "s")
