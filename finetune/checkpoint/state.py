@@ -27,6 +27,7 @@ from finetune.errors import CheckpointError
 from finetune.settings import FORMAT_VERSION
 from finetune.types import EpochLine, Event, OnEvent, ignore
 from finetune.whole import whole_folder
+from finetune.wording import first_line
 
 MODEL, OPTIMISER, STATE, COMPLETE = "model.safetensors", "optimiser.safetensors", "state.json", "complete.json"
 
@@ -202,7 +203,7 @@ def restore_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"the checkpoint is another model's: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"the checkpoint is another model's: {first_line(error)}") from error
 
 
 def _understood(path: Path) -> Checkpoint:
@@ -210,9 +211,8 @@ def _understood(path: Path) -> Checkpoint:
     try:
         return _read(path)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"the checkpoint {path} is not a valid checkpoint: {reason}",
+            f"the checkpoint {path} is not a valid checkpoint: {first_line(error)}",
             hint="Start again from the recipe: finetune run --recipe RUN/recipe.toml",
         ) from error
 

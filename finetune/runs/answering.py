@@ -21,6 +21,7 @@ from finetune.evaluation.predictions import Answers, Scorer, probabilities_of
 from finetune.evaluation.views import Tta, check_cut
 from finetune.exports.client import PROOF, Client, digest_of, export_file, proof_of_file, proven_export
 from finetune.types import Event, OnEvent
+from finetune.wording import first_line
 
 MANY = 1000  # images that are worth starting a GPU
 ONNX = ".onnx"
@@ -102,7 +103,7 @@ def opened_export(file: Path) -> Client:
         client = Client(file)
         client.preprocessing["value_range"]
     except Exception as error:  # onnxruntime's errors have no common base; a strange file lacks our metadata
-        why = f"its metadata has no {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
+        why = f"its metadata has no {error}" if isinstance(error, KeyError) else first_line(error)
         raise ExportError(
             f"{file} is not an ONNX file of this tool: {why}",
             hint="finetune export RUN --format onnx writes one, with its classes and how images are prepared.",

@@ -59,16 +59,25 @@ def lay_folder(folder: RunFolder, prepared: Prepared) -> None:
     Raises:
         ResourceError: the disk is full, or cannot be written.
     """
-    split.write(prepared.manifest, folder.split)
     write_problems(folder.problems, prepared.manifest)
     write_json(folder.plan, plan_content(prepared))
     if prepared.evidence is not None and prepared.verdict is not None:
         write_json(folder.evidence, evidence_content(prepared.recipe, prepared.evidence, prepared.verdict))
     with prepared.compute.in_force():
         write_json(folder.environment, environment.describe())
-    changes.note_beginning(folder, prepared.recipe, prepared.backbone, prepared.compute)
-    write_text(folder.recipe, recipes.dump(prepared.recipe, header=HEADER))
+    lay_inputs(folder, prepared)
     folder.asked.unlink(missing_ok=True)
+
+
+def lay_inputs(folder: RunFolder, inputs: Inputs, *, header: str = HEADER) -> None:
+    """Write down what a run, or several, begin with; recipe.toml last, from which on there is something to resume.
+
+    Raises:
+        ResourceError: the disk is full, or cannot be written.
+    """
+    split.write(inputs.manifest, folder.split)
+    changes.note_beginning(folder, inputs.recipe, inputs.backbone, inputs.compute)
+    write_text(folder.recipe, recipes.dump(inputs.recipe, header=header))
 
 
 def reopen(

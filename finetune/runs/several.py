@@ -16,8 +16,8 @@ from finetune.data import split
 from finetune.data.places import data_name
 from finetune.errors import CheckpointError, FinetuneError, Interrupted
 from finetune.prepare.inputs import architecture_of, with_backbone
-from finetune.runs.layout import Terms, with_whole_paths
-from finetune.runs.shared import done, lay_shared, read_shared, reopen_shared
+from finetune.runs.layout import Terms, lay_inputs, with_whole_paths
+from finetune.runs.shared import done, read_shared, reopen_shared
 from finetune.runs.signals import Stop
 from finetune.settings import Recipe
 from finetune.types import Event, Manifest, OnEvent
@@ -99,15 +99,15 @@ def new_batch(
         recipe = recipes.update(recipe, {"split.folds": count, "split.fold": 1})
     words = (Path(data_name(recipe.data.path)).stem, architecture_of(recipe).label, kind)
     with new_folder(out, words=words, data=recipe.data.path) as folder:
-        recipe, inputs = read_shared(recipe, on_event=on_event)
+        inputs = read_shared(recipe, on_event=on_event)
         first = recipe.train.seed if kind == "seeds" else 1
         record = SeveralRecord(
             kind=kind, numbers=list(range(first, first + count)), classes=list(inputs.manifest.classes)
         )
         record.write(folder)
-        lay_shared(folder, recipe, inputs.manifest, inputs.backbone, inputs.compute, header=HEADER)
+        lay_inputs(folder, inputs, header=HEADER)
         on_event(Event.message(f"folder of {count} runs: {folder.path}"))
-        yield Batch(folder, recipe, record, inputs.manifest, Terms(), stop)
+        yield Batch(folder, inputs.recipe, record, inputs.manifest, Terms(), stop)
 
 
 @contextmanager

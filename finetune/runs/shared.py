@@ -1,16 +1,13 @@
-"""Several run folders in one: what they share is written down once, and each is begun or gone on with."""
+"""Several run folders in one: what they share is read once, and each is begun or gone on with."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from finetune import recipe as recipes
-from finetune.backbone.load import Backbone
-from finetune.checkpoint import changes
 from finetune.checkpoint.run_folder import RunFolder
-from finetune.data import split
-from finetune.device import Compute
 from finetune.prepare.inputs import Inputs, read_inputs, with_task
 from finetune.runs.layout import Terms, reopen_inputs
 from finetune.runs.signals import Stop
@@ -18,29 +15,15 @@ from finetune.runs.single import RunResult
 from finetune.runs.start import go_on, start
 from finetune.settings import Recipe
 from finetune.types import Event, Manifest, OnEvent
-from finetune.whole import write_text
 
 SHOWN = ("progress", "step", "warning", "timing")  # what else a single run reports is for its own folder
 
 
-def read_shared(recipe: Recipe, *, on_event: OnEvent) -> tuple[Recipe, Inputs]:
-    """Read what runs share; return it, and the recipe with the task and the range of values that it has."""
+def read_shared(recipe: Recipe, *, on_event: OnEvent) -> Inputs:
+    """Read what runs share; its recipe is the one given, with the task and the range of values that the data has."""
     inputs = read_inputs(recipe, on_event=on_event)
     value_range = inputs.backbone.preprocessing.value_range or "auto"
-    return recipes.update(with_task(recipe, inputs.manifest), {"data.value_range": value_range}), inputs
-
-
-def lay_shared(
-    folder: RunFolder, recipe: Recipe, manifest: Manifest, backbone: Backbone, compute: Compute, *, header: str
-) -> None:
-    """Write down what runs share; the recipe last, from which on there is something to resume.
-
-    Raises:
-        ResourceError: the disk is full, or cannot be written.
-    """
-    split.write(manifest, folder.split)
-    changes.note_beginning(folder, recipe, backbone, compute)
-    write_text(folder.recipe, recipes.dump(recipe, header=header))
+    return replace(inputs, recipe=recipes.update(with_task(recipe, inputs.manifest), {"data.value_range": value_range}))
 
 
 def reopen_shared(

@@ -19,6 +19,7 @@ from finetune.errors import RecipeError, ResourceError
 from finetune.randomness import derive
 from finetune.search.space import ChoiceList, Space
 from finetune.types import EpochLine
+from finetune.wording import first_line
 
 Sampler = Literal["random", "grid", "tpe"]
 SAMPLERS: tuple[Sampler, ...] = ("random", "grid", "tpe")
@@ -55,7 +56,7 @@ def open_storage(url: str) -> Any:
     except Exception as error:  # of a driver that may be any
         kind = url.partition(":")[0] if "://" in url else "that is named"
         raise ResourceError(
-            f"the storage {kind} of the search cannot be used: {str(error).splitlines()[0]}",
+            f"the storage {kind} of the search cannot be used: {first_line(error)}",
             hint="Give an SQLAlchemy URL: postgresql+psycopg://USER@HOST/DATABASE, with its driver installed.",
         ) from error
 

@@ -21,8 +21,8 @@ from finetune.prepare.asked import recipe_of
 from finetune.prepare.inputs import architecture_of, describe_data, with_backbone
 from finetune.report import comparison as page
 from finetune.report.standings import Finished, Standing, finished, sentences, standings
-from finetune.runs.layout import Terms, with_whole_paths
-from finetune.runs.shared import done, lay_shared, read_shared, reopen_shared
+from finetune.runs.layout import Terms, lay_inputs, with_whole_paths
+from finetune.runs.shared import done, read_shared, reopen_shared
 from finetune.runs.signals import Stop, stop_on_signals
 from finetune.settings import Recipe
 from finetune.strategy.entrants import USUAL, Entrant, entrants
@@ -120,14 +120,14 @@ def compare(
     words = (Path(data_name(shared.data.path)).stem, architecture_of(shared).label, "compare")
     where = new_folder(None if out is None else Path(out), words=words, data=shared.data.path)
     with stop_on_signals() as stop, where as place:
-        shared, inputs = read_shared(shared, on_event=on_event)
+        inputs = read_shared(shared, on_event=on_event)
         manifest, first = inputs.manifest, shared.train.seed
         asked = _Asked(
-            ComparisonFolder(place.path), shared, chosen, tuple(range(first, first + seeds)), manifest.classes,
+            ComparisonFolder(place.path), inputs.recipe, chosen, tuple(range(first, first + seeds)), manifest.classes,
             describe_data(manifest), Terms(), stop,
         )  # fmt: skip
         _write(asked)
-        lay_shared(place, shared, manifest, inputs.backbone, inputs.compute, header=HEADER)
+        lay_inputs(place, inputs, header=HEADER)
         on_event(Event.message(f"comparison folder: {place.path}"))
         return _run_all(asked, manifest, on_event)
 

@@ -178,8 +178,7 @@ def _other_data(
     of: JudgedModel, data: str | Path, known_only: bool, overrides: Mapping[str, Any], on_event: OnEvent
 ) -> Manifest:
     """Read other data and give its labels the model's indices."""
-    own = {f"data.{name}": getattr(of.data, name) for name in READING}
-    how = recipes.update(Recipe(), {**own, **overrides}).data
+    how = recipes.update(Recipe(data=of.data), overrides).data
     read = sources.read(
         data,
         image_column=how.image_column,

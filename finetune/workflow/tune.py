@@ -28,7 +28,7 @@ from finetune.prepare.inputs import architecture_of, computing_as, describe_data
 from finetune.prepare.prepared import prepare
 from finetune.report.searched import write_search
 from finetune.runs import trials
-from finetune.runs.layout import Terms, with_whole_paths
+from finetune.runs.layout import Terms, lay_inputs, with_whole_paths
 from finetune.runs.searchable import (
     check_beginnings,
     check_space,
@@ -38,7 +38,7 @@ from finetune.runs.searchable import (
     known_of_data,
     with_meaning,
 )
-from finetune.runs.shared import lay_shared, reopen_shared
+from finetune.runs.shared import reopen_shared
 from finetune.runs.signals import Stop, stop_on_signals
 from finetune.runs.trials import LeftBehindError, settled, tried, unseen_test
 from finetune.search.diagnosis import diagnosed
@@ -170,7 +170,7 @@ def tune(
             pinned=pinned,
         )
         record.write(folder)
-        lay_shared(folder, asked, prepared.manifest, prepared.backbone, prepared.compute, header=HEADER)
+        lay_inputs(folder, replace(prepared, recipe=asked), header=HEADER)
         on_event(Event.message(f"search folder: {folder.path}"))
         return _search(folder, record, asked, prepared.manifest, stop, on_event)
 
