@@ -145,8 +145,8 @@ class FeatureCache:
     seed: int
     device: torch.device
     precision: str
-    workers: int  # for views that are drawn
-    plain_workers: int  # for plain ones, which threads make where there are none
+    workers: int  # for views that are drawn, by a thread where there are none
+    plain_workers: int  # for plain ones, by several threads where there are none
     autocast: Autocast
     on_event: OnEvent
     stop: StopSign = NEVER  # a signal stops the filling too; what is filled stays

@@ -24,6 +24,7 @@ from finetune.data.read_ahead import read_ahead
 from finetune.features.divide import Trunk
 from finetune.features.store import Layout
 from finetune.randomness import derive
+from finetune.threads import threads_at
 
 ON_GPU, ON_CPU = 128, 16  # images that go through a trunk at once
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -66,9 +67,23 @@ def through_trunk(
     if trunk.at_once == 1:
         yield from ((run(images), len(images)) for images in batches)
         return
-    alone = ([images] for images in batches)
+    alone = ([images] for images in _by_one_thread(batches))
     for (boundary,) in read_ahead(run, alone, num_threads=trunk.at_once, ahead=trunk.at_once + 1):
         yield boundary, len(boundary[0])
+
+
+def _by_one_thread(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield batches, each made by a single thread of torch.
+
+    A second would share its core with the engine and the workers, and the first would wait for it at every operation.
+    """
+    remaining = iter(batches)
+    while True:
+        with threads_at(1):
+            images = next(remaining, None)
+        if images is None:
+            return
+        yield images
 
 
 def joined(trunk: Trunk, parts: Sequence[Boundary]) -> Boundary:

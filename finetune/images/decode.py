@@ -47,7 +47,7 @@ from finetune.images.rasters import RasterError
 from finetune.images.shapes import middle, middle_of, smaller, upright
 from finetune.images.stacks import picture_of, stack_of
 
-DECODE_VERSION = 5  # goes up when the same file begins to give another image
+DECODE_VERSION = 6  # goes up when the same file begins to give another image
 
 DRAFT = 1.6  # reduced decoding below this changes the image visibly; above, by less than a level
 LARGE = 2**24  # pixels of an image that is decoded while no other large one is

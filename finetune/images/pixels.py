@@ -30,10 +30,9 @@ from finetune.cache_entries import (
 from finetune.errors import ResourceError
 from finetune.images.decode import DECODE_VERSION
 from finetune.images.levels import Range
-from finetune.images.shapes import smaller
 from finetune.images.stacks import Stack, stack_from
 from finetune.images.stores import whole_place
-from finetune.images.transforms import View, picture_side, plain_view
+from finetune.images.transforms import View, picture_side, plain_view, source_of
 from finetune.settings import CacheSection
 from finetune.types import Preprocessing
 
@@ -66,7 +65,7 @@ class PixelCache:
 
     def row(self, image: Image.Image | Stack) -> PixelRow:
         """Return what is kept of an image."""
-        small = smaller(image, self.side)
+        small = source_of(image, self.side)
         numbers = small.numbers() if isinstance(small, Stack) else np.asarray(small)
         content = np.concatenate([self.view(image).numpy().reshape(-1), numbers.reshape(-1)])
         return PixelRow(content.view(np.uint8), small.size[1])
@@ -192,7 +191,7 @@ def _key(root: str | Path, preprocessing: Preprocessing) -> dict[str, Any]:
         **_facts(preprocessing),
         "side": picture_side(preprocessing),
         "decode": DECODE_VERSION,
-        "versions": {"pillow": PIL.__version__, "timm": timm.__version__},
+        "versions": {"pillow": PIL.__version__, "timm": timm.__version__, "torch": torch.__version__},
     }
 
 

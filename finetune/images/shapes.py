@@ -12,6 +12,8 @@ from finetune.images.files import DECODE_ERRORS
 from finetune.images.stacks import Stack
 from finetune.types import LONGEST
 
+GAP = 3.0  # an image is averaged over blocks until it has this many times the pixels asked for on a side, then resized
+
 
 def middle(image: Image.Image) -> Image.Image:
     """Return the middle of a strip that is more than `LONGEST` times as long as wide, any other image as it is."""
@@ -44,11 +46,16 @@ def smaller(image: Image.Image | Stack, side: int | None) -> Image.Image | Stack
     """Return an image whose shorter side has at most `side` pixels."""
     if isinstance(image, Stack):
         return Stack(tuple(smaller(channel, side) for channel in image.channels))
-    if side is None or min(image.size) <= side:
-        return image
-    share = side / min(image.size)
-    size = (max(side, round(image.width * share)), max(side, round(image.height * share)))
-    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    size = size_within(image.size, side)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=GAP)
+
+
+def size_within(size: tuple[int, int], side: int | None) -> tuple[int, int]:
+    """Return the size, width and height, of an image whose shorter side is to have at most `side` pixels."""
+    if side is None or min(size) <= side:
+        return size
+    share = side / min(size)
+    return max(side, round(size[0] * share)), max(side, round(size[1] * share))
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -39,7 +39,7 @@ def feature_cache(inputs: Inputs, *, num_images: int, on_event: OnEvent, stop: S
         seed=recipe.train.seed,
         device=compute.device,
         precision=compute.precision,
-        workers=_workers(inputs, num_images),
+        workers=_workers_of_a_pass(inputs, num_images),
         plain_workers=_plain_workers(inputs),
         autocast=compute.autocast,
         on_event=on_event,
@@ -164,6 +164,12 @@ def _batches(
 
 def _plain_workers(inputs: Inputs) -> int:
     return 0 if inputs.compute.workers == "auto" else inputs.compute.workers
+
+
+def _workers_of_a_pass(inputs: Inputs, num_images: int) -> int:
+    """Return how many processes draw the views of a pass; auto takes no lone one, since a thread need not send them."""
+    count = _workers(inputs, num_images)
+    return 0 if count == 1 and inputs.compute.workers == "auto" else count
 
 
 def _workers(inputs: Inputs, num_images: int) -> int:

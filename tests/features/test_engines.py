@@ -324,6 +324,23 @@ def test_batches_come_in_order_and_a_few_are_taken_ahead() -> None:
     assert taken == list(range(20))
 
 
+def test_where_batches_are_computed_in_threads_they_are_made_by_one_thread_of_torch() -> None:
+    making: list[int] = []
+
+    def batches() -> Iterator[Tensor]:
+        for images in numbered(5, []):
+            making.append(torch.get_num_threads())
+            yield images
+
+    with threads_at(4):
+        for at_once in (3, 1):
+            trunk = numbering(lambda number: None)
+            trunk.at_once = at_once
+            used = [torch.get_num_threads() for _ in through_trunk(trunk, batches(), autocast=nullcontext)]
+            assert used == [4] * 5
+        assert making == [1] * 5 + [4] * 5
+
+
 def test_an_error_in_a_thread_comes_out_and_none_is_left_behind() -> None:
     def fail(number: int) -> None:
         if number == 4:

@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.images.decode import decode
-from finetune.images.transforms import View, augmented_view, normalise, picture_side, plain_view
+from finetune.images.shapes import GAP, smaller
+from finetune.images.stacks import stack_of
+from finetune.images.transforms import View, augmented_view, normalise, picture_side, plain_view, source_of
 from finetune.randomness import forked
 from finetune.sections import AugmentSection
 from finetune.types import Preprocessing
@@ -136,6 +138,27 @@ def test_a_reduced_picture_shows_the_plain_view_within_two_levels(width: int, he
     assert draft.width < full.width
     view = plain_view(settings)
     assert difference(view(full), view(draft)) < 2
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+@pytest.mark.parametrize("size", [(90, 70), (80, 75), (3, 200), (200, 3), (700, 650), (1000, 2100)], ids=str)
+def test_views_are_cut_from_the_smaller_image_to_a_few_levels(size: tuple[int, int], mode: str) -> None:
+    noise = np.random.default_rng(0).integers(-20, 20, (size[1], size[0], 1))
+    colours = np.clip(np.asarray(picture(*size)) + noise, 0, 255).astype(np.uint8)
+    image = Image.fromarray(colours).convert(mode)
+    for side in (64, 72):
+        expected, found = smaller(image, side), source_of(image, side)
+        assert (found.mode, found.size) == (mode, expected.size)
+        apart = np.abs(np.asarray(found).astype(int) - np.asarray(expected))
+        is_averaged = min(size) / side > 2 * GAP
+        assert apart.max() <= (8 if is_averaged else 2) and apart.mean() < (1 if is_averaged else 0.1)
+
+
+def test_an_image_that_is_small_already_and_a_stack_are_as_pillow_has_them() -> None:
+    image = picture(90, 70)
+    assert source_of(image, 70) is image
+    stack = stack_of(np.asarray(image), (0, 255))
+    assert np.array_equal(source_of(stack, 32).numbers(), smaller(stack, 32).numbers())
 
 
 @pytest.mark.parametrize(
