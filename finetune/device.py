@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from finetune import ranks
 from finetune.errors import RecipeError, ResourceError
+from finetune.heap import give_back
 from finetune.process import num_cores
 from finetune.settings import TrainSection
 from finetune.threads import fastest_threads, threads_at
@@ -100,6 +101,7 @@ def available_memory(*, cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path
 
     Of several processes of a run on the machine each has its share.
     """
+    give_back()
     limits = (_left_in(group, names) for group, names in _groups(cgroups, own))
     free = min([int(psutil.virtual_memory().available), *(left for left in limits if left is not None)])
     return max(0, free) // ranks.local_count()

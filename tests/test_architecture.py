@@ -21,7 +21,7 @@ LAYERS = [
     {"values", "bands"},
     {"sections"},
     {"errors", "types", "settings", "randomness", "cache_dir", "csv_cells", "wording"},
-    {"ranks"},
+    {"ranks", "heap"},
     {"whole", "process", "threads", "arguments", "belongings", "inline", "underway", "hub"},
     {"cache_entries", "timings"},
     {"images"},

@@ -9,6 +9,7 @@ import torch
 
 from finetune.data.loaders import lost_workers
 from finetune.errors import ResourceError
+from finetune.heap import freed_memory_kept, give_back
 from finetune.process import is_unguarded, own_turn, unguarded_script
 from finetune.train.memory import is_out_of_memory
 
@@ -21,15 +22,17 @@ OF_A_MODEL = "fewer images at once (--batch-size)"
 def guarded(less: str = SMALLER, *, is_shared: bool = False) -> Iterator[None]:
     """Turn torch's errors for a dead worker or lack of memory, inside the block, into ours.
 
-    Other threads wait for their turn, unless what is done goes beside others (`is_shared`).
+    Other threads wait for their turn, unless what is done goes beside others (`is_shared`). Freed memory is kept.
     `less` names what takes less memory. Where a step of training runs out, `out_of_memory` has said more.
 
     Raises:
         ResourceError: a process that decodes images died, memory ran out, or the process is no place for a run.
     """
     try:
-        with nullcontext() if is_shared else own_turn(), lost_workers():
+        with nullcontext() if is_shared else own_turn(), lost_workers(), freed_memory_kept():
             yield
+        if not is_shared:  # which may be short, and often
+            give_back()
     except ResourceError as error:
         if "DataLoader worker" in str(error.__cause__) and is_unguarded():
             raise unguarded_script() from error
