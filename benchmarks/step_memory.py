@@ -21,9 +21,10 @@ from finetune.backbone.blank import channels_of
 from finetune.backbone.freeze import freezing
 from finetune.checkpoint.state import TrainState
 from finetune.device import Compute
+from finetune.features.folding import folded_run
 from finetune.prepare.inputs import Inputs, architecture_of, load_backbone, skeleton_of
 from finetune.prepare.prepared import Prepared, planned_run
-from finetune.prepare.resolve import resolve_numbers
+from finetune.prepare.resolve import folds_norms, resolve_numbers
 from finetune.train.fit import Fit
 from finetune.train.ledger import step_held
 from finetune.train.moving import moving
@@ -43,6 +44,7 @@ def planned(network: str, strategy: str, precision: str, device: str) -> Prepare
     of = architecture_of(recipe)
     backbone = load_backbone(recipe, of, compute, num_classes=NUM_CLASSES)
     recipe = resolve_numbers(recipe, backbone, None, num_train=1000)
+    recipe = recipes.update(recipe, {"train.fold_norms": folds_norms(recipe, compute.device)})
     manifest = Manifest("", tuple(map(str, range(NUM_CLASSES))), ())
     return planned_run(Inputs(recipe, manifest, backbone, None, compute), recipe)
 
@@ -54,18 +56,21 @@ def measured(prepared: Prepared, batch: int) -> dict[str, int]:
     settings = replace(FitSettings.of(prepared.recipe), micro_batch=batch)
     accelerator = prepared.compute.accelerator()
     fit = Fit(model, groups, lambda _: None, settings, accelerator, None, ignore, NEVER)  # type: ignore[arg-type, return-value]
-    with freezing(model, phase.plan, groups):
+    with freezing(model, phase.plan, groups) as hold:
+        folded = folded_run(model, phase.plan, groups) if prepared.recipe.train.fold_norms is True else None
+        run = folded[0] if folded else model
+        hold(run)
         if any(item.trains == "lora" for item in phase.plan.groups):
             fit.anchors = pretrained_weights(fit, [phase])
         optimiser, averages, adapters = moving(fit, phase, TrainState(), {})
         step = Step(model, optimiser, settings, accelerator, averages, adapters)
         images = torch.rand(batch, channels_of(model), *prepared.backbone.preprocessing.image_size, device=device)
         targets = torch.zeros(batch, dtype=torch.long, device=device)
-        model.train()
+        run.train()
         delivered = [weight.detach().clone() for weight in model.parameters() if weight.requires_grad]
 
         def take() -> None:
-            step.take(model, images, targets, num_steps=0, seeded=nullcontext)
+            step.take(run, images, targets, num_steps=0, seeded=nullcontext)
 
         take()
         held = [*model.parameters(), *model.buffers(), *delivered, *fit.anchors.values(), images]

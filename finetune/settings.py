@@ -222,6 +222,11 @@ class TrainSection(Section):
         description="Arithmetic of the forward pass. auto: bfloat16 on a GPU that computes in it "
         "(not emulates), else float32.",
     )
+    fold_norms: bool | Auto = Field(
+        "auto",
+        description="Compute a batch norm whose statistics stand still together with the convolution before it while"
+        " training: the same gradients but for the last bits, in less time and memory. auto: on a CPU.",
+    )
     balance: Auto | Literal["weights", "sampling", "none"] = Field(
         "auto",
         description="Classes of different size: weights lets each image of a small class count for more, sampling draws"

@@ -28,7 +28,7 @@ from finetune.types import FreezePlan, LayerGroup
 
 
 class Tail(nn.Module):
-    """The tail as a module of the boundary tensors; its layers are the model's own.
+    """The tail as a module of the boundary tensors; its layers are the model's own. A whole model is one of the images.
 
     What the freeze plan holds in eval mode (`still`: norms of trained layers that keep their statistics)
     stands in it whenever the tail computes.
@@ -40,12 +40,12 @@ class Tail(nn.Module):
         self.in_training = in_training
         self.in_eval = in_eval
 
-    def forward(self, boundary: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, boundary: Tensor | Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
         for module in self.still:
             if module.training:
                 module.training = False
         part = self.in_training if self.training else self.in_eval
-        output: Tensor | tuple[Tensor, ...] = part(*boundary)
+        output: Tensor | tuple[Tensor, ...] = part(boundary) if isinstance(boundary, Tensor) else part(*boundary)
         return output
 
 
@@ -156,8 +156,8 @@ def agrees(model: nn.Module, divided: Divided, images: Tensor, *, fork: Callable
     try:
         boundary = divided.trunk(images)
         for is_training in (True, False):
-            whole = _output(model, is_training, fork, images, buffers)
-            parts = _output(divided.tail, is_training, fork, boundary, buffers, owner=model)
+            whole = output_of(model, is_training, fork, images, buffers)
+            parts = output_of(divided.tail, is_training, fork, boundary, buffers, owner=model)
             if len(whole) != len(parts) or not all(map(torch.equal, whole, parts)):
                 return False
         return True
@@ -165,7 +165,7 @@ def agrees(model: nn.Module, divided: Divided, images: Tensor, *, fork: Callable
         model.train(was_training)
 
 
-def _output(
+def output_of(
     module: nn.Module,
     is_training: bool,
     fork: Callable[[], Any],
@@ -183,6 +183,17 @@ def _output(
     for name, buffer in (owner or module).named_buffers():
         buffer.copy_(buffers[name])
     return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def whole_tail(model: nn.Module, still: Sequence[nn.Module]) -> Tail:
+    """Return a model that is not cut as a tail: in training mode its graph, in eval mode itself.
+
+    Raises:
+        IndivisibleError: torch.fx cannot follow it.
+    """
+    with without_traces(model):
+        source = ModelGraph(model, still, {}, is_training=True)
+        return Tail(fx.GraphModule(source.root, source.graph), model, still)
 
 
 def network_trunk(model: nn.Module) -> Trunk:

@@ -107,6 +107,7 @@ def need_of(prepared: Prepared, phase: Phase, batch: int, skeleton: Callable[[],
         "regularise": recipe.regularise.model_dump(mode="json"),
         "batch": batch,
         "precision": prepared.compute.precision,
+        "fold_norms": recipe.train.fold_norms,
         "plan": repr(phase.plan),
         "versions": [torch.__version__, timm.__version__, COUNTED_AS],
     }

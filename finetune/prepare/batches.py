@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -15,8 +17,9 @@ from finetune.checkpoint.cache_choices import BeganCached
 from finetune.data.loaders import ImageBatches
 from finetune.errors import ResourceError
 from finetune.features.cache import Room
-from finetune.features.divide import Divided, agrees, divide
+from finetune.features.divide import Divided, Tail, agrees, divide
 from finetune.features.engines import equip
+from finetune.features.folding import folded_run, trains_alike
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, of_trunk_batch
 from finetune.prepare.passes import augmented_batches, feature_cache, plain_batches, shares_drawn
@@ -25,6 +28,7 @@ from finetune.randomness import derive, forked
 from finetune.settings import Recipe
 from finetune.train.fit import Batches, Work
 from finetune.types import NEVER, Event, OnEvent, Phase, Sample, Split, StopSign
+from finetune.wording import counted
 
 AUTO_VIEWS = 4
 
@@ -59,10 +63,13 @@ class Feeder:
             why = error if phase.plan.frozen else "every layer is trained"
             engine = self.prepared.recipe.cache.engine
             unused = "" if engine in ("auto", "torch") else f"; cache.engine = {engine!r} has nothing to run"
-            self._say(f"phase {phase.name}: no feature cache, {why}{unused}")
+            whole = self.prepared.backbone.model
+            tail, folded = self._folded(phase, whole, self._first_images)
+            run = tail or whole
+            self._say(f"phase {phase.name}: no feature cache, {why}{unused}{folded}")
             if phase.solver == "lbfgs":
-                return self._solved(phase, self.prepared.backbone.model, lambda images: images)
-            return Work(self.prepared.backbone.model, self._drawn(), self._val())
+                return self._solved(phase, run, lambda images: images)
+            return Work(run, self._drawn(), self._val())
         self.divided, self.room = divided, None
         views = num_views(self.prepared.recipe, phase)
         if views and (room := self._room(divided, phase, views)):
@@ -138,13 +145,34 @@ class Feeder:
         backbone = self.prepared.backbone
         size = backbone.preprocessing.image_size
         divided = divide(backbone.model, phase.plan, backbone.groups, image_size=size)
+        images = self._first_images()
+        if not ranks.agreed(lambda: agrees(backbone.model, divided, images, fork=self._fork)):
+            raise IndivisibleError("its two parts do not reproduce the whole bit for bit")
+        tail, folded = self._folded(phase, divided.tail, lambda: divided.trunk(images))
+        return replace(divided, tail=tail or divided.tail), self._equip(divided, phase, images) + folded
+
+    def _folded(self, phase: Phase, run: nn.Module, inputs: Callable[[], Any]) -> tuple[Tail | None, str]:
+        """Return what a phase runs with norms folded into convolutions, and that in words, if this is asked for.
+
+        `inputs` yields a batch of what it takes, on which it is shown to train alike.
+        """
+        recipe, groups = self.prepared.recipe, self.prepared.backbone.groups
+        is_asked = recipe.train.fold_norms is True and phase.solver == "gradient"
+        found = folded_run(run, phase.plan, groups) if is_asked else None
+        if found is None:
+            return None, ""
+        (folded, count), batch = found, inputs()
+        if not ranks.agreed(lambda: trains_alike(run, folded, batch, fork=self._fork)):
+            return None, ""
+        return folded, f"; {counted(count, 'batch norm')} computed with the convolutions before them"
+
+    def _first_images(self) -> Tensor:
         with ranks.unshared():
             images, _ = next((self._val() or self._plain("train")).epoch())
-        images = of_trunk_batch(images)
-        fork = partial(forked, derive(0, "agrees"), devices=(images.device,))
-        if not ranks.agreed(lambda: agrees(backbone.model, divided, images, fork=fork)):
-            raise IndivisibleError("its two parts do not reproduce the whole bit for bit")
-        return divided, self._equip(divided, phase, images)
+        return of_trunk_batch(images)
+
+    def _fork(self) -> AbstractContextManager[None]:
+        return forked(derive(0, "agrees"), devices=(self.prepared.compute.device,))
 
     def _equip(self, divided: Divided, phase: Phase, images: Tensor) -> str:
         """Choose what runs a trunk, write it down before anything is computed, and return a description.

@@ -23,16 +23,17 @@ from finetune.backbone.cost import multiplications
 from finetune.backbone.freeze import freezing
 from finetune.backbone.load import Backbone
 from finetune.features.divide import Divided, divide
+from finetune.features.folding import folded_run
 from finetune.features.graphs import IndivisibleError
 from finetune.features.store import Layout
 from finetune.prepare.batch_size import need_of
 from finetune.prepare.batches import drawn_views, num_views
 from finetune.prepare.inputs import architecture_of
 from finetune.prepare.prepared import Prepared
-from finetune.prepare.resolve import wanted_batch
+from finetune.prepare.resolve import folds_norms, wanted_batch
 from finetune.settings import Recipe
 from finetune.timings import remember, remembered
-from finetune.types import FreezePlan, Phase
+from finetune.types import FreezePlan, GroupPlan, Phase
 
 LARGEST = 100_000_000  # parameters of a network that is timed
 TIMED_IMAGES = 4
@@ -201,6 +202,7 @@ def speed_of(recipe: Recipe, skeleton: Backbone, device: torch.device) -> Speed 
         "image_size": size,
         "device": device.type,
         "threads": torch.get_num_threads(),
+        "fold_norms": _trains_folded(recipe, device),
         "versions": [torch.__version__, timm.__version__],
     }
     times = remembered(about)
@@ -213,18 +215,25 @@ def speed_of(recipe: Recipe, skeleton: Backbone, device: torch.device) -> Speed 
 
 def _timed(recipe: Recipe, size: tuple[int, int], device: torch.device) -> dict[str, float | None]:
     of = replace(architecture_of(recipe), pretrained=False, weights=None)
-    model = backbones.load(of, num_classes=None, image_size=size[0]).model.to(device)
+    network = backbones.load(of, num_classes=None, image_size=size[0])
+    model = network.model.to(device)
     images = blank_images(model, size, count=TIMED_IMAGES)
+    plan = FreezePlan(tuple(GroupPlan(group.name, "all") for group in network.groups))
+    folded = folded_run(model, plan, network.groups) if _trains_folded(recipe, device) else None
+    run = folded[0] if folded else model
 
     def forward() -> None:
         with torch.no_grad():
             model.eval()(images)
 
     def step() -> None:
-        logits = model(images)
-        torch.autograd.backward(logits.float().sum())
+        torch.autograd.backward(run(images).float().sum())
 
     return {"forward": _seconds(forward, device), "step": _seconds(step, device)}
+
+
+def _trains_folded(recipe: Recipe, device: torch.device) -> bool:
+    return folds_norms(recipe, device) and recipe.strategy.norm_statistics != "updated"
 
 
 def _seconds(act: Callable[[], None], device: torch.device) -> float:

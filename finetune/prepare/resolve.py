@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from finetune import recipe as recipes
 from finetune.backbone.adapted import cut_at
 from finetune.backbone.freeze import drops_blocks
@@ -52,6 +54,7 @@ def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
         "backbone.pool": backbone.architecture.pool,
         "backbone.image_size": backbone.preprocessing.image_size[0],
         "train.precision": inputs.compute.precision,
+        "train.fold_norms": folds_norms(recipe, inputs.compute.device),
         "augment.level": _or(recipe.augment.level, AUTO_LEVEL),
         "train.balance": _or(recipe.train.balance, "weights" if is_uneven(train_counts(inputs)) else "none"),
     }
@@ -61,6 +64,11 @@ def resolve(inputs: Inputs, verdict: Verdict | None = None) -> Recipe:
 def train_counts(inputs: Inputs) -> list[int]:
     """Return the number of train images of each class (K,)."""
     return list(inputs.manifest.counts("train").values())
+
+
+def folds_norms(recipe: Recipe, device: torch.device) -> bool:
+    """Return whether training folds norms that stand still into convolutions; on a GPU that was never timed."""
+    return bool(_or(recipe.train.fold_norms, device.type == "cpu"))
 
 
 def wanted_batch(num_train: int) -> int:

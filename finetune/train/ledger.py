@@ -32,6 +32,7 @@ from finetune.backbone.load import Backbone
 from finetune.checkpoint.state import TrainState
 from finetune.device import in_fast_layout
 from finetune.features.divide import divide
+from finetune.features.folding import folded_run
 from finetune.optim.optimisers import OPTIMISERS
 from finetune.settings import Recipe
 from finetune.train.fit import Fit, Work
@@ -186,6 +187,9 @@ def step_held(
         if is_cut:
             divided = divide(model, phase.plan, backbone.groups, image_size=backbone.preprocessing.image_size)
             run, shapes = divided.tail, divided.shapes
+        if recipe.train.fold_norms is True:
+            run = (folded_run(run, phase.plan, backbone.groups) or (run, 0))[0]
+        if run is not model:
             hold(run)
         step = _step(model, backbone, phase, recipe, ledger, batch=batch, precision=precision)
         ledger.part = "inputs"

@@ -7,6 +7,7 @@ import os
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -48,12 +49,15 @@ def held_of(
     return step_held(skeleton, phase, recipe, batch=batch, precision=more.pop("precision", "float32"), **more)
 
 
+@pytest.mark.parametrize("folds", [True, False])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("backbone", LAYOUTS)
-def test_what_is_counted_is_what_torch_takes(backbone: str, precision: str) -> None:
+def test_what_is_counted_is_what_torch_takes(backbone: str, precision: str, folds: bool) -> None:
     if precision == "bfloat16" and backbone == "test_convnext":
         pytest.skip("a CPU takes its layer norms in bfloat16, a GPU in float32")
     prepared = bench["planned"](backbone, "full", precision, "cpu")
+    assert prepared.recipe.train.fold_norms is True
+    prepared = replace(prepared, recipe=recipes.update(prepared.recipe, {"train.fold_norms": folds}))
     skeleton = skeleton_of(prepared.recipe, num_classes=bench["NUM_CLASSES"])
     held = step_held(skeleton, prepared.phases[0], prepared.recipe, batch=32, precision=precision)
     assert held.total == pytest.approx(bench["measured"](prepared, 32)["allocator"], rel=0.05)
@@ -68,6 +72,18 @@ def test_what_is_counted_is_within_a_fifth_of_what_a_gpu_takes(backbone: str, pr
     skeleton = skeleton_of(prepared.recipe, num_classes=bench["NUM_CLASSES"])
     held = step_held(skeleton, prepared.phases[0], prepared.recipe, batch=32, precision=precision)
     assert held.total == pytest.approx(bench["measured"](prepared, 32)["allocator"], rel=0.2)
+
+
+def test_norms_in_their_convolutions_keep_less() -> None:
+    skeleton = skeleton_of(recipe := recipe_of(), num_classes=5)
+    held = {
+        folds: step_held(
+            skeleton, phase_of(skeleton, last=99), recipes.update(recipe, {"train.fold_norms": folds}), batch=8,
+            precision="float32",
+        )
+        for folds in (False, True)
+    }  # fmt: skip
+    assert held[True].kept < 0.8 * held[False].kept and held[True].weights == held[False].weights
 
 
 def test_the_parts_of_a_linear_layer_are_those_of_the_formula() -> None:
