@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+")
     rows = [json.loads(line) for file in parser.parse_args().files for line in file.read_text().splitlines()]
     cases = list(_cases(rows))
+    if not cases:
+        parser.error("no case has runs of two seeds and evidence: measure.py --seeds 2, and again with --evidence")
     names = [name for name in dict.fromkeys(n for c in cases for n in c.top1) if all(name in c.top1 for c in cases)]
     _show_top1(cases, names)
     print("\n| strategy | mean regret, points | behind auto | worst case |\n| --- | --- | --- | --- |")
