@@ -28,7 +28,7 @@ from finetune.device import Compute
 from finetune.errors import CheckpointError, DataError, RecipeError, did_you_mean
 from finetune.settings import FORMAT_VERSION, Recipe
 from finetune.types import Manifest, Sample
-from finetune.wording import counted
+from finetune.wording import counted, listed
 
 KINDS = ("data", "version", "recipe")
 ARITHMETIC = ("finetune", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
@@ -180,6 +180,12 @@ def settle_data(
     for name in ("train", "val"):
         if not any(sample.split == name for sample in samples):
             raise DataError(f"no image of {name} is left", hint="Put the images back, or start a new run.")
+    counts = left.counts("train")
+    if emptied := [name for name, count in kept.counts("train").items() if count and not counts[name]]:
+        raise DataError(
+            f"no train image of {listed(map(repr, emptied))} is left",
+            hint="Put the images back (was a folder renamed?), or start a new run.",
+        )
     return left, [f"data: {text}" for text in changed]
 
 

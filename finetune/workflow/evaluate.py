@@ -9,9 +9,10 @@ from typing import Any
 
 from finetune import inline
 from finetune import recipe as recipes
+from finetune.checkpoint.lineage import contents_seen
 from finetune.data import checks, sources
 from finetune.data.balance import never_among
-from finetune.data.split import trained_contents, units_of
+from finetune.data.split import units_of
 from finetune.data.targets import known_target, target_of
 from finetune.errors import DataError, RecipeError, check_count, did_you_mean
 from finetune.evaluation.answers import answers
@@ -207,9 +208,9 @@ def _other_data(
 
 
 def _trained_among(samples: Sequence[Sample], of: JudgedModel) -> Iterator[str]:
-    """Yield how many images the model was trained on, by their content."""
-    trained = set() if of.run is None else trained_contents(of.run.split, is_refit=of.is_refit)
-    count = sum(sample.digest in trained for sample in samples)
+    """Yield how many images the model was trained on, by their content, in its own run or in those before it."""
+    seen = set() if of.origin is None else contents_seen(of.origin)
+    count = sum(sample.digest in seen for sample in samples)
     if count:
         yield (
             f"the model was trained on {count:,} of these {counted(len(samples), 'image')}: on images that it has not"

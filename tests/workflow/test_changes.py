@@ -82,6 +82,15 @@ def test_changed_data_is_named_and_refused_and_goes_on_when_allowed(name: str, s
     assert "new.png" not in listed
 
 
+def test_data_without_a_class_that_the_run_began_with_is_refused_whatever_is_allowed(stopped: Path, own: Path) -> None:
+    first = sorted(folder for folder in own.iterdir() if folder.is_dir())[0]
+    first.rename(own / "renamed")
+    with pytest.raises(finetune.DataError, match=f"no train image of '{first.name}' is left"):
+        finetune.resume(stopped, allow=["data"])
+    (own / "renamed").rename(first)
+    finetune.resume(stopped)
+
+
 def test_data_that_was_put_back_is_no_change(stopped: Path, own: Path) -> None:
     taken = sorted(own.rglob("*.jpg"))[0]
     content = taken.read_bytes()

@@ -87,6 +87,29 @@ def test_val_images_that_the_earlier_run_was_trained_on_are_counted(earlier: Pat
     assert len(notes) == 1 and counts[1] in notes[0]
 
 
+def test_images_that_a_run_before_the_earlier_one_was_trained_on_are_counted(earlier: Path, tmp_path: Path) -> None:
+    more = {key: value for key, value in QUICK.items() if key not in ("backbone", "pretrained", "image_size", "epochs")}
+    told: list[str] = []
+
+    def after(weights: Path, data: Path, name: str) -> Path:
+        return finetune.run(
+            data, weights=weights, strategy="head-only", out=tmp_path / name, epochs=1, overrides={"split.seed": 5},
+            on_event=lambda event: told.append(str(event.facts.get("text"))), **more,
+        ).folder  # fmt: skip
+
+    others = shades(tmp_path / "others", "dog cow")
+    for file in sorted(others.rglob("*.png")):  # of the images that the first run has seen, none
+        Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
+    second = after(earlier, others, "second")
+    assert not any("was trained on" in text for text in told)
+    after(second, earlier.parent / "imgs", "third")
+    trained = {row["digest"] for row in csv.DictReader((earlier / "split.csv").open()) if row["split"] == "train"}
+    rows = [row for row in csv.DictReader((tmp_path / "third" / "split.csv").open()) if row["split"] == "val"]
+    count = sum(row["digest"] in trained for row in rows)
+    (note,) = [text for text in told if "was trained on" in text]
+    assert count and f"or one before it, was trained on {count} of the {len(rows)} images of val" in note
+
+
 def test_what_would_overwrite_the_rows_is_refused(earlier: Path, tmp_path: Path) -> None:
     data = shades(tmp_path / "imgs", "ant dog")
     with pytest.raises(RecipeError, match="would overwrite what"):
