@@ -230,7 +230,8 @@ def check_new_file(path: Path, suffix: str) -> None:
         RecipeError: its name ends otherwise. ResourceError: it already exists, or its folder is not.
     """
     if path.suffix.lower() != suffix:
-        raise RecipeError(f"{path} does not end in {suffix}", hint=f"Name it {path.with_suffix(suffix).name}.")
+        name = path.stem.strip(".") or "name"
+        raise RecipeError(f"{path} does not end in {suffix}", hint=f"Name it {name}{suffix}.")
     check_new_place(path)
 
 

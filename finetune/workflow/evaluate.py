@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune import inline
 from finetune import recipe as recipes
+from finetune.arguments import checked
 from finetune.checkpoint.lineage import contents_seen
 from finetune.data import checks, sources
 from finetune.data.balance import never_among
@@ -74,6 +75,7 @@ class Evaluation:
 
 
 @guarded(OF_A_MODEL, is_shared=True)
+@checked
 def evaluate(
     run: str | Path,
     *,
