@@ -73,7 +73,7 @@ def each_of(named: Any) -> list[Any]:
     return list(things)
 
 
-def checked(function: Function) -> Function:
+def typed(function: Function) -> Function:
     """Return a function that refuses, in one line, arguments of another type than it names.
 
     What is not covered: types that are not in `TAKEN`, which have checks of their own, and `**settings`, which a

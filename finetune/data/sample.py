@@ -22,7 +22,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from finetune.arguments import checked
+from finetune.arguments import typed
 from finetune.data.tree import child_folders, has_own_images
 from finetune.errors import DataError
 from finetune.whole import folder_made, is_vacant, unwritable
@@ -126,7 +126,7 @@ _KINDS: dict[str, tuple[Shape, Texture]] = {
 CLASSES: tuple[str, ...] = tuple(sorted(_KINDS))
 
 
-@checked
+@typed
 def write_sample(folder: str | Path, *, per_class: int = 60, seed: int = 0) -> list[Path]:
     """Write `folder/<class>/<class>-000.jpg` and so on; return the paths, class by class.
 

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from torch import Tensor
 
 from finetune import inline
-from finetune.arguments import checked
+from finetune.arguments import typed
 from finetune.checkpoint.run_folder import RunFolder, check_new
 from finetune.checkpoint.saved import write_predictions
 from finetune.errors import CheckpointError, RecipeError, did_you_mean
@@ -45,7 +45,7 @@ class Ensemble:
 
 
 @guarded(OF_A_MODEL, is_shared=True)
-@checked
+@typed
 def ensemble(
     runs: Sequence[str | Path],
     *,

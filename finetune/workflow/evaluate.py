@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune import inline
 from finetune import recipe as recipes
-from finetune.arguments import checked
+from finetune.arguments import typed
 from finetune.checkpoint.lineage import contents_seen
 from finetune.data import checks, sources
 from finetune.data.balance import never_among
@@ -75,7 +75,7 @@ class Evaluation:
 
 
 @guarded(OF_A_MODEL, is_shared=True)
-@checked
+@typed
 def evaluate(
     run: str | Path,
     *,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from finetune import inline
-from finetune.arguments import Settings, checked
+from finetune.arguments import Settings, typed
 from finetune.backbone.layers import LayerTable, layer_table
 from finetune.backbone.load import Backbone
 from finetune.device import Compute
@@ -112,7 +112,7 @@ class Plan:
 
 
 @guarded()
-@checked
+@typed
 def plan(
     data: str | Path | None = None,
     *,

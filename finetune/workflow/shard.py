@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from finetune import recipe as recipes
-from finetune.arguments import Settings, checked
+from finetune.arguments import Settings, typed
 from finetune.data.hub_rows import as_shards
 from finetune.data.places import HUB, check_outside
 from finetune.data.shard_writer import INTO_A_NEW, Shards, write_shards
@@ -24,7 +24,7 @@ USUAL = 10**9  # bytes of a shard
 LEAST = 10**4
 
 
-@checked
+@typed
 def shard(
     data: str | Path | None = None,
     *,
