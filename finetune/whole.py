@@ -61,6 +61,7 @@ def whole_folder(place: Path, *, before: Path | None = None) -> Iterator[Path]:
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
     """
+    place = named(place)
     beside = beside_of(place)
     with folder_made(place.parent):
         try:
@@ -95,6 +96,7 @@ def held(place: Path) -> Iterator[None]:
     Raises:
         ResourceError: another process holds it, or it cannot be written.
     """
+    place = named(place)
     path = place.with_name(f".{place.name}.lock")
     with folder_made(place.parent):
         lock = FileLock(path)
@@ -137,7 +139,7 @@ def folder_made(folder: Path) -> Iterator[None]:
 
 def put(folder: Path, place: Path, *, before: Path | None = None) -> None:
     """Move a whole folder to a place, and what stands there out of the way: to `before`, or away."""
-    if place.is_dir() and is_vacant(place) and any(place.iterdir()):
+    if place.is_dir() and is_vacant(place) and (any(place.iterdir()) or place.samefile(Path.cwd())):
         _move_into(folder, place)
         return
     oldest = old_of(place)
@@ -159,6 +161,11 @@ def write_text(path: Path, text: str) -> None:
     """
     with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def named(path: Path) -> Path:
+    """Return a path that ends in the name of the file or folder: `.` and `..` do not."""
+    return path if path.name.strip(".") else path.resolve()
 
 
 def beside_of(path: Path) -> Path:
@@ -204,7 +211,7 @@ def unwritable(path: Path, error: OSError) -> ResourceError:
 
 
 def _move_into(folder: Path, place: Path) -> None:
-    """Fill a folder that holds hidden files of others, which stay."""
+    """Fill a folder that holds hidden files of others, or that the user stands in: it stays."""
     for entry in sorted(folder.iterdir()):
         os.replace(entry, place / entry.name)
     folder.rmdir()

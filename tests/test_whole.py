@@ -77,6 +77,16 @@ def test_a_folder_is_vacant_whatever_is_hidden_in_it_and_what_is_hidden_stays(tm
     assert not whole.is_vacant(place / "config.json")
 
 
+def test_the_folder_that_one_stands_in_is_filled_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    with whole.new_whole_folder(Path(), hint="") as folder:
+        (folder / "a.tar").touch()
+    assert [file.name for file in Path.cwd().iterdir()] == ["a.tar"]
+    assert [file.name for file in tmp_path.iterdir()] == ["here"]
+
+
 def test_a_place_that_another_process_writes_is_refused_and_what_it_writes_stays(tmp_path: Path) -> None:
     out = tmp_path / "new" / "shards"
     with whole.new_whole_folder(out, hint="Name another.") as beside:

@@ -45,4 +45,5 @@ def shard(
         images, files = counted(sum(lengths.values()), "image"), counted(len(lengths), "shard")
         typer.echo(f"{split}: {images} in {files}")
     typer.echo(f"written: {shards.folder}, {amount(shards.num_bytes)}")
-    typer.echo(f"next: finetune run {shlex.quote(f'wds:{shards.folder}')}")
+    if len(shards.classes) != 1:
+        typer.echo(f"next: finetune run {shlex.quote(f'wds:{shards.folder}')}")

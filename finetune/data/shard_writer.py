@@ -41,11 +41,12 @@ END = tarfile.RECORDSIZE  # bytes at most of zeros behind the last member
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """The shards that were written: their folder, their names and how many images each has, by split."""
+    """The shards that were written: their folder, their names and how many images each has, by split; the classes."""
 
     folder: str
     shards: dict[str, dict[str, int]]
     num_bytes: int
+    classes: tuple[str, ...]
 
     @property
     def num_images(self) -> int:
@@ -73,7 +74,7 @@ def write_shards(manifest: Manifest, out: Path, *, size: int, on_event: OnEvent 
                 )
         (beside / INFO).write_text(json.dumps(_info(manifest, shards), indent=1, ensure_ascii=False), encoding="utf-8")
         num_bytes = sum(file.stat().st_size for file in beside.iterdir())
-    return Shards(str(out), shards, num_bytes)
+    return Shards(str(out), shards, num_bytes, manifest.classes)
 
 
 def new_tar(place: Path) -> tarfile.TarFile:

@@ -54,6 +54,8 @@ def shard(
         manifest = list_data(source, is_to_train=False, on_event=on_event)
         for note in (*data_notes(manifest), *problem_notes(manifest)):
             on_event(Event.warning(note))
+        if len(manifest.classes) == 1:
+            on_event(Event.warning(f"all images are of one class, {manifest.classes[0]!r}: a run needs two"))
         return write_shards(manifest, place, size=size, on_event=on_event)
 
 
