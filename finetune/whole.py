@@ -206,7 +206,8 @@ def flush(path: Path) -> None:
 
 def unwritable(path: Path, error: OSError) -> ResourceError:
     """Return the error of a file or folder that the system refuses to write."""
-    text = f"{path} cannot be written: {error.strerror or error}"
+    reason = error.args[0][0][-1] if isinstance(error, shutil.Error) else error.strerror or error  # of many files, one
+    text = f"{path} cannot be written: {reason}"
     return ResourceError(text, hint="Free some disk, or check who may write there.")
 
 

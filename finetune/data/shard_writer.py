@@ -30,6 +30,7 @@ from finetune.randomness import derive_each
 from finetune.tasks import Labels, Target
 from finetune.types import SPLITS, Event, Manifest, OnEvent, Sample, ignore
 from finetune.whole import new_whole_folder, there_above
+from finetune.wording import amount
 
 FORMAT = 1
 UNDIVIDED = "all"  # the name of shards of images without a split
@@ -174,7 +175,7 @@ def _check_room(manifest: Manifest, out: Path) -> None:
     free = shutil.disk_usage(there_above(out)).free
     if needed > free:
         raise ResourceError(
-            f"{out}: the shards take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",
+            f"{out}: the shards take {amount(needed)}, and {amount(free)} are free",
             hint="Name a folder on another disk.",
         )
 
