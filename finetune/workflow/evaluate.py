@@ -201,7 +201,9 @@ def _other_data(
     if strange:
         read = _without(read, strange, of.classes, known_only, on_event)
     read = replace(read, bands=of.bands)
-    scanned = checks.scan(read, value_range=of.value_range, is_for_model=True, on_event=on_event)
+    scanned = checks.scan(
+        read, needs_all_classes=False, value_range=of.value_range, is_for_model=True, on_event=on_event
+    )
     for note in (*scanned.notes, *problem_notes(scanned)):
         on_event(Event.warning(note))
     index = {name: place for place, name in enumerate(of.classes)}
