@@ -194,6 +194,7 @@ def _other_data(
         task=of.task,
         separator=how.label_separator,
         needs_two_classes=False,
+        needs_train=False,
         needs_splits=False,
         needs_groups=False,
     )
