@@ -82,7 +82,10 @@ def typed(function: Function) -> Function:
 
     @wraps(function)
     def called(*args: Any, **given: Any) -> Any:
-        named = inspect.signature(function).bind(*args, **given).arguments
+        try:
+            named = inspect.signature(function).bind(*args, **given).arguments
+        except TypeError:
+            return function(*args, **given)  # whose own error names the function
         types = _types(function)
         refused = {name: _taken_instead(value, types.get(name, Any)) for name, value in named.items()}
         problems = [f"{name} = {named[name]!r}: must be {taken}" for name, taken in refused.items() if taken]
@@ -116,6 +119,8 @@ def _taken_instead(value: object, of: Any) -> str:
             return ""
         kinds, word = TAKEN[kind]
         is_taken = isinstance(value, kinds) and not (isinstance(value, bool) and kind is not bool)
+        if kind is Mapping:
+            is_taken = is_taken and all(isinstance(key, str) for key in value)  # type: ignore[attr-defined]
         if kind in LISTS:
             (each,) = get_args(one)
             word += _taken_instead(object(), each)

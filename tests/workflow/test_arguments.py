@@ -58,6 +58,15 @@ def test_what_a_function_does_not_take_is_told(few: Path, given: dict[str, Any],
         ("load", [5], {}, "run = 5: must be a path"),
         ("load", ["r"], {"device": None}, "device = None: must be text"),
         ("evaluate", ["r"], {"overrides": 5, "known_only": "no"}, "overrides = 5: must be a mapping of keys"),
+        ("run", ["imgs"], {"overrides": {5: 1}}, "overrides = {5: 1}: must be a mapping of keys"),
+        (
+            "plan",
+            [],
+            {"backbone": "test_resnet", "strategy": "full", "images": 0},
+            "images = 0: must be a whole number",
+        ),
+        ("plan", [], {"backbone": "test_resnet", "strategy": "full", "memory": -5}, "memory = -5: must be a whole"),
+        ("write_sample", ["d"], {"seed": -1}, "seed = -1: must be a whole number of 0 or more"),
         ("evaluate", ["r"], {"overrides": {}, "known_only": "no"}, "known_only = 'no': must be True or False"),
         ("evaluate", ["r"], {"workers": True}, "workers = True: must be a whole number or None"),
         ("export", ["r"], {"format": ["onnx"]}, "format = ['onnx']: must be text"),
@@ -72,6 +81,11 @@ def test_what_a_function_does_not_take_is_told(few: Path, given: dict[str, Any],
 def test_an_argument_of_another_type_is_one_line(name: str, args: list[Any], given: dict[str, Any], said: str) -> None:
     with pytest.raises(finetune.RecipeError, match=re.escape(said)):
         getattr(finetune, name)(*args, **given)
+
+
+def test_a_call_that_python_refuses_names_the_function() -> None:
+    with pytest.raises(TypeError, match=r"load\(\) takes 1 positional argument but 2"):
+        finetune.load("run", "cpu")  # type: ignore[misc]
 
 
 def test_every_public_function_checks_the_types_of_its_arguments() -> None:
