@@ -194,6 +194,11 @@ def test_a_split_column_that_is_named_and_not_there_is_refused(write: Write) -> 
         read(write("i/1.jpg,a,train", "i/2.jpg,b,train", header="image,label,part"), split_column="prt")
 
 
+def test_the_error_of_a_table_of_one_class_names_what_was_left_out(write: Write) -> None:
+    with pytest.raises(DataError, match=r"only one class in .*: 'a' \(1 image\); i/9\.jpg: no such file"):
+        read(write("i/1.jpg,a", "i/9.jpg,b"))
+
+
 def test_words_of_splits_are_those_of_folders(write: Write) -> None:
     manifest = read(
         write("i/1.jpg,a,Training_Set", "i/2.jpg,b,train", "images/3.jpg,a,dev", header="image,label,split")
