@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import finetune
 from finetune.backbone.groups import head_modules
 from finetune.backbone.load import architecture, load
 from finetune.errors import RecipeError
-from tests.support import TINY
+from tests.support import TINY, stop_after
 
 LEVELS = {"ant": 40, "bee": 130, "cow": 220, "dog": 85}
 QUICK: dict[str, Any] = {**TINY, "epochs": 12}
@@ -108,6 +109,23 @@ def test_images_that_a_run_before_the_earlier_one_was_trained_on_are_counted(ear
     count = sum(row["digest"] in trained for row in rows)
     (note,) = [text for text in told if "was trained on" in text]
     assert count and f"or one before it, was trained on {count} of the {len(rows)} images of val" in note
+
+
+def test_rows_that_another_model_has_are_other_weights_when_a_run_is_resumed(earlier: Path, tmp_path: Path) -> None:
+    more = {key: value for key, value in QUICK.items() if key not in ("backbone", "pretrained", "image_size")}
+    begun = Path(shutil.copytree(earlier, tmp_path / "begun"))
+    with pytest.raises(finetune.Interrupted):
+        finetune.run(
+            earlier.parent / "imgs", weights=begun, strategy="head-only", out=tmp_path / "run",
+            on_event=stop_after(2), **more,
+        )  # fmt: skip
+    file = begun / "model" / "model.safetensors"
+    content, tensors = file.read_bytes(), load_file(file)
+    save_file({name: tensor * (2 if len(tensor) == 3 else 1) for name, tensor in tensors.items()}, file)
+    with pytest.raises(finetune.CheckpointError, match=r"are not those that .* began with"):
+        finetune.resume(tmp_path / "run")
+    file.write_bytes(content)
+    assert finetune.resume(tmp_path / "run").folder == tmp_path / "run"
 
 
 def test_what_would_overwrite_the_rows_is_refused(earlier: Path, tmp_path: Path) -> None:
