@@ -115,9 +115,12 @@ def _taken_instead(value: object, of: Any) -> str:
     words = []
     for one in _alternatives(of):
         kind = get_origin(one) or one
-        if kind not in TAKEN:
+        if kind is Literal:  # which of the words it is, each function checks
+            kinds, word = (str,), f"one of {', '.join(map(str, get_args(one)))}"
+        elif kind in TAKEN:
+            kinds, word = TAKEN[kind]
+        else:
             return ""
-        kinds, word = TAKEN[kind]
         is_taken = isinstance(value, kinds) and not (isinstance(value, bool) and kind is not bool)
         if kind is Mapping:
             is_taken = is_taken and all(isinstance(key, str) for key in value)  # type: ignore[attr-defined]
@@ -137,11 +140,9 @@ def _parts(value: object) -> Iterable[Any]:
 
 
 def _alternatives(of: Any) -> Iterator[Any]:
-    """Yield each type that is asked for: the members of a union, and the types of the words of a `Literal`."""
+    """Yield each type that is asked for: the members of a union."""
     if get_origin(of) in (Union, UnionType):
         for one in get_args(of):
             yield from _alternatives(one)
-    elif get_origin(of) is Literal:
-        yield from dict.fromkeys(type(word) for word in get_args(of))
     else:
         yield of
