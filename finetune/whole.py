@@ -61,6 +61,7 @@ def whole_folder(place: Path, *, before: Path | None = None) -> Iterator[Path]:
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
     """
+    place = named(place)
     beside = beside_of(place)
     with folder_made(place.parent):
         try:
@@ -95,6 +96,7 @@ def held(place: Path) -> Iterator[None]:
     Raises:
         ResourceError: another process holds it, or it cannot be written.
     """
+    place = named(place)
     path = place.with_name(f".{place.name}.lock")
     with folder_made(place.parent):
         lock = FileLock(path)
@@ -137,7 +139,7 @@ def folder_made(folder: Path) -> Iterator[None]:
 
 def put(folder: Path, place: Path, *, before: Path | None = None) -> None:
     """Move a whole folder to a place, and what stands there out of the way: to `before`, or away."""
-    if place.is_dir() and is_vacant(place) and any(place.iterdir()):
+    if place.is_dir() and is_vacant(place) and (any(place.iterdir()) or place.samefile(Path.cwd())):
         _move_into(folder, place)
         return
     oldest = old_of(place)
@@ -159,6 +161,11 @@ def write_text(path: Path, text: str) -> None:
     """
     with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def named(path: Path) -> Path:
+    """Return a path that ends in the name of the file or folder: `.` and `..` do not."""
+    return path if path.name.strip(".") else path.resolve()
 
 
 def beside_of(path: Path) -> Path:
@@ -199,12 +206,13 @@ def flush(path: Path) -> None:
 
 def unwritable(path: Path, error: OSError) -> ResourceError:
     """Return the error of a file or folder that the system refuses to write."""
-    text = f"{path} cannot be written: {error.strerror or error}"
+    reason = error.args[0][0][-1] if isinstance(error, shutil.Error) else error.strerror or error  # of many files, one
+    text = f"{path} cannot be written: {reason}"
     return ResourceError(text, hint="Free some disk, or check who may write there.")
 
 
 def _move_into(folder: Path, place: Path) -> None:
-    """Fill a folder that holds hidden files of others, which stay."""
+    """Fill a folder that holds hidden files of others, or that the user stands in: it stays."""
     for entry in sorted(folder.iterdir()):
         os.replace(entry, place / entry.name)
     folder.rmdir()
@@ -230,7 +238,8 @@ def check_new_file(path: Path, suffix: str) -> None:
         RecipeError: its name ends otherwise. ResourceError: it already exists, or its folder is not.
     """
     if path.suffix.lower() != suffix:
-        raise RecipeError(f"{path} does not end in {suffix}", hint=f"Name it {path.with_suffix(suffix).name}.")
+        name = path.stem.strip(".") or "name"
+        raise RecipeError(f"{path} does not end in {suffix}", hint=f"Name it {name}{suffix}.")
     check_new_place(path)
 
 

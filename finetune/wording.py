@@ -34,6 +34,14 @@ def counted(count: int, what: str, more: str = "") -> str:
     return f"{count:,} {what if count == 1 else more or what + 's'}"
 
 
+def amount(num_bytes: float) -> str:
+    """Return bytes as a person reads them."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.1f} {unit}"
+    return f"{num_bytes / 1024:,.1f} KiB"
+
+
 def apart(num_images: int, num_independent: int) -> str:
     """Return how many images are independent, to be put behind their count; empty where all are."""
     return f" ({num_independent:,} independent)" if num_independent < num_images else ""

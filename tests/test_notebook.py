@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from html import unescape
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,7 +91,7 @@ def test_who_hears_of_it_already_is_left_alone(cells: list[Output], drawn: Path)
 
 
 def test_outside_of_a_notebook_nothing_is_wrapped() -> None:
-    assert not hasattr(finetune.run, "__wrapped__") and not notebook.in_notebook()
+    assert finetune.run is import_module("finetune.workflow.run").run and not notebook.in_notebook()
 
 
 def test_every_result_has_an_html_that_is_whole_and_escaped(drawn: Path, tmp_path: Path) -> None:

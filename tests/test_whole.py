@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,26 @@ def test_a_folder_is_vacant_whatever_is_hidden_in_it_and_what_is_hidden_stays(tm
     assert sorted(path.name for path in place.iterdir()) == [".DS_Store", "config.json"]
     assert not whole.is_vacant(place)
     assert not whole.is_vacant(place / "config.json")
+
+
+def test_a_copy_that_fails_names_one_reason(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in "xy":
+        (tmp_path / "a" / name).symlink_to(tmp_path / "gone")
+    place = tmp_path / "b"
+    with pytest.raises(ResourceError) as refused, whole.whole_folder(place) as beside:
+        shutil.copytree(tmp_path / "a", beside, dirs_exist_ok=True)
+    assert str(refused.value).count("No such file") == 1 and str(refused.value).startswith(f"{place} cannot be")
+
+
+def test_the_folder_that_one_stands_in_is_filled_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    with whole.new_whole_folder(Path(), hint="") as folder:
+        (folder / "a.tar").touch()
+    assert [file.name for file in Path.cwd().iterdir()] == ["a.tar"]
+    assert [file.name for file in tmp_path.iterdir()] == ["here"]
 
 
 def test_a_place_that_another_process_writes_is_refused_and_what_it_writes_stays(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from finetune.device import Compute
 from finetune.errors import CheckpointError, DataError, RecipeError, did_you_mean
 from finetune.settings import FORMAT_VERSION, Recipe
 from finetune.types import Manifest, Sample
-from finetune.wording import counted
+from finetune.wording import counted, listed
 
 KINDS = ("data", "version", "recipe")
 ARITHMETIC = ("finetune", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
@@ -83,13 +83,16 @@ def versions() -> dict[str, str]:
 
 
 def weights_digest(backbone: Backbone) -> str:
-    """Return the hash of what was loaded, without the head, which is new."""
+    """Return the hash of what was loaded: not of the head, which is new, but of the classifier whose rows it keeps."""
     digest = blake2b(digest_size=16)
     names = [group.name for group in backbone.groups if not group.is_head]
     own = backbone.model.state_dict()
-    for key in group_state(backbone.model, backbone.groups, names):
-        digest.update(f"{key} {own[key].dtype} {tuple(own[key].shape)}".encode())
-        digest.update(own[key].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    loaded = {key: own[key] for key in group_state(backbone.model, backbone.groups, names)}
+    if backbone.known and backbone.classifier is not None:
+        loaded |= {f"classifier.{key}": tensor for key, tensor in backbone.classifier.state_dict().items()}
+    for key, tensor in loaded.items():
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -180,6 +183,12 @@ def settle_data(
     for name in ("train", "val"):
         if not any(sample.split == name for sample in samples):
             raise DataError(f"no image of {name} is left", hint="Put the images back, or start a new run.")
+    counts = left.counts("train")
+    if emptied := [name for name, count in kept.counts("train").items() if count and not counts[name]]:
+        raise DataError(
+            f"no train image of {listed(map(repr, emptied))} is left",
+            hint="Put the images back (was a folder renamed?), or start a new run.",
+        )
     return left, [f"data: {text}" for text in changed]
 
 

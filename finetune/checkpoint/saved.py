@@ -164,6 +164,13 @@ def write_model(
         )
 
 
+def data_gone(folder: RunFolder, root: str) -> DataError:
+    """Return the error of data that is no longer where a run found it."""
+    link = f"Put it there, or a link to where it is now: ln -s NEW {shlex.quote(root)}"
+    moved = "" if folder.is_finished or folder.holds_runs else f"; or go on with: {folder.resuming} --data NEW"
+    return DataError(f"the data of {folder.path} is not in {root} any more", hint=link + moved)
+
+
 def trained_on(folder: RunFolder, recipe: Recipe, classes: tuple[str, ...], *, bands: Bands) -> Manifest:
     """Return the data that a run was trained on, as split.csv pins it; what a refit took from val is in train.
 
@@ -173,10 +180,7 @@ def trained_on(folder: RunFolder, recipe: Recipe, classes: tuple[str, ...], *, b
     root = data_root(recipe)
     pinned = split.read(folder.split, root=root, classes=classes, task=pinned_task(recipe))
     if address_of(root) is None and not (Path(root).is_dir() or Path(root, pinned.samples[0].file).is_file()):
-        raise DataError(
-            f"the data that {folder.path} was trained on is not in {root} any more",
-            hint=f"Put it there, or a link to where it is now: ln -s NEW {shlex.quote(root)}",
-        )
+        raise data_gone(folder, root)
     pinned = replace(pinned, bands=bands)
     return split.val_in_train(pinned) if recipe.train.refit else pinned
 

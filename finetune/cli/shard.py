@@ -12,8 +12,7 @@ import typer
 from finetune.cli.help import examples
 from finetune.cli.options import RecipeOption, base_recipe, parse_size, recipe_options, set_once
 from finetune.cli.screen import watching
-from finetune.cli.tables import amount
-from finetune.wording import counted
+from finetune.wording import amount, counted
 
 EXAMPLES = examples(
     "shard imgs --out shards", "shard labels.csv --out shards --size 500MB", "shard hfds:OWNER/NAME --out shards"
@@ -45,4 +44,5 @@ def shard(
         images, files = counted(sum(lengths.values()), "image"), counted(len(lengths), "shard")
         typer.echo(f"{split}: {images} in {files}")
     typer.echo(f"written: {shards.folder}, {amount(shards.num_bytes)}")
-    typer.echo(f"next: finetune run {shlex.quote(f'wds:{shards.folder}')}")
+    if len(shards.classes) != 1:
+        typer.echo(f"next: finetune run {shlex.quote(f'wds:{shards.folder}')}")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from finetune.cli import tables
 from finetune.cli.evidence import show_evidence
 from finetune.cli.grid import Grid
-from finetune.cli.tables import amount, duration, table
+from finetune.cli.tables import duration, table
 from finetune.cli.terminal import Console, escape
-from finetune.wording import counted
+from finetune.wording import amount, counted
 
 PARTS = {
     "weights": "weights and statistics",

@@ -91,14 +91,6 @@ def show_result(result: RunResult) -> None:
         console.print(f"next: finetune export {escape(shlex.quote(str(result.folder)))} --format onnx")
 
 
-def amount(num_bytes: float) -> str:
-    """Return bytes as a person reads them."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:,.1f} {unit}"
-    return f"{num_bytes / 1024:,.1f} KiB"
-
-
 def duration(seconds: float) -> str:
     """Return seconds as a person reads them."""
     if seconds < 90:

@@ -12,11 +12,11 @@ What is not covered: rows with the path of an image instead of the image.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from finetune.data.hub_files import find_files
@@ -27,7 +27,7 @@ from finetune.data.shards import Columns
 from finetune.errors import DataError, RecipeError, did_you_mean
 from finetune.images.files import FORMS, begins_as
 from finetune.types import Event, OnEvent, ignore
-from finetune.whole import there_above, unwritable
+from finetune.whole import held, named, there_above, unwritable
 from finetune.wording import listed
 
 ROWS_AT_ONCE = 100
@@ -59,19 +59,24 @@ def as_shards(
         ResourceError: the folder, which lies beside `near`, cannot be written.
     """
     root, files = find_files(path.removeprefix(HUB), on_event=on_event)
-    with ExitStack() as stack:
+    near = named(near)
+    place = there_above(near.parent) / f".{near.name}.rows"
+    with held(place):
+        shutil.rmtree(place, ignore_errors=True)  # of a process that was killed
         try:
-            folder = TemporaryDirectory(prefix=f".{near.name}.rows-", dir=there_above(near.parent))
-            place = Path(stack.enter_context(folder))
-            num_images = sum(_laid_out(root, files, place, image_column, columns, on_event))
-        except OSError as error:
-            raise unwritable(near, error) from error
-        if not num_images:
-            raise DataError(
-                f"{path}: no row holds an image",
-                hint="If it names images by path, use it as a table: finetune run TABLE.parquet.",
-            )
-        yield f"{SHARDS}{place}"
+            try:
+                place.mkdir()
+                num_images = sum(_laid_out(root, files, place, image_column, columns, on_event))
+            except OSError as error:
+                raise unwritable(near, error) from error
+            if not num_images:
+                raise DataError(
+                    f"{path}: no row holds an image",
+                    hint="If it names images by path, use it as a table: finetune run TABLE.parquet.",
+                )
+            yield f"{SHARDS}{place}"
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _laid_out(

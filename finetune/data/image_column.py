@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from finetune.data.delimited import open_delimited
 from finetune.data.label_columns import cell_text
 from finetune.data.parquet_files import open_parquet, read_by_pyarrow
-from finetune.data.tables import separator_of
 from finetune.errors import DataError, RecipeError, did_you_mean
 
 AUTO = "auto"
@@ -80,15 +80,12 @@ def _cell(cell: Any) -> str | bytes:
 
 def _delimited(path: Path) -> Iterator[list[str]]:
     """Yield the head of a table and its rows, skipping empty lines."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            rows = csv.reader(stream, delimiter=separator_of(path, stream))
-            head = next(rows, None)
-            if head is not None:
-                yield [name.strip() for name in head]
-                yield from (row for row in rows if row)
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}") from error
+    with open_delimited(path, errors="surrogateescape") as (stream, sign):
+        rows = csv.reader(stream, delimiter=sign)
+        head = next(rows, None)
+        if head is not None:
+            yield [name.strip() for name in head]
+            yield from (row for row in rows if row)
 
 
 def _parquet_cells(path: Path, column: str) -> Iterator[Any]:

@@ -22,8 +22,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from finetune.arguments import typed
 from finetune.data.tree import child_folders, has_own_images
-from finetune.errors import DataError
+from finetune.errors import DataError, RecipeError
 from finetune.whole import folder_made, is_vacant, unwritable
 
 __all__ = ["CLASSES", "draw", "write_sample"]
@@ -125,17 +126,22 @@ _KINDS: dict[str, tuple[Shape, Texture]] = {
 CLASSES: tuple[str, ...] = tuple(sorted(_KINDS))
 
 
-def write_sample(folder: Path, *, per_class: int = 60, seed: int = 0) -> list[Path]:
+@typed
+def write_sample(folder: str | Path, *, per_class: int = 60, seed: int = 0) -> list[Path]:
     """Write `folder/<class>/<class>-000.jpg` and so on; return the paths, class by class.
 
     The images are made in a temporary folder and moved into place once all of them are there,
     so that a failure leaves nothing half-written behind.
 
     Raises:
-        DataError: `folder` is a file or holds anything, or `per_class` is under 1. ResourceError: it cannot be written.
+        DataError: `folder` is a file or holds anything, or `per_class` is under 1. RecipeError: `seed` is under 0.
+        ResourceError: it cannot be written.
     """
+    folder = Path(folder)
     if per_class < 1:
         raise DataError(f"{per_class} images per class is too few.", hint="Ask for 1 or more.")
+    if seed < 0:
+        raise RecipeError(f"seed = {seed}: must be a whole number of 0 or more")
     if not is_vacant(folder):
         raise DataError(
             f"{folder} is not an empty folder.",

@@ -30,6 +30,7 @@ from finetune.randomness import derive_each
 from finetune.tasks import Labels, Target
 from finetune.types import SPLITS, Event, Manifest, OnEvent, Sample, ignore
 from finetune.whole import new_whole_folder, there_above
+from finetune.wording import amount
 
 FORMAT = 1
 UNDIVIDED = "all"  # the name of shards of images without a split
@@ -41,11 +42,12 @@ END = tarfile.RECORDSIZE  # bytes at most of zeros behind the last member
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """The shards that were written: their folder, their names and how many images each has, by split."""
+    """The shards that were written: their folder, their names and how many images each has, by split; the classes."""
 
     folder: str
     shards: dict[str, dict[str, int]]
     num_bytes: int
+    classes: tuple[str, ...]
 
     @property
     def num_images(self) -> int:
@@ -73,7 +75,7 @@ def write_shards(manifest: Manifest, out: Path, *, size: int, on_event: OnEvent 
                 )
         (beside / INFO).write_text(json.dumps(_info(manifest, shards), indent=1, ensure_ascii=False), encoding="utf-8")
         num_bytes = sum(file.stat().st_size for file in beside.iterdir())
-    return Shards(str(out), shards, num_bytes)
+    return Shards(str(out), shards, num_bytes, manifest.classes)
 
 
 def new_tar(place: Path) -> tarfile.TarFile:
@@ -173,7 +175,7 @@ def _check_room(manifest: Manifest, out: Path) -> None:
     free = shutil.disk_usage(there_above(out)).free
     if needed > free:
         raise ResourceError(
-            f"{out}: the shards take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",
+            f"{out}: the shards take {amount(needed)}, and {amount(free)} are free",
             hint="Name a folder on another disk.",
         )
 

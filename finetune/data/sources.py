@@ -188,8 +188,9 @@ def _one_class(path: Path, listing: Listing, label: str) -> DataError:
     beside = counted(listing.num_loose, "image beside its folder has", "images beside its folder have")
     loose = f"; {beside} no class" if listing.num_loose else ""
     unread = f"; {unread_note(listing.unread)}" if listing.unread else ""
+    first = next((f"; {problem.file}: {problem.reason}" for problem in listing.problems), "")
     return DataError(
-        f"only one class in {path}: {label!r} ({count}){loose}{unread}",
+        f"only one class in {path}: {label!r} ({count}){loose}{unread}{first}",
         hint=f"A classifier needs two or more. {table_beside(path)}{LAYOUTS}",
     )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any, TextIO
+from typing import Any
 
 from finetune.csv_cells import MARK, unguarded_cell
+from finetune.data.delimited import open_delimited
 from finetune.data.label_columns import cell_text, join_columns, join_lists, label_columns
 from finetune.data.listing import NO_IMAGE, SPLIT_NAMES, Listing, Row, folded, holds, normal, split_of
 from finetune.data.parquet_files import open_parquet, read_by_pyarrow
@@ -27,7 +27,6 @@ from finetune.wording import counted, listed
 InFolder = Callable[[Path], dict[str, str]]
 MISSING = "no such file"
 BEYOND: Any = None  # the key of the cells of a row that no column names
-SEPARATED = re.compile(r"\ufeff?\"?sep=(.)\"?\r?\n?")  # the line that Excel takes the separator from
 MOST_LOOKED_AT = 100_000  # files and folders beside a table, on top of those that it names
 MOST_FOLDERS = 50  # folders beside a table in which a file that it names is looked for
 
@@ -259,29 +258,10 @@ def _step(root: Path, parts: tuple[str, ...]) -> str | None:
 
 
 def _delimited(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, delimiter=separator_of(path, stream))
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-            return list(reader.fieldnames), [_unguarded(row) for row in reader]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} cannot be read as a table: {error}", hint="Save it as UTF-8.") from error
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}") from error
-
-
-def separator_of(path: Path, stream: TextIO) -> str:
-    """Return the separator of the columns of a table: a tab in TSV, else a comma or what its first line has.
-
-    Spreadsheets write semicolons wherever the comma is that of decimal numbers; a line `sep=;`, which says so, is read.
-    """
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    first = stream.readline()
-    if said := SEPARATED.fullmatch(first):
-        return said[1]
-    stream.seek(0)
-    return "," if "," in first else next((sign for sign in ";\t|" if sign in first), ",")
+    with open_delimited(path) as (stream, sign):
+        reader = csv.DictReader(stream, delimiter=sign)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        return list(reader.fieldnames), [_unguarded(row) for row in reader]
 
 
 def _unguarded(row: dict[str, Any]) -> dict[str, Any]:

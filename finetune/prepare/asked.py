@@ -35,7 +35,7 @@ def recipe_of(
     Raises:
         RecipeError: what is not allowed, all of it at once.
     """
-    _check_kinds(base, settings or {}, {} if overrides is None else overrides)
+    _check_kinds(base, settings or {})
     changes: dict[str, Any] = {}
     for name, value in (settings or {}).items():
         if value is not None:
@@ -62,14 +62,12 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, Real) and not isinstance(value, Integral) else value
 
 
-def _check_kinds(base: object, settings: Mapping[str, Any], overrides: object) -> None:
-    """See that Python code gives a recipe, settings and overrides as they are taken.
+def _check_kinds(base: object, settings: Mapping[str, Any]) -> None:
+    """See that Python code gives a recipe and settings as they are taken.
 
     Raises:
         RecipeError: it does not.
     """
-    if not isinstance(overrides, Mapping):
-        raise RecipeError(f"overrides = {overrides!r}: must map keys to values", hint='As {"optim.lr": 0.01}.')
     if not isinstance(base, Recipe | str | Path | None):
         hint = 'Keys alone are overrides: overrides={"optim.lr": 0.01}.'
         raise RecipeError(f"recipe = {base!r}: must be a recipe, its name or its file", hint=hint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from finetune.backbone.adapted import with_depth, with_fit, with_range, with_sta
 from finetune.backbone.load import Architecture, Backbone
 from finetune.belongings import OFF
 from finetune.checkpoint import run_folder
+from finetune.checkpoint.lineage import contents_seen, run_of
 from finetune.checkpoint.saved import pinned_task
 from finetune.data import balance, checks, sources, split
 from finetune.data.clashes import conflicts
@@ -26,7 +27,7 @@ from finetune.data.places import settled_path, shards_named
 from finetune.data.shards import look_through_together
 from finetune.data.statistics import FULL_LEVEL, LEVEL, STATISTICS
 from finetune.device import Compute, in_fast_layout
-from finetune.errors import BackboneError, DataError, FinetuneError, RecipeError
+from finetune.errors import BackboneError, DataError, RecipeError
 from finetune.features.engines import check_engine
 from finetune.images.pixels import PixelCache, opened_or_none
 from finetune.images.transforms import plain_view
@@ -270,21 +271,18 @@ def read_inputs(
 
 
 def _seen_before(weights: Path | None, manifest: Manifest) -> Iterator[str]:
-    """Yield how many images of val and test the run whose model the weights are was trained on, by their content."""
-    folder = None if weights is None else run_folder.RunFolder(weights.parent)
-    if folder is None or not (folder.recipe.is_file() and folder.split.is_file()):
-        return
-    with suppress(FinetuneError):
-        trained = split.trained_contents(folder.split, is_refit=recipes.load(folder.recipe).train.refit)
-        for name in ("val", "test"):
-            samples = manifest.split(name)
-            count = sum(sample.digest in trained for sample in samples)
-            if count:
-                yield (
-                    f"the run that the weights come from was trained on {count:,} of the"
-                    f" {counted(len(samples), 'image')} of {name}: {name} looks too good; splits of your own can keep"
-                    " such images in train"
-                )
+    """Yield how many images of val and test the weights have been trained on, by their content."""
+    folder = None if weights is None else run_of(weights)
+    seen = set() if folder is None else contents_seen(folder)
+    for name in ("val", "test"):
+        samples = manifest.split(name)
+        count = sum(sample.digest in seen for sample in samples)
+        if count:
+            yield (
+                f"the run that the weights come from, or one before it, was trained on {count:,} of the"
+                f" {counted(len(samples), 'image')} of {name}: {name} looks too good; splits of your own can keep"
+                " such images in train"
+            )
 
 
 def reloaded(inputs: Inputs, *, of: Architecture | None = None) -> Backbone:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from finetune import recipe as recipes
 from finetune.bands import Bands
+from finetune.checkpoint.lineage import members_of, run_of
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.saved import SavedRun, load_run, load_timm, trained_on
 from finetune.data import checks
@@ -48,6 +49,7 @@ class JudgedModel(Protocol):
     data: DataSection
     is_refit: bool
     run: RunFolder | None
+    origin: RunFolder | None  # the run, or the ensemble that an export is of
 
     def check_views(self, tta: Tta) -> None:
         """Check that its images can be seen in these views. Raises RecipeError: they cannot."""
@@ -72,6 +74,7 @@ class JudgedRun:
         self.saved, self.run, self.recipe = saved, saved.folder if not is_timm else None, saved.recipe
         if is_timm and (exported_from := _run_of(saved.folder.path / "config.json")):
             self.run, self.recipe = exported_from, recipes.load(exported_from.recipe)
+        self.origin = self.run
         own = saved.backbone.preprocessing
         self.classes, self.task, self.thresholds = saved.classes, saved.task, saved.thresholds
         self.value_range, self.bands = own.value_range, own.bands
@@ -114,7 +117,7 @@ class JudgedFile:
         span = client.preprocessing["value_range"]
         self.classes, self.task, self.thresholds = tuple(client.classes), client.task, client.thresholds
         self.value_range, self.bands = tuple(span) if span else None, client.bands
-        self.run = _run_of(file)
+        self.run, self.origin = _run_of(file), run_of(file)
         self.recipe = Recipe() if self.run is None else recipes.load(self.run.recipe)
         self.data, self.is_refit = self.recipe.data, self.recipe.train.refit
 
@@ -185,18 +188,9 @@ def judged(model: Model, *, device: str, on_event: OnEvent = ignore) -> JudgedMo
 
 def _run_of(file: Path) -> RunFolder | None:
     """Return the run in whose exports a file is; for an ensemble, its first member."""
-    exports = next((parent for parent in file.absolute().parents if parent == RunFolder(parent.parent).exports), None)
-    if exports is None:  # a file that merely lies in a run folder may be another run's
-        return None
-    folder = RunFolder(exports.parent)
-    if folder.ensemble.is_file():
-        members = read_json(folder.ensemble).get("members") or [{}]
-        first, above = str(members[0].get("run", "")), (folder.path, *folder.path.parents)
-        if not first:
-            return None
-        places = (RunFolder(place / first) for place in above)  # an absolute path stays itself; older ones have none
-        folder = next((member for member in places if member.recipe.is_file()), folder)
-    return folder if folder.recipe.is_file() and folder.split.is_file() else None
+    folder = run_of(file)
+    members = members_of(folder) if folder and folder.exports in file.absolute().parents else []
+    return next((run for run in members[:1] if run.recipe.is_file() and run.split.is_file()), None)
 
 
 def _decoded(model: JudgedModel, file: Path) -> Any:

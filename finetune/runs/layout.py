@@ -12,10 +12,11 @@ from finetune import recipe as recipes
 from finetune.checkpoint import changes, run_folder
 from finetune.checkpoint.contents import Beginning, PlanFile, read_as
 from finetune.checkpoint.run_folder import RunFolder, write_json
-from finetune.checkpoint.saved import data_root, pinned_task, write_problems
+from finetune.checkpoint.saved import data_gone, data_root, pinned_task, write_problems
 from finetune.data import checks, split
 from finetune.data.places import settled_path
 from finetune.device import Compute
+from finetune.images.stores import address_of
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.candidates import whole_name
 from finetune.prepare.inputs import (
@@ -50,7 +51,8 @@ class Terms:
 
     def recipe(self, file: Path) -> Recipe:
         """Return a recipe of the run as it will be from now on."""
-        return recipe_of(file, settings=self.settings, overrides=self.overrides)
+        recipe = recipe_of(file, settings=self.settings, overrides=self.overrides)
+        return with_whole_paths(recipe) if self.settings or self.overrides else recipe
 
 
 def lay_folder(folder: RunFolder, prepared: Prepared) -> None:
@@ -122,14 +124,18 @@ def reopen_inputs(
 
     Raises:
         CheckpointError: something changed that was not allowed, or a file of the folder is damaged.
+        DataError: the data is no longer where it was.
     """
     named, num_processes = named or folder, ranks.count()
 
     def read() -> tuple[Beginning, list[str], Manifest]:
+        root = data_root(recipe)
+        if address_of(root) is None and not Path(root).exists():
+            raise data_gone(named, root)
         began = read_as(Beginning, folder.began, has_format=True)
         news = changes.settle_changes(named, recipe, began, allow=terms.allow)
         news += changes.settle_processes(named, num_processes, began, allow=terms.allow)
-        return began, news, split.read(folder.split, root=data_root(recipe), classes=classes, task=pinned_task(recipe))
+        return began, news, split.read(folder.split, root=root, classes=classes, task=pinned_task(recipe))
 
     began, news, kept = ranks.agreed(read)
     recipe = with_task(recipe, kept)

@@ -18,6 +18,7 @@ from finetune.errors import CheckpointError, FinetuneError, ResourceError, did_y
 from finetune.types import OnEvent, ignore, to_json
 from finetune.whole import old_of
 
+UNREADABLE = "unreadable"  # the kind of a folder that may not be looked into
 PAGES = ("report.html", "compare.html")
 PARTS = {  # of a run folder, in the order in which they are told
     "report.html": "reasons and results",
@@ -36,6 +37,7 @@ PARTS = {  # of a run folder, in the order in which they are told
 class FoundRun:
     """A run folder: its kind (run, comparison, set, search, race, ensemble) and what is known of it without loading it.
 
+    A folder that may not be looked into is of the kind "unreadable".
     `score` is the first metric of the split that was measured last, `num_bytes` the size of all of its files.
     """
 
@@ -67,8 +69,16 @@ def list_runs(place: str | Path = RUNS) -> tuple[FoundRun, ...]:
         raise CheckpointError(f"no such folder: {root}", hint="Name one that holds run folders.")
     if _kind(RunFolder(root)):
         return (show_run(root),)
-    found = [show_run(path) for path in root.iterdir() if path.is_dir() and _kind(RunFolder(path))]
+    found = [run for path in root.iterdir() if path.is_dir() and (run := _found(path))]
     return tuple(sorted(found, key=lambda run: (run.changed, run.path.name)))
+
+
+def _found(path: Path) -> FoundRun | None:
+    """Return what is known of a folder if it is a run folder; one of another user's that cannot be read may be one."""
+    try:
+        return show_run(path) if _kind(RunFolder(path)) else None
+    except PermissionError:
+        return FoundRun(path, UNREADABLE, changed=datetime.fromtimestamp(path.stat().st_mtime))
 
 
 def is_run(path: str | Path) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from finetune.errors import ResourceError
+from finetune.wording import amount
 
 SHARE = 0.6  # of what is free
 
@@ -39,7 +40,7 @@ def fitting_batch(wanted: int, memory: Memory, free: int) -> int:
         size = -(-size // 2)
     if memory.of(size) > free:
         raise ResourceError(
-            f"one image in a training step takes {memory.of(1) / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",
+            f"one image in a training step takes {amount(memory.of(1))}, and {amount(free)} are free",
             hint="Train fewer layers (--strategy head-only), smaller images (--image-size) or a smaller backbone.",
         )
     return size

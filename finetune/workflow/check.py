@@ -16,7 +16,7 @@ from torch import Tensor
 
 from finetune import inline
 from finetune import recipe as recipes
-from finetune.arguments import Settings
+from finetune.arguments import Settings, typed
 from finetune.backbone.load import Backbone
 from finetune.backbone.weights import refuse_random
 from finetune.bands import Bands
@@ -128,6 +128,7 @@ class Check:
 
 
 @guarded()
+@typed
 def check(
     data: str | Path | None = None,
     *,

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from finetune import inline
 from finetune import recipe as recipes
-from finetune.arguments import Settings
+from finetune.arguments import Settings, typed
 from finetune.checkpoint import changes
 from finetune.checkpoint.claim import LINGER, claimed, clear_leftovers, new_folder
 from finetune.checkpoint.comparison import Clock, ComparisonFolder, ComparisonRecord, open_comparison
@@ -88,6 +88,7 @@ class _Asked:
 
 
 @guarded(IN_A_RUN)
+@typed
 def compare(
     data: str | Path | None = None,
     *,
@@ -133,6 +134,7 @@ def compare(
 
 
 @guarded(IN_A_RUN)
+@typed
 def resume_comparison(path: str | Path, *, allow: Iterable[str] = (), on_event: OnEvent = ignore) -> Comparison:
     """Resume a comparison: finished runs are kept, a started one is resumed, a failed one is tried again.
 

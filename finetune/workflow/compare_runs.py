@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune.arguments import each_of
+from finetune.arguments import each_of, typed
 from finetune.checkpoint.run_folder import RunFolder, open_finished
 from finetune.checkpoint.several import open_several
 from finetune.errors import CheckpointError, RecipeError
 from finetune.report.side_by_side import SideBySide, names_of, side_by_side
 
 
+@typed
 def compare_runs(runs: Sequence[str | Path]) -> SideBySide:
     """Return finished runs side by side: what differs in their recipes, their figures, and paired differences.
 

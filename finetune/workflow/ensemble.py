@@ -10,6 +10,7 @@ from typing import Any, get_args
 from torch import Tensor
 
 from finetune import inline
+from finetune.arguments import typed
 from finetune.checkpoint.run_folder import RunFolder, check_new
 from finetune.checkpoint.saved import write_predictions
 from finetune.errors import CheckpointError, RecipeError, did_you_mean
@@ -20,7 +21,7 @@ from finetune.prepare.members import Joined, Members, join_members, joined_facts
 from finetune.prepare.proof import proof_of
 from finetune.train.guard import OF_A_MODEL, guarded
 from finetune.types import Event, OnEvent, Split, ignore
-from finetune.whole import new_whole_folder
+from finetune.whole import named, new_whole_folder
 from finetune.wording import counted
 
 
@@ -44,6 +45,7 @@ class Ensemble:
 
 
 @guarded(OF_A_MODEL, is_shared=True)
+@typed
 def ensemble(
     runs: Sequence[str | Path],
     *,
@@ -114,7 +116,8 @@ def _left(
     with new_whole_folder(out, hint="Give a new folder with --out.") as beside:
         folder = RunFolder(beside)
         proven = write_ensemble(
-            folder, runs, counts, proof, name=out.name, average=average, thresholds=found.thresholds, facts=facts,
+            folder, runs, counts, proof, name=named(out).name, average=average, thresholds=found.thresholds,
+            facts=facts,
         )  # fmt: skip
         said = {name: answers(members.task, rows, found.thresholds) for name, rows in outputs.items()}
         write_predictions(folder.predictions, members.manifest, said, class_shares(members.task, outputs))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from finetune import inline
 from finetune import recipe as recipes
+from finetune.arguments import typed
+from finetune.checkpoint.lineage import contents_seen
 from finetune.data import checks, sources
 from finetune.data.balance import never_among
-from finetune.data.split import trained_contents, units_of
+from finetune.data.split import units_of
 from finetune.data.targets import known_target, target_of
 from finetune.errors import DataError, RecipeError, check_count, did_you_mean
 from finetune.evaluation.answers import answers
@@ -73,6 +75,7 @@ class Evaluation:
 
 
 @guarded(OF_A_MODEL, is_shared=True)
+@typed
 def evaluate(
     run: str | Path,
     *,
@@ -120,6 +123,8 @@ def evaluate(
     by_pixels = of.of_pixels() if severities else None
     manifest = of.manifest() if data is None else _other_data(of, data, known_only, overrides or {}, on_event)
     name, samples = _chosen(manifest, split, is_own=data is None, is_refit=of.is_refit)
+    if data is not None or name != "train":
+        _check_unseen(name, samples, of, is_own=data is None, on_event=on_event)
     logits, targets = of.logits(manifest, samples, batch_size=batch_size, workers=workers, tta=tta)
     task, limits = of.task, of.thresholds
     metrics = measure_task(task, logits, targets, units=units_of(samples), thresholds=limits)
@@ -189,6 +194,7 @@ def _other_data(
         task=of.task,
         separator=how.label_separator,
         needs_two_classes=False,
+        needs_train=False,
         needs_splits=False,
         needs_groups=False,
     )
@@ -196,8 +202,10 @@ def _other_data(
     if strange:
         read = _without(read, strange, of.classes, known_only, on_event)
     read = replace(read, bands=of.bands)
-    scanned = checks.scan(read, value_range=of.value_range, is_for_model=True, on_event=on_event)
-    for note in (*scanned.notes, *problem_notes(scanned), *_trained_among(scanned.samples, of)):
+    scanned = checks.scan(
+        read, needs_all_classes=False, value_range=of.value_range, is_for_model=True, on_event=on_event
+    )
+    for note in (*scanned.notes, *problem_notes(scanned)):
         on_event(Event.warning(note))
     index = {name: place for place, name in enumerate(of.classes)}
     samples = tuple(
@@ -206,15 +214,28 @@ def _other_data(
     return Manifest(scanned.root, of.classes, samples, scanned.problems, scanned.notes, task=of.task)
 
 
-def _trained_among(samples: Sequence[Sample], of: JudgedModel) -> Iterator[str]:
-    """Yield how many images the model was trained on, by their content."""
-    trained = set() if of.run is None else trained_contents(of.run.split, is_refit=of.is_refit)
-    count = sum(sample.digest in trained for sample in samples)
-    if count:
-        yield (
+def _check_unseen(name: str, samples: Sequence[Sample], of: JudgedModel, *, is_own: bool, on_event: OnEvent) -> None:
+    """Tell how many images the model was trained on, by their content, in its own run or in those before it.
+
+    Raises:
+        DataError: it joins folds, each of which was trained on what is val of another.
+    """
+    seen = set() if of.origin is None else contents_seen(of.origin)
+    count = sum(sample.digest in seen for sample in samples)
+    if not count:
+        return
+    if is_own and of.origin is not None and of.origin.several.is_file():
+        raise DataError(
+            f"this model joins folds, trained on {count:,} of the {counted(len(samples), 'image')} of {name}",
+            hint="out_of_fold.csv and the report have every image judged by the run that has not seen it; a set with"
+            " --test 0.2 has images that none has seen.",
+        )
+    on_event(
+        Event.warning(
             f"the model was trained on {count:,} of these {counted(len(samples), 'image')}: on images that it has not"
             " seen, fewer may be right"
         )
+    )
 
 
 def _without(

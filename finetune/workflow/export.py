@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+from finetune.arguments import typed
 from finetune.checkpoint.run_folder import open_finished
 from finetune.checkpoint.saved import load_run
 from finetune.errors import ExportError, RecipeError, did_you_mean
@@ -20,6 +21,7 @@ from finetune.values import ExportFormat, ExportLayout, ExportPrecision, InsideG
 
 
 @guarded(OF_A_MODEL, is_shared=True)
+@typed
 def export(
     run: str | Path,
     *,

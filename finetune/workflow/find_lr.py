@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from finetune import inline
 from finetune import recipe as recipes
-from finetune.arguments import Settings
+from finetune.arguments import Settings, typed
 from finetune.data.places import check_outside
 from finetune.errors import RecipeError, check_count
 from finetune.optim.range_curve import FEWEST, RangeCurve
@@ -48,6 +48,7 @@ class RateSearch:
 
 
 @guarded(IN_A_RUN)
+@typed
 def find_lr(
     data: str | Path | None = None,
     *,

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from finetune import inline
-from finetune.arguments import Settings
+from finetune.arguments import Settings, typed
 from finetune.backbone.layers import LayerTable, layer_table
 from finetune.backbone.load import Backbone
 from finetune.device import Compute
-from finetune.errors import BackboneError
+from finetune.errors import BackboneError, check_count
 from finetune.prepare.asked import check_decidable, options, recipe_of
 from finetune.prepare.batch_size import skeleton_or_none
 from finetune.prepare.costs import Cost, costs
@@ -112,6 +112,7 @@ class Plan:
 
 
 @guarded()
+@typed
 def plan(
     data: str | Path | None = None,
     *,
@@ -133,6 +134,9 @@ def plan(
     Raises:
         FinetuneError: one of its kinds, with the way out in `.hint`.
     """
+    for argument, count in (("images", images), ("memory", memory)):
+        if count is not None and not isinstance(count, bool):
+            check_count(argument, count)
     chosen = recipe_of(recipe, settings={"data": data, **settings}, overrides=overrides)
     if not backbones_of(chosen):
         chosen = with_backbone(chosen, on_event=on_event)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, overload
 
+from finetune.arguments import typed
 from finetune.data.asked_images import Images, asked_images
 from finetune.data.given_images import given_images, is_stream
 from finetune.data.image_column import AUTO
@@ -121,6 +122,7 @@ class Classifier:
         on_event: OnEvent = ...,
     ) -> Predictions: ...  # fmt: skip
 
+    @typed
     def predict(
         self,
         images: Any,
@@ -241,6 +243,7 @@ class OnnxClassifier(Classifier):
         return scorer_of(self._client, tta=wanted.tta)
 
 
+@typed
 def load(run: str | Path, *, device: str = "auto", batch_size: int = 32) -> Classifier:
     """Load a model that names images: that of a finished run, an ensemble, an ONNX file or a folder of exports.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from finetune.arguments import Settings, each_of
+from finetune.arguments import Settings, each_of, typed
 from finetune.backbone.shortlist import on_this_machine
 from finetune.errors import RecipeError
 from finetune.prepare.asked import recipe_of
@@ -16,6 +16,7 @@ from finetune.settings import Recipe
 from finetune.types import MOST_RANKED, Manifest, OnEvent, ignore
 
 
+@typed
 def rank(
     data: str | Path | None = None,
     candidates: Sequence[str | Path] = (),

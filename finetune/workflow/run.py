@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from finetune import ranks
-from finetune.arguments import Settings, SettingsWithData
+from finetune.arguments import Settings, SettingsWithData, typed
 from finetune.checkpoint import run_folder
 from finetune.checkpoint.changes import check_kinds
 from finetune.checkpoint.run_folder import RunFolder
@@ -21,6 +21,7 @@ from finetune.settings import Recipe
 from finetune.types import Event, OnEvent, ignore
 
 
+@typed
 def run(
     data: str | Path | None = None,
     *,
@@ -48,6 +49,7 @@ def run(
         return start(chosen, out=None if out is None else Path(out), stop=stop, on_event=_heard(on_event))
 
 
+@typed
 def resume(
     path: str | Path,
     *,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from finetune import inline
-from finetune.arguments import Settings
+from finetune.arguments import Settings, typed
 from finetune.checkpoint.run_folder import RunFolder, read_json
 from finetune.checkpoint.saved import SavedRun, load_run
 from finetune.checkpoint.several import Kind, out_of_fold
@@ -85,6 +85,7 @@ class Several:
 
 
 @guarded(IN_A_RUN)
+@typed
 def run_several(
     data: str | Path | None = None,
     *,
@@ -118,6 +119,7 @@ def run_several(
 
 
 @guarded(IN_A_RUN)
+@typed
 def resume_several(path: str | Path, *, allow: Iterable[str] = (), on_event: OnEvent = ignore) -> Several:
     """Resume the folds or seeds of a folder: finished runs are kept, failed ones are tried again.
 

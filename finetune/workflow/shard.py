@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from finetune import recipe as recipes
-from finetune.arguments import Settings
+from finetune.arguments import Settings, typed
 from finetune.data.hub_rows import as_shards
 from finetune.data.places import HUB, check_outside
 from finetune.data.shard_writer import INTO_A_NEW, Shards, write_shards
@@ -24,6 +24,7 @@ USUAL = 10**9  # bytes of a shard
 LEAST = 10**4
 
 
+@typed
 def shard(
     data: str | Path | None = None,
     *,
@@ -53,6 +54,8 @@ def shard(
         manifest = list_data(source, is_to_train=False, on_event=on_event)
         for note in (*data_notes(manifest), *problem_notes(manifest)):
             on_event(Event.warning(note))
+        if len(manifest.classes) == 1:
+            on_event(Event.warning(f"all images are of one class, {manifest.classes[0]!r}: a run needs two"))
         return write_shards(manifest, place, size=size, on_event=on_event)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from finetune import environment
 from finetune import recipe as recipes
+from finetune.arguments import typed
 from finetune.checkpoint.run_folder import RunFolder, check_new, write_json
 from finetune.checkpoint.saved import write_model, write_predictions
 from finetune.checkpoint.soups import check_one_start, heads_begin_alike, mean_state
@@ -39,6 +40,7 @@ class Soup:
 
 
 @guarded(OF_A_MODEL, is_shared=True)
+@typed
 def soup(
     runs: Sequence[str | Path],
     *,

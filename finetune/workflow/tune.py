@@ -16,7 +16,7 @@ from typing import Any, Literal, Unpack
 from uuid import uuid4
 
 from finetune import recipe as recipes
-from finetune.arguments import Settings, each_of
+from finetune.arguments import Settings, each_of, typed
 from finetune.checkpoint import changes
 from finetune.checkpoint.claim import new_folder
 from finetune.checkpoint.run_folder import RunFolder
@@ -111,6 +111,7 @@ class _Tuning:
 
 
 @guarded(IN_A_RUN)
+@typed
 def tune(
     data: str | Path | None = None,
     *,
@@ -176,6 +177,7 @@ def tune(
 
 
 @guarded(IN_A_RUN)
+@typed
 def resume_tuning(path: str | Path, *, allow: Iterable[str] = (), on_event: OnEvent = ignore) -> Tuned:
     """Resume a search that was stopped, or help one that runs in another process: each trial is run once.
 

@@ -311,3 +311,11 @@ def test_runs_before_the_first_run_are_none(finetune_cli, tmp_path: Path, monkey
     assert (done.code, done.out.startswith("runs holds no run folder")) == (0, True)
     assert finetune_cli("runs", "--json").out.strip() == "[]"
     assert finetune_cli("runs", "elsewhere").code == 6
+
+
+def test_shards_of_one_class_are_told_that_a_run_needs_two(finetune_cli, few: Path, tmp_path: Path) -> None:
+    data = tmp_path / "imgs"
+    shutil.copytree(sorted(folder for folder in few.iterdir() if folder.is_dir())[0], data / "ant")
+    done = finetune_cli("shard", data, "--out", tmp_path / "shards")
+    assert done.code == 0 and "next:" not in done.out
+    assert "all images are of one class, 'ant': a run needs two" in done.err

@@ -13,6 +13,7 @@ import typer
 
 from finetune.checkpoint.claim import claimed
 from finetune.checkpoint.run_folder import RunFolder
+from finetune.runs import listed
 from finetune.runs.listed import list_runs
 
 
@@ -45,6 +46,21 @@ def test_the_list_says_of_each_what_it_is_and_what_it_reached(finetune_cli, shel
     assert said["damaged"]["score"] is None and said["damaged"]["network"] == ""
     for line in finetune_cli("runs", shelf).out.splitlines():
         assert "begun" not in line or "not finished" in line
+
+
+def test_a_folder_that_may_not_be_looked_into_hides_no_other(finetune_cli, shelf: Path, monkeypatch) -> None:
+    of, refused = listed._kind, shelf / "done"
+
+    def kind(folder: RunFolder) -> str:
+        if folder.path == refused:
+            raise PermissionError(13, "Permission denied", str(refused))
+        return of(folder)
+
+    monkeypatch.setattr(listed, "_kind", kind)
+    assert {run.path.name: run.kind for run in list_runs(shelf)} == {
+        "begun": "run", "damaged": "run", "done": "unreadable",
+    }  # fmt: skip
+    assert "unreadable" in finetune_cli("runs", shelf).out
 
 
 def test_a_place_that_is_missing_or_empty_is_said(finetune_cli, tmp_path: Path) -> None:

@@ -80,6 +80,14 @@ def test_rows_become_shards_with_the_bytes_classes_and_splits_that_they_had(
     assert {entry.name for entry in tmp_path.iterdir()} == {"set", "shards"}
 
 
+def test_what_a_killed_process_left_of_the_rows_is_cleared_by_the_next(contents: list[bytes], tmp_path: Path) -> None:
+    file = put(tmp_path / "x.parquet", table(contents, label=[0, 1] * 4))
+    (tmp_path / ".shards.rows").mkdir()
+    (tmp_path / ".shards.rows" / "old.tar").write_bytes(b"half")
+    assert finetune.shard(f"hfds:{file}", out=tmp_path / "shards").num_images == 8
+    assert {entry.name for entry in tmp_path.iterdir()} == {"x.parquet", "shards"}
+
+
 def test_lists_of_classes_groups_and_splits_in_columns_go_along(contents: list[bytes], tmp_path: Path) -> None:
     tags = [[0], [0, 1], [1], [0], [1], [0, 1], [0], [1]]
     rows = table(contents, tags=tags, patient=[f"p{n // 2}" for n in range(8)], part=["train"] * 6 + ["test"] * 2)

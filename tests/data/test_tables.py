@@ -194,6 +194,11 @@ def test_a_split_column_that_is_named_and_not_there_is_refused(write: Write) -> 
         read(write("i/1.jpg,a,train", "i/2.jpg,b,train", header="image,label,part"), split_column="prt")
 
 
+def test_the_error_of_a_table_of_one_class_names_what_was_left_out(write: Write) -> None:
+    with pytest.raises(DataError, match=r"only one class in .*: 'a' \(1 image\); i/9\.jpg: no such file"):
+        read(write("i/1.jpg,a", "i/9.jpg,b"))
+
+
 def test_words_of_splits_are_those_of_folders(write: Write) -> None:
     manifest = read(
         write("i/1.jpg,a,Training_Set", "i/2.jpg,b,train", "images/3.jpg,a,dev", header="image,label,split")
@@ -209,10 +214,24 @@ def test_fractions_as_labels_are_refused_where_no_class_has_two_images_and_noted
     assert any("labels look like measured numbers" in note for note in read(path, needs_two_classes=False).notes)
 
 
-def test_a_table_of_another_encoding_has_a_way_out(write: Write) -> None:
-    with pytest.raises(DataError) as caught:
-        read(write("i/1.jpg,a", encoding="utf-16"))
-    assert "UTF-8" in caught.value.hint
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8", "utf-8-sig"])
+def test_a_table_with_the_mark_of_utf_16_is_read(write: Write, encoding: str) -> None:
+    path = write("i/1.jpg,ä", "i/2.jpg,日本", "images/3.jpg,ä", encoding=encoding)
+    assert read(path).classes == ("ä", "日本") and check_column(path, "auto") == "image"
+
+
+def test_a_table_of_another_encoding_is_refused_with_its_line_and_the_way_out(write: Write) -> None:
+    with pytest.raises(DataError, match=r"t\.csv line 3 is not UTF-8: b'i/2\.jpg,b\\xe4r'") as caught:
+        read(write("i/1.jpg,a", "i/2.jpg,bär", encoding="latin-1"))
+    assert "iconv" in caught.value.hint
+
+
+def test_a_comment_above_the_names_of_the_columns_is_told_and_a_column_of_that_name_is_read(tmp_path: Path) -> None:
+    path = raw(tmp_path, "# exported, 2024, by hand\n#\nimage,label\n0.jpg,a\n1.jpg,b\n")
+    for reading in (read, lambda table: check_column(table, "auto")):
+        with pytest.raises(DataError, match="begins with a comment: '# exported, 2024, by hand'"):
+            reading(path)
+    assert read(raw(tmp_path, "#,image,label\n1,0.jpg,a\n2,1.jpg,b\n")).classes == ("a", "b")
 
 
 def raw(tmp_path: Path, text: str) -> Path:

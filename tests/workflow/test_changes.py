@@ -82,6 +82,15 @@ def test_changed_data_is_named_and_refused_and_goes_on_when_allowed(name: str, s
     assert "new.png" not in listed
 
 
+def test_data_without_a_class_that_the_run_began_with_is_refused_whatever_is_allowed(stopped: Path, own: Path) -> None:
+    first = sorted(folder for folder in own.iterdir() if folder.is_dir())[0]
+    first.rename(own / "renamed")
+    with pytest.raises(finetune.DataError, match=f"no train image of '{first.name}' is left"):
+        finetune.resume(stopped, allow=["data"])
+    (own / "renamed").rename(first)
+    finetune.resume(stopped)
+
+
 def test_data_that_was_put_back_is_no_change(stopped: Path, own: Path) -> None:
     taken = sorted(own.rglob("*.jpg"))[0]
     content = taken.read_bytes()
@@ -93,11 +102,17 @@ def test_data_that_was_put_back_is_no_change(stopped: Path, own: Path) -> None:
     assert json.loads((stopped / "began.json").read_text())["allowed"] == []
 
 
-def test_data_that_moved_as_a_whole_is_no_change(stopped: Path, own: Path, tmp_path: Path) -> None:
+def test_data_that_moved_as_a_whole_is_no_change_and_found_from_any_folder(
+    stopped: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own.rename(tmp_path / "elsewhere")
-    with pytest.raises(finetune.DataError, match="no such file or folder"):
+    with pytest.raises(finetune.DataError, match=r"is not in .*own any more") as refused:
         finetune.resume(stopped)
-    finetune.resume(stopped, data=tmp_path / "elsewhere")
+    assert refused.value.hint.endswith(f"finetune run --resume {stopped} --data NEW")
+    monkeypatch.chdir(tmp_path)
+    finetune.resume(stopped, data="elsewhere")
+    monkeypatch.chdir(own.parent.parent)
+    assert finetune.evaluate(stopped, device="cpu").num_images
     assert json.loads((stopped / "began.json").read_text())["allowed"] == []
 
 

@@ -237,6 +237,7 @@ def test_what_could_not_be_written_is_refused_before_anything_is_read(imgs: Path
     (tmp_path / "there.png").touch()
     cases: list[tuple[dict[str, Any], type[finetune.FinetuneError], str]] = [
         ({"sheet": tmp_path / "a.jpg"}, finetune.RecipeError, r"does not end in \.png"),
+        ({"sheet": "."}, finetune.RecipeError, r"\. does not end in \.png"),
         ({"groups": tmp_path / "a.txt"}, finetune.RecipeError, r"does not end in \.csv"),
         ({"sheet": tmp_path / "there.png"}, finetune.ResourceError, "already exists"),
         ({"sheet": tmp_path / "no/a.png"}, finetune.ResourceError, "no such folder"),

@@ -216,7 +216,7 @@ def test_images_that_are_gone_are_named(tiny_run, few: Path, tmp_path: Path) -> 
     before = finetune.evaluate(run).metrics
     data.rename(tmp_path / "gone")
     for named in (run, run / "exports" / "model.onnx"):
-        with pytest.raises(finetune.DataError, match=r"was trained on is not in .*data any more") as caught:
+        with pytest.raises(finetune.DataError, match=r"is not in .*data any more") as caught:
             finetune.evaluate(named)
         (tmp_path / "data").mkdir()
         with pytest.raises(finetune.DataError, match="could be read when the data was scanned and cannot now"):

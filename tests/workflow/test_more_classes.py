@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import finetune
 from finetune.backbone.groups import head_modules
 from finetune.backbone.load import architecture, load
 from finetune.errors import RecipeError
-from tests.support import TINY
+from tests.support import TINY, stop_after
 
 LEVELS = {"ant": 40, "bee": 130, "cow": 220, "dog": 85}
 QUICK: dict[str, Any] = {**TINY, "epochs": 12}
@@ -85,6 +86,46 @@ def test_val_images_that_the_earlier_run_was_trained_on_are_counted(earlier: Pat
     notes = [text for text in told if "was trained on" in text]
     assert "on 0 of" in counts[0] and "on 0 of" not in counts[1]
     assert len(notes) == 1 and counts[1] in notes[0]
+
+
+def test_images_that_a_run_before_the_earlier_one_was_trained_on_are_counted(earlier: Path, tmp_path: Path) -> None:
+    more = {key: value for key, value in QUICK.items() if key not in ("backbone", "pretrained", "image_size", "epochs")}
+    told: list[str] = []
+
+    def after(weights: Path, data: Path, name: str) -> Path:
+        return finetune.run(
+            data, weights=weights, strategy="head-only", out=tmp_path / name, epochs=1, overrides={"split.seed": 5},
+            on_event=lambda event: told.append(str(event.facts.get("text"))), **more,
+        ).folder  # fmt: skip
+
+    others = shades(tmp_path / "others", "dog cow")
+    for file in sorted(others.rglob("*.png")):  # of the images that the first run has seen, none
+        Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
+    second = after(earlier, others, "second")
+    assert not any("was trained on" in text for text in told)
+    after(second, earlier.parent / "imgs", "third")
+    trained = {row["digest"] for row in csv.DictReader((earlier / "split.csv").open()) if row["split"] == "train"}
+    rows = [row for row in csv.DictReader((tmp_path / "third" / "split.csv").open()) if row["split"] == "val"]
+    count = sum(row["digest"] in trained for row in rows)
+    (note,) = [text for text in told if "was trained on" in text]
+    assert count and f"or one before it, was trained on {count} of the {len(rows)} images of val" in note
+
+
+def test_rows_that_another_model_has_are_other_weights_when_a_run_is_resumed(earlier: Path, tmp_path: Path) -> None:
+    more = {key: value for key, value in QUICK.items() if key not in ("backbone", "pretrained", "image_size")}
+    begun = Path(shutil.copytree(earlier, tmp_path / "begun"))
+    with pytest.raises(finetune.Interrupted):
+        finetune.run(
+            earlier.parent / "imgs", weights=begun, strategy="head-only", out=tmp_path / "run",
+            on_event=stop_after(2), **more,
+        )  # fmt: skip
+    file = begun / "model" / "model.safetensors"
+    content, tensors = file.read_bytes(), load_file(file)
+    save_file({name: tensor * (2 if len(tensor) == 3 else 1) for name, tensor in tensors.items()}, file)
+    with pytest.raises(finetune.CheckpointError, match=r"are not those that .* began with"):
+        finetune.resume(tmp_path / "run")
+    file.write_bytes(content)
+    assert finetune.resume(tmp_path / "run").folder == tmp_path / "run"
 
 
 def test_what_would_overwrite_the_rows_is_refused(earlier: Path, tmp_path: Path) -> None:

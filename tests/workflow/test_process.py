@@ -107,7 +107,7 @@ def test_a_precision_settled_for_a_gpu_is_float32_on_a_processor(finished: Path,
     ("call", "kind", "text"),
     [
         (lambda run: finetune.export(run, format="tflite"), finetune.ExportError, "'tflite' is not one of onnx, timm"),
-        (lambda run: finetune.export(run, format=None), finetune.ExportError, "None is not one of onnx, timm"),
+        (lambda run: finetune.export(run, format=None), finetune.RecipeError, "None: must be one of onnx, timm"),
         (lambda run: finetune.evaluate(run, split="dev"), finetune.DataError, "'dev' is not one of train, val, test"),
         (lambda run: finetune.evaluate(run, device="gpu"), finetune.RecipeError, "train.device = 'gpu'"),
         (lambda run: finetune.load(run, device="cuda:9"), finetune.RecipeError, "train.device = 'cuda:9'"),

@@ -18,7 +18,7 @@ from finetune import recipe as recipes
 from finetune.checkpoint.saved import load_run
 from finetune.evaluation.intervals import wilson
 from tests.killing import FOLDERS, die_everywhere
-from tests.support import TINY, assert_same, draw_numbers, draw_sets, stop_after, unfinished_files
+from tests.support import TINY, assert_same, draw_numbers, draw_sets, stop_after, unfinished_files, warned
 
 MORE = {**TINY, "strategy": "full", "epochs": 2}
 
@@ -48,6 +48,16 @@ def test_every_image_that_is_not_test_is_predicted_once_by_who_has_not_seen_it(t
         assert {(row["file"], row["predicted"]) for row in own_rows if row["split"] == "val"} <= said
     right = sum(row["class"] == row["predicted"] for row in rows)
     assert three.out_of_fold["top1"] == wilson(right / len(rows), len(rows))
+
+
+def test_what_joins_folds_is_measured_on_images_that_none_has_seen_or_not_at_all(three: finetune.Several) -> None:
+    with pytest.raises(finetune.DataError, match=r"joins folds, trained on 6 of the 6 images of val") as refused:
+        finetune.evaluate(three.folder, split="val")
+    assert "out_of_fold.csv" in refused.value.hint
+    assert finetune.evaluate(three.folder).split == "test"
+    own = three.folder / "runs" / "fold-1"
+    _, told = warned(finetune.evaluate, own, split="val")
+    assert not told
 
 
 def test_the_mean_is_that_of_the_runs_and_the_file_answers_as_all_of_them(three: finetune.Several) -> None:

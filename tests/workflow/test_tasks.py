@@ -355,6 +355,16 @@ def test_a_run_folder_of_before_there_were_tasks_is_read(finished: Path, tmp_pat
     assert before.task == "classify" and "task" not in json.loads((old / "model" / "config.json").read_text())
 
 
+def test_a_class_that_other_data_has_only_in_test_or_only_beside_an_unknown_one_is_no_damage(
+    of_sets: Path, sets: Path
+) -> None:
+    table = sets.parent / "other.csv"
+    table.write_text("image,label,split\n000.png,green,train\n001.png,red,test\n002.png,blue|grey,train\n")
+    found = finetune.evaluate(of_sets, data=table, split="test", known_only=True, device="cpu")
+    assert (found.split, found.num_images) == ("test", 1)
+    table.unlink()
+
+
 def test_a_run_goes_on_from_the_model_of_another(
     of_sets: Path, of_numbers: Path, sets: Path, numbers: Path, tmp_path: Path
 ) -> None:
