@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +15,7 @@ from finetune import heap
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 ROUNDS = """
 import resource, torch
-from finetune.heap import freed_memory_kept
+from finetune.heap import freed_memory_kept, give_back
 
 def step():
     [torch.ones(10**7 + 10**5 * size) for size in range(6)]  # above 32 MiB malloc never keeps a block
@@ -29,40 +28,38 @@ def faults():
         step()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
 alone = faults()
+before = resident()
 with freed_memory_kept():
     with freed_memory_kept():
         inner = faults()
     outer = faults()
-print(alone, inner, outer)
+    kept = resident() - before
+give_back()
+print(alone, inner, outer, kept, resident() - before)
 """
 
 
 def rounds(**environment: str) -> tuple[int, ...]:
-    """Return the pages that the kernel cleared for the tensors of five steps outside, and twice inside."""
+    """Return the pages that five steps had cleared outside, and twice inside, and the bytes that were kept and left."""
     done = subprocess.run(
         [sys.executable, "-c", ROUNDS], capture_output=True, text=True, check=True, env=os.environ | environment
     )
     return tuple(map(int, done.stdout.split()))
 
 
-def test_blocks_that_were_freed_are_used_again_inside() -> None:
-    alone, inner, outer = rounds()
+def test_blocks_that_were_freed_are_used_again_inside_and_then_given_back() -> None:
+    alone, inner, outer, kept, left = rounds()
     assert inner < alone / 10 and outer < alone / 10
+    assert kept > 2**27 and left < 2**25
 
 
 def test_an_own_setting_of_malloc_counts() -> None:
-    alone, inner, outer = rounds(MALLOC_MMAP_THRESHOLD_="1000000")
+    alone, inner, outer, *_ = rounds(MALLOC_MMAP_THRESHOLD_="1000000")
     assert inner > alone / 2 and outer > alone / 2
-
-
-def test_what_was_kept_is_given_back() -> None:
-    before = _resident()
-    with heap.freed_memory_kept():
-        bytearray(2**27)
-        kept = _resident()
-    heap.give_back()
-    assert kept - before > 2**26 and _resident() - before < 2**25
 
 
 def test_memory_is_kept_as_long_as_any_thread_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +72,3 @@ def test_memory_is_kept_as_long_as_any_thread_needs_it(monkeypatch: pytest.Monke
     assert dict(told) == heap.NEVER
     second.__exit__(None, None, None)
     assert dict(told) == heap.USUAL
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGESIZE")
