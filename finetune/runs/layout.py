@@ -16,6 +16,7 @@ from finetune.checkpoint.saved import data_gone, data_root, pinned_task, write_p
 from finetune.data import checks, split
 from finetune.data.places import settled_path
 from finetune.device import Compute
+from finetune.errors import BackboneError
 from finetune.images.stores import address_of
 from finetune.prepare.asked import recipe_of
 from finetune.prepare.candidates import whole_name
@@ -124,7 +125,7 @@ def reopen_inputs(
 
     Raises:
         CheckpointError: something changed that was not allowed, or a file of the folder is damaged.
-        DataError: the data is no longer where it was.
+        DataError, BackboneError: the data or the weights are no longer where they were.
     """
     named, num_processes = named or folder, ranks.count()
 
@@ -132,6 +133,12 @@ def reopen_inputs(
         root = data_root(recipe)
         if address_of(root) is None and not Path(root).exists():
             raise data_gone(named, root)
+        weights = recipe.backbone.weights
+        if weights != "none" and not Path(weights).expanduser().exists():
+            raise BackboneError(
+                f"the weights that {named.path} began with are not in {weights} any more",
+                hint=f"Put them there, or go on with: {named.resuming} --weights NEW",
+            )
         began = read_as(Beginning, folder.began, has_format=True)
         news = changes.settle_changes(named, recipe, began, allow=terms.allow)
         news += changes.settle_processes(named, num_processes, began, allow=terms.allow)

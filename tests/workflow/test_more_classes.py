@@ -125,7 +125,11 @@ def test_rows_that_another_model_has_are_other_weights_when_a_run_is_resumed(ear
     with pytest.raises(finetune.CheckpointError, match=r"are not those that .* began with"):
         finetune.resume(tmp_path / "run")
     file.write_bytes(content)
-    assert finetune.resume(tmp_path / "run").folder == tmp_path / "run"
+    begun.rename(tmp_path / "moved")
+    with pytest.raises(finetune.BackboneError, match=r"began with are not in .*begun/model any more") as gone:
+        finetune.resume(tmp_path / "run")
+    assert gone.value.hint.endswith("--weights NEW")
+    assert finetune.resume(tmp_path / "run", weights=tmp_path / "moved").folder == tmp_path / "run"
 
 
 def test_what_would_overwrite_the_rows_is_refused(earlier: Path, tmp_path: Path) -> None:
