@@ -162,9 +162,10 @@ class Feeder:
         if found is None:
             return None, ""
         (folded, count), batch = found, inputs()
+        told = f"{counted(count, 'batch norm')} computed with the convolutions before them"
         if not ranks.agreed(lambda: trains_alike(run, folded, batch, fork=self._fork)):
-            return None, ""
-        return folded, f"; {counted(count, 'batch norm')} computed with the convolutions before them"
+            return None, f"; with {told} its outputs would differ, so they stay apart"
+        return folded, f"; {told}"
 
     def _first_images(self) -> Tensor:
         with ranks.unshared():

@@ -10,6 +10,7 @@ import pytest
 
 import finetune
 from finetune import recipe as recipes
+from finetune.features.folding import FoldedConvolution
 from tests.support import stop_after
 
 ONE = {"backbone": "test_resnet", "epochs": 2}
@@ -38,6 +39,13 @@ def test_folded_or_not_a_run_learns_the_same(quick_run, strategy: str) -> None:
 )
 def test_where_no_still_norm_is_trained_nothing_is_said(quick_run, strategy: str, changes: dict[str, Any]) -> None:
     assert not told_of(quick_run(strategy, overrides=changes, **ONE).folder)
+
+
+def test_what_would_not_train_alike_stays_apart_and_the_run_says_so(quick_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = FoldedConvolution.forward
+    monkeypatch.setattr(FoldedConvolution, "forward", lambda self, images: forward(self, images) * 1.01)
+    folder = quick_run("full", **ONE).folder
+    assert "its outputs would differ, so they stay apart" in (folder / "report.html").read_text()
 
 
 def test_a_run_that_began_before_there_was_the_key_goes_on_as_it_began(quick_run, tmp_path: Path) -> None:
