@@ -57,8 +57,8 @@ def measured(prepared: Prepared, batch: int) -> dict[str, int]:
     accelerator = prepared.compute.accelerator()
     fit = Fit(model, groups, lambda _: None, settings, accelerator, None, ignore, NEVER)  # type: ignore[arg-type, return-value]
     with freezing(model, phase.plan, groups) as hold:
-        folded = folded_run(model, phase.plan, groups) if prepared.recipe.train.fold_norms is True else None
-        run = folded[0] if folded else model
+        folds = prepared.recipe.train.fold_norms is True
+        run = (folded_run(model, phase.plan, groups) if folds else None) or model
         hold(run)
         if any(item.trains == "lora" for item in phase.plan.groups):
             fit.anchors = pretrained_weights(fit, [phase])

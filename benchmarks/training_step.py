@@ -39,8 +39,7 @@ def milliseconds(network: str, *, batch: int, steps: int) -> list[float]:
     groups = layer_groups(model)
     (phase,) = phases(Choice("full", epochs=1, lr=1e-5, layer_decay=1.0), groups)
     with freezing(model, phase.plan, groups) as hold:
-        found = folded_run(model, phase.plan, groups)
-        runs: list[nn.Module] = [model, found[0] if found else model]
+        runs: list[nn.Module] = [model, folded_run(model, phase.plan, groups) or model]
         hold(runs[1])
         optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5)
         images = torch.randn(batch, 3, int(size), int(size)).to(memory_format=torch.channels_last)

@@ -32,8 +32,8 @@ def folded_graph(graph: fx.GraphModule) -> fx.GraphModule:
     return folded.eval()
 
 
-def folded_run(run: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -> tuple[Tail, int] | None:
-    """Return what trains as a model or its tail does, with still norms in the convolutions, and how many these are.
+def folded_run(run: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -> Tail | None:
+    """Return what trains as a model or its tail does, with still norms in the convolutions before them.
 
     Norms that follow batches stay as they are, and those that are trained behind a frozen convolution: they would need
     the gradient of its weights. None if no norm can be folded, if torch.fx cannot follow the model, or if matrices are
@@ -46,15 +46,20 @@ def folded_run(run: nn.Module, plan: FreezePlan, groups: Sequence[LayerGroup]) -
     except IndivisibleError:
         return None
     assert isinstance(tail.in_training, fx.GraphModule)
-    moved, count = moved_parameters(plan, groups), 0
+    moved = moved_parameters(plan, groups)
     folded = fx.GraphModule(tail.in_training, copy.deepcopy(tail.in_training.graph))
     for convolution, norm in _pairs(folded):
         is_still = folded.get_submodule(norm) in tail.still
         trains = [any(f"{name}.{part}" in moved for part in ("weight", "bias")) for name in (convolution, norm)]
         if is_still and (trains[0] or not trains[1]):
             _join(folded, convolution, norm, FoldedConvolution)
-            count += 1
-    return (Tail(folded, tail.in_eval, tail.still), count) if count else None
+    found = Tail(folded, tail.in_eval, tail.still)
+    return found if num_folded(found) else None
+
+
+def num_folded(tail: Tail) -> int:
+    """Return how many norms a tail computes with the convolutions before them in training."""
+    return sum(isinstance(module, FoldedConvolution) for module in tail.in_training.modules())
 
 
 def trains_alike(run: nn.Module, folded: Tail, inputs: Any, *, fork: Callable[[], Any]) -> bool:

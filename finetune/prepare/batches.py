@@ -19,7 +19,7 @@ from finetune.errors import ResourceError
 from finetune.features.cache import Room
 from finetune.features.divide import Divided, Tail, agrees, divide
 from finetune.features.engines import equip
-from finetune.features.folding import folded_run, trains_alike
+from finetune.features.folding import folded_run, num_folded, trains_alike
 from finetune.features.graphs import IndivisibleError
 from finetune.features.sources import TrunkBatches, of_trunk_batch
 from finetune.prepare.passes import augmented_batches, feature_cache, plain_batches, shares_drawn
@@ -158,11 +158,11 @@ class Feeder:
         """
         recipe, groups = self.prepared.recipe, self.prepared.backbone.groups
         is_asked = recipe.train.fold_norms is True and phase.solver == "gradient"
-        found = folded_run(run, phase.plan, groups) if is_asked else None
-        if found is None:
+        folded = folded_run(run, phase.plan, groups) if is_asked else None
+        if folded is None:
             return None, ""
-        (folded, count), batch = found, inputs()
-        told = f"{counted(count, 'batch norm')} computed with the convolutions before them"
+        batch = inputs()
+        told = f"{counted(num_folded(folded), 'batch norm')} computed with the convolutions before them"
         if not ranks.agreed(lambda: trains_alike(run, folded, batch, fork=self._fork)):
             return None, f"; with {told} its outputs would differ, so they stay apart"
         return folded, f"; {told}"

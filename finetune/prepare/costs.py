@@ -219,8 +219,7 @@ def _timed(recipe: Recipe, size: tuple[int, int], device: torch.device) -> dict[
     model = network.model.to(device)
     images = blank_images(model, size, count=TIMED_IMAGES)
     plan = FreezePlan(tuple(GroupPlan(group.name, "all") for group in network.groups))
-    folded = folded_run(model, plan, network.groups) if _trains_folded(recipe, device) else None
-    run = folded[0] if folded else model
+    run = (folded_run(model, plan, network.groups) if _trains_folded(recipe, device) else None) or model
 
     def forward() -> None:
         with torch.no_grad():

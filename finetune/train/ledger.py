@@ -188,7 +188,7 @@ def step_held(
             divided = divide(model, phase.plan, backbone.groups, image_size=backbone.preprocessing.image_size)
             run, shapes = divided.tail, divided.shapes
         if recipe.train.fold_norms is True:
-            run = (folded_run(run, phase.plan, backbone.groups) or (run, 0))[0]
+            run = folded_run(run, phase.plan, backbone.groups) or run
         if run is not model:
             hold(run)
         step = _step(model, backbone, phase, recipe, ledger, batch=batch, precision=precision)

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from finetune.backbone.freeze import freezing
 from finetune.backbone.groups import layer_groups
 from finetune.features.divide import Tail, divide
-from finetune.features.folding import FoldedConvolution, folded_run, trains_alike
+from finetune.features.folding import FoldedConvolution, folded_run, num_folded, trains_alike
 from finetune.randomness import forked
 from finetune.strategy.strategies import Choice, phases
 from finetune.types import FreezePlan
@@ -70,9 +70,9 @@ def test_full_training_gets_the_same_gradients(name: str) -> None:
     model, images = build(name)
     groups, plan = layer_groups(model), planned(model)
     with freezing(model, plan, groups) as hold:
-        found = folded_run(model, plan, groups)
-        assert found is not None
-        folded, count = found
+        folded = folded_run(model, plan, groups)
+        assert folded is not None
+        count = num_folded(folded)
         assert count == norms_of(model) if name in ALL else 0 < count < norms_of(model)
         hold(folded)
         assert trains_alike(model, folded, images, fork=FORK)
@@ -96,9 +96,9 @@ def test_a_tail_gets_the_same_gradients(name: str) -> None:
         found = folded_run(divided.tail, plan, groups)
         assert found is not None
         hold(divided.tail)
-        hold(found[0])
+        hold(found)
         boundary = divided.trunk(images)
-        check_alike(slopes(model, divided.tail, boundary), slopes(model, found[0], boundary))
+        check_alike(slopes(model, divided.tail, boundary), slopes(model, found, boundary))
 
 
 def test_a_step_leaves_no_other_weights_and_no_other_names() -> None:
@@ -106,8 +106,8 @@ def test_a_step_leaves_no_other_weights_and_no_other_names() -> None:
     groups, plan, before = layer_groups(model), planned(model), list(model.state_dict())
     found = folded_run(model, plan, groups)
     assert found is not None
-    assert {id(weight) for weight in found[0].parameters()} == {id(weight) for weight in model.parameters()}
-    slopes(model, found[0], images)
+    assert {id(weight) for weight in found.parameters()} == {id(weight) for weight in model.parameters()}
+    slopes(model, found, images)
     assert list(model.state_dict()) == before
     assert not any(isinstance(module, FoldedConvolution) for module in model.modules())
 
@@ -130,9 +130,9 @@ def test_what_lies_frozen_behind_trained_layers_is_folded() -> None:
     assert plan.frozen and plan.trained
     with freezing(model, plan, groups) as hold:
         found = folded_run(model, plan, groups)
-        assert found is not None and found[1] == norms_of(model)
-        hold(found[0])
-        check_alike(slopes(model, model, images), slopes(model, found[0], images))
+        assert found is not None and num_folded(found) == norms_of(model)
+        hold(found)
+        check_alike(slopes(model, model, images), slopes(model, found, images))
 
 
 class Plain(nn.Module):
@@ -166,5 +166,4 @@ def test_what_does_not_train_alike_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def _folded(model: nn.Module) -> Tail | None:
-    found = folded_run(model, planned(model), layer_groups(model))
-    return found[0] if found else None
+    return folded_run(model, planned(model), layer_groups(model))
